@@ -1,0 +1,48 @@
+package metal
+
+/*
+#include "glue.h"
+*/
+import "C"
+
+import "fmt"
+
+// Device is where MLX computes.
+type Device struct {
+	Name  string // "cpu" or "gpu"
+	Index int
+	kind  uint32
+}
+
+func (d Device) String() string { return fmt.Sprintf("%s:%d", d.Name, d.Index) }
+
+func defaultDevice() (Device, error) {
+	dev := C.mlx_device_new()
+	defer C.mlx_device_free(dev)
+	if err := check("default device", C.mlx_get_default_device(&dev)); err != nil {
+		return Device{}, err
+	}
+	var kind C.mlx_device_type
+	if err := check("device type", C.mlx_device_get_type(&kind, dev)); err != nil {
+		return Device{}, err
+	}
+	var index C.int
+	if err := check("device index", C.mlx_device_get_index(&index, dev)); err != nil {
+		return Device{}, err
+	}
+	name := "cpu"
+	if kind == C.MLX_GPU {
+		name = "gpu"
+	}
+	return Device{Name: name, Index: int(index), kind: uint32(kind)}, nil
+}
+
+// Version is the version of the linked MLX library, e.g. "0.32.2".
+func Version() (string, error) {
+	str := C.mlx_string_new()
+	defer C.mlx_string_free(str)
+	if err := checkAnywhere("version", func() C.int { return C.mlx_version(&str) }); err != nil {
+		return "", err
+	}
+	return C.GoString(C.mlx_string_data(str)), nil
+}

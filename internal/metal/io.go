@@ -1,0 +1,82 @@
+package metal
+
+/*
+#include <stdlib.h>
+#include "glue.h"
+*/
+import "C"
+
+import (
+	"maps"
+	"slices"
+	"unsafe"
+)
+
+// LoadSafetensors opens a safetensors file. The arrays are read from it when they are evaluated; the
+// file must not change before that. MLX trusts the header, so check the file with the safetensors
+// package first. The file is read by the CPU whatever the scope's device is.
+func (s *Scope) LoadSafetensors(path string) map[string]*Array {
+	const op = "load safetensors"
+	if !s.ready(op) {
+		return nil
+	}
+	file := C.CString(path)
+	defer C.free(unsafe.Pointer(file))
+	cpu := C.mlx_default_cpu_stream_new()
+	defer C.mlx_stream_free(cpu)
+	weights, metadata := C.mlx_map_string_to_array_new(), C.mlx_map_string_to_string_new()
+	defer C.mlx_map_string_to_array_free(weights)
+	defer C.mlx_map_string_to_string_free(metadata)
+	if rc := C.mlx_load_safetensors(&weights, &metadata, file, cpu); rc != 0 {
+		s.err = lastError(op)
+		return nil
+	}
+	it := C.mlx_map_string_to_array_iterator_new(weights)
+	defer C.mlx_map_string_to_array_iterator_free(it)
+	out := map[string]*Array{}
+	for {
+		var key *C.char
+		a := s.fresh()
+		switch C.mlx_map_string_to_array_iterator_next(&key, &a.h, it) {
+		case 0:
+			live.Add(1)
+			out[C.GoString(key)] = a
+		case 2: // the end
+			return out
+		default:
+			s.err = lastError(op)
+			return nil
+		}
+	}
+}
+
+// SaveSafetensors writes arrays and string metadata to a file.
+func (s *Scope) SaveSafetensors(path string, arrays map[string]*Array, metadata map[string]string) error {
+	const op = "save safetensors"
+	if !s.ready(op, slices.Collect(maps.Values(arrays))...) {
+		return s.err
+	}
+	weights, meta := C.mlx_map_string_to_array_new(), C.mlx_map_string_to_string_new()
+	defer C.mlx_map_string_to_array_free(weights)
+	defer C.mlx_map_string_to_string_free(meta)
+	for _, name := range slices.Sorted(maps.Keys(arrays)) {
+		key := C.CString(name)
+		rc := C.mlx_map_string_to_array_insert(weights, key, arrays[name].h)
+		C.free(unsafe.Pointer(key))
+		if err := check(op, rc); err != nil {
+			return err
+		}
+	}
+	for k, v := range metadata {
+		key, value := C.CString(k), C.CString(v)
+		rc := C.mlx_map_string_to_string_insert(meta, key, value)
+		C.free(unsafe.Pointer(key))
+		C.free(unsafe.Pointer(value))
+		if err := check(op, rc); err != nil {
+			return err
+		}
+	}
+	file := C.CString(path)
+	defer C.free(unsafe.Pointer(file))
+	return check(op, C.mlx_save_safetensors(file, weights, meta))
+}

@@ -1,0 +1,51 @@
+package metal
+
+/*
+#include "glue.h"
+*/
+import "C"
+
+import "sync/atomic"
+
+var live atomic.Int64
+
+// LiveArrays is the number of array handles that are not freed yet, in the whole process.
+func LiveArrays() int64 { return live.Load() }
+
+// Memory is MLX's own account of its allocator, in bytes, for the whole process.
+type Memory struct {
+	Active uint64 // held by arrays
+	Cache  uint64 // freed by arrays, kept by MLX for reuse
+	Peak   uint64 // largest Active since the last ResetPeak
+}
+
+// ReadMemory returns MLX's present memory figures.
+func ReadMemory() (Memory, error) {
+	var m Memory
+	for _, f := range []struct {
+		op   string
+		read func(*C.size_t) C.int
+		dst  *uint64
+	}{
+		{"active memory", func(n *C.size_t) C.int { return C.mlx_get_active_memory(n) }, &m.Active},
+		{"cache memory", func(n *C.size_t) C.int { return C.mlx_get_cache_memory(n) }, &m.Cache},
+		{"peak memory", func(n *C.size_t) C.int { return C.mlx_get_peak_memory(n) }, &m.Peak},
+	} {
+		var n C.size_t
+		if err := checkAnywhere(f.op, func() C.int { return f.read(&n) }); err != nil {
+			return Memory{}, err
+		}
+		*f.dst = uint64(n)
+	}
+	return m, nil
+}
+
+// ClearCache gives MLX's cached buffers back to the system.
+func ClearCache() error {
+	return checkAnywhere("clear cache", func() C.int { return C.mlx_clear_cache() })
+}
+
+// ResetPeak makes the present active bytes the new peak.
+func ResetPeak() error {
+	return checkAnywhere("reset peak memory", func() C.int { return C.mlx_reset_peak_memory() })
+}

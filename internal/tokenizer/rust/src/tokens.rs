@@ -1,0 +1,99 @@
+//! tokenizer.json: text to ids and back.
+
+use crate::abi::{borrow, borrow_str, guard, Bytes, Ids};
+use tokenizers::Tokenizer;
+
+/// # Safety
+/// `json` must point to `len` bytes; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_new(
+    json: *const u8,
+    len: usize,
+    out: *mut *mut Tokenizer,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let mut t = Tokenizer::from_bytes(borrow(json, len)).map_err(|e| e.to_string())?;
+        // A saved tokenizer may carry the padding and truncation of its training run; Python's
+        // wrapper switches both off unless a caller asks for them.
+        t.with_padding(None);
+        t.with_truncation(None).map_err(|e| e.to_string())?;
+        Ok(Box::into_raw(Box::new(t)))
+    })
+}
+
+/// # Safety
+/// `t` must come from `gomlx_tokenizer_new` and not have been freed.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_free(t: *mut Tokenizer) {
+    if !t.is_null() {
+        drop(Box::from_raw(t));
+    }
+}
+
+/// # Safety
+/// `t` must be live; `text` must point to `len` bytes; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_encode(
+    t: *const Tokenizer,
+    text: *const u8,
+    len: usize,
+    add_special_tokens: bool,
+    out: *mut Ids,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let text = borrow_str(text, len)?;
+        let enc = (*t).encode_fast(text, add_special_tokens).map_err(|e| e.to_string())?;
+        Ok(Ids::from_vec(enc.get_ids().to_vec()))
+    })
+}
+
+/// # Safety
+/// `t` must be live; `ids` must point to `n` ids; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_decode(
+    t: *const Tokenizer,
+    ids: *const u32,
+    n: usize,
+    skip_special_tokens: bool,
+    out: *mut Bytes,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let ids: &[u32] = if n == 0 { &[] } else { std::slice::from_raw_parts(ids, n) };
+        let text = (*t).decode(ids, skip_special_tokens).map_err(|e| e.to_string())?;
+        Ok(Bytes::from_vec(text.into_bytes()))
+    })
+}
+
+/// Stores the id of a token, or -1 when the vocabulary has no such token.
+///
+/// # Safety
+/// As for `gomlx_tokenizer_encode`.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_token_to_id(
+    t: *const Tokenizer,
+    token: *const u8,
+    len: usize,
+    out: *mut i64,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let token = borrow_str(token, len)?;
+        Ok((*t).token_to_id(token).map_or(-1, i64::from))
+    })
+}
+
+/// Stores the number of ids, added tokens included.
+///
+/// # Safety
+/// `t` must be live; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_vocab_size(
+    t: *const Tokenizer,
+    out: *mut usize,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || Ok((*t).get_vocab_size(true)))
+}
