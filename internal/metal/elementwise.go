@@ -70,7 +70,9 @@ func (s *Scope) Sqrt(a *Array) *Array { return s.unary(C.GOMLX_SQRT, "sqrt", a) 
 func (s *Scope) Square(a *Array) *Array { return s.unary(C.GOMLX_SQUARE, "square", a) }
 
 // StopGradient is a, through which no gradient flows, element by element.
-func (s *Scope) StopGradient(a *Array) *Array { return s.unary(C.GOMLX_STOP_GRADIENT, "stop_gradient", a) }
+func (s *Scope) StopGradient(a *Array) *Array {
+	return s.unary(C.GOMLX_STOP_GRADIENT, "stop_gradient", a)
+}
 
 // Tanh is the hyperbolic tangent of a, element by element.
 func (s *Scope) Tanh(a *Array) *Array { return s.unary(C.GOMLX_TANH, "tanh", a) }
@@ -109,26 +111,35 @@ func (s *Scope) NotEqual(a, b *Array) *Array { return s.binary(C.GOMLX_NOT_EQUAL
 func (s *Scope) Greater(a, b *Array) *Array { return s.binary(C.GOMLX_GREATER, "greater", a, b) }
 
 // GreaterEqual is a >= b, element by element with broadcasting.
-func (s *Scope) GreaterEqual(a, b *Array) *Array { return s.binary(C.GOMLX_GREATER_EQUAL, "greater_equal", a, b) }
+func (s *Scope) GreaterEqual(a, b *Array) *Array {
+	return s.binary(C.GOMLX_GREATER_EQUAL, "greater_equal", a, b)
+}
 
 // Less is a < b, element by element with broadcasting.
 func (s *Scope) Less(a, b *Array) *Array { return s.binary(C.GOMLX_LESS, "less", a, b) }
 
 // LessEqual is a <= b, element by element with broadcasting.
-func (s *Scope) LessEqual(a, b *Array) *Array { return s.binary(C.GOMLX_LESS_EQUAL, "less_equal", a, b) }
+func (s *Scope) LessEqual(a, b *Array) *Array {
+	return s.binary(C.GOMLX_LESS_EQUAL, "less_equal", a, b)
+}
 
 // LogicalAnd is a and b, element by element with broadcasting.
-func (s *Scope) LogicalAnd(a, b *Array) *Array { return s.binary(C.GOMLX_LOGICAL_AND, "logical_and", a, b) }
+func (s *Scope) LogicalAnd(a, b *Array) *Array {
+	return s.binary(C.GOMLX_LOGICAL_AND, "logical_and", a, b)
+}
 
 // LogicalOr is a or b, element by element with broadcasting.
-func (s *Scope) LogicalOr(a, b *Array) *Array { return s.binary(C.GOMLX_LOGICAL_OR, "logical_or", a, b) }
+func (s *Scope) LogicalOr(a, b *Array) *Array {
+	return s.binary(C.GOMLX_LOGICAL_OR, "logical_or", a, b)
+}
 
 // FloorDivide is floor(a/b), element by element with broadcasting.
-func (s *Scope) FloorDivide(a, b *Array) *Array { return s.binary(C.GOMLX_FLOOR_DIVIDE, "floor_divide", a, b) }
+func (s *Scope) FloorDivide(a, b *Array) *Array {
+	return s.binary(C.GOMLX_FLOOR_DIVIDE, "floor_divide", a, b)
+}
 
 // Remainder is a mod b, with the sign of b, element by element with broadcasting.
 func (s *Scope) Remainder(a, b *Array) *Array { return s.binary(C.GOMLX_REMAINDER, "remainder", a, b) }
 
 // Logaddexp is log(e^a + e^b), element by element with broadcasting.
 func (s *Scope) Logaddexp(a, b *Array) *Array { return s.binary(C.GOMLX_LOGADDEXP, "logaddexp", a, b) }
-

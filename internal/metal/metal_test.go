@@ -44,4 +44,3 @@ func intsOf(t *testing.T, a *Array) []int64 {
 	require.NoError(t, err)
 	return v
 }
-

@@ -14,27 +14,55 @@ import (
 // Floats evaluates the array and copies it to float32 values in row-major order of its shape, whatever
 // its strides are: views that are transposed, broadcast, sliced or strided are made contiguous first.
 func (a *Array) Floats() ([]float32, error) {
-	return read(a, "floats", Float32, func(c *Array) *C.float { return C.mlx_array_data_float32(c.h) }, func(v C.float) float32 { return float32(v) })
+	return read(a, "floats", Float32, func(c *Array) unsafe.Pointer { return unsafe.Pointer(C.mlx_array_data_float32(c.h)) }, copyOf[float32])
 }
 
 // Ints is Floats for integer and boolean arrays. A float array is an error: rounding is the caller's
 // choice.
 func (a *Array) Ints() ([]int64, error) {
-	if a.DType().IsFloat() || a.DType() == Complex64 {
+	switch {
+	case a.DType().IsFloat() || a.DType() == Complex64:
 		return nil, fmt.Errorf("mlx: ints: array has type %v; convert it first", a.DType())
+	case a.DType() == Uint32: // token ids: read as they are, see read
+		return read(a, "ints", Uint32, func(c *Array) unsafe.Pointer { return unsafe.Pointer(C.mlx_array_data_uint32(c.h)) }, widen)
 	}
-	return read(a, "ints", Int64, func(c *Array) *C.int64_t { return C.mlx_array_data_int64(c.h) }, func(v C.int64_t) int64 { return int64(v) })
+	return read(a, "ints", Int64, func(c *Array) unsafe.Pointer { return unsafe.Pointer(C.mlx_array_data_int64(c.h)) }, copyOf[int64])
 }
 
-func read[E, T any](a *Array, op string, dtype DType, data func(*Array) *E, convert func(E) T) ([]T, error) {
+func copyOf[T any](src unsafe.Pointer, n int) []T {
+	return append([]T(nil), unsafe.Slice((*T)(src), n)...)
+}
+
+func widen(src unsafe.Pointer, n int) []int64 {
+	out := make([]int64, n)
+	for i, v := range unsafe.Slice((*uint32)(src), n) {
+		out[i] = int64(v)
+	}
+	return out
+}
+
+// read evaluates a and copies its elements. An array that has the type and row-major order already is
+// read without another op: an op would wait in the stream behind work queued after the array, and
+// decoding queues the next token before it reads the present one.
+func read[T any](a *Array, op string, dtype DType, data func(*Array) unsafe.Pointer, out func(unsafe.Pointer, int) []T) ([]T, error) {
 	if !a.Valid() {
 		return nil, fmt.Errorf("mlx: %s: %w", op, ErrFreed)
 	}
 	s := a.scope.Child()
 	defer s.Close()
-	c := s.Contiguous(s.AsType(a, dtype))
-	if err := s.Eval(c); err != nil {
+	if err := s.Eval(a); err != nil {
 		return nil, err
+	}
+	var rowMajor C.bool
+	if err := check(op, C._mlx_array_is_row_contiguous(&rowMajor, a.h)); err != nil {
+		return nil, err
+	}
+	c := a
+	if !bool(rowMajor) || a.DType() != dtype {
+		c = s.Contiguous(s.AsType(a, dtype))
+		if err := s.Eval(c); err != nil {
+			return nil, err
+		}
 	}
 	size := c.Size()
 	if size == 0 {
@@ -44,11 +72,7 @@ func read[E, T any](a *Array, op string, dtype DType, data func(*Array) *E, conv
 	if src == nil {
 		return nil, lastError(op)
 	}
-	out := make([]T, size)
-	for i, v := range unsafe.Slice(src, size) {
-		out[i] = convert(v)
-	}
-	return out, nil
+	return out(src, size), nil
 }
 
 // Iter yields the values that Floats returns. On failure it yields nothing and latches the error on

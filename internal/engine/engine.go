@@ -1,0 +1,126 @@
+// Package engine holds what the native and the python engine have in common: the interface that the
+// public package drives, requests and their checks, results and errors. The public package mlx gives
+// these types their public names.
+package engine
+
+import (
+	"context"
+	"iter"
+)
+
+// Engine runs one loaded model. All methods are safe for concurrent use.
+type Engine interface {
+	// Generate streams the tokens that follow a prompt. The sequence ends after the token that carries
+	// a FinishReason, or with one final error.
+	Generate(ctx context.Context, prompt Prompt, options GenerateOptions) iter.Seq2[Token, error]
+	// Classify scores every label for every text; results come in the order of texts.
+	Classify(ctx context.Context, texts []string, options ClassifyOptions) ([]Classification, error)
+	// Encode returns token ids; special adds what the tokenizer puts around every text.
+	Encode(ctx context.Context, text string, special bool) ([]int32, error)
+	// Decode returns the text of token ids without special tokens.
+	Decode(ctx context.Context, ids []int32) (string, error)
+	// RenderChat applies the model's chat template and opens the assistant's turn.
+	RenderChat(ctx context.Context, messages []Message) (string, error)
+	Info() Info
+	Metrics(ctx context.Context) (Metrics, error)
+	// Close ends streams under way with ErrClosed and frees everything. It may be called again.
+	Close() error
+}
+
+// Message is one turn of a chat.
+type Message struct {
+	Role    string `json:"role" msgpack:"role"` // "system", "user" or "assistant"
+	Content string `json:"content" msgpack:"content"`
+}
+
+// Prompt is what generation starts from: exactly one of the fields is set.
+type Prompt struct {
+	Text     string    // raw text; the tokenizer's special tokens are added
+	Messages []Message // a chat, rendered with the model's template
+	IDs      []int32   // token ids, taken as they are
+}
+
+// FinishReason says why generation ended.
+type FinishReason string
+
+// Reasons to end.
+const (
+	FinishStop   FinishReason = "stop"   // an end-of-sequence token, a stop token or a stop string
+	FinishLength FinishReason = "length" // the token limit or the model's context length
+)
+
+// TokenLogProb is a token with its log-probability.
+type TokenLogProb struct {
+	ID      int32
+	LogProb float32 // natural logarithm
+}
+
+// Token is one generated token.
+type Token struct {
+	ID int32
+	// Text is the text that became certain with this token. It may be empty: an incomplete UTF-8
+	// character and a possible beginning of a stop string are held back. The texts of a stream, joined,
+	// are the whole output.
+	Text string
+	// LogProb is the natural logarithm of the token's probability before temperature, top-k, top-p and
+	// min-p. It is set only with the LogProbs option.
+	LogProb float32
+	// TopLogProbs are the most likely tokens, best first, as many as the TopLogProbs option asks for.
+	TopLogProbs []TokenLogProb
+	// FinishReason is set on the last token of a stream and empty before.
+	FinishReason FinishReason
+	// PromptTokens is the number of prompt tokens. It is set on the last token.
+	PromptTokens int
+}
+
+// LabelScore is a label with how well it fits.
+type LabelScore struct {
+	Label       string  `json:"label"`
+	Score       float64 `json:"score"`       // mean log-probability of the label's tokens
+	Probability float64 `json:"probability"` // softmax of the scores over the labels
+}
+
+// Classification is the result for one text.
+type Classification struct {
+	Label       string  `json:"label"` // the best label
+	Probability float64 `json:"probability"`
+	// Margin is the best probability minus the second best, 1 with a single label.
+	Margin float64 `json:"margin"`
+	// Scores holds all labels in the order they were given.
+	Scores []LabelScore `json:"scores,omitempty"`
+}
+
+// Info describes a loaded model.
+type Info struct {
+	Path          string
+	Engine        string // "native" or "python"
+	Reason        string // why this engine was chosen
+	Architecture  string // model_type of config.json
+	Device        string // e.g. "cpu:0"
+	Layers        int
+	HiddenSize    int
+	VocabSize     int
+	ContextLength int    // largest number of prompt and generated tokens together; 0 if not known
+	DType         string // type of the weights that are not quantised
+	Quantization  string // e.g. "4-bit, groups of 64"; empty if not quantised
+	Parameters    int64  // elements of all tensors, quantised ones counted unpacked
+	WeightBytes   int64
+	MLXVersion    string
+}
+
+// Metrics are figures of a loaded model at one moment.
+type Metrics struct {
+	Requests        int64 // generations and classification calls begun
+	Active          int64 // of them, still under way
+	PromptTokens    int64 // prompt tokens processed
+	GeneratedTokens int64
+	Classified      int64 // texts classified
+	WeightBytes     int64
+	KVBytes         int64 // KV caches of streams under way
+	CachedKVBytes   int64 // KV kept between calls (the shared prefix of classifications)
+	ActiveBytes     int64 // MLX's own account for the process that runs the model
+	CacheBytes      int64
+	PeakBytes       int64
+	LiveArrays      int64 // native engine: array handles not freed, in the whole process
+	Workers         int   // python engine: worker processes alive
+}

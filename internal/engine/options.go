@@ -1,0 +1,101 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"unicode/utf8"
+)
+
+// GenerateOptions are the settings of one generation. Defaults are in DefaultGenerateOptions.
+type GenerateOptions struct {
+	MaxTokens         int
+	Temperature       float32 // 0 takes the most likely token
+	TopK              int     // sample among the k most likely tokens; 0 for all
+	TopP              float32 // sample among the most likely tokens of this total probability; 1 for all
+	MinP              float32 // drop tokens less likely than MinP times the best; 0 for none
+	RepetitionPenalty float32 // divides positive and multiplies negative logits of recent tokens; 1 for none
+	RepetitionContext int     // how many recent tokens, prompt included, the penalty looks at
+	Seed              uint64
+	HasSeed           bool // without it a seed is drawn
+	Stop              []string
+	StopTokens        []int32
+	LogProbs          bool
+	TopLogProbs       int // implies LogProbs
+}
+
+// DefaultGenerateOptions is greedy decoding of at most 256 tokens.
+func DefaultGenerateOptions() GenerateOptions {
+	return GenerateOptions{MaxTokens: 256, TopP: 1, RepetitionPenalty: 1, RepetitionContext: 20}
+}
+
+// maxTopLogProbs keeps a mistake from sending a whole vocabulary for every token.
+const maxTopLogProbs = 100
+
+// Validate checks the options for a vocabulary of the given size; 0 skips what depends on it.
+func (o GenerateOptions) Validate(vocabSize int) error {
+	bad := func(option, format string, args ...any) error {
+		return &OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
+	}
+	unit := func(v float32) bool { return v >= 0 && v <= 1 }
+	switch {
+	case o.MaxTokens < 1:
+		return bad("MaxTokens", "%d is not positive", o.MaxTokens)
+	case !(o.Temperature >= 0) || math.IsInf(float64(o.Temperature), 0):
+		return bad("Temperature", "%v is not a number from 0 up", o.Temperature)
+	case o.TopK < 0:
+		return bad("TopK", "%d is negative", o.TopK)
+	case !unit(o.TopP) || o.TopP == 0:
+		return bad("TopP", "%v is not above 0 and at most 1", o.TopP)
+	case !unit(o.MinP):
+		return bad("MinP", "%v is not between 0 and 1", o.MinP)
+	case !(o.RepetitionPenalty > 0) || math.IsInf(float64(o.RepetitionPenalty), 0):
+		return bad("RepetitionPenalty", "%v is not a number above 0", o.RepetitionPenalty)
+	case o.RepetitionContext < 1:
+		return bad("RepetitionContext", "%d is not positive", o.RepetitionContext)
+	case o.TopLogProbs < 0 || o.TopLogProbs > maxTopLogProbs:
+		return bad("TopLogProbs", "%d is not between 0 and %d", o.TopLogProbs, maxTopLogProbs)
+	}
+	for _, stop := range o.Stop {
+		if stop == "" {
+			return bad("Stop", "a stop string is empty")
+		}
+		if !utf8.ValidString(stop) {
+			return fmt.Errorf("option Stop: %w", ErrInvalidUTF8)
+		}
+	}
+	if vocabSize > 0 {
+		for _, id := range o.StopTokens {
+			if id < 0 || int(id) >= vocabSize {
+				return bad("StopTokens", "the vocabulary of %d tokens has no id %d", vocabSize, id)
+			}
+		}
+	}
+	return nil
+}
+
+// Validate checks that exactly one form of prompt is given and that its text is UTF-8.
+func (p Prompt) Validate() error {
+	forms := 0
+	for _, set := range []bool{p.Text != "", len(p.Messages) > 0, len(p.IDs) > 0} {
+		if set {
+			forms++
+		}
+	}
+	switch {
+	case forms == 0:
+		return ErrEmptyPrompt
+	case forms > 1:
+		return &OptionError{Option: "Prompt", Reason: "more than one of text, messages and ids is set"}
+	case !utf8.ValidString(p.Text):
+		return fmt.Errorf("prompt: %w", ErrInvalidUTF8)
+	}
+	for i, m := range p.Messages {
+		if m.Role == "" {
+			return &OptionError{Option: "Messages", Reason: fmt.Sprintf("message %d has no role", i)}
+		}
+		if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) {
+			return fmt.Errorf("message %d: %w", i, ErrInvalidUTF8)
+		}
+	}
+	return nil
+}

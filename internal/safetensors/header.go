@@ -1,0 +1,128 @@
+// Package safetensors reads the headers of safetensors files and checks them against the files' sizes.
+// MLX reads the data itself but trusts the header; a truncated file must be found before that.
+//
+// Format: https://github.com/huggingface/safetensors#format
+package safetensors
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"os"
+)
+
+// ErrMalformed is wrapped by every error about a file's contents.
+var ErrMalformed = errors.New("malformed safetensors file")
+
+// maxHeader is the format's own limit on the header's length.
+const maxHeader = 100_000_000
+
+// Tensor is one entry of a header.
+type Tensor struct {
+	DType  string // "BF16", "F32", "U32", ...
+	Shape  []int
+	Offset [2]int64 // begin and end in the data section
+}
+
+// Elements is the number of elements.
+func (t Tensor) Elements() int64 {
+	n := int64(1)
+	for _, d := range t.Shape {
+		n *= int64(d)
+	}
+	return n
+}
+
+// Bytes is the length of the data.
+func (t Tensor) Bytes() int64 { return t.Offset[1] - t.Offset[0] }
+
+var elementBits = map[string]uint64{
+	"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+	"U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+	"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}
+
+// ReadFile reads and checks the header of a file.
+func ReadFile(path string) (map[string]Tensor, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	stat, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	tensors, err := Read(f, stat.Size())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return tensors, nil
+}
+
+// Read reads and checks the header of a file of the given size.
+func Read(r io.Reader, size int64) (map[string]Tensor, error) {
+	fail := func(format string, args ...any) (map[string]Tensor, error) {
+		return nil, fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+	}
+	var length uint64
+	if err := binary.Read(r, binary.LittleEndian, &length); err != nil {
+		return fail("shorter than 8 bytes")
+	}
+	if length > maxHeader || int64(length) > size-8 {
+		return fail("header of %d bytes in a file of %d", length, size)
+	}
+	data := make([]byte, length)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return fail("header is cut off: %v", err)
+	}
+	var entries map[string]json.RawMessage
+	if err := json.Unmarshal(data, &entries); err != nil {
+		return fail("header: %v", err)
+	}
+	available := size - 8 - int64(length)
+	tensors := make(map[string]Tensor, len(entries))
+	for name, raw := range entries {
+		if name == "__metadata__" {
+			continue
+		}
+		var entry struct {
+			DType       string  `json:"dtype"`
+			Shape       []int   `json:"shape"`
+			DataOffsets []int64 `json:"data_offsets"`
+		}
+		if err := json.Unmarshal(raw, &entry); err != nil {
+			return fail("tensor %q: %v", name, err)
+		}
+		if len(entry.DataOffsets) != 2 {
+			return fail("tensor %q: data_offsets has %d values, want 2", name, len(entry.DataOffsets))
+		}
+		t := Tensor{DType: entry.DType, Shape: entry.Shape, Offset: [2]int64(entry.DataOffsets)}
+		if t.Offset[0] < 0 || t.Offset[1] < t.Offset[0] {
+			return fail("tensor %q: data from byte %d to %d", name, t.Offset[0], t.Offset[1])
+		}
+		if t.Offset[1] > available {
+			return fail("tensor %q: data ends at byte %d but the file holds %d: it is truncated, copy it again", name, t.Offset[1], available)
+		}
+		width, known := elementBits[t.DType]
+		if !known {
+			return fail("tensor %q: unknown dtype %q", name, t.DType)
+		}
+		total := width
+		for _, d := range t.Shape {
+			hi, lo := bits.Mul64(total, uint64(d))
+			if d < 0 || hi != 0 {
+				return fail("tensor %q: shape %v", name, t.Shape)
+			}
+			total = lo
+		}
+		if total != uint64(t.Bytes())*8 {
+			return fail("tensor %q: %d bytes do not hold shape %v of %s", name, t.Bytes(), t.Shape, t.DType)
+		}
+		tensors[name] = t
+	}
+	return tensors, nil
+}

@@ -1,0 +1,33 @@
+// C ABI of the Rust library in rust/: see rust/src for what each function does.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct gomlx_tokenizer gomlx_tokenizer;
+typedef struct gomlx_template gomlx_template;
+
+typedef struct {
+  uint8_t* data;
+  size_t len;
+} gomlx_bytes;
+
+typedef struct {
+  uint32_t* data;
+  size_t len;
+} gomlx_ids;
+
+void gomlx_bytes_free(gomlx_bytes b);
+void gomlx_ids_free(gomlx_ids v);
+
+int gomlx_tokenizer_new(const uint8_t* json, size_t len, gomlx_tokenizer** out, gomlx_bytes* err);
+void gomlx_tokenizer_free(gomlx_tokenizer* t);
+int gomlx_tokenizer_encode(const gomlx_tokenizer* t, const uint8_t* text, size_t len, bool add_special_tokens, gomlx_ids* out, gomlx_bytes* err);
+int gomlx_tokenizer_decode(const gomlx_tokenizer* t, const uint32_t* ids, size_t n, bool skip_special_tokens, gomlx_bytes* out, gomlx_bytes* err);
+int gomlx_tokenizer_token_to_id(const gomlx_tokenizer* t, const uint8_t* token, size_t len, int64_t* out, gomlx_bytes* err);
+int gomlx_tokenizer_vocab_size(const gomlx_tokenizer* t, size_t* out, gomlx_bytes* err);
+
+int gomlx_template_new(const uint8_t* source, size_t len, gomlx_template** out, gomlx_bytes* err);
+void gomlx_template_free(gomlx_template* t);
+int gomlx_template_render(const gomlx_template* t, const uint8_t* context, size_t len, gomlx_bytes* out, gomlx_bytes* err);

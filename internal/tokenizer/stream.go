@@ -1,0 +1,59 @@
+package tokenizer
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// StreamDecoder turns ids into text piece by piece. The pieces together are exactly what Decode gives
+// for all ids: a piece is held back while it ends in an incomplete UTF-8 character, and Finish gives
+// what is left.
+type StreamDecoder struct {
+	tokenizer *Tokenizer
+	ids       []int32 // what is decoded together: the piece under way and the one before it
+	given     int     // bytes of the decoded window that were given out
+	settled   int     // ids of the window whose text was given out
+}
+
+// NewStreamDecoder starts an empty stream. Special tokens give no text.
+func (t *Tokenizer) NewStreamDecoder() *StreamDecoder { return &StreamDecoder{tokenizer: t} }
+
+// Add takes the next id and returns the text that is certain by now.
+func (d *StreamDecoder) Add(id int32) (string, error) {
+	d.ids = append(d.ids, id)
+	text, err := d.tokenizer.Decode(d.ids, true)
+	if err != nil {
+		return "", err
+	}
+	if strings.HasSuffix(text, string(utf8.RuneError)) || len(text) < d.given {
+		return "", nil
+	}
+	piece := text[d.given:]
+	if piece == "" {
+		return "", nil
+	}
+	// A decoder may strip or join at the start of what it is given, so the window keeps the last piece
+	// in front of the next one. Its text alone tells how many bytes to pass over.
+	d.ids = d.ids[d.settled:]
+	d.settled = len(d.ids)
+	head, err := d.tokenizer.Decode(d.ids, true)
+	if err != nil {
+		return "", err
+	}
+	d.given = len(head)
+	return piece, nil
+}
+
+// Finish returns the text held back, with U+FFFD for bytes that never became a character.
+func (d *StreamDecoder) Finish() (string, error) {
+	text, err := d.tokenizer.Decode(d.ids, true)
+	if err != nil {
+		return "", err
+	}
+	piece := ""
+	if len(text) > d.given {
+		piece = text[d.given:]
+	}
+	d.ids, d.given, d.settled = nil, 0, 0
+	return piece, nil
+}

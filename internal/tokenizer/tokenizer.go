@@ -1,0 +1,149 @@
+// Package tokenizer turns text into token ids and back, and renders chat templates, with the same
+// libraries that Hugging Face's Python packages are made of: the tokenizers crate and a Jinja engine,
+// behind a small C ABI (rust/).
+package tokenizer
+
+/*
+#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lgomlx_tokenizer
+#cgo linux LDFLAGS: -lm -ldl -lpthread
+#cgo darwin LDFLAGS: -framework CoreFoundation
+#include "gomlx_tokenizer.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// ErrClosed is returned by a tokenizer or template after Close.
+var ErrClosed = errors.New("tokenizer is closed")
+
+// ErrInvalidUTF8 is wrapped by errors about text that is not UTF-8.
+var ErrInvalidUTF8 = errors.New("text is not valid UTF-8")
+
+// Tokenizer is a tokenizer.json. It is safe for concurrent use.
+type Tokenizer struct {
+	mu sync.RWMutex // held for reading during calls, for writing by Close
+	t  *C.gomlx_tokenizer
+}
+
+// Load reads tokenizer.json of a model folder.
+func Load(dir string) (*Tokenizer, error) {
+	path := filepath.Join(dir, "tokenizer.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w (the native engine needs tokenizer.json; the python engine also reads other formats)", err)
+	}
+	t, err := New(data)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// New makes a tokenizer of the contents of tokenizer.json. The caller closes it.
+func New(json []byte) (*Tokenizer, error) {
+	var t *C.gomlx_tokenizer
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_new(bytesPtr(json), C.size_t(len(json)), &t, &e) != 0 {
+		return nil, takeError(e)
+	}
+	return &Tokenizer{t: t}, nil
+}
+
+// Close frees the tokenizer; it may be called again.
+func (t *Tokenizer) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	C.gomlx_tokenizer_free(t.t)
+	t.t = nil
+}
+
+// Encode returns the token ids of text. With special, the tokens that the tokenizer puts around every
+// text (such as <bos>) are added.
+func (t *Tokenizer) Encode(text string, special bool) ([]int32, error) {
+	if !utf8.ValidString(text) {
+		return nil, ErrInvalidUTF8
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return nil, ErrClosed
+	}
+	var ids C.gomlx_ids
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_encode(t.t, stringPtr(text), C.size_t(len(text)), C.bool(special), &ids, &e) != 0 {
+		return nil, takeError(e)
+	}
+	defer C.gomlx_ids_free(ids)
+	out := make([]int32, int(ids.len))
+	for i, id := range unsafe.Slice((*uint32)(ids.data), int(ids.len)) {
+		out[i] = int32(id)
+	}
+	return out, nil
+}
+
+// Decode returns the text of token ids; bytes that are not UTF-8 become U+FFFD. With skipSpecial,
+// special tokens (such as <eos>) give no text. Ids outside the vocabulary give none either.
+func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) (string, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return "", ErrClosed
+	}
+	var out, e C.gomlx_bytes
+	ptr := (*C.uint32_t)(unsafe.Pointer(unsafe.SliceData(ids)))
+	if C.gomlx_tokenizer_decode(t.t, ptr, C.size_t(len(ids)), C.bool(skipSpecial), &out, &e) != 0 {
+		return "", takeError(e)
+	}
+	return takeString(out), nil
+}
+
+// TokenID returns the id of a token, e.g. "<end_of_turn>".
+func (t *Tokenizer) TokenID(token string) (id int32, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return 0, false
+	}
+	var n C.int64_t
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_token_to_id(t.t, stringPtr(token), C.size_t(len(token)), &n, &e) != 0 {
+		C.gomlx_bytes_free(e)
+		return 0, false
+	}
+	return int32(n), n >= 0
+}
+
+// VocabSize is the number of token ids, added tokens included; 0 after Close.
+func (t *Tokenizer) VocabSize() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return 0
+	}
+	var n C.size_t
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_vocab_size(t.t, &n, &e) != 0 {
+		C.gomlx_bytes_free(e)
+		return 0
+	}
+	return int(n)
+}
+
+func bytesPtr(b []byte) *C.uint8_t { return (*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(b))) }
+
+func stringPtr(s string) *C.uint8_t { return (*C.uint8_t)(unsafe.Pointer(unsafe.StringData(s))) }
+
+func takeString(b C.gomlx_bytes) string {
+	defer C.gomlx_bytes_free(b)
+	return C.GoStringN((*C.char)(unsafe.Pointer(b.data)), C.int(b.len))
+}
+
+func takeError(b C.gomlx_bytes) error { return errors.New(takeString(b)) }

@@ -1,0 +1,65 @@
+package native
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// architecture is the forward pass of one family of models. To add a family, write one file with a
+// config struct, a constructor and these methods, and name it in architectures.
+type architecture interface {
+	// shape says what the engine must know of the model.
+	shape() modelShape
+	// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+	hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
+	// logits maps states [..., hidden] to [..., vocab].
+	logits(s *metal.Scope, h *metal.Array) *metal.Array
+	// close frees what the weights' scope does not own.
+	close() error
+}
+
+type modelShape struct {
+	hiddenSize int
+	vocabSize  int
+	windows    []int // sliding window of each layer, 0 for full attention
+}
+
+// state is a layer's view of the positions before the present pass.
+type state interface {
+	// rope rotates queries or keys [B, heads, T, head_dim] to their positions.
+	rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array
+	// update adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer and returns all that
+	// its queries may see.
+	update(s *metal.Scope, layer int, keys, values *metal.Array) (k, v *metal.Array)
+	// mask limits the queries of a layer.
+	mask(layer int) metal.Mask
+}
+
+type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, error)
+
+var architectures = map[string]constructor{
+	"gemma3_text": newGemma3,
+}
+
+// Supported reports whether the engine has code for the model in a folder, and if not, why. It reads
+// config.json only.
+func Supported(dir string) error {
+	c, err := readConfig(dir)
+	if err != nil {
+		return err
+	}
+	return c.supported()
+}
+
+func (c *config) supported() error {
+	if _, ok := architectures[c.modelType]; ok {
+		return nil
+	}
+	known := strings.Join(slices.Sorted(maps.Keys(architectures)), ", ")
+	return fmt.Errorf("model_type %q: %w (it has %s); use the python engine", c.modelType, engine.ErrUnsupported, known)
+}

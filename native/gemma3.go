@@ -1,0 +1,210 @@
+package native
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// gemma3Config is the text part of a Gemma 3 config. Defaults are those of the 1B model, which its
+// config may leave out.
+type gemma3Config struct {
+	HiddenSize           int          `json:"hidden_size"`
+	Layers               int          `json:"num_hidden_layers"`
+	IntermediateSize     int          `json:"intermediate_size"`
+	Heads                int          `json:"num_attention_heads"`
+	KVHeads              int          `json:"num_key_value_heads"`
+	HeadDim              int          `json:"head_dim"`
+	RMSNormEps           float64      `json:"rms_norm_eps"`
+	VocabSize            int          `json:"vocab_size"`
+	RopeTheta            float64      `json:"rope_theta"`
+	RopeLocalBaseFreq    float64      `json:"rope_local_base_freq"`
+	RopeScaling          *ropeScaling `json:"rope_scaling"`
+	QueryPreAttnScalar   float64      `json:"query_pre_attn_scalar"`
+	SlidingWindow        int          `json:"sliding_window"`
+	SlidingWindowPattern int          `json:"sliding_window_pattern"`
+	Activation           string       `json:"hidden_activation"`
+}
+
+// gemma3 is the Gemma 3 text model (Gemma Team 2025, arXiv:2503.19786): grouped-query attention with
+// normed queries and keys, sliding-window layers with every SlidingWindowPattern-th one global, two
+// RoPE bases, norms before and after each block, GELU-gated MLP, tied embeddings.
+type gemma3 struct {
+	cfg    gemma3Config
+	embed  *nn.Embedding
+	scale  *metal.Array // sqrt(hidden_size), rounded to bfloat16 as in training
+	layers []gemma3Layer
+	norm   *metal.Array
+	head   *nn.Linear // nil: the embedding is the output layer
+	gelu   *metal.Function
+}
+
+type gemma3Layer struct {
+	inputNorm, postAttentionNorm, preMLPNorm, postMLPNorm *metal.Array
+	qProj, kProj, vProj, oProj                            *nn.Linear
+	qNorm, kNorm                                          *metal.Array
+	gate, up, down                                        *nn.Linear
+	rope                                                  metal.RoPE
+}
+
+func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+	cfg := gemma3Config{
+		HiddenSize: 1152, Layers: 26, IntermediateSize: 6912, Heads: 4, KVHeads: 1, HeadDim: 256,
+		RMSNormEps: 1e-6, VocabSize: 262144, RopeTheta: 1e6, RopeLocalBaseFreq: 1e4,
+		QueryPreAttnScalar: 256, SlidingWindow: 512, SlidingWindowPattern: 6,
+		Activation: "gelu_pytorch_tanh",
+	}
+	if w.prefix != "" { // the text part of a multimodal checkpoint has other defaults
+		cfg.Heads, cfg.KVHeads = 8, 4
+	}
+	if err := json.Unmarshal(c.raw, &cfg); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	// Multimodal configs give the vocabulary beside the text part, or nowhere; the table knows it.
+	if shape := w.headers[w.prefix+embeddingName].Shape; len(shape) == 2 && w.prefix != "" {
+		cfg.VocabSize = shape[0]
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	scale, err := cfg.RopeScaling.linearScale()
+	if err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	m := &gemma3{cfg: cfg}
+	m.embed = w.embedding("model.embed_tokens", cfg.VocabSize, cfg.HiddenSize)
+	norm := func(name string, size int) *metal.Array { return w.norm(name, size, 1) }
+	m.norm = norm("model.norm", cfg.HiddenSize)
+	if w.has("lm_head.weight") {
+		m.head = w.linear("lm_head", cfg.HiddenSize, cfg.VocabSize)
+	}
+	for i := range cfg.Layers {
+		p := fmt.Sprintf("model.layers.%d.", i)
+		h, q, kv := cfg.HiddenSize, cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
+		layer := gemma3Layer{
+			inputNorm:         norm(p+"input_layernorm", h),
+			postAttentionNorm: norm(p+"post_attention_layernorm", h),
+			preMLPNorm:        norm(p+"pre_feedforward_layernorm", h),
+			postMLPNorm:       norm(p+"post_feedforward_layernorm", h),
+			qProj:             w.linear(p+"self_attn.q_proj", h, q),
+			kProj:             w.linear(p+"self_attn.k_proj", h, kv),
+			vProj:             w.linear(p+"self_attn.v_proj", h, kv),
+			oProj:             w.linear(p+"self_attn.o_proj", q, h),
+			qNorm:             norm(p+"self_attn.q_norm", cfg.HeadDim),
+			kNorm:             norm(p+"self_attn.k_norm", cfg.HeadDim),
+			gate:              w.linear(p+"mlp.gate_proj", h, cfg.IntermediateSize),
+			up:                w.linear(p+"mlp.up_proj", h, cfg.IntermediateSize),
+			down:              w.linear(p+"mlp.down_proj", cfg.IntermediateSize, h),
+			rope:              metal.RoPE{Dims: cfg.HeadDim, Base: float32(cfg.RopeLocalBaseFreq), Scale: 1},
+		}
+		if cfg.window(i) == 0 {
+			layer.rope.Base, layer.rope.Scale = float32(cfg.RopeTheta), scale
+		}
+		m.layers = append(m.layers, layer)
+	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	if m.gelu, err = lease.Compile(true, func(s *metal.Scope, in []*metal.Array) []*metal.Array {
+		return []*metal.Array{nn.GELUApprox(s, in[0])}
+	}); err != nil {
+		return nil, err
+	}
+	s := w.scope
+	m.scale = s.AsType(s.Scalar(math.Sqrt(float64(cfg.HiddenSize)), metal.BFloat16), m.norm.DType())
+	return m, s.Eval(m.scale)
+}
+
+func (c gemma3Config) validate() error {
+	positive := map[string]int{
+		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
+		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim,
+		"vocab_size": c.VocabSize, "sliding_window": c.SlidingWindow, "sliding_window_pattern": c.SlidingWindowPattern,
+	}
+	if err := checkPositive(positive); err != nil {
+		return err
+	}
+	switch {
+	case c.Heads%c.KVHeads != 0:
+		return fmt.Errorf("num_attention_heads %d is no multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
+	case c.QueryPreAttnScalar <= 0:
+		return fmt.Errorf("query_pre_attn_scalar %v is not positive", c.QueryPreAttnScalar)
+	case c.Activation != "gelu_pytorch_tanh":
+		return fmt.Errorf("hidden_activation %q; the native engine has gelu_pytorch_tanh", c.Activation)
+	}
+	return nil
+}
+
+// window is the sliding window of a layer, 0 for a global one.
+func (c gemma3Config) window(layer int) int {
+	if (layer+1)%c.SlidingWindowPattern == 0 {
+		return 0
+	}
+	return c.SlidingWindow
+}
+
+func (m *gemma3) shape() modelShape {
+	windows := make([]int, m.cfg.Layers)
+	for i := range windows {
+		windows[i] = m.cfg.window(i)
+	}
+	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, windows: windows}
+}
+
+func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+	eps := float32(m.cfg.RMSNormEps)
+	h := m.embed.Lookup(s, ids)
+	h = s.Multiply(h, m.scale)
+	for i := range m.layers {
+		l := &m.layers[i]
+		attended := m.attention(s, l, i, s.RMSNorm(h, l.inputNorm, eps), st)
+		h = m.residual(s, h, s.RMSNorm(attended, l.postAttentionNorm, eps))
+		x := s.RMSNorm(h, l.preMLPNorm, eps)
+		x = s.Multiply(m.activate(s, l.gate.Apply(s, x)), l.up.Apply(s, x))
+		h = m.residual(s, h, s.RMSNorm(l.down.Apply(s, x), l.postMLPNorm, eps))
+	}
+	return s.RMSNorm(h, m.norm, eps)
+}
+
+func (m *gemma3) attention(s *metal.Scope, l *gemma3Layer, layer int, x *metal.Array, st state) *metal.Array {
+	scale := float32(math.Pow(m.cfg.QueryPreAttnScalar, -0.5))
+	eps := float32(m.cfg.RMSNormEps)
+	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
+	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
+	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
+	q = st.rope(s, s.RMSNorm(q, l.qNorm, eps), l.rope)
+	k = st.rope(s, s.RMSNorm(k, l.kNorm, eps), l.rope)
+	k, v = st.update(s, layer, k, v)
+	return l.oProj.Apply(s, mergeHeads(s, s.SDPA(q, k, v, scale, st.mask(layer))))
+}
+
+// residual adds, and in float16 clips instead of overflowing: Gemma's activations exceed its range.
+func (m *gemma3) residual(s *metal.Scope, x, y *metal.Array) *metal.Array {
+	if x.DType() != metal.Float16 {
+		return s.Add(x, y)
+	}
+	const bound = 65504
+	sum := s.Add(s.AsType(x, metal.Float32), s.AsType(y, metal.Float32))
+	sum = s.Minimum(s.Maximum(sum, s.Scalar(-bound, metal.Float32)), s.Scalar(bound, metal.Float32))
+	return s.AsType(sum, metal.Float16)
+}
+
+func (m *gemma3) activate(s *metal.Scope, x *metal.Array) *metal.Array {
+	out := m.gelu.Call(s, x)
+	if len(out) != 1 {
+		return x // the error is latched
+	}
+	return out[0]
+}
+
+func (m *gemma3) logits(s *metal.Scope, h *metal.Array) *metal.Array {
+	if m.head != nil {
+		return m.head.Apply(s, h)
+	}
+	return m.embed.AsLinear(s, h)
+}
+
+func (m *gemma3) close() error { return m.gelu.Close() }

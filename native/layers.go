@@ -1,0 +1,30 @@
+package native
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// splitHeads makes [B, T, heads*head_dim] into [B, heads, T, head_dim].
+func splitHeads(s *metal.Scope, x *metal.Array, heads int) *metal.Array {
+	return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), heads, -1), 0, 2, 1, 3)
+}
+
+// mergeHeads undoes splitHeads.
+func mergeHeads(s *metal.Scope, x *metal.Array) *metal.Array {
+	b, t := x.Dim(0), x.Dim(2)
+	return s.Reshape(s.Transpose(x, 0, 2, 1, 3), b, t, -1)
+}
+
+// checkPositive names the first config value that is not positive.
+func checkPositive(values map[string]int) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if values[name] < 1 {
+			return fmt.Errorf("%s %d is not positive", name, values[name])
+		}
+	}
+	return nil
+}

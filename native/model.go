@@ -1,0 +1,263 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
+)
+
+// Model is a loaded model. It is safe for concurrent use; the owner thread interleaves requests token
+// by token.
+type Model struct {
+	info      engine.Info
+	shape     modelShape
+	eos       map[int32]bool
+	tokenizer *tokenizer.Tokenizer
+	template  *tokenizer.Template // nil: the model has none
+	lease     *metal.Lease
+	counters  counters
+
+	// What follows belongs to the owner thread.
+	arch     architecture
+	weights  *metal.Scope
+	streams  map[*stream]bool
+	prefixes prefixCache
+
+	closing sync.Once
+	closed  chan struct{} // closed first of all by Close: waiting requests stop
+	failure error         // of Close
+}
+
+type counters struct {
+	requests, active, prompt, generated, classified atomic.Int64
+}
+
+// Load opens the model in a folder. The context is looked at between reading steps.
+func Load(ctx context.Context, dir string) (*Model, error) {
+	cfg, err := readConfig(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.supported(); err != nil {
+		return nil, err
+	}
+	m := &Model{streams: map[*stream]bool{}, closed: make(chan struct{}), eos: map[int32]bool{}}
+	for _, id := range cfg.eos {
+		m.eos[id] = true
+	}
+	if m.tokenizer, err = tokenizer.Load(dir); err != nil {
+		return nil, err
+	}
+	if m.template, err = tokenizer.LoadTemplate(dir); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
+		m.tokenizer.Close()
+		return nil, err
+	}
+	if err := m.addTokenizerEOS(dir); err != nil {
+		m.closeText()
+		return nil, err
+	}
+	if m.lease, err = metal.Acquire(); err != nil {
+		m.closeText()
+		return nil, err
+	}
+	var loadErr error
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(dir, cfg) })
+	if err = errors.Join(err, loadErr); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, ctx.Err()
+}
+
+// addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
+func (m *Model) addTokenizerEOS(dir string) error {
+	special, err := tokenizer.SpecialTokens(dir)
+	if err != nil {
+		return err
+	}
+	if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
+		m.eos[id] = true
+	}
+	return nil
+}
+
+// loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
+func (m *Model) loadWeights(dir string, cfg *config) error {
+	m.weights = m.lease.NewScope()
+	w, err := openWeights(dir, m.weights)
+	if err != nil {
+		return err
+	}
+	arch, err := architectures[cfg.modelType](cfg, w, m.lease)
+	if err != nil {
+		return err
+	}
+	if err := m.weights.Err(); err != nil {
+		return err
+	}
+	m.arch, m.shape = arch, arch.shape()
+	version, err := metal.Version()
+	if err != nil {
+		return err
+	}
+	m.info = engine.Info{
+		Path: dir, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
+		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
+		ContextLength: cfg.context, DType: w.arrays[w.prefix+"model.norm.weight"].DType().String(),
+		MLXVersion: version,
+	}
+	w.summary(&m.info)
+	return metal.ClearCache()
+}
+
+// Close ends streams under way with ErrClosed and gives every byte back. It waits for the step under
+// way, not for the readers of streams. It may be called again, from a stream's loop too.
+func (m *Model) Close() error {
+	m.closing.Do(func() {
+		close(m.closed)
+		var errs []error
+		err := m.lease.Release(func() {
+			for st := range m.streams {
+				errs = append(errs, st.free())
+			}
+			errs = append(errs, m.prefixes.free())
+			if m.arch != nil {
+				errs = append(errs, m.arch.close())
+			}
+			if m.weights != nil {
+				errs = append(errs, m.weights.Close())
+			}
+			errs = append(errs, metal.ClearCache())
+		})
+		m.closeText()
+		m.failure = errors.Join(append(errs, err)...)
+	})
+	return m.failure
+}
+
+func (m *Model) closeText() {
+	m.tokenizer.Close()
+	if m.template != nil {
+		m.template.Close()
+	}
+}
+
+// do runs fn on the owner thread, in turn with other requests.
+func (m *Model) do(ctx context.Context, fn func() error) error {
+	var err error
+	if doErr := m.lease.Do(ctx, func() { err = fn() }); doErr != nil {
+		return m.explain(doErr)
+	}
+	return err
+}
+
+// explain gives errors of a model that is being closed their public name.
+func (m *Model) explain(err error) error {
+	if errors.Is(err, metal.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
+		return engine.ErrClosed
+	}
+	return err
+}
+
+func (m *Model) isClosed() bool {
+	select {
+	case <-m.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Info describes the model.
+func (m *Model) Info() engine.Info { return m.info }
+
+// Metrics reads counters and memory figures.
+func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
+	memory, err := metal.ReadMemory()
+	if err != nil {
+		return engine.Metrics{}, err
+	}
+	out := engine.Metrics{
+		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(),
+		PromptTokens: m.counters.prompt.Load(), GeneratedTokens: m.counters.generated.Load(),
+		Classified:  m.counters.classified.Load(),
+		WeightBytes: m.info.WeightBytes,
+		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
+		LiveArrays: metal.LiveArrays(),
+	}
+	err = m.do(ctx, func() error {
+		for st := range m.streams {
+			out.KVBytes += st.state.bytes()
+		}
+		out.CachedKVBytes = m.prefixes.bytes()
+		return nil
+	})
+	return out, err
+}
+
+// Encode returns token ids.
+func (m *Model) Encode(_ context.Context, text string, special bool) ([]int32, error) {
+	ids, err := m.tokenizer.Encode(text, special)
+	if errors.Is(err, tokenizer.ErrInvalidUTF8) {
+		return nil, engine.ErrInvalidUTF8
+	}
+	return ids, m.explain(err)
+}
+
+// Decode returns text without special tokens.
+func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
+	text, err := m.tokenizer.Decode(ids, true)
+	return text, m.explain(err)
+}
+
+// RenderChat applies the chat template and opens the assistant's turn.
+func (m *Model) RenderChat(_ context.Context, messages []engine.Message) (string, error) {
+	if m.template == nil {
+		return "", engine.ErrNoChatTemplate
+	}
+	text, err := m.template.Render(messages, true, nil)
+	return text, m.explain(err)
+}
+
+// encodePrompt turns any form of prompt into ids and checks them.
+func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt) ([]int32, error) {
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	ids := p.IDs
+	var err error
+	switch {
+	case len(p.Messages) > 0:
+		var text string
+		if text, err = m.RenderChat(ctx, p.Messages); err == nil {
+			ids, err = m.Encode(ctx, text, false) // the template writes <bos> itself
+		}
+	case p.Text != "":
+		ids, err = m.Encode(ctx, p.Text, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ids, m.checkIDs(ids)
+}
+
+func (m *Model) checkIDs(ids []int32) error {
+	if len(ids) == 0 {
+		return engine.ErrEmptyPrompt
+	}
+	if limit := m.info.ContextLength; limit > 0 && len(ids) >= limit {
+		return &engine.ContextLengthError{Tokens: len(ids), Limit: limit}
+	}
+	for _, id := range ids {
+		if id < 0 || int(id) >= m.shape.vocabSize {
+			return fmt.Errorf("prompt: token id %d is outside the model's vocabulary of %d: the tokenizer does not belong to these weights", id, m.shape.vocabSize)
+		}
+	}
+	return nil
+}

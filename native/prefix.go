@@ -1,0 +1,110 @@
+package native
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+)
+
+// maxPrefixes is how many shared prefixes keep their KV between calls: callers switch between a few
+// sets of labels at most.
+const maxPrefixes = 4
+
+// prefixCache keeps the KV of the instruction that stands before every text of a classification, so
+// that it is prefilled once a model and not once a text. It belongs to the owner thread.
+type prefixCache struct {
+	entries []prefixEntry // most recently used last
+}
+
+type prefixEntry struct {
+	key string
+	kv  *history
+}
+
+// get returns the KV of a prefix, making it if need be. An empty prefix has an empty history.
+func (c *prefixCache) get(m *Model, ids []int32) (*history, error) {
+	if len(ids) == 0 {
+		return &history{}, nil
+	}
+	key := prefixKey(ids)
+	for i, e := range c.entries {
+		if e.key == key {
+			c.entries = append(slices.Delete(c.entries, i, i+1), e)
+			return e.kv, nil
+		}
+	}
+	kv, err := m.prefillPrefix(ids)
+	if err != nil {
+		return nil, err
+	}
+	m.counters.prompt.Add(int64(len(ids)))
+	c.entries = append(c.entries, prefixEntry{key, kv})
+	if len(c.entries) > maxPrefixes {
+		oldest := c.entries[0]
+		c.entries = slices.Delete(c.entries, 0, 1)
+		return kv, oldest.kv.free()
+	}
+	return kv, nil
+}
+
+func prefixKey(ids []int32) string {
+	var key []byte
+	for _, id := range ids {
+		key = binary.LittleEndian.AppendUint32(key, uint32(id))
+	}
+	return string(key)
+}
+
+func (m *Model) prefillPrefix(ids []int32) (_ *history, err error) {
+	s := m.lease.NewScope()
+	defer func() { err = errors.Join(err, s.Close()) }()
+	st := newScoreState(s, &history{}, len(ids), m.shape.windows)
+	m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), st)
+	kv := st.seen
+	if err := s.Eval(slices.Concat(kv.keys, kv.values)...); err != nil {
+		return nil, err
+	}
+	for i := range kv.keys {
+		// Copies of their own: the arrays above may be views of larger buffers.
+		kv.keys[i], kv.values[i] = s.Contiguous(kv.keys[i]), s.Contiguous(kv.values[i])
+	}
+	if err := s.Eval(slices.Concat(kv.keys, kv.values)...); err != nil {
+		return nil, err
+	}
+	for i := range kv.keys {
+		s.Keep(kv.keys[i])
+		s.Keep(kv.values[i])
+	}
+	return &kv, nil
+}
+
+func (c *prefixCache) bytes() int64 {
+	var n int64
+	for _, e := range c.entries {
+		n += e.kv.bytes()
+	}
+	return n
+}
+
+func (c *prefixCache) free() error {
+	var errs []error
+	for _, e := range c.entries {
+		errs = append(errs, e.kv.free())
+	}
+	c.entries = nil
+	return errors.Join(errs...)
+}
+
+// commonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
+// a token of its own.
+func commonPrefix(lists ...[]int32) []int32 {
+	prefix := lists[0][:len(lists[0])-1]
+	for _, ids := range lists[1:] {
+		n := 0
+		for n < len(prefix) && n < len(ids)-1 && prefix[n] == ids[n] {
+			n++
+		}
+		prefix = prefix[:n]
+	}
+	return prefix
+}

@@ -1,0 +1,190 @@
+package native
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// weights hands out the tensors of a checkpoint by name and shape. Problems are collected, so that one
+// error lists them all.
+type weights struct {
+	dir     string
+	scope   *metal.Scope // owns every array of the model
+	headers map[string]safetensors.Tensor
+	arrays  map[string]*metal.Array
+	prefix  string // in front of every name, e.g. "language_model."
+	used    map[string]bool
+	problems
+	quantization map[metal.Quantization]bool
+}
+
+type problems []string
+
+func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
+
+// embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
+const embeddingName = "model.embed_tokens.weight"
+
+// openWeights checks the files of a checkpoint and opens them; nothing is read yet.
+func openWeights(dir string, scope *metal.Scope) (*weights, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, &engine.CheckpointError{Path: dir, Problems: []string{"no model*.safetensors"}}
+	}
+	w := &weights{
+		dir: dir, scope: scope,
+		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
+		used: map[string]bool{}, quantization: map[metal.Quantization]bool{},
+	}
+	for _, file := range files {
+		header, err := safetensors.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(w.headers, header)
+	}
+	for name := range w.headers {
+		if rest, ok := strings.CutSuffix(name, embeddingName); ok {
+			w.prefix = rest
+		}
+	}
+	for _, file := range files {
+		maps.Copy(w.arrays, scope.LoadSafetensors(file))
+	}
+	return w, scope.Err()
+}
+
+func (w *weights) has(name string) bool {
+	_, ok := w.headers[w.prefix+name]
+	return ok
+}
+
+// tensor returns a tensor of the given shape, or notes why it cannot.
+func (w *weights) tensor(name string, shape ...int) *metal.Array {
+	name = w.prefix + name
+	w.used[name] = true
+	header, ok := w.headers[name]
+	switch {
+	case !ok:
+		w.add("missing tensor %s %v", name, shape)
+		return nil
+	case !slices.Equal(header.Shape, shape):
+		w.add("tensor %s has shape %v, want %v", name, header.Shape, shape)
+		return nil
+	}
+	return w.arrays[name]
+}
+
+// norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
+func (w *weights) norm(name string, size int, offset float64) *metal.Array {
+	a := w.tensor(name+".weight", size)
+	if a == nil || offset == 0 {
+		return a
+	}
+	return w.scope.Add(w.scope.Scalar(offset, a.DType()), a)
+}
+
+// linear returns a layer [out, in], quantised if the checkpoint has scales for it.
+func (w *weights) linear(name string, in, out int) *nn.Linear {
+	if w.has(name + ".scales") {
+		packed, scales, biases, q := w.packed(name, in, out)
+		return nn.NewQuantizedLinear(packed, scales, biases, q)
+	}
+	weight := w.tensor(name+".weight", out, in)
+	if weight == nil {
+		return nil
+	}
+	return nn.NewLinear(w.scope, weight)
+}
+
+// embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.
+func (w *weights) embedding(name string, vocab, hidden int) *nn.Embedding {
+	if w.has(name + ".scales") {
+		packed, scales, biases, q := w.packed(name, hidden, vocab)
+		return nn.NewQuantizedEmbedding(packed, scales, biases, q)
+	}
+	weight := w.tensor(name+".weight", vocab, hidden)
+	if weight == nil {
+		return nil
+	}
+	return nn.NewEmbedding(w.scope, weight)
+}
+
+// packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
+// that mixed checkpoints need nothing else.
+func (w *weights) packed(name string, in, out int) (packed, scales, biases *metal.Array, q metal.Quantization) {
+	weight, scale := w.headers[w.prefix+name+".weight"], w.headers[w.prefix+name+".scales"]
+	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
+		in%scale.Shape[1] != 0 || weight.Shape[1]*32%in != 0 || weight.DType != "U32" {
+		w.add("tensor %s: weight %v %s and scales %v do not make a quantised [%d %d]", name, weight.Shape, weight.DType, scale.Shape, out, in)
+		return nil, nil, nil, q
+	}
+	q = metal.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
+	w.quantization[q] = true
+	groups := in / q.GroupSize
+	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
+}
+
+// ignorable are tensors of other parts of a checkpoint and of older formats.
+var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq"}
+
+// finish reports what was missing, mis-shaped or left over, and reads everything that was used.
+func (w *weights) finish() error {
+	for _, name := range slices.Sorted(maps.Keys(w.headers)) {
+		skip := slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
+		if !w.used[name] && !skip {
+			w.add("unknown tensor %s %v", name, w.headers[name].Shape)
+		}
+	}
+	if len(w.problems) > 0 {
+		slices.Sort(w.problems)
+		return &engine.CheckpointError{Path: w.dir, Problems: w.problems}
+	}
+	var used []*metal.Array
+	for name := range w.used {
+		used = append(used, w.arrays[name])
+	}
+	return w.scope.Eval(used...)
+}
+
+// summary adds what the headers tell to the model's description.
+func (w *weights) summary(info *engine.Info) {
+	packing := map[string]int{} // values in one element of a packed weight
+	for name := range w.used {
+		if base, ok := strings.CutSuffix(name, ".scales"); ok {
+			weight, scale := w.headers[base+".weight"], w.headers[name]
+			for q := range w.quantization {
+				if weight.Shape[1]*32/q.Bits == scale.Shape[1]*q.GroupSize {
+					packing[base+".weight"] = 32 / q.Bits
+				}
+			}
+		}
+	}
+	for name := range w.used {
+		t := w.headers[name]
+		info.WeightBytes += t.Bytes()
+		switch {
+		case packing[name] > 0:
+			info.Parameters += t.Elements() * int64(packing[name])
+		case !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases"):
+			info.Parameters += t.Elements()
+		}
+	}
+	var formats []string
+	for q := range w.quantization {
+		formats = append(formats, fmt.Sprintf("%d-bit, groups of %d", q.Bits, q.GroupSize))
+	}
+	slices.Sort(formats)
+	info.Quantization = strings.Join(formats, " and ")
+}
