@@ -2,8 +2,6 @@ package native
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"iter"
 	"math"
@@ -48,7 +46,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 		options.MaxTokens = min(options.MaxTokens, limit-len(ids))
 	}
 	if options.Temperature > 0 && !options.HasSeed {
-		options.Seed = randomSeed()
+		options.Seed = engine.RandomSeed()
 	}
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
@@ -60,12 +58,6 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 		return err
 	}
 	return st.decode(ctx, len(ids), yield)
-}
-
-func randomSeed() uint64 {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return binary.LittleEndian.Uint64(b[:])
 }
 
 // stream is one generation. Its arrays belong to the owner thread; the model's registry can free them

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -26,6 +28,21 @@ type GenerateOptions struct {
 // DefaultGenerateOptions is greedy decoding of at most 256 tokens.
 func DefaultGenerateOptions() GenerateOptions {
 	return GenerateOptions{MaxTokens: 256, TopP: 1, RepetitionPenalty: 1, RepetitionContext: 20}
+}
+
+// RandomSeed draws the seed of a request that was given none.
+func RandomSeed() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// CheckUTF8 returns ErrInvalidUTF8 for text that is not UTF-8.
+func CheckUTF8(text string) error {
+	if !utf8.ValidString(text) {
+		return ErrInvalidUTF8
+	}
+	return nil
 }
 
 // maxTopLogProbs keeps a mistake from sending a whole vocabulary for every token.

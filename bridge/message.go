@@ -1,0 +1,151 @@
+package bridge
+
+import "forge.lthn.ai/core/go-mlx/internal/engine"
+
+// protocolVersion is what this side speaks; a worker's hello must carry the same.
+const protocolVersion = 1
+
+// message is every field that a worker sends, by type:
+// hello, result, token, progress, cancelled, error.
+type message struct {
+	Type string `msgpack:"t"`
+	ID   uint64 `msgpack:"id"`
+
+	// hello
+	PID      int      `msgpack:"pid"`
+	Versions versions `msgpack:"versions"`
+
+	// result, by the request's type
+	Info   *workerInfo `msgpack:"info"`
+	Scores [][]float64 `msgpack:"scores"`
+	IDs    []int32     `msgpack:"ids"`
+	Value  bool        `msgpack:"value"`
+	Active int64       `msgpack:"active"`
+	Cache  int64       `msgpack:"cache"`
+	Peak   int64       `msgpack:"peak"`
+
+	// token; Text also serves decode and render
+	Token        int32   `msgpack:"token"`
+	Text         string  `msgpack:"text"`
+	LogProb      float32 `msgpack:"logprob"`
+	Top          []topLP `msgpack:"top"`
+	Finish       string  `msgpack:"finish"`
+	PromptTokens int     `msgpack:"prompt_tokens"`
+
+	// progress
+	Phase string `msgpack:"phase"`
+	Done  int    `msgpack:"done"`
+	Total int    `msgpack:"total"`
+
+	// cancelled
+	Tokens  int     `msgpack:"tokens"`
+	Seconds float64 `msgpack:"seconds"`
+
+	// error
+	Code      string    `msgpack:"code"`
+	Message   string    `msgpack:"message"`
+	Traceback string    `msgpack:"traceback"`
+	Data      errorData `msgpack:"data"`
+}
+
+type topLP struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+	ID       int32
+	LogProb  float32
+}
+
+type versions struct {
+	Protocol     int    `msgpack:"protocol"`
+	MLX          string `msgpack:"mlx"`
+	MLXLM        string `msgpack:"mlx_lm"`
+	Transformers string `msgpack:"transformers"`
+	Tokenizers   string `msgpack:"tokenizers"`
+}
+
+type workerInfo struct {
+	Architecture  string `msgpack:"architecture"`
+	Device        string `msgpack:"device"`
+	Layers        int    `msgpack:"layers"`
+	HiddenSize    int    `msgpack:"hidden_size"`
+	VocabSize     int    `msgpack:"vocab_size"`
+	ContextLength int    `msgpack:"context_length"`
+	DType         string `msgpack:"dtype"`
+	Quantization  string `msgpack:"quantization"`
+	Parameters    int64  `msgpack:"parameters"`
+	WeightBytes   int64  `msgpack:"weight_bytes"`
+}
+
+// errorData holds what the codes' Go errors need.
+type errorData struct {
+	Option string `msgpack:"option"`
+	Tokens int    `msgpack:"tokens"`
+	Limit  int    `msgpack:"limit"`
+	Text   *int   `msgpack:"text"`
+}
+
+// head starts every message to a worker; each kind has its own struct around it.
+type head struct {
+	Type string `msgpack:"t"`
+	ID   uint64 `msgpack:"id"`
+}
+
+func (h *head) header() *head { return h }
+
+// request is any message that starts with a head.
+type request interface{ header() *head }
+
+type bareRequest struct{ head }
+
+type loadRequest struct {
+	head
+	Path            string `msgpack:"path"`
+	TrustRemoteCode bool   `msgpack:"trust_remote_code"`
+}
+
+type generateRequest struct {
+	head
+	Text              string           `msgpack:"text,omitempty"`
+	Messages          []engine.Message `msgpack:"messages,omitempty"`
+	IDs               []int32          `msgpack:"ids,omitempty"`
+	MaxTokens         int              `msgpack:"max_tokens"`
+	Temperature       float32          `msgpack:"temperature"`
+	TopK              int              `msgpack:"top_k"`
+	TopP              float32          `msgpack:"top_p"`
+	MinP              float32          `msgpack:"min_p"`
+	RepetitionPenalty float32          `msgpack:"repetition_penalty"`
+	RepetitionContext int              `msgpack:"repetition_context"`
+	Seed              uint64           `msgpack:"seed"`
+	Stop              []string         `msgpack:"stop"`
+	StopTokens        []int32          `msgpack:"stop_tokens"`
+	LogProbs          bool             `msgpack:"logprobs"`
+	TopLogProbs       int              `msgpack:"top_logprobs"`
+	Credit            int              `msgpack:"credit"`
+}
+
+type classifyRequest struct {
+	head
+	From   int      `msgpack:"from"` // index of the first text, for errors
+	Texts  []string `msgpack:"texts"`
+	Labels []string `msgpack:"labels"`
+}
+
+type encodeRequest struct {
+	head
+	Text    string `msgpack:"text"`
+	Special bool   `msgpack:"special"`
+}
+
+type decodeRequest struct {
+	head
+	IDs []int32 `msgpack:"ids"`
+}
+
+type renderRequest struct {
+	head
+	Messages []engine.Message `msgpack:"messages"`
+}
+
+type creditRequest struct {
+	head
+	N int `msgpack:"n"`
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// classifyBatch is how many lines are classified together: results appear while input still comes.
+const classifyBatch = 256
+
+// maxLine is the longest input line; a longer one is an error and not a silent cut.
+const maxLine = 1 << 20
+
+type classifyRun struct {
+	modelFlags
+	labelsFile string
+	prompt     string
+	json       bool
+	scores     bool
+	labelled   bool
+}
+
+func classifyCommand() *cobra.Command {
+	run := &classifyRun{}
+	cmd := &cobra.Command{
+		Use:   "classify --model DIR --labels FILE < sentences.txt",
+		Short: "Classify each line of standard input",
+		Long: `Classify each line of standard input. The labels file holds one label a line. For each line the
+label, its probability and its margin over the second best label are printed, and the text.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&run.labelsFile, "labels", "l", "", "file with one label a line (required)")
+	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
+	flags.BoolVar(&run.json, "json", false, "print one JSON object a line")
+	flags.BoolVar(&run.scores, "scores", false, "with --json, print every label's score")
+	flags.BoolVar(&run.labelled, "labelled", false, "input lines are LABEL<tab>TEXT; print the accuracy at the end")
+	_ = cmd.MarkFlagRequired("labels")
+	return cmd
+}
+
+func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
+	labels, err := readLabels(r.labelsFile)
+	if err != nil {
+		return err
+	}
+	if r.scores && !r.json {
+		return usageError{errors.New("--scores goes with --json")}
+	}
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var options []mlx.ClassifyOption
+	if r.prompt != "" {
+		options = append(options, mlx.WithLabelPrompt(r.prompt))
+	}
+	p := &classifyPrinter{run: r, out: bufio.NewWriter(out)}
+	for _, label := range labels {
+		p.width = max(p.width, utf8.RuneCountInString(label))
+	}
+	start := time.Now()
+	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: r.labelled}
+	lines.scanner.Buffer(nil, maxLine)
+	for {
+		batch, err := lines.next(classifyBatch)
+		if err != nil {
+			return err
+		}
+		if len(batch) == 0 {
+			break
+		}
+		results, err := m.Classify(ctx, texts(batch), labels, options...)
+		if err != nil {
+			return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
+		}
+		if err := p.print(batch, results); err != nil {
+			return err
+		}
+	}
+	took := time.Since(start)
+	r.say(stderr, "%d texts in %.2f s (%.0f a second)", p.count, took.Seconds(), float64(p.count)/took.Seconds())
+	if r.labelled && p.count > 0 {
+		fmt.Fprintf(stderr, "accuracy %.1f%% (%d of %d)\n", 100*float64(p.right)/float64(p.count), p.right, p.count)
+	}
+	return nil
+}
+
+func readLabels(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("labels: %w", err)
+	}
+	var labels []string
+	for line := range strings.Lines(string(data)) {
+		if label := strings.TrimSpace(line); label != "" {
+			labels = append(labels, label)
+		}
+	}
+	return labels, nil
+}
+
+// line is one input line with a text.
+type line struct {
+	number int
+	label  string // with --labelled
+	text   string
+}
+
+func texts(batch []line) []string {
+	out := make([]string, len(batch))
+	for i, l := range batch {
+		out[i] = l.text
+	}
+	return out
+}
+
+// lineReader reads lines, leaving out empty ones.
+type lineReader struct {
+	scanner  *bufio.Scanner
+	number   int
+	labelled bool
+}
+
+// next returns at most n lines, none at the end of the input.
+func (r *lineReader) next(n int) ([]line, error) {
+	var batch []line
+	for len(batch) < n && r.scanner.Scan() {
+		r.number++
+		l := line{number: r.number, text: strings.TrimRight(r.scanner.Text(), "\r")}
+		if strings.TrimSpace(l.text) == "" {
+			continue
+		}
+		if !utf8.ValidString(l.text) {
+			return nil, fmt.Errorf("line %d: %w", l.number, mlx.ErrInvalidUTF8)
+		}
+		if r.labelled {
+			var found bool
+			if l.label, l.text, found = strings.Cut(l.text, "\t"); !found {
+				return nil, fmt.Errorf("line %d: no tab between label and text", l.number)
+			}
+		}
+		batch = append(batch, l)
+	}
+	if err := r.scanner.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w", r.number+1, err)
+	}
+	return batch, nil
+}
+
+type classifyPrinter struct {
+	run          *classifyRun
+	out          *bufio.Writer
+	width        int
+	count, right int
+}
+
+func (p *classifyPrinter) print(batch []line, results []mlx.Classification) error {
+	for i, c := range results {
+		p.count++
+		if c.Label == batch[i].label {
+			p.right++
+		}
+		if p.run.json {
+			if err := p.printJSON(batch[i], c); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(p.out, "%-*s  %.3f  %.3f  %s\n", p.width, c.Label, c.Probability, c.Margin, batch[i].text)
+	}
+	return p.out.Flush()
+}
+
+func (p *classifyPrinter) printJSON(l line, c mlx.Classification) error {
+	if !p.run.scores {
+		c.Scores = nil
+	}
+	data, err := json.Marshal(struct {
+		Line     int    `json:"line"`
+		Text     string `json:"text"`
+		Expected string `json:"expected,omitempty"`
+		mlx.Classification
+	}{l.number, l.text, l.label, c})
+	if err != nil {
+		return err
+	}
+	_, err = p.out.Write(append(data, '\n'))
+	return err
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+type generateRun struct {
+	modelFlags
+	chat              bool
+	system            string
+	json              bool
+	maxTokens         int
+	temperature       float32
+	topK              int
+	topP, minP        float32
+	repetitionPenalty float32
+	seed              uint64
+	stop              []string
+	topLogProbs       int
+	seeded            bool
+}
+
+func generateCommand() *cobra.Command {
+	run := &generateRun{}
+	cmd := &cobra.Command{
+		Use:   "generate --model DIR [PROMPT]",
+		Short: "Continue a prompt, or answer it with --chat",
+		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read.",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run.seeded = cmd.Flags().Changed("seed")
+			prompt, err := promptOf(args, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), prompt, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&run.chat, "chat", false, "answer as the assistant of a chat")
+	flags.StringVar(&run.system, "system", "", "system message, with --chat")
+	flags.BoolVar(&run.json, "json", false, "print one JSON object a token")
+	flags.IntVarP(&run.maxTokens, "max-tokens", "n", 256, "largest number of tokens")
+	flags.Float32VarP(&run.temperature, "temperature", "t", 0, "0 takes the most likely token")
+	flags.IntVar(&run.topK, "top-k", 0, "draw among the k most likely tokens")
+	flags.Float32Var(&run.topP, "top-p", 1, "draw among the most likely tokens of this total probability")
+	flags.Float32Var(&run.minP, "min-p", 0, "drop tokens less likely than this times the best")
+	flags.Float32Var(&run.repetitionPenalty, "repetition-penalty", 1, "above 1: avoid recent tokens")
+	flags.Uint64Var(&run.seed, "seed", 0, "makes the draws repeatable")
+	flags.StringArrayVar(&run.stop, "stop", nil, "end before this string; may be given again")
+	flags.IntVar(&run.topLogProbs, "top-logprobs", 0, "with --json, report the most likely tokens")
+	return cmd
+}
+
+func promptOf(args []string, stdin io.Reader) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	data, err := io.ReadAll(stdin)
+	return strings.TrimRight(string(data), "\n"), err
+}
+
+func (r *generateRun) options() []mlx.GenerateOption {
+	options := []mlx.GenerateOption{
+		mlx.WithMaxTokens(r.maxTokens), mlx.WithTemperature(r.temperature), mlx.WithTopK(r.topK),
+		mlx.WithTopP(r.topP), mlx.WithMinP(r.minP), mlx.WithRepetitionPenalty(r.repetitionPenalty), mlx.WithStop(r.stop...),
+	}
+	if r.seeded {
+		options = append(options, mlx.WithSeed(r.seed))
+	}
+	if r.topLogProbs > 0 {
+		options = append(options, mlx.WithTopLogProbs(r.topLogProbs))
+	}
+	return options
+}
+
+func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Writer) error {
+	switch {
+	case r.system != "" && !r.chat:
+		return usageError{errors.New("--system goes with --chat")}
+	case r.topLogProbs > 0 && !r.json:
+		return usageError{errors.New("--top-logprobs goes with --json")}
+	}
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	stream := m.Generate(ctx, prompt, r.options()...)
+	if r.chat {
+		var messages []mlx.Message
+		if r.system != "" {
+			messages = append(messages, mlx.Message{Role: "system", Content: r.system})
+		}
+		stream = m.Chat(ctx, append(messages, mlx.Message{Role: "user", Content: prompt}), r.options()...)
+	}
+	start, first := time.Now(), time.Duration(0)
+	count := 0
+	var last mlx.Token
+	for tok, err := range stream {
+		if err != nil {
+			return err
+		}
+		if count == 0 {
+			first = time.Since(start)
+		}
+		count++
+		last = tok
+		if err := r.print(out, tok); err != nil {
+			return err
+		}
+	}
+	if !r.json {
+		fmt.Fprintln(out)
+	}
+	rest := time.Since(start) - first
+	r.say(stderr, "%d prompt and %d generated tokens, first after %.0f ms, then %.1f a second, ended by %s",
+		last.PromptTokens, count, first.Seconds()*1e3, float64(max(count-1, 0))/max(rest.Seconds(), 1e-9), last.FinishReason)
+	return nil
+}
+
+func (r *generateRun) print(out io.Writer, tok mlx.Token) error {
+	if !r.json {
+		_, err := io.WriteString(out, tok.Text)
+		return err
+	}
+	type top struct {
+		ID      int32   `json:"id"`
+		LogProb float32 `json:"logprob"`
+	}
+	var tops []top
+	for _, t := range tok.TopLogProbs {
+		tops = append(tops, top{t.ID, t.LogProb})
+	}
+	line := struct {
+		ID           int32            `json:"id"`
+		Text         string           `json:"text"`
+		LogProb      float32          `json:"logprob,omitempty"`
+		Top          []top            `json:"top,omitempty"`
+		FinishReason mlx.FinishReason `json:"finish_reason,omitempty"`
+	}{tok.ID, tok.Text, tok.LogProb, tops, tok.FinishReason}
+	data, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(data, '\n'))
+	return err
+}

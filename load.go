@@ -1,0 +1,87 @@
+package mlx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// LoadModel loads the model in a folder of Hugging Face layout (config.json, *.safetensors,
+// tokenizer.json). The caller closes it.
+func LoadModel(path string, options ...LoadOption) (TextModel, error) {
+	return LoadModelContext(context.Background(), path, options...)
+}
+
+// LoadModelContext is LoadModel for loads that may have to be given up.
+func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (TextModel, error) {
+	o := loadOptions{engine: EngineAuto}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	m, err := load(ctx, path, o)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", path, err)
+	}
+	return m, nil
+}
+
+func load(ctx context.Context, path string, o loadOptions) (*model, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
+		return nil, fmt.Errorf("not a model folder: %w", err)
+	}
+	switch o.engine {
+	case EngineNative:
+		if len(o.pythonOnly) > 0 {
+			return nil, &OptionError{Option: o.pythonOnly[0], Reason: "only the python engine has it"}
+		}
+		return loadNative(ctx, path, "asked for")
+	case EnginePython:
+		return loadPython(ctx, path, o, "asked for")
+	case EngineAuto:
+		return loadAuto(ctx, path, o)
+	}
+	return nil, &OptionError{Option: "WithEngine", Reason: fmt.Sprintf("unknown engine %q; there are auto, native and python", o.engine)}
+}
+
+// loadAuto takes the native engine where it can do what was asked.
+func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
+	if len(o.pythonOnly) > 0 {
+		return loadPython(ctx, path, o, "only the python engine has "+strings.Join(o.pythonOnly, " and "))
+	}
+	reason := nativeSupports(path)
+	if reason == nil {
+		m, err := loadNative(ctx, path, "the native engine supports this architecture")
+		if err == nil || !errors.Is(err, ErrUnsupported) {
+			return m, err
+		}
+		reason = err // found only in the details of the config
+	}
+	if !errors.Is(reason, ErrUnsupported) {
+		return nil, reason
+	}
+	m, err := loadPython(ctx, path, o, reason.Error())
+	if err != nil {
+		return nil, fmt.Errorf("%w (the python engine was tried because: %w)", err, reason)
+	}
+	return m, nil
+}
+
+func loadPython(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
+	m, err := bridge.Load(ctx, path, bridge.Options{Python: o.python, Workers: o.workers, TrustRemoteCode: o.trust})
+	if err != nil {
+		return nil, err
+	}
+	return &model{engine: m, reason: reason}, nil
+}
+
+var _ engine.Engine = (*bridge.Model)(nil)

@@ -1,0 +1,23 @@
+//go:build cgo && !nonative
+
+package mlx
+
+import (
+	"context"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/native"
+)
+
+var _ engine.Engine = (*native.Model)(nil)
+
+// nativeSupports returns nil or why the native engine cannot run the model.
+func nativeSupports(path string) error { return native.Supported(path) }
+
+func loadNative(ctx context.Context, path, reason string) (*model, error) {
+	m, err := native.Load(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &model{engine: m, reason: reason}, nil
+}

@@ -1,0 +1,16 @@
+//go:build !cgo || nonative
+
+package mlx
+
+import (
+	"context"
+	"fmt"
+)
+
+// nativeSupports says that this program has no native engine: it was built without cgo or with the tag
+// nonative.
+func nativeSupports(string) error {
+	return fmt.Errorf("this program was built without the native engine: %w", ErrUnsupported)
+}
+
+func loadNative(_ context.Context, path, _ string) (*model, error) { return nil, nativeSupports(path) }

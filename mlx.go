@@ -1,0 +1,139 @@
+// Package mlx runs MLX language models from Go.
+//
+//	m, err := mlx.LoadModel("/models/gemma-3-1b")
+//	if err != nil { ... }
+//	defer m.Close()
+//	for tok, err := range m.Generate(ctx, "Once upon a time", mlx.WithMaxTokens(128)) {
+//		if err != nil { ... }
+//		fmt.Print(tok.Text)
+//	}
+//
+// Two engines stand behind it. The native engine computes inside the process, on MLX by way of mlx-c.
+// The python engine supervises mlx-lm workers and serves every architecture that mlx-lm knows.
+// [LoadModel] picks the native one where it can and says which it took, and why, in [ModelInfo].
+//
+// # Streams
+//
+// Generate and Chat return an iter.Seq2 of tokens and errors. The error belongs to its stream and not
+// to the model, so streams may run side by side; `for tok := range` without the error also compiles,
+// and then a failed stream ends with one empty token.
+package mlx
+
+import (
+	"context"
+	"iter"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Types of requests and results; see their own documentation.
+type (
+	// Token is one generated token.
+	Token = engine.Token
+	// TokenLogProb is a token id with its log-probability.
+	TokenLogProb = engine.TokenLogProb
+	// FinishReason says why a stream ended.
+	FinishReason = engine.FinishReason
+	// Message is one turn of a chat.
+	Message = engine.Message
+	// Classification is the result for one text.
+	Classification = engine.Classification
+	// LabelScore is one label's part of a Classification.
+	LabelScore = engine.LabelScore
+	// ModelInfo describes a loaded model.
+	ModelInfo = engine.Info
+	// Metrics are figures of a loaded model at one moment.
+	Metrics = engine.Metrics
+)
+
+// Reasons to end a stream.
+const (
+	FinishStop   = engine.FinishStop
+	FinishLength = engine.FinishLength
+)
+
+// TextModel is a loaded model. All methods are safe for concurrent use.
+type TextModel interface {
+	// Generate streams the tokens that follow a raw prompt. The last token carries a FinishReason. When
+	// ctx ends, the stream yields its error; breaking out of the loop stops the work.
+	Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error]
+	// Chat renders messages with the model's chat template and streams the assistant's answer.
+	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
+	// Classify finds the label that fits each text best. Results come in the order of texts.
+	Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error)
+	// Tokenizer gives access to token ids and the chat template.
+	Tokenizer() Tokenizer
+	// Info describes the model and says which engine runs it, and why.
+	Info() ModelInfo
+	// Metrics reads counters and memory figures.
+	Metrics(ctx context.Context) (Metrics, error)
+	// Close ends streams under way with ErrClosed and gives all memory and processes back. It may be
+	// called again, and from within a stream's loop.
+	Close() error
+}
+
+// Tokenizer turns text into token ids and back, as the model sees them.
+type Tokenizer interface {
+	// Encode returns token ids; special adds what the tokenizer puts around every text, such as <bos>.
+	Encode(ctx context.Context, text string, special bool) ([]int32, error)
+	// Decode returns the text of token ids, without special tokens.
+	Decode(ctx context.Context, ids []int32) (string, error)
+	// RenderChat renders messages with the chat template and opens the assistant's turn.
+	RenderChat(ctx context.Context, messages []Message) (string, error)
+}
+
+// model is a TextModel over either engine.
+type model struct {
+	engine engine.Engine
+	reason string // why this engine was chosen
+}
+
+func (m *model) Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error] {
+	return m.engine.Generate(ctx, engine.Prompt{Text: prompt}, generateOptions(options))
+}
+
+func (m *model) Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error] {
+	return m.engine.Generate(ctx, engine.Prompt{Messages: messages}, generateOptions(options))
+}
+
+func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
+	o := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	return m.engine.Classify(ctx, texts, o)
+}
+
+func (m *model) Tokenizer() Tokenizer { return m.engine }
+
+func (m *model) Info() ModelInfo {
+	info := m.engine.Info()
+	info.Reason = m.reason
+	return info
+}
+
+func (m *model) Metrics(ctx context.Context) (Metrics, error) { return m.engine.Metrics(ctx) }
+
+func (m *model) Close() error { return m.engine.Close() }
+
+// Completion is a whole stream.
+type Completion struct {
+	Text         string
+	Tokens       []Token
+	FinishReason FinishReason
+	PromptTokens int
+}
+
+// Collect reads a stream to its end. On an error it returns what came before it as well.
+func Collect(stream iter.Seq2[Token, error]) (Completion, error) {
+	var c Completion
+	for tok, err := range stream {
+		if err != nil {
+			return c, err
+		}
+		c.Text += tok.Text
+		c.Tokens = append(c.Tokens, tok)
+		c.FinishReason, c.PromptTokens = tok.FinishReason, tok.PromptTokens
+	}
+	return c, nil
+}

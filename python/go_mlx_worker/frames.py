@@ -1,0 +1,48 @@
+"""Frames: a length of 4 bytes, big endian, then a msgpack map."""
+
+import struct
+
+import msgpack
+
+MAX_FRAME = 64 << 20
+
+
+class FrameError(Exception):
+    """What is on the pipe is not a frame; nothing behind it can be trusted."""
+
+
+def read_frame(stream):
+    """The next frame's map, or None at the end of the stream."""
+    head = _read_exactly(stream, 4, at_border=True)
+    if head is None:
+        return None
+    (length,) = struct.unpack(">I", head)
+    if length > MAX_FRAME:
+        raise FrameError(f"frame of {length} bytes; the limit is {MAX_FRAME}")
+    body = _read_exactly(stream, length, at_border=False)
+    try:
+        message = msgpack.unpackb(body, raw=False, strict_map_key=True)
+    except Exception as e:
+        raise FrameError(f"frame is not msgpack: {e}") from e
+    if not isinstance(message, dict):
+        raise FrameError(f"frame holds a {type(message).__name__}, want a map")
+    return message
+
+
+def _read_exactly(stream, count, at_border):
+    data = b""
+    while len(data) < count:
+        piece = stream.read(count - len(data))
+        if not piece:
+            if at_border and not data:
+                return None
+            raise FrameError(f"stream ends after {len(data)} of {count} bytes")
+        data += piece
+    return data
+
+
+def encode_frame(message):
+    body = msgpack.packb(message, use_bin_type=True)
+    if len(body) > MAX_FRAME:
+        raise FrameError(f"frame of {len(body)} bytes; the limit is {MAX_FRAME}")
+    return struct.pack(">I", len(body)) + body

@@ -1,0 +1,78 @@
+"""Label scores: mean log-probability of each label's tokens after a prompt."""
+
+import mlx.core as mx
+
+from .errors import RequestError
+
+# Bounds of one pass: rows, and bytes of float32 logits, which generic models make for every position.
+MAX_ROWS = 64
+MAX_LOGIT_BYTES = 256 << 20
+
+
+def classify(loaded, request, check_cancelled):
+    """A list of scores for each text, in the order of request["texts"] and request["labels"]."""
+    labels = [loaded.encode(label, special=False) for label in request["labels"]]
+    for name, ids in zip(request["labels"], labels):
+        if not ids:
+            raise RequestError("invalid_option", f"label {name!r} has no tokens", option="labels")
+    prompts = []
+    for i, text in enumerate(request["texts"]):
+        form = {"messages": [{"role": "user", "content": text}]} if loaded.has_template else {"text": text}
+        try:
+            ids = loaded.prompt_ids(form)
+        except RequestError as e:
+            raise RequestError(e.code, str(e), text=request["from"] + i, **e.data) from e
+        longest = max(len(label) for label in labels)
+        if loaded.context_length and len(ids) + longest > loaded.context_length:
+            raise RequestError(
+                "context_length",
+                "text is too long",
+                tokens=len(ids),
+                limit=loaded.context_length - longest + 1,
+                text=request["from"] + i,
+            )
+        prompts.append(ids)
+
+    # All labels' first tokens share the prompt's pass; labels that go on need a row each.
+    scores = [[0.0] * len(labels) for _ in prompts]
+    first = mx.array([label[0] for label in labels])
+    rows = [(ids, [(p, None)]) for p, ids in enumerate(prompts)]
+    for p, logprobs in _last_logprobs(loaded, rows, check_cancelled):
+        for i, value in enumerate(logprobs[0][first].tolist()):
+            scores[p][i] = value
+    longer = [i for i, label in enumerate(labels) if len(label) > 1]
+    rows = [(ids + labels[i][:-1], [(p, i)]) for p, ids in enumerate(prompts) for i in longer]
+    counts = {i: len(labels[i]) - 1 for i in longer}
+    for (p, i), logprobs in _tail_logprobs(loaded, rows, counts, check_cancelled):
+        picked = mx.take_along_axis(logprobs, mx.array(labels[i][1:])[:, None], axis=-1)
+        scores[p][i] += sum(picked[:, 0].tolist())
+    return [[s / len(label) for s, label in zip(row, labels)] for row in scores]
+
+
+def _last_logprobs(loaded, rows, check_cancelled):
+    for (p, _), logprobs in _tail_logprobs(loaded, rows, None, check_cancelled):
+        yield p, logprobs
+
+
+def _tail_logprobs(loaded, rows, counts, check_cancelled):
+    """For each row, the log-probabilities [n, vocab] at its last n positions: one, or counts[label].
+
+    Rows are padded behind their end, which no real token attends to, in batches of like length.
+    """
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    while rows:
+        check_cancelled()
+        width, size = len(rows[0][0]), 1
+        while size < min(len(rows), MAX_ROWS):
+            wider = len(rows[size][0])
+            if (size + 1) * wider * max(loaded.vocab_size, 1) * 4 > MAX_LOGIT_BYTES:
+                break
+            width, size = wider, size + 1
+        batch, rows = rows[:size], rows[size:]
+        width = len(batch[-1][0])
+        logits = loaded.model(mx.array([ids + [0] * (width - len(ids)) for ids, _ in batch]))
+        for b, (ids, [key]) in enumerate(batch):
+            n = 1 if counts is None else counts[key[1]]
+            tail = logits[b, len(ids) - n : len(ids)].astype(mx.float32)
+            yield key, tail - mx.logsumexp(tail, axis=-1, keepdims=True)
+    mx.clear_cache()

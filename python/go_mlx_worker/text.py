@@ -1,0 +1,58 @@
+"""Text of a token stream, by the same rules as the native engine's."""
+
+
+class StreamDecoder:
+    """Turns ids into text piece by piece; a piece that ends in an incomplete character waits."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._ids, self._given, self._settled = [], 0, 0
+
+    def _decode(self, ids):
+        return self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def add(self, token):
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith("\ufffd") or len(text) <= self._given:
+            return ""
+        piece = text[self._given :]
+        # The window keeps the last piece in front of the next one: decoders may strip at the start.
+        self._ids = self._ids[self._settled :]
+        self._settled = len(self._ids)
+        self._given = len(self._decode(self._ids))
+        return piece
+
+    def finish(self):
+        piece = self._decode(self._ids)[self._given :]
+        self._ids, self._given, self._settled = [], 0, 0
+        return piece
+
+
+class StopMatcher:
+    """Finds stop strings over the borders of pieces; what may begin one is held back."""
+
+    def __init__(self, stops):
+        self._stops, self._held = stops, ""
+
+    def add(self, piece):
+        """(text before the earliest stop string, whether one was found)"""
+        if not self._stops:
+            return piece, False
+        buffer = self._held + piece
+        found = [i for i in (buffer.find(stop) for stop in self._stops) if i >= 0]
+        if found:
+            self._held = ""
+            return buffer[: min(found)], True
+        keep = max(
+            (n for stop in self._stops for n in range(1, len(stop)) if buffer.endswith(stop[:n])),
+            default=0,
+        )
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep], False
+
+    def finish(self):
+        held, self._held = self._held, ""
+        return held
