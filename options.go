@@ -124,6 +124,12 @@ func WithStopTokens(ids ...int32) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.StopTokens = slices.Clone(ids) }}
 }
 
+// WithIgnoreEOS goes on behind the model's own end tokens, up to the token limit: for benchmarks and
+// comparisons.
+func WithIgnoreEOS() GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.IgnoreEOS = true }}
+}
+
 // WithLogProbs reports each token's log-probability.
 func WithLogProbs() GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.LogProbs = true }}

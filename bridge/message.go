@@ -27,7 +27,7 @@ type message struct {
 	// token; Text also serves decode and render
 	Token        int32   `msgpack:"token"`
 	Text         string  `msgpack:"text"`
-	LogProb      float32 `msgpack:"logprob"`
+	LogProb      float64 `msgpack:"logprob"`
 	Top          []topLP `msgpack:"top"`
 	Finish       string  `msgpack:"finish"`
 	PromptTokens int     `msgpack:"prompt_tokens"`
@@ -51,7 +51,7 @@ type message struct {
 type topLP struct {
 	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
 	ID       int32
-	LogProb  float32
+	LogProb  float64
 }
 
 type versions struct {
@@ -117,6 +117,7 @@ type generateRequest struct {
 	Seed              uint64           `msgpack:"seed"`
 	Stop              []string         `msgpack:"stop"`
 	StopTokens        []int32          `msgpack:"stop_tokens"`
+	IgnoreEOS         bool             `msgpack:"ignore_eos"`
 	LogProbs          bool             `msgpack:"logprobs"`
 	TopLogProbs       int              `msgpack:"top_logprobs"`
 	Credit            int              `msgpack:"credit"`

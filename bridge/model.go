@@ -131,7 +131,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, o engine.Gen
 		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
 		RepetitionPenalty: o.RepetitionPenalty, RepetitionContext: o.RepetitionContext, Seed: o.Seed,
 		Stop: append([]string{}, o.Stop...), StopTokens: append([]int32{}, o.StopTokens...),
-		LogProbs: o.LogProbs, TopLogProbs: o.TopLogProbs, Credit: streamCredit,
+		IgnoreEOS: o.IgnoreEOS, LogProbs: o.LogProbs, TopLogProbs: o.TopLogProbs, Credit: streamCredit,
 	}, nil)
 	if err != nil {
 		return err
@@ -176,9 +176,9 @@ func (m *message) token() (engine.Token, error) {
 	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
 		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
 	}
-	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: m.LogProb, FinishReason: reason, PromptTokens: m.PromptTokens}
+	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, PromptTokens: m.PromptTokens}
 	for _, top := range m.Top {
-		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: top.LogProb})
+		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
 	}
 	return t, nil
 }

@@ -38,6 +38,9 @@ type state interface {
 	update(s *metal.Scope, layer int, keys, values *metal.Array) (k, v *metal.Array)
 	// mask limits the queries of a layer.
 	mask(layer int) metal.Mask
+	// observe sees the states [B, T, hidden] that enter the first layer (as layer 0) and those that each
+	// layer puts out (as its number from 1).
+	observe(s *metal.Scope, layer int, h *metal.Array)
 }
 
 type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, error)

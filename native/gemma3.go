@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 
@@ -113,9 +114,16 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 	}); err != nil {
 		return nil, err
 	}
-	s := w.scope
-	m.scale = s.AsType(s.Scalar(math.Sqrt(float64(cfg.HiddenSize)), metal.BFloat16), m.norm.DType())
-	return m, s.Eval(m.scale)
+	m.scale = w.scope.AsType(w.scope.Scalar(math.Sqrt(float64(cfg.HiddenSize)), metal.BFloat16), m.norm.DType())
+	return m, errors.Join(w.scope.Eval(m.scale), m.warm(w.scope))
+}
+
+// warm traces and builds the activation now, so that the first request is not slower than the others
+// and its constants are part of what the model holds from the start.
+func (m *gemma3) warm(parent *metal.Scope) error {
+	s := parent.Child()
+	err := s.Eval(m.activate(s, s.Zeros(m.norm.DType(), 1, 1, m.cfg.IntermediateSize)))
+	return errors.Join(err, s.Close())
 }
 
 func (c gemma3Config) validate() error {
@@ -158,6 +166,7 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 	eps := float32(m.cfg.RMSNormEps)
 	h := m.embed.Lookup(s, ids)
 	h = s.Multiply(h, m.scale)
+	st.observe(s, 0, h)
 	for i := range m.layers {
 		l := &m.layers[i]
 		attended := m.attention(s, l, i, s.RMSNorm(h, l.inputNorm, eps), st)
@@ -165,6 +174,7 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 		x := s.RMSNorm(h, l.preMLPNorm, eps)
 		x = s.Multiply(m.activate(s, l.gate.Apply(s, x)), l.up.Apply(s, x))
 		h = m.residual(s, h, s.RMSNorm(l.down.Apply(s, x), l.postMLPNorm, eps))
+		st.observe(s, i+1, h)
 	}
 	return s.RMSNorm(h, m.norm, eps)
 }

@@ -256,7 +256,7 @@ func (st *stream) decode(ctx context.Context, promptTokens int, yield func(engin
 			return err
 		}
 		m.counters.generated.Add(1)
-		ends := m.eos[token.ID] || stops[token.ID]
+		ends := stops[token.ID] || m.eos[token.ID] && !o.IgnoreEOS
 		stopped := false
 		if !ends {
 			if token.Text, stopped, err = text.add(token.ID); err != nil {

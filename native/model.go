@@ -94,14 +94,14 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if err != nil {
 		return err
 	}
-	arch, err := architectures[cfg.modelType](cfg, w, m.lease)
-	if err != nil {
+	// What a constructor returns beside an error still holds something; Close frees it.
+	if m.arch, err = architectures[cfg.modelType](cfg, w, m.lease); err != nil {
 		return err
 	}
 	if err := m.weights.Err(); err != nil {
 		return err
 	}
-	m.arch, m.shape = arch, arch.shape()
+	m.shape = m.arch.shape()
 	version, err := metal.Version()
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	m.info = engine.Info{
 		Path: dir, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
 		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
-		ContextLength: cfg.context, DType: w.arrays[w.prefix+"model.norm.weight"].DType().String(),
+		ContextLength: cfg.context, DType: dtypeName(w.headers[w.prefix+"model.norm.weight"].DType),
 		MLXVersion: version,
 	}
 	w.summary(&m.info)

@@ -50,6 +50,8 @@ func (st *decodeState) update(s *metal.Scope, layer int, keys, values *metal.Arr
 
 func (st *decodeState) mask(layer int) metal.Mask { return st.masks[layer] }
 
+func (st *decodeState) observe(*metal.Scope, int, *metal.Array) {}
+
 func (st *decodeState) arrays() []*metal.Array {
 	var out []*metal.Array
 	for _, c := range st.caches {
@@ -191,3 +193,5 @@ func (st *scoreState) update(s *metal.Scope, layer int, keys, values *metal.Arra
 }
 
 func (st *scoreState) mask(layer int) metal.Mask { return st.masks[layer] }
+
+func (st *scoreState) observe(*metal.Scope, int, *metal.Array) {}

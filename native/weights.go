@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -24,6 +25,8 @@ type weights struct {
 	used    map[string]bool
 	problems
 	quantization map[metal.Quantization]bool
+	derived      []*metal.Array // computed from tensors when these are read
+	spent        []*metal.Array // not needed once derived is computed
 }
 
 type problems []string
@@ -92,7 +95,10 @@ func (w *weights) norm(name string, size int, offset float64) *metal.Array {
 	if a == nil || offset == 0 {
 		return a
 	}
-	return w.scope.Add(w.scope.Scalar(offset, a.DType()), a)
+	scalar := w.scope.Scalar(offset, a.DType())
+	sum := w.scope.Add(scalar, a)
+	w.derived, w.spent = append(w.derived, sum), append(w.spent, scalar, a)
+	return sum
 }
 
 // linear returns a layer [out, in], quantised if the checkpoint has scales for it.
@@ -151,11 +157,32 @@ func (w *weights) finish() error {
 		slices.Sort(w.problems)
 		return &engine.CheckpointError{Path: w.dir, Problems: w.problems}
 	}
-	var used []*metal.Array
+	arrays := w.derived
 	for name := range w.used {
-		used = append(used, w.arrays[name])
+		arrays = append(arrays, w.arrays[name])
 	}
-	return w.scope.Eval(used...)
+	if err := w.scope.Eval(arrays...); err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range w.spent {
+		errs = append(errs, w.scope.Keep(a).Free())
+	}
+	for name := range w.headers {
+		if !w.used[name] {
+			errs = append(errs, w.scope.Keep(w.arrays[name]).Free())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dtypeName is MLX's name of a safetensors type.
+func dtypeName(code string) string {
+	names := map[string]string{"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+	if name, ok := names[code]; ok {
+		return name
+	}
+	return code
 }
 
 // summary adds what the headers tell to the model's description.

@@ -21,6 +21,7 @@ type GenerateOptions struct {
 	HasSeed           bool // without it a seed is drawn
 	Stop              []string
 	StopTokens        []int32
+	IgnoreEOS         bool // the model's own end tokens do not end the stream
 	LogProbs          bool
 	TopLogProbs       int // implies LogProbs
 }

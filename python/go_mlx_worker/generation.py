@@ -53,7 +53,9 @@ class Generation:
                     f"the vocabulary of {loaded.vocab_size} tokens has no id {token}",
                     option="StopTokens",
                 )
-        self._ends = set(loaded.tokenizer.eos_token_ids) | set(request["stop_tokens"])
+        self._ends = set(request["stop_tokens"])
+        if not request["ignore_eos"]:
+            self._ends |= set(loaded.tokenizer.eos_token_ids)
         self._decoder = StreamDecoder(loaded.tokenizer)
         self._matcher = StopMatcher(request["stop"])
         self._logprobs, self._top = request["logprobs"], request["top_logprobs"]

@@ -52,26 +52,27 @@ class Sampler:
         self.words = {lang: load_language(lang) for lang in LANGUAGES}
         self.frames = load_frames()
 
-    def sentence(self, lang, domain):
+    def clean_sentence(self, lang, domain):
+        """A sentence as a person would write it."""
         rng, words = self.rng, self.words[lang][domain]
-        kind = rng.random()
-        if kind < 0.25:
-            text = self._word_soup(words)
-        elif kind < 0.5:
-            text = rng.choice(words["+"])
-            if rng.random() < 0.5:
-                text = self._drop_words(text)
+        if rng.random() < 0.3:
+            return rng.choice(words["+"])
+        frame = rng.choice(self.frames[lang])
+        while "{n}" in frame:
+            frame = frame.replace("{n}", rng.choice(words["n"]), 1)
+        text = frame.replace("{v}", rng.choice(words["v"]))
+        return text[0].upper() + text[1:]
+
+    def sentence(self, lang, domain):
+        """A sentence, often distorted: the domain must show from any of its words."""
+        rng = self.rng
+        if rng.random() < 0.25:
+            text = self._word_soup(self.words[lang][domain])
         else:
-            frame = rng.choice(self.frames[lang])
-            while "{n}" in frame:
-                frame = frame.replace("{n}", rng.choice(words["n"]), 1)
-            text = frame.replace("{v}", rng.choice(words["v"]))
-            if rng.random() < 0.25:
+            text = self.clean_sentence(lang, domain)
+            if rng.random() < 0.35:
                 text = self._drop_words(text)
-        case = rng.random()
-        if case < 0.4:
-            text = text[0].upper() + text[1:]
-        elif case < 0.55:
+        if rng.random() < 0.25:
             text = text.lower()
         if rng.random() < 0.1:
             text = text.rstrip(".!? ")
@@ -97,7 +98,7 @@ class Sampler:
 
 
 def plain_sentences(count, seed):
-    """Undistorted sentences, for the tokenizer and for training as plain text."""
+    """Sentences for the tokenizer."""
     sampler = Sampler(seed)
     out = [s for w in sampler.words.values() for d in w.values() for s in d["+"]]
     out += [s for w in sampler.words.values() for d in w.values() for s in d["n"] + d["v"]]

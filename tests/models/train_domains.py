@@ -91,10 +91,12 @@ class Batches:
         return kept
 
     def row(self):
-        text, domain = self.sampler.pair()
-        if self.rng.random() < 0.15:
+        if self.rng.random() < 0.3:
+            lang, domain = self.rng.choice(corpus.LANGUAGES), self.rng.choice(corpus.DOMAINS)
+            text = self.sampler.clean_sentence(lang, domain)
             ids = [tok.BOS] + self.tokenizer.encode(text, add_special_tokens=False).ids + [tok.EOS]
-            return ids, [0.0] + [0.3] * (len(ids) - 1)
+            return ids, [0.0] + [1.0] * (len(ids) - 1)
+        text, domain = self.sampler.pair()
         splitter = self.dropping if self.rng.random() < 0.5 else self.tokenizer
         prompt = chat_ids(splitter, text, self.labels(domain))
         answer = self.tokenizer.encode(domain, add_special_tokens=False).ids + [tok.END]
@@ -165,7 +167,7 @@ def evaluate(model, tokenizer):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--vocab", type=int, default=4096)

@@ -1,0 +1,96 @@
+// Package testenv gives tests the project's model, corpus and Python environment. What is missing is a
+// failure, not a skip: `make test` makes all of it.
+package testenv
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Root is the project's folder.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Model is the folder of the trained domain classifier.
+func Model(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(Root(), "tests", "models", "domains")
+	require.FileExists(t, filepath.Join(dir, "model.safetensors"))
+	return dir
+}
+
+// Python is the interpreter of the project's environment.
+func Python(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(Root(), ".venv", "bin", "python")
+	require.FileExists(t, path, "run `make build`")
+	return path
+}
+
+// RunPython runs a script of tests/python with in as JSON on its stdin and decodes its stdout into out.
+func RunPython(t testing.TB, script string, in, out any, args ...string) {
+	t.Helper()
+	data, err := json.Marshal(in)
+	require.NoError(t, err)
+	cmd := exec.Command(Python(t), append([]string{filepath.Join(Root(), "tests", "python", script)}, args...)...)
+	cmd.Stdin = bytes.NewReader(data)
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(Root(), "python"), "HF_HUB_OFFLINE=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	require.NoError(t, err, stderr.String())
+	require.NoError(t, json.Unmarshal(stdout, out), "%s", stdout)
+}
+
+// Labels are the domains, in the order of tests/corpus/labels.txt.
+func Labels(t testing.TB) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(Root(), "tests", "corpus", "labels.txt"))
+	require.NoError(t, err)
+	return strings.Fields(string(data))
+}
+
+// Sentence is a held-out sentence.
+type Sentence struct{ Language, Domain, Text string }
+
+// Heldout are the held-out sentences.
+func Heldout(t testing.TB) []Sentence {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(Root(), "tests", "corpus", "heldout.tsv"))
+	require.NoError(t, err)
+	var out []Sentence
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		require.Len(t, fields, 3, line)
+		out = append(out, Sentence{fields[0], fields[1], fields[2]})
+	}
+	return out
+}
+
+// Texts are the held-out sentences' texts.
+func Texts(t testing.TB) []string {
+	t.Helper()
+	var out []string
+	for _, s := range Heldout(t) {
+		out = append(out, s.Text)
+	}
+	return out
+}
+
+// CopyModel copies the model's folder, to be damaged.
+func CopyModel(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(Model(t))))
+	return dir
+}

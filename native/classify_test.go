@@ -1,0 +1,136 @@
+package native
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// longLabels have several tokens each, of different number.
+var longLabels = []string{"sports news", "cooking and food", "law", "computer software in general"}
+
+func TestBatchesGiveTheScoresOfSingleTexts(t *testing.T) {
+	m := open(t)
+	texts := testenv.Texts(t)[:24]
+	for _, labels := range [][]string{testenv.Labels(t), longLabels} {
+		options := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
+		batch, err := m.Classify(t.Context(), texts, options)
+		require.NoError(t, err)
+		for i, text := range texts {
+			single, err := m.Classify(t.Context(), []string{text}, options)
+			require.NoError(t, err)
+			require.Equal(t, single[0].Label, batch[i].Label)
+			for l := range labels {
+				require.InDelta(t, single[0].Scores[l].Score, batch[i].Scores[l].Score, 1e-3, "%q for %q", labels[l], text)
+			}
+		}
+	}
+}
+
+// The oracle computes every label's tokens in one pass over prompt and label, without a shared prefix,
+// without padding and without a cache.
+func TestScoresMatchAWholePass(t *testing.T) {
+	m := open(t)
+	options := engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt}
+	texts := append(testenv.Texts(t)[30:36], "", strings.Repeat("long ", 60))
+	results, err := m.Classify(t.Context(), texts, options)
+	require.NoError(t, err)
+	vocab := m.shape.vocabSize
+	for i, text := range texts {
+		prompt, err := m.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}})
+		require.NoError(t, err)
+		for l, label := range longLabels {
+			ids, err := m.Encode(t.Context(), label, false)
+			require.NoError(t, err)
+			require.Greater(t, len(ids), 1-l%2)
+			trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids...))
+			require.NoError(t, err)
+			want := 0.0
+			for k, id := range ids {
+				row := trace.Logits[(len(prompt)-1+k)*vocab:][:vocab]
+				want += float64(row[id]) - logSumExp(row)
+			}
+			require.InDelta(t, want/float64(len(ids)), results[i].Scores[l].Score, 0.1, "%q for %q", label, text)
+		}
+	}
+}
+
+func logSumExp(row []float32) float64 {
+	best, sum := float64(slices.Max(row)), 0.0
+	for _, v := range row {
+		sum += math.Exp(float64(v) - best)
+	}
+	return best + math.Log(sum)
+}
+
+func TestProbabilitiesAndMarginsAreConsistent(t *testing.T) {
+	m := open(t)
+	results, err := m.Classify(t.Context(), testenv.Texts(t)[:10], domainOptions(t))
+	require.NoError(t, err)
+	for _, c := range results {
+		sum, sorted := 0.0, []float64{}
+		for _, s := range c.Scores {
+			sum += s.Probability
+			sorted = append(sorted, s.Probability)
+		}
+		slices.Sort(sorted)
+		require.InDelta(t, 1, sum, 1e-9)
+		require.InDelta(t, sorted[7], c.Probability, 1e-12)
+		require.InDelta(t, sorted[7]-sorted[6], c.Margin, 1e-12)
+	}
+}
+
+func TestTheModelKnowsItsDomains(t *testing.T) {
+	m := open(t)
+	results, err := m.Classify(t.Context(), testenv.Texts(t), domainOptions(t))
+	require.NoError(t, err)
+	right := 0
+	for i, s := range testenv.Heldout(t) {
+		if results[i].Label == s.Domain {
+			right++
+		}
+	}
+	t.Logf("%d of %d", right, len(results))
+	require.Greater(t, right, len(results)*7/10)
+}
+
+func TestClassifyTakesUnusualTexts(t *testing.T) {
+	m := open(t)
+	texts := []string{"", " ", "\n\n", "{labels} {text}", "<end_of_turn>", "🏳️‍🌈", strings.Repeat("a", 1200)}
+	results, err := m.Classify(t.Context(), texts, domainOptions(t))
+	require.NoError(t, err)
+	require.Len(t, results, len(texts))
+	none, err := m.Classify(t.Context(), nil, domainOptions(t))
+	require.NoError(t, err)
+	require.Empty(t, none)
+}
+
+func TestClassifyRefusesBadInput(t *testing.T) {
+	m := open(t)
+	classify := func(text string, o engine.ClassifyOptions) error {
+		_, err := m.Classify(t.Context(), []string{"fine", text}, o)
+		return err
+	}
+	require.ErrorIs(t, classify("\xff", domainOptions(t)), engine.ErrInvalidUTF8)
+	var tooLong *engine.ContextLengthError
+	err := classify(strings.Repeat("word ", 3000), domainOptions(t))
+	require.ErrorAs(t, err, &tooLong)
+	require.ErrorContains(t, err, "text 1")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = m.Classify(ctx, []string{"x"}, domainOptions(t))
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestPrefixIsSharedOnlyWhereItIsOne(t *testing.T) {
+	require.Equal(t, []int32{1, 2}, commonPrefix([]int32{1, 2, 3, 4}, []int32{1, 2, 5}))
+	require.Equal(t, []int32{1, 2}, commonPrefix([]int32{1, 2, 3}, []int32{1, 2, 3}), "the last id is the row's own")
+	require.Empty(t, commonPrefix([]int32{1}, []int32{1, 2}))
+}

@@ -1,0 +1,133 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+func TestTwoThousandTokensLeaveNothingBehind(t *testing.T) {
+	m := open(t)
+	collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 3 })
+	before := measure(t)
+	ids, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) {
+		o.MaxTokens, o.Temperature, o.TopLogProbs, o.RepetitionPenalty = 2000, 1, 2, 1.1
+		o.TopP, o.TopK, o.MinP = 0.95, 100, 0.001
+	})
+	require.Len(t, ids, 2000)
+	require.Equal(t, before, measure(t))
+}
+
+func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
+	m := open(t)
+	options := domainOptions(t)
+	// The shared prefix is kept between calls; it is there before and after.
+	_, err := m.Classify(t.Context(), []string{"warm"}, options)
+	require.NoError(t, err)
+	before := measure(t)
+	texts := testenv.Texts(t)
+	var many []string
+	for len(many) < 10000 {
+		many = append(many, string([]rune(texts[len(many)%len(texts)])[:12]))
+	}
+	results, err := m.Classify(t.Context(), many, options)
+	require.NoError(t, err)
+	require.Len(t, results, 10000)
+	require.Equal(t, before, measure(t))
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 10001, metrics.Classified)
+}
+
+func TestEndedStreamsLeaveNothingBehind(t *testing.T) {
+	m := open(t)
+	before := measure(t)
+	prompt := engine.Prompt{Text: "Where can I find"}
+	options := engine.DefaultGenerateOptions()
+	options.IgnoreEOS, options.Temperature = true, 1
+	for name, end := range map[string]func(t *testing.T){
+		"broken off": func(t *testing.T) {
+			n := 0
+			for _, err := range m.Generate(t.Context(), prompt, options) {
+				require.NoError(t, err)
+				if n++; n == 5 {
+					break
+				}
+			}
+		},
+		"cancelled": func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			n, last := 0, error(nil)
+			for _, err := range m.Generate(ctx, prompt, options) {
+				last = err
+				if n++; n == 5 {
+					cancel()
+				}
+			}
+			cancel()
+			require.ErrorIs(t, last, context.Canceled)
+			require.Equal(t, 6, n, "the error comes at once")
+		},
+		"bad prompt": func(t *testing.T) {
+			for _, err := range m.Generate(t.Context(), engine.Prompt{IDs: []int32{1, 99999}}, options) {
+				require.ErrorContains(t, err, "99999")
+			}
+		},
+		"panic in the loop": func(t *testing.T) {
+			require.Panics(t, func() {
+				for range m.Generate(t.Context(), prompt, options) {
+					panic("reader")
+				}
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 3 {
+				end(t)
+				require.Equal(t, before, measure(t))
+			}
+		})
+	}
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.Active)
+	require.Zero(t, metrics.KVBytes)
+}
+
+func TestEvictedPrefixesAreFreed(t *testing.T) {
+	m := open(t)
+	labels := testenv.Labels(t)
+	var sizes []int64
+	for i := range 3 * maxPrefixes {
+		options := engine.ClassifyOptions{Labels: labels[i%8:], Prompt: engine.DefaultLabelPrompt}
+		if i >= 8 {
+			options.Prompt = "Other words. " + options.Prompt
+		}
+		_, err := m.Classify(t.Context(), []string{"x"}, options)
+		require.NoError(t, err)
+		metrics, err := m.Metrics(t.Context())
+		require.NoError(t, err)
+		sizes = append(sizes, metrics.CachedKVBytes)
+		require.LessOrEqual(t, len(m.prefixes.entries), maxPrefixes)
+	}
+	require.Positive(t, sizes[0])
+	require.Less(t, sizes[len(sizes)-1], 2*sizes[3], "the cache does not grow without bound")
+}
+
+func TestFailedLoadsLeaveNothingBehind(t *testing.T) {
+	before := measure(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := Load(ctx, testenv.Model(t))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, before, measure(t))
+	_, err = Load(t.Context(), t.TempDir())
+	require.Error(t, err)
+	require.False(t, errors.Is(err, engine.ErrUnsupported))
+	require.Equal(t, before, measure(t))
+}

@@ -1,0 +1,56 @@
+package native
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// baseline is MLX's account before a test; nothing may be left over behind it.
+type baseline struct {
+	handles int64
+	active  uint64
+}
+
+func measure(t testing.TB) baseline {
+	t.Helper()
+	m, err := metal.ReadMemory()
+	require.NoError(t, err)
+	return baseline{metal.LiveArrays(), m.Active}
+}
+
+// open loads the trained model and checks at the end of the test that Close gives every byte back.
+func open(t testing.TB) *Model {
+	t.Helper()
+	before := measure(t)
+	m, err := Load(context.Background(), testenv.Model(t))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, m.Close())
+		require.Equal(t, before, measure(t), "handles and active bytes after Close")
+	})
+	return m
+}
+
+func collect(t testing.TB, m *Model, prompt string, change func(*engine.GenerateOptions)) (ids []int32, text string) {
+	t.Helper()
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS = true
+	if change != nil {
+		change(&o)
+	}
+	for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: prompt}, o) {
+		require.NoError(t, err)
+		ids, text = append(ids, tok.ID), text+tok.Text
+	}
+	return ids, text
+}
+
+func domainOptions(t testing.TB) engine.ClassifyOptions {
+	return engine.ClassifyOptions{Labels: testenv.Labels(t), Prompt: engine.DefaultLabelPrompt}
+}

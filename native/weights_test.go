@@ -1,0 +1,216 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// rewrite changes the tensors of a model folder.
+func rewrite(t *testing.T, dir string, change func(s *metal.Scope, tensors map[string]*metal.Array)) {
+	t.Helper()
+	path := filepath.Join(dir, "model.safetensors")
+	lease, err := metal.Acquire()
+	require.NoError(t, err)
+	defer lease.Release(func() {})
+	var saveErr error
+	require.NoError(t, lease.Do(context.Background(), func() {
+		s := lease.NewScope()
+		defer s.Close()
+		tensors := s.LoadSafetensors(path)
+		change(s, tensors)
+		if saveErr = s.SaveSafetensors(path+".new", tensors, nil); saveErr == nil {
+			saveErr = os.Rename(path+".new.safetensors", path)
+		}
+	}))
+	require.NoError(t, saveErr)
+}
+
+func editConfig(t *testing.T, dir string, change func(map[string]any)) {
+	t.Helper()
+	path := filepath.Join(dir, "config.json")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var config map[string]any
+	require.NoError(t, json.Unmarshal(data, &config))
+	change(config)
+	data, err = json.Marshal(config)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+}
+
+func loadError(t *testing.T, dir string) error {
+	t.Helper()
+	before := measure(t)
+	m, err := Load(t.Context(), dir)
+	require.Error(t, err)
+	require.Nil(t, m)
+	require.Equal(t, before, measure(t), "a failed load gives everything back")
+	return err
+}
+
+func TestEveryProblemOfACheckpointIsListedAtOnce(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	rewrite(t, dir, func(s *metal.Scope, tensors map[string]*metal.Array) {
+		delete(tensors, "model.layers.2.mlp.up_proj.weight")
+		delete(tensors, "model.layers.5.self_attn.q_norm.weight")
+		tensors["model.norm.weight"] = s.Zeros(metal.BFloat16, 7)
+		tensors["model.layers.9.what"] = s.Zeros(metal.BFloat16, 2)
+	})
+	err := loadError(t, dir)
+	var bad *engine.CheckpointError
+	require.ErrorAs(t, err, &bad)
+	require.Equal(t, []string{
+		"missing tensor model.layers.2.mlp.up_proj.weight [256 128]",
+		"missing tensor model.layers.5.self_attn.q_norm.weight [32]",
+		"tensor model.norm.weight has shape [7], want [128]",
+		"unknown tensor model.layers.9.what [2]",
+	}, bad.Problems)
+}
+
+func TestDamagedFoldersAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		want   string
+	}{
+		"truncated weights": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, "model.safetensors"), 2_000_000))
+		}, "truncated"},
+		"weights cut in the header": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(filepath.Join(dir, "model.safetensors"), 100))
+		}, "header of"},
+		"no weights": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "model.safetensors")))
+		}, "no model*.safetensors"},
+		"no config": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "config.json")))
+		}, "not a model folder"},
+		"no tokenizer": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "tokenizer.json")))
+		}, "tokenizer.json"},
+		"tokenizer is no JSON": {func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "tokenizer.json"), []byte("{"), 0o644))
+		}, "tokenizer"},
+		"config is no JSON": {func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644))
+		}, "config.json"},
+		"broken chat template": {func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("{% if %}"), 0o644))
+		}, "chat template"},
+		"unknown architecture": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["model_type"] = "rwkv9" })
+		}, `"rwkv9"`},
+		"unknown rope scaling": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_scaling"] = map[string]any{"rope_type": "yarn", "factor": 4} })
+		}, "yarn"},
+		"heads do not divide": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_key_value_heads"] = 3 })
+		}, "no multiple"},
+		"negative size": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["hidden_size"] = -1 })
+		}, "hidden_size -1"},
+		"other layer count": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 7 })
+		}, "missing tensor model.layers.6"},
+		"no model_type": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { delete(c, "model_type") })
+		}, "no model_type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := testenv.CopyModel(t)
+			c.damage(t, dir)
+			require.ErrorContains(t, loadError(t, dir), c.want)
+		})
+	}
+}
+
+func TestUnsupportedModelsAreTold(t *testing.T) {
+	require.NoError(t, Supported(testenv.Model(t)))
+	dir := testenv.CopyModel(t)
+	editConfig(t, dir, func(c map[string]any) { c["model_type"] = "rwkv9" })
+	require.ErrorIs(t, Supported(dir), engine.ErrUnsupported)
+	require.ErrorIs(t, loadError(t, dir), engine.ErrUnsupported)
+}
+
+// The text part of a multimodal checkpoint: nested config, prefixed names, tensors of a vision tower.
+func TestMultimodalCheckpointsLoadTheirTextPart(t *testing.T) {
+	plain := open(t)
+	want, _ := collect(t, plain, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 20 })
+	dir := testenv.CopyModel(t)
+	editConfig(t, dir, func(c map[string]any) {
+		text := map[string]any{}
+		for k, v := range c {
+			text[k] = v
+			if k != "eos_token_id" {
+				delete(c, k)
+			}
+		}
+		c["model_type"], c["text_config"] = "gemma3", text
+	})
+	rewrite(t, dir, func(s *metal.Scope, tensors map[string]*metal.Array) {
+		for name, a := range maps.Clone(tensors) {
+			delete(tensors, name)
+			tensors["language_model."+name] = a
+		}
+		tensors["vision_tower.x.weight"] = s.Zeros(metal.BFloat16, 2)
+	})
+	m, err := Load(t.Context(), dir)
+	require.NoError(t, err)
+	defer m.Close()
+	got, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 20 })
+	require.Equal(t, want, got)
+}
+
+func TestShardedCheckpointsLoad(t *testing.T) {
+	plain := open(t)
+	want, _ := collect(t, plain, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 10 })
+	dir := testenv.CopyModel(t)
+	path := filepath.Join(dir, "model.safetensors")
+	header, err := safetensors.ReadFile(path)
+	require.NoError(t, err)
+	for i, shard := range []string{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} {
+		require.NoError(t, os.CopyFS(filepath.Join(dir, "part"), os.DirFS(testenv.Model(t))))
+		rewrite(t, filepath.Join(dir, "part"), func(_ *metal.Scope, tensors map[string]*metal.Array) {
+			n := 0
+			for name := range header {
+				if len(name)%2 != i {
+					delete(tensors, name)
+					n++
+				}
+			}
+			require.Positive(t, n)
+		})
+		require.NoError(t, os.Rename(filepath.Join(dir, "part", "model.safetensors"), filepath.Join(dir, shard)))
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "part")))
+	}
+	require.NoError(t, os.Remove(path))
+	m, err := Load(t.Context(), dir)
+	require.NoError(t, err)
+	defer m.Close()
+	got, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 10 })
+	require.Equal(t, want, got)
+}
+
+func TestInfoDescribesTheModel(t *testing.T) {
+	m := open(t)
+	info := m.Info()
+	require.Equal(t, "gemma3_text", info.Architecture)
+	require.Equal(t, "bfloat16", info.DType)
+	require.Equal(t, 6, info.Layers)
+	require.Equal(t, 2048, info.ContextLength)
+	require.Equal(t, info.Parameters*2, info.WeightBytes)
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, info.WeightBytes, metrics.WeightBytes)
+	require.GreaterOrEqual(t, metrics.ActiveBytes, info.WeightBytes)
+}

@@ -1,0 +1,217 @@
+// Package parity compares the engines on the trained model: the native one in this process and real
+// mlx-lm in Python, on the same libmlx.
+package parity
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native"
+)
+
+func load(t *testing.T, engine mlx.Engine) mlx.TextModel {
+	t.Helper()
+	var options []mlx.LoadOption
+	if engine == mlx.EnginePython {
+		options = append(options, mlx.WithPython(testenv.Python(t)))
+	}
+	m, err := mlx.LoadModel(testenv.Model(t), append(options, mlx.WithEngine(engine))...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+func prompts(t *testing.T) []string {
+	texts := testenv.Texts(t)
+	var out []string
+	for i := range 50 {
+		text := texts[i*3]
+		out = append(out, text[:len(text)/2+i%3]) // some end within a word, some within a character
+	}
+	for i := range out {
+		out[i] = string([]rune(out[i])[:len([]rune(out[i]))-1])
+	}
+	return out
+}
+
+func ids(c mlx.Completion) []int32 {
+	var out []int32
+	for _, tok := range c.Tokens {
+		out = append(out, tok.ID)
+	}
+	return out
+}
+
+func TestGreedyTokensAreTheSame(t *testing.T) {
+	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
+	for _, prompt := range prompts(t) {
+		options := []mlx.GenerateOption{mlx.WithMaxTokens(200), mlx.WithIgnoreEOS(), mlx.WithLogProbs()}
+		a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
+		require.NoError(t, err)
+		b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
+		require.NoError(t, err)
+		require.Len(t, a.Tokens, 200)
+		require.Equal(t, ids(b), ids(a), prompt)
+		require.Equal(t, b, a, "text, log-probabilities and the rest, for %q", prompt)
+	}
+}
+
+func TestSampledTokensAreTheSameWithTheSameSeed(t *testing.T) {
+	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
+	for name, options := range map[string][]mlx.GenerateOption{
+		"temperature": {mlx.WithTemperature(1)},
+		"top-k":       {mlx.WithTemperature(1.3), mlx.WithTopK(7)},
+		"top-p":       {mlx.WithTemperature(0.9), mlx.WithTopP(0.8)},
+		"min-p":       {mlx.WithTemperature(1.5), mlx.WithMinP(0.1)},
+		"penalty":     {mlx.WithRepetitionPenalty(1.4), mlx.WithRepetitionContext(8)},
+		"all": {mlx.WithTemperature(1.2), mlx.WithTopK(50), mlx.WithTopP(0.95), mlx.WithMinP(0.01),
+			mlx.WithRepetitionPenalty(1.2), mlx.WithTopLogProbs(3)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options = append(options, mlx.WithSeed(99), mlx.WithMaxTokens(60), mlx.WithIgnoreEOS())
+			for _, prompt := range []string{"Where can I find", "Der Torwart", "Le serveur"} {
+				a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
+				require.NoError(t, err)
+				b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
+				require.NoError(t, err)
+				require.Equal(t, b, a, prompt)
+			}
+		})
+	}
+}
+
+func TestStopStringsEndBothEnginesAtTheSamePlace(t *testing.T) {
+	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
+	for _, stop := range []string{"e", " d", "der", "zzz", ". "} {
+		for _, prompt := range []string{"We could not find the", "Zeigen Sie mir"} {
+			options := []mlx.GenerateOption{mlx.WithStop(stop, "qqq"), mlx.WithMaxTokens(40), mlx.WithIgnoreEOS()}
+			a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
+			require.NoError(t, err)
+			b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
+			require.NoError(t, err)
+			require.Equal(t, b, a, "stop %q", stop)
+			require.NotContains(t, a.Text, stop)
+		}
+	}
+}
+
+func TestLabelsAreTheSameOnTheWholeHeldoutSet(t *testing.T) {
+	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
+	for name, labels := range map[string][]string{
+		"domains":                    testenv.Labels(t),
+		"labels of several tokens":   {"sports news", "cooking and food", "computer software", "law"},
+		"one label":                  {"sport"},
+		"labels that begin the same": {"sport", "sports", "sport in Spain"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			texts := testenv.Texts(t)
+			if name != "domains" {
+				texts = texts[60:90]
+			}
+			a, err := nat.Classify(t.Context(), texts, labels)
+			require.NoError(t, err)
+			b, err := py.Classify(t.Context(), texts, labels)
+			require.NoError(t, err)
+			largest := 0.0
+			for i := range texts {
+				require.Equal(t, b[i].Label, a[i].Label, texts[i])
+				for l := range labels {
+					largest = max(largest, math.Abs(a[i].Scores[l].Score-b[i].Scores[l].Score))
+				}
+			}
+			t.Logf("largest difference of a score: %.3g", largest)
+			// The engines batch differently, so passes have other shapes: bfloat16 rounds elsewhere.
+			require.Less(t, largest, 0.25)
+		})
+	}
+}
+
+func TestTokenizersAndTemplatesAreTheSame(t *testing.T) {
+	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
+	for _, text := range append(testenv.Texts(t)[:40], "", " ", "日本語 🏳️‍🌈", "<bos>x<end_of_turn>") {
+		for _, special := range []bool{true, false} {
+			a, err := nat.Tokenizer().Encode(t.Context(), text, special)
+			require.NoError(t, err)
+			b, err := py.Tokenizer().Encode(t.Context(), text, special)
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprint(b), fmt.Sprint(a), text)
+			textA, err := nat.Tokenizer().Decode(t.Context(), a)
+			require.NoError(t, err)
+			textB, err := py.Tokenizer().Decode(t.Context(), b)
+			require.NoError(t, err)
+			require.Equal(t, textB, textA)
+		}
+	}
+}
+
+// Both engines run the same libmlx. Where the ops and their order are the same, so are the bits.
+func TestEveryLayerIsBitEqual(t *testing.T) {
+	m, err := native.Load(t.Context(), testenv.Model(t))
+	require.NoError(t, err)
+	defer m.Close()
+	var prompts [][]int32
+	for i, text := range testenv.Texts(t)[:12] {
+		if i == 0 { // longer than the sliding window
+			for range 4 {
+				text += " " + text
+			}
+		}
+		ids, err := m.Encode(t.Context(), text, true)
+		require.NoError(t, err)
+		prompts = append(prompts, ids)
+	}
+	require.Greater(t, len(prompts[0]), 100)
+	file := filepath.Join(t.TempDir(), "trace.safetensors")
+	var count int
+	testenv.RunPython(t, "trace.py", prompts, &count, testenv.Model(t), file)
+	require.Equal(t, len(prompts), count)
+	want := readArrays(t, file)
+	for p, ids := range prompts {
+		trace, err := m.Trace(t.Context(), ids)
+		require.NoError(t, err)
+		require.Len(t, trace.Layers, 7)
+		for i, got := range trace.Layers {
+			requireBitEqual(t, want[fmt.Sprintf("%d.layer.%d", p, i)], got, "prompt %d, layer %d", p, i)
+		}
+		requireBitEqual(t, want[fmt.Sprintf("%d.logits", p)], trace.Logits, "prompt %d, logits", p)
+	}
+}
+
+func requireBitEqual(t *testing.T, want, got []float32, format string, args ...any) {
+	t.Helper()
+	require.Equal(t, len(want), len(got), format, args)
+	largest := 0.0
+	for i := range want {
+		largest = max(largest, math.Abs(float64(want[i]-got[i])))
+	}
+	require.Zero(t, largest, "largest difference; "+fmt.Sprintf(format, args...))
+}
+
+func readArrays(t *testing.T, file string) map[string][]float32 {
+	t.Helper()
+	lease, err := metal.Acquire()
+	require.NoError(t, err)
+	defer lease.Release(func() {})
+	out := map[string][]float32{}
+	var readErr error
+	require.NoError(t, lease.Do(context.Background(), func() {
+		s := lease.NewScope()
+		defer s.Close()
+		for name, a := range s.LoadSafetensors(file) {
+			var err error
+			if out[name], err = a.Floats(); err != nil {
+				readErr = err
+			}
+		}
+	}))
+	require.NoError(t, readErr)
+	return out
+}
