@@ -1,0 +1,168 @@
+package bridge
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// The test binary run again with FAKE_WORKER set is a worker with one fault. It is for faults only:
+// what a healthy worker does is tested with the real one.
+
+const fakeVariable = "FAKE_WORKER"
+
+func TestMain(m *testing.M) {
+	if fault := os.Getenv(fakeVariable); fault != "" {
+		runFake(fault)
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// fakeCommand starts the test binary as a worker with a fault.
+func fakeCommand(fault string) command {
+	return command{name: os.Args[0], env: append(os.Environ(), fakeVariable+"="+fault)}
+}
+
+type fields map[string]any
+
+func reply(m fields) {
+	if err := writeFrame(os.Stdout, m); err != nil {
+		os.Exit(9)
+	}
+}
+
+func hello(protocol int) {
+	reply(fields{"t": "hello", "id": 0, "pid": os.Getpid(), "versions": fields{"protocol": protocol, "mlx": "fake"}})
+}
+
+func token(id any, text string) fields {
+	return fields{"t": "token", "id": id, "token": 1, "text": text}
+}
+
+func runFake(fault string) {
+	switch fault {
+	case "dies at start":
+		fmt.Fprintln(os.Stderr, "ModuleNotFoundError: No module named 'mlx_lm'")
+		os.Exit(1)
+	case "never says hello":
+		time.Sleep(time.Hour)
+	case "prints on stdout":
+		fmt.Println("Downloading a model: 100%")
+		time.Sleep(time.Hour)
+	case "old version":
+		hello(0)
+		time.Sleep(time.Hour)
+	case "no hello":
+		reply(fields{"t": "token", "id": 1})
+		time.Sleep(time.Hour)
+	}
+	hello(protocolVersion)
+	if fault == "ignores SIGTERM" {
+		signal.Ignore(syscall.SIGTERM)
+	}
+	for {
+		m, err := readFake(os.Stdin)
+		if err != nil {
+			if fault == "ignores SIGTERM" {
+				time.Sleep(time.Hour)
+			}
+			return
+		}
+		serveFake(fault, m)
+	}
+}
+
+func readFake(r io.Reader) (fields, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	body := make([]byte, binary.BigEndian.Uint32(head[:]))
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, err
+	}
+	var m fields
+	return m, msgpack.Unmarshal(body, &m)
+}
+
+func serveFake(fault string, m fields) {
+	id := m["id"]
+	switch m["t"] {
+	case "load":
+		switch fault {
+		case "dies at load":
+			fmt.Fprintln(os.Stderr, "Segmentation fault in the loader")
+			os.Exit(139)
+		case "load without info":
+			reply(fields{"t": "result", "id": id})
+			return
+		}
+		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10}})
+	case "has_template":
+		reply(fields{"t": "result", "id": id, "value": false})
+	case "cancel":
+		fmt.Fprintln(os.Stderr, "cancelled")
+		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
+	case "generate":
+		generateFake(fault, id)
+	case "classify":
+		if fault == "too few scores" {
+			reply(fields{"t": "result", "id": id, "scores": [][]float64{{-1, -2}}})
+			return
+		}
+		reply(fields{"t": "result", "id": id, "scores": [][]float64{{-1}}})
+	}
+}
+
+func generateFake(fault string, id any) {
+	reply(token(id, "one "))
+	switch fault {
+	case "dies in mid-stream":
+		fmt.Fprintln(os.Stderr, "RuntimeError: out of memory")
+		os.Exit(1)
+	case "is killed":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "cuts a frame":
+		_, _ = os.Stdout.Write([]byte{0, 0, 0, 50, 1, 2, 3})
+		os.Exit(0)
+	case "garbage in mid-stream":
+		fmt.Print("Traceback (most recent call last):\n")
+		time.Sleep(time.Hour)
+	case "bad msgpack":
+		_, _ = os.Stdout.Write([]byte{0, 0, 0, 3, 0xc1, 0xc1, 0xc1})
+		time.Sleep(time.Hour)
+	case "sends too much":
+		for range 500 {
+			reply(token(id, "x"))
+		}
+		time.Sleep(time.Hour)
+	case "unknown message":
+		reply(fields{"t": "surprise", "id": id})
+		time.Sleep(time.Hour)
+	case "unknown finish":
+		reply(fields{"t": "token", "id": id, "finish": "bored"})
+	case "replies to nobody":
+		reply(token(77777, "lost"))
+		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
+	case "floods stderr":
+		line := strings.Repeat("noise ", 200) + "\n"
+		for range 20000 { // 24 MB
+			_, _ = os.Stderr.WriteString(line)
+		}
+		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
+	case "remote error":
+		reply(fields{"t": "error", "id": id, "code": "internal", "message": "ValueError: no", "traceback": "line 1"})
+	case "hangs", "ignores SIGTERM":
+	default:
+		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
+	}
+}

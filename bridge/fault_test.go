@@ -1,0 +1,224 @@
+package bridge
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// noLeaks checks at the end of the test that no goroutine, file descriptor or child is left.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
+	t.Cleanup(func() {
+		deadline := time.Now().Add(5 * time.Second)
+		for {
+			g, f, children := runtime.NumGoroutine(), openFiles(t), hasChildren()
+			if g <= goroutines && f <= fds && !children {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("leak: goroutines %d -> %d, files %d -> %d, children %v", goroutines, g, fds, f, children)
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/dev/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// hasChildren reports whether this process has a child, alive or not reaped.
+func hasChildren() bool {
+	var status syscall.WaitStatus
+	_, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+	return err != syscall.ECHILD
+}
+
+func generateAll(ctx context.Context, m *Model) (text string, err error) {
+	for tok, e := range m.Generate(ctx, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()) {
+		text += tok.Text
+		err = e
+	}
+	return text, err
+}
+
+func loadFake(t *testing.T, fault string) *Model {
+	t.Helper()
+	m, err := load(t.Context(), "/nowhere", Options{}, fakeCommand(fault))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+func TestWorkersThatNeverComeUp(t *testing.T) {
+	for fault, want := range map[string][]string{
+		"dies at start":     {"exit status 1", "No module named 'mlx_lm'", "pip install -r requirements.txt"},
+		"dies at load":      {"exit status 139", "Segmentation fault in the loader"},
+		"prints on stdout":  {"broken frame", "is something printing"},
+		"old version":       {"protocol 0, this program 1", "rebuild"},
+		"no hello":          {"broke the protocol", "want hello"},
+		"load without info": {"load without info"},
+	} {
+		t.Run(fault, func(t *testing.T) {
+			noLeaks(t)
+			_, err := load(t.Context(), "/nowhere", Options{Workers: 2}, fakeCommand(fault))
+			require.Error(t, err)
+			for _, part := range want {
+				require.ErrorContains(t, err, part)
+			}
+		})
+	}
+}
+
+func TestStartCanBeGivenUp(t *testing.T) {
+	noLeaks(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := load(ctx, "/nowhere", Options{}, fakeCommand("never says hello"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestMissingPrograms(t *testing.T) {
+	noLeaks(t)
+	_, err := load(t.Context(), "/nowhere", Options{}, command{name: "/no/such/python"})
+	require.ErrorIs(t, err, ErrWorkerStopped)
+	require.ErrorContains(t, err, "no such file")
+	_, err = FindPython("/no/such/python")
+	require.ErrorIs(t, err, ErrNoPython)
+	t.Setenv(PythonVariable, "/no/such/python")
+	_, err = FindPython("")
+	require.ErrorIs(t, err, ErrNoPython)
+	require.ErrorContains(t, err, PythonVariable)
+}
+
+func TestFaultsInMidStream(t *testing.T) {
+	for fault, want := range map[string][]string{
+		"dies in mid-stream":    {"exit status 1", "RuntimeError: out of memory"},
+		"is killed":             {"signal: killed", "memory ran out"},
+		"cuts a frame":          {"broken frame", "cut off in a frame of 50 bytes"},
+		"garbage in mid-stream": {"broken frame"},
+		"bad msgpack":           {"broken frame", "msgpack"},
+		"sends too much":        {"broke the protocol", "ahead of request"},
+		"unknown message":       {"broke the protocol", "surprise"},
+	} {
+		t.Run(fault, func(t *testing.T) {
+			noLeaks(t)
+			m := loadFake(t, fault)
+			text, err := generateAll(t.Context(), m)
+			require.ErrorIs(t, err, ErrWorkerStopped)
+			require.True(t, strings.HasPrefix(text, "one "), "what came before the fault arrived: %q", text)
+			for _, part := range want {
+				require.ErrorContains(t, err, part)
+			}
+			// The next request gets a new worker.
+			text, err = generateAll(t.Context(), m)
+			require.ErrorIs(t, err, ErrWorkerStopped)
+			require.True(t, strings.HasPrefix(text, "one "))
+		})
+	}
+}
+
+func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
+	for fault, want := range map[string]string{
+		"remote error":   "ValueError: no",
+		"unknown finish": "finish reason \"bored\"",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			noLeaks(t)
+			m := loadFake(t, fault)
+			for range 2 {
+				_, err := generateAll(t.Context(), m)
+				require.ErrorContains(t, err, want)
+				require.NotErrorIs(t, err, ErrWorkerStopped)
+			}
+			require.Equal(t, 1, m.pool.workers())
+		})
+	}
+}
+
+func TestFaultsThatDoNotMatter(t *testing.T) {
+	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy"} {
+		t.Run(fault, func(t *testing.T) {
+			noLeaks(t)
+			m := loadFake(t, fault)
+			text, err := generateAll(t.Context(), m)
+			require.NoError(t, err)
+			require.Equal(t, "one two", text)
+		})
+	}
+}
+
+func TestTooFewScoresAreAnError(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "too few scores")
+	o := engine.ClassifyOptions{Labels: []string{"a", "b"}, Prompt: engine.DefaultLabelPrompt}
+	_, err := m.Classify(t.Context(), []string{"x", "y", "z"}, o)
+	require.ErrorContains(t, err, "scores for 1 texts, want 3")
+}
+
+func TestHangingWorkersDoNotHangTheirCallers(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "hangs")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := generateAll(ctx, m)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), 2*time.Second)
+}
+
+func TestCloseEndsStreamsAndStubbornProcesses(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "ignores SIGTERM")
+	result := make(chan error)
+	go func() {
+		_, err := generateAll(context.Background(), m)
+		result <- err
+	}()
+	require.Eventually(t, func() bool { return m.active.Load() == 1 }, time.Second, time.Millisecond)
+	require.NoError(t, m.Close())
+	require.ErrorIs(t, <-result, engine.ErrClosed)
+	require.NoError(t, m.Close())
+	_, err := generateAll(t.Context(), m)
+	require.ErrorIs(t, err, engine.ErrClosed)
+}
+
+func TestTailKeepsTheLastLines(t *testing.T) {
+	var log tail
+	for i := range 5000 {
+		_, _ = log.Write([]byte(strings.Repeat("x", i%50) + "\n"))
+	}
+	_, _ = log.Write([]byte("10%\r50%\r100%\nlast\r\n"))
+	lines := strings.Split(log.String(), "\n")
+	require.Len(t, lines, tailLines)
+	require.Equal(t, "last", lines[len(lines)-1])
+	require.Equal(t, "100%", lines[len(lines)-2], "what a carriage return overwrote is gone")
+	require.LessOrEqual(t, len(log.data), tailBytes)
+}
+
+func TestWorkersGetAMinimalEnvironment(t *testing.T) {
+	t.Setenv("SECRET_TOKEN", "x")
+	t.Setenv("HF_HUB_OFFLINE", "0")
+	t.Setenv("MLX_TEST", "y")
+	env := environment("/w")
+	joined := strings.Join(env, "\n")
+	require.NotContains(t, joined, "SECRET_TOKEN")
+	require.NotContains(t, joined, "HF_HUB_OFFLINE=0")
+	require.Contains(t, env, "HF_HUB_OFFLINE=1")
+	require.Contains(t, env, "MLX_TEST=y")
+	require.Contains(t, joined, "PYTHONPATH=/w")
+}

@@ -1,0 +1,113 @@
+package bridge
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+func frame(body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+}
+
+func TestFramesRoundTrip(t *testing.T) {
+	var buffer bytes.Buffer
+	require.NoError(t, writeFrame(&buffer, fields{"t": "token", "id": 7, "text": "é", "top": [][]any{{3, -0.5}}}))
+	require.NoError(t, writeFrame(&buffer, fields{"t": "result", "id": 8, "scores": [][]float64{{-1, -2}}}))
+	m, err := readFrame(&buffer)
+	require.NoError(t, err)
+	require.Equal(t, "token", m.Type)
+	require.EqualValues(t, 7, m.ID)
+	require.Equal(t, "é", m.Text)
+	require.Equal(t, []topLP{{ID: 3, LogProb: -0.5}}, m.Top)
+	m, err = readFrame(&buffer)
+	require.NoError(t, err)
+	require.Equal(t, [][]float64{{-1, -2}}, m.Scores)
+	_, err = readFrame(&buffer)
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestBrokenFramesAreRefused(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"cut in the length": {0, 0},
+		"cut in the body":   {0, 0, 0, 9, 0x80},
+		"oversize":          {0xff, 0xff, 0xff, 0xff},
+		"one too large":     binary.BigEndian.AppendUint32(nil, MaxFrame+1),
+		"not a map":         frame([]byte{0x93, 1, 2, 3}),
+		"wrong type":        frame([]byte{0x81, 0xa1, 't', 0x05}),
+		"empty body":        frame(nil),
+		"text":              []byte("Loading model...\n"),
+	} {
+		_, err := readFrame(bytes.NewReader(b))
+		require.ErrorIs(t, err, ErrFrame, name)
+	}
+}
+
+func TestOversizeFramesAreNotSent(t *testing.T) {
+	var buffer bytes.Buffer
+	require.ErrorIs(t, writeFrame(&buffer, fields{"text": strings.Repeat("x", MaxFrame)}), ErrFrame)
+	require.Zero(t, buffer.Len())
+}
+
+// Golden frames: what this side sends must be what Python reads, and the other way round
+// (tests/python/test_worker.py reads the same file).
+func TestGoldenFrames(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(testenv.Root(), "tests", "golden", "frames.txt"))
+	require.NoError(t, err)
+	sent := map[string]any{
+		"cancel":   &bareRequest{head{Type: "cancel", ID: 3}},
+		"credit":   &creditRequest{head{Type: "credit", ID: 3}, 32},
+		"load":     &loadRequest{head: head{Type: "load", ID: 1}, Path: "/m", TrustRemoteCode: false},
+		"encode":   &encodeRequest{head: head{Type: "encode", ID: 4}, Text: "é", Special: true},
+		"classify": &classifyRequest{head: head{Type: "classify", ID: 5}, From: 2, Texts: []string{"a"}, Labels: []string{"x", "y"}},
+	}
+	seen := 0
+	for line := range strings.Lines(string(data)) {
+		direction, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, code, _ := strings.Cut(rest, " ")
+		want, err := hex.DecodeString(code)
+		require.NoError(t, err)
+		switch direction {
+		case "go":
+			var buffer bytes.Buffer
+			require.NoError(t, writeFrame(&buffer, sent[name]), name)
+			require.Equal(t, want, buffer.Bytes(), "%s: %x", name, buffer.Bytes())
+			seen++
+		case "python":
+			m, err := readFrame(bytes.NewReader(want))
+			require.NoError(t, err)
+			require.Equal(t, name, m.Type)
+			seen++
+		}
+	}
+	require.Equal(t, 8, seen)
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add(frame([]byte{0x80}))
+	f.Add(frame([]byte{0x82, 0xa1, 't', 0xa5, 't', 'o', 'k', 'e', 'n', 0xa2, 'i', 'd', 0x07}))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		for {
+			_, err := readFrame(r)
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, io.EOF) && !errors.Is(err, ErrFrame) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+	})
+}

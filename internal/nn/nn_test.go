@@ -1,0 +1,215 @@
+package nn
+
+import (
+	"context"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// run runs fn on an owner thread and checks that no handle and no byte outlives it. fn must not end the
+// goroutine, so it returns what to check afterwards.
+func run(t *testing.T, fn func(l *metal.Lease, s *metal.Scope)) {
+	t.Helper()
+	l, err := metal.Acquire()
+	require.NoError(t, err)
+	before, err := metal.ReadMemory()
+	require.NoError(t, err)
+	handles := metal.LiveArrays()
+	require.NoError(t, l.Do(context.Background(), func() {
+		s := l.NewScope()
+		defer s.Close()
+		fn(l, s)
+	}))
+	require.NoError(t, l.Release(func() {}))
+	after, err := metal.ReadMemory()
+	require.NoError(t, err)
+	require.Equal(t, handles, metal.LiveArrays())
+	require.Equal(t, before.Active, after.Active)
+}
+
+func values(t *testing.T, a *metal.Array) []float32 {
+	t.Helper()
+	v, err := a.Floats()
+	require.NoError(t, err)
+	return v
+}
+
+const dim = 4
+
+// positions is keys for positions from..from+n: every element is its position.
+func positions(s *metal.Scope, from, n int) *metal.Array {
+	v := make([]float32, n*dim)
+	for i := range v {
+		v[i] = float32(from + i/dim)
+	}
+	return s.FromFloats(v, 1, 1, n, dim)
+}
+
+// held is the position that each slot of returned keys stands for.
+func held(t *testing.T, a *metal.Array) []int {
+	t.Helper()
+	var out []int
+	for i, v := range values(t, a) {
+		if i%dim == 0 {
+			out = append(out, int(v))
+		}
+	}
+	return out
+}
+
+// visible applies a mask and tells, for each query, the positions it may attend to.
+func visible(t *testing.T, s *metal.Scope, mask metal.Mask, slots []int, queries int) []map[int]bool {
+	t.Helper()
+	out := make([]map[int]bool, queries)
+	var bits []int64
+	if mask.Array != nil {
+		var err error
+		bits, err = mask.Array.Ints()
+		require.NoError(t, err)
+		require.Len(t, bits, queries*len(slots), "mask covers the keys returned")
+	}
+	for q := range queries {
+		out[q] = map[int]bool{}
+		for k, position := range slots {
+			see := true
+			switch {
+			case bits != nil:
+				see = bits[q*len(slots)+k] != 0
+			case mask.Causal:
+				see = k <= len(slots)-queries+q
+			}
+			if see {
+				out[q][position] = true
+			}
+		}
+	}
+	return out
+}
+
+func TestCachesShowEveryQueryExactlyItsWindow(t *testing.T) {
+	const window = 8
+	plans := [][]int{
+		{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+		{5, 1, 1, 1, 1, 1, 1, 1, 1},
+		{20, 1, 1, 3, 1},
+		{3, 4, 5, 6, 1, 1, 9, 2, 1},
+		{8, 1, 8, 1}, {7, 1, 1}, {1, 7, 1, 1}, {9, 9, 9},
+	}
+	for _, plan := range plans {
+		run(t, func(_ *metal.Lease, s *metal.Scope) {
+			for name, c := range map[string]struct {
+				cache  KVCache
+				window int
+			}{
+				"full": {NewFullCache(), math.MaxInt}, "rotating": {NewRotatingCache(window), window},
+			} {
+				at := 0
+				for _, n := range plan {
+					step := s.Child()
+					require.Equal(t, at, c.cache.Offset())
+					mask := c.cache.Mask(step, n)
+					k, v := c.cache.Update(step, positions(step, at, n), positions(step, at+1000, n))
+					slots := held(t, k)
+					for i, p := range held(t, v) {
+						require.Equal(t, slots[i]+1000, p, "keys and values keep together")
+					}
+					for q, saw := range visible(t, step, mask, slots, n) {
+						want := map[int]bool{}
+						for p := max(0, at+q-c.window+1); p <= at+q; p++ {
+							want[p] = true
+						}
+						require.Equal(t, want, saw, "%s %v: query at %d", name, plan, at+q)
+					}
+					at += n
+					require.NoError(t, step.Err())
+					require.NoError(t, step.Close())
+				}
+				require.Len(t, c.cache.Arrays(), 2)
+				require.Positive(t, c.cache.Bytes())
+				require.NoError(t, c.cache.Free())
+				require.Zero(t, c.cache.Bytes())
+			}
+		})
+	}
+}
+
+func TestFullCacheGrowsByBlocks(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		c := NewFullCache()
+		at := 0
+		for _, n := range []int{200, 100, 1, 300, 1} {
+			k, _ := c.Update(s, positions(s, at, n), positions(s, at, n))
+			at += n
+			require.Equal(t, at, k.Dim(2))
+			require.Less(t, c.keys.Dim(2)-at, growBy)
+		}
+		got := held(t, s.Slice(c.keys, 2, 0, at))
+		for i, p := range got {
+			require.Equal(t, i, p)
+		}
+		require.NoError(t, c.Free())
+	})
+}
+
+func TestRotatingCacheNeverHoldsMoreThanItMust(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		c := NewRotatingCache(16)
+		for at := range 100 {
+			step := s.Child()
+			k, _ := c.Update(step, positions(step, at, 1), positions(step, at, 1))
+			require.LessOrEqual(t, k.Dim(2), 16)
+			require.NoError(t, step.Eval(c.Arrays()...))
+			require.NoError(t, step.Close())
+		}
+		require.Equal(t, 100, c.Offset())
+		require.EqualValues(t, 2*16*dim*4, c.Bytes())
+		require.NoError(t, c.Free())
+	})
+}
+
+func TestGELUApproxFollowsItsFormula(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		in := []float32{-4, -1, -0.1, 0, 0.3, 2, 6}
+		got := values(t, GELUApprox(s, s.FromFloats(in, len(in))))
+		for i, v := range in {
+			x := float64(v)
+			require.InDelta(t, 0.5*x*(1+math.Tanh(math.Sqrt(2/math.Pi)*(x+0.044715*x*x*x))), got[i], 1e-5)
+		}
+		silu := values(t, SiLU(s, s.FromFloats(in, len(in))))
+		for i, v := range in {
+			require.InDelta(t, float64(v)/(1+math.Exp(-float64(v))), silu[i], 1e-5)
+		}
+	})
+}
+
+func TestCausalMask(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		got, err := CausalMask(s, 3, 2, 2).Ints()
+		require.NoError(t, err)
+		require.Equal(t, []int64{
+			0, 1, 1, 0, 0,
+			0, 0, 1, 1, 0,
+			0, 0, 0, 1, 1,
+		}, got)
+	})
+}
+
+func TestLinearAndEmbeddingAgreeWithTheirDequantisedSelves(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		q := metal.Quantization{GroupSize: 32, Bits: 4}
+		w := s.Normal(metal.Float32, 1, s.RandomKey(1), 6, 64)
+		packed, scales, biases := s.Quantize(w, q)
+		plain := s.Dequantize(packed, scales, biases, q)
+		x := s.Normal(metal.Float32, 1, s.RandomKey(2), 3, 64)
+		require.InDeltaSlice(t, values(t, NewLinear(s, plain).Apply(s, x)),
+			values(t, NewQuantizedLinear(packed, scales, biases, q).Apply(s, x)), 1e-3)
+		ids := s.FromInts([]int32{5, 0, 5}, 3)
+		a, b := NewEmbedding(s, plain), NewQuantizedEmbedding(packed, scales, biases, q)
+		require.InDeltaSlice(t, values(t, a.Lookup(s, ids)), values(t, b.Lookup(s, ids)), 1e-6)
+		require.InDeltaSlice(t, values(t, a.AsLinear(s, x)), values(t, b.AsLinear(s, x)), 1e-3)
+	})
+}
