@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	cmd := rootCommand()
+	var out, errOut bytes.Buffer
+	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetOut(&out)
+	cmd.SetErr(&errOut)
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), errOut.String(), err
+}
+
+func labels() string { return filepath.Join(testenv.Root(), "tests", "corpus", "labels.txt") }
+
+func TestBothEnginesPrintTheSameClassification(t *testing.T) {
+	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
+	input := strings.Join(testenv.Texts(t)[:30], "\n") + "\n\n"
+	outputs := map[string]string{}
+	for _, engine := range []string{"native", "python"} {
+		out, errOut, err := run(t, input, "classify", "--model", testenv.Model(t), "--labels", labels(), "--engine", engine)
+		require.NoError(t, err)
+		require.Contains(t, errOut, engine+" engine")
+		require.Contains(t, errOut, "30 texts")
+		outputs[engine] = out
+	}
+	require.Equal(t, outputs["python"], outputs["native"])
+	lines := strings.Split(strings.TrimSpace(outputs["native"]), "\n")
+	require.Len(t, lines, 30)
+	require.Regexp(t, `^commerce +[01]\.\d{3}  [01]\.\d{3}  Sold out: this colour`, lines[1])
+}
+
+func TestClassifyJSON(t *testing.T) {
+	out, _, err := run(t, "sport\tThe goalkeeper saved a penalty\nfood\tBake the cake\n",
+		"classify", "-q", "-m", testenv.Model(t), "-l", labels(), "--json", "--scores", "--labelled")
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	require.Len(t, lines, 2)
+	var first struct {
+		Line                  int
+		Text, Expected, Label string
+		Probability, Margin   float64
+		Scores                []mlx.LabelScore
+	}
+	require.NoError(t, json.Unmarshal([]byte(lines[0]), &first))
+	require.Equal(t, "sport", first.Label)
+	require.Equal(t, "sport", first.Expected)
+	require.Equal(t, "The goalkeeper saved a penalty", first.Text)
+	require.Equal(t, 1, first.Line)
+	require.Len(t, first.Scores, 8)
+	require.Greater(t, first.Probability, first.Margin)
+}
+
+func TestLabelledInputGivesTheAccuracy(t *testing.T) {
+	_, errOut, err := run(t, "sport\tThe goalkeeper saved a penalty\nlegal\tBake the chocolate cake\n",
+		"classify", "-m", testenv.Model(t), "-l", labels(), "--labelled")
+	require.NoError(t, err)
+	require.Contains(t, errOut, "accuracy 50.0% (1 of 2)")
+}
+
+func TestGenerate(t *testing.T) {
+	out, errOut, err := run(t, "", "generate", "-m", testenv.Model(t), "-n", "5", "Where can I find")
+	require.NoError(t, err)
+	require.NotEmpty(t, strings.TrimSpace(out))
+	require.Contains(t, errOut, "ended by")
+	out, _, err = run(t, "Classify the text. Answer with one of: sport, food.\n\nText: Bake the cake\n", "generate", "-q", "-m", testenv.Model(t), "--chat")
+	require.NoError(t, err)
+	require.Equal(t, "food\n", out)
+	out, _, err = run(t, "", "generate", "-q", "-m", testenv.Model(t), "-n", "3", "--json", "--top-logprobs", "2", "Where")
+	require.NoError(t, err)
+	for line := range strings.Lines(out) {
+		var token struct {
+			ID  int
+			Top []struct{ ID int }
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &token))
+		require.Len(t, token.Top, 2)
+		require.Equal(t, token.ID, token.Top[0].ID)
+	}
+}
+
+func TestInfo(t *testing.T) {
+	out, _, err := run(t, "", "info", "-m", testenv.Model(t))
+	require.NoError(t, err)
+	require.Contains(t, out, "gemma3_text")
+	require.Contains(t, out, "native (the native engine supports this architecture)")
+}
+
+func TestMistakesGetClearErrors(t *testing.T) {
+	model := testenv.Model(t)
+	empty := filepath.Join(t.TempDir(), "labels")
+	require.NoError(t, os.WriteFile(empty, nil, 0o644))
+	for name, c := range map[string]struct {
+		stdin string
+		args  []string
+		want  string
+		usage bool
+	}{
+		"no model":      {"", []string{"info", "-m", "/no/such"}, "not a model folder", false},
+		"no labels":     {"x\n", []string{"classify", "-m", model, "-l", "/no/such"}, "labels:", false},
+		"empty labels":  {"x\n", []string{"classify", "-m", model, "-l", empty}, "no labels", false},
+		"bad UTF-8":     {"ok\n\xff\n", []string{"classify", "-m", model, "-l", labels()}, "line 2", false},
+		"no tab":        {"sport\n", []string{"classify", "-m", model, "-l", labels(), "--labelled"}, "line 1: no tab", false},
+		"endless line":  {strings.Repeat("x", maxLine+1), []string{"classify", "-m", model, "-l", labels()}, "too long", false},
+		"huge text":     {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
+		"unknown flag":  {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
+		"scores alone":  {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
+		"system alone":  {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
+		"bad top-p":     {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
+		"native option": {"", []string{"info", "-m", model, "-e", "native", "--workers", "2"}, "option WithWorkers", false},
+	} {
+		_, _, err := run(t, c.stdin, c.args...)
+		require.ErrorContains(t, err, c.want, name)
+		var usage usageError
+		require.Equal(t, c.usage, errors.As(err, &usage), name)
+	}
+}
