@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-race test-long test-python test-rust fuzz bench models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-long fuzz bench models lint clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -64,3 +64,81 @@ $(CLI): $(LIBS) $(GO_SRC)
 	@$(GO) build -o $@ ./cmd/go-mlx
 
 build: $(CLI)
+
+# --- demo ------------------------------------------------------------------------------------------
+LABELS  := tests/corpus/labels.txt
+HELDOUT := tests/corpus/heldout.tsv
+
+demo: build
+	@echo
+	@echo "==> Held-out sentences, classified by the native engine"
+	@awk 'NR % 13 == 1' $(HELDOUT) | cut -f3 > build/demo.txt
+	@$(CLI) classify --model $(MODEL) --labels $(LABELS) < build/demo.txt | tee build/demo.native
+	@echo
+	@echo "==> The same by mlx-lm in a Python worker"
+	@$(CLI) classify --model $(MODEL) --labels $(LABELS) --engine python < build/demo.txt > build/demo.python
+	@cmp -s build/demo.native build/demo.python && echo "every label, probability and margin is the same" || { echo "the engines disagree:"; diff build/demo.native build/demo.python; exit 1; }
+	@echo
+	@echo "==> Accuracy on all $$(wc -l < $(HELDOUT)) held-out sentences (English, German, French, Spanish)"
+	@cut -f2,3 $(HELDOUT) | $(CLI) classify --model $(MODEL) --labels $(LABELS) --labelled > /dev/null
+	@echo "baselines, trained on the same corpus:"
+	@$(VPYTHON) tests/models/baseline.py
+	@echo
+	@echo "==> Streaming text, native and python"
+	@for engine in native python; do $(CLI) generate --quiet --engine $$engine --model $(MODEL) --max-tokens 24 "Where can I find"; done
+
+# --- tests -----------------------------------------------------------------------------------------
+GOTEST := $(GO) test -count=1 -timeout 20m
+
+test: build lint test-go test-race test-python test-rust fuzz
+	@echo "all tests passed"
+
+test-go: build
+	@echo "==> Go tests"
+	@$(GOTEST) ./...
+
+# Where goroutines meet: the worker pool, the owner threads and the public API over both.
+test-race: build
+	@echo "==> Go tests with the race detector"
+	@$(GOTEST) -race . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer
+	@$(GOTEST) -race -run 'Close|Company|Ended|Cancel' ./native
+
+test-python: build
+	@echo "==> Python tests"
+	@$(VPYTHON) -m unittest discover -s tests/python
+
+test-rust: tools
+	@echo "==> Rust tests"
+	@$(CARGO) test --quiet --release --locked --manifest-path internal/tokenizer/rust/Cargo.toml --target-dir build/rust
+
+# Bounded: long enough to notice a decoder that fails on what is near its seeds.
+FUZZTIME ?= 10s
+fuzz: build
+	@echo "==> Fuzzing, $(FUZZTIME) each"
+	@$(GOTEST) -run '^$$' -fuzz FuzzReadFrame -fuzztime $(FUZZTIME) ./bridge
+	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
+	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
+
+# Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.
+test-long: build
+	@$(GOTEST) -timeout 2h -tags long -run FullShapes -v ./tests/parity
+
+bench: build
+	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/metal
+	@$(GO) run ./tests/compare
+
+lint: build
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@$(GO) vet ./...
+	@$(GO) vet -tags long ./tests/parity
+	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
+
+# Trains tests/models/domains anew; README says what it needs.
+models: build
+	@$(VPYTHON) tests/models/train_domains.py
+
+clean:
+	@rm -rf bin build/mlx-c build/lib build/include build/rust build/*.log build/demo.*
+
+distclean: clean
+	@rm -rf build $(VENV)

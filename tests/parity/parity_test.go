@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,26 +19,28 @@ import (
 )
 
 func load(t *testing.T, engine mlx.Engine) mlx.TextModel {
+	return loadFrom(t, testenv.Model(t), engine)
+}
+
+func loadFrom(t *testing.T, dir string, engine mlx.Engine) mlx.TextModel {
 	t.Helper()
 	var options []mlx.LoadOption
 	if engine == mlx.EnginePython {
 		options = append(options, mlx.WithPython(testenv.Python(t)))
 	}
-	m, err := mlx.LoadModel(testenv.Model(t), append(options, mlx.WithEngine(engine))...)
+	m, err := mlx.LoadModel(dir, append(options, mlx.WithEngine(engine))...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
 }
 
+// prompts are beginnings of held-out sentences; some end within a word.
 func prompts(t *testing.T) []string {
 	texts := testenv.Texts(t)
-	var out []string
-	for i := range 50 {
-		text := texts[i*3]
-		out = append(out, text[:len(text)/2+i%3]) // some end within a word, some within a character
-	}
+	out := make([]string, 50)
 	for i := range out {
-		out[i] = string([]rune(out[i])[:len([]rune(out[i]))-1])
+		runes := []rune(texts[i*3])
+		out[i] = string(runes[:len(runes)/2+i%3])
 	}
 	return out
 }
@@ -154,30 +157,35 @@ func TestTokenizersAndTemplatesAreTheSame(t *testing.T) {
 
 // Both engines run the same libmlx. Where the ops and their order are the same, so are the bits.
 func TestEveryLayerIsBitEqual(t *testing.T) {
-	m, err := native.Load(t.Context(), testenv.Model(t))
+	requireEqualLayers(t, testenv.Model(t), 7, testenv.Texts(t)[:12])
+}
+
+// requireEqualLayers compares every layer's states and the logits of a model; the first text is made
+// longer than the sliding window.
+func requireEqualLayers(t *testing.T, dir string, states int, texts []string) {
+	t.Helper()
+	m, err := native.Load(t.Context(), dir)
 	require.NoError(t, err)
 	defer m.Close()
 	var prompts [][]int32
-	for i, text := range testenv.Texts(t)[:12] {
-		if i == 0 { // longer than the sliding window
-			for range 4 {
-				text += " " + text
-			}
+	for i, text := range texts {
+		if i == 0 {
+			text = strings.Repeat(text+" ", 8)
 		}
 		ids, err := m.Encode(t.Context(), text, true)
 		require.NoError(t, err)
 		prompts = append(prompts, ids)
 	}
-	require.Greater(t, len(prompts[0]), 100)
+	require.Greater(t, len(prompts[0]), 80)
 	file := filepath.Join(t.TempDir(), "trace.safetensors")
 	var count int
-	testenv.RunPython(t, "trace.py", prompts, &count, testenv.Model(t), file)
+	testenv.RunPython(t, "trace.py", prompts, &count, dir, file)
 	require.Equal(t, len(prompts), count)
 	want := readArrays(t, file)
 	for p, ids := range prompts {
 		trace, err := m.Trace(t.Context(), ids)
 		require.NoError(t, err)
-		require.Len(t, trace.Layers, 7)
+		require.Len(t, trace.Layers, states)
 		for i, got := range trace.Layers {
 			requireBitEqual(t, want[fmt.Sprintf("%d.layer.%d", p, i)], got, "prompt %d, layer %d", p, i)
 		}

@@ -1,0 +1,119 @@
+// Command compare measures the engines side by side: the same model and inputs, rounds interleaved,
+// medians and their ratio as a Markdown table. `make bench` runs it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+func main() {
+	model := flag.String("model", "tests/models/domains", "model folder")
+	data := flag.String("texts", "tests/corpus/heldout.tsv", "lines of LANGUAGE<tab>LABEL<tab>TEXT")
+	labels := flag.String("labels", "tests/corpus/labels.txt", "labels file")
+	cli := flag.String("cli", "bin/go-mlx", "the command line, for start-up times")
+	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
+	flag.Parse()
+	if err := run(context.Background(), *model, *data, *labels, *cli, *rounds); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+// engines are measured in this order in every round; the ratio is the second's time over the first's.
+var engines = []mlx.Engine{mlx.EngineNative, mlx.EnginePython}
+
+type work struct {
+	name string
+	run  func(ctx context.Context, e mlx.Engine, m mlx.TextModel) error
+}
+
+func run(ctx context.Context, model, data, labelsFile, cli string, rounds int) error {
+	texts, err := readTexts(data)
+	if err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(labelsFile)
+	if err != nil {
+		return err
+	}
+	labels := strings.Fields(string(raw))
+	models := map[mlx.Engine]mlx.TextModel{}
+	for _, e := range engines {
+		m, err := mlx.LoadModel(model, mlx.WithEngine(e))
+		if err != nil {
+			return err
+		}
+		defer m.Close()
+		models[e] = m
+	}
+	generate := func(prompt string, n int) func(context.Context, mlx.Engine, mlx.TextModel) error {
+		return func(ctx context.Context, _ mlx.Engine, m mlx.TextModel) error {
+			_, err := mlx.Collect(m.Generate(ctx, prompt, mlx.WithMaxTokens(n), mlx.WithIgnoreEOS()))
+			return err
+		}
+	}
+	classify := func(texts []string) func(context.Context, mlx.Engine, mlx.TextModel) error {
+		return func(ctx context.Context, _ mlx.Engine, m mlx.TextModel) error {
+			_, err := m.Classify(ctx, texts, labels)
+			return err
+		}
+	}
+	works := []work{
+		{fmt.Sprintf("classify %d texts, one call", len(texts)), classify(texts)},
+		{"classify 1 text", classify(texts[:1])},
+		{"generate 200 tokens", generate("Where can I find", 200)},
+		{"first token of a 1,500-token prompt", generate(strings.Repeat("Where can I find it? ", 214), 1)},
+		{"process start to first label", func(ctx context.Context, e mlx.Engine, _ mlx.TextModel) error {
+			cmd := exec.CommandContext(ctx, cli, "classify", "-q", "-m", model, "-l", labelsFile, "-e", string(e))
+			cmd.Stdin = strings.NewReader(texts[0] + "\n")
+			return cmd.Run()
+		}},
+	}
+	fmt.Printf("| work | native | python | python / native |\n|---|---|---|---|\n")
+	for _, w := range works {
+		times := map[mlx.Engine][]time.Duration{}
+		for round := range rounds + 1 {
+			for _, e := range engines {
+				start := time.Now()
+				if err := w.run(ctx, e, models[e]); err != nil {
+					return fmt.Errorf("%s, %s: %w", w.name, e, err)
+				}
+				if round > 0 { // the first round warms up
+					times[e] = append(times[e], time.Since(start))
+				}
+			}
+		}
+		native, python := median(times[mlx.EngineNative]), median(times[mlx.EnginePython])
+		fmt.Printf("| %s | %s | %s | %.2f |\n", w.name, show(native), show(python), float64(python)/float64(native))
+	}
+	return nil
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+func show(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1e3) }
+
+func readTexts(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
+		texts = append(texts, fields[len(fields)-1])
+	}
+	return texts, nil
+}

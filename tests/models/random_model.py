@@ -1,0 +1,124 @@
+"""Makes a model folder of a real model's shape with random weights from a seed.
+
+    python tests/models/random_model.py gemma3-1b OUT [--layers N] [--bits 4|8] [--shards N] [--seed S]
+
+Saved by mlx-lm itself, so quantised and sharded folders look as its converter leaves them. The
+tokenizer is the trained domain model's; ids beyond its vocabulary have no text.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm import utils
+from mlx_lm.utils import quantize_model, save_config, save_model
+
+TOKENIZER = Path(__file__).with_name("domains")
+
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 262144,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+    "query_pre_attn_scalar": 256,
+    "sliding_window_pattern": 6,
+    "max_position_embeddings": 32768,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+LONG = {"max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+
+
+def multimodal(text):
+    """The larger Gemma 3 models come with a vision part, of which mlx-lm keeps the config's form."""
+    return {"model_type": "gemma3", "vocab_size": text["vocab_size"], "text_config": text}
+
+
+def dims(hidden, layers, mlp, heads, kv_heads, head_dim, **rest):
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "intermediate_size": mlp,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        **rest,
+    }
+
+
+PRESETS = {
+    "gemma3-1b": GEMMA3 | dims(1152, 26, 6912, 4, 1, 256, sliding_window=512),
+    "gemma3-4b": multimodal(GEMMA3 | LONG | dims(2560, 34, 10240, 8, 4, 256, sliding_window=1024)),
+    "gemma3-27b": multimodal(
+        GEMMA3 | LONG | dims(5376, 62, 21504, 32, 16, 128, sliding_window=1024, query_pre_attn_scalar=168)
+    ),
+    # Everything of the large ones in a size that tests can afford.
+    "gemma3-small": multimodal(
+        GEMMA3
+        | LONG
+        | dims(256, 7, 512, 4, 2, 64, sliding_window=48, sliding_window_pattern=3, vocab_size=4608, query_pre_attn_scalar=40)
+    ),
+    "qwen3-8b": {
+        "model_type": "qwen3",
+        "rms_norm_eps": 1e-6,
+        "vocab_size": 151936,
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": False,
+    }
+    | dims(4096, 36, 12288, 32, 8, 128),
+}
+
+
+def split(weights, count):
+    """About equal shards, by bytes."""
+    limit = sum(v.nbytes for v in weights.values()) / count
+    shards, size = [{}], 0
+    for name, value in weights.items():
+        if size >= limit and len(shards) < count:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value
+        size += value.nbytes
+    return shards
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("preset", choices=sorted(PRESETS))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layers", type=int, help="fewer layers than the real model has")
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantise")
+    parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+
+    config = PRESETS[args.preset] | {"eos_token_id": [1, 5], "torch_dtype": "bfloat16"}
+    if args.layers:
+        (config.get("text_config") or config)["num_hidden_layers"] = args.layers
+    mx.random.seed(args.seed)
+    model_class, args_class = utils._get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    text = getattr(model, "language_model", model)
+    if config.get("text_config", config)["tie_word_embeddings"] and hasattr(text, "sanitize"):
+        text.sanitize({})  # ties the embeddings
+    model.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
+    mx.eval(model.parameters())
+    if args.bits:
+        model, config = quantize_model(model, config, args.group_size, args.bits)
+    if args.shards > 1:
+        utils.make_shards = lambda weights: split(weights, args.shards)
+    save_model(args.out, model)
+    save_config(config, args.out / "config.json")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(TOKENIZER / name, args.out / name)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+package parity
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// makeModel makes a random model folder with tests/models/random_model.py.
+func makeModel(t *testing.T, args ...string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "model")
+	args = append([]string{filepath.Join(testenv.Root(), "tests", "models", "random_model.py"), args[0], dir}, args[1:]...)
+	out, err := exec.Command(testenv.Python(t), args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return dir
+}
+
+// requireEqualTokens compares greedy tokens and labels of both engines.
+func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
+	t.Helper()
+	nat, py := loadFrom(t, dir, mlx.EngineNative), loadFrom(t, dir, mlx.EnginePython)
+	for _, prompt := range []string{"Where can I find", "Der Torwart"} {
+		options := []mlx.GenerateOption{mlx.WithMaxTokens(tokens), mlx.WithIgnoreEOS()}
+		a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
+		require.NoError(t, err)
+		b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
+		require.NoError(t, err)
+		require.Len(t, a.Tokens, tokens)
+		require.Equal(t, b, a)
+	}
+	if texts == 0 {
+		return
+	}
+	labels := testenv.Labels(t)
+	a, err := nat.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
+	require.NoError(t, err)
+	b, err := py.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
+	require.NoError(t, err)
+	for i := range a {
+		require.Equal(t, b[i].Label, a[i].Label, "text %d", i)
+	}
+}
+
+// Nested config, linear rope scaling, several KV heads, and the forms in which mlx-lm saves weights.
+func TestCheckpointsAsMLXLMSavesThem(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   []string
+		tokens int // MLX's CPU kernels for quantised weights are slow
+	}{
+		"bfloat16":             {[]string{"gemma3-small"}, 60},
+		"sharded":              {[]string{"gemma3-small", "--shards", "3"}, 60},
+		"4-bit":                {[]string{"gemma3-small", "--bits", "4"}, 20},
+		"8-bit, groups of 32":  {[]string{"gemma3-small", "--bits", "8", "--group-size", "32"}, 20},
+		"4-bit, also in parts": {[]string{"gemma3-small", "--bits", "4", "--shards", "2"}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := makeModel(t, c.args...)
+			requireEqualLayers(t, dir, 8, testenv.Texts(t)[:1])
+			requireEqualTokens(t, dir, c.tokens, 2)
+		})
+	}
+}
