@@ -100,30 +100,21 @@ class Batches:
         splitter = self.dropping if self.rng.random() < 0.5 else self.tokenizer
         prompt = chat_ids(splitter, text, self.labels(domain))
         answer = self.tokenizer.encode(domain, add_special_tokens=False).ids + [tok.END]
-        return prompt + answer, [0.0] * len(prompt) + [4.0] * len(answer)
+        return prompt + answer, [0.02] * len(prompt) + [4.0] * len(answer)
 
     def next(self):
-        """Ids [rows, width], and of the positions that count: where, what follows, and the weight."""
         rows = [self.row() for _ in range(self.rows)]
-        # Multiples keep the number of different shapes small.
+        # A multiple of 16 keeps the number of different shapes small.
         width = -(-max(len(ids) for ids, _ in rows) // 16) * 16
         ids = [r + [tok.PAD] * (width - len(r)) for r, _ in rows]
-        places = [
-            (b * width + i - 1, r[i], w[i])
-            for b, (r, w) in enumerate(rows)
-            for i in range(1, len(r))
-            if w[i] > 0
-        ]
-        places += [(0, tok.PAD, 0.0)] * (-len(places) % 64)
-        where, targets, weights = zip(*places)
-        return mx.array(ids), mx.array(where), mx.array(targets), mx.array(weights)
+        weights = [w + [0.0] * (width - len(w)) for _, w in rows]
+        return mx.array(ids), mx.array(weights)
 
 
-def loss_fn(model, ids, where, targets, weights):
-    # Logits only where they count: most of a classification turn is its prompt.
-    h = model.model(ids)
-    h = h.reshape(-1, h.shape[-1])[where]
-    losses = nn.losses.cross_entropy(model.model.embed_tokens.as_linear(h), targets)
+def loss_fn(model, ids, weights):
+    logits = model(ids[:, :-1])
+    losses = nn.losses.cross_entropy(logits, ids[:, 1:])
+    weights = weights[:, 1:]
     return (losses * weights).sum() / weights.sum()
 
 
@@ -176,7 +167,7 @@ def evaluate(model, tokenizer):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--vocab", type=int, default=4096)
