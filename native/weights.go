@@ -24,9 +24,9 @@ type weights struct {
 	prefix  string // in front of every name, e.g. "language_model."
 	used    map[string]bool
 	problems
-	quantization map[metal.Quantization]bool
-	derived      []*metal.Array // computed from tensors when these are read
-	spent        []*metal.Array // not needed once derived is computed
+	packedAs map[string]metal.Quantization // of packed weights, by name
+	derived  []*metal.Array                // computed from tensors when these are read
+	spent    []*metal.Array                // not needed once derived is computed
 }
 
 type problems []string
@@ -48,7 +48,7 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 	w := &weights{
 		dir: dir, scope: scope,
 		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
-		used: map[string]bool{}, quantization: map[metal.Quantization]bool{},
+		used: map[string]bool{}, packedAs: map[string]metal.Quantization{},
 	}
 	for _, file := range files {
 		header, err := safetensors.ReadFile(file)
@@ -137,7 +137,7 @@ func (w *weights) packed(name string, in, out int) (packed, scales, biases *meta
 		return nil, nil, nil, q
 	}
 	q = metal.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
-	w.quantization[q] = true
+	w.packedAs[w.prefix+name+".weight"] = q
 	groups := in / q.GroupSize
 	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
 }
@@ -187,31 +187,18 @@ func dtypeName(code string) string {
 
 // summary adds what the headers tell to the model's description.
 func (w *weights) summary(info *engine.Info) {
-	packing := map[string]int{} // values in one element of a packed weight
-	for name := range w.used {
-		if base, ok := strings.CutSuffix(name, ".scales"); ok {
-			weight, scale := w.headers[base+".weight"], w.headers[name]
-			for q := range w.quantization {
-				if weight.Shape[1]*32/q.Bits == scale.Shape[1]*q.GroupSize {
-					packing[base+".weight"] = 32 / q.Bits
-				}
-			}
-		}
-	}
 	for name := range w.used {
 		t := w.headers[name]
 		info.WeightBytes += t.Bytes()
-		switch {
-		case packing[name] > 0:
-			info.Parameters += t.Elements() * int64(packing[name])
-		case !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases"):
+		if q, ok := w.packedAs[name]; ok {
+			info.Parameters += t.Elements() * int64(32/q.Bits)
+		} else if !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases") {
 			info.Parameters += t.Elements()
 		}
 	}
-	var formats []string
-	for q := range w.quantization {
-		formats = append(formats, fmt.Sprintf("%d-bit, groups of %d", q.Bits, q.GroupSize))
+	formats := map[string]bool{}
+	for _, q := range w.packedAs {
+		formats[fmt.Sprintf("%d-bit, groups of %d", q.Bits, q.GroupSize)] = true
 	}
-	slices.Sort(formats)
-	info.Quantization = strings.Join(formats, " and ")
+	info.Quantization = strings.Join(slices.Sorted(maps.Keys(formats)), " and ")
 }

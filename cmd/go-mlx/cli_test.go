@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,22 +111,24 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		want  string
 		usage bool
 	}{
-		"no model":      {"", []string{"info", "-m", "/no/such"}, "not a model folder", false},
-		"no labels":     {"x\n", []string{"classify", "-m", model, "-l", "/no/such"}, "labels:", false},
-		"empty labels":  {"x\n", []string{"classify", "-m", model, "-l", empty}, "no labels", false},
-		"bad UTF-8":     {"ok\n\xff\n", []string{"classify", "-m", model, "-l", labels()}, "line 2", false},
-		"no tab":        {"sport\n", []string{"classify", "-m", model, "-l", labels(), "--labelled"}, "line 1: no tab", false},
-		"endless line":  {strings.Repeat("x", maxLine+1), []string{"classify", "-m", model, "-l", labels()}, "too long", false},
-		"huge text":     {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
-		"unknown flag":  {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
-		"scores alone":  {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
-		"system alone":  {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
-		"bad top-p":     {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
-		"native option": {"", []string{"info", "-m", model, "-e", "native", "--workers", "2"}, "option WithWorkers", false},
+		"no model":       {"", []string{"info", "-m", "/no/such"}, "not a model folder", false},
+		"no labels":      {"x\n", []string{"classify", "-m", model, "-l", "/no/such"}, "labels:", false},
+		"empty labels":   {"x\n", []string{"classify", "-m", model, "-l", empty}, "no labels", false},
+		"bad UTF-8":      {"ok\n\xff\n", []string{"classify", "-m", model, "-l", labels()}, "line 2", false},
+		"no tab":         {"sport\n", []string{"classify", "-m", model, "-l", labels(), "--labelled"}, "line 1: no tab", false},
+		"endless line":   {strings.Repeat("x", maxLine+1), []string{"classify", "-m", model, "-l", labels()}, "too long", false},
+		"huge text":      {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
+		"unknown flag":   {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
+		"no labels flag": {"", []string{"classify", "-m", model}, "required flag", true},
+		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown command", true},
+		"no command":     {"", []string{"what"}, "unknown command", true},
+		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
+		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
+		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
+		"native option":  {"", []string{"info", "-m", model, "-e", "native", "--workers", "2"}, "option WithWorkers", false},
 	} {
 		_, _, err := run(t, c.stdin, c.args...)
 		require.ErrorContains(t, err, c.want, name)
-		var usage usageError
-		require.Equal(t, c.usage, errors.As(err, &usage), name)
+		require.Equal(t, c.usage, isUsage(err), name)
 	}
 }

@@ -31,16 +31,37 @@ func main() {
 		os.Exit(exitInterrupted)
 	default:
 		fmt.Fprintln(os.Stderr, "go-mlx:", err)
-		var usage usageError
-		if errors.As(err, &usage) {
+		if isUsage(err) {
 			os.Exit(exitUsage)
 		}
 		os.Exit(exitFailure)
 	}
 }
 
-// usageError is a mistake on the command line.
+// usageError is a mistake on the command line that a command finds itself.
 type usageError struct{ error }
+
+// workError is an error of a command that had begun.
+type workError struct{ error }
+
+func (e workError) Unwrap() error { return e.error }
+
+// working marks what a command returns; what cobra finds wrong before it begins stays unmarked.
+func working(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := run(cmd, args); err != nil {
+			return workError{err}
+		}
+		return nil
+	}
+}
+
+// isUsage reports whether the command line is to blame.
+func isUsage(err error) bool {
+	var work workError
+	var usage usageError
+	return !errors.As(err, &work) || errors.As(err, &usage)
+}
 
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -49,7 +70,9 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(classifyCommand(), generateCommand(), infoCommand())
+	for _, cmd := range root.Commands() {
+		cmd.RunE = working(cmd.RunE)
+	}
 	return root
 }
