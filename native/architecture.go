@@ -47,6 +47,7 @@ type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, 
 
 var architectures = map[string]constructor{
 	"gemma3_text": newGemma3,
+	"qwen3":       newQwen3,
 }
 
 // Supported reports whether the engine has code for the model in a folder, and if not, why. It reads

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
@@ -122,7 +123,7 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 // and its constants are part of what the model holds from the start.
 func (m *gemma3) warm(parent *metal.Scope) error {
 	s := parent.Child()
-	err := s.Eval(m.activate(s, s.Zeros(m.norm.DType(), 1, 1, m.cfg.IntermediateSize)))
+	err := s.Eval(callOne(s, m.gelu, s.Zeros(m.norm.DType(), 1, 1, m.cfg.IntermediateSize)))
 	return errors.Join(err, s.Close())
 }
 
@@ -141,7 +142,7 @@ func (c gemma3Config) validate() error {
 	case c.QueryPreAttnScalar <= 0:
 		return fmt.Errorf("query_pre_attn_scalar %v is not positive", c.QueryPreAttnScalar)
 	case c.Activation != "gelu_pytorch_tanh":
-		return fmt.Errorf("hidden_activation %q; the native engine has gelu_pytorch_tanh", c.Activation)
+		return fmt.Errorf("hidden_activation %q: %w", c.Activation, engine.ErrUnsupported)
 	}
 	return nil
 }
@@ -172,7 +173,7 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 		attended := m.attention(s, l, i, s.RMSNorm(h, l.inputNorm, eps), st)
 		h = m.residual(s, h, s.RMSNorm(attended, l.postAttentionNorm, eps))
 		x := s.RMSNorm(h, l.preMLPNorm, eps)
-		x = s.Multiply(m.activate(s, l.gate.Apply(s, x)), l.up.Apply(s, x))
+		x = s.Multiply(callOne(s, m.gelu, l.gate.Apply(s, x)), l.up.Apply(s, x))
 		h = m.residual(s, h, s.RMSNorm(l.down.Apply(s, x), l.postMLPNorm, eps))
 		st.observe(s, i+1, h)
 	}
@@ -200,14 +201,6 @@ func (m *gemma3) residual(s *metal.Scope, x, y *metal.Array) *metal.Array {
 	sum := s.Add(s.AsType(x, metal.Float32), s.AsType(y, metal.Float32))
 	sum = s.Minimum(s.Maximum(sum, s.Scalar(-bound, metal.Float32)), s.Scalar(bound, metal.Float32))
 	return s.AsType(sum, metal.Float16)
-}
-
-func (m *gemma3) activate(s *metal.Scope, x *metal.Array) *metal.Array {
-	out := m.gelu.Call(s, x)
-	if len(out) != 1 {
-		return x // the error is latched
-	}
-	return out[0]
 }
 
 func (m *gemma3) logits(s *metal.Scope, h *metal.Array) *metal.Array {

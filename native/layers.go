@@ -19,6 +19,15 @@ func mergeHeads(s *metal.Scope, x *metal.Array) *metal.Array {
 	return s.Reshape(s.Transpose(x, 0, 2, 1, 3), b, t, -1)
 }
 
+// callOne runs a compiled function of one result.
+func callOne(s *metal.Scope, f *metal.Function, in ...*metal.Array) *metal.Array {
+	out := f.Call(s, in...)
+	if len(out) != 1 {
+		return in[0] // the error is latched
+	}
+	return out[0]
+}
+
 // checkPositive names the first config value that is not positive.
 func checkPositive(values map[string]int) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {

@@ -23,6 +23,7 @@ type weights struct {
 	arrays  map[string]*metal.Array
 	prefix  string // in front of every name, e.g. "language_model."
 	used    map[string]bool
+	ignored map[string]bool
 	problems
 	packedAs map[string]metal.Quantization // of packed weights, by name
 	derived  []*metal.Array                // computed from tensors when these are read
@@ -48,7 +49,7 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 	w := &weights{
 		dir: dir, scope: scope,
 		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
-		used: map[string]bool{}, packedAs: map[string]metal.Quantization{},
+		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{},
 	}
 	for _, file := range files {
 		header, err := safetensors.ReadFile(file)
@@ -88,6 +89,9 @@ func (w *weights) tensor(name string, shape ...int) *metal.Array {
 	}
 	return w.arrays[name]
 }
+
+// ignore leaves a tensor out that a checkpoint may hold without need.
+func (w *weights) ignore(name string) { w.ignored[w.prefix+name] = true }
 
 // norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *weights) norm(name string, size int, offset float64) *metal.Array {
@@ -149,7 +153,7 @@ var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.
 func (w *weights) finish() error {
 	for _, name := range slices.Sorted(maps.Keys(w.headers)) {
 		skip := slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
-		if !w.used[name] && !skip {
+		if !w.used[name] && !w.ignored[name] && !skip {
 			w.add("unknown tensor %s %v", name, w.headers[name].Shape)
 		}
 	}

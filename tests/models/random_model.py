@@ -30,6 +30,14 @@ GEMMA3 = {
     "hidden_activation": "gelu_pytorch_tanh",
     "tie_word_embeddings": True,
 }
+QWEN3 = {
+    "model_type": "qwen3",
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 151936,
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
 LONG = {"max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
 
 
@@ -62,15 +70,9 @@ PRESETS = {
         | LONG
         | dims(256, 7, 512, 4, 2, 64, sliding_window=48, sliding_window_pattern=3, vocab_size=4608, query_pre_attn_scalar=40)
     ),
-    "qwen3-8b": {
-        "model_type": "qwen3",
-        "rms_norm_eps": 1e-6,
-        "vocab_size": 151936,
-        "rope_theta": 1000000.0,
-        "max_position_embeddings": 40960,
-        "tie_word_embeddings": False,
-    }
-    | dims(4096, 36, 12288, 32, 8, 128),
+    "qwen3-8b": QWEN3 | dims(4096, 36, 12288, 32, 8, 128),
+    "qwen3-small": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608),
+    "qwen3-small-tied": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608, tie_word_embeddings=True),
 }
 
 
@@ -105,7 +107,7 @@ def main():
     model_class, args_class = utils._get_classes(config)
     model = model_class(args_class.from_dict(config))
     text = getattr(model, "language_model", model)
-    if config.get("text_config", config)["tie_word_embeddings"] and hasattr(text, "sanitize"):
+    if config["model_type"].startswith("gemma3"):
         text.sanitize({})  # ties the embeddings
     model.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
     mx.eval(model.parameters())

@@ -51,17 +51,21 @@ func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
 func TestCheckpointsAsMLXLMSavesThem(t *testing.T) {
 	for name, c := range map[string]struct {
 		args   []string
+		states int
 		tokens int // MLX's CPU kernels for quantised weights are slow
 	}{
-		"bfloat16":             {[]string{"gemma3-small"}, 60},
-		"sharded":              {[]string{"gemma3-small", "--shards", "3"}, 60},
-		"4-bit":                {[]string{"gemma3-small", "--bits", "4"}, 20},
-		"8-bit, groups of 32":  {[]string{"gemma3-small", "--bits", "8", "--group-size", "32"}, 20},
-		"4-bit, also in parts": {[]string{"gemma3-small", "--bits", "4", "--shards", "2"}, 5},
+		"Gemma 3":                      {[]string{"gemma3-small"}, 8, 60},
+		"Gemma 3, sharded":             {[]string{"gemma3-small", "--shards", "3"}, 8, 60},
+		"Gemma 3, 4-bit":               {[]string{"gemma3-small", "--bits", "4"}, 8, 20},
+		"Gemma 3, 8-bit, groups of 32": {[]string{"gemma3-small", "--bits", "8", "--group-size", "32"}, 8, 20},
+		"Gemma 3, 4-bit, sharded":      {[]string{"gemma3-small", "--bits", "4", "--shards", "2"}, 8, 5},
+		"Qwen 3":                       {[]string{"qwen3-small"}, 4, 60},
+		"Qwen 3, tied":                 {[]string{"qwen3-small-tied"}, 4, 30},
+		"Qwen 3, 4-bit":                {[]string{"qwen3-small", "--bits", "4"}, 4, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := makeModel(t, c.args...)
-			requireEqualLayers(t, dir, 8, testenv.Texts(t)[:1])
+			requireEqualLayers(t, dir, c.states, testenv.Texts(t)[:1])
 			requireEqualTokens(t, dir, c.tokens, 2)
 		})
 	}
