@@ -109,6 +109,10 @@ func serveFake(fault string, m fields) {
 		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10}})
 	case "has_template":
 		reply(fields{"t": "result", "id": id, "value": false})
+	case "shutdown":
+		if fault == "healthy" {
+			os.Exit(0)
+		}
 	case "cancel":
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})

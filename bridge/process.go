@@ -25,8 +25,9 @@ type process struct {
 
 // Steps of the way down: each gets this long before the next.
 const (
-	gracePeriod = 2 * time.Second // after stdin was closed
-	termPeriod  = 2 * time.Second // after SIGTERM
+	askPeriod   = 500 * time.Millisecond // after a shutdown message
+	gracePeriod = 2 * time.Second        // after stdin was closed
+	termPeriod  = 2 * time.Second        // after SIGTERM
 )
 
 // startProcess starts a command. wait must be called, once, when stdout was read to its end.
@@ -66,10 +67,14 @@ func (p *process) wait() {
 	close(p.exited)
 }
 
-// stop ends the process: its stdin is closed, then its group gets SIGTERM, then SIGKILL. It returns
-// when the process is reaped.
-func (p *process) stop() {
+// stop ends the process: it is asked to, then its stdin is closed, then its group gets SIGTERM, then
+// SIGKILL. It returns when the process is reaped. ask must not wait.
+func (p *process) stop(ask func()) {
 	p.once.Do(func() {
+		ask()
+		if p.gone(askPeriod) {
+			return
+		}
 		_ = p.stdin.Close()
 		if p.gone(gracePeriod) {
 			return

@@ -112,7 +112,7 @@ func (w *worker) load(ctx context.Context, path string, trust bool) (*workerInfo
 // stop ends the process the gentle way first and returns when it is reaped.
 func (w *worker) stop() {
 	w.stopping.Store(true)
-	w.process.stop()
+	w.process.stop(func() { go func() { _ = w.conn.send(&bareRequest{head{Type: "shutdown"}}) }() })
 	<-w.conn.done
 }
 

@@ -148,7 +148,7 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 			return err
 		}
 		s := m.lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close(), metal.ClearCache()) }()
+		defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
 		scores, err = t.logProbs(s, past, batch)
 		return err
 	})

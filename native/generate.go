@@ -15,6 +15,9 @@ import (
 // under way; the python engine uses the same size, so that both engines compute the same passes.
 const prefillChunk = 512
 
+// cacheLimit is how many bytes of freed buffers MLX may keep between requests.
+const cacheLimit = 256 << 20
+
 // clearEvery is how many tokens pass between returns of MLX's buffer cache, as in mlx-lm.
 const clearEvery = 256
 
@@ -122,7 +125,7 @@ func (st *stream) free() error {
 		errs = append(errs, st.sampler.free())
 	}
 	delete(st.model.streams, st)
-	return errors.Join(append(errs, metal.ClearCache())...)
+	return errors.Join(append(errs, metal.TrimCache(cacheLimit))...)
 }
 
 func (st *stream) close() error {

@@ -45,6 +45,19 @@ func ClearCache() error {
 	return checkAnywhere("clear cache", func() C.int { return C.mlx_clear_cache() })
 }
 
+// TrimCache is ClearCache if MLX has more than limit bytes cached. Below that, the next request reuses
+// the buffers: on a GPU, allocating them anew costs more than a small pass.
+func TrimCache(limit uint64) error {
+	var n C.size_t
+	if err := checkAnywhere("cache memory", func() C.int { return C.mlx_get_cache_memory(&n) }); err != nil {
+		return err
+	}
+	if uint64(n) <= limit {
+		return nil
+	}
+	return ClearCache()
+}
+
 // ResetPeak makes the present active bytes the new peak.
 func ResetPeak() error {
 	return checkAnywhere("reset peak memory", func() C.int { return C.mlx_reset_peak_memory() })
