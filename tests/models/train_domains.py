@@ -181,9 +181,9 @@ def evaluate(model, tokenizer):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--rows", type=int, default=24)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.05)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.5)
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("domains"))
