@@ -44,7 +44,7 @@ func RunPython(t testing.TB, script string, in, out any, args ...string) {
 	require.NoError(t, err)
 	cmd := exec.Command(Python(t), append([]string{filepath.Join(Root(), "tests", "python", script)}, args...)...)
 	cmd.Stdin = bytes.NewReader(data)
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(Root(), "python"), "HF_HUB_OFFLINE=1")
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(Root(), "python")+string(os.PathListSeparator)+os.Getenv("PYTHONPATH"), "HF_HUB_OFFLINE=1")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()

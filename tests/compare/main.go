@@ -20,9 +20,10 @@ func main() {
 	data := flag.String("texts", "tests/corpus/heldout.tsv", "lines of LANGUAGE<tab>LABEL<tab>TEXT")
 	labels := flag.String("labels", "tests/corpus/labels.txt", "labels file")
 	cli := flag.String("cli", "bin/go-mlx", "the command line, for start-up times")
+	only := flag.String("only", "", "measure only work whose name begins with this")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	flag.Parse()
-	if err := run(context.Background(), *model, *data, *labels, *cli, *rounds); err != nil {
+	if err := run(context.Background(), *model, *data, *labels, *cli, *only, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
@@ -36,7 +37,7 @@ type work struct {
 	run  func(ctx context.Context, e mlx.Engine, m mlx.TextModel) error
 }
 
-func run(ctx context.Context, model, data, labelsFile, cli string, rounds int) error {
+func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds int) error {
 	texts, err := readTexts(data)
 	if err != nil {
 		return err
@@ -80,6 +81,9 @@ func run(ctx context.Context, model, data, labelsFile, cli string, rounds int) e
 	}
 	fmt.Printf("| work | native | python | python / native |\n|---|---|---|---|\n")
 	for _, w := range works {
+		if !strings.HasPrefix(w.name, only) {
+			continue
+		}
 		times := map[mlx.Engine][]time.Duration{}
 		for round := range rounds + 1 {
 			for _, e := range engines {
