@@ -2,7 +2,6 @@ package mlx_test
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,15 +24,7 @@ func load(t *testing.T, path string, options ...mlx.LoadOption) mlx.TextModel {
 
 func setConfig(t *testing.T, dir, key string, value any) {
 	t.Helper()
-	path := filepath.Join(dir, "config.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var config map[string]any
-	require.NoError(t, json.Unmarshal(data, &config))
-	config[key] = value
-	data, err = json.Marshal(config)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o644))
+	testenv.EditJSON(t, dir, "config.json", func(c map[string]any) { c[key] = value })
 }
 
 func TestAutoTakesNativeWhereItCanAndSaysWhy(t *testing.T) {
@@ -191,17 +182,9 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 			})
 			t.Run("no chat template", func(t *testing.T) {
 				dir := testenv.CopyModel(t)
-				path := filepath.Join(dir, "tokenizer_config.json")
-				data, err := os.ReadFile(path)
-				require.NoError(t, err)
-				var config map[string]any
-				require.NoError(t, json.Unmarshal(data, &config))
-				delete(config, "chat_template")
-				data, err = json.Marshal(config)
-				require.NoError(t, err)
-				require.NoError(t, os.WriteFile(path, data, 0o644))
+				testenv.EditJSON(t, dir, "tokenizer_config.json", func(c map[string]any) { delete(c, "chat_template") })
 				plain := load(t, dir, mlx.WithEngine(engine))
-				_, err = mlx.Collect(plain.Chat(ctx, []mlx.Message{{Role: "user", Content: "x"}}))
+				_, err := mlx.Collect(plain.Chat(ctx, []mlx.Message{{Role: "user", Content: "x"}}))
 				require.ErrorIs(t, err, mlx.ErrNoChatTemplate)
 				_, err = plain.Classify(ctx, []string{"goal"}, testenv.Labels(t))
 				require.NoError(t, err, "classification works without a template")

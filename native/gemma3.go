@@ -116,15 +116,7 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 		return nil, err
 	}
 	m.scale = w.scope.AsType(w.scope.Scalar(math.Sqrt(float64(cfg.HiddenSize)), metal.BFloat16), m.norm.DType())
-	return m, errors.Join(w.scope.Eval(m.scale), m.warm(w.scope))
-}
-
-// warm traces and builds the activation now, so that the first request is not slower than the others
-// and its constants are part of what the model holds from the start.
-func (m *gemma3) warm(parent *metal.Scope) error {
-	s := parent.Child()
-	err := s.Eval(callOne(s, m.gelu, s.Zeros(m.norm.DType(), 1, 1, m.cfg.IntermediateSize)))
-	return errors.Join(err, s.Close())
+	return m, errors.Join(w.scope.Eval(m.scale), warm(w.scope, m.gelu, 1, m.norm.DType(), cfg.IntermediateSize))
 }
 
 func (c gemma3Config) validate() error {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,16 @@ func callOne(s *metal.Scope, f *metal.Function, in ...*metal.Array) *metal.Array
 		return in[0] // the error is latched
 	}
 	return out[0]
+}
+
+// warm traces and builds a compiled function of the given number of operands [1, 1, width] now, so that
+// the first request is not slower than the others and the function's constants are part of what the
+// model holds from the start.
+func warm(parent *metal.Scope, f *metal.Function, operands int, dtype metal.DType, width int) error {
+	s := parent.Child()
+	zero := s.Zeros(dtype, 1, 1, width)
+	err := s.Eval(callOne(s, f, slices.Repeat([]*metal.Array{zero}, operands)...))
+	return errors.Join(err, s.Close())
 }
 
 // checkPositive names the first config value that is not positive.

@@ -2,7 +2,6 @@ package native
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 
@@ -106,15 +105,7 @@ func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 	}); err != nil {
 		return nil, err
 	}
-	return m, m.warm(w.scope)
-}
-
-// warm builds the compiled activation; see gemma3.
-func (m *qwen3) warm(parent *metal.Scope) error {
-	s := parent.Child()
-	zero := s.Zeros(m.norm.DType(), 1, 1, m.cfg.IntermediateSize)
-	err := s.Eval(callOne(s, m.swiglu, zero, zero))
-	return errors.Join(err, s.Close())
+	return m, warm(w.scope, m.swiglu, 2, m.norm.DType(), cfg.IntermediateSize)
 }
 
 func (c qwen3Config) validate() error {

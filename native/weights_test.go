@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"os"
 	"path/filepath"
@@ -38,15 +37,7 @@ func rewrite(t *testing.T, dir string, change func(s *metal.Scope, tensors map[s
 
 func editConfig(t *testing.T, dir string, change func(map[string]any)) {
 	t.Helper()
-	path := filepath.Join(dir, "config.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var config map[string]any
-	require.NoError(t, json.Unmarshal(data, &config))
-	change(config)
-	data, err = json.Marshal(config)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o644))
+	testenv.EditJSON(t, dir, "config.json", change)
 }
 
 func loadError(t *testing.T, dir string) error {

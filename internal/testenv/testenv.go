@@ -87,6 +87,20 @@ func Texts(t testing.TB) []string {
 	return out
 }
 
+// EditJSON changes a JSON object of a model folder.
+func EditJSON(t testing.TB, dir, file string, change func(map[string]any)) {
+	t.Helper()
+	path := filepath.Join(dir, file)
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var object map[string]any
+	require.NoError(t, json.Unmarshal(data, &object))
+	change(object)
+	data, err = json.Marshal(object)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+}
+
 // CopyModel copies the model's folder, to be damaged.
 func CopyModel(t testing.TB) string {
 	t.Helper()

@@ -102,7 +102,10 @@ def main():
 
     config = PRESETS[args.preset] | {"eos_token_id": [1, 5], "torch_dtype": "bfloat16"}
     if args.layers:
-        (config.get("text_config") or config)["num_hidden_layers"] = args.layers
+        text = config.get("text_config") or config
+        text["num_hidden_layers"] = args.layers
+        if "sliding_window_pattern" in text:  # mlx-lm wants a global layer
+            text["sliding_window_pattern"] = min(text["sliding_window_pattern"], args.layers)
     mx.random.seed(args.seed)
     model_class, args_class = utils._get_classes(config)
     model = model_class(args_class.from_dict(config))
