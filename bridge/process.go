@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,7 +64,7 @@ func (p *process) wait() {
 	case err != nil:
 		p.state = err.Error()
 	}
-	p.signal(syscall.SIGKILL)
+	p.kill()
 	close(p.exited)
 }
 
@@ -83,7 +84,7 @@ func (p *process) stop(ask func()) {
 		if p.gone(termPeriod) {
 			return
 		}
-		p.signal(syscall.SIGKILL)
+		p.kill()
 	})
 	<-p.exited
 }
@@ -101,6 +102,9 @@ func (p *process) gone(within time.Duration) bool {
 
 // signal reaches the whole group, so that what the worker started ends with it.
 func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
+
+// kill ends the whole group at once.
+func (p *process) kill() { p.signal(syscall.SIGKILL) }
 
 // tail keeps the last lines of a stream, for diagnosis.
 type tail struct {
@@ -153,18 +157,10 @@ func environment(workerDir string) []string {
 		if name == "HF_HUB_OFFLINE" {
 			continue
 		}
-		for _, k := range keep {
-			if name == k {
-				env = append(env, entry)
-			}
-		}
-		for _, p := range prefixes {
-			if strings.HasPrefix(name, p) {
-				env = append(env, entry)
-			}
+		hasPrefix := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+		if slices.Contains(keep, name) || slices.ContainsFunc(prefixes, hasPrefix) {
+			env = append(env, entry)
 		}
 	}
 	return env
 }
-
-const killSignal = syscall.SIGKILL

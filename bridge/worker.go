@@ -70,7 +70,7 @@ func (w *worker) watch(hello chan<- *message) {
 		// The session cannot go on, so neither can the process; its pipe is read out so that it does
 		// not hang on it meanwhile.
 		_ = w.process.stdin.Close()
-		w.process.signal(killSignal)
+		w.process.kill()
 	}
 	_, _ = io.Copy(io.Discard, w.process.stdout)
 	w.process.wait()
@@ -119,6 +119,6 @@ func (w *worker) stop() {
 // kill ends the process at once.
 func (w *worker) kill() {
 	w.stopping.Store(true)
-	w.process.signal(killSignal)
+	w.process.kill()
 	<-w.conn.done
 }

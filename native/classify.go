@@ -73,6 +73,7 @@ type labelTask struct {
 	model   *Model
 	options engine.ClassifyOptions
 	labels  [][]int32 // tokens of each label
+	longest int       // number of tokens of the longest label
 	prefix  []int32
 }
 
@@ -97,6 +98,7 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q has no tokens", label)}
 		}
 		t.labels = append(t.labels, ids)
+		t.longest = max(t.longest, len(ids))
 	}
 	// The prefix must follow from the options alone: taken from the texts of a call, it would make
 	// results depend on a text's company. Unlike texts show where the prompt's own tokens end.
@@ -125,12 +127,8 @@ func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, 
 	if err != nil {
 		return scoreRow{}, fmt.Errorf("text %d: %w", index, err)
 	}
-	longest := 0
-	for _, label := range t.labels {
-		longest = max(longest, len(label))
-	}
-	if limit := t.model.info.ContextLength; limit > 0 && len(ids)+longest > limit {
-		return scoreRow{}, fmt.Errorf("text %d: %w", index, &engine.ContextLengthError{Tokens: len(ids), Limit: limit - longest + 1})
+	if limit := t.model.info.ContextLength; limit > 0 && len(ids)+t.longest > limit {
+		return scoreRow{}, fmt.Errorf("text %d: %w", index, &engine.ContextLengthError{Tokens: len(ids), Limit: limit - t.longest + 1})
 	}
 	if n := len(t.prefix); len(ids) > n && slices.Equal(ids[:n], t.prefix) {
 		return scoreRow{index: index, prefix: t.prefix, ids: ids[n:]}, nil

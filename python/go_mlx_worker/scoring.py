@@ -15,6 +15,7 @@ def classify(loaded, request, check_cancelled):
     for name, ids in zip(request["labels"], labels):
         if not ids:
             raise RequestError("invalid_option", f"label {name!r} has no tokens", option="labels")
+    longest = max(len(label) for label in labels)
     prompts = []
     for i, text in enumerate(request["texts"]):
         form = {"messages": [{"role": "user", "content": text}]} if loaded.has_template else {"text": text}
@@ -22,7 +23,6 @@ def classify(loaded, request, check_cancelled):
             ids = loaded.prompt_ids(form)
         except RequestError as e:
             raise RequestError(e.code, str(e), text=request["from"] + i, **e.data) from e
-        longest = max(len(label) for label in labels)
         if loaded.context_length and len(ids) + longest > loaded.context_length:
             raise RequestError(
                 "context_length",
@@ -36,12 +36,12 @@ def classify(loaded, request, check_cancelled):
     # All labels' first tokens share the prompt's pass; labels that go on need a row each.
     scores = [[0.0] * len(labels) for _ in prompts]
     first = mx.array([label[0] for label in labels])
-    rows = [(ids, [(p, None)]) for p, ids in enumerate(prompts)]
+    rows = [(ids, (p, None)) for p, ids in enumerate(prompts)]
     for p, logprobs in _last_logprobs(loaded, rows, check_cancelled):
         for i, value in enumerate(logprobs[0][first].tolist()):
             scores[p][i] = value
     longer = [i for i, label in enumerate(labels) if len(label) > 1]
-    rows = [(ids + labels[i][:-1], [(p, i)]) for p, ids in enumerate(prompts) for i in longer]
+    rows = [(ids + labels[i][:-1], (p, i)) for p, ids in enumerate(prompts) for i in longer]
     counts = {i: len(labels[i]) - 1 for i in longer}
     for (p, i), logprobs in _tail_logprobs(loaded, rows, counts, check_cancelled):
         picked = mx.take_along_axis(logprobs, mx.array(labels[i][1:])[:, None], axis=-1)
@@ -71,7 +71,7 @@ def _tail_logprobs(loaded, rows, counts, check_cancelled):
         batch, rows = rows[:size], rows[size:]
         width = len(batch[-1][0])
         logits = loaded.model(mx.array([ids + [0] * (width - len(ids)) for ids, _ in batch]))
-        for b, (ids, [key]) in enumerate(batch):
+        for b, (ids, key) in enumerate(batch):
             n = 1 if counts is None else counts[key[1]]
             tail = logits[b, len(ids) - n : len(ids)].astype(mx.float32)
             yield key, tail - mx.logsumexp(tail, axis=-1, keepdims=True)
