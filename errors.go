@@ -21,6 +21,20 @@ var (
 	ErrNoPython = bridge.ErrNoPython
 	// ErrWorkerStopped: a Python worker ended before it answered.
 	ErrWorkerStopped = bridge.ErrWorkerStopped
+	// ErrHung: a Python worker made no progress and was ended.
+	ErrHung = bridge.ErrHung
+	// ErrBusy: all Python workers and their queue are full; try again later.
+	ErrBusy = bridge.ErrBusy
+	// ErrCrashLoop: Python workers crash one after the other; none is started for a while.
+	ErrCrashLoop = bridge.ErrCrashLoop
+	// ErrQuarantined: this request ended two Python workers and is not given to a third.
+	ErrQuarantined = bridge.ErrQuarantined
+	// ErrBudget: a Python worker would not fit into its Supervisor's memory budget.
+	ErrBudget = bridge.ErrBudget
+	// ErrOutOfMemory: a request needed more memory than there is.
+	ErrOutOfMemory = bridge.ErrOutOfMemory
+	// ErrVersion: the Python packages are not those that this program works with.
+	ErrVersion = bridge.ErrVersion
 )
 
 // Errors to test for with errors.As, as pointers.
@@ -33,6 +47,14 @@ type (
 	CheckpointError = engine.CheckpointError
 	// WorkerError says how a Python worker ended, with its last lines of stderr.
 	WorkerError = bridge.WorkerError
+	// BusyError says how full the workers and the queue are.
+	BusyError = bridge.BusyError
+	// CrashLoopError says when the next worker will be tried.
+	CrashLoopError = bridge.CrashLoopError
+	// QuarantineError names the file that holds the request.
+	QuarantineError = bridge.QuarantineError
+	// BudgetError says what a worker needs and what is free.
+	BudgetError = bridge.BudgetError
 	// RemoteError is an error that Python raised.
 	RemoteError = bridge.RemoteError
 )

@@ -77,7 +77,7 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 }
 
 func loadPython(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
-	m, err := bridge.Load(ctx, path, bridge.Options{Python: o.python, Workers: o.workers, TrustRemoteCode: o.trust})
+	m, err := bridge.Load(ctx, path, o.bridge)
 	if err != nil {
 		return nil, err
 	}

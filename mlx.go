@@ -36,6 +36,18 @@ type (
 	FinishReason = engine.FinishReason
 	// Message is one turn of a chat.
 	Message = engine.Message
+	// ToolCall is a call that the assistant made in an earlier turn.
+	ToolCall = engine.ToolCall
+	// FunctionCall is the function and the arguments of a ToolCall.
+	FunctionCall = engine.FunctionCall
+	// Segment is a piece of text of one kind.
+	Segment = engine.Segment
+	// SegmentKind says what a Segment is for.
+	SegmentKind = engine.SegmentKind
+	// Event tells of progress and of trouble that was overcome.
+	Event = engine.Event
+	// EventKind names an Event.
+	EventKind = engine.EventKind
 	// Classification is the result for one text.
 	Classification = engine.Classification
 	// LabelScore is one label's part of a Classification.
@@ -50,6 +62,22 @@ type (
 const (
 	FinishStop   = engine.FinishStop
 	FinishLength = engine.FinishLength
+)
+
+// Kinds of segments.
+const (
+	SegmentNormal    = engine.SegmentNormal
+	SegmentReasoning = engine.SegmentReasoning
+	SegmentTool      = engine.SegmentTool
+)
+
+// Kinds of events.
+const (
+	EventLoad    = engine.EventLoad
+	EventOutput  = engine.EventOutput
+	EventPrefill = engine.EventPrefill
+	EventRestart = engine.EventRestart
+	EventGap     = engine.EventGap
 )
 
 // TextModel is a loaded model. All methods are safe for concurrent use.

@@ -1,8 +1,11 @@
 package mlx
 
 import (
+	"maps"
 	"slices"
+	"time"
 
+	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -22,9 +25,7 @@ type LoadOption struct{ apply func(*loadOptions) }
 type loadOptions struct {
 	engine     Engine
 	pythonOnly []string // names of the options given that only the python engine has
-	python     string
-	workers    int
-	trust      bool
+	bridge     bridge.Options
 }
 
 // WithEngine chooses the engine; the default is EngineAuto.
@@ -34,19 +35,90 @@ func WithEngine(e Engine) LoadOption { return LoadOption{func(o *loadOptions) { 
 // variable GO_MLX_PYTHON, a .venv in or above the working directory or beside the program, and python3
 // are tried in turn.
 func WithPython(path string) LoadOption {
-	return pythonOption("WithPython", func(o *loadOptions) { o.python = path })
+	return pythonOption("WithPython", func(o *loadOptions) { o.bridge.Python = path })
 }
 
-// WithWorkers sets how many worker processes serve the model; the default is 1. Each holds the weights
-// once.
+// WithWorkers sets how many worker processes may serve the model; the default is 1. Each holds the
+// weights once.
 func WithWorkers(n int) LoadOption {
-	return pythonOption("WithWorkers", func(o *loadOptions) { o.workers = n })
+	return pythonOption("WithWorkers", func(o *loadOptions) { o.bridge.Workers = n })
 }
 
 // WithTrustRemoteCode lets Python code in the model folder run. It is off by default: such code can do
 // anything that this program can.
 func WithTrustRemoteCode() LoadOption {
-	return pythonOption("WithTrustRemoteCode", func(o *loadOptions) { o.trust = true })
+	return pythonOption("WithTrustRemoteCode", func(o *loadOptions) { o.bridge.TrustRemoteCode = true })
+}
+
+// WithMinWorkers sets how many of the workers are started with the model and kept. The default is all, or
+// none if WithIdleTTL is given.
+func WithMinWorkers(n int) LoadOption {
+	return pythonOption("WithMinWorkers", func(o *loadOptions) { o.bridge.MinWorkers = n })
+}
+
+// WithIdleTTL ends workers beyond WithMinWorkers that had nothing to do for so long. The next request
+// starts one again.
+func WithIdleTTL(d time.Duration) LoadOption {
+	return pythonOption("WithIdleTTL", func(o *loadOptions) { o.bridge.IdleTTL = d })
+}
+
+// WithBatch sets how many requests one worker computes together; the default is 32. With 1 they take
+// turns, which is slower, but then a token's bits never depend on what else is computed.
+func WithBatch(n int) LoadOption {
+	return pythonOption("WithBatch", func(o *loadOptions) { o.bridge.Batch = n })
+}
+
+// WithQueue sets how many requests may wait when all workers are full; the default is 1024. One more
+// fails with ErrBusy.
+func WithQueue(n int) LoadOption {
+	return pythonOption("WithQueue", func(o *loadOptions) { o.bridge.Queue = n })
+}
+
+// WithPromptCache lets each worker keep the KV of earlier requests, up to so many bytes, for requests
+// that begin in the same way, as the turns of a chat do. It is off by default: where kernels round
+// differently for other lengths, the last bits of a log-probability may depend on what was kept.
+func WithPromptCache(bytes int64) LoadOption {
+	return pythonOption("WithPromptCache", func(o *loadOptions) { o.bridge.PromptCache = bytes })
+}
+
+// WithStallTimeout sets how long a busy worker may make no progress before it counts as hung and is
+// replaced; the default is two minutes. Long requests and slow loads make progress and are left alone.
+func WithStallTimeout(d time.Duration) LoadOption {
+	return pythonOption("WithStallTimeout", func(o *loadOptions) { o.bridge.StallTimeout = d })
+}
+
+// WithAdapter applies the LoRA adapter in a folder (adapter_config.json, adapters.safetensors).
+func WithAdapter(path string) LoadOption {
+	return pythonOption("WithAdapter", func(o *loadOptions) { o.bridge.Adapter = path })
+}
+
+// WithDraftModel decodes speculatively: the small model in a folder proposes tokens, the large one checks
+// several in one pass. It must have the same vocabulary. The text is that of plain decoding, seeded draws
+// included, as far as passes of different lengths round alike.
+func WithDraftModel(path string) LoadOption {
+	return pythonOption("WithDraftModel", func(o *loadOptions) { o.bridge.Draft = path })
+}
+
+// WithOnline lets the workers' libraries use the network. It is off by default.
+func WithOnline() LoadOption {
+	return pythonOption("WithOnline", func(o *loadOptions) { o.bridge.Online = true })
+}
+
+// WithSupervisor makes the model share a memory budget with the other models of the supervisor.
+func WithSupervisor(s *bridge.Supervisor) LoadOption {
+	return pythonOption("WithSupervisor", func(o *loadOptions) { o.bridge.Supervisor = s })
+}
+
+// WithQuarantineDir sets where requests that ended two workers are written for diagnosis. The default is
+// go-mlx/quarantine in the user's cache folder.
+func WithQuarantineDir(path string) LoadOption {
+	return pythonOption("WithQuarantineDir", func(o *loadOptions) { o.bridge.QuarantineDir = path })
+}
+
+// WithLoadEvents tells f of loading progress and of restarts, one event after the other, on a goroutine
+// of its own. f must not close the model. The native engine, which loads in one go, sends none.
+func WithLoadEvents(f func(Event)) LoadOption {
+	return LoadOption{func(o *loadOptions) { o.bridge.Events = f }}
 }
 
 func pythonOption(name string, apply func(*loadOptions)) LoadOption {
@@ -112,6 +184,74 @@ func WithRepetitionContext(n int) GenerateOption {
 // WithSeed fixes the random draws: the same request gives the same tokens, alone or in company.
 func WithSeed(seed uint64) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Seed, o.HasSeed = seed, true }}
+}
+
+// WithPresencePenalty subtracts p from the logits of recent tokens; the default is 0.
+func WithPresencePenalty(p float32) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.PresencePenalty = p }}
+}
+
+// WithFrequencyPenalty subtracts p from the logits of recent tokens, times how often each occurred; the
+// default is 0.
+func WithFrequencyPenalty(p float32) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.FrequencyPenalty = p }}
+}
+
+// WithLogitBias adds to the logits of single tokens.
+func WithLogitBias(bias map[int32]float32) GenerateOption {
+	bias = maps.Clone(bias)
+	return GenerateOption{func(o *engine.GenerateOptions) { o.LogitBias = bias }}
+}
+
+// WithXTC cuts, with the given probability at every token, all tokens that are more likely than the
+// threshold but the least likely of them ("exclude top choices").
+func WithXTC(probability, threshold float32) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.XTCProbability, o.XTCThreshold = probability, threshold }}
+}
+
+// WithSegments splits the text into reasoning, tool calls and the rest, by the marks that mlx-lm knows for
+// the model: see Token.Segments. Token.Text then holds the marks too.
+func WithSegments() GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Segments = true }}
+}
+
+// WithTools gives tools, a JSON list, to the chat template.
+func WithTools(tools []byte) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Tools = tools }}
+}
+
+// WithTemplateArguments gives values to the chat template by name, e.g. enable_thinking.
+func WithTemplateArguments(arguments map[string]any) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.TemplateArguments = arguments }}
+}
+
+// WithQuantizedKV keeps the KV cache in 2, 3, 4, 6 or 8 bits, in groups of 32, 64 or 128 values, from
+// start tokens on.
+func WithQuantizedKV(bits, group, start int) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.KVBits, o.KVGroupSize, o.KVStart = bits, group, start }}
+}
+
+// WithMaxKVSize keeps the KV of the first 4 and the last tokens only, n together, where the architecture
+// leaves the size of its caches open.
+func WithMaxKVSize(n int) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.MaxKVSize = n }}
+}
+
+// WithDraftTokens sets how many tokens the draft model proposes at a time; the default is 3.
+func WithDraftTokens(n int) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.DraftTokens = n }}
+}
+
+// WithSession names the conversation that a request belongs to. Requests of a session go to the same
+// worker where they can, so that its prompt cache helps.
+func WithSession(id string) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Session = id }}
+}
+
+// WithEvents tells f of prefill progress and of gaps: a worker that ended in mid-stream and another one
+// that went on. f runs on the goroutine that reads the stream.
+func WithEvents(f func(Event)) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Events = f }}
 }
 
 // WithStop ends the stream before any of these strings; they are not part of the text.

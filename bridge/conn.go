@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 )
 
 // conn speaks requests and replies over a reader and a writer. One goroutine reads; replies find their
@@ -18,9 +19,21 @@ type conn struct {
 	mu      sync.Mutex // guards what follows
 	nextID  uint64
 	pending map[uint64]*exchange
+	cancels int   // cancelled requests whose acknowledgement is to come
+	stops   Stops // what the acknowledgements said
 	err     error // why the session ended
 
 	done chan struct{} // closed when the session ended
+
+	// onBeat sees the worker's heartbeats on the reading goroutine; set before serve.
+	onBeat func(*message)
+}
+
+// Stops sums up how cancelled requests stopped.
+type Stops struct {
+	Count   int64
+	Tokens  int64         // tokens that the cancelled requests had made
+	Longest time.Duration // from the worker's reading of a cancel to the end of the work
 }
 
 // exchange is a request whose replies are awaited. Replies are queued for the requester; a worker may
@@ -28,8 +41,9 @@ type conn struct {
 type exchange struct {
 	id      uint64
 	replies chan *message
-	// onProgress sees progress messages on the reading goroutine; it may be nil and must not wait.
-	onProgress func(*message)
+	credit  int // tokens that the worker may still send; guarded by conn.mu
+	// progress holds the latest progress message that the requester has not seen; nil if it does not ask.
+	progress chan *message
 }
 
 // streamCredit is how many tokens a worker may send ahead of a stream's reader; half of it is given
@@ -57,16 +71,40 @@ func (c *conn) serve(r io.Reader) error {
 }
 
 func (c *conn) deliver(m *message) error {
+	if m.Type == "beat" {
+		if c.onBeat != nil {
+			c.onBeat(m)
+		}
+		return nil
+	}
 	c.mu.Lock()
 	e := c.pending[m.ID]
+	if m.Type == "cancelled" && c.cancels > 0 {
+		c.cancels--
+		c.stops.Count++
+		c.stops.Tokens += int64(m.Tokens)
+		c.stops.Longest = max(c.stops.Longest, time.Duration(m.Seconds*float64(time.Second)))
+	}
+	if e != nil && m.Type == "token" {
+		e.credit--
+	}
+	over := e != nil && e.credit < 0
 	c.mu.Unlock()
 	if e == nil {
 		return nil
 	}
+	if over {
+		return fmt.Errorf("%w: a token of request %d without credit for it", errProtocol, m.ID)
+	}
 	switch m.Type {
 	case "progress":
-		if e.onProgress != nil {
-			e.onProgress(m)
+		// Only this goroutine puts in, so after one is taken out there is room.
+		if e.progress != nil {
+			select {
+			case <-e.progress:
+			default:
+			}
+			e.progress <- m
 		}
 		return nil
 	case "result", "token", "cancelled", "error":
@@ -77,7 +115,7 @@ func (c *conn) deliver(m *message) error {
 	case e.replies <- m:
 		return nil
 	default:
-		return fmt.Errorf("%w: more than %d messages ahead of request %d", errProtocol, cap(e.replies), m.ID)
+		return fmt.Errorf("%w: a second end of request %d", errProtocol, m.ID)
 	}
 }
 
@@ -98,8 +136,8 @@ func (c *conn) failure() error {
 	return c.err
 }
 
-// begin registers a request and sends it.
-func (c *conn) begin(r request, onProgress func(*message)) (*exchange, error) {
+// begin registers a request and sends it. Progress is kept for next only if it is asked for.
+func (c *conn) begin(r request, progress bool) (*exchange, error) {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
@@ -107,7 +145,13 @@ func (c *conn) begin(r request, onProgress func(*message)) (*exchange, error) {
 	}
 	c.nextID++
 	// Room for the credit and the message that ends the exchange.
-	e := &exchange{id: c.nextID, replies: make(chan *message, streamCredit+1), onProgress: onProgress}
+	e := &exchange{id: c.nextID, replies: make(chan *message, streamCredit+1)}
+	if _, ok := r.(*generateRequest); ok {
+		e.credit = streamCredit
+	}
+	if progress {
+		e.progress = make(chan *message, 1)
+	}
 	c.pending[e.id] = e
 	c.mu.Unlock()
 	r.header().ID = e.id
@@ -116,6 +160,14 @@ func (c *conn) begin(r request, onProgress func(*message)) (*exchange, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// grant lets the worker send n more tokens of a stream.
+func (c *conn) grant(e *exchange, n int) error {
+	c.mu.Lock()
+	e.credit += n
+	c.mu.Unlock()
+	return c.send(&creditRequest{head{Type: "credit", ID: e.id}, n})
 }
 
 // end forgets a request; replies that are still to come are dropped.
@@ -138,27 +190,31 @@ func (c *conn) send(r any) error {
 	return c.failure()
 }
 
-// next waits for a reply. If ctx ends first the request is cancelled: the worker is told, and ctx's
-// error is returned without waiting for its answer.
-func (c *conn) next(ctx context.Context, e *exchange) (*message, error) {
-	select {
-	case m := <-e.replies:
-		return c.opened(m)
-	default:
-	}
-	select {
-	case m := <-e.replies:
-		return c.opened(m)
-	case <-ctx.Done():
-		c.cancel(e)
-		return nil, ctx.Err()
-	case <-c.done:
-		// What arrived before the end still counts.
+// next waits for a reply; onProgress, which may be nil, sees progress on the way. If ctx ends first the
+// request is cancelled: the worker is told, and ctx's error is returned without waiting for its answer.
+func (c *conn) next(ctx context.Context, e *exchange, onProgress func(*message)) (*message, error) {
+	for {
 		select {
 		case m := <-e.replies:
 			return c.opened(m)
 		default:
-			return nil, c.failure()
+		}
+		select {
+		case m := <-e.replies:
+			return c.opened(m)
+		case m := <-e.progress:
+			onProgress(m)
+		case <-ctx.Done():
+			c.cancel(e)
+			return nil, ctx.Err()
+		case <-c.done:
+			// What arrived before the end still counts.
+			select {
+			case m := <-e.replies:
+				return c.opened(m)
+			default:
+				return nil, c.failure()
+			}
 		}
 	}
 }
@@ -168,7 +224,7 @@ func (c *conn) opened(m *message) (*message, error) {
 	case "error":
 		return nil, remoteError(m)
 	case "cancelled":
-		return nil, context.Canceled
+		return nil, fmt.Errorf("%w: a request was cancelled that nobody cancelled", errProtocol)
 	}
 	return m, nil
 }
@@ -177,6 +233,9 @@ func (c *conn) opened(m *message) (*message, error) {
 // hangs must not hang its caller.
 func (c *conn) cancel(e *exchange) {
 	c.end(e)
+	c.mu.Lock()
+	c.cancels++
+	c.mu.Unlock()
 	go func() { _ = c.send(&bareRequest{head{Type: "cancel", ID: e.id}}) }()
 }
 
@@ -185,10 +244,10 @@ func (c *conn) call(ctx context.Context, r request, onProgress func(*message)) (
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	e, err := c.begin(r, onProgress)
+	e, err := c.begin(r, onProgress != nil)
 	if err != nil {
 		return nil, err
 	}
 	defer c.end(e)
-	return c.next(ctx, e)
+	return c.next(ctx, e, onProgress)
 }

@@ -1,7 +1,8 @@
-// Package bridge is the engine that runs models in Python: it starts and pools workers that serve
-// mlx-lm, and speaks to them in msgpack frames over pipes (docs/protocol.md).
+// Package bridge runs mlx-lm in Python worker processes.
 //
-// Layers, each testable without the ones above it: frames (frame.go), calls and streams over a reader
-// and a writer (conn.go), one worker process (process.go, worker.go), the pool (pool.go), the engine
-// (model.go).
+// Its layers, from the bottom: frames on a pipe (frame.go), requests and replies over a reader and a
+// writer (conn.go), one process with its way down (process.go, output.go), one worker with its watchdog
+// (worker.go, watchdog.go), the pool of a model's workers (pool.go, backoff.go), requests that survive
+// the death of their worker (journey.go, quarantine.go), the model (model.go, stream.go), and the
+// memory that many models share (supervisor.go). docs/protocol.md describes what travels between them.
 package bridge

@@ -4,18 +4,89 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
-// ErrWorkerStopped is wrapped by the error of a request whose worker ended before it answered.
-var ErrWorkerStopped = errors.New("python worker stopped")
+// Errors that callers test for with errors.Is.
+var (
+	// ErrWorkerStopped: a worker ended before it answered.
+	ErrWorkerStopped = errors.New("python worker stopped")
+	// ErrBusy: every worker is full and so is the queue; try again later, or allow more.
+	ErrBusy = errors.New("all python workers are busy")
+	// ErrCrashLoop: workers crash one after the other, and for a while no new one is started.
+	ErrCrashLoop = errors.New("python workers crash in a loop")
+	// ErrQuarantined: this request ended two workers and is not given to a third.
+	ErrQuarantined = errors.New("request is quarantined")
+	// ErrBudget: a worker would not fit into the memory budget.
+	ErrBudget = errors.New("memory budget exceeded")
+	// ErrOutOfMemory: a request needed more memory than there is. Its worker lives on.
+	ErrOutOfMemory = errors.New("out of memory")
+)
+
+// BusyError is a request that found the queue full.
+type BusyError struct {
+	Waiting int // requests in the queue
+	Workers int // workers at work
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("%v: %d workers, and %d requests wait already", ErrBusy, e.Workers, e.Waiting)
+}
+
+func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// CrashLoopError is a request that came while no worker is started because the last ones crashed.
+type CrashLoopError struct {
+	Crashes int           // in a row
+	Retry   time.Duration // when the next worker will be tried
+	Err     error         // what happened to the last one
+}
+
+func (e *CrashLoopError) Error() string {
+	return fmt.Sprintf("%v: %d crashes in a row; the next try is in %v; the last: %v", ErrCrashLoop, e.Crashes, e.Retry.Round(time.Second), e.Err)
+}
+
+func (e *CrashLoopError) Unwrap() []error { return []error{ErrCrashLoop, e.Err} }
+
+// QuarantineError is a request that ended two workers.
+type QuarantineError struct {
+	File    string // where the request was written for diagnosis; empty if that failed
+	FileErr error  // why it was not written
+	Err     error  // what happened to the last worker
+}
+
+func (e *QuarantineError) Error() string {
+	where := "see " + e.File
+	if e.File == "" {
+		where = fmt.Sprintf("no repro file: %v", e.FileErr)
+	}
+	return fmt.Sprintf("%v: it ended two workers (%s): %v", ErrQuarantined, where, e.Err)
+}
+
+func (e *QuarantineError) Unwrap() []error { return []error{ErrQuarantined, e.Err} }
+
+// BudgetError is a worker that does not fit into a Supervisor's budget. All in bytes.
+type BudgetError struct {
+	Needed, Used, Budget int64
+	Pinned               int64 // of Used, what cannot be evicted
+}
+
+func (e *BudgetError) Error() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("%v: a worker needs about %d MiB; of a budget of %d MiB %d MiB are used, %d MiB by pinned models",
+		ErrBudget, e.Needed/mib, e.Budget/mib, e.Used/mib, e.Pinned/mib)
+}
+
+func (e *BudgetError) Unwrap() error { return ErrBudget }
 
 // WorkerError is a worker process that ended or never came up.
 type WorkerError struct {
 	State  string // how it ended, e.g. "exit status 1" or "signal: killed"
 	Stderr string // the last lines it printed
 	Hint   string // what to do about it; may be empty
+	Err    error  // why the supervisor killed it; nil if it ended by itself
 }
 
 func (e *WorkerError) Error() string {
@@ -30,20 +101,27 @@ func (e *WorkerError) Error() string {
 	return b.String()
 }
 
-func (e *WorkerError) Unwrap() error { return ErrWorkerStopped }
+func (e *WorkerError) Unwrap() []error { return []error{ErrWorkerStopped, e.Err} }
 
 // RemoteError is an error that Python raised while it served a request. The worker goes on.
 type RemoteError struct {
 	Code      string // "load_failed", "bad_request", "internal", ...
 	Message   string
-	Traceback string // set for "internal"
+	Traceback string // of exceptions that the worker did not expect
 }
 
 func (e *RemoteError) Error() string {
-	if e.Code == "internal" {
+	if e.Traceback != "" {
 		return fmt.Sprintf("python worker: %s\n%s", e.Message, e.Traceback)
 	}
 	return "python worker: " + e.Message
+}
+
+func (e *RemoteError) Unwrap() error {
+	if e.Code == "out_of_memory" {
+		return ErrOutOfMemory
+	}
+	return nil
 }
 
 // remoteError gives a worker's error its Go type.

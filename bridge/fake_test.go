@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -28,8 +29,20 @@ func TestMain(m *testing.M) {
 }
 
 // fakeCommand starts the test binary as a worker with a fault.
-func fakeCommand(fault string) command {
-	return command{name: os.Args[0], env: append(os.Environ(), fakeVariable+"="+fault)}
+func fakeCommand(fault string, env ...string) command {
+	return command{name: os.Args[0], env: append(append(os.Environ(), fakeVariable+"="+fault), env...)}
+}
+
+// onceVariable names a file: a fault that is to happen once makes it, and does not happen if it is there.
+const onceVariable = "FAKE_ONCE"
+
+func firstTime() bool {
+	f, err := os.OpenFile(os.Getenv(onceVariable), os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return false
+	}
+	_ = f.Close()
+	return true
 }
 
 type fields map[string]any
@@ -41,7 +54,15 @@ func reply(m fields) {
 }
 
 func hello(protocol int) {
-	reply(fields{"t": "hello", "id": 0, "pid": os.Getpid(), "versions": fields{"protocol": protocol, "mlx": "fake"}})
+	found := fields{"protocol": protocol, "mlx": wantMLX, "mlx_lm": wantMLXLM}
+	if os.Getenv(fakeVariable) == "old mlx-lm" {
+		found["mlx_lm"] = "0.20.1"
+	}
+	reply(fields{"t": "hello", "id": 0, "pid": os.Getpid(), "versions": found})
+}
+
+func beat(phase string, work int) {
+	reply(fields{"t": "beat", "id": 0, "phase": phase, "work": work})
 }
 
 func token(id any, text string) fields {
@@ -58,6 +79,11 @@ func runFake(fault string) {
 	case "prints on stdout":
 		fmt.Println("Downloading a model: 100%")
 		time.Sleep(time.Hour)
+	case "starts slowly":
+		for range 10 {
+			time.Sleep(50 * time.Millisecond)
+			fmt.Fprintln(os.Stderr, "still importing")
+		}
 	case "old version":
 		hello(0)
 		time.Sleep(time.Hour)
@@ -68,6 +94,15 @@ func runFake(fault string) {
 	hello(protocolVersion)
 	if fault == "ignores SIGTERM" {
 		signal.Ignore(syscall.SIGTERM)
+	}
+	if fault == "exits over a child" {
+		// It leaves the group and keeps the pipes.
+		child := exec.Command("sleep", "30")
+		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if child.Start() != nil {
+			os.Exit(9)
+		}
 	}
 	for {
 		m, err := readFake(os.Stdin)
@@ -105,10 +140,17 @@ func serveFake(fault string, m fields) {
 		case "load without info":
 			reply(fields{"t": "result", "id": id})
 			return
+		case "loads for long":
+			for i := range 10 {
+				beat("load", i)
+				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 10})
+				time.Sleep(50 * time.Millisecond)
+			}
+		case "hangs in load":
+			beat("load", 1)
+			time.Sleep(time.Hour)
 		}
 		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10}})
-	case "has_template":
-		reply(fields{"t": "result", "id": id, "value": false})
 	case "shutdown":
 		if fault == "healthy" {
 			os.Exit(0)
@@ -117,8 +159,12 @@ func serveFake(fault string, m fields) {
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
 	case "generate":
-		generateFake(fault, id)
+		resumed, _ := m["resume"].([]any)
+		generateFake(fault, id, len(resumed))
 	case "classify":
+		if fault == "dies at classify once" && firstTime() {
+			os.Exit(1)
+		}
 		if fault == "too few scores" {
 			reply(fields{"t": "result", "id": id, "scores": [][]float64{{-1, -2}}})
 			return
@@ -127,12 +173,60 @@ func serveFake(fault string, m fields) {
 	}
 }
 
-func generateFake(fault string, id any) {
+func generateFake(fault string, id any, resumed int) {
+	switch fault {
+	case "dies at prefill":
+		reply(fields{"t": "progress", "id": id, "phase": "prefill", "done": 512, "total": 2048})
+		os.Exit(1)
+	case "counts and dies once", "counts and hangs once":
+		for i := resumed; i < 10; i++ {
+			if i == 4 && firstTime() {
+				if fault == "counts and dies once" {
+					os.Exit(1)
+				}
+				beat("decode", 1)
+				time.Sleep(time.Hour)
+			}
+			t := token(id, fmt.Sprint(i, " "))
+			if i == 9 {
+				t["finish"] = "length"
+			}
+			reply(t)
+		}
+		return
+	}
 	reply(token(id, "one "))
 	switch fault {
 	case "dies in mid-stream":
 		fmt.Fprintln(os.Stderr, "RuntimeError: out of memory")
 		os.Exit(1)
+	case "exits over a child":
+		os.Exit(1)
+	case "dies in mid-write":
+		_, _ = os.Stdout.Write([]byte{0, 0, 4, 0, 0x82, 0xa1, 't'})
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "oversize frame":
+		_, _ = os.Stdout.Write([]byte{0x7f, 0xff, 0xff, 0xff, 1})
+		time.Sleep(time.Hour)
+	case "closes its pipes":
+		_ = os.Stdout.Close()
+		_ = os.Stdin.Close()
+		time.Sleep(time.Hour)
+	case "no heartbeat":
+		beat("decode", 1)
+		time.Sleep(time.Hour)
+	case "no progress":
+		for {
+			beat("decode", 1)
+			time.Sleep(10 * time.Millisecond)
+		}
+	case "slow but working":
+		for i := range 40 {
+			beat("decode", i)
+			time.Sleep(20 * time.Millisecond)
+		}
+		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
+		return
 	case "is killed":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "cuts a frame":
@@ -159,7 +253,7 @@ func generateFake(fault string, id any) {
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "floods stderr":
 		line := strings.Repeat("noise ", 200) + "\n"
-		for range 20000 { // 24 MB
+		for range 84000 { // 100 MB
 			_, _ = os.Stderr.WriteString(line)
 		}
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 // noLeaks checks at the end of the test that no goroutine, file descriptor or child is left.
 func noLeaks(t *testing.T) {
 	t.Helper()
+	startSpawner() // it stays
 	goroutines, fds := runtime.NumGoroutine(), openFiles(t)
 	t.Cleanup(func() {
 		deadline := time.Now().Add(5 * time.Second)
@@ -56,9 +58,13 @@ func generateAll(ctx context.Context, m *Model) (text string, err error) {
 	return text, err
 }
 
-func loadFake(t *testing.T, fault string) *Model {
+func loadFake(t *testing.T, fault string, change ...func(*Options)) *Model {
 	t.Helper()
-	m, err := load(t.Context(), "/nowhere", Options{}, fakeCommand(fault))
+	o := Options{QuarantineDir: t.TempDir()}
+	for _, f := range change {
+		f(&o)
+	}
+	m, err := load(t.Context(), "/nowhere", o, fakeCommand(fault, onceVariable+"="+filepath.Join(t.TempDir(), "once")))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
@@ -69,13 +75,16 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 		"dies at start":     {"exit status 1", "No module named 'mlx_lm'", "pip install -r requirements.txt"},
 		"dies at load":      {"exit status 139", "Segmentation fault in the loader"},
 		"prints on stdout":  {"broken frame", "is something printing"},
-		"old version":       {"protocol 0, this program 1", "rebuild"},
+		"old version":       {"protocol 0, this program 2", "rebuild"},
+		"old mlx-lm":        {"mlx-lm is 0.20.1, want 0.32.2", "-m pip install 'mlx-lm==0.32.2'"},
+		"hangs in load":     {"hangs", `phase "load"`},
+		"never says hello":  {"hangs", `phase "start"`},
 		"no hello":          {"broke the protocol", "want hello"},
 		"load without info": {"load without info"},
 	} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
-			_, err := load(t.Context(), "/nowhere", Options{Workers: 2}, fakeCommand(fault))
+			_, err := load(t.Context(), "/nowhere", Options{Workers: 2, StallTimeout: 300 * time.Millisecond}, fakeCommand(fault))
 			require.Error(t, err)
 			for _, part := range want {
 				require.ErrorContains(t, err, part)
@@ -105,29 +114,49 @@ func TestMissingPrograms(t *testing.T) {
 	require.ErrorContains(t, err, PythonVariable)
 }
 
+// A request whose workers die under it is tried twice, then kept from further ones.
 func TestFaultsInMidStream(t *testing.T) {
+	noLeaks(t)
 	for fault, want := range map[string][]string{
+		"dies at prefill":       {"exit status 1"},
 		"dies in mid-stream":    {"exit status 1", "RuntimeError: out of memory"},
 		"is killed":             {"signal: killed", "memory ran out"},
+		"dies in mid-write":     {"cut off in a frame of 1024 bytes"},
 		"cuts a frame":          {"broken frame", "cut off in a frame of 50 bytes"},
+		"oversize frame":        {"broken frame", "2147483647 bytes"},
 		"garbage in mid-stream": {"broken frame"},
 		"bad msgpack":           {"broken frame", "msgpack"},
-		"sends too much":        {"broke the protocol", "ahead of request"},
+		"sends too much":        {"broke the protocol", "without credit"},
 		"unknown message":       {"broke the protocol", "surprise"},
+		"closes its pipes":      {"hangs", "phase"},
+		"no heartbeat":          {"no heartbeat for", `phase "decode"`},
+		"no progress":           {"no progress for", `phase "decode"`},
+		"exits over a child":    {"exit status 1"},
 	} {
 		t.Run(fault, func(t *testing.T) {
-			noLeaks(t)
-			m := loadFake(t, fault)
+			t.Parallel()
+			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 500 * time.Millisecond })
 			text, err := generateAll(t.Context(), m)
 			require.ErrorIs(t, err, ErrWorkerStopped)
-			require.True(t, strings.HasPrefix(text, "one "), "what came before the fault arrived: %q", text)
+			require.ErrorIs(t, err, ErrQuarantined)
+			if fault != "dies at prefill" {
+				require.True(t, strings.HasPrefix(text, "one "), "what came before the fault arrived: %q", text)
+			}
 			for _, part := range want {
 				require.ErrorContains(t, err, part)
 			}
-			// The next request gets a new worker.
-			text, err = generateAll(t.Context(), m)
-			require.ErrorIs(t, err, ErrWorkerStopped)
-			require.True(t, strings.HasPrefix(text, "one "))
+			stat := m.Stat()
+			require.EqualValues(t, 2, stat.Crashes)
+			require.EqualValues(t, 1, stat.Resumed)
+			require.Equal(t, 1, stat.Quarantined)
+			require.Zero(t, stat.Waiting)
+			require.Zero(t, m.counters.active.Load())
+			// The same request is not given to a third worker.
+			start := time.Now()
+			_, err = generateAll(t.Context(), m)
+			require.ErrorIs(t, err, ErrQuarantined)
+			require.Less(t, time.Since(start), 100*time.Millisecond)
+			require.EqualValues(t, 2, m.Stat().Crashes)
 		})
 	}
 }
@@ -146,18 +175,20 @@ func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
 				require.NotErrorIs(t, err, ErrWorkerStopped)
 			}
 			require.Equal(t, 1, m.pool.workers())
+			require.Zero(t, m.Stat().Crashes)
 		})
 	}
 }
 
 func TestFaultsThatDoNotMatter(t *testing.T) {
-	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy"} {
+	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "starts slowly", "loads for long", "slow but working"} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
-			m := loadFake(t, fault)
+			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 400 * time.Millisecond })
 			text, err := generateAll(t.Context(), m)
 			require.NoError(t, err)
 			require.Equal(t, "one two", text)
+			require.Zero(t, m.Stat().Crashes)
 		})
 	}
 }
@@ -189,7 +220,7 @@ func TestCloseEndsStreamsAndStubbornProcesses(t *testing.T) {
 		_, err := generateAll(context.Background(), m)
 		result <- err
 	}()
-	require.Eventually(t, func() bool { return m.active.Load() == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return m.counters.active.Load() == 1 }, time.Second, time.Millisecond)
 	require.NoError(t, m.Close())
 	require.ErrorIs(t, <-result, engine.ErrClosed)
 	require.NoError(t, m.Close())
@@ -197,28 +228,16 @@ func TestCloseEndsStreamsAndStubbornProcesses(t *testing.T) {
 	require.ErrorIs(t, err, engine.ErrClosed)
 }
 
-func TestTailKeepsTheLastLines(t *testing.T) {
-	var log tail
-	for i := range 5000 {
-		_, _ = log.Write([]byte(strings.Repeat("x", i%50) + "\n"))
-	}
-	_, _ = log.Write([]byte("10%\r50%\r100%\nlast\r\n"))
-	lines := strings.Split(log.String(), "\n")
-	require.Len(t, lines, tailLines)
-	require.Equal(t, "last", lines[len(lines)-1])
-	require.Equal(t, "100%", lines[len(lines)-2], "what a carriage return overwrote is gone")
-	require.LessOrEqual(t, len(log.data), tailBytes)
-}
-
 func TestWorkersGetAMinimalEnvironment(t *testing.T) {
 	t.Setenv("SECRET_TOKEN", "x")
 	t.Setenv("HF_HUB_OFFLINE", "0")
 	t.Setenv("MLX_TEST", "y")
-	env := environment("/w")
+	env := environment("/w", false)
 	joined := strings.Join(env, "\n")
 	require.NotContains(t, joined, "SECRET_TOKEN")
 	require.NotContains(t, joined, "HF_HUB_OFFLINE=0")
 	require.Contains(t, env, "HF_HUB_OFFLINE=1")
 	require.Contains(t, env, "MLX_TEST=y")
 	require.Contains(t, joined, "PYTHONPATH=/w")
+	require.NotContains(t, strings.Join(environment("/w", true), "\n"), "OFFLINE")
 }

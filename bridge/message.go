@@ -1,12 +1,10 @@
 package bridge
 
-import "forge.lthn.ai/core/go-mlx/internal/engine"
-
 // protocolVersion is what this side speaks; a worker's hello must carry the same.
-const protocolVersion = 1
+const protocolVersion = 2
 
 // message is every field that a worker sends, by type:
-// hello, result, token, progress, cancelled, error.
+// hello, beat, result, token, progress, cancelled, error.
 type message struct {
 	Type string `msgpack:"t"`
 	ID   uint64 `msgpack:"id"`
@@ -19,10 +17,13 @@ type message struct {
 	Info   *workerInfo `msgpack:"info"`
 	Scores [][]float64 `msgpack:"scores"`
 	IDs    []int32     `msgpack:"ids"`
-	Value  bool        `msgpack:"value"`
-	Active int64       `msgpack:"active"`
-	Cache  int64       `msgpack:"cache"`
-	Peak   int64       `msgpack:"peak"`
+
+	// beat, and the result of memory: MLX's account, and the KV kept for later requests, in bytes
+	Work        int64 `msgpack:"work"`
+	Active      int64 `msgpack:"active"`
+	Cache       int64 `msgpack:"cache"`
+	Peak        int64 `msgpack:"peak"`
+	PromptCache int64 `msgpack:"prompt_cache"`
 
 	// token; Text also serves decode and render
 	Token        int32   `msgpack:"token"`
@@ -31,11 +32,12 @@ type message struct {
 	Top          []topLP `msgpack:"top"`
 	Finish       string  `msgpack:"finish"`
 	PromptTokens int     `msgpack:"prompt_tokens"`
+	Segments     []pair  `msgpack:"segments"`
 
-	// progress
+	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`
-	Done  int    `msgpack:"done"`
-	Total int    `msgpack:"total"`
+	Done  int64  `msgpack:"done"`
+	Total int64  `msgpack:"total"`
 
 	// cancelled
 	Tokens  int     `msgpack:"tokens"`
@@ -54,8 +56,16 @@ type topLP struct {
 	LogProb  float64
 }
 
+// pair is a kind of segment with its text.
+type pair struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+	Kind     string
+	Text     string
+}
+
 type versions struct {
 	Protocol     int    `msgpack:"protocol"`
+	Python       string `msgpack:"python"`
 	MLX          string `msgpack:"mlx"`
 	MLXLM        string `msgpack:"mlx_lm"`
 	Transformers string `msgpack:"transformers"`
@@ -73,6 +83,10 @@ type workerInfo struct {
 	Quantization  string `msgpack:"quantization"`
 	Parameters    int64  `msgpack:"parameters"`
 	WeightBytes   int64  `msgpack:"weight_bytes"`
+	HasTemplate   bool   `msgpack:"has_template"`
+	Batchable     bool   `msgpack:"batchable"` // requests can share a pass
+	TokenizerHash string `msgpack:"tokenizer_hash"`
+	TemplateHash  string `msgpack:"template_hash"`
 }
 
 // errorData holds what the codes' Go errors need.
@@ -100,27 +114,53 @@ type loadRequest struct {
 	head
 	Path            string `msgpack:"path"`
 	TrustRemoteCode bool   `msgpack:"trust_remote_code"`
+	Adapter         string `msgpack:"adapter,omitempty"`
+	Draft           string `msgpack:"draft,omitempty"`
+	Batch           int    `msgpack:"batch"`
+	PromptCache     int64  `msgpack:"prompt_cache"`
 }
 
 type generateRequest struct {
 	head
-	Text              string           `msgpack:"text,omitempty"`
-	Messages          []engine.Message `msgpack:"messages,omitempty"`
-	IDs               []int32          `msgpack:"ids,omitempty"`
-	MaxTokens         int              `msgpack:"max_tokens"`
-	Temperature       float32          `msgpack:"temperature"`
-	TopK              int              `msgpack:"top_k"`
-	TopP              float32          `msgpack:"top_p"`
-	MinP              float32          `msgpack:"min_p"`
-	RepetitionPenalty float32          `msgpack:"repetition_penalty"`
-	RepetitionContext int              `msgpack:"repetition_context"`
-	Seed              uint64           `msgpack:"seed"`
-	Stop              []string         `msgpack:"stop"`
-	StopTokens        []int32          `msgpack:"stop_tokens"`
-	IgnoreEOS         bool             `msgpack:"ignore_eos"`
-	LogProbs          bool             `msgpack:"logprobs"`
-	TopLogProbs       int              `msgpack:"top_logprobs"`
-	Credit            int              `msgpack:"credit"`
+	Text string `msgpack:"text,omitempty"`
+	// Chats travel as JSON, which keeps the order of keys in tools and arguments.
+	Messages          string      `msgpack:"messages,omitempty"`
+	IDs               []int32     `msgpack:"ids,omitempty"`
+	Tools             string      `msgpack:"tools,omitempty"`
+	TemplateArguments string      `msgpack:"template_arguments,omitempty"`
+	Resume            []int32     `msgpack:"resume,omitempty"` // what an earlier worker made of it
+	MaxTokens         int         `msgpack:"max_tokens"`
+	Temperature       float32     `msgpack:"temperature"`
+	TopK              int         `msgpack:"top_k"`
+	TopP              float32     `msgpack:"top_p"`
+	MinP              float32     `msgpack:"min_p"`
+	XTCProbability    float32     `msgpack:"xtc_probability"`
+	XTCThreshold      float32     `msgpack:"xtc_threshold"`
+	RepetitionPenalty float32     `msgpack:"repetition_penalty"`
+	RepetitionContext int         `msgpack:"repetition_context"`
+	PresencePenalty   float32     `msgpack:"presence_penalty"`
+	FrequencyPenalty  float32     `msgpack:"frequency_penalty"`
+	LogitBias         []tokenBias `msgpack:"logit_bias"`
+	Seed              uint64      `msgpack:"seed"`
+	Stop              []string    `msgpack:"stop"`
+	StopTokens        []int32     `msgpack:"stop_tokens"`
+	IgnoreEOS         bool        `msgpack:"ignore_eos"`
+	LogProbs          bool        `msgpack:"logprobs"`
+	TopLogProbs       int         `msgpack:"top_logprobs"`
+	Segments          bool        `msgpack:"segments"`
+	KVBits            int         `msgpack:"kv_bits"`
+	KVGroupSize       int         `msgpack:"kv_group_size"`
+	KVStart           int         `msgpack:"kv_start"`
+	MaxKVSize         int         `msgpack:"max_kv_size"`
+	DraftTokens       int         `msgpack:"draft_tokens"`
+	Credit            int         `msgpack:"credit"`
+}
+
+// tokenBias is a token with what is added to its logit.
+type tokenBias struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+	ID       int32
+	Bias     float32
 }
 
 type classifyRequest struct {
@@ -143,7 +183,7 @@ type decodeRequest struct {
 
 type renderRequest struct {
 	head
-	Messages []engine.Message `msgpack:"messages"`
+	Messages string `msgpack:"messages"`
 }
 
 type creditRequest struct {

@@ -3,36 +3,40 @@ package bridge
 import (
 	"context"
 	"fmt"
-	"iter"
 	"sync"
 	"sync/atomic"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
-// Options say how workers run.
-type Options struct {
-	Python          string // interpreter; see FindPython for the default
-	Workers         int    // number of processes; 0 means 1
-	TrustRemoteCode bool   // let the checkpoint's own Python code run
-}
-
 // Model is a model served by a pool of Python workers. It is safe for concurrent use.
 type Model struct {
-	pool     *pool
-	info     engine.Info
-	template bool
+	path       string
+	pool       *pool
+	quarantine *quarantine
+	supervisor *Supervisor
+	events     *eventQueue
+	expected   int64        // bytes that a worker will need
+	reserved   atomic.Int64 // bytes set aside for its workers
+	pinned     atomic.Bool
+	described  atomic.Pointer[description]
 
-	requests, active, prompt, generated, classified atomic.Int64
+	counters struct {
+		requests, active, prompt, generated, classified, resumed atomic.Int64
+	}
 
 	closing sync.Once
 }
 
-// Load starts the workers and loads the model in each.
+// description is what the last worker to load said of the model.
+type description struct {
+	info     engine.Info
+	template bool
+	versions versions
+}
+
+// Load starts workers and loads the model in each.
 func Load(ctx context.Context, path string, options Options) (*Model, error) {
-	if options.Workers < 0 {
-		return nil, &engine.OptionError{Option: "Workers", Reason: fmt.Sprintf("%d is negative", options.Workers)}
-	}
 	interpreter, err := FindPython(options.Python)
 	if err != nil {
 		return nil, err
@@ -42,145 +46,110 @@ func Load(ctx context.Context, path string, options Options) (*Model, error) {
 		return nil, err
 	}
 	return load(ctx, path, options, command{
-		name: interpreter, args: []string{"-m", "go_mlx_worker"}, env: environment(source),
+		name: interpreter, args: []string{"-m", "go_mlx_worker"}, env: environment(source, options.Online),
 	})
 }
 
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
-	m := &Model{}
-	var first sync.Once
-	m.pool = newPool(max(1, options.Workers), func(ctx context.Context) (*worker, error) {
-		w, err := startWorker(ctx, cmd)
-		if err != nil {
+	o, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{path: path, supervisor: o.Supervisor, events: newEventQueue(o.Events)}
+	if m.supervisor == nil {
+		m.supervisor = NewSupervisor(0)
+	}
+	m.expected = checkpointBytes(path, o.Draft) + o.PromptCache
+	request := loadRequest{
+		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
+	}
+	m.quarantine = &quarantine{
+		dir: o.QuarantineDir, model: path, load: request, versions: func() versions { return m.described.Load().versions },
+	}
+	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
+	m.pool = newPool(l, func(ctx context.Context) (*worker, error) {
+		if err := m.supervisor.admit(ctx, m, m.expected); err != nil {
 			return nil, err
 		}
-		info, err := w.load(ctx, path, options.TrustRemoteCode)
+		m.reserved.Add(m.expected)
+		w, err := m.start(ctx, cmd, o, request)
 		if err != nil {
-			w.stop()
+			m.giveBack()
 			return nil, err
 		}
-		first.Do(func() { m.describe(path, info, w.versions) })
 		return w, nil
 	})
-	if err := m.pool.warm(ctx); err != nil {
-		m.Close()
+	m.pool.onGone = m.giveBack
+	m.pool.onIdle = m.supervisor.notify
+	m.pool.onCrash = func(err error) { m.events.put(engine.Event{Kind: engine.EventRestart, Err: err}) }
+	m.supervisor.add(m)
+	if err := m.pool.warm(ctx, max(1, o.MinWorkers)); err != nil {
+		_ = m.Close()
 		return nil, err
 	}
-	reply, err := m.call(ctx, &bareRequest{head{Type: "has_template"}})
-	if err != nil {
-		m.Close()
-		return nil, err
-	}
-	m.template = reply.Value
 	return m, nil
 }
 
-func (m *Model) describe(path string, i *workerInfo, v versions) {
-	m.info = engine.Info{
-		Path: path, Engine: "python", Architecture: i.Architecture, Device: i.Device, Layers: i.Layers,
-		HiddenSize: i.HiddenSize, VocabSize: i.VocabSize, ContextLength: i.ContextLength, DType: i.DType,
-		Quantization: i.Quantization, Parameters: i.Parameters, WeightBytes: i.WeightBytes, MLXVersion: v.MLX,
-	}
-}
-
-// call sends one request to a worker of the pool and waits for its reply.
-func (m *Model) call(ctx context.Context, r request) (*message, error) {
-	w, err := m.pool.acquire(ctx)
+// start starts one worker and loads the model in it.
+func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest) (*worker, error) {
+	w, err := startWorker(ctx, cmd, o.StallTimeout, func(b bar) {
+		m.events.put(engine.Event{Kind: engine.EventOutput, Label: b.label, Done: b.done, Total: b.total})
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer m.pool.release(w)
-	return w.conn.call(ctx, r, nil)
+	err = w.load(ctx, request, func(p *message) {
+		m.events.put(engine.Event{Kind: engine.EventLoad, Done: p.Done, Total: p.Total})
+	})
+	if err != nil {
+		w.stop()
+		return nil, err
+	}
+	m.described.Store(describe(m.path, w.info, w.versions))
+	return w, nil
+}
+
+// giveBack returns the memory of a worker that is gone.
+func (m *Model) giveBack() {
+	m.reserved.Add(-m.expected)
+	m.supervisor.release(m.expected)
+}
+
+func describe(path string, i *workerInfo, v versions) *description {
+	return &description{
+		info: engine.Info{
+			Path: path, Engine: "python", Architecture: i.Architecture, Device: i.Device, Layers: i.Layers,
+			HiddenSize: i.HiddenSize, VocabSize: i.VocabSize, ContextLength: i.ContextLength, DType: i.DType,
+			Quantization: i.Quantization, Parameters: i.Parameters, WeightBytes: i.WeightBytes, MLXVersion: v.MLX,
+		},
+		template: i.HasTemplate,
+		versions: v,
+	}
+}
+
+// call gives one request to a worker of the pool and waits for its reply. A request whose worker dies is
+// given to another one.
+func (m *Model) call(ctx context.Context, r request) (*message, error) {
+	j := &journey{
+		model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil },
+		key: func() (requestKey, error) {
+			r.header().ID = 0
+			return keyOf(r)
+		},
+	}
+	var reply *message
+	err := j.run(ctx, func(w *worker, _ func()) (err error) {
+		reply, err = w.conn.call(ctx, r, nil)
+		return err
+	})
+	return reply, err
 }
 
 // begin counts a request until the returned func is called.
 func (m *Model) begin() (end func()) {
-	m.requests.Add(1)
-	m.active.Add(1)
-	return func() { m.active.Add(-1) }
-}
-
-// Generate streams tokens; see engine.Engine.
-func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
-	return func(yield func(engine.Token, error) bool) {
-		if err := m.generate(ctx, prompt, options, yield); err != nil {
-			yield(engine.Token{}, err)
-		}
-	}
-}
-
-func (m *Model) generate(ctx context.Context, prompt engine.Prompt, o engine.GenerateOptions, yield func(engine.Token, error) bool) error {
-	if err := o.Validate(m.info.VocabSize); err != nil {
-		return err
-	}
-	if err := prompt.Validate(); err != nil {
-		return err
-	}
-	if o.Temperature > 0 && !o.HasSeed {
-		o.Seed = engine.RandomSeed()
-	}
-	defer m.begin()()
-	w, err := m.pool.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer m.pool.release(w)
-	e, err := w.conn.begin(&generateRequest{
-		head: head{Type: "generate"},
-		Text: prompt.Text, Messages: prompt.Messages, IDs: prompt.IDs,
-		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
-		RepetitionPenalty: o.RepetitionPenalty, RepetitionContext: o.RepetitionContext, Seed: o.Seed,
-		Stop: append([]string{}, o.Stop...), StopTokens: append([]int32{}, o.StopTokens...),
-		IgnoreEOS: o.IgnoreEOS, LogProbs: o.LogProbs, TopLogProbs: o.TopLogProbs, Credit: streamCredit,
-	}, nil)
-	if err != nil {
-		return err
-	}
-	defer w.conn.end(e)
-	for taken := 1; ; taken++ {
-		reply, err := w.conn.next(ctx, e)
-		if err != nil {
-			return err
-		}
-		token, err := reply.token()
-		if err != nil {
-			w.conn.cancel(e)
-			return err
-		}
-		m.generated.Add(1)
-		m.prompt.Add(int64(token.PromptTokens))
-		last := token.FinishReason != ""
-		if !yield(token, nil) {
-			if !last {
-				w.conn.cancel(e)
-			}
-			return nil
-		}
-		if last {
-			return nil
-		}
-		if taken%(streamCredit/2) == 0 {
-			if err := w.conn.send(&creditRequest{head{Type: "credit", ID: e.id}, streamCredit / 2}); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// token checks a token message.
-func (m *message) token() (engine.Token, error) {
-	if m.Type != "token" {
-		return engine.Token{}, fmt.Errorf("%w: %q in a stream of tokens", errProtocol, m.Type)
-	}
-	reason := engine.FinishReason(m.Finish)
-	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
-		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
-	}
-	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, PromptTokens: m.PromptTokens}
-	for _, top := range m.Top {
-		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
-	}
-	return t, nil
+	m.counters.requests.Add(1)
+	m.counters.active.Add(1)
+	return func() { m.counters.active.Add(-1) }
 }
 
 // classifyChunk is how many texts travel in one request: a cancelled call stops between batches, and
@@ -194,7 +163,7 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 	}
 	defer m.begin()()
 	labels := options.Labels
-	if !m.template {
+	if !m.described.Load().template {
 		labels = make([]string, len(options.Labels))
 		for i, label := range options.Labels {
 			labels[i] = engine.PlainLabel(label)
@@ -204,7 +173,7 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var group sync.WaitGroup
-	limit := make(chan struct{}, len(m.pool.slots))
+	limit := make(chan struct{}, m.pool.limits.max)
 	for from := 0; from < len(texts); from += classifyChunk {
 		limit <- struct{}{}
 		if ctx.Err() != nil {
@@ -230,7 +199,7 @@ func (m *Model) classifyPart(ctx context.Context, from int, texts, labels []stri
 	prompts := make([]string, len(texts))
 	for i, text := range texts {
 		prompts[i] = options.UserText(text)
-		if !m.template {
+		if !m.described.Load().template {
 			prompts[i] = engine.PlainPrompt(prompts[i])
 		}
 	}
@@ -246,7 +215,7 @@ func (m *Model) classifyPart(ctx context.Context, from int, texts, labels []stri
 			return fmt.Errorf("text %d: %w", from+i, err)
 		}
 	}
-	m.classified.Add(int64(len(texts)))
+	m.counters.classified.Add(int64(len(texts)))
 	return nil
 }
 
@@ -276,7 +245,11 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message) (stri
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
-	reply, err := m.call(ctx, &renderRequest{head: head{Type: "render"}, Messages: messages})
+	text, err := jsonText(messages, true)
+	if err != nil {
+		return "", err
+	}
+	reply, err := m.call(ctx, &renderRequest{head: head{Type: "render"}, Messages: text})
 	if err != nil {
 		return "", err
 	}
@@ -284,7 +257,7 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message) (stri
 }
 
 // Info describes the model.
-func (m *Model) Info() engine.Info { return m.info }
+func (m *Model) Info() engine.Info { return m.described.Load().info }
 
 // Metrics reads counters, and the memory figures of one worker.
 func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
@@ -293,15 +266,35 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 		return engine.Metrics{}, err
 	}
 	return engine.Metrics{
-		Requests: m.requests.Load(), Active: m.active.Load(), PromptTokens: m.prompt.Load(),
-		GeneratedTokens: m.generated.Load(), Classified: m.classified.Load(), WeightBytes: m.info.WeightBytes,
-		ActiveBytes: reply.Active, CacheBytes: reply.Cache, PeakBytes: reply.Peak, Workers: m.pool.workers(),
+		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(), PromptTokens: m.counters.prompt.Load(),
+		GeneratedTokens: m.counters.generated.Load(), Classified: m.counters.classified.Load(), WeightBytes: m.Info().WeightBytes,
+		ActiveBytes: reply.Active, CacheBytes: reply.Cache, PeakBytes: reply.Peak, PromptCacheBytes: reply.PromptCache, Workers: m.pool.workers(),
 	}, nil
+}
+
+// Pin keeps the model's workers from being ended to make room for another model of its Supervisor.
+func (m *Model) Pin() { m.pinned.Store(true) }
+
+// Unpin undoes Pin.
+func (m *Model) Unpin() {
+	m.pinned.Store(false)
+	m.supervisor.notify()
+}
+
+// Reset loads the model anew from its folder, for weights that changed, and returns when the first worker
+// has done so. Requests under way end on the old weights. Quarantined requests are tried again.
+func (m *Model) Reset(ctx context.Context) error {
+	m.quarantine.clear()
+	return m.pool.reset(ctx)
 }
 
 // Close ends the workers and returns when all processes are gone. Streams under way end with
 // engine.ErrClosed. It may be called again.
 func (m *Model) Close() error {
-	m.closing.Do(m.pool.close)
+	m.closing.Do(func() {
+		m.pool.close()
+		m.supervisor.remove(m)
+		m.events.close()
+	})
 	return nil
 }

@@ -2,156 +2,491 @@ package bridge
 
 import (
 	"context"
+	"errors"
+	"hash/maphash"
+	"slices"
 	"sync"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
-// pool keeps a fixed number of workers with one model loaded. A worker that died is replaced when the
-// next request needs its place.
-type pool struct {
-	start func(context.Context) (*worker, error) // starts a worker and loads the model
+// limits are what a pool may do.
+type limits struct {
+	min, max int           // workers kept, and at most
+	rows     int           // requests that one worker takes at a time
+	queue    int           // requests that may wait
+	idle     time.Duration // after this long without work, workers beyond min end; 0 keeps them
+}
 
-	mu     sync.Mutex // guards what follows; not held while a worker starts
-	slots  []slot
-	closed bool
+// pool keeps the workers of one model. Requests are served in the order they came: by the worker their
+// session was with, or the one with the fewest requests. When all are full another one is started, up to
+// the limit; then requests wait.
+type pool struct {
+	limits limits
+	// start starts a worker and loads the model. The start is the pool's, not a caller's: a request that
+	// gives up leaves the worker to the next one.
+	start func(context.Context) (*worker, error)
+	// Called without locks: when the last request of the pool is over, when a worker is gone, and when
+	// one is gone that nobody had stopped.
+	onIdle, onGone func()
+	onCrash        func(error)
+
+	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
+	members    []*member
+	waiters    []*waiter // in the order they came
+	generation int
+	nextID     uint64
+	crashes    backoff
+	evicted    bool // end of all workers was wanted; none is started before the next request
+	closed     bool
+	used       time.Time // end of the last request
+	timer      *time.Timer
+	stats      poolStats
 
 	ctx    context.Context // ends with the pool: workers being started are given up
 	cancel context.CancelFunc
-	starts sync.WaitGroup
+	lives  sync.WaitGroup // one for each member
 }
 
-// slot is a place for a worker.
-type slot struct {
-	worker   *worker
-	starting chan struct{} // closed when the start under way ended; nil if there is none
-	failure  error         // of the last start
+// member is a place in the pool with its worker.
+type member struct {
+	id         uint64
+	generation int
+	worker     *worker // nil while it starts
+	exclusive  bool    // it serves one request alone
+	reserved   *waiter // it takes nothing new until this one can have it alone
+	stopping   bool
+	served     int64
+	idle       time.Time // end of its last request
 }
 
-func newPool(size int, start func(context.Context) (*worker, error)) *pool {
-	p := &pool{start: start, slots: make([]slot, size)}
+// waiter is a request without a worker. granted is closed when it has one, or never will.
+type waiter struct {
+	session   string
+	exclusive bool
+	warm      bool // it only waits for a worker to be started; a failed start is its error
+	granted   chan struct{}
+	member    *member
+	err       error
+}
+
+type poolStats struct {
+	served, refused, abandoned, starts, crashed, evicted int64
+}
+
+func newPool(l limits, start func(context.Context) (*worker, error)) *pool {
+	p := &pool{limits: l, start: start, onIdle: func() {}, onGone: func() {}, onCrash: func(error) {}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
 
-// warm starts every worker and returns the first error.
-func (p *pool) warm(ctx context.Context) error {
-	for i := range p.slots {
-		p.mu.Lock()
-		p.launch(i)
-		p.mu.Unlock()
-	}
-	for i := range p.slots {
-		if _, err := p.wait(ctx, i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// launch begins to fill a slot. The start is the pool's, not the caller's: a request that gives up
-// leaves the worker to the next one. Caller must hold p.mu.
-func (p *pool) launch(i int) {
-	if p.closed || p.slots[i].starting != nil {
-		return
-	}
-	done := make(chan struct{})
-	p.slots[i] = slot{starting: done}
-	p.starts.Go(func() {
-		w, err := p.start(p.ctx)
-		p.mu.Lock()
-		p.slots[i] = slot{worker: w, failure: err}
-		p.mu.Unlock()
-		close(done)
-	})
-}
-
-// wait returns the worker of a slot whose start was launched.
-func (p *pool) wait(ctx context.Context, i int) (*worker, error) {
+// warm starts n workers and returns when all are ready, or with the first error.
+func (p *pool) warm(ctx context.Context, n int) error {
 	p.mu.Lock()
-	starting := p.slots[i].starting
+	var fresh []*waiter
+	for range n {
+		// Each asks to be alone, so that each gets a worker of its own.
+		w := &waiter{exclusive: true, warm: true, granted: make(chan struct{})}
+		p.waiters = append(p.waiters, w)
+		fresh = append(fresh, w)
+		p.launch()
+	}
 	p.mu.Unlock()
-	if starting != nil {
-		select {
-		case <-starting:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+	var first error
+	for _, w := range fresh {
+		m, err := p.await(ctx, w)
+		if err == nil {
+			defer p.release(m, false)
+		} else if first == nil {
+			first = err
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil, engine.ErrClosed
-	}
-	return p.slots[i].worker, p.slots[i].failure
+	return first
 }
 
-// acquire returns the live worker with the fewest requests and counts one more on it. The caller gives
-// it back with release.
-func (p *pool) acquire(ctx context.Context) (*worker, error) {
+// acquire gives a request a worker. The caller gives it back with release. An exclusive request is
+// alone on its worker.
+func (p *pool) acquire(ctx context.Context, session string, exclusive bool) (*member, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	w := &waiter{session: session, exclusive: exclusive, granted: make(chan struct{})}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return nil, engine.ErrClosed
 	}
-	best, empty := -1, -1
-	for i, s := range p.slots {
-		if s.worker == nil || !s.worker.alive() {
-			empty = i
-			continue
-		}
-		if best < 0 || s.worker.active.Load() < p.slots[best].worker.active.Load() {
-			best = i
-		}
-	}
-	if empty >= 0 {
-		p.launch(empty)
-	}
-	if best >= 0 {
-		w := p.slots[best].worker
-		w.active.Add(1)
+	p.evicted = false
+	p.waiters = append(p.waiters, w)
+	p.dispatch()
+	if w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
+		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
+		p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
+		p.stats.refused++
 		p.mu.Unlock()
-		return w, nil
-	}
-	p.mu.Unlock()
-	w, err := p.wait(ctx, empty)
-	if err != nil {
 		return nil, err
 	}
-	w.active.Add(1)
-	return w, nil
+	p.mu.Unlock()
+	return p.await(ctx, w)
 }
 
-func (p *pool) release(w *worker) { w.active.Add(-1) }
-
-// workers is the number of live workers.
-func (p *pool) workers() int {
+func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {
+	select {
+	case <-w.granted:
+		return w.member, w.err
+	case <-ctx.Done():
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	if w.member != nil { // granted meanwhile
+		p.mu.Unlock()
+		p.release(w.member, false)
+		return nil, ctx.Err()
+	}
+	p.withdraw(w)
+	p.stats.abandoned++
+	p.dispatch() // what it had reserved is free
+	p.mu.Unlock()
+	return nil, ctx.Err()
+}
+
+// withdraw forgets a waiter. Caller must hold p.mu.
+func (p *pool) withdraw(w *waiter) {
+	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
+	for _, m := range p.members {
+		if m.reserved == w {
+			m.reserved = nil
+		}
+	}
+}
+
+// dispatch gives workers to those who wait and starts workers that are missing. Caller must hold p.mu.
+func (p *pool) dispatch() {
+	if p.closed {
+		return
+	}
+	for _, w := range slices.Clone(p.waiters) {
+		if m := p.pick(w); m != nil {
+			p.withdraw(w)
+			m.exclusive, m.reserved = w.exclusive, nil
+			m.worker.active.Add(1)
+			w.member = m
+			close(w.granted)
+		}
+	}
+	starting := 0
+	for _, m := range p.members {
+		if m.worker == nil {
+			starting++
+		}
+	}
+	if len(p.waiters) > 0 && starting == 0 {
+		p.launch()
+	}
+	for !p.evicted && p.count() < p.limits.min && p.launch() {
+	}
+}
+
+// pick chooses a worker for a waiter; nil if it has to wait on. Caller must hold p.mu.
+func (p *pool) pick(w *waiter) *member {
+	var best, home, drain *member
+	var weight uint64
+	for _, m := range p.members {
+		if m.worker == nil || m.stopping || m.generation != p.generation || !m.worker.alive() {
+			continue
+		}
+		active := int(m.worker.active.Load())
+		if w.exclusive {
+			if active == 0 && (m.reserved == nil || m.reserved == w) {
+				return m
+			}
+			if m.reserved == w {
+				drain = m
+			} else if m.reserved == nil && drain == nil {
+				drain = m
+			}
+			continue
+		}
+		if w.session != "" {
+			// The worker of a session is the one with the highest hash of both: no table to keep, and
+			// when a worker goes only its own sessions move.
+			if h := maphash.Comparable(sessionSeed, sessionKey{w.session, m.id}); home == nil || h > weight {
+				home, weight = m, h
+			}
+		}
+		if m.exclusive || m.reserved != nil || active >= p.limits.rows {
+			continue
+		}
+		if best == nil || active < int(best.worker.active.Load()) {
+			best = m
+		}
+	}
+	if w.exclusive {
+		if drain != nil {
+			drain.reserved = w
+		}
+		return nil
+	}
+	if home != nil && !home.exclusive && home.reserved == nil && int(home.worker.active.Load()) < p.limits.rows {
+		return home
+	}
+	return best
+}
+
+var sessionSeed = maphash.MakeSeed()
+
+type sessionKey struct {
+	session string
+	member  uint64
+}
+
+// count is the number of members that will serve this generation; live, of those that do. Caller must
+// hold p.mu.
+func (p *pool) count() int {
 	n := 0
-	for _, s := range p.slots {
-		if s.worker != nil && s.worker.alive() {
+	for _, m := range p.members {
+		if !m.stopping && m.generation == p.generation {
 			n++
 		}
 	}
 	return n
 }
 
+func (p *pool) live() int {
+	n := 0
+	for _, m := range p.members {
+		if m.worker != nil && !m.stopping && m.worker.alive() {
+			n++
+		}
+	}
+	return n
+}
+
+// workers is the number of live workers.
+func (p *pool) workers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live()
+}
+
+// launch begins to start one worker, if the limits allow it now. Caller must hold p.mu.
+func (p *pool) launch() bool {
+	if p.closed || p.count() >= p.limits.max {
+		return false
+	}
+	if wait := p.crashes.wait(time.Now()); wait > 0 {
+		if p.crashes.broken() && p.live() == 0 {
+			p.failAll(p.crashes.err(wait))
+		}
+		p.wake(wait)
+		return false
+	}
+	p.nextID++
+	m := &member{id: p.nextID, generation: p.generation, idle: time.Now()}
+	p.members = append(p.members, m)
+	p.stats.starts++
+	p.lives.Go(func() { p.run(m) })
+	return true
+}
+
+// run is the life of a member: it starts, serves, and ends.
+func (p *pool) run(m *member) {
+	w, err := p.start(p.ctx)
+	p.mu.Lock()
+	if err != nil {
+		p.remove(m)
+		p.crashes.crashed(time.Now(), err)
+		if errors.Is(err, ErrWorkerStopped) {
+			p.stats.crashed++
+		}
+		if i := slices.IndexFunc(p.waiters, func(w *waiter) bool { return w.warm }); i >= 0 {
+			p.fail(p.waiters[i], err)
+		}
+		if p.count() == 0 {
+			p.failAll(err)
+		}
+		p.dispatch()
+		p.mu.Unlock()
+		return
+	}
+	m.worker = w
+	if p.closed {
+		m.stopping = true
+		go w.stop()
+	}
+	p.dispatch()
+	p.mu.Unlock()
+
+	<-w.conn.done
+	p.onGone()
+	p.mu.Lock()
+	wanted := m.stopping
+	p.remove(m)
+	if !wanted {
+		p.crashes.crashed(time.Now(), w.conn.failure())
+		p.stats.crashed++
+	}
+	p.dispatch()
+	p.mu.Unlock()
+	if !wanted {
+		p.onCrash(w.conn.failure())
+	}
+}
+
+// remove takes a member out. Caller must hold p.mu.
+func (p *pool) remove(m *member) {
+	p.members = slices.DeleteFunc(p.members, func(x *member) bool { return x == m })
+}
+
+// failAll ends all waiting with an error. Caller must hold p.mu.
+func (p *pool) failAll(err error) {
+	for _, w := range slices.Clone(p.waiters) {
+		p.fail(w, err)
+	}
+}
+
+func (p *pool) fail(w *waiter, err error) {
+	p.withdraw(w)
+	w.err = err
+	close(w.granted)
+}
+
+// wake runs dispatch and sweep after a while. Caller must hold p.mu.
+func (p *pool) wake(after time.Duration) {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.timer = time.AfterFunc(after, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.dispatch()
+		p.sweep()
+	})
+}
+
+// release gives a worker back; ok says that it served the request.
+func (p *pool) release(m *member, ok bool) {
+	p.mu.Lock()
+	m.worker.active.Add(-1)
+	m.exclusive = false
+	m.idle = time.Now()
+	p.used = m.idle
+	if ok {
+		m.served++
+		p.stats.served++
+		p.crashes.reset()
+	}
+	p.dispatch()
+	p.sweep()
+	idle := len(p.waiters) == 0
+	for _, x := range p.members {
+		idle = idle && (x.worker == nil || x.worker.active.Load() == 0)
+	}
+	p.mu.Unlock()
+	if idle {
+		p.onIdle()
+	}
+}
+
+// share lets a worker that served one request alone take others too.
+func (p *pool) share(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m.exclusive = false
+	p.dispatch()
+}
+
+// sweep ends workers of an older generation, and those that were idle for too long. Caller must hold
+// p.mu.
+func (p *pool) sweep() {
+	now, next := time.Now(), time.Duration(0)
+	for _, m := range slices.Clone(p.members) {
+		if m.worker == nil || m.stopping || m.worker.active.Load() > 0 {
+			continue
+		}
+		if m.generation != p.generation {
+			p.retire(m)
+			continue
+		}
+		if p.limits.idle <= 0 || p.count() <= p.limits.min {
+			continue
+		}
+		if left := p.limits.idle - now.Sub(m.idle); left <= 0 {
+			p.retire(m)
+		} else if next == 0 || left < next {
+			next = left
+		}
+	}
+	if next > 0 {
+		p.wake(next)
+	}
+}
+
+// retire ends a member without work. Caller must hold p.mu.
+func (p *pool) retire(m *member) {
+	m.stopping = true
+	go m.worker.stop()
+}
+
+// evict ends all workers if none has work, and reports whether it did. The next request starts one.
+func (p *pool) evict() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.waiters) > 0 || len(p.members) == 0 {
+		return false
+	}
+	for _, m := range p.members {
+		if m.worker == nil || m.worker.active.Load() > 0 {
+			return false
+		}
+	}
+	p.evicted = true
+	for _, m := range p.members {
+		if !m.stopping {
+			p.stats.evicted++
+			p.retire(m)
+		}
+	}
+	return true
+}
+
+// lastUse is when the last request was over.
+func (p *pool) lastUse() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
+}
+
+// reset makes every request from now on go to workers that are started from now on, and returns when the
+// first of them is ready. Requests under way end where they are.
+func (p *pool) reset(ctx context.Context) error {
+	p.mu.Lock()
+	p.generation++
+	p.crashes.reset()
+	p.sweep()
+	p.mu.Unlock()
+	m, err := p.acquire(ctx, "", false)
+	if err != nil {
+		return err
+	}
+	p.release(m, false)
+	return nil
+}
+
 // close ends every worker and returns when all are reaped.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
-	p.mu.Unlock()
-	p.cancel()
-	p.starts.Wait()
-	var stops sync.WaitGroup
-	for _, s := range p.slots {
-		if s.worker != nil {
-			stops.Go(s.worker.stop)
+	p.failAll(engine.ErrClosed)
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	for _, m := range p.members {
+		if m.worker != nil && !m.stopping {
+			p.retire(m)
 		}
 	}
-	stops.Wait()
+	p.mu.Unlock()
+	p.cancel()
+	p.lives.Wait()
 }

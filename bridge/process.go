@@ -1,26 +1,26 @@
 package bridge
 
 import (
-	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// process is a child in a process group of its own, with its pipes.
+// process is a child in a process group of its own. Frames go over two pipes; its stderr is a terminal,
+// so that progress bars are drawn as they would be for a person.
 type process struct {
 	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	stdout io.Reader
-	stderr *tail
+	stdin  *os.File
+	stdout *os.File
+	log    *outputLog
 
-	exited chan struct{} // closed when the process is reaped
-	state  string        // how it ended; set before exited is closed
+	ended  chan struct{} // closed when the process is reaped
+	exited chan struct{} // closed when its output is read too
+	state  string        // how it ended; set before ended is closed
 	once   sync.Once
 }
 
@@ -29,34 +29,54 @@ const (
 	askPeriod   = 500 * time.Millisecond // after a shutdown message
 	gracePeriod = 2 * time.Second        // after stdin was closed
 	termPeriod  = 2 * time.Second        // after SIGTERM
+	// drainPeriod is how long output may still come when the process is gone: a process that it started
+	// and that left its group may hold the pipes open.
+	drainPeriod = time.Second
 )
 
-// startProcess starts a command. wait must be called, once, when stdout was read to its end.
-func startProcess(name string, args, env []string) (*process, error) {
-	cmd := exec.Command(name, args...)
-	cmd.Env = env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	p := &process{cmd: cmd, stderr: &tail{}, exited: make(chan struct{})}
-	var err error
-	if p.stdin, err = cmd.StdinPipe(); err != nil {
-		return nil, err
+// startProcess starts a command. The caller reads stdout to its end.
+func startProcess(cmd command, onBar func(bar)) (*process, error) {
+	p := &process{ended: make(chan struct{}), exited: make(chan struct{})}
+	var childIn, childOut, childErr *os.File
+	parent, child := []*os.File{}, []*os.File{}
+	closeAll := func(files []*os.File) {
+		for _, f := range files {
+			_ = f.Close()
+		}
 	}
-	out, err := cmd.StdoutPipe()
+	open := func() (err error) {
+		if childIn, p.stdin, err = os.Pipe(); err != nil {
+			return err
+		}
+		parent, child = append(parent, p.stdin), append(child, childIn)
+		if p.stdout, childOut, err = os.Pipe(); err != nil {
+			return err
+		}
+		parent, child = append(parent, p.stdout), append(child, childOut)
+		var terminal *os.File
+		if terminal, childErr, err = openTerminal(); err != nil {
+			return err
+		}
+		parent, child = append(parent, terminal), append(child, childErr)
+		p.log = newOutputLog(terminal, onBar)
+		p.cmd = exec.Command(cmd.name, cmd.args...)
+		p.cmd.Env = cmd.env
+		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = childIn, childOut, childErr
+		return spawn(p.cmd)
+	}
+	err := open()
+	closeAll(child)
 	if err != nil {
+		closeAll(parent)
 		return nil, err
 	}
-	p.stdout = out
-	cmd.Stderr = p.stderr
-	// A grandchild that inherited stderr must not keep Wait from returning.
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
+	go p.log.read()
+	go p.reap()
 	return p, nil
 }
 
-// wait reaps the process and ends what is left of its group.
-func (p *process) wait() {
+// reap waits for the end of the process, then of what is left of its group, then of its output.
+func (p *process) reap() {
 	err := p.cmd.Wait()
 	switch {
 	case p.cmd.ProcessState != nil:
@@ -64,8 +84,22 @@ func (p *process) wait() {
 	case err != nil:
 		p.state = err.Error()
 	}
+	close(p.ended)
 	p.kill()
+	deadline := time.Now().Add(drainPeriod)
+	_ = p.stdout.SetReadDeadline(deadline)
+	p.log.finish(deadline)
+	_ = p.stdin.Close()
 	close(p.exited)
+}
+
+// Read is stdout for its reader: an end forced by the deadline is an end.
+func (p *process) Read(b []byte) (int, error) {
+	n, err := p.stdout.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 // stop ends the process: it is asked to, then its stdin is closed, then its group gets SIGTERM, then
@@ -105,62 +139,3 @@ func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid
 
 // kill ends the whole group at once.
 func (p *process) kill() { p.signal(syscall.SIGKILL) }
-
-// tail keeps the last lines of a stream, for diagnosis.
-type tail struct {
-	mu   sync.Mutex
-	data []byte
-}
-
-const (
-	tailBytes = 8 << 10
-	tailLines = 20
-)
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.data = append(t.data, p[max(0, len(p)-tailBytes):]...)
-	if extra := len(t.data) - tailBytes; extra > 0 {
-		t.data = append(t.data[:0], t.data[extra:]...)
-	}
-	return len(p), nil
-}
-
-// String is the last lines, without what a carriage return overwrote.
-func (t *tail) String() string {
-	t.mu.Lock()
-	text := strings.ToValidUTF8(string(bytes.TrimSpace(t.data)), "\uFFFD")
-	t.mu.Unlock()
-	lines := strings.Split(text, "\n")
-	lines = lines[max(0, len(lines)-tailLines):]
-	for i, line := range lines {
-		line = strings.TrimRight(line, "\r")
-		lines[i] = line[strings.LastIndexByte(line, '\r')+1:]
-	}
-	return strings.Join(lines, "\n")
-}
-
-// environment is what a worker sees: what Python, MLX and the dynamic linker need, and no more.
-func environment(workerDir string) []string {
-	keep := []string{"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE"}
-	prefixes := []string{"MLX_", "CUDA_", "NVIDIA_", "METAL_", "MTL_", "HF_", "OMP_", "OPENBLAS_"}
-	env := []string{
-		"PYTHONPATH=" + workerDir, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONIOENCODING=utf-8",
-		"HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "TOKENIZERS_PARALLELISM=false",
-	}
-	if extra := os.Getenv("PYTHONPATH"); extra != "" {
-		env[0] += string(os.PathListSeparator) + extra
-	}
-	for _, entry := range os.Environ() {
-		name, _, _ := strings.Cut(entry, "=")
-		if name == "HF_HUB_OFFLINE" {
-			continue
-		}
-		hasPrefix := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
-		if slices.Contains(keep, name) || slices.ContainsFunc(prefixes, hasPrefix) {
-			env = append(env, entry)
-		}
-	}
-	return env
-}

@@ -118,7 +118,7 @@ func TestRealWorkerKilledInMidStreamIsReplaced(t *testing.T) {
 	for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longOptions(2000)) {
 		last = err
 		if n++; n == 10 {
-			require.NoError(t, syscall.Kill(m.pool.slots[0].worker.process.cmd.Process.Pid, syscall.SIGKILL))
+			require.NoError(t, syscall.Kill(m.pool.members[0].worker.process.cmd.Process.Pid, syscall.SIGKILL))
 		}
 	}
 	require.ErrorIs(t, last, ErrWorkerStopped)
@@ -196,7 +196,7 @@ func TestRealLoadErrors(t *testing.T) {
 
 func TestRealWorkerEndsWhenItsSupervisorIsGone(t *testing.T) {
 	m := loadReal(t, 1)
-	w := m.pool.slots[0].worker
+	w := m.pool.members[0].worker
 	require.NoError(t, w.process.stdin.Close()) // what the kernel does when the supervisor dies
 	select {
 	case <-w.process.exited:

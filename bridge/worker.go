@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
@@ -21,30 +23,38 @@ type command struct {
 type worker struct {
 	process  *process
 	conn     *conn
+	watchdog *watchdog
 	versions versions
+	info     *workerInfo // set by load
+
 	active   atomic.Int64 // requests under way
+	company  atomic.Int64 // requests that were under way when it died
 	stopping atomic.Bool  // the end of the process is wanted
+
+	mu    sync.Mutex
+	cause error // why the supervisor killed it; nil if it did not
 }
 
-// startWorker starts a process and waits for its hello.
-func startWorker(ctx context.Context, cmd command) (*worker, error) {
-	p, err := startProcess(cmd.name, cmd.args, cmd.env)
+// startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
+// given up. onBar sees the progress bars that it prints.
+func startWorker(ctx context.Context, cmd command, stall time.Duration, onBar func(bar)) (*worker, error) {
+	p, err := startProcess(cmd, onBar)
 	if err != nil {
 		return nil, &WorkerError{State: "could not be started", Hint: err.Error()}
 	}
 	w := &worker{process: p, conn: newConn(p.stdin)}
+	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
+	w.conn.onBeat = w.watchdog.beat
 	hello := make(chan *message, 1)
 	go w.watch(hello)
+	go w.watchdog.run(p.ended)
 	select {
 	case m := <-hello:
-		if m.Versions.Protocol != protocolVersion {
-			w.stop()
-			return nil, &WorkerError{
-				State: fmt.Sprintf("it speaks protocol %d, this program %d", m.Versions.Protocol, protocolVersion),
-				Hint:  "the worker files and the program are of different versions: rebuild the program",
-			}
-		}
 		w.versions = m.Versions
+		if err := checkVersions(cmd.name, m.Versions); err != nil {
+			w.stop()
+			return nil, err
+		}
 		return w, nil
 	case <-w.conn.done:
 		err := w.conn.failure()
@@ -56,40 +66,71 @@ func startWorker(ctx context.Context, cmd command) (*worker, error) {
 	}
 }
 
-// watch reads the worker's messages to their end, reaps the process, and fails what is under way.
+// watch reads the worker's messages to their end, waits for the end of the process, and fails what is
+// under way.
 func (w *worker) watch(hello chan<- *message) {
-	first, err := readFrame(w.process.stdout)
+	first, err := readFrame(w.process)
 	if err == nil && first.Type != "hello" {
 		err = fmt.Errorf("%w: first message is %q, want hello", errProtocol, first.Type)
 	}
 	if err == nil {
 		hello <- first
-		err = w.conn.serve(w.process.stdout)
+		err = w.conn.serve(w.process)
 	}
 	if !errors.Is(err, io.EOF) {
 		// The session cannot go on, so neither can the process; its pipe is read out so that it does
 		// not hang on it meanwhile.
-		_ = w.process.stdin.Close()
-		w.process.kill()
+		w.killFor(err)
 	}
-	_, _ = io.Copy(io.Discard, w.process.stdout)
-	w.process.wait()
-	w.conn.fail(w.explain(err))
+	_, _ = io.Copy(io.Discard, w.process)
+	<-w.process.exited
+	_ = w.process.stdout.Close()
+	w.company.Store(w.active.Load())
+	w.conn.fail(w.explain())
+}
+
+// killFor kills the process and remembers why; the first reason counts.
+func (w *worker) killFor(cause error) {
+	w.mu.Lock()
+	if w.cause == nil {
+		w.cause = cause
+	}
+	w.mu.Unlock()
+	w.process.kill()
+}
+
+// hung kills a worker that makes no progress, after it was asked for its stack.
+func (w *worker) hung(why error) {
+	before := w.process.log.size()
+	w.process.signal(stackSignal)
+	// The stack is printed by a signal handler, so also if Python itself is stuck. It is whole when
+	// nothing more comes; a stopped process prints nothing.
+	for last, tries := before, 0; tries < 20; tries++ {
+		time.Sleep(25 * time.Millisecond)
+		size := w.process.log.size()
+		if size > before && size == last {
+			break
+		}
+		last = size
+	}
+	w.killFor(why)
 }
 
 // explain says why the session ended, in the caller's terms.
-func (w *worker) explain(err error) error {
+func (w *worker) explain() error {
 	if w.stopping.Load() {
 		return engine.ErrClosed
 	}
-	e := &WorkerError{State: w.process.state, Stderr: w.process.stderr.String()}
-	if !errors.Is(err, io.EOF) {
-		e.State = err.Error()
-	}
+	w.mu.Lock()
+	cause := w.cause
+	w.mu.Unlock()
+	e := &WorkerError{State: w.process.state, Stderr: w.process.log.String(), Err: cause}
 	switch {
+	case cause != nil:
+		e.State = cause.Error()
 	case strings.Contains(e.Stderr, "No module named"):
 		e.Hint = "this Python lacks a module of requirements.txt: run `make build`, or `pip install -r requirements.txt` in the environment that " + PythonVariable + " names"
-	case strings.Contains(e.State, "signal: killed") && errors.Is(err, io.EOF):
+	case strings.Contains(e.State, "signal: killed"):
 		e.Hint = "killed from outside, most often because memory ran out"
 	}
 	return e
@@ -97,16 +138,18 @@ func (w *worker) explain(err error) error {
 
 func (w *worker) alive() bool { return w.conn.failure() == nil }
 
-// load makes the worker load a model.
-func (w *worker) load(ctx context.Context, path string, trust bool) (*workerInfo, error) {
-	m, err := w.conn.call(ctx, &loadRequest{head: head{Type: "load"}, Path: path, TrustRemoteCode: trust}, nil)
+// load makes the worker load a model; onProgress sees how many bytes are loaded.
+func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {
+	r.head = head{Type: "load"}
+	m, err := w.conn.call(ctx, &r, onProgress)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if m.Info == nil {
-		return nil, fmt.Errorf("%w: load without info", errProtocol)
+		return fmt.Errorf("%w: load without info", errProtocol)
 	}
-	return m.Info, nil
+	w.info = m.Info
+	return nil
 }
 
 // stop ends the process the gentle way first and returns when it is reaped.

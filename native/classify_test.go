@@ -44,7 +44,7 @@ func TestScoresMatchAWholePass(t *testing.T) {
 	require.NoError(t, err)
 	vocab := m.shape.vocabSize
 	for i, text := range texts {
-		prompt, err := m.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}})
+		prompt, err := m.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}}, nil)
 		require.NoError(t, err)
 		for l, label := range longLabels {
 			ids, err := m.Encode(t.Context(), label, false)

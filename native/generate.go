@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -41,7 +42,10 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err := options.Validate(m.shape.vocabSize); err != nil {
 		return err
 	}
-	ids, err := m.encodePrompt(ctx, prompt)
+	if err := checkSupported(options); err != nil {
+		return err
+	}
+	ids, err := m.encodePrompt(ctx, prompt, templateExtras(options))
 	if err != nil {
 		return err
 	}
@@ -61,6 +65,40 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 		return err
 	}
 	return st.decode(ctx, len(ids), yield)
+}
+
+// checkSupported names the first option that is set and that only the python engine has.
+func checkSupported(o engine.GenerateOptions) error {
+	for _, c := range []struct {
+		name string
+		set  bool
+	}{
+		{"PresencePenalty", o.PresencePenalty != 0},
+		{"FrequencyPenalty", o.FrequencyPenalty != 0},
+		{"LogitBias", len(o.LogitBias) > 0},
+		{"XTC", o.XTCProbability > 0},
+		{"Segments", o.Segments},
+		{"QuantizedKV", o.KVBits != 0},
+		{"MaxKVSize", o.MaxKVSize != 0},
+		{"DraftTokens", o.DraftTokens != 0},
+	} {
+		if c.set {
+			return &engine.OptionError{Option: c.name, Reason: "the native engine does not have it; load the model with the python engine"}
+		}
+	}
+	return nil
+}
+
+// templateExtras is what a request gives to the chat template besides its messages.
+func templateExtras(o engine.GenerateOptions) map[string]any {
+	extras := maps.Clone(o.TemplateArguments)
+	if len(o.Tools) > 0 {
+		if extras == nil {
+			extras = map[string]any{}
+		}
+		extras["tools"] = o.Tools
+	}
+	return extras
 }
 
 // stream is one generation. Its arrays belong to the owner thread; the model's registry can free them
@@ -154,6 +192,9 @@ func (st *stream) prefill(ctx context.Context, ids []int32) error {
 			return err
 		}
 		st.model.counters.prompt.Add(int64(len(chunk)))
+		if st.options.Events != nil {
+			st.options.Events(engine.Event{Kind: engine.EventPrefill, Done: int64(len(ids) - len(rest)), Total: int64(len(ids))})
+		}
 		if st.model.isClosed() {
 			return engine.ErrClosed
 		}

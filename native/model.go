@@ -218,15 +218,20 @@ func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
 
 // RenderChat applies the chat template and opens the assistant's turn.
 func (m *Model) RenderChat(_ context.Context, messages []engine.Message) (string, error) {
+	return m.renderChat(messages, nil)
+}
+
+// renderChat gives extras to the template by name.
+func (m *Model) renderChat(messages []engine.Message, extras map[string]any) (string, error) {
 	if m.template == nil {
 		return "", engine.ErrNoChatTemplate
 	}
-	text, err := m.template.Render(messages, true, nil)
+	text, err := m.template.Render(messages, true, extras)
 	return text, m.explain(err)
 }
 
 // encodePrompt turns any form of prompt into ids and checks them.
-func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt) ([]int32, error) {
+func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
@@ -235,7 +240,7 @@ func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt) ([]int32, err
 	switch {
 	case len(p.Messages) > 0:
 		var text string
-		if text, err = m.RenderChat(ctx, p.Messages); err == nil {
+		if text, err = m.renderChat(p.Messages, extras); err == nil {
 			ids, err = m.Encode(ctx, text, false) // the template writes <bos> itself
 		}
 	case p.Text != "":

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 )
 
@@ -29,8 +30,25 @@ type Engine interface {
 
 // Message is one turn of a chat.
 type Message struct {
-	Role    string `json:"role" msgpack:"role"` // "system", "user" or "assistant"
-	Content string `json:"content" msgpack:"content"`
+	Role    string `json:"role"` // "system", "user", "assistant" or "tool"
+	Content string `json:"content"`
+	// Name, ToolCallID and ToolCalls are for templates that know tools.
+	Name       string     `json:"name,omitempty"`
+	ToolCallID string     `json:"tool_call_id,omitempty"`
+	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`
+}
+
+// ToolCall is a call that the assistant made in an earlier turn.
+type ToolCall struct {
+	ID       string       `json:"id,omitempty"`
+	Type     string       `json:"type"` // "function"
+	Function FunctionCall `json:"function"`
+}
+
+// FunctionCall is the function and the arguments of a ToolCall.
+type FunctionCall struct {
+	Name      string          `json:"name"`
+	Arguments json.RawMessage `json:"arguments"` // a JSON object; the order of its keys is kept
 }
 
 // Prompt is what generation starts from: exactly one of the fields is set.
@@ -55,6 +73,22 @@ type TokenLogProb struct {
 	LogProb float32 // natural logarithm
 }
 
+// SegmentKind says what a piece of text is for.
+type SegmentKind string
+
+// Kinds of segments.
+const (
+	SegmentNormal    SegmentKind = "normal"
+	SegmentReasoning SegmentKind = "reasoning" // between the model's marks of thinking
+	SegmentTool      SegmentKind = "tool"      // a tool call, in the model's own notation
+)
+
+// Segment is a piece of text of one kind.
+type Segment struct {
+	Kind SegmentKind
+	Text string
+}
+
 // Token is one generated token.
 type Token struct {
 	ID int32
@@ -71,6 +105,9 @@ type Token struct {
 	FinishReason FinishReason
 	// PromptTokens is the number of prompt tokens. It is set on the last token.
 	PromptTokens int
+	// Segments is, with the Segments option, the text that became certain with this token by kind, without
+	// the marks between kinds.
+	Segments []Segment
 }
 
 // LabelScore is a label with how well it fits.
@@ -110,17 +147,18 @@ type Info struct {
 
 // Metrics are figures of a loaded model at one moment.
 type Metrics struct {
-	Requests        int64 // generations and classification calls begun
-	Active          int64 // of them, still under way
-	PromptTokens    int64 // prompt tokens processed
-	GeneratedTokens int64
-	Classified      int64 // texts classified
-	WeightBytes     int64
-	KVBytes         int64 // KV caches of streams under way
-	CachedKVBytes   int64 // KV kept between calls (the shared prefix of classifications)
-	ActiveBytes     int64 // MLX's own account for the process that runs the model
-	CacheBytes      int64
-	PeakBytes       int64
-	LiveArrays      int64 // native engine: array handles not freed, in the whole process
-	Workers         int   // python engine: worker processes alive
+	Requests         int64 // generations and classification calls begun
+	Active           int64 // of them, still under way
+	PromptTokens     int64 // prompt tokens processed
+	GeneratedTokens  int64
+	Classified       int64 // texts classified
+	WeightBytes      int64
+	KVBytes          int64 // KV caches of streams under way
+	CachedKVBytes    int64 // KV kept between calls (the shared prefix of classifications)
+	ActiveBytes      int64 // MLX's own account for the process that runs the model
+	CacheBytes       int64
+	PeakBytes        int64
+	LiveArrays       int64 // native engine: array handles not freed, in the whole process
+	Workers          int   // python engine: worker processes alive
+	PromptCacheBytes int64 // python engine: KV that the worker asked keeps for later requests
 }

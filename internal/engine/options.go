@@ -3,8 +3,10 @@ package engine
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -16,19 +18,37 @@ type GenerateOptions struct {
 	TopP              float32 // sample among the most likely tokens of this total probability; 1 for all
 	MinP              float32 // drop tokens less likely than MinP times the best; 0 for none
 	RepetitionPenalty float32 // divides positive and multiplies negative logits of recent tokens; 1 for none
-	RepetitionContext int     // how many recent tokens, prompt included, the penalty looks at
+	PresencePenalty   float32 // subtracted from the logits of recent tokens; 0 for none
+	FrequencyPenalty  float32 // the same, times how often each occurred; 0 for none
+	RepetitionContext int     // how many recent tokens, prompt included, the penalties look at
+	LogitBias         map[int32]float32
+	XTCProbability    float32 // how often to cut all tokens above XTCThreshold but the least likely of them
+	XTCThreshold      float32
 	Seed              uint64
 	HasSeed           bool // without it a seed is drawn
 	Stop              []string
 	StopTokens        []int32
 	IgnoreEOS         bool // the model's own end tokens do not end the stream
 	LogProbs          bool
-	TopLogProbs       int // implies LogProbs
+	TopLogProbs       int  // implies LogProbs
+	Segments          bool // split text into reasoning, tool calls and the rest
+
+	Tools             json.RawMessage // a JSON list, given to the chat template as "tools"
+	TemplateArguments map[string]any  // given to the chat template by name
+
+	KVBits      int // quantise the KV cache to this many bits; 0 for not
+	KVGroupSize int
+	KVStart     int // from this many tokens on
+	MaxKVSize   int // keep only the first few and this many of the last tokens' KV; 0 keeps all
+	DraftTokens int // tokens that the draft model proposes at a time
+
+	Session string      // requests of a session go to the same worker, where their KV is kept
+	Events  func(Event) // told of progress, on the goroutine that reads the stream
 }
 
 // DefaultGenerateOptions is greedy decoding of at most 256 tokens.
 func DefaultGenerateOptions() GenerateOptions {
-	return GenerateOptions{MaxTokens: 256, TopP: 1, RepetitionPenalty: 1, RepetitionContext: 20}
+	return GenerateOptions{MaxTokens: 256, TopP: 1, RepetitionPenalty: 1, RepetitionContext: 20, XTCThreshold: 0.1}
 }
 
 // RandomSeed draws the seed of a request that was given none.
@@ -55,6 +75,7 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 		return &OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
 	}
 	unit := func(v float32) bool { return v >= 0 && v <= 1 }
+	finite := func(v float32) bool { return !math.IsNaN(float64(v)) && !math.IsInf(float64(v), 0) }
 	switch {
 	case o.MaxTokens < 1:
 		return bad("MaxTokens", "%d is not positive", o.MaxTokens)
@@ -70,6 +91,26 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 		return bad("RepetitionPenalty", "%v is not a number above 0", o.RepetitionPenalty)
 	case o.RepetitionContext < 1:
 		return bad("RepetitionContext", "%d is not positive", o.RepetitionContext)
+	case !finite(o.PresencePenalty):
+		return bad("PresencePenalty", "%v is not a number", o.PresencePenalty)
+	case !finite(o.FrequencyPenalty):
+		return bad("FrequencyPenalty", "%v is not a number", o.FrequencyPenalty)
+	case !unit(o.XTCProbability):
+		return bad("XTC", "probability %v is not between 0 and 1", o.XTCProbability)
+	case !(o.XTCThreshold >= 0 && o.XTCThreshold <= 0.5):
+		return bad("XTC", "threshold %v is not between 0 and 0.5", o.XTCThreshold)
+	case o.KVBits != 0 && !slices.Contains([]int{2, 3, 4, 6, 8}, o.KVBits):
+		return bad("QuantizedKV", "%d bits; there are 2, 3, 4, 6 and 8", o.KVBits)
+	case o.KVBits != 0 && !slices.Contains([]int{32, 64, 128}, o.KVGroupSize):
+		return bad("QuantizedKV", "groups of %d; there are 32, 64 and 128", o.KVGroupSize)
+	case o.KVStart < 0:
+		return bad("QuantizedKV", "start %d is negative", o.KVStart)
+	case o.MaxKVSize < 0 || o.MaxKVSize > 0 && o.MaxKVSize < 8:
+		return bad("MaxKVSize", "%d is not 0 or at least 8", o.MaxKVSize)
+	case o.KVBits != 0 && o.MaxKVSize != 0:
+		return bad("MaxKVSize", "does not go with QuantizedKV")
+	case o.DraftTokens < 0 || o.DraftTokens > 64:
+		return bad("DraftTokens", "%d is not between 0 and 64", o.DraftTokens)
 	case o.TopLogProbs < 0 || o.TopLogProbs > maxTopLogProbs:
 		return bad("TopLogProbs", "%d is not between 0 and %d", o.TopLogProbs, maxTopLogProbs)
 	}
@@ -79,6 +120,23 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 		}
 		if !utf8.ValidString(stop) {
 			return fmt.Errorf("option Stop: %w", ErrInvalidUTF8)
+		}
+	}
+	if len(o.Tools) > 0 {
+		var tools []map[string]any
+		if err := json.Unmarshal(o.Tools, &tools); err != nil {
+			return bad("Tools", "not a JSON list of objects: %v", err)
+		}
+	}
+	if _, err := json.Marshal(o.TemplateArguments); err != nil {
+		return bad("TemplateArguments", "cannot be written as JSON: %v", err)
+	}
+	for id, bias := range o.LogitBias {
+		if !finite(bias) {
+			return bad("LogitBias", "%v for token %d is not a number", bias, id)
+		}
+		if vocabSize > 0 && (id < 0 || int(id) >= vocabSize) {
+			return bad("LogitBias", "the vocabulary of %d tokens has no id %d", vocabSize, id)
 		}
 	}
 	if vocabSize > 0 {
@@ -111,8 +169,13 @@ func (p Prompt) Validate() error {
 		if m.Role == "" {
 			return &OptionError{Option: "Messages", Reason: fmt.Sprintf("message %d has no role", i)}
 		}
-		if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) {
+		if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) || !utf8.ValidString(m.Name) {
 			return fmt.Errorf("message %d: %w", i, ErrInvalidUTF8)
+		}
+		for _, call := range m.ToolCalls {
+			if !json.Valid(call.Function.Arguments) {
+				return &OptionError{Option: "Messages", Reason: fmt.Sprintf("message %d: arguments of tool call %q are not JSON", i, call.Function.Name)}
+			}
 		}
 	}
 	return nil

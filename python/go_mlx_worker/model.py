@@ -1,35 +1,56 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 
 from .errors import RequestError
 
 
+def checkpoint_bytes(*folders):
+    """Bytes of the weight files, what loading will read."""
+    return sum(f.stat().st_size for folder in folders if folder for f in Path(folder).glob("*.safetensors"))
+
+
 class LoadedModel:
-    def __init__(self, path, trust_remote_code):
-        folder = Path(path)
-        # mlx-lm would take a path that does not exist for a name on the hub.
-        if not (folder / "config.json").is_file():
-            raise RequestError("load_failed", f"{path} is not a model folder: it has no config.json")
+    def __init__(self, request):
+        path, trust = request["path"], request["trust_remote_code"]
+        self.path = path
+        adapter, draft = request.get("adapter"), request.get("draft")
+        _check_folder(path, "config.json", "model folder")
+        if adapter:
+            _check_folder(adapter, "adapter_config.json", "folder of an adapter")
+        if draft:
+            _check_folder(draft, "config.json", "model folder (draft)")
         try:
             self.model, self.tokenizer, self.config = load(
                 path,
                 return_config=True,
-                tokenizer_config={"trust_remote_code": trust_remote_code},
+                tokenizer_config={"trust_remote_code": trust},
+                trust_remote_code=trust,
+                adapter_path=adapter or None,
             )
+            self.draft = None
+            if draft:
+                self.draft, tokenizer = load(
+                    draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+                )
+                if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                    raise ValueError("the draft model has another vocabulary than the model")
         except Exception as e:
             raise RequestError("load_failed", f"{type(e).__name__}: {e}") from e
-        self.path = path
         text = self.config.get("text_config", {})
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
         self.context_length = (
             self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
         )
         self.has_template = self.tokenizer.has_chat_template
+        self.batchable = all(hasattr(c, "merge") for c in make_prompt_cache(self.model))
 
     def info(self):
         parameters = dict(tree_flatten(self.model.parameters()))
@@ -47,6 +68,10 @@ class LoadedModel:
             "quantization": "{bits}-bit, groups of {group_size}".format(**quantization) if quantization else "",
             "parameters": int(get_total_parameters(self.model)),
             "weight_bytes": sum(v.nbytes for v in parameters.values()),
+            "has_template": self.has_template,
+            "batchable": self.batchable,
+            "tokenizer_hash": _hash(Path(self.path, "tokenizer.json")),
+            "template_hash": _hash_text(getattr(self.tokenizer, "chat_template", None)),
         }
 
     def encode(self, text, special):
@@ -55,49 +80,54 @@ class LoadedModel:
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def render_chat(self, messages):
+    def render_chat(self, request):
+        """The prompt of a chat; tools and arguments go to the template as they are."""
         if not self.has_template:
             raise RequestError("no_chat_template", "model has no chat template")
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                json.loads(request["messages"]),
+                tools=json.loads(request.get("tools") or "null"),
+                tokenize=False,
+                add_generation_prompt=True,
+                **json.loads(request.get("template_arguments") or "{}"),
+            )
         except Exception as e:
             raise RequestError("bad_request", f"chat template: {e}") from e
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
         if request.get("messages"):
-            ids = self.encode(self.render_chat(request["messages"]), special=False)
+            ids = self.encode(self.render_chat(request), special=False)
         elif request.get("text"):
             ids = self.encode(request["text"], special=True)
         else:
             ids = request.get("ids") or []
-        self.check_ids(ids)
-        return ids
-
-    def check_ids(self, ids):
         if not ids:
             raise RequestError("empty_prompt", "prompt is empty")
         if self.context_length and len(ids) >= self.context_length:
             raise RequestError(
                 "context_length", "prompt is too long", tokens=len(ids), limit=self.context_length
             )
+        self.check_ids(ids, "prompt")
+        return ids
+
+    def check_ids(self, ids, what):
         if self.vocab_size and not all(0 <= i < self.vocab_size for i in ids):
             raise RequestError(
-                "bad_request", f"prompt: a token id is outside the model's vocabulary of {self.vocab_size}"
+                "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
 
 
-def versions():
-    import mlx_lm
-    import tokenizers
-    import transformers
+def _check_folder(path, file, what):
+    # mlx-lm would take a path that does not exist for a name on the hub.
+    if not Path(path, file).is_file():
+        raise RequestError("load_failed", f"{path} is not a {what}: it has no {file}")
 
-    from . import PROTOCOL
 
-    return {
-        "protocol": PROTOCOL,
-        "mlx": mx.__version__,
-        "mlx_lm": mlx_lm.__version__,
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
+def _hash(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def _hash_text(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if isinstance(text, str) else ""

@@ -1,5 +1,7 @@
 """Label scores: mean log-probability of each label's tokens after a prompt."""
 
+import json
+
 import mlx.core as mx
 
 from .errors import RequestError
@@ -9,8 +11,9 @@ MAX_ROWS = 64
 MAX_LOGIT_BYTES = 256 << 20
 
 
-def classify(loaded, request, check_cancelled):
-    """A list of scores for each text, in the order of request["texts"] and request["labels"]."""
+def classify(loaded, request):
+    """A generator that yields between passes, so that streams go on meanwhile, and returns a list of
+    scores for each text, in the order of request["texts"] and request["labels"]."""
     labels = [loaded.encode(label, special=False) for label in request["labels"]]
     for name, ids in zip(request["labels"], labels):
         if not ids:
@@ -18,7 +21,7 @@ def classify(loaded, request, check_cancelled):
     longest = max(len(label) for label in labels)
     prompts = []
     for i, text in enumerate(request["texts"]):
-        form = {"messages": [{"role": "user", "content": text}]} if loaded.has_template else {"text": text}
+        form = {"messages": json.dumps([{"role": "user", "content": text}])} if loaded.has_template else {"text": text}
         try:
             ids = loaded.prompt_ids(form)
         except RequestError as e:
@@ -37,31 +40,33 @@ def classify(loaded, request, check_cancelled):
     scores = [[0.0] * len(labels) for _ in prompts]
     first = mx.array([label[0] for label in labels])
     rows = [(ids, (p, None)) for p, ids in enumerate(prompts)]
-    for p, logprobs in _last_logprobs(loaded, rows, check_cancelled):
+    for (p, _), logprobs in _tail_logprobs(loaded, rows, None):
+        if logprobs is None:
+            yield
+            continue
         for i, value in enumerate(logprobs[0][first].tolist()):
             scores[p][i] = value
     longer = [i for i, label in enumerate(labels) if len(label) > 1]
     rows = [(ids + labels[i][:-1], (p, i)) for p, ids in enumerate(prompts) for i in longer]
     counts = {i: len(labels[i]) - 1 for i in longer}
-    for (p, i), logprobs in _tail_logprobs(loaded, rows, counts, check_cancelled):
+    for (p, i), logprobs in _tail_logprobs(loaded, rows, counts):
+        if logprobs is None:
+            yield
+            continue
         picked = mx.take_along_axis(logprobs, mx.array(labels[i][1:])[:, None], axis=-1)
         scores[p][i] += sum(picked[:, 0].tolist())
     return [[s / len(label) for s, label in zip(row, labels)] for row in scores]
 
 
-def _last_logprobs(loaded, rows, check_cancelled):
-    for (p, _), logprobs in _tail_logprobs(loaded, rows, None, check_cancelled):
-        yield p, logprobs
-
-
-def _tail_logprobs(loaded, rows, counts, check_cancelled):
+def _tail_logprobs(loaded, rows, counts):
     """For each row, the log-probabilities [n, vocab] at its last n positions: one, or counts[label].
+    None comes in their place once before each pass.
 
     Rows are padded behind their end, which no real token attends to, in batches of like length.
     """
     rows = sorted(rows, key=lambda row: len(row[0]))
     while rows:
-        check_cancelled()
+        yield (None, None), None
         width, size = len(rows[0][0]), 1
         while size < min(len(rows), MAX_ROWS):
             wider = len(rows[size][0])

@@ -4,13 +4,13 @@
 class StreamDecoder:
     """Turns ids into text piece by piece; a piece that ends in an incomplete character waits."""
 
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer, skip_special=True):
+        self._tokenizer, self._skip_special = tokenizer, skip_special
         self._ids, self._given, self._settled = [], 0, 0
 
     def _decode(self, ids):
         return self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids, skip_special_tokens=self._skip_special, clean_up_tokenization_spaces=False
         )
 
     def add(self, token):

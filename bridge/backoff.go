@@ -1,0 +1,48 @@
+package bridge
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// backoff spaces the starts of workers that crash: at once after the first crash, then ever later, and
+// after a row of them not at all for a while.
+type backoff struct {
+	crashes int
+	until   time.Time
+	last    error
+}
+
+const (
+	backoffFirst = 100 * time.Millisecond // after the second crash in a row; doubles
+	breakAfter   = 5                      // crashes in a row open the breaker
+	breakPeriod  = 30 * time.Second
+)
+
+// crashed counts a crash.
+func (b *backoff) crashed(now time.Time, err error) {
+	b.crashes++
+	b.last = err
+	var delay time.Duration
+	switch {
+	case b.crashes >= breakAfter:
+		delay = breakPeriod
+	case b.crashes > 1:
+		delay = backoffFirst << (b.crashes - 2)
+		delay += rand.N(delay / 4) // so that many pools do not start at the same moment
+	}
+	b.until = now.Add(delay)
+}
+
+// reset forgets the crashes: a request was served.
+func (b *backoff) reset() { *b = backoff{} }
+
+// wait is how long no worker may be started.
+func (b *backoff) wait(now time.Time) time.Duration { return max(0, b.until.Sub(now)) }
+
+// broken reports whether requests should not wait for the next start.
+func (b *backoff) broken() bool { return b.crashes >= breakAfter }
+
+func (b *backoff) err(wait time.Duration) error {
+	return &CrashLoopError{Crashes: b.crashes, Retry: wait, Err: b.last}
+}

@@ -1,0 +1,92 @@
+package bridge
+
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Options say how a model's workers run. The zero value is one worker with all defaults.
+type Options struct {
+	Python string // interpreter; see FindPython for the default
+
+	// Workers is how many processes may serve the model; 0 means 1. MinWorkers of them are started with
+	// the model and kept; it is Workers by default, or none if IdleTTL is set.
+	Workers, MinWorkers int
+	// Batch is how many requests one worker computes together; 0 means 32. With 1 it takes them by turns,
+	// and a token's bits do not depend on its company even where batched kernels round differently.
+	Batch int
+	// Queue is how many requests may wait when all workers are full; 0 means 1024. One more gets ErrBusy.
+	Queue int
+	// IdleTTL ends workers beyond MinWorkers that had no work for so long; 0 keeps them.
+	IdleTTL time.Duration
+	// StallTimeout is how long a busy worker may make no progress before it counts as hung; 0 means two
+	// minutes. It is about progress, not about how long a request takes.
+	StallTimeout time.Duration
+	// PromptCache is how many bytes of KV each worker may keep for later requests with the same beginning;
+	// 0 keeps none.
+	PromptCache int64
+
+	Adapter         string // folder of a LoRA adapter
+	Draft           string // folder of a draft model for speculative decoding
+	TrustRemoteCode bool   // let the checkpoint's own Python code run
+	Online          bool   // let Hugging Face's libraries use the network
+
+	// QuarantineDir takes the repro files of requests that ended two workers; empty for go-mlx/quarantine
+	// in the user's cache folder.
+	QuarantineDir string
+	// Supervisor shares its memory budget with other models; nil for none.
+	Supervisor *Supervisor
+	// Events is told of loading and restarts, on a goroutine of its own, one event after the other.
+	Events func(engine.Event)
+}
+
+// withDefaults checks the options and fills in what was left out.
+func (o Options) withDefaults() (Options, error) {
+	bad := func(option, format string, args ...any) (Options, error) {
+		return o, &engine.OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case o.Workers < 0:
+		return bad("Workers", "%d is negative", o.Workers)
+	case o.MinWorkers < 0 || o.MinWorkers > max(1, o.Workers):
+		return bad("MinWorkers", "%d is not between 0 and Workers", o.MinWorkers)
+	case o.Batch < 0 || o.Batch > 1024:
+		return bad("Batch", "%d is not between 1 and 1024", o.Batch)
+	case o.Queue < 0:
+		return bad("Queue", "%d is negative", o.Queue)
+	case o.IdleTTL < 0:
+		return bad("IdleTTL", "%v is negative", o.IdleTTL)
+	case o.StallTimeout < 0:
+		return bad("StallTimeout", "%v is negative", o.StallTimeout)
+	case o.PromptCache < 0:
+		return bad("PromptCache", "%d is negative", o.PromptCache)
+	}
+	o.Workers = max(1, o.Workers)
+	if o.MinWorkers == 0 && o.IdleTTL == 0 {
+		o.MinWorkers = o.Workers
+	}
+	orDefault(&o.Batch, 32)
+	orDefault(&o.Queue, 1024)
+	orDefault(&o.StallTimeout, 2*time.Minute)
+	orDefault(&o.QuarantineDir, defaultQuarantineDir())
+	for _, path := range []*string{&o.Adapter, &o.Draft} {
+		if *path == "" {
+			continue
+		}
+		var err error
+		if *path, err = filepath.Abs(*path); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func orDefault[T comparable](value *T, otherwise T) {
+	var zero T
+	if *value == zero {
+		*value = otherwise
+	}
+}

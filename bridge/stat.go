@@ -1,0 +1,86 @@
+package bridge
+
+import "time"
+
+// Stat is a model's pool at one moment.
+type Stat struct {
+	Path    string
+	Workers []WorkerStat
+	Waiting int // requests in the queue
+
+	Served      int64 // requests answered
+	Refused     int64 // requests that found the queue full
+	Abandoned   int64 // requests that were given up in the queue
+	Resumed     int64 // times that a request went on after its worker's death
+	Quarantined int   // requests that are refused because they ended two workers
+
+	Starts  int64 // workers started
+	Crashes int64 // workers that ended unasked
+	Evicted int64 // workers ended to make room for other models
+	// CrashesInARow counts those since the last request was served; RetryIn is how long no worker is
+	// started because of them.
+	CrashesInARow int
+	RetryIn       time.Duration
+
+	Stops  Stops // how cancelled requests stopped, on the workers alive
+	Pinned bool
+}
+
+// WorkerStat is one worker at one moment.
+type WorkerStat struct {
+	PID        int    // 0 while it starts
+	State      string // "starting", "ready" or "stopping"
+	Generation int    // counts the model's resets
+	Active     int    // requests under way
+	Served     int64
+
+	Phase string        // what it last said it was doing: "idle", "load", "prefill", "decode", "score"
+	Quiet time.Duration // since it last got something done
+
+	ExpectedBytes    int64 // what its start was admitted with
+	ActiveBytes      int64 // MLX's account, by the last heartbeat
+	CacheBytes       int64
+	PeakBytes        int64
+	PromptCacheBytes int64 // KV kept for later requests; part of ActiveBytes
+}
+
+// Stat describes the model's workers and its queue.
+func (m *Model) Stat() Stat {
+	p := m.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := Stat{
+		Path: m.path, Waiting: len(p.waiters), Served: p.stats.served, Refused: p.stats.refused,
+		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: m.quarantine.size(),
+		Starts: p.stats.starts, Crashes: p.stats.crashed, Evicted: p.stats.evicted,
+		CrashesInARow: p.crashes.crashes, RetryIn: p.crashes.wait(time.Now()), Pinned: m.pinned.Load(),
+	}
+	for _, member := range p.members {
+		w := WorkerStat{State: "starting", Generation: member.generation, Served: member.served, ExpectedBytes: m.expected}
+		if member.worker != nil {
+			w.State = "ready"
+			if member.stopping {
+				w.State = "stopping"
+			}
+			member.worker.describe(&w)
+			member.worker.conn.addStops(&s.Stops)
+		}
+		s.Workers = append(s.Workers, w)
+	}
+	return s
+}
+
+func (w *worker) describe(s *WorkerStat) {
+	s.PID, s.Active = w.process.cmd.Process.Pid, int(w.active.Load())
+	beat, quiet := w.watchdog.state()
+	s.Phase, s.Quiet = beat.Phase, quiet
+	s.ActiveBytes, s.CacheBytes, s.PeakBytes, s.PromptCacheBytes = beat.Active, beat.Cache, beat.Peak, beat.PromptCache
+}
+
+func (c *conn) addStops(s *Stops) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.Count += c.stops.Count
+	s.Tokens += c.stops.Tokens
+	s.Longest = max(s.Longest, c.stops.Longest)
+}

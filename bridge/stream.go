@@ -1,0 +1,173 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Generate streams tokens; see engine.Engine. If the worker dies, another one goes on: the reader sees
+// every token once.
+func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
+	return func(yield func(engine.Token, error) bool) {
+		s := &stream{model: m, options: options, yield: yield}
+		if err := s.run(ctx, prompt); err != nil && !s.left {
+			yield(engine.Token{}, err)
+		}
+	}
+}
+
+// stream is one generation with its reader.
+type stream struct {
+	model   *Model
+	options engine.GenerateOptions
+	yield   func(engine.Token, error) bool
+	made    []int32 // ids that the reader has
+	left    bool    // the reader has had enough
+}
+
+func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
+	m := s.model
+	if err := s.options.Validate(m.Info().VocabSize); err != nil {
+		return err
+	}
+	if err := prompt.Validate(); err != nil {
+		return err
+	}
+	if s.options.Temperature > 0 && !s.options.HasSeed {
+		s.options.Seed = engine.RandomSeed()
+	}
+	defer m.begin()()
+	frame, err := generateFrame(prompt, s.options)
+	if err != nil {
+		return err
+	}
+	j := &journey{
+		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
+		key: func() (requestKey, error) {
+			clean := *frame
+			clean.ID, clean.Resume, clean.Seed = 0, nil, s.options.Seed
+			if !s.options.HasSeed {
+				clean.Seed = 0 // drawn: not part of what was asked
+			}
+			return keyOf(&clean)
+		},
+		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
+	}
+	return j.run(ctx, func(w *worker, share func()) error {
+		frame.Resume = s.made
+		return s.serve(ctx, w, frame, share)
+	})
+}
+
+func (s *stream) event(e engine.Event) {
+	if s.options.Events != nil {
+		s.options.Events(e)
+	}
+}
+
+// serve streams from one worker, behind what was made already. It returns nil also when the reader left.
+func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest, share func()) error {
+	e, err := w.conn.begin(frame, s.options.Events != nil)
+	if err != nil {
+		return err
+	}
+	defer w.conn.end(e)
+	onProgress := func(p *message) {
+		s.event(engine.Event{Kind: engine.EventPrefill, Done: p.Done, Total: p.Total})
+	}
+	for taken := 1; ; taken++ {
+		reply, err := w.conn.next(ctx, e, onProgress)
+		if err != nil {
+			return err
+		}
+		token, err := reply.token()
+		if err != nil {
+			w.conn.cancel(e)
+			return err
+		}
+		s.made = append(s.made, token.ID)
+		s.model.counters.generated.Add(1)
+		s.model.counters.prompt.Add(int64(token.PromptTokens))
+		last := token.FinishReason != ""
+		if !s.yield(token, nil) {
+			s.left = true
+			if !last {
+				w.conn.cancel(e)
+			}
+			return nil
+		}
+		if last {
+			return nil
+		}
+		if taken == probation {
+			share()
+		}
+		if taken%(streamCredit/2) == 0 {
+			if err := w.conn.grant(e, streamCredit/2); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func generateFrame(prompt engine.Prompt, o engine.GenerateOptions) (*generateRequest, error) {
+	messages, err := jsonText(prompt.Messages, len(prompt.Messages) > 0)
+	if err != nil {
+		return nil, err
+	}
+	arguments, err := jsonText(o.TemplateArguments, len(o.TemplateArguments) > 0)
+	if err != nil {
+		return nil, err
+	}
+	bias := make([]tokenBias, 0, len(o.LogitBias))
+	for _, id := range slices.Sorted(maps.Keys(o.LogitBias)) {
+		bias = append(bias, tokenBias{ID: id, Bias: o.LogitBias[id]})
+	}
+	return &generateRequest{
+		head: head{Type: "generate"},
+		Text: prompt.Text, Messages: messages, IDs: prompt.IDs,
+		Tools: string(o.Tools), TemplateArguments: arguments,
+		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
+		XTCProbability: o.XTCProbability, XTCThreshold: o.XTCThreshold,
+		RepetitionPenalty: o.RepetitionPenalty, RepetitionContext: o.RepetitionContext,
+		PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty, LogitBias: bias,
+		Seed: o.Seed, Stop: append([]string{}, o.Stop...), StopTokens: append([]int32{}, o.StopTokens...),
+		IgnoreEOS: o.IgnoreEOS, LogProbs: o.LogProbs, TopLogProbs: o.TopLogProbs, Segments: o.Segments,
+		KVBits: o.KVBits, KVGroupSize: o.KVGroupSize, KVStart: o.KVStart, MaxKVSize: o.MaxKVSize,
+		DraftTokens: o.DraftTokens, Credit: streamCredit,
+	}, nil
+}
+
+// jsonText is v as JSON, or nothing.
+func jsonText(v any, set bool) (string, error) {
+	if !set {
+		return "", nil
+	}
+	data, err := json.Marshal(v)
+	return string(data), err
+}
+
+// token checks a token message.
+func (m *message) token() (engine.Token, error) {
+	if m.Type != "token" {
+		return engine.Token{}, fmt.Errorf("%w: %q in a stream of tokens", errProtocol, m.Type)
+	}
+	reason := engine.FinishReason(m.Finish)
+	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
+		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
+	}
+	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, PromptTokens: m.PromptTokens}
+	for _, top := range m.Top {
+		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
+	}
+	for _, segment := range m.Segments {
+		t.Segments = append(t.Segments, engine.Segment{Kind: engine.SegmentKind(segment.Kind), Text: segment.Text})
+	}
+	return t, nil
+}

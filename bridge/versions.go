@@ -1,0 +1,53 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// What requirements.txt pins.
+const (
+	wantMLX   = "0.32.2"
+	wantMLXLM = "0.32.2"
+)
+
+// ErrVersion is wrapped when a worker's Python packages are not those that this program works with.
+var ErrVersion = errors.New("python packages do not fit")
+
+// checkVersions compares a worker's hello with what this program was made for.
+func checkVersions(interpreter string, v versions) error {
+	if v.Protocol != protocolVersion {
+		return fmt.Errorf("%w: the worker speaks protocol %d, this program %d: rebuild the program",
+			ErrVersion, v.Protocol, protocolVersion)
+	}
+	var wrong, install []string
+	for _, p := range []struct{ name, found, want string }{{"mlx", v.MLX, wantMLX}, {"mlx-lm", v.MLXLM, wantMLXLM}} {
+		if !sameMinor(p.found, p.want) {
+			wrong = append(wrong, fmt.Sprintf("%s is %s, want %s", p.name, orMissing(p.found), p.want))
+			install = append(install, fmt.Sprintf("'%s==%s'", p.name, p.want))
+		}
+	}
+	if wrong == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: run `%s -m pip install %s`, or `make build` in the go-mlx folder",
+		ErrVersion, strings.Join(wrong, "; "), interpreter, strings.Join(install, " "))
+}
+
+// sameMinor reports whether two versions differ at most in the patch level. The worker uses parts of
+// mlx-lm that have no promise beyond that.
+func sameMinor(found, want string) bool {
+	minor := func(v string) string {
+		parts := strings.SplitN(v, ".", 3)
+		return strings.Join(parts[:min(2, len(parts))], ".")
+	}
+	return minor(found) == minor(want)
+}
+
+func orMissing(version string) string {
+	if version == "" {
+		return "not installed"
+	}
+	return version
+}

@@ -1,0 +1,23 @@
+package engine
+
+// EventKind names an Event.
+type EventKind string
+
+// Kinds of events.
+const (
+	EventLoad    EventKind = "load"    // Done of Total bytes of weights are loaded
+	EventOutput  EventKind = "output"  // a progress bar that the model's code prints: Label, Done of Total
+	EventPrefill EventKind = "prefill" // Done of Total prompt tokens are processed
+	EventRestart EventKind = "restart" // a worker ended and another one takes its place: Err
+	// EventGap: the worker that made the stream ended, and another one goes on behind the Done tokens made
+	// so far: Err. No token is lost or repeated.
+	EventGap EventKind = "gap"
+)
+
+// Event tells of progress and of trouble that was overcome.
+type Event struct {
+	Kind        EventKind
+	Label       string
+	Done, Total int64
+	Err         error
+}

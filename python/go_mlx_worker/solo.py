@@ -1,0 +1,112 @@
+"""A stream by itself: what BatchGenerator cannot do, and models whose caches cannot be batched."""
+
+import mlx.core as mx
+from mlx_lm.generate import generate_step, speculative_generate_step
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+from mlx_lm.sample_utils import greedy_sampler
+
+from .batch import PREFILL_CHUNK
+from .errors import RequestError
+from .sampling import SpeculativeSampler
+
+# Tokens that a draft proposes at a time unless the request says otherwise; mlx-lm's own default.
+DRAFT_TOKENS = 3
+
+
+class Solo:
+    """Steps one stream with mlx-lm's generate_step, or with its speculative form if there is a draft."""
+
+    def __init__(self, loaded, stream, on_prefill):
+        self.stream = stream
+        o = stream.options
+        common = dict(
+            max_tokens=stream.max_tokens,
+            logits_processors=stream.processors,
+            prefill_step_size=PREFILL_CHUNK,
+        )
+        if o["kv_bits"]:
+            _check_quantizable(loaded)
+            common |= dict(
+                kv_bits=o["kv_bits"], kv_group_size=o["kv_group_size"], quantized_kv_start=o["kv_start"]
+            )
+        prompt = mx.array(stream.prompt)
+        if loaded.draft is not None:
+            if o["max_kv_size"]:
+                raise RequestError("invalid_option", "goes without a draft model only", option="MaxKVSize")
+            drafts = o["draft_tokens"] or DRAFT_TOKENS
+            _check_trimmable(loaded, len(stream.prompt) + stream.max_tokens + drafts)
+            sampler = stream.sampler
+            if sampler is not greedy_sampler:
+                sampler = SpeculativeSampler(sampler, drafts, stream.max_tokens, lambda: stream.made)
+            steps = speculative_generate_step(
+                prompt, loaded.model, loaded.draft, num_draft_tokens=drafts, sampler=sampler, **common
+            )
+            self._steps = ((token, logprobs) for token, logprobs, _ in steps)
+            self._inner = steps
+            return
+        if o["max_kv_size"]:
+            if hasattr(loaded.model, "make_cache"):
+                raise RequestError(
+                    "invalid_option", "this architecture sets the size of its caches itself", option="MaxKVSize"
+                )
+            common["max_kv_size"] = o["max_kv_size"]
+        self._steps = self._inner = generate_step(
+            prompt,
+            loaded.model,
+            sampler=stream.sampler,
+            prompt_progress_callback=lambda done, total: on_prefill(stream, done, total),
+            **common,
+        )
+
+    def step(self):
+        """The next token's message, or None."""
+        token, logprobs = next(self._steps)
+        return self.stream.take(int(token), logprobs)
+
+    def close(self):
+        self._inner.close()
+        mx.clear_cache()
+
+
+def needs_solo(loaded, request):
+    return bool(
+        loaded.draft is not None or not loaded.batchable or request["kv_bits"] or request["max_kv_size"]
+    )
+
+
+def check_options(loaded, request):
+    """Options that ask for what this model was not loaded with."""
+    if request["draft_tokens"] and loaded.draft is None:
+        raise RequestError(
+            "invalid_option", "the model was loaded without a draft model", option="DraftTokens"
+        )
+
+
+def _check_quantizable(loaded):
+    for cache in make_prompt_cache(loaded.model):
+        if isinstance(cache, RotatingKVCache) or not hasattr(cache, "to_quantized"):
+            raise RequestError(
+                "invalid_option",
+                f"mlx-lm cannot quantise the {type(cache).__name__} of this architecture",
+                option="KVBits",
+            )
+
+
+def _check_trimmable(loaded, tokens):
+    """mlx-lm takes rejected drafts back out of the cache, which a sliding window cannot do once it is
+    full; it does not notice, and goes on with a wrong cache."""
+    for cache in make_prompt_cache(loaded.model) + make_prompt_cache(loaded.draft):
+        if not cache.is_trimmable():
+            raise RequestError(
+                "invalid_option",
+                f"mlx-lm cannot take drafts back out of a {type(cache).__name__}",
+                option="DraftModel",
+            )
+        window = getattr(cache, "max_size", None)
+        if window and tokens > window:
+            raise RequestError(
+                "invalid_option",
+                f"prompt, limit and drafts are {tokens} tokens; beyond the sliding window of {window} mlx-lm "
+                "cannot take drafts back",
+                option="DraftModel",
+            )

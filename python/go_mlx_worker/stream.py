@@ -1,0 +1,122 @@
+"""One generation's own state, however its tokens are made."""
+
+import mlx.core as mx
+from mlx_lm.generate import make_text_state_machine
+
+from .errors import RequestError
+from .sampling import make_processors, make_sampler
+from .text import StopMatcher, StreamDecoder
+
+
+class Stream:
+    """Turns tokens into messages.
+
+    With "resume", the ids that a worker before this one has made, it goes on as if it had made them
+    itself. They are made once more, a step each: prefilling them in one pass would be quicker, but rounds
+    differently, and the stream is to go on exactly."""
+
+    def __init__(self, loaded, request):
+        self.id, self.credit = request["id"], request["credit"]
+        self.options = request
+        self.prompt = loaded.prompt_ids(request)
+        self.max_tokens = request["max_tokens"]
+        if loaded.context_length:
+            self.max_tokens = min(self.max_tokens, loaded.context_length - len(self.prompt))
+        for token in request["stop_tokens"]:
+            if loaded.vocab_size and not 0 <= token < loaded.vocab_size:
+                raise RequestError(
+                    "invalid_option",
+                    f"the vocabulary of {loaded.vocab_size} tokens has no id {token}",
+                    option="StopTokens",
+                )
+        self._ends = set(request["stop_tokens"])
+        if not request["ignore_eos"]:
+            self._ends |= set(loaded.tokenizer.eos_token_ids)
+        # Markers of reasoning and tool calls are special tokens of many vocabularies.
+        self._decoder = StreamDecoder(loaded.tokenizer, skip_special=not request["segments"])
+        self._matcher = StopMatcher(request["stop"])
+        self._segments = Segments(loaded.tokenizer, self.prompt) if request["segments"] else None
+        self._logprobs, self._top = request["logprobs"], request["top_logprobs"]
+        self._special = list(loaded.tokenizer.eos_token_ids) + loaded.encode("\n", special=False)
+        self._vocab_size = loaded.vocab_size
+        resumed = request.get("resume") or []
+        loaded.check_ids(resumed, "resume")
+        for i, token in enumerate(resumed):
+            self._add(token, i + 1, {})
+        self.emitted = list(resumed)
+        self.prefilled = False  # whether the reader knows
+        self.rewind()
+        self.finished = False
+
+    @property
+    def made(self):
+        return len(self.emitted)
+
+    def rewind(self):
+        """Back to the prompt; what was made already is made again, silently."""
+        self._replay, self.emitted = self.emitted, []
+        self.sampler = make_sampler(self.options, self._special, self._replay)
+        self.processors = make_processors(self.options, self._vocab_size)
+
+    def take(self, token, logprobs):
+        """The message of the next token, or None for a replayed one; logprobs [vocab] are those it was
+        drawn from."""
+        self.emitted.append(token)
+        if self.made <= len(self._replay):
+            return None
+        self.credit -= 1
+        message = {"t": "token", "id": self.id, "token": token, "text": ""}
+        if self._logprobs or self._top:
+            message["logprob"] = logprobs[token].astype(mx.float32).item()
+        if self._top:
+            message["top"] = self._top_logprobs(logprobs)
+        self._add(token, self.made, message)
+        self.finished = "finish" in message
+        if self.finished:
+            message["prompt_tokens"] = len(self.prompt)
+        return message
+
+    def _add(self, token, count, message):
+        """Fills in text and finish of the count-th token."""
+        text, stopped = "", False
+        if token in self._ends:
+            message["finish"] = "stop"
+        else:
+            text, stopped = self._matcher.add(self._decoder.add(token))
+            if stopped:
+                message["finish"] = "stop"
+            elif count == self.max_tokens:
+                message["finish"] = "length"
+        if "finish" in message and not stopped:
+            tail, cut = self._matcher.add(self._decoder.finish())
+            text += tail if cut else tail + self._matcher.finish()
+        message["text"] = text
+        if self._segments:
+            message["segments"] = self._segments.add(text, last="finish" in message)
+
+    def _top_logprobs(self, logprobs):
+        k = min(self._top, logprobs.shape[-1])
+        ids = mx.argpartition(-logprobs, kth=k - 1, axis=-1)[:k]
+        values = logprobs[ids].astype(mx.float32)
+        pairs = zip(ids.tolist(), values.tolist())
+        return [list(p) for p in sorted(pairs, key=lambda p: (-p[1], p[0]))]
+
+
+class Segments:
+    """Splits text into [kind, text] pairs: "normal", "reasoning" and "tool", as mlx-lm knows the markers
+    of the tokenizer. The markers are not part of any text."""
+
+    def __init__(self, tokenizer, prompt):
+        self._machine = make_text_state_machine(tokenizer)
+        initial = "normal"
+        # Some templates open the reasoning themselves.
+        if tokenizer.has_thinking and tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt):
+            initial = "reasoning"
+        self._state = self._machine.make_state(initial)
+
+    def add(self, text, last):
+        self._state, segments = self._machine.split(self._state, text)
+        if last:
+            self._state, rest, kind = self._machine.flush(self._state)
+            segments.append((kind, rest))
+        return [[kind or "normal", piece] for kind, piece in segments if piece]
