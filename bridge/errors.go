@@ -101,7 +101,12 @@ func (e *WorkerError) Error() string {
 	return b.String()
 }
 
-func (e *WorkerError) Unwrap() []error { return []error{ErrWorkerStopped, e.Err} }
+func (e *WorkerError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrWorkerStopped}
+	}
+	return []error{ErrWorkerStopped, e.Err}
+}
 
 // RemoteError is an error that Python raised while it served a request. The worker goes on.
 type RemoteError struct {

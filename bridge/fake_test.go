@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 		runFake(fault)
 		os.Exit(0)
 	}
+	if dir := os.Getenv(orphanVariable); dir != "" {
+		runOrphanMaker(dir)
+	}
 	os.Exit(m.Run())
 }
 
@@ -259,7 +262,7 @@ func generateFake(fault string, id any, resumed int) {
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "remote error":
 		reply(fields{"t": "error", "id": id, "code": "internal", "message": "ValueError: no", "traceback": "line 1"})
-	case "hangs", "ignores SIGTERM":
+	case "hangs", "ignores SIGTERM", "waits":
 	default:
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	}

@@ -64,7 +64,8 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
 	m.quarantine = &quarantine{
-		dir: o.QuarantineDir, model: path, load: request, versions: func() versions { return m.described.Load().versions },
+		dir: o.QuarantineDir, model: path, load: request, create: createPrivate,
+		versions: func() versions { return m.described.Load().versions },
 	}
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
 	m.pool = newPool(l, func(ctx context.Context) (*worker, error) {

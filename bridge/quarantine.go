@@ -33,6 +33,7 @@ type quarantine struct {
 	model    string
 	load     loadRequest
 	versions func() versions
+	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
 
 	mu   sync.Mutex // guards what follows
 	held map[requestKey]*QuarantineError
@@ -40,6 +41,11 @@ type quarantine struct {
 
 // heldAtMost bounds what is remembered; the files stay.
 const heldAtMost = 1000
+
+// createPrivate makes a file. Prompts may be private, so nobody else may read it.
+func createPrivate(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
 
 // check returns the error of a request that is quarantined already.
 func (q *quarantine) check(j *journey) error {
@@ -121,8 +127,7 @@ func (q *quarantine) write(j *journey, cause error) (file string, err error) {
 	}
 	sum := sha256.Sum256(data)
 	file = filepath.Join(q.dir, fmt.Sprintf("%s-%s.json", r.Time.Format("20060102-150405"), hex.EncodeToString(sum[:4])))
-	// Prompts may be private, so nobody else may read it.
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := q.create(file)
 	if err != nil {
 		return "", err
 	}

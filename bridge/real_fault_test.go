@@ -1,0 +1,379 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// faultyModel is a copy of the trained model whose own code has faults: see tests/python/faulty_model.py.
+func faultyModel(t *testing.T, faults map[string]string) string {
+	t.Helper()
+	dir := testenv.CopyModel(t)
+	code, err := os.ReadFile(filepath.Join(testenv.Root(), "tests", "python", "faulty_model.py"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "faulty_model.py"), code, 0o644))
+	data, err := json.Marshal(faults)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "faults.json"), data, 0o644))
+	testenv.EditJSON(t, dir, "config.json", func(c map[string]any) { c["model_file"] = "faulty_model.py" })
+	return dir
+}
+
+// badToken is an id that no healthy stream of these tests makes or is given.
+const badToken = 4100
+
+func loadFaulty(t *testing.T, fault string, change ...func(*Options)) *Model {
+	t.Helper()
+	dir := faultyModel(t, map[string]string{strconv.Itoa(badToken): fault})
+	return loadReal(t, append(change, func(o *Options) { o.TrustRemoteCode = true }), dir)
+}
+
+// badPrompt makes the model meet badToken at its second token.
+func badPrompt() (engine.Prompt, engine.GenerateOptions) {
+	o := longOptions(10)
+	o.LogitBias = map[int32]float32{badToken: 1e6}
+	return engine.Prompt{Text: "Please"}, o
+}
+
+// company is what runs beside a fault: greedy and seeded streams with every kind of option.
+func company() (prompts []string, options []engine.GenerateOptions) {
+	for i, prompt := range []string{"Please check", "Where can I", "The team", "Soup with bread"} {
+		o := longOptions(100 + 10*i)
+		if i%2 == 1 {
+			o.Temperature, o.Seed, o.HasSeed, o.TopP, o.RepetitionPenalty = 1.1, uint64(i), true, 0.95, 1.2
+		}
+		prompts, options = append(prompts, prompt), append(options, o)
+	}
+	return prompts, options
+}
+
+// undisturbed runs the company alone, a stream after the other, in a model that has room for one.
+func undisturbed(t *testing.T, m *Model) (want [][]int32) {
+	t.Helper()
+	prompts, options := company()
+	for i := range prompts {
+		ids, err := collect(t.Context(), m, prompts[i], options[i])
+		require.NoError(t, err)
+		want = append(want, ids)
+	}
+	return want
+}
+
+// inCompany runs the company side by side, calls disturb when all streams are under way, and checks that
+// each is what it was alone.
+func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
+	t.Helper()
+	prompts, options := company()
+	var group, begun sync.WaitGroup
+	begun.Add(len(prompts))
+	for i := range prompts {
+		group.Go(func() {
+			var ids []int32
+			for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: prompts[i]}, options[i]) {
+				if err != nil {
+					t.Errorf("stream %d: %v", i, err)
+					break
+				}
+				if ids = append(ids, tok.ID); len(ids) == 5 {
+					begun.Done()
+				}
+			}
+			if !equal(ids, want[i]) {
+				t.Errorf("stream %d in company\n%v, alone\n%v", i, ids, want[i])
+			}
+		})
+	}
+	begun.Wait()
+	disturb()
+	group.Wait()
+}
+
+func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	m := loadFaulty(t, "die", func(o *Options) { o.QuarantineDir = dir })
+	want := undisturbed(t, m)
+	inCompany(t, m, want, func() {
+		prompt, o := badPrompt()
+		var gaps atomic.Int64
+		o.Events = func(e engine.Event) {
+			if e.Kind == engine.EventGap {
+				gaps.Add(1)
+			}
+		}
+		_, err := drain(t.Context(), m, prompt, o)
+		require.ErrorIs(t, err, ErrQuarantined)
+		require.ErrorContains(t, err, "signal: killed")
+		require.EqualValues(t, 1, gaps.Load())
+	})
+	stat := m.Stat()
+	require.EqualValues(t, 2, stat.Crashes)
+	require.EqualValues(t, 5, stat.Resumed, "the company and the killer once")
+	require.Equal(t, 1, stat.Quarantined)
+
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	// The file brings the fault back, alone and without this program.
+	cmd := exec.Command(testenv.Python(t), "-m", "go_mlx_worker.repro", files[0])
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(testenv.Root(), "python"), "HF_HUB_OFFLINE=1")
+	err = cmd.Run()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, syscall.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
+
+	// Reset forgets the quarantine.
+	require.NoError(t, m.Reset(t.Context()))
+	require.Zero(t, m.Stat().Quarantined)
+}
+
+func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
+	for fault, want := range map[string]string{"raise": "this model does not like the token", "oom": "MemoryError"} {
+		t.Run(fault, func(t *testing.T) {
+			m := loadFaulty(t, fault)
+			alone := undisturbed(t, m)
+			inCompany(t, m, alone, func() {
+				prompt, o := badPrompt()
+				_, err := drain(t.Context(), m, prompt, o)
+				require.NotErrorIs(t, err, ErrWorkerStopped)
+				require.ErrorContains(t, err, want)
+				if fault == "oom" {
+					require.ErrorIs(t, err, ErrOutOfMemory)
+				}
+			})
+			require.Zero(t, m.Stat().Crashes)
+			// The company goes on by itself; what comes now is batched again.
+			inCompany(t, m, alone, func() {})
+		})
+	}
+}
+
+func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
+	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 1500 * time.Millisecond })
+	want := undisturbed(t, m)
+	inCompany(t, m, want, func() {
+		prompt, o := badPrompt()
+		_, err := drain(t.Context(), m, prompt, o)
+		require.ErrorIs(t, err, ErrQuarantined)
+		require.ErrorIs(t, err, ErrHung)
+		require.ErrorContains(t, err, `no progress for`)
+		require.ErrorContains(t, err, `faulty_model.py", line`)
+		require.ErrorContains(t, err, "Thread 0x", "the stacks of all threads")
+	})
+}
+
+func TestRealCrashShowsItsStack(t *testing.T) {
+	m := loadFaulty(t, "crash")
+	prompt, o := badPrompt()
+	_, err := drain(t.Context(), m, prompt, o)
+	require.ErrorIs(t, err, ErrQuarantined)
+	require.ErrorContains(t, err, "segmentation fault")
+	require.ErrorContains(t, err, `faulty_model.py", line`)
+}
+
+func TestRealPrintsDoNotReachTheFrames(t *testing.T) {
+	m := loadFaulty(t, "print")
+	prompt, o := badPrompt()
+	ids, err := drain(t.Context(), m, prompt, o)
+	require.NoError(t, err)
+	require.Len(t, ids, 10)
+}
+
+// A stopped process answers no signal but SIGKILL.
+func TestRealStoppedWorkerIsReplaced(t *testing.T) {
+	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = time.Second }})
+	want := undisturbed(t, m)
+	inCompany(t, m, want, func() {
+		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
+	})
+	require.EqualValues(t, 1, m.Stat().Crashes)
+}
+
+func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
+	m := loadReal(t, nil)
+	plain := longOptions(120)
+	seeded := plain
+	seeded.Temperature, seeded.Seed, seeded.HasSeed = 1.3, 77, true
+	filtered := seeded
+	filtered.TopP, filtered.MinP, filtered.TopK = 0.9, 0.02, 50
+	penal := seeded
+	penal.RepetitionPenalty, penal.PresencePenalty, penal.FrequencyPenalty, penal.RepetitionContext = 1.3, 0.4, 0.2, 64
+	xtc := seeded
+	xtc.XTCProbability, xtc.XTCThreshold = 0.5, 0.05
+	probs := plain
+	probs.LogProbs, probs.TopLogProbs, probs.Stop = true, 3, []string{"zzzz"}
+	for name, o := range map[string]engine.GenerateOptions{
+		"greedy": plain, "seeded": seeded, "filtered": filtered, "penalties": penal, "XTC": xtc, "log-probabilities": probs,
+	} {
+		t.Run(name, func(t *testing.T) {
+			prompt := engine.Prompt{Text: "Please check the "}
+			var whole []engine.Token
+			for tok, err := range m.Generate(t.Context(), prompt, o) {
+				require.NoError(t, err)
+				whole = append(whole, tok)
+			}
+			var gaps []engine.Event
+			o.Events = func(e engine.Event) {
+				if e.Kind == engine.EventGap {
+					gaps = append(gaps, e)
+				}
+			}
+			var torn []engine.Token
+			for tok, err := range m.Generate(t.Context(), prompt, o) {
+				require.NoError(t, err)
+				if torn = append(torn, tok); len(torn) == 50 {
+					require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+				}
+			}
+			require.Equal(t, whole, torn)
+			require.Len(t, gaps, 1)
+			require.GreaterOrEqual(t, gaps[0].Done, int64(50))
+			require.ErrorIs(t, gaps[0].Err, ErrWorkerStopped)
+		})
+	}
+}
+
+func TestRealCallsSurviveTheDeathOfTheirWorker(t *testing.T) {
+	m := loadReal(t, nil)
+	texts := testenv.Texts(t)[:150]
+	o := engine.ClassifyOptions{Labels: testenv.Labels(t), Prompt: engine.DefaultLabelPrompt}
+	want, err := m.Classify(t.Context(), texts, o)
+	require.NoError(t, err)
+	victim := pid(m)
+	time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(victim, syscall.SIGKILL) })
+	got, err := m.Classify(t.Context(), texts, o)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.EqualValues(t, 1, m.Stat().Resumed)
+}
+
+// A thousand requests cancelled at random moments, with streams beside them that must not notice.
+func TestRealThousandCancels(t *testing.T) {
+	m := loadReal(t, nil)
+	want := undisturbed(t, m)
+	rng := rand.New(rand.NewPCG(1, 2))
+	const total = 1000
+	long := make([]int32, 1500)
+	for i := range long {
+		long[i] = int32(100 + i%1000)
+	}
+	inCompany(t, m, want, func() {
+		limit := make(chan struct{}, 24)
+		var group sync.WaitGroup
+		for i := range total {
+			limit <- struct{}{}
+			after := time.Duration(rng.ExpFloat64() * float64(15*time.Millisecond))
+			way := rng.IntN(3)
+			group.Go(func() {
+				defer func() { <-limit }()
+				ctx, cancel := context.WithTimeout(t.Context(), after)
+				defer cancel()
+				var err error
+				switch way {
+				case 0:
+					_, err = drain(ctx, m, engine.Prompt{Text: "Please " + strconv.Itoa(i)}, longOptions(1000))
+				case 1: // in prefill, more often than not
+					_, err = drain(ctx, m, engine.Prompt{IDs: long}, longOptions(100))
+				case 2:
+					for range m.Generate(t.Context(), engine.Prompt{Text: "Go"}, longOptions(1000)) {
+						if ctx.Err() != nil {
+							return
+						}
+					}
+				}
+				if err != context.DeadlineExceeded {
+					t.Errorf("request %d, way %d: %v", i, way, err)
+				}
+			})
+		}
+		group.Wait()
+	})
+	require.Zero(t, m.counters.active.Load())
+	require.Eventually(t, func() bool {
+		s := m.Stat()
+		return len(s.Workers) == 1 && s.Workers[0].Active == 0 && s.Workers[0].Phase == "idle"
+	}, 10*time.Second, 20*time.Millisecond)
+	stat := m.Stat()
+	require.Zero(t, stat.Crashes)
+	require.Zero(t, stat.Waiting)
+	require.Greater(t, stat.Stops.Count, int64(500), "cancels that reached the worker are acknowledged")
+	require.Positive(t, stat.Stops.Longest)
+}
+
+func TestRealFullDiskForTheReproFile(t *testing.T) {
+	m := loadFaulty(t, "die")
+	m.quarantine.create = func(string) (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }
+	prompt, o := badPrompt()
+	_, err := drain(t.Context(), m, prompt, o)
+	var q *QuarantineError
+	require.ErrorAs(t, err, &q)
+	require.Empty(t, q.File)
+	require.ErrorIs(t, q.FileErr, syscall.ENOSPC)
+	require.ErrorContains(t, err, "no repro file")
+	// The request is held all the same.
+	_, err = drain(t.Context(), m, prompt, o)
+	require.ErrorIs(t, err, ErrQuarantined)
+	require.EqualValues(t, 2, m.Stat().Crashes)
+}
+
+// orphanVariable makes this test binary a supervisor that is to be killed.
+const orphanVariable = "ORPHANS_OF"
+
+func runOrphanMaker(dir string) {
+	m, err := Load(context.Background(), dir, Options{Python: os.Getenv(PythonVariable), Workers: 2, TrustRemoteCode: true})
+	if err != nil {
+		_, _ = os.Stdout.WriteString(err.Error() + "\n")
+		os.Exit(1)
+	}
+	for _, w := range m.Stat().Workers {
+		_, _ = os.Stdout.WriteString(strconv.Itoa(w.PID) + "\n")
+	}
+	_ = os.Stdout.Close()
+	// Both workers are at work, one of them hangs.
+	prompt, o := badPrompt()
+	go func() { _, _ = drain(context.Background(), m, prompt, o) }()
+	for range m.Generate(context.Background(), engine.Prompt{Text: "Please"}, longOptions(2000)) {
+	}
+	select {}
+}
+
+func TestRealWorkersDieWithTheirSupervisor(t *testing.T) {
+	noLeaks(t)
+	dir := faultyModel(t, map[string]string{strconv.Itoa(badToken): "hang"})
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), orphanVariable+"="+dir, PythonVariable+"="+testenv.Python(t))
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	var pids []int
+	for line := range lines(out) {
+		n, err := strconv.Atoi(line)
+		require.NoError(t, err, line)
+		pids = append(pids, n)
+	}
+	require.Len(t, pids, 2)
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	deadline := time.Now().Add(2 * time.Second)
+	for _, pid := range pids {
+		for running(pid) {
+			require.True(t, time.Now().Before(deadline), "worker %d lives on", pid)
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
