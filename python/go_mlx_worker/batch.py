@@ -148,6 +148,8 @@ class Batch:
                 stream.prefilled = done == total
             if response.end_of_prompt:
                 self._prefilling.discard(response.uid)
+            elif response.end_of_segment:
+                self._keep_prompt(response.uid)
         for response in tokens:
             stream = self._running[response.uid]
             error = next((g.error for g in self._guards[response.uid] if g.error), None)
@@ -163,6 +165,13 @@ class Batch:
             elif stream.credit <= 0:
                 self._pause(response.uid)
         return messages, prefill, errors
+
+    def _keep_prompt(self, uid):
+        """Keeps a prompt's own KV, without its last token, if the KV at the end of the stream may not be
+        cut back to it: a full sliding window has lost what stood before."""
+        if self._prompts.max_bytes and not self._loaded.trimmable:
+            cache, ids = self._generator.extract_cache([uid])[uid]
+            self._prompts.keep(ids, cache)
 
     def rescue(self):
         """After a failed pass: the streams of the batch, whose KV is lost, and an empty batch."""

@@ -50,7 +50,10 @@ class LoadedModel:
             self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
         )
         self.has_template = self.tokenizer.has_chat_template
-        self.batchable = all(hasattr(c, "merge") for c in make_prompt_cache(self.model))
+        caches = make_prompt_cache(self.model)
+        self.batchable = all(hasattr(c, "merge") for c in caches)
+        # Whether tokens can be taken back out of the KV at any length.
+        self.trimmable = all(c.is_trimmable() and not getattr(c, "max_size", None) for c in caches)
 
     def info(self):
         parameters = dict(tree_flatten(self.model.parameters()))

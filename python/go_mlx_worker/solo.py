@@ -38,6 +38,11 @@ class Solo:
             sampler = stream.sampler
             if sampler is not greedy_sampler:
                 sampler = SpeculativeSampler(sampler, drafts, stream.max_tokens, lambda: stream.made)
+            # Here, and only here, mlx-lm leaves the prompt out of what penalties see.
+            before = prompt[:-1]
+            common["logits_processors"] = [
+                lambda tokens, logits, p=p: p(mx.concatenate([before, tokens]), logits) for p in stream.processors
+            ]
             steps = speculative_generate_step(
                 prompt, loaded.model, loaded.draft, num_draft_tokens=drafts, sampler=sampler, **common
             )
@@ -88,7 +93,7 @@ def _check_quantizable(loaded):
             raise RequestError(
                 "invalid_option",
                 f"mlx-lm cannot quantise the {type(cache).__name__} of this architecture",
-                option="KVBits",
+                option="QuantizedKV",
             )
 
 
