@@ -116,6 +116,7 @@ FUZZTIME ?= 10s
 fuzz: build
 	@echo "==> Fuzzing, $(FUZZTIME) each"
 	@$(GOTEST) -run '^$$' -fuzz FuzzReadFrame -fuzztime $(FUZZTIME) ./bridge
+	@$(GOTEST) -run '^$$' -fuzz FuzzConn -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
 

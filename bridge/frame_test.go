@@ -67,8 +67,9 @@ func TestGoldenFrames(t *testing.T) {
 	sent := map[string]any{
 		"cancel":   &bareRequest{head{Type: "cancel", ID: 3}},
 		"credit":   &creditRequest{head{Type: "credit", ID: 3}, 32},
-		"load":     &loadRequest{head: head{Type: "load", ID: 1}, Path: "/m", TrustRemoteCode: false},
+		"load":     &loadRequest{head: head{Type: "load", ID: 1}, Path: "/m", TrustRemoteCode: false, Adapter: "/a", Batch: 32, PromptCache: 1 << 20},
 		"encode":   &encodeRequest{head: head{Type: "encode", ID: 4}, Text: "é", Special: true},
+		"generate": &generateRequest{head: head{Type: "generate", ID: 6}, IDs: []int32{2, 7}, Resume: []int32{9}, LogitBias: []tokenBias{{ID: 3, Bias: -1.5}}, Seed: 1<<63 + 1, Stop: []string{}, StopTokens: []int32{}, Credit: 64},
 		"classify": &classifyRequest{head: head{Type: "classify", ID: 5}, From: 2, Texts: []string{"a"}, Labels: []string{"x", "y"}},
 	}
 	seen := 0
@@ -90,7 +91,48 @@ func TestGoldenFrames(t *testing.T) {
 			seen++
 		}
 	}
-	require.Equal(t, 8, seen)
+	require.Equal(t, 11, seen)
+}
+
+// FuzzConn gives a session what a worker may never send: any message, for any request, in any order. The
+// requests under way end once each, and the session with a typed error.
+func FuzzConn(f *testing.F) {
+	f.Add([]byte{0, 1, 0, 3, 1, 0, 2, 2, 0})
+	f.Add([]byte{3, 1, 1, 3, 1, 1, 4, 1, 0, 5, 2, 0, 6, 0, 0, 9, 9, 9})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		types := []string{"result", "error", "cancelled", "token", "progress", "beat", "hello", "surprise"}
+		var out bytes.Buffer
+		for ; len(b) >= 3; b = b[3:] {
+			m := fields{"t": types[int(b[0])%len(types)], "id": int(b[1]) % 4, "phase": "decode", "code": "internal", "tokens": int(b[2])}
+			if b[2]%3 == 1 {
+				m["finish"] = "stop"
+			}
+			require.NoError(t, writeFrame(&out, m))
+		}
+		out.Write(b) // and a torn end
+		c := newConn(io.Discard)
+		stream, err := c.begin(&generateRequest{head: head{Type: "generate"}}, true)
+		require.NoError(t, err)
+		call, err := c.begin(&bareRequest{head{Type: "memory"}}, false)
+		require.NoError(t, err)
+		err = c.serve(&out)
+		if !errors.Is(err, io.EOF) && !errors.Is(err, ErrFrame) && !errors.Is(err, errProtocol) {
+			t.Fatalf("untyped error %v", err)
+		}
+		c.fail(err)
+		for _, e := range []*exchange{stream, call} {
+			for n := 0; ; n++ {
+				m, err := c.next(t.Context(), e, func(*message) {})
+				if err != nil {
+					break
+				}
+				_, _ = m.token()
+				require.LessOrEqual(t, n, streamCredit+1)
+			}
+			c.end(e)
+		}
+		require.Empty(t, c.pending)
+	})
 }
 
 func FuzzReadFrame(f *testing.F) {

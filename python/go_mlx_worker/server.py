@@ -46,6 +46,8 @@ class Server:
         started it is gone."""
         try:
             while (message := read_frame(self._reader)) is not None:
+                if not isinstance(message.get("t"), str) or not isinstance(message.get("id"), int):
+                    raise FrameError("message without a type or an id")
                 if message.get("t") == "cancel":
                     self._cancelled[message["id"]] = time.monotonic()
                 self._inbox.put(message)
@@ -79,7 +81,7 @@ class Server:
         return ready or bool(self._jobs) or (self._batch is not None and self._batch.busy)
 
     def _serve(self, message):
-        kind, request = message["t"], message.get("id", 0)
+        kind, request = message["t"], message["id"]
         if kind == "cancel":
             self._cancel(request)
             return

@@ -85,7 +85,7 @@ class Stream:
             text, stopped = self._matcher.add(self._decoder.add(token))
             if stopped:
                 message["finish"] = "stop"
-            elif count == self.max_tokens:
+            elif count >= self.max_tokens:
                 message["finish"] = "length"
         if "finish" in message and not stopped:
             tail, cut = self._matcher.add(self._decoder.finish())

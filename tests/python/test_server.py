@@ -1,0 +1,248 @@
+"""Tests of the worker's server and samplers in this process, on the trained model."""
+
+import random
+import sys
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "python"))
+
+import mlx.core as mx
+
+from go_mlx_worker.channel import Progress
+from go_mlx_worker.prompts import PromptCache
+from go_mlx_worker.sampling import Keys, Sampler, SpeculativeSampler
+from go_mlx_worker.server import Server
+from go_mlx_worker.stream import Segments
+
+MODEL = str(ROOT / "tests/models/domains")
+
+GENERATE = {
+    "t": "generate",
+    "text": "Please check",
+    "max_tokens": 12,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "xtc_probability": 0.0,
+    "xtc_threshold": 0.1,
+    "repetition_penalty": 1.0,
+    "repetition_context": 20,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logit_bias": [],
+    "seed": 1,
+    "stop": [],
+    "stop_tokens": [],
+    "ignore_eos": True,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "segments": False,
+    "kv_bits": 0,
+    "kv_group_size": 64,
+    "kv_start": 0,
+    "max_kv_size": 0,
+    "draft_tokens": 0,
+    "credit": 64,
+}
+
+
+class Sink:
+    def __init__(self):
+        self.messages = []
+
+    def send(self, *messages):
+        self.messages += messages
+
+
+def make_server(**load):
+    sink = Sink()
+    server = Server(None, sink, Progress())
+    message = {"t": "load", "id": 1, "path": MODEL, "trust_remote_code": False, "batch": 8, "prompt_cache": 0}
+    server._serve(message | load)
+    assert sink.messages[-1]["t"] == "result", sink.messages
+    return server, sink
+
+
+def run(server):
+    while server._busy():
+        server._step()
+
+
+class Serving(unittest.TestCase):
+    def cancel(self, server, request):
+        server._cancelled[request] = time.monotonic()  # as the reader thread does
+        server._serve({"t": "cancel", "id": request})
+
+    def test_every_cancel_is_acknowledged_once(self):
+        server, sink = make_server()
+        for request, steps in ((2, 0), (3, 1), (4, 3), (5, 1000)):
+            server._serve(GENERATE | {"id": request})
+            for _ in range(steps):
+                server._step()
+            self.cancel(server, request)
+            run(server)
+            acks = [m for m in sink.messages if m["t"] == "cancelled" and m["id"] == request]
+            self.assertEqual(len(acks), 1, request)
+            made = [m for m in sink.messages if m["t"] == "token" and m["id"] == request]
+            if steps < 1000:
+                self.assertEqual(acks[0]["tokens"], len(made))
+        self.assertFalse(server._cancelled or server._acknowledged or server._batch.streams())
+
+    def test_no_request_ends_the_server_or_goes_unanswered(self):
+        server, sink = make_server(prompt_cache=1 << 20)
+        rng = random.Random(3)
+        junk = [None, -1, 0, 7, 1 << 70, 1.5, float("nan"), "", "x", [], [1], [[1, 2]], {}, True, b"\xff", "[]", "{}"]
+        kinds = {
+            "generate": GENERATE,
+            "classify": {"t": "classify", "from": 0, "texts": ["a", "soup"], "labels": ["x", "y"]},
+            "encode": {"t": "encode", "text": "a", "special": True},
+            "decode": {"t": "decode", "ids": [5, 6]},
+            "render": {"t": "render", "messages": '[{"role":"user","content":"hi"}]'},
+            "memory": {"t": "memory"},
+            "surprise": {"t": "surprise"},
+        }
+        sent = {}
+        for request in range(10, 410):
+            message = dict(kinds[rng.choice(list(kinds))]) | {"id": request}
+            for _ in range(rng.randrange(3)):
+                field = rng.choice([k for k in message if k not in ("t", "id")] or ["x"])
+                if rng.random() < 0.3:
+                    message.pop(field, None)
+                else:
+                    message[field] = rng.choice(junk)
+            message["credit"] = 64
+            if message.get("max_tokens") in (12, 1 << 70):
+                message["max_tokens"] = 5
+            sent[request] = message
+            server._serve(message)
+            for _ in range(rng.randrange(4)):
+                server._step()
+            if request % 20 == 0:
+                run(server)
+        run(server)
+        for request in range(10, 410):
+            ends = [
+                m
+                for m in sink.messages
+                if m["id"] == request and (m["t"] in ("result", "error") or "finish" in m)
+            ]
+            self.assertEqual(len(ends), 1, (sent[request], ends))
+        # And it still does what it did.
+        server._serve(GENERATE | {"id": 1000})
+        run(server)
+        self.assertEqual(sum(m["t"] == "token" and m["id"] == 1000 for m in sink.messages), 12)
+
+
+class Sampling(unittest.TestCase):
+    request = GENERATE | {"temperature": 1.0, "top_p": 1.0, "seed": 5}
+
+    def test_keys_depend_on_seed_and_place_only(self):
+        keys, again = Keys(9), Keys(9)
+        straight = [keys.at(p).tolist() for p in range(300)]
+        again.forget_before(250)
+        self.assertEqual([again.at(p).tolist() for p in range(250, 300)], straight[250:])
+        self.assertEqual(len({tuple(k) for k in straight}), 300)
+        self.assertNotEqual(Keys(10).at(0).tolist(), straight[0])
+
+    def test_draws_have_the_distribution_they_were_given(self):
+        probabilities = mx.array([0.5, 0.3, 0.15, 0.05])
+        logprobs = mx.log(probabilities)[None]
+        n = 4000
+        for change, want in (
+            ({}, [0.5, 0.3, 0.15, 0.05]),
+            ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+            ({"min_p": 0.4}, [0.625, 0.375, 0, 0]),
+            ({"temperature": 0.5}, [0.684932, 0.246575, 0.061644, 0.006849]),
+            ({"xtc_probability": 1.0, "xtc_threshold": 0.2}, [0, 0.6, 0.3, 0.1]),
+            ({"xtc_probability": 0.5, "xtc_threshold": 0.2}, [0.25, 0.45, 0.225, 0.075]),
+        ):
+            sampler = Sampler(self.request | change, [], [])
+            drawn = mx.concatenate([sampler(logprobs) for _ in range(n)]).tolist()
+            # Pearson's chi-squared; 16.3 is passed once in a thousand with 3 degrees of freedom.
+            counts = [drawn.count(t) for t in range(4)]
+            self.assertEqual([c for c, w in zip(counts, want) if w == 0], [0] * want.count(0), change)
+            chi = sum((c - n * w) ** 2 / (n * w) for c, w in zip(counts, want) if w > 0)
+            self.assertLess(chi, 16.3, (change, counts))
+
+    def test_drafts_and_target_draw_alike(self):
+        logprobs = mx.log(mx.softmax(mx.random.normal((40, 50), key=mx.random.key(1)), axis=-1))
+        plain = Sampler(self.request, [], [])
+        want = [plain(logprobs[p : p + 1]).item() for p in range(40)]
+        made = 0
+        sampler = SpeculativeSampler(Sampler(self.request, [], []), 3, 40, lambda: made)
+        rng = random.Random(1)
+        while made < 40:
+            n = min(3, 40 - made)
+            drafts = [sampler(logprobs[made + i : made + i + 1]).item() for i in range(n)]
+            self.assertEqual(drafts, want[made : made + n])
+            target = sampler(logprobs[made : made + n + 1]).tolist()
+            self.assertEqual(target, want[made : made + n + 1])
+            made += rng.randint(1, n + 1)  # some are accepted
+
+    def test_replayed_tokens_come_again_and_then_the_draws_go_on(self):
+        logprobs = mx.zeros((1, 100))
+        plain = Sampler(self.request, [], [])
+        want = [plain(logprobs).item() for _ in range(20)]
+        resumed = Sampler(self.request, [], want[:11])
+        self.assertEqual([resumed(logprobs).item() for _ in range(20)], want)
+
+
+class Thinking:
+    """What Segments asks of a tokenizer."""
+
+    has_thinking, think_start, think_end = True, "<think>", "</think>"
+    has_tool_calling, tool_call_start, tool_call_end = True, "<tool>", "</tool>"
+    structural_markers, response_transitions = [], {}
+
+    def __init__(self, opened=False):
+        self._opened = opened
+
+    def rfind_think_start(self, ids):
+        return 3 if self._opened else -1
+
+    def rfind_think_end(self, ids):
+        return -1
+
+
+class Segmenting(unittest.TestCase):
+    def test_kinds_over_any_borders(self):
+        text = "hi <think>is 1<2?</think>yes<tool>f(1)</tool> <thin"
+        want = {"normal": "hi yes <thin", "reasoning": "is 1<2?", "tool": "f(1)"}
+        rng = random.Random(4)
+        for _ in range(200):
+            segments, got, rest = Segments(Thinking(), []), {}, text
+            while rest:
+                n = rng.randint(1, 9)
+                for kind, piece in segments.add(rest[:n], last=n >= len(rest)):
+                    got[kind] = got.get(kind, "") + piece
+                rest = rest[n:]
+            self.assertEqual(got, want)
+
+    def test_templates_may_open_the_reasoning(self):
+        segments = Segments(Thinking(opened=True), [1, 2, 3])
+        self.assertEqual(segments.add("so</think>yes", last=True), [["reasoning", "so"], ["normal", "yes"]])
+
+
+class Prompts(unittest.TestCase):
+    def test_bytes_are_capped_and_zero_keeps_nothing(self):
+        class Cache:
+            nbytes, state = 100, ()
+
+            def is_trimmable(self):
+                return False
+
+        for cap, entries in ((0, 0), (99, 0), (100, 1), (350, 3)):
+            prompts = PromptCache(cap)
+            for i in range(10):
+                prompts.keep([i, i + 1, i + 2], [Cache()])
+            self.assertEqual(prompts.nbytes, 100 * entries)
+            self.assertEqual(prompts.fetch([9, 10, 11, 12])[1], 3 if entries else 0)
+            self.assertEqual(prompts.fetch([77, 78])[1], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
