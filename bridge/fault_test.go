@@ -163,8 +163,42 @@ func TestFaultsInMidStream(t *testing.T) {
 			require.ErrorIs(t, err, ErrQuarantined)
 			require.Less(t, time.Since(start), 100*time.Millisecond)
 			require.EqualValues(t, 2, m.Stat().Crashes)
+			// After a while it is tried once more, and held for longer.
+			for _, h := range m.quarantine.held {
+				require.Equal(t, holdFirst, h.wait)
+				h.until = time.Now()
+			}
+			_, err = generateAll(t.Context(), m)
+			require.ErrorIs(t, err, ErrQuarantined)
+			require.EqualValues(t, 3, m.Stat().Crashes)
+			for _, h := range m.quarantine.held {
+				require.Equal(t, 2*holdFirst, h.wait)
+			}
 		})
 	}
+}
+
+func TestQuarantineEndsWhenTheRequestIsServed(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "counts and dies once")
+	o := engine.DefaultGenerateOptions()
+	prompt := engine.Prompt{Text: "x"}
+	frame, err := generateFrame(prompt, o)
+	require.NoError(t, err)
+	frame.Seed = 0
+	key, err := keyOf(frame)
+	require.NoError(t, err)
+	m.quarantine.held = map[requestKey]*heldRequest{key: {err: &QuarantineError{Err: ErrWorkerStopped}, until: time.Now().Add(time.Hour)}}
+	_, err = drain(t.Context(), m, prompt, o)
+	require.ErrorIs(t, err, ErrQuarantined)
+	m.quarantine.held[key].until = time.Now()
+	// The fault that happens once happens to another request.
+	_, err = drain(t.Context(), m, engine.Prompt{Text: "another"}, o)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, m.Stat().Crashes)
+	_, err = drain(t.Context(), m, prompt, o)
+	require.NoError(t, err)
+	require.Zero(t, m.Stat().Quarantined)
 }
 
 func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {

@@ -3,8 +3,6 @@ package bridge
 import (
 	"context"
 	"errors"
-
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // journey is one request on its way over workers. A worker's death does not end it: the next worker goes
@@ -19,6 +17,7 @@ type journey struct {
 	onGap   func(error)                // told of a death that the request survives
 
 	deaths int
+	held   bool           // it was quarantined before
 	made   func() []int32 // tokens made so far, for the repro file
 }
 
@@ -41,7 +40,7 @@ func (j *journey) run(ctx context.Context, serve func(w *worker, share func()) e
 			return err
 		}
 		share := func() {
-			if j.deaths == 1 { // a second death keeps it alone to its end
+			if j.deaths == 1 && !j.held { // a further death keeps it alone to its end
 				j.model.pool.share(m)
 			}
 		}
@@ -49,6 +48,9 @@ func (j *journey) run(ctx context.Context, serve func(w *worker, share func()) e
 		died := err != nil && !m.worker.alive() && errors.Is(err, ErrWorkerStopped)
 		alone := m.worker.company.Load() <= 1
 		j.model.pool.release(m, err == nil)
+		if err == nil && j.held {
+			j.model.quarantine.release(j)
+		}
 		if !died || ctx.Err() != nil {
 			return err
 		}
@@ -57,9 +59,6 @@ func (j *journey) run(ctx context.Context, serve func(w *worker, share func()) e
 			return j.model.quarantine.add(j, err)
 		}
 		if j.deaths >= maxDeaths {
-			return err
-		}
-		if errors.Is(err, engine.ErrClosed) {
 			return err
 		}
 		j.model.counters.resumed.Add(1)

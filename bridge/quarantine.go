@@ -27,7 +27,8 @@ func keyOf(frame request) (requestKey, error) {
 }
 
 // quarantine remembers the requests that ended two workers, so that they do not end more, and writes each
-// to a file from which it can be run again by hand.
+// to a file from which it can be run again by hand. After a while such a request is tried again, alone:
+// what killed its workers may have come from outside. If it ends that worker too, the while doubles.
 type quarantine struct {
 	dir      string // where the files go; it is made when it is needed
 	model    string
@@ -36,8 +37,20 @@ type quarantine struct {
 	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
 
 	mu   sync.Mutex // guards what follows
-	held map[requestKey]*QuarantineError
+	held map[requestKey]*heldRequest
 }
+
+// heldRequest is a request that is refused until a time.
+type heldRequest struct {
+	err   *QuarantineError
+	until time.Time
+	wait  time.Duration
+}
+
+const (
+	holdFirst = time.Minute
+	holdMost  = time.Hour
+)
 
 // heldAtMost bounds what is remembered; the files stay.
 const heldAtMost = 1000
@@ -47,7 +60,7 @@ func createPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// check returns the error of a request that is quarantined already.
+// check returns the error of a request that is held, and makes one that was held a suspect.
 func (q *quarantine) check(j *journey) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -56,11 +69,16 @@ func (q *quarantine) check(j *journey) error {
 	}
 	key, err := j.key()
 	if err != nil {
-		return nil // cannot be: what was sent could be encoded
+		return err
 	}
-	if held := q.held[key]; held != nil {
-		return held
+	h := q.held[key]
+	switch {
+	case h == nil:
+		return nil
+	case time.Now().Before(h.until):
+		return h.err
 	}
+	j.deaths, j.held = 1, true
 	return nil
 }
 
@@ -68,15 +86,30 @@ func (q *quarantine) check(j *journey) error {
 func (q *quarantine) add(j *journey, cause error) error {
 	e := &QuarantineError{Err: cause}
 	e.File, e.FileErr = q.write(j, cause)
+	key, err := j.key()
+	if err != nil {
+		return errors.Join(e, err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.held == nil || len(q.held) >= heldAtMost {
+		q.held = map[requestKey]*heldRequest{}
+	}
+	wait := holdFirst
+	if before := q.held[key]; before != nil {
+		wait = min(2*before.wait, holdMost)
+	}
+	q.held[key] = &heldRequest{err: e, until: time.Now().Add(wait), wait: wait}
+	return e
+}
+
+// release forgets a request that was held and served now.
+func (q *quarantine) release(j *journey) {
 	if key, err := j.key(); err == nil {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if q.held == nil || len(q.held) >= heldAtMost {
-			q.held = map[requestKey]*QuarantineError{}
-		}
-		q.held[key] = e
+		delete(q.held, key)
 	}
-	return e
 }
 
 func (q *quarantine) size() int {

@@ -1,0 +1,181 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// soakVariable is how many requests the soak sends; `make soak` sends 2,000.
+const soakVariable = "SOAK_REQUESTS"
+
+// Mixed requests over three workers, one of which is killed every now and then: every request is answered
+// once, and right, or with the error of its worker. Nothing is left behind.
+func TestRealSoak(t *testing.T) {
+	total := 300
+	if s := os.Getenv(soakVariable); s != "" {
+		var err error
+		total, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	m := loadReal(t, []func(*Options){func(o *Options) { o.Workers, o.PromptCache = 3, 1<<20 }})
+	kinds := soakKinds(t)
+	want := make([]any, len(kinds))
+	for i, run := range kinds {
+		got, err := run(t.Context(), m, 0)
+		require.NoError(t, err)
+		want[i] = got
+	}
+	heap := heapInUse()
+
+	rng := rand.New(rand.NewPCG(5, 6))
+	var answered, failed, kills atomic.Int64
+	done := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		killRNG := rand.New(rand.NewPCG(7, 8))
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Second + time.Duration(killRNG.ExpFloat64()*float64(time.Second))):
+			}
+			var pids []int
+			for _, w := range m.Stat().Workers {
+				if w.PID != 0 {
+					pids = append(pids, w.PID)
+				}
+			}
+			if len(pids) > 0 {
+				kills.Add(1)
+				_ = syscall.Kill(pids[killRNG.IntN(len(pids))], syscall.SIGKILL)
+			}
+		}
+	})
+	limit := make(chan struct{}, 16)
+	var group sync.WaitGroup
+	for n := range total {
+		limit <- struct{}{}
+		kind := rng.IntN(len(kinds))
+		giveUp := rng.IntN(10) == 0
+		after := time.Duration(rng.IntN(200)) * time.Millisecond
+		group.Go(func() {
+			defer func() { <-limit }()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if giveUp {
+				ctx, cancel = context.WithTimeout(t.Context(), after)
+				defer cancel()
+			}
+			got, err := kinds[kind](ctx, m, n)
+			switch {
+			case err == nil && reflect.DeepEqual(got, want[kind]):
+				answered.Add(1)
+			case err == nil:
+				t.Errorf("kind %d: got %v, want %v", kind, got, want[kind])
+			case giveUp && errors.Is(err, context.DeadlineExceeded):
+				answered.Add(1)
+			case errors.Is(err, ErrWorkerStopped):
+				failed.Add(1)
+			default:
+				t.Errorf("kind %d: %v", kind, err)
+			}
+		})
+	}
+	group.Wait()
+	close(done)
+	killer.Wait()
+	require.EqualValues(t, total, answered.Load()+failed.Load())
+	// One whose second worker is killed too, while it is alone there, is taken for what killed them.
+	require.LessOrEqual(t, failed.Load(), 2*kills.Load(), "nearly all survive")
+	require.Zero(t, m.counters.active.Load())
+	require.Eventually(t, func() bool {
+		s := m.Stat()
+		for _, w := range s.Workers {
+			if w.State != "ready" || w.Phase != "idle" || w.Active != 0 {
+				return false
+			}
+		}
+		return len(s.Workers) == 3 && s.Waiting == 0
+	}, 30*time.Second, 50*time.Millisecond)
+	s := m.Stat()
+	t.Logf("%d requests, %d kills: %d answered, %d failed, %d resumed; %d workers started",
+		total, kills.Load(), answered.Load(), failed.Load(), s.Resumed, s.Starts)
+	require.GreaterOrEqual(t, s.Starts, kills.Load())
+	for _, w := range s.Workers {
+		require.Less(t, w.ActiveBytes, int64(2743296+3<<20), "weights, prompt cache, and nothing of requests that are over")
+	}
+	require.Less(t, heapInUse(), heap+4<<20)
+}
+
+// heapInUse is this process's live heap.
+func heapInUse() uint64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
+// soakKinds are requests of every kind with an answer that can be compared.
+func soakKinds(t *testing.T) []func(context.Context, *Model, int) (any, error) {
+	texts, labels := testenv.Texts(t), testenv.Labels(t)
+	var kinds []func(context.Context, *Model, int) (any, error)
+	for i := range 6 {
+		kinds = append(kinds, func(ctx context.Context, m *Model, n int) (any, error) {
+			o := longOptions(10 + 12*i)
+			o.Session = "soak"
+			// Makes each request another one, so that a quarantined one does not speak for all.
+			o.Stop = []string{fmt.Sprintf("\x00%d", n)}
+			if i%2 == 1 {
+				o.Temperature, o.Seed, o.HasSeed, o.TopP = 1, uint64(i), true, 0.9
+			}
+			return drain(ctx, m, engine.Prompt{Text: texts[i]}, o)
+		})
+	}
+	return append(kinds,
+		func(ctx context.Context, m *Model, n int) (any, error) {
+			got, err := m.Classify(ctx, texts[:20], engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt})
+			var out []string
+			for _, c := range got {
+				out = append(out, c.Label)
+			}
+			return out, err
+		},
+		func(ctx context.Context, m *Model, n int) (any, error) { return m.Encode(ctx, texts[3], true) },
+		func(ctx context.Context, m *Model, n int) (any, error) {
+			_, err := drain(ctx, m, engine.Prompt{IDs: make([]int32, 3000)}, longOptions(1))
+			var tooLong *engine.ContextLengthError
+			if errors.As(err, &tooLong) {
+				return *tooLong, nil
+			}
+			return nil, err
+		},
+		func(ctx context.Context, m *Model, n int) (any, error) { // a reader that leaves
+			var ids []int32
+			for tok, err := range m.Generate(ctx, engine.Prompt{Text: "Please"}, longOptions(500)) {
+				if err != nil {
+					return nil, err
+				}
+				if ids = append(ids, tok.ID); len(ids) == 5 {
+					break
+				}
+			}
+			return ids, nil
+		},
+	)
+}
