@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-long fuzz bench models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-long soak fuzz bench bench-serving models lint clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -123,6 +123,14 @@ fuzz: build
 # Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.
 test-long: build
 	@$(GOTEST) -timeout 2h -tags long -run FullShapes -v ./tests/parity
+
+# Two thousand requests on three workers while one is killed every two seconds: about three minutes.
+soak: build
+	@SOAK_REQUESTS=2000 $(GOTEST) -run RealSoak -v ./bridge
+
+# The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
+bench-serving: build
+	@$(GO) run ./tests/serving
 
 bench: build
 	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/metal

@@ -23,6 +23,7 @@ import (
 	"context"
 	"iter"
 
+	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -48,6 +49,8 @@ type (
 	Event = engine.Event
 	// EventKind names an Event.
 	EventKind = engine.EventKind
+	// Supervisor shares a memory budget among models of the python engine: see WithSupervisor.
+	Supervisor = bridge.Supervisor
 	// Classification is the result for one text.
 	Classification = engine.Classification
 	// LabelScore is one label's part of a Classification.
@@ -98,6 +101,20 @@ type TextModel interface {
 	// Close ends streams under way with ErrClosed and gives all memory and processes back. It may be
 	// called again, and from within a stream's loop.
 	Close() error
+}
+
+// NewSupervisor returns a supervisor with a budget in bytes; 0 sets no limit.
+func NewSupervisor(budget int64) *Supervisor { return bridge.NewSupervisor(budget) }
+
+// Python gives access to what only models of the python engine have: Stat, Reset, Pin. The second result
+// is false for other models. m stays the owner: close it, not the result.
+func Python(m TextModel) (*bridge.Model, bool) {
+	of, ok := m.(*model)
+	if !ok {
+		return nil, false
+	}
+	python, ok := of.engine.(*bridge.Model)
+	return python, ok
 }
 
 // Tokenizer turns text into token ids and back, as the model sees them.

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -69,13 +70,14 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, onBar fu
 // watch reads the worker's messages to their end, waits for the end of the process, and fails what is
 // under way.
 func (w *worker) watch(hello chan<- *message) {
-	first, err := readFrame(w.process)
+	out := bufio.NewReaderSize(w.process, 64<<10) // a frame in one read
+	first, err := readFrame(out)
 	if err == nil && first.Type != "hello" {
 		err = fmt.Errorf("%w: first message is %q, want hello", errProtocol, first.Type)
 	}
 	if err == nil {
 		hello <- first
-		err = w.conn.serve(w.process)
+		err = w.conn.serve(out)
 	}
 	if !errors.Is(err, io.EOF) {
 		// The session cannot go on, so neither can the process; its pipe is read out so that it does

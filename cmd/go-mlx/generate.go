@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -24,6 +25,15 @@ type generateRun struct {
 	topK              int
 	topP, minP        float32
 	repetitionPenalty float32
+	presencePenalty   float32
+	frequencyPenalty  float32
+	xtc               float32
+	xtcThreshold      float32
+	kvBits            int
+	maxKVSize         int
+	draftTokens       int
+	tools             string
+	templateArguments string
 	seed              uint64
 	stop              []string
 	topLogProbs       int
@@ -57,6 +67,15 @@ func generateCommand() *cobra.Command {
 	flags.Float32Var(&run.topP, "top-p", 1, "draw among the most likely tokens of this total probability")
 	flags.Float32Var(&run.minP, "min-p", 0, "drop tokens less likely than this times the best")
 	flags.Float32Var(&run.repetitionPenalty, "repetition-penalty", 1, "above 1: avoid recent tokens")
+	flags.Float32Var(&run.presencePenalty, "presence-penalty", 0, "subtracted from the logits of recent tokens (python engine)")
+	flags.Float32Var(&run.frequencyPenalty, "frequency-penalty", 0, "the same, times how often they occurred (python engine)")
+	flags.Float32Var(&run.xtc, "xtc", 0, "probability of excluding the top choices (python engine)")
+	flags.Float32Var(&run.xtcThreshold, "xtc-threshold", 0.1, "what counts as a top choice")
+	flags.IntVar(&run.kvBits, "kv-bits", 0, "quantise the KV cache: 2, 3, 4, 6 or 8 (python engine)")
+	flags.IntVar(&run.maxKVSize, "max-kv-size", 0, "keep only the first 4 and the last tokens' KV (python engine)")
+	flags.IntVar(&run.draftTokens, "draft-tokens", 0, "tokens that the draft model proposes at a time")
+	flags.StringVar(&run.tools, "tools", "", "file with a JSON list of tools for the chat template, with --chat")
+	flags.StringVar(&run.templateArguments, "template-arguments", "", `JSON object for the chat template, with --chat, e.g. {"enable_thinking": false}`)
 	flags.Uint64Var(&run.seed, "seed", 0, "makes the draws repeatable")
 	flags.StringArrayVar(&run.stop, "stop", nil, "end before this string; may be given again")
 	flags.IntVar(&run.topLogProbs, "top-logprobs", 0, "with --json, report the most likely tokens")
@@ -71,10 +90,29 @@ func promptOf(args []string, stdin io.Reader) (string, error) {
 	return strings.TrimRight(string(data), "\n"), err
 }
 
-func (r *generateRun) options() []mlx.GenerateOption {
+func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 	options := []mlx.GenerateOption{
 		mlx.WithMaxTokens(r.maxTokens), mlx.WithTemperature(r.temperature), mlx.WithTopK(r.topK),
 		mlx.WithTopP(r.topP), mlx.WithMinP(r.minP), mlx.WithRepetitionPenalty(r.repetitionPenalty), mlx.WithStop(r.stop...),
+		mlx.WithPresencePenalty(r.presencePenalty), mlx.WithFrequencyPenalty(r.frequencyPenalty), mlx.WithXTC(r.xtc, r.xtcThreshold),
+		mlx.WithMaxKVSize(r.maxKVSize), mlx.WithDraftTokens(r.draftTokens), mlx.WithEvents(r.bars.show),
+	}
+	if r.kvBits != 0 {
+		options = append(options, mlx.WithQuantizedKV(r.kvBits, 64, 0))
+	}
+	if r.tools != "" {
+		data, err := os.ReadFile(r.tools)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		options = append(options, mlx.WithTools(data))
+	}
+	if r.templateArguments != "" {
+		var arguments map[string]any
+		if err := json.Unmarshal([]byte(r.templateArguments), &arguments); err != nil {
+			return nil, usageError{fmt.Errorf("--template-arguments: %w", err)}
+		}
+		options = append(options, mlx.WithTemplateArguments(arguments))
 	}
 	if r.seeded {
 		options = append(options, mlx.WithSeed(r.seed))
@@ -82,13 +120,15 @@ func (r *generateRun) options() []mlx.GenerateOption {
 	if r.topLogProbs > 0 {
 		options = append(options, mlx.WithTopLogProbs(r.topLogProbs))
 	}
-	return options
+	return options, nil
 }
 
 func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Writer) error {
 	switch {
 	case r.system != "" && !r.chat:
 		return usageError{errors.New("--system goes with --chat")}
+	case (r.tools != "" || r.templateArguments != "") && !r.chat:
+		return usageError{errors.New("--tools and --template-arguments go with --chat")}
 	case r.topLogProbs > 0 && !r.json:
 		return usageError{errors.New("--top-logprobs goes with --json")}
 	}
@@ -97,13 +137,17 @@ func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Wri
 		return err
 	}
 	defer m.Close()
-	stream := m.Generate(ctx, prompt, r.options()...)
+	options, err := r.options()
+	if err != nil {
+		return err
+	}
+	stream := m.Generate(ctx, prompt, options...)
 	if r.chat {
 		var messages []mlx.Message
 		if r.system != "" {
 			messages = append(messages, mlx.Message{Role: "system", Content: r.system})
 		}
-		stream = m.Chat(ctx, append(messages, mlx.Message{Role: "user", Content: prompt}), r.options()...)
+		stream = m.Chat(ctx, append(messages, mlx.Message{Role: "user", Content: prompt}), options...)
 	}
 	start, first := time.Now(), time.Duration(0)
 	count := 0
@@ -113,6 +157,7 @@ func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Wri
 			return err
 		}
 		if count == 0 {
+			r.bars.clear()
 			first = time.Since(start)
 		}
 		count++

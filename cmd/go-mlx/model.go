@@ -19,6 +19,15 @@ type modelFlags struct {
 	workers int
 	trust   bool
 	quiet   bool
+
+	batch       int
+	promptCache int64 // MiB
+	adapter     string
+	draft       string
+	stall       time.Duration
+	online      bool
+
+	bars *bars
 }
 
 func (f *modelFlags) add(cmd *cobra.Command) {
@@ -28,24 +37,37 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.python, "python", "", "Python interpreter with mlx-lm (python engine)")
 	flags.IntVar(&f.workers, "workers", 0, "worker processes (python engine)")
 	flags.BoolVar(&f.trust, "trust-remote-code", false, "let Python code in the model folder run (python engine)")
+	flags.IntVar(&f.batch, "batch", 0, "requests that a worker computes together (python engine)")
+	flags.Int64Var(&f.promptCache, "prompt-cache", 0, "MiB of KV that a worker keeps for later prompts (python engine)")
+	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter (python engine)")
+	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding (python engine)")
+	flags.DurationVar(&f.stall, "stall-timeout", 0, "when a worker without progress counts as hung (python engine)")
+	flags.BoolVar(&f.online, "online", false, "let the worker's libraries use the network (python engine)")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr but errors")
 	_ = cmd.MarkFlagRequired("model")
 }
 
 // load loads the model and says on stderr which engine runs it, and why.
 func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {
-	options := []mlx.LoadOption{mlx.WithEngine(mlx.Engine(f.engine))}
-	if f.python != "" {
-		options = append(options, mlx.WithPython(f.python))
+	f.bars = newBars(stderr, f.quiet)
+	options := []mlx.LoadOption{mlx.WithEngine(mlx.Engine(f.engine)), mlx.WithLoadEvents(f.bars.show)}
+	given := func(set bool, option mlx.LoadOption) {
+		if set {
+			options = append(options, option)
+		}
 	}
-	if f.workers != 0 {
-		options = append(options, mlx.WithWorkers(f.workers))
-	}
-	if f.trust {
-		options = append(options, mlx.WithTrustRemoteCode())
-	}
+	given(f.python != "", mlx.WithPython(f.python))
+	given(f.workers != 0, mlx.WithWorkers(f.workers))
+	given(f.trust, mlx.WithTrustRemoteCode())
+	given(f.batch != 0, mlx.WithBatch(f.batch))
+	given(f.promptCache != 0, mlx.WithPromptCache(f.promptCache<<20))
+	given(f.adapter != "", mlx.WithAdapter(f.adapter))
+	given(f.draft != "", mlx.WithDraftModel(f.draft))
+	given(f.stall != 0, mlx.WithStallTimeout(f.stall))
+	given(f.online, mlx.WithOnline())
 	start := time.Now()
 	m, err := mlx.LoadModelContext(ctx, f.path, options...)
+	f.bars.clear()
 	if err != nil {
 		return nil, err
 	}

@@ -58,9 +58,11 @@ class Batch:
         return list(self._running.values()) + [s for s, _ in self._paused.values()]
 
     def add(self, stream):
+        """Takes a stream in; returns how many tokens of its prompt are to be prefilled."""
         ids = stream.prompt
         cache, covered = self._prompts.fetch(ids)
         self._insert(stream, ids[covered:], cache, ids[:covered])
+        return len(ids) - covered
 
     def _insert(self, stream, ids, cache, history):
         if self._generator is None:

@@ -1,6 +1,7 @@
 """Frames: a length of 4 bytes, big endian, then a msgpack map."""
 
 import struct
+import threading
 
 import msgpack
 
@@ -41,8 +42,14 @@ def _read_exactly(stream, count, at_border):
     return data
 
 
+_packers = threading.local()
+
+
 def encode_frame(message):
-    body = msgpack.packb(message, use_bin_type=True)
+    # A packer sets a large buffer aside, which costs more than a small message: one for each thread.
+    if not hasattr(_packers, "packer"):
+        _packers.packer = msgpack.Packer(use_bin_type=True)
+    body = _packers.packer.pack(message)
     if len(body) > MAX_FRAME:
         raise FrameError(f"frame of {len(body)} bytes; the limit is {MAX_FRAME}")
     return struct.pack(">I", len(body)) + body

@@ -133,7 +133,7 @@ class Server:
         if self._batch is None or needs_solo(self._loaded, message):
             self._solos[stream.id] = Solo(self._loaded, stream, self._solo_prefill)
         else:
-            self._batch.add(stream)
+            self._channel.send(_prefill_message(stream, 0, self._batch.add(stream)))
 
     # --- computing ---------------------------------------------------------------------------------
 

@@ -1,0 +1,94 @@
+package mlx_test
+
+import (
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
+	m := load(t, testenv.Model(t))
+	for name, option := range map[string]mlx.GenerateOption{
+		"PresencePenalty":  mlx.WithPresencePenalty(0.5),
+		"FrequencyPenalty": mlx.WithFrequencyPenalty(0.5),
+		"LogitBias":        mlx.WithLogitBias(map[int32]float32{5: 1}),
+		"XTC":              mlx.WithXTC(0.5, 0.1),
+		"Segments":         mlx.WithSegments(),
+		"QuantizedKV":      mlx.WithQuantizedKV(4, 64, 0),
+		"MaxKVSize":        mlx.WithMaxKVSize(64),
+		"DraftTokens":      mlx.WithDraftTokens(2),
+	} {
+		_, err := mlx.Collect(m.Generate(t.Context(), "x", option))
+		requireOption(t, err, name)
+	}
+	for name, option := range map[string]mlx.LoadOption{
+		"WithBatch": mlx.WithBatch(1), "WithPromptCache": mlx.WithPromptCache(1), "WithIdleTTL": mlx.WithIdleTTL(time.Second),
+		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)), "WithDraftModel": mlx.WithDraftModel("x"),
+	} {
+		_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative), option)
+		requireOption(t, err, name)
+	}
+	_, ok := mlx.Python(m)
+	require.False(t, ok)
+}
+
+func requireOption(t *testing.T, err error, name string) {
+	t.Helper()
+	var option *mlx.OptionError
+	require.ErrorAs(t, err, &option)
+	require.Equal(t, name, option.Option)
+}
+
+func TestOptionsReachThePythonEngine(t *testing.T) {
+	supervisor := mlx.NewSupervisor(1 << 30)
+	m := load(t, testenv.Model(t), mlx.WithPython(testenv.Python(t)), mlx.WithWorkers(2), mlx.WithMinWorkers(1), mlx.WithQueue(5),
+		mlx.WithIdleTTL(time.Hour), mlx.WithPromptCache(1<<20), mlx.WithStallTimeout(time.Minute), mlx.WithSupervisor(supervisor))
+	python, ok := mlx.Python(m)
+	require.True(t, ok)
+	require.Len(t, python.Stat().Workers, 1)
+	require.Positive(t, supervisor.Stat().Used)
+	var prefilled int64
+	c, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(4), mlx.WithIgnoreEOS(), mlx.WithSession("a"),
+		mlx.WithLogitBias(map[int32]float32{4100: 1e6}), mlx.WithEvents(func(e mlx.Event) { prefilled = e.Done })))
+	require.NoError(t, err)
+	require.EqualValues(t, c.PromptTokens, prefilled)
+	for _, tok := range c.Tokens {
+		require.EqualValues(t, 4100, tok.ID)
+	}
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, metrics.PromptCacheBytes)
+	require.NoError(t, python.Reset(t.Context()))
+	require.EqualValues(t, 1, slices.MaxFunc(python.Stat().Workers, func(a, b bridge.WorkerStat) int { return a.Generation - b.Generation }).Generation)
+	require.NoError(t, m.Close())
+	require.Zero(t, supervisor.Stat().Used)
+	bad := []byte(`[{"type":`)
+	m = load(t, testenv.Model(t))
+	_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools(bad)))
+	requireOption(t, err, "Tools")
+}
+
+// Both engines give tools and arguments to the template alike.
+func TestTemplatesSeeTheSameInBothEngines(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	template := `{{ bos_token }}{{ messages[0].content }} {{ tools | tojson }} {{ enable_thinking }}{% for c in messages[1].tool_calls %} {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}`
+	require.NoError(t, os.WriteFile(dir+"/chat_template.jinja", []byte(template), 0o644))
+	call := mlx.ToolCall{Type: "function", Function: mlx.FunctionCall{Name: "weather", Arguments: []byte(`{"z":1,"city":"Lisbon"}`)}}
+	messages := []mlx.Message{{Role: "user", Content: "hi"}, {Role: "assistant", ToolCalls: []mlx.ToolCall{call}}}
+	options := []mlx.GenerateOption{
+		mlx.WithTools([]byte(`[{"type":"function","function":{"name":"weather","b":1,"a":[2,3]}}]`)),
+		mlx.WithTemplateArguments(map[string]any{"enable_thinking": false}), mlx.WithMaxTokens(30), mlx.WithIgnoreEOS(), mlx.WithLogProbs(),
+	}
+	native, err := mlx.Collect(load(t, dir).Chat(t.Context(), messages, options...))
+	require.NoError(t, err)
+	python, err := mlx.Collect(load(t, dir, mlx.WithPython(testenv.Python(t))).Chat(t.Context(), messages, options...))
+	require.NoError(t, err)
+	require.Equal(t, native, python)
+}
