@@ -34,6 +34,9 @@ func (b *backoff) crashed(now time.Time, err error) {
 	b.until = now.Add(delay)
 }
 
+// pause lets no worker start for a moment: there was no room for one, which is no crash.
+func (b *backoff) pause(now time.Time) { b.until = now.Add(backoffFirst) }
+
 // reset forgets the crashes: a request was served.
 func (b *backoff) reset() { *b = backoff{} }
 

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 	"slices"
 	"sync"
@@ -42,6 +41,7 @@ type pool struct {
 	closed     bool
 	used       time.Time // end of the last request
 	timer      *time.Timer
+	wakes      time.Time // when the timer fires; zero if it does not
 	stats      poolStats
 
 	ctx    context.Context // ends with the pool: workers being started are given up
@@ -160,6 +160,19 @@ func (p *pool) withdraw(w *waiter) {
 	}
 }
 
+// failAll ends all waiting with an error. Caller must hold p.mu.
+func (p *pool) failAll(err error) {
+	for _, w := range slices.Clone(p.waiters) {
+		p.fail(w, err)
+	}
+}
+
+func (p *pool) fail(w *waiter, err error) {
+	p.withdraw(w)
+	w.err = err
+	close(w.granted)
+}
+
 // dispatch gives workers to those who wait and starts workers that are missing. Caller must hold p.mu.
 func (p *pool) dispatch() {
 	if p.closed {
@@ -191,6 +204,7 @@ func (p *pool) dispatch() {
 func (p *pool) pick(w *waiter) *member {
 	var best, home, drain *member
 	var weight uint64
+	reserved := false
 	for _, m := range p.members {
 		if m.worker == nil || m.stopping || m.generation != p.generation || !m.worker.alive() {
 			continue
@@ -200,9 +214,8 @@ func (p *pool) pick(w *waiter) *member {
 			if active == 0 && (m.reserved == nil || m.reserved == w) {
 				return m
 			}
-			if m.reserved == w {
-				drain = m
-			} else if m.reserved == nil && drain == nil {
+			reserved = reserved || m.reserved == w
+			if m.reserved == nil && (drain == nil || active < int(drain.worker.active.Load())) {
 				drain = m
 			}
 			continue
@@ -222,7 +235,7 @@ func (p *pool) pick(w *waiter) *member {
 		}
 	}
 	if w.exclusive {
-		if drain != nil {
+		if drain != nil && !reserved {
 			drain.reserved = w
 		}
 		return nil
@@ -269,101 +282,6 @@ func (p *pool) workers() int {
 	return p.live()
 }
 
-// launch begins to start one worker, if the limits allow it now. Caller must hold p.mu.
-func (p *pool) launch() bool {
-	if p.closed || p.count() >= p.limits.max {
-		return false
-	}
-	if wait := p.crashes.wait(time.Now()); wait > 0 {
-		if p.crashes.broken() && p.live() == 0 {
-			p.failAll(p.crashes.err(wait))
-		}
-		p.wake(wait)
-		return false
-	}
-	p.nextID++
-	m := &member{id: p.nextID, generation: p.generation, idle: time.Now()}
-	p.members = append(p.members, m)
-	p.stats.starts++
-	p.lives.Go(func() { p.run(m) })
-	return true
-}
-
-// run is the life of a member: it starts, serves, and ends.
-func (p *pool) run(m *member) {
-	w, err := p.start(p.ctx)
-	p.mu.Lock()
-	if err != nil {
-		p.remove(m)
-		p.crashes.crashed(time.Now(), err)
-		if errors.Is(err, ErrWorkerStopped) {
-			p.stats.crashed++
-		}
-		if i := slices.IndexFunc(p.waiters, func(w *waiter) bool { return w.warm }); i >= 0 {
-			p.fail(p.waiters[i], err)
-		}
-		if p.count() == 0 {
-			p.failAll(err)
-		}
-		p.dispatch()
-		p.mu.Unlock()
-		return
-	}
-	m.worker = w
-	if p.closed {
-		m.stopping = true
-		go w.stop()
-	}
-	p.dispatch()
-	p.mu.Unlock()
-
-	<-w.conn.done
-	p.onGone()
-	p.mu.Lock()
-	wanted := m.stopping
-	p.remove(m)
-	if !wanted {
-		p.crashes.crashed(time.Now(), w.conn.failure())
-		p.stats.crashed++
-	}
-	p.dispatch()
-	p.mu.Unlock()
-	if !wanted {
-		p.onCrash(w.conn.failure())
-	}
-}
-
-// remove takes a member out. Caller must hold p.mu.
-func (p *pool) remove(m *member) {
-	p.members = slices.DeleteFunc(p.members, func(x *member) bool { return x == m })
-}
-
-// failAll ends all waiting with an error. Caller must hold p.mu.
-func (p *pool) failAll(err error) {
-	for _, w := range slices.Clone(p.waiters) {
-		p.fail(w, err)
-	}
-}
-
-func (p *pool) fail(w *waiter, err error) {
-	p.withdraw(w)
-	w.err = err
-	close(w.granted)
-}
-
-// wake runs dispatch and sweep after a while. Caller must hold p.mu.
-func (p *pool) wake(after time.Duration) {
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	p.timer = time.AfterFunc(after, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.dispatch()
-		p.sweep()
-	})
-}
-
 // release gives a worker back; ok says that it served the request.
 func (p *pool) release(m *member, ok bool) {
 	p.mu.Lock()
@@ -394,99 +312,4 @@ func (p *pool) share(m *member) {
 	defer p.mu.Unlock()
 	m.exclusive = false
 	p.dispatch()
-}
-
-// sweep ends workers of an older generation, and those that were idle for too long. Caller must hold
-// p.mu.
-func (p *pool) sweep() {
-	now, next := time.Now(), time.Duration(0)
-	for _, m := range slices.Clone(p.members) {
-		if m.worker == nil || m.stopping || m.worker.active.Load() > 0 {
-			continue
-		}
-		if m.generation != p.generation {
-			p.retire(m)
-			continue
-		}
-		if p.limits.idle <= 0 || p.count() <= p.limits.min {
-			continue
-		}
-		if left := p.limits.idle - now.Sub(m.idle); left <= 0 {
-			p.retire(m)
-		} else if next == 0 || left < next {
-			next = left
-		}
-	}
-	if next > 0 {
-		p.wake(next)
-	}
-}
-
-// retire ends a member without work. Caller must hold p.mu.
-func (p *pool) retire(m *member) {
-	m.stopping = true
-	go m.worker.stop()
-}
-
-// evict ends all workers if none has work, and reports whether it did. The next request starts one.
-func (p *pool) evict() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed || len(p.waiters) > 0 || len(p.members) == 0 {
-		return false
-	}
-	for _, m := range p.members {
-		if m.worker == nil || m.worker.active.Load() > 0 {
-			return false
-		}
-	}
-	p.evicted = true
-	for _, m := range p.members {
-		if !m.stopping {
-			p.stats.evicted++
-			p.retire(m)
-		}
-	}
-	return true
-}
-
-// lastUse is when the last request was over.
-func (p *pool) lastUse() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.used
-}
-
-// reset makes every request from now on go to workers that are started from now on, and returns when the
-// first of them is ready. Requests under way end where they are.
-func (p *pool) reset(ctx context.Context) error {
-	p.mu.Lock()
-	p.generation++
-	p.crashes.reset()
-	p.sweep()
-	p.mu.Unlock()
-	m, err := p.acquire(ctx, "", false)
-	if err != nil {
-		return err
-	}
-	p.release(m, false)
-	return nil
-}
-
-// close ends every worker and returns when all are reaped.
-func (p *pool) close() {
-	p.mu.Lock()
-	p.closed = true
-	p.failAll(engine.ErrClosed)
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	for _, m := range p.members {
-		if m.worker != nil && !m.stopping {
-			p.retire(m)
-		}
-	}
-	p.mu.Unlock()
-	p.cancel()
-	p.lives.Wait()
 }

@@ -246,6 +246,35 @@ func TestCrashLoopOpensTheBreaker(t *testing.T) {
 	t.Fatal("the breaker did not open")
 }
 
+// The wake-up for a start that has to wait is not put off by the one for idle workers, which comes later.
+func TestStartsThatWaitAreNotForgotten(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.IdleTTL, o.Batch = 2, time.Hour, 1 })
+	release := hold(t, m, 1)
+	m.pool.mu.Lock()
+	m.pool.crashes.until = time.Now().Add(200 * time.Millisecond)
+	m.pool.mu.Unlock()
+	got := make(chan error, 1)
+	go func() {
+		second, err := m.pool.acquire(t.Context(), "", false) // needs a second worker
+		if err == nil {
+			m.pool.release(second, true)
+		}
+		got <- err
+	}()
+	require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, time.Second, time.Millisecond)
+	m.pool.mu.Lock()
+	m.pool.wake(time.Hour)
+	m.pool.mu.Unlock()
+	select {
+	case err := <-got:
+		require.NoError(t, err)
+	case <-time.After(5 * time.Second):
+		t.Fatal("the second worker was not started")
+	}
+	release()
+}
+
 func TestBackoffGrowsAndIsForgotten(t *testing.T) {
 	var b backoff
 	now := time.Now()

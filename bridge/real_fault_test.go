@@ -130,7 +130,7 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	require.Len(t, files, 1)
 	// The file brings the fault back, alone and without this program.
 	cmd := exec.Command(testenv.Python(t), "-m", "go_mlx_worker.repro", files[0])
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(testenv.Root(), "python"), "HF_HUB_OFFLINE=1")
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+filepath.Join(testenv.Root(), "python")+":"+os.Getenv("PYTHONPATH"), "HF_HUB_OFFLINE=1")
 	err = cmd.Run()
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)

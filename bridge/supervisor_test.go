@@ -114,3 +114,30 @@ func TestSupervisorGetsBackWhatACrashedWorkerHad(t *testing.T) {
 	require.NoError(t, m.Close())
 	require.Zero(t, s.Stat().Used)
 }
+
+// A model that may not grow serves with what it has.
+func TestSupervisorLetsRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
+	noLeaks(t)
+	s := NewSupervisor(100)
+	a := loadInto(t, s, 60)
+	a.Pin()
+	o := Options{Supervisor: s, QuarantineDir: t.TempDir(), Workers: 2, MinWorkers: 1, Batch: 1, IdleTTL: time.Hour}
+	b, err := load(t.Context(), folderOf(t, 40), o, fakeCommand("waits"))
+	require.NoError(t, err)
+	release := hold(t, b, 1)
+	got := make(chan error, 1)
+	go func() {
+		m, err := b.pool.acquire(t.Context(), "", false)
+		if err == nil {
+			b.pool.release(m, true)
+		}
+		got <- err
+	}()
+	time.Sleep(300 * time.Millisecond) // several tries to start a second worker
+	require.Equal(t, 1, alive(b))
+	require.Zero(t, b.Stat().Crashes)
+	require.EqualValues(t, 100, s.Stat().Used)
+	release()
+	require.NoError(t, <-got)
+	require.NoError(t, b.Close())
+}

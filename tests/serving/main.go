@@ -21,8 +21,9 @@ func main() {
 	model := flag.String("model", "tests/models/domains", "model folder")
 	python := flag.String("python", ".venv/bin/python", "interpreter with mlx-lm")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
+	starts := flag.Int("starts", 5, "how often to measure the start")
 	flag.Parse()
-	if err := run(*model, *python, *rounds); err != nil {
+	if err := run(*model, *python, *rounds, max(1, *starts)); err != nil {
 		fmt.Fprintln(os.Stderr, "serving:", err)
 		os.Exit(1)
 	}
@@ -49,7 +50,7 @@ func prompt() string {
 	return fmt.Sprintf("%d. Where can I find the %dth one, please?", serial*7919%9973, serial)
 }
 
-func run(model, python string, rounds int) error {
+func run(model, python string, rounds, starts int) error {
 	model, cleanup, err := endless(model)
 	if err != nil {
 		return err
@@ -63,14 +64,14 @@ func run(model, python string, rounds int) error {
 	defer inside.stop()
 	sides := []side{&bridgeSide{model: model, python: python}, &httpSide{model: model, python: python}}
 	table := &table{}
-	for round := range rounds {
+	for round := range starts {
 		for _, s := range sides {
 			begin := time.Now()
 			if err := s.start(ctx, prompt()); err != nil {
 				return fmt.Errorf("%s: %w", s.name(), err)
 			}
 			table.add("start to first token, ms", s.name(), time.Since(begin).Seconds()*1e3)
-			if round < rounds-1 {
+			if round < starts-1 {
 				s.stop()
 			} else {
 				defer s.stop()
