@@ -181,7 +181,8 @@ func WithRepetitionContext(n int) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.RepetitionContext = n }}
 }
 
-// WithSeed fixes the random draws: the same request gives the same tokens, alone or in company.
+// WithSeed fixes the random draws: the same request gives the same tokens. Each request has random keys of
+// its own, so that draws do not depend on company; see WithSolo for rounding.
 func WithSeed(seed uint64) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Seed, o.HasSeed = seed, true }}
 }
@@ -240,6 +241,14 @@ func WithMaxKVSize(n int) GenerateOption {
 // WithDraftTokens sets how many tokens the draft model proposes at a time; the default is 3.
 func WithDraftTokens(n int) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.DraftTokens = n }}
+}
+
+// WithSolo computes the request in passes of its own. Requests are batched otherwise, and where kernels
+// round differently for other batch sizes, as on GPUs, a close call between two tokens can then depend on
+// the company; with WithSolo it never does. It takes turns with the others. The native engine computes every
+// request so.
+func WithSolo() GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Solo = true }}
 }
 
 // WithSession names the conversation that a request belongs to. Requests of a session go to the same

@@ -249,6 +249,13 @@ func generateFake(fault string, id any, resumed int) {
 	case "unknown message":
 		reply(fields{"t": "surprise", "id": id})
 		time.Sleep(time.Hour)
+	case "result in a stream":
+		reply(fields{"t": "result", "id": id})
+	case "ends twice":
+		for range 3 {
+			reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
+		}
+		return
 	case "unknown finish":
 		reply(fields{"t": "token", "id": id, "finish": "bored"})
 	case "replies to nobody":

@@ -203,8 +203,9 @@ func TestQuarantineEndsWhenTheRequestIsServed(t *testing.T) {
 
 func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
 	for fault, want := range map[string]string{
-		"remote error":   "ValueError: no",
-		"unknown finish": "finish reason \"bored\"",
+		"remote error":       "ValueError: no",
+		"result in a stream": "\"result\" in a stream of tokens",
+		"unknown finish":     "finish reason \"bored\"",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
@@ -221,7 +222,7 @@ func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
 }
 
 func TestFaultsThatDoNotMatter(t *testing.T) {
-	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "starts slowly", "loads for long", "slow but working"} {
+	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "ends twice", "starts slowly", "loads for long", "slow but working"} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
 			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 400 * time.Millisecond })

@@ -11,7 +11,7 @@ type message struct {
 
 	// hello
 	PID      int      `msgpack:"pid"`
-	Versions versions `msgpack:"versions"`
+	Versions Versions `msgpack:"versions"`
 
 	// result, by the request's type
 	Info   *workerInfo `msgpack:"info"`
@@ -63,7 +63,8 @@ type pair struct {
 	Text     string
 }
 
-type versions struct {
+// Versions are those of a worker's packages, and of the protocol it speaks.
+type Versions struct {
 	Protocol     int    `msgpack:"protocol"`
 	Python       string `msgpack:"python"`
 	MLX          string `msgpack:"mlx"`
@@ -153,6 +154,7 @@ type generateRequest struct {
 	KVStart           int         `msgpack:"kv_start"`
 	MaxKVSize         int         `msgpack:"max_kv_size"`
 	DraftTokens       int         `msgpack:"draft_tokens"`
+	Solo              bool        `msgpack:"solo"`
 	Credit            int         `msgpack:"credit"`
 }
 

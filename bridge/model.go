@@ -32,7 +32,9 @@ type Model struct {
 type description struct {
 	info     engine.Info
 	template bool
-	versions versions
+	versions Versions
+
+	tokenizerHash, templateHash string
 }
 
 // Load starts workers and loads the model in each.
@@ -65,7 +67,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	}
 	m.quarantine = &quarantine{
 		dir: o.QuarantineDir, model: path, load: request, create: createPrivate,
-		versions: func() versions { return m.described.Load().versions },
+		versions: func() Versions { return m.described.Load().versions },
 	}
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
 	m.pool = newPool(l, func(ctx context.Context) (*worker, error) {
@@ -116,7 +118,7 @@ func (m *Model) giveBack() {
 	m.supervisor.release(m.expected)
 }
 
-func describe(path string, i *workerInfo, v versions) *description {
+func describe(path string, i *workerInfo, v Versions) *description {
 	return &description{
 		info: engine.Info{
 			Path: path, Engine: "python", Architecture: i.Architecture, Device: i.Device, Layers: i.Layers,
@@ -124,7 +126,7 @@ func describe(path string, i *workerInfo, v versions) *description {
 			Quantization: i.Quantization, Parameters: i.Parameters, WeightBytes: i.WeightBytes, MLXVersion: v.MLX,
 		},
 		template: i.HasTemplate,
-		versions: v,
+		versions: v, tokenizerHash: i.TokenizerHash, templateHash: i.TemplateHash,
 	}
 }
 

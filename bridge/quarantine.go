@@ -33,7 +33,7 @@ type quarantine struct {
 	dir      string // where the files go; it is made when it is needed
 	model    string
 	load     loadRequest
-	versions func() versions
+	versions func() Versions
 	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
 
 	mu   sync.Mutex // guards what follows
@@ -130,7 +130,7 @@ type repro struct {
 	Model    string         `json:"model"`
 	Time     time.Time      `json:"time"`
 	Error    string         `json:"error"`
-	Versions versions       `json:"versions"`
+	Versions Versions       `json:"versions"`
 	Load     map[string]any `json:"load"`
 	Request  map[string]any `json:"request"`
 	Made     []int32        `json:"made"` // tokens before the end

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -185,6 +186,32 @@ func TestRealBatchOfOneTakesTurns(t *testing.T) {
 	want := undisturbed(t, together)
 	turns := loadReal(t, []func(*Options){func(o *Options) { o.Batch = 1 }})
 	inCompany(t, turns, want, func() {})
+}
+
+// On a GPU this, and not the batch, gives the same tokens alone and in company.
+func TestRealSoloStreamsInCompany(t *testing.T) {
+	m := loadReal(t, nil)
+	prompts, options := company()
+	solo := func(i int) []int32 {
+		o := options[i]
+		o.Solo = true
+		ids, err := drain(t.Context(), m, engine.Prompt{Text: prompts[i]}, o)
+		if err != nil {
+			t.Error(err)
+		}
+		return ids
+	}
+	var want, got [4][]int32
+	for i := range want {
+		want[i] = solo(i)
+	}
+	var group sync.WaitGroup
+	for i := range got {
+		group.Go(func() { got[i] = solo(i) })
+		group.Go(func() { _, _ = drain(t.Context(), m, engine.Prompt{Text: prompts[i]}, options[i]) })
+	}
+	group.Wait()
+	require.Equal(t, want, got)
 }
 
 func TestRealTemplateSeesToolsAndArguments(t *testing.T) {

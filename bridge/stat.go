@@ -22,6 +22,11 @@ type Stat struct {
 	CrashesInARow int
 	RetryIn       time.Duration
 
+	// What the last worker to load said: versions of its packages, and hashes of the model's tokenizer.json
+	// and chat template.
+	Versions                    Versions
+	TokenizerHash, TemplateHash string
+
 	Stops  Stops // how cancelled requests stopped, on the workers alive
 	Pinned bool
 }
@@ -54,6 +59,9 @@ func (m *Model) Stat() Stat {
 		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: m.quarantine.size(),
 		Starts: p.stats.starts, Crashes: p.stats.crashed, Evicted: p.stats.evicted,
 		CrashesInARow: p.crashes.crashes, RetryIn: p.crashes.wait(time.Now()), Pinned: m.pinned.Load(),
+	}
+	if d := m.described.Load(); d != nil {
+		s.Versions, s.TokenizerHash, s.TemplateHash = d.versions, d.tokenizerHash, d.templateHash
 	}
 	for _, member := range p.members {
 		w := WorkerStat{State: "starting", Generation: member.generation, Served: member.served, ExpectedBytes: m.expected}

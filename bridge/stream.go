@@ -140,7 +140,7 @@ func generateFrame(prompt engine.Prompt, o engine.GenerateOptions) (*generateReq
 		Seed: o.Seed, Stop: append([]string{}, o.Stop...), StopTokens: append([]int32{}, o.StopTokens...),
 		IgnoreEOS: o.IgnoreEOS, LogProbs: o.LogProbs, TopLogProbs: o.TopLogProbs, Segments: o.Segments,
 		KVBits: o.KVBits, KVGroupSize: o.KVGroupSize, KVStart: o.KVStart, MaxKVSize: o.MaxKVSize,
-		DraftTokens: o.DraftTokens, Credit: streamCredit,
+		DraftTokens: o.DraftTokens, Solo: o.Solo, Credit: streamCredit,
 	}, nil
 }
 

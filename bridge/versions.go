@@ -16,7 +16,7 @@ const (
 var ErrVersion = errors.New("python packages do not fit")
 
 // checkVersions compares a worker's hello with what this program was made for.
-func checkVersions(interpreter string, v versions) error {
+func checkVersions(interpreter string, v Versions) error {
 	if v.Protocol != protocolVersion {
 		return fmt.Errorf("%w: the worker speaks protocol %d, this program %d: rebuild the program",
 			ErrVersion, v.Protocol, protocolVersion)

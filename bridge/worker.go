@@ -25,7 +25,7 @@ type worker struct {
 	process  *process
 	conn     *conn
 	watchdog *watchdog
-	versions versions
+	versions Versions
 	info     *workerInfo // set by load
 
 	active   atomic.Int64 // requests under way

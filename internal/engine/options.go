@@ -42,6 +42,7 @@ type GenerateOptions struct {
 	MaxKVSize   int // keep only the first few and this many of the last tokens' KV; 0 keeps all
 	DraftTokens int // tokens that the draft model proposes at a time
 
+	Solo    bool        // computed by itself, not in a batch
 	Session string      // requests of a session go to the same worker, where their KV is kept
 	Events  func(Event) // told of progress, on the goroutine that reads the stream
 }

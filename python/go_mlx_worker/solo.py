@@ -75,7 +75,11 @@ class Solo:
 
 def needs_solo(loaded, request):
     return bool(
-        loaded.draft is not None or not loaded.batchable or request["kv_bits"] or request["max_kv_size"]
+        request["solo"]
+        or loaded.draft is not None
+        or not loaded.batchable
+        or request["kv_bits"]
+        or request["max_kv_size"]
     )
 
 

@@ -46,6 +46,7 @@ GENERATE = {
     "kv_start": 0,
     "max_kv_size": 0,
     "draft_tokens": 0,
+    "solo": False,
     "credit": 64,
 }
 

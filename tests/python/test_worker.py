@@ -46,6 +46,7 @@ GO_FRAMES = {
         "kv_start": 0,
         "max_kv_size": 0,
         "draft_tokens": 0,
+        "solo": False,
         "credit": 64,
     },
     "encode": {"t": "encode", "id": 4, "text": "é", "special": True},
