@@ -22,8 +22,9 @@ func main() {
 	python := flag.String("python", ".venv/bin/python", "interpreter with mlx-lm")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	starts := flag.Int("starts", 5, "how often to measure the start")
+	cancels := flag.Bool("cancels", true, "measure cancels: the serving process must use no processor time when it is idle")
 	flag.Parse()
-	if err := run(*model, *python, *rounds, max(1, *starts)); err != nil {
+	if err := run(*model, *python, *rounds, max(1, *starts), *cancels); err != nil {
 		fmt.Fprintln(os.Stderr, "serving:", err)
 		os.Exit(1)
 	}
@@ -50,7 +51,7 @@ func prompt() string {
 	return fmt.Sprintf("%d. Where can I find the %dth one, please?", serial*7919%9973, serial)
 }
 
-func run(model, python string, rounds, starts int) error {
+func run(model, python string, rounds, starts int, cancels bool) error {
 	model, cleanup, err := endless(model)
 	if err != nil {
 		return err
@@ -124,6 +125,9 @@ func run(model, python string, rounds, starts int) error {
 			}
 		}
 		for _, s := range sides {
+			if !cancels {
+				break
+			}
 			took, err := cancelLatency(ctx, s)
 			if err != nil {
 				return fmt.Errorf("%s, cancel: %w", s.name(), err)
