@@ -4,18 +4,12 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import greedy_sampler
 
+from .lone import Lone, Paused
+
 # Tokens of a prompt in one pass; the native engine's chunk too, so that both compute the same passes.
 PREFILL_CHUNK = 512
 # The generator ends no stream: stop strings and limits are the stream's business.
 NO_LIMIT = 1 << 60
-
-
-class Paused:
-    """A stream that left the batch because its reader is slow: its KV, and the next token, which the
-    generator had already drawn."""
-
-    def __init__(self, cache, ids, token, logprobs):
-        self.cache, self.ids, self.token, self.logprobs = cache, ids, token, logprobs
 
 
 class Guarded:
@@ -42,20 +36,22 @@ class Batch:
         self._paused = {}  # stream id -> (stream, Paused)
         self._uids = {}  # stream id -> uid
         self._prefilling = set()  # uids
-
-    def __len__(self):
-        return len(self._running) + len(self._paused)
+        self._lone = None  # the stream that has the batch to itself, past its prompt
 
     @property
     def busy(self):
-        return bool(self._running) or any(s.credit > 0 for s, _ in self._paused.values())
+        return bool(self._running) or self._lone is not None or self._waking()
+
+    def _waking(self):
+        return any(s.credit > 0 for s, _ in self._paused.values())
 
     @property
     def prefilling(self):
         return bool(self._prefilling)
 
     def streams(self):
-        return list(self._running.values()) + [s for s, _ in self._paused.values()]
+        lone = [self._lone.stream] if self._lone else []
+        return lone + list(self._running.values()) + [s for s, _ in self._paused.values()]
 
     def add(self, stream):
         """Takes a stream in; returns how many tokens of its prompt are to be prefilled."""
@@ -88,6 +84,13 @@ class Batch:
 
     def remove(self, stream, keep=False):
         """Takes a stream out; keep puts its KV into the prompt cache."""
+        if self._lone is not None and self._lone.stream is stream:
+            ids, cache = self._lone.kept()
+            self._lone = None
+            if keep:
+                self._prompts.keep(ids, cache)
+            mx.clear_cache()
+            return
         if stream.id in self._paused:
             _, paused = self._paused.pop(stream.id)
             if keep:
@@ -138,6 +141,12 @@ class Batch:
 
         Returns (messages [(stream, message)], prefill progress [(stream, done, total)], errors
         [(stream, exception)]). An exception of the pass itself empties the batch: see rescue."""
+        if self._lone is not None and (self._running or self._waking()):
+            # There is company: it goes back into the batch.
+            self._paused[self._lone.stream.id] = (self._lone.stream, self._lone.pause())
+            self._lone = None
+        if self._lone is not None:
+            return self._step_lone()
         messages, prefill, errors = self._wake(), [], []
         if not self._running:
             return messages, prefill, errors
@@ -166,7 +175,25 @@ class Batch:
                 self.remove(stream, keep=error is None)
             elif stream.credit <= 0:
                 self._pause(response.uid)
+        if len(self._running) == 1 and not self._prefilling and not self._waking():
+            (uid,), (stream,) = self._running, self._running.values()
+            self._pause(uid)
+            self._lone = Lone(self._loaded.model, stream, self._paused.pop(stream.id)[1])
         return messages, prefill, errors
+
+    def _step_lone(self):
+        lone, stream = self._lone, self._lone.stream
+        try:
+            message = lone.step()
+        except Exception as e:
+            self.remove(stream)
+            return [], [], [(stream, e)]
+        if stream.finished:
+            self.remove(stream, keep=True)
+        elif stream.credit <= 0:
+            self._paused[stream.id] = (stream, lone.pause())
+            self._lone = None
+        return [(stream, message)], [], []
 
     def _keep_prompt(self, uid):
         """Keeps a prompt's own KV, without its last token, if the KV at the end of the stream may not be
