@@ -83,7 +83,7 @@ func runFake(fault string) {
 		fmt.Println("Downloading a model: 100%")
 		time.Sleep(time.Hour)
 	case "starts slowly":
-		for range 10 {
+		for range 30 {
 			time.Sleep(50 * time.Millisecond)
 			fmt.Fprintln(os.Stderr, "still importing")
 		}
@@ -144,9 +144,9 @@ func serveFake(fault string, m fields) {
 			reply(fields{"t": "result", "id": id})
 			return
 		case "loads for long":
-			for i := range 10 {
+			for i := range 30 {
 				beat("load", i)
-				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 10})
+				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 30})
 				time.Sleep(50 * time.Millisecond)
 			}
 		case "hangs in load":
@@ -224,7 +224,7 @@ func generateFake(fault string, id any, resumed int) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	case "slow but working":
-		for i := range 40 {
+		for i := range 80 {
 			beat("decode", i)
 			time.Sleep(20 * time.Millisecond)
 		}

@@ -90,7 +90,7 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
-			_, err := load(t.Context(), "/nowhere", Options{Workers: 2, StallTimeout: 300 * time.Millisecond}, fakeCommand(fault))
+			_, err := load(t.Context(), "/nowhere", Options{Workers: 2, StallTimeout: time.Second}, fakeCommand(fault))
 			require.Error(t, err)
 			for _, part := range want {
 				require.ErrorContains(t, err, part)
@@ -141,7 +141,7 @@ func TestFaultsInMidStream(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 500 * time.Millisecond })
+			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 1500 * time.Millisecond })
 			text, err := generateAll(t.Context(), m)
 			require.ErrorIs(t, err, ErrWorkerStopped)
 			require.ErrorIs(t, err, ErrQuarantined)
@@ -225,7 +225,7 @@ func TestFaultsThatDoNotMatter(t *testing.T) {
 	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "ends twice", "starts slowly", "loads for long", "slow but working"} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)
-			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 400 * time.Millisecond })
+			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = time.Second })
 			text, err := generateAll(t.Context(), m)
 			require.NoError(t, err)
 			require.Equal(t, "one two", text)

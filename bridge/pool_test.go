@@ -301,7 +301,7 @@ func TestStreamGoesOnOverADeathAndAHang(t *testing.T) {
 			noLeaks(t)
 			var restarts []engine.Event
 			m := loadFake(t, fault, func(o *Options) {
-				o.StallTimeout = 300 * time.Millisecond
+				o.StallTimeout = time.Second
 				o.Events = func(e engine.Event) {
 					if e.Kind == engine.EventRestart {
 						restarts = append(restarts, e)
@@ -347,7 +347,7 @@ func TestLoadProgressIsReported(t *testing.T) {
 	require.Greater(t, len(events), 3)
 	for i, e := range events {
 		require.Equal(t, engine.EventLoad, e.Kind)
-		require.EqualValues(t, 10, e.Total)
+		require.EqualValues(t, 30, e.Total)
 		if i > 0 {
 			require.Greater(t, e.Done, events[i-1].Done)
 		}

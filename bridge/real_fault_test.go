@@ -163,7 +163,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 }
 
 func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
-	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 1500 * time.Millisecond })
+	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 4 * time.Second })
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		prompt, o := badPrompt()
@@ -195,7 +195,7 @@ func TestRealPrintsDoNotReachTheFrames(t *testing.T) {
 
 // A stopped process answers no signal but SIGKILL.
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
-	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = time.Second }})
+	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 3 * time.Second }})
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))

@@ -1,7 +1,7 @@
 """A stream that is alone in its batch.
 
-A batch of one row pays for what only a batch needs: masks, padding, one array for each row. On a GPU,
-where the host is what a small step waits for, that is a fifth of the step."""
+A batch of one row pays for what only a batch needs: masks, padding, an array for each row. That shows where
+the host is what a small step waits for, as on a GPU (docs/performance.md)."""
 
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
