@@ -122,7 +122,7 @@ func (p *pool) acquire(ctx context.Context, session string, exclusive bool) (*me
 	p.dispatch()
 	if w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
 		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
-		p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
+		p.withdraw(w)
 		p.stats.refused++
 		p.mu.Unlock()
 		return nil, err

@@ -197,6 +197,27 @@ func TestPoolForgetsAnExclusiveRequestThatGaveUp(t *testing.T) {
 	release()
 }
 
+func TestPoolForgetsAnExclusiveRequestThatItRefused(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch, o.Queue = 2, 8, 1 })
+	release := hold(t, m, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error)
+	go func() {
+		_, err := m.pool.acquire(ctx, "", true) // reserves one worker
+		first <- err
+	}()
+	require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, time.Second, time.Millisecond)
+	_, err := m.pool.acquire(t.Context(), "", true)
+	require.ErrorIs(t, err, ErrBusy)
+	got, err := m.pool.acquire(t.Context(), "", false) // the other worker takes company
+	require.NoError(t, err)
+	m.pool.release(got, true)
+	cancel()
+	require.ErrorIs(t, <-first, context.Canceled)
+	release()
+}
+
 func TestResetLoadsAnew(t *testing.T) {
 	noLeaks(t)
 	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch = 2, 4 })
