@@ -66,7 +66,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
 	m.quarantine = &quarantine{
-		dir: o.QuarantineDir, model: path, load: request, create: createPrivate,
+		dir: o.QuarantineDir, load: request, create: createPrivate,
 		versions: func() Versions { return m.described.Load().versions },
 	}
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
@@ -199,10 +199,10 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 
 // classifyPart serves texts from the given index of the call on.
 func (m *Model) classifyPart(ctx context.Context, from int, texts, labels []string, options engine.ClassifyOptions, results []engine.Classification) error {
-	prompts := make([]string, len(texts))
+	prompts, template := make([]string, len(texts)), m.described.Load().template
 	for i, text := range texts {
 		prompts[i] = options.UserText(text)
-		if !m.described.Load().template {
+		if !template {
 			prompts[i] = engine.PlainPrompt(prompts[i])
 		}
 	}

@@ -71,7 +71,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.Batch, 32)
 	orDefault(&o.Queue, 1024)
 	orDefault(&o.StallTimeout, 2*time.Minute)
-	orDefault(&o.QuarantineDir, defaultQuarantineDir())
+	orDefault(&o.QuarantineDir, filepath.Join(cacheDir(), "quarantine"))
 	for _, path := range []*string{&o.Adapter, &o.Draft} {
 		if *path == "" {
 			continue

@@ -62,6 +62,15 @@ func checkPython(source, path string) (string, error) {
 	return found, nil
 }
 
+// cacheDir is this project's folder among the user's caches.
+func cacheDir() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return filepath.Join(cache, "go-mlx")
+}
+
 // workerSource makes sure the worker's Python files are on disk and returns the folder to import from.
 // It is named by their contents, so programs of different versions do not meet.
 func workerSource() (string, error) {
@@ -80,11 +89,7 @@ func workerSource() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	dir := filepath.Join(cache, "go-mlx", "worker-"+hex.EncodeToString(hash.Sum(nil)[:8]))
+	dir := filepath.Join(cacheDir(), "worker-"+hex.EncodeToString(hash.Sum(nil)[:8]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}

@@ -31,7 +31,6 @@ func keyOf(frame request) (requestKey, error) {
 // what killed its workers may have come from outside. If it ends that worker too, the while doubles.
 type quarantine struct {
 	dir      string // where the files go; it is made when it is needed
-	model    string
 	load     loadRequest
 	versions func() Versions
 	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
@@ -142,7 +141,7 @@ func (q *quarantine) write(j *journey, cause error) (file string, err error) {
 			file = ""
 		}
 	}()
-	r := repro{Model: q.model, Time: time.Now().UTC(), Error: cause.Error(), Versions: q.versions(), Made: j.made()}
+	r := repro{Model: q.load.Path, Time: time.Now().UTC(), Error: cause.Error(), Versions: q.versions(), Made: j.made()}
 	load := q.load
 	load.head = head{Type: "load"}
 	if r.Load, err = asMap(&load); err != nil {
@@ -179,13 +178,4 @@ func asMap(frame request) (map[string]any, error) {
 	}
 	var m map[string]any
 	return m, msgpack.Unmarshal(body, &m)
-}
-
-// defaultQuarantineDir is where repro files go unless an option says otherwise.
-func defaultQuarantineDir() string {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		cache = os.TempDir()
-	}
-	return filepath.Join(cache, "go-mlx", "quarantine")
 }

@@ -19,7 +19,6 @@ type Supervisor struct {
 	used    int64
 	models  []*Model
 	changed chan struct{} // closed and replaced when memory or a model may have become free
-	closed  bool
 }
 
 // NewSupervisor returns a supervisor with a budget in bytes for the weights and prompt caches of all its

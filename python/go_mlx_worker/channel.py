@@ -1,7 +1,7 @@
 """What goes out: frames, whole and one at a time, and the heartbeat."""
 
 import os
-import sys
+import resource
 import threading
 import time
 
@@ -72,9 +72,5 @@ class Channel:
 
 
 def _disk_reads():
-    if sys.platform == "win32":
-        return 0
-    import resource
-
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_inblock + usage.ru_majflt

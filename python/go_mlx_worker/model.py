@@ -115,6 +115,13 @@ class LoadedModel:
         self.check_ids(ids, "prompt")
         return ids
 
+    def check_option_ids(self, ids, option):
+        for token in ids:
+            if self.vocab_size and not 0 <= token < self.vocab_size:
+                raise RequestError(
+                    "invalid_option", f"the vocabulary of {self.vocab_size} tokens has no id {token}", option=option
+                )
+
     def check_ids(self, ids, what):
         if self.vocab_size and not all(0 <= i < self.vocab_size for i in ids):
             raise RequestError(

@@ -10,8 +10,6 @@ from mlx_lm.sample_utils import (
     make_logits_processors,
 )
 
-from .errors import RequestError
-
 
 class Keys:
     """The key of every position of one request: split once a token from the seed on, so that a token
@@ -114,13 +112,8 @@ def make_sampler(request, special_tokens, replay):
     return Sampler(request, special_tokens, replay)
 
 
-def make_processors(request, vocab_size):
+def make_processors(request):
     bias = {int(token): value for token, value in request["logit_bias"]}
-    for token in bias:
-        if vocab_size and not 0 <= token < vocab_size:
-            raise RequestError(
-                "invalid_option", f"the vocabulary of {vocab_size} tokens has no id {token}", option="LogitBias"
-            )
     penalty = request["repetition_penalty"]
     return make_logits_processors(
         logit_bias=bias or None,

@@ -3,7 +3,6 @@
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
 
-from .errors import RequestError
 from .sampling import make_processors, make_sampler
 from .text import StopMatcher, StreamDecoder
 
@@ -22,13 +21,8 @@ class Stream:
         self.max_tokens = request["max_tokens"]
         if loaded.context_length:
             self.max_tokens = min(self.max_tokens, loaded.context_length - len(self.prompt))
-        for token in request["stop_tokens"]:
-            if loaded.vocab_size and not 0 <= token < loaded.vocab_size:
-                raise RequestError(
-                    "invalid_option",
-                    f"the vocabulary of {loaded.vocab_size} tokens has no id {token}",
-                    option="StopTokens",
-                )
+        loaded.check_option_ids(request["stop_tokens"], "StopTokens")
+        loaded.check_option_ids((int(token) for token, _ in request["logit_bias"]), "LogitBias")
         self._ends = set(request["stop_tokens"])
         if not request["ignore_eos"]:
             self._ends |= set(loaded.tokenizer.eos_token_ids)
@@ -38,7 +32,6 @@ class Stream:
         self._segments = Segments(loaded.tokenizer, self.prompt) if request["segments"] else None
         self._logprobs, self._top = request["logprobs"], request["top_logprobs"]
         self._special = list(loaded.tokenizer.eos_token_ids) + loaded.encode("\n", special=False)
-        self._vocab_size = loaded.vocab_size
         resumed = request.get("resume") or []
         loaded.check_ids(resumed, "resume")
         for i, token in enumerate(resumed):
@@ -56,7 +49,7 @@ class Stream:
         """Back to the prompt; what was made already is made again, silently."""
         self._replay, self.emitted = self.emitted, []
         self.sampler = make_sampler(self.options, self._special, self._replay)
-        self.processors = make_processors(self.options, self._vocab_size)
+        self.processors = make_processors(self.options)
 
     def take(self, token, logprobs):
         """The message of the next token, or None for a replayed one; logprobs [vocab] are those it was
