@@ -64,17 +64,25 @@ func (p *pool) run(m *member) {
 	<-w.conn.done
 	p.onGone()
 	p.mu.Lock()
-	wanted := m.stopping
+	p.countDeath(m)
 	p.remove(m)
-	if !wanted {
-		p.crashes.crashed(time.Now(), w.conn.failure())
-		p.stats.crashed++
-	}
 	p.dispatch()
 	p.mu.Unlock()
-	if !wanted {
+	if m.crashed {
 		p.onCrash(w.conn.failure())
 	}
+}
+
+// countDeath counts a worker that ended unasked, once. The request that it served may see its end before
+// the pool does, and what reads the count after that request's error must find it there. Caller must hold
+// p.mu.
+func (p *pool) countDeath(m *member) {
+	if m.stopping || m.crashed {
+		return
+	}
+	m.crashed = true
+	p.crashes.crashed(time.Now(), m.worker.conn.failure())
+	p.stats.crashed++
 }
 
 // remove takes a member out. Caller must hold p.mu.

@@ -58,6 +58,7 @@ type member struct {
 	reserved   *waiter // it takes nothing new until this one can have it alone
 	stopping   bool
 	served     int64
+	crashed    bool      // its death is counted
 	idle       time.Time // end of its last request
 }
 
@@ -293,6 +294,9 @@ func (p *pool) release(m *member, ok bool) {
 		m.served++
 		p.stats.served++
 		p.crashes.reset()
+	}
+	if !m.worker.alive() {
+		p.countDeath(m)
 	}
 	p.dispatch()
 	p.sweep()
