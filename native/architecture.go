@@ -33,11 +33,9 @@ type modelShape struct {
 type state interface {
 	// rope rotates queries or keys [B, heads, T, head_dim] to their positions.
 	rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array
-	// update adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer and returns all that
-	// its queries may see.
-	update(s *metal.Scope, layer int, keys, values *metal.Array) (k, v *metal.Array)
-	// mask limits the queries of a layer.
-	mask(layer int) metal.Mask
+	// attend adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer to it and returns what its
+	// queries [B, heads, T, head_dim] attend to, in their shape. scale multiplies the scores.
+	attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array
 	// observe sees the states [B, T, hidden] that enter the first layer (as layer 0) and those that each
 	// layer puts out (as its number from 1).
 	observe(s *metal.Scope, layer int, h *metal.Array)

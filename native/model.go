@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,16 +20,21 @@ type Model struct {
 	info      engine.Info
 	shape     modelShape
 	eos       map[int32]bool
+	xtcSpared []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer *tokenizer.Tokenizer
 	template  *tokenizer.Template // nil: the model has none
 	lease     *metal.Lease
 	counters  counters
 
 	// What follows belongs to the owner thread.
-	arch     architecture
-	weights  *metal.Scope
-	streams  map[*stream]bool
-	prefixes prefixCache
+	arch       architecture
+	weights    *metal.Scope
+	streams    []*stream // under way, in the order they came
+	roundsDone int
+	prefixes   prefixCache
+
+	pumping atomic.Bool  // the scheduler runs
+	kicks   atomic.Int64 // grows when a stream may have something to do
 
 	closing sync.Once
 	closed  chan struct{} // closed first of all by Close: waiting requests stop
@@ -47,7 +54,7 @@ func Load(ctx context.Context, dir string) (*Model, error) {
 	if err := cfg.supported(); err != nil {
 		return nil, err
 	}
-	m := &Model{streams: map[*stream]bool{}, closed: make(chan struct{}), eos: map[int32]bool{}}
+	m := &Model{closed: make(chan struct{}), eos: map[int32]bool{}}
 	for _, id := range cfg.eos {
 		m.eos[id] = true
 	}
@@ -62,6 +69,11 @@ func Load(ctx context.Context, dir string) (*Model, error) {
 		m.closeText()
 		return nil, err
 	}
+	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
+		m.closeText()
+		return nil, err
+	}
+	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
 	if m.lease, err = metal.Acquire(); err != nil {
 		m.closeText()
 		return nil, err
@@ -123,8 +135,8 @@ func (m *Model) Close() error {
 		close(m.closed)
 		var errs []error
 		err := m.lease.Release(func() {
-			for st := range m.streams {
-				errs = append(errs, st.free())
+			for len(m.streams) > 0 {
+				errs = append(errs, m.streams[0].free())
 			}
 			errs = append(errs, m.prefixes.free())
 			if m.arch != nil {
@@ -192,7 +204,7 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 		LiveArrays: metal.LiveArrays(),
 	}
 	err = m.do(ctx, func() error {
-		for st := range m.streams {
+		for _, st := range m.streams {
 			out.KVBytes += st.state.bytes()
 		}
 		out.CachedKVBytes = m.prefixes.bytes()

@@ -152,8 +152,7 @@ func (m *qwen3) attention(s *metal.Scope, l *qwen3Layer, layer int, x *metal.Arr
 	k := s.RMSNorm(splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads), l.kNorm, eps)
 	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
 	q, k = st.rope(s, q, m.rope), st.rope(s, k, m.rope)
-	k, v = st.update(s, layer, k, v)
-	return l.oProj.Apply(s, mergeHeads(s, s.SDPA(q, k, v, scale, st.mask(layer))))
+	return l.oProj.Apply(s, mergeHeads(s, st.attend(s, layer, q, k, v, scale)))
 }
 
 func (m *qwen3) logits(s *metal.Scope, h *metal.Array) *metal.Array {

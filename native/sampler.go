@@ -3,6 +3,7 @@ package native
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"math"
 	"slices"
 
@@ -10,21 +11,39 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
-// sampler picks the next token from logits [1, vocab] as mlx-lm does: penalty on the logits, then
-// log-probabilities, then top-p, min-p and top-k, then a draw at the temperature. Each request has a
-// random key of its own, split once a token, so a seeded request does not depend on other requests.
+// sampler picks the next token from logits [1, vocab] as mlx-lm does: bias and penalties on the logits,
+// then log-probabilities, then top-p, min-p, XTC and top-k, then a draw at the temperature. Each request
+// has a random key of its own, split once a token, so a seeded request does not depend on other requests.
 type sampler struct {
 	options engine.GenerateOptions
 	key     *metal.Array // kept; nil when greedy
 	recent  *metal.Array // kept int32 [1, n]: the last RepetitionContext tokens; nil without a penalty
+	// biased and bias are kept int32 and float32 [1, n], xtcSpared kept bool [1, vocab]: tokens that XTC
+	// must not cut; nil without the option.
+	biased, bias, xtcSpared *metal.Array
 }
 
-func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32) *sampler {
+func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int) *sampler {
 	sp := &sampler{options: options}
 	if options.Temperature > 0 {
 		sp.key = s.Keep(s.RandomKey(options.Seed))
+		if options.XTCProbability > 0 {
+			spared := make([]bool, vocab)
+			for _, id := range xtcSpared {
+				spared[id] = true
+			}
+			sp.xtcSpared = s.Keep(s.FromBools(spared, 1, vocab))
+		}
 	}
-	if options.RepetitionPenalty != 1 {
+	if n := len(options.LogitBias); n > 0 {
+		ids := slices.Sorted(maps.Keys(options.LogitBias))
+		values := make([]float32, n)
+		for i, id := range ids {
+			values[i] = options.LogitBias[id]
+		}
+		sp.biased, sp.bias = s.Keep(s.FromInts(ids, 1, n)), s.Keep(s.FromFloats(values, 1, n))
+	}
+	if options.RepetitionPenalty != 1 || options.PresencePenalty != 0 || options.FrequencyPenalty != 0 {
 		recent := prompt[max(0, len(prompt)-options.RepetitionContext):]
 		sp.recent = s.Keep(s.FromInts(recent, 1, len(recent)))
 	}
@@ -51,6 +70,9 @@ func (sp *sampler) observe(s *metal.Scope, token *metal.Array) {
 
 // sample returns the token [1] and the log-probabilities [1, vocab] it was chosen by.
 func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs *metal.Array) {
+	if sp.biased != nil {
+		logits = s.ScatterAdd(logits, sp.biased, s.AsType(sp.bias, logits.DType()), -1)
+	}
 	if sp.recent != nil {
 		logits = sp.penalise(s, logits)
 	}
@@ -58,26 +80,41 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	if sp.key == nil {
 		return s.Argmax(logprobs, -1, false), logprobs
 	}
-	kept := sp.filter(s, logprobs)
 	next, use := s.RandomSplit(sp.key)
 	hold(s, &sp.key, next)
+	kept, use := sp.filter(s, logprobs, use)
 	scaled := s.Multiply(kept, s.Scalar(1/float64(sp.options.Temperature), kept.DType()))
 	return s.Categorical(scaled, -1, use), logprobs
 }
 
-func (sp *sampler) free() error { return errors.Join(sp.key.Free(), sp.recent.Free()) }
-
-// penalise is the repetition penalty of Keskar et al. 2019 (arXiv:1909.05858).
-func (sp *sampler) penalise(s *metal.Scope, logits *metal.Array) *metal.Array {
-	penalty := s.Scalar(float64(sp.options.RepetitionPenalty), logits.DType())
-	selected := s.TakeAlong(logits, sp.recent, -1)
-	zero := s.Scalar(0, logits.DType())
-	changed := s.Where(s.Less(selected, zero), s.Multiply(selected, penalty), s.Divide(selected, penalty))
-	return s.PutAlong(logits, sp.recent, changed, -1)
+func (sp *sampler) free() error {
+	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free())
 }
 
-// filter sets the log-probabilities of dropped tokens to minus infinity.
-func (sp *sampler) filter(s *metal.Scope, logprobs *metal.Array) *metal.Array {
+// penalise lowers the logits of recent tokens: by the repetition penalty of Keskar et al. 2019
+// (arXiv:1909.05858), then by the presence penalty once, then by the frequency penalty as often as each
+// occurred.
+func (sp *sampler) penalise(s *metal.Scope, logits *metal.Array) *metal.Array {
+	o, dtype := sp.options, logits.DType()
+	if o.RepetitionPenalty != 1 {
+		penalty := s.Scalar(float64(o.RepetitionPenalty), dtype)
+		selected := s.TakeAlong(logits, sp.recent, -1)
+		changed := s.Where(s.Less(selected, s.Scalar(0, dtype)), s.Multiply(selected, penalty), s.Divide(selected, penalty))
+		logits = s.PutAlong(logits, sp.recent, changed, -1)
+	}
+	if o.PresencePenalty != 0 {
+		lowered := s.Subtract(s.TakeAlong(logits, sp.recent, -1), s.Scalar(float64(o.PresencePenalty), dtype))
+		logits = s.PutAlong(logits, sp.recent, lowered, -1)
+	}
+	if o.FrequencyPenalty != 0 {
+		loss := s.BroadcastTo(s.Scalar(-float64(o.FrequencyPenalty), dtype), 1, sp.recent.Dim(1))
+		logits = s.ScatterAdd(logits, sp.recent, loss, -1)
+	}
+	return logits
+}
+
+// filter sets the log-probabilities of dropped tokens to minus infinity. It returns the key to draw with.
+func (sp *sampler) filter(s *metal.Scope, logprobs, key *metal.Array) (kept, use *metal.Array) {
 	o := sp.options
 	if o.TopP < 1 {
 		logprobs = topP(s, logprobs, o.TopP)
@@ -87,12 +124,26 @@ func (sp *sampler) filter(s *metal.Scope, logprobs *metal.Array) *metal.Array {
 		least := s.Add(best, s.Scalar(math.Log(float64(o.MinP)), logprobs.DType()))
 		logprobs = drop(s, s.Less(logprobs, least), logprobs)
 	}
+	if sp.xtcSpared != nil {
+		var coin *metal.Array
+		coin, key = s.RandomSplit(key)
+		keep := s.Greater(s.Uniform(coin), s.Scalar(float64(o.XTCProbability), metal.Float32))
+		logprobs = s.Where(keep, logprobs, sp.xtc(s, logprobs))
+	}
 	if k := o.TopK; k > 0 && k < logprobs.Dim(-1) {
 		order := s.Argpartition(s.Negative(logprobs), k-1, -1)
 		rest := s.Slice(order, -1, k, order.Dim(-1))
 		logprobs = s.PutAlong(logprobs, rest, s.Scalar(math.Inf(-1), logprobs.DType()), -1)
 	}
-	return logprobs
+	return logprobs, key
+}
+
+// xtc drops every token above the threshold but the least likely of them: "exclude top choices".
+func (sp *sampler) xtc(s *metal.Scope, logprobs *metal.Array) *metal.Array {
+	probs := s.Softmax(logprobs, -1, false)
+	above := s.Greater(probs, s.Scalar(float64(sp.options.XTCThreshold), probs.DType()))
+	least := s.Min(s.Where(above, probs, s.Scalar(math.Inf(1), probs.DType())), -1, true)
+	return drop(s, s.LogicalAnd(s.Greater(probs, least), s.LogicalNot(sp.xtcSpared)), logprobs)
 }
 
 func drop(s *metal.Scope, where, logprobs *metal.Array) *metal.Array {

@@ -82,7 +82,7 @@ func TestFiltersKeepWhatTheirDefinitionsSay(t *testing.T) {
 			order := byProbability(logprobs)
 
 			k := rng.IntN(n) + 1
-			top := (&sampler{options: engine.GenerateOptions{TopP: 1, TopK: k}}).filter(s, a)
+			top, _ := (&sampler{options: engine.GenerateOptions{TopP: 1, TopK: k}}).filter(s, a, nil)
 			require.ElementsMatch(t, order[:k], kept(t, top), "top-k %d", k)
 
 			p := rng.Float32()*0.98 + 0.01
@@ -103,7 +103,7 @@ func TestFiltersKeepWhatTheirDefinitionsSay(t *testing.T) {
 					likely = append(likely, id)
 				}
 			}
-			got := (&sampler{options: engine.GenerateOptions{TopP: 1, MinP: minP}}).filter(s, a)
+			got, _ := (&sampler{options: engine.GenerateOptions{TopP: 1, MinP: minP}}).filter(s, a, nil)
 			require.ElementsMatch(t, likely, kept(t, got), "min-p %v", minP)
 		}
 	})
@@ -113,7 +113,7 @@ func TestRepetitionPenaltyPushesRecentTokensDown(t *testing.T) {
 	onThread(t, func(s *metal.Scope) {
 		options := engine.DefaultGenerateOptions()
 		options.RepetitionPenalty, options.RepetitionContext = 2, 3
-		sp := newSampler(s, options, []int32{0, 1, 2, 3}) // token 0 is too long ago
+		sp := newSampler(s, options, []int32{0, 1, 2, 3}, nil, 0) // token 0 is too long ago
 		got, err := sp.penalise(s, s.FromFloats([]float32{4, 4, -4, 0, 4}, 1, 5)).Floats()
 		require.NoError(t, err)
 		require.Equal(t, []float32{4, 2, -8, 0, 4}, got)
@@ -131,7 +131,7 @@ func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 		onThread(t, func(s *metal.Scope) {
 			options := engine.DefaultGenerateOptions()
 			options.Temperature, options.Seed = temperature, 17
-			sp := newSampler(s, options, []int32{0})
+			sp := newSampler(s, options, []int32{0}, nil, 0)
 			const draws = 4000
 			counts := make([]float64, len(logprobs))
 			for range draws {
@@ -159,7 +159,7 @@ func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 
 func TestGreedyTakesTheBestAndReportsNormalisedLogProbs(t *testing.T) {
 	onThread(t, func(s *metal.Scope) {
-		sp := newSampler(s, engine.DefaultGenerateOptions(), []int32{0})
+		sp := newSampler(s, engine.DefaultGenerateOptions(), []int32{0}, nil, 0)
 		token, logprobs := sp.sample(s, s.FromFloats([]float32{1, 7, 3}, 1, 3))
 		id, err := token.Int()
 		require.NoError(t, err)

@@ -73,6 +73,17 @@ func (a *Array) Free() error {
 	return check("free", rc)
 }
 
+// Share returns another handle on the same array, owned by s. MLX arrays do not change: an update makes a
+// new array, and writes over an old one's buffer only if no other handle holds it.
+func (s *Scope) Share(a *Array) *Array {
+	if !s.ready("share", a) {
+		return s.none()
+	}
+	r := s.fresh()
+	r.h = C.mlx_array_new()
+	return s.done("share", r, C.mlx_array_set(&r.h, a.h))
+}
+
 // NDim is the number of axes.
 func (a *Array) NDim() int {
 	if !a.Valid() {

@@ -32,6 +32,15 @@ func (s *Scope) PutAlong(a, indices, values *Array, axis int) *Array {
 	return s.done("put_along_axis", r, C.mlx_put_along_axis(&r.h, a.h, indices.h, values.h, C.int(axis), s.stream))
 }
 
+// ScatterAdd is a with values added at indices along an axis; an index that occurs twice is added to twice.
+func (s *Scope) ScatterAdd(a, indices, values *Array, axis int) *Array {
+	if !s.ready("scatter_add_axis", a, indices, values) {
+		return s.none()
+	}
+	r := s.fresh()
+	return s.done("scatter_add_axis", r, C.mlx_scatter_add_axis(&r.h, a.h, indices.h, values.h, C.int(axis), s.stream))
+}
+
 // Where is x where the condition holds and y elsewhere.
 func (s *Scope) Where(condition, x, y *Array) *Array {
 	if !s.ready("where", condition, x, y) {

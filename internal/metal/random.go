@@ -48,3 +48,15 @@ func (s *Scope) Normal(dtype DType, scale float32, key *Array, shape ...int) *Ar
 	r := s.fresh()
 	return s.done("normal", r, C.mlx_random_normal(&r.h, ptr, n, C.mlx_dtype(dtype), 0, C.float(scale), key.h, s.stream))
 }
+
+// Uniform draws float32 numbers from 0 up to, but not including, 1.
+func (s *Scope) Uniform(key *Array, shape ...int) *Array {
+	low, high := s.Scalar(0, Float32), s.Scalar(1, Float32)
+	if !s.ready("uniform", key, low, high) {
+		return s.none()
+	}
+	dims := ints(shape)
+	ptr, n := intsPtr(dims)
+	r := s.fresh()
+	return s.done("uniform", r, C.mlx_random_uniform(&r.h, low.h, high.h, ptr, n, C.MLX_FLOAT32, key.h, s.stream))
+}

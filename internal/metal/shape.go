@@ -5,7 +5,10 @@ package metal
 */
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Reshape gives a the shape; one length may be -1 and is then worked out.
 func (s *Scope) Reshape(a *Array, shape ...int) *Array {
@@ -164,4 +167,18 @@ func (s *Scope) window(op string, a *Array, axis, start, stop int) (*sliceWindow
 	}
 	w.start[axis], w.stop[axis] = C.int(start), C.int(stop)
 	return w, true
+}
+
+// Split cuts an axis into n equal parts.
+func (s *Scope) Split(a *Array, n, axis int) []*Array {
+	if !s.ready("split", a) {
+		return slices.Repeat([]*Array{s.none()}, n)
+	}
+	out := C.mlx_vector_array_new()
+	defer C.mlx_vector_array_free(out)
+	if rc := C.mlx_split(&out, a.h, C.int(n), C.int(axis), s.stream); rc != 0 {
+		s.err = lastError("split")
+		return slices.Repeat([]*Array{s.none()}, n)
+	}
+	return s.unpack("split", out)
 }

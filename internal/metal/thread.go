@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // Thread is a goroutine locked to an OS thread, with an MLX stream of its own on the default device.
@@ -21,6 +22,7 @@ type Thread struct {
 	dead   chan struct{} // closed if a job ended the goroutine with runtime.Goexit
 	stream C.mlx_stream
 	device Device
+	queued atomic.Int32 // callers of Do that wait for their turn
 }
 
 type job struct {
@@ -138,21 +140,31 @@ func (l *Lease) Do(ctx context.Context, fn func()) error {
 		return ErrReleased
 	}
 	j := &job{run: fn, done: make(chan struct{})}
+	l.thread.queued.Add(1)
 	select {
 	case l.thread.jobs <- j:
+		l.thread.queued.Add(-1)
 	case <-l.thread.dead:
+		l.thread.queued.Add(-1)
 		return errGoexit
 	case <-ctx.Done():
+		l.thread.queued.Add(-1)
 		return ctx.Err()
 	}
 	<-j.done
 	return j.err
 }
 
+// Awaited reports whether a caller of Do or Release waits for the job under way to end. A long job looks
+// at it between its steps.
+func (l *Lease) Awaited() bool { return l.thread.queued.Load() > 0 }
+
 // Release runs cleanup as the last job and gives the thread back. It waits for jobs under way; later
 // calls of Do return ErrReleased. A second Release does nothing.
 func (l *Lease) Release(cleanup func()) error {
+	l.thread.queued.Add(1) // a Do under way keeps the lock
 	l.mu.Lock()
+	l.thread.queued.Add(-1)
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil

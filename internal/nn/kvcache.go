@@ -8,12 +8,13 @@ const growBy = 256
 // timeAxis is the axis of positions in keys and values [B, kv_heads, T, head_dim].
 const timeAxis = 2
 
-// KVCache keeps the keys and values of one layer between passes. The cache owns its arrays; what Update
+// KVCache keeps the keys and values of one layer between passes. The cache owns its arrays; what Attend
 // returns belongs to the scope of the pass.
 type KVCache interface {
-	// Update appends keys and values [B, kv_heads, T, head_dim] and returns what to attend to.
-	Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
-	// Mask is the attention mask for a pass of n tokens, asked for before Update.
+	// Attend appends keys and values [B, kv_heads, T, head_dim] and returns what the queries
+	// [B, heads, T, head_dim] attend to.
+	Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+	// Mask is the attention mask for a pass of n tokens, asked for before Attend.
 	Mask(s *metal.Scope, n int) metal.Mask
 	// Offset is the number of positions seen so far.
 	Offset() int
@@ -93,7 +94,13 @@ func (c *FullCache) Offset() int { return c.offset }
 // Mask is causal for several tokens and none for one, which sees all.
 func (c *FullCache) Mask(_ *metal.Scope, n int) metal.Mask { return metal.Mask{Causal: n > 1} }
 
-// Update writes behind the last position.
+// Attend sees all positions.
+func (c *FullCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+	k, v = c.Update(s, k, v)
+	return s.SDPA(q, k, v, scale, mask)
+}
+
+// Update writes behind the last position and returns all that is held.
 func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
 	n, prev := keys.Dim(timeAxis), c.offset
 	if c.empty() || prev+n > c.keys.Dim(timeAxis) {
@@ -147,7 +154,13 @@ func (c *RotatingCache) Mask(s *metal.Scope, n int) metal.Mask {
 	return metal.Mask{Causal: true}
 }
 
-// Update adds positions and forgets those out of every window.
+// Attend sees the window.
+func (c *RotatingCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+	k, v = c.Update(s, k, v)
+	return s.SDPA(q, k, v, scale, mask)
+}
+
+// Update adds positions, forgets those out of every window and returns what is held.
 func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
 	if keys.Dim(timeAxis) == 1 {
 		return c.overwrite(s, keys, values)

@@ -102,7 +102,10 @@ func TestCachesShowEveryQueryExactlyItsWindow(t *testing.T) {
 	for _, plan := range plans {
 		run(t, func(_ *metal.Lease, s *metal.Scope) {
 			for name, c := range map[string]struct {
-				cache  KVCache
+				cache interface {
+					KVCache
+					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
+				}
 				window int
 			}{
 				"full": {NewFullCache(), math.MaxInt}, "rotating": {NewRotatingCache(window), window},

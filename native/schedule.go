@@ -1,0 +1,199 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// The scheduler computes the streams of a model together: in each round one chunk of a prompt that waits,
+// and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
+// as a stream has something to do, and lets other work in between rounds.
+
+// lookahead is how many tokens a stream may be ahead of its reader.
+const lookahead = 8
+
+// add gives a stream to the scheduler.
+func (m *Model) add(ctx context.Context, st *stream) error {
+	if err := m.do(ctx, func() error {
+		m.streams = append(m.streams, st)
+		return nil
+	}); err != nil {
+		return err
+	}
+	m.kick()
+	return nil
+}
+
+// kick makes sure that the scheduler notices a stream that has something to do again.
+func (m *Model) kick() {
+	m.kicks.Add(1)
+	if m.pumping.CompareAndSwap(false, true) {
+		go m.pump()
+	}
+}
+
+// pump runs rounds until no stream has anything to do.
+func (m *Model) pump() {
+	for {
+		seen := m.kicks.Load()
+		more := false
+		err := m.lease.Do(context.Background(), func() { more = m.rounds() })
+		if errors.Is(err, metal.ErrReleased) {
+			return // the model's Close frees the streams
+		}
+		if err != nil { // a panic: the streams' states cannot be trusted
+			if m.lease.Do(context.Background(), func() { m.failAll(slices.Clone(m.streams), err) }) != nil {
+				return
+			}
+		}
+		if more {
+			continue
+		}
+		m.pumping.Store(false)
+		if m.kicks.Load() == seen || !m.pumping.CompareAndSwap(false, true) {
+			return
+		}
+	}
+}
+
+// rounds computes until there is nothing to do, or until other work waits for the thread: then it
+// returns true.
+func (m *Model) rounds() bool {
+	for m.round() {
+		if m.lease.Awaited() {
+			return true
+		}
+	}
+	return false
+}
+
+// round is one chunk of a prompt and one token for each stream that can take it. It reports whether there
+// was anything to do.
+func (m *Model) round() bool {
+	worked := false
+	for _, st := range m.streams {
+		if st.wantsPrefill() && st.hasRoom() {
+			worked = true
+			m.guard([]*stream{st}, st.prefill)
+			break
+		}
+	}
+	for _, group := range m.groups() {
+		worked = true
+		m.guard(group, func(s *metal.Scope) error { return m.step(s, group) })
+	}
+	if worked {
+		if m.roundsDone++; m.roundsDone%clearEvery == 0 {
+			if err := metal.ClearCache(); err != nil {
+				m.failAll(slices.Clone(m.streams), err)
+			}
+		}
+	}
+	return worked
+}
+
+// groups are the streams that take a token this round, those of a group in one pass. A stream whose
+// prompt is ready begins with the next round after its reader made room.
+func (m *Model) groups() [][]*stream {
+	var groups [][]*stream
+	var together []*stream
+	for _, st := range m.streams {
+		switch {
+		case st.wantsPrefill() || !st.hasRoom():
+		case st.options.Solo:
+			groups = append(groups, []*stream{st})
+		default:
+			together = append(together, st)
+		}
+	}
+	return slices.AppendSeq(groups, slices.Chunk(together, maxBatchRows))
+}
+
+// guard runs one piece of work in a scope of its own; a failure ends the streams it was for.
+func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
+	s := m.lease.NewScope()
+	err := work(s)
+	if err == nil {
+		err = s.Err()
+	}
+	if err = errors.Join(err, s.Close()); err != nil {
+		m.failAll(group, err)
+	}
+}
+
+func (m *Model) failAll(group []*stream, err error) {
+	for _, st := range slices.Clone(group) {
+		st.end(item{err: err})
+	}
+}
+
+// step starts the next token of every stream of a group, in one pass, and hands out the tokens that the
+// last pass started: MLX computes ahead while the readers are served.
+func (m *Model) step(s *metal.Scope, group []*stream) error {
+	ready := make([]pending, len(group))
+	for i, st := range group {
+		ready[i], st.pending = st.pending, pending{}
+		defer ready[i].free()
+	}
+	var next []*stream
+	var inputs []*metal.Array
+	for i, st := range group {
+		if ready[i].token == nil {
+			next, inputs = append(next, st), append(inputs, s.FromUints([]uint32{uint32(st.rest[0])}, 1))
+		} else if st.count+1 < st.options.MaxTokens {
+			next, inputs = append(next, st), append(inputs, ready[i].token)
+		}
+	}
+	if len(next) > 0 {
+		if err := m.launch(s, next, inputs); err != nil {
+			return err
+		}
+	}
+	for i, st := range group {
+		if ready[i].token == nil {
+			continue
+		}
+		token, err := ready[i].read()
+		if err != nil {
+			st.end(item{err: err})
+			continue
+		}
+		st.deliver(token)
+	}
+	return nil
+}
+
+// launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
+func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) error {
+	var st state
+	ids := s.Reshape(inputs[0], 1, 1)
+	if len(group) == 1 {
+		group[0].state.begin(s, 1, m.shape.windows)
+		st = group[0].state
+	} else {
+		rows := make([]*decodeState, len(group))
+		for i, member := range group {
+			rows[i] = member.state
+		}
+		ids = s.ExpandDims(s.Concatenate(0, inputs...), 1)
+		st = newBatchState(s, rows, m.shape.windows)
+	}
+	logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, st)), 1)
+	rows := []*metal.Array{logits}
+	if len(group) > 1 {
+		rows = s.Split(logits, len(group), 0)
+	}
+	var wanted []*metal.Array
+	for i, member := range group {
+		wanted = append(wanted, member.sample(s, rows[i])...)
+	}
+	return s.AsyncEval(wanted...)
+}
+
+// drop takes a stream out of the schedule.
+func (m *Model) drop(st *stream) {
+	m.streams = slices.DeleteFunc(m.streams, func(x *stream) bool { return x == st })
+}
