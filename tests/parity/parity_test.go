@@ -75,8 +75,13 @@ func TestSampledTokensAreTheSameWithTheSameSeed(t *testing.T) {
 		"top-p":       {mlx.WithTemperature(0.9), mlx.WithTopP(0.8)},
 		"min-p":       {mlx.WithTemperature(1.5), mlx.WithMinP(0.1)},
 		"penalty":     {mlx.WithRepetitionPenalty(1.4), mlx.WithRepetitionContext(8)},
+		"presence":    {mlx.WithPresencePenalty(0.7)},
+		"frequency":   {mlx.WithFrequencyPenalty(0.3), mlx.WithRepetitionContext(30)},
+		"bias":        {mlx.WithLogitBias(map[int32]float32{300: 5.5, 301: -100, 1000: 2})},
+		"XTC":         {mlx.WithTemperature(1), mlx.WithXTC(0.5, 0.05)},
 		"all": {mlx.WithTemperature(1.2), mlx.WithTopK(50), mlx.WithTopP(0.95), mlx.WithMinP(0.01),
-			mlx.WithRepetitionPenalty(1.2), mlx.WithTopLogProbs(3)},
+			mlx.WithRepetitionPenalty(1.2), mlx.WithTopLogProbs(3), mlx.WithPresencePenalty(0.2),
+			mlx.WithFrequencyPenalty(0.1), mlx.WithXTC(0.4, 0.1), mlx.WithLogitBias(map[int32]float32{300: 3})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			options = append(options, mlx.WithSeed(99), mlx.WithMaxTokens(60), mlx.WithIgnoreEOS())

@@ -1,0 +1,184 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+type answer struct {
+	ids      []int32
+	logprobs []float32
+	text     string
+	err      error
+}
+
+// run is collect for goroutines.
+func (a *answer) run(ctx context.Context, m *Model, prompt engine.Prompt, o engine.GenerateOptions) {
+	for tok, err := range m.Generate(ctx, prompt, o) {
+		if err != nil {
+			a.err = err
+			return
+		}
+		a.ids, a.logprobs, a.text = append(a.ids, tok.ID), append(a.logprobs, tok.LogProb), a.text+tok.Text
+	}
+}
+
+// Requests of every kind, with prompts from one token to more than a chunk, computed alone and then all
+// together. They begin and end at different times.
+func TestABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T) {
+	m := open(t)
+	prompts := []string{"Where can I find", "Please check", "Le chef", "Der Torwart hat den Ball", strings.Repeat("The match. ", 300)}
+	type request struct {
+		prompt  engine.Prompt
+		options engine.GenerateOptions
+	}
+	var requests []request
+	for i := range 20 {
+		o := engine.DefaultGenerateOptions()
+		o.IgnoreEOS, o.LogProbs, o.MaxTokens = true, true, 10+7*(i%6)
+		switch i % 5 {
+		case 1:
+			o.Temperature, o.Seed, o.HasSeed = 1, uint64(i), true
+		case 2:
+			o.Temperature, o.TopP, o.Seed, o.HasSeed = 1.3, 0.9, uint64(i), true
+			o.RepetitionPenalty, o.PresencePenalty = 1.2, 0.5
+		case 3:
+			o.Temperature, o.XTCProbability, o.XTCThreshold, o.Seed, o.HasSeed = 0.8, 0.5, 0.1, uint64(i), true
+		case 4:
+			o.Solo = true
+		}
+		requests = append(requests, request{engine.Prompt{Text: prompts[i%len(prompts)]}, o})
+	}
+	alone, together := make([]answer, len(requests)), make([]answer, len(requests))
+	for i, r := range requests {
+		alone[i].run(t.Context(), m, r.prompt, r.options)
+		require.NoError(t, alone[i].err)
+		require.Len(t, alone[i].ids, r.options.MaxTokens)
+	}
+	before := measure(t)
+	var wg sync.WaitGroup
+	for i, r := range requests {
+		wg.Go(func() { together[i].run(t.Context(), m, r.prompt, r.options) })
+	}
+	wg.Wait()
+	require.Equal(t, before, measure(t))
+	same := 0
+	for i := range requests {
+		require.NoError(t, together[i].err)
+		if requests[i].options.Solo {
+			require.Equal(t, alone[i], together[i], "a solo request has no company")
+		}
+		if slices.Equal(alone[i].ids, together[i].ids) {
+			same++
+		}
+		// A token is chosen from logits that may be rounded differently: up to the first token that
+		// differs, if any, probabilities agree but for rounding.
+		for k := range alone[i].ids {
+			if alone[i].ids[k] != together[i].ids[k] {
+				break
+			}
+			require.InDelta(t, alone[i].logprobs[k], together[i].logprobs[k], 0.15, "request %d, token %d", i, k)
+		}
+	}
+	t.Logf("%d of %d requests have the same tokens in company", same, len(requests))
+	require.GreaterOrEqual(t, same, len(requests)*3/4)
+}
+
+func TestASlowReaderHoldsNobodyUp(t *testing.T) {
+	m := open(t)
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 200
+	slow, tokens := make(chan struct{}), 0
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, o) {
+			if tokens++; tokens == 1 {
+				<-slow
+			}
+		}
+	}()
+	for range 3 {
+		ids, _ := collect(t, m, "Where can I", func(o *engine.GenerateOptions) { o.MaxTokens = 50 })
+		require.Len(t, ids, 50)
+	}
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.LessOrEqual(t, metrics.GeneratedTokens, int64(150+1+lookahead+1), "the slow one is not computed far ahead")
+	close(slow)
+	<-done
+	require.Equal(t, 200, tokens)
+}
+
+func TestManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T) {
+	m := open(t)
+	_, err := m.Classify(t.Context(), []string{"goal"}, domainOptions(t))
+	require.NoError(t, err)
+	before := measure(t)
+	var wg sync.WaitGroup
+	for worker := range 12 {
+		wg.Go(func() {
+			for i := range 25 {
+				ctx, cancel := context.WithCancel(t.Context())
+				o := engine.DefaultGenerateOptions()
+				o.IgnoreEOS, o.MaxTokens, o.TopLogProbs = true, 12, i%3
+				o.Temperature = float32(i % 2)
+				switch i % 5 {
+				case 1:
+					time.AfterFunc(time.Duration(worker)*time.Millisecond, cancel)
+				case 2:
+					o.MaxTokens = -1
+				case 3:
+					if _, err := m.Classify(ctx, []string{fmt.Sprint("text ", i)}, domainOptions(t)); err != nil {
+						t.Error(err)
+					}
+				}
+				n := 0
+				for range m.Generate(ctx, engine.Prompt{Text: "Please check"}, o) {
+					if n++; i%5 == 4 && n == 3 {
+						break
+					}
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, before, measure(t))
+	metrics, err := m.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.Active)
+	require.Zero(t, metrics.KVBytes)
+}
+
+func TestCloseEndsABatch(t *testing.T) {
+	m := open(t)
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 2000
+	answers := make([]answer, 6)
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() { answers[i].run(context.Background(), m, engine.Prompt{Text: "Please"}, o) })
+	}
+	for {
+		metrics, err := m.Metrics(t.Context())
+		require.NoError(t, err)
+		if metrics.GeneratedTokens > 60 {
+			break
+		}
+	}
+	require.NoError(t, m.Close())
+	wg.Wait()
+	for _, a := range answers {
+		require.ErrorIs(t, a.err, engine.ErrClosed)
+	}
+}
