@@ -27,11 +27,12 @@ type Model struct {
 	counters  counters
 
 	// What follows belongs to the owner thread.
-	arch       architecture
-	weights    *metal.Scope
-	streams    []*stream // under way, in the order they came
-	roundsDone int
-	prefixes   prefixCache
+	arch     architecture
+	weights  *metal.Scope
+	streams  []*stream // under way, in the order they came
+	endings  []ending  // streams that ended in the pass under way
+	rounded  int
+	prefixes prefixCache
 
 	pumping atomic.Bool  // the scheduler runs
 	kicks   atomic.Int64 // grows when a stream may have something to do

@@ -45,7 +45,7 @@ func (m *Model) pump() {
 			return // the model's Close frees the streams
 		}
 		if err != nil { // a panic: the streams' states cannot be trusted
-			if m.lease.Do(context.Background(), func() { m.failAll(slices.Clone(m.streams), err) }) != nil {
+			if m.lease.Do(context.Background(), func() { m.failAll(err) }) != nil {
 				return
 			}
 		}
@@ -86,9 +86,9 @@ func (m *Model) round() bool {
 		m.guard(group, func(s *metal.Scope) error { return m.step(s, group) })
 	}
 	if worked {
-		if m.roundsDone++; m.roundsDone%clearEvery == 0 {
+		if m.rounded++; m.rounded%clearEvery == 0 {
 			if err := metal.ClearCache(); err != nil {
-				m.failAll(slices.Clone(m.streams), err)
+				m.failAll(err)
 			}
 		}
 	}
@@ -120,14 +120,19 @@ func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 		err = s.Err()
 	}
 	if err = errors.Join(err, s.Close()); err != nil {
-		m.failAll(group, err)
+		for _, st := range group {
+			st.end(item{err: err})
+		}
 	}
+	m.tellEndings()
 }
 
-func (m *Model) failAll(group []*stream, err error) {
-	for _, st := range slices.Clone(group) {
-		st.end(item{err: err})
+// failAll ends every stream with an error.
+func (m *Model) failAll(err error) {
+	for len(m.streams) > 0 {
+		m.streams[0].end(item{err: err})
 	}
+	m.tellEndings()
 }
 
 // step starts the next token of every stream of a group, in one pass, and hands out the tokens that the

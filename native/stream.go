@@ -24,10 +24,11 @@ type stream struct {
 	sampler *sampler
 	pending pending
 	count   int // tokens handed out
+	freed   bool
 
 	out    chan item
 	paused atomic.Bool // the scheduler found no room in out
-	ended  atomic.Bool // everything is freed, nothing more comes
+	ended  atomic.Bool // everything is freed; what is in out is all that comes
 }
 
 // item is what the scheduler tells a reader: a token, progress, or the error that ends the stream.
@@ -124,20 +125,39 @@ func (st *stream) deliver(token engine.Token) {
 	st.end(item{token: token, isLast: true})
 }
 
-// end frees everything and then tells the reader why. It does nothing on a stream that has ended.
+// end frees everything; the reader is told why once the pass under way has given back what it holds too.
+// It does nothing on a stream that has ended.
 func (st *stream) end(last item) {
-	if st.ended.Load() {
+	if st.freed {
 		return
 	}
 	if err := st.free(); err != nil {
 		last = item{err: errors.Join(last.err, err)}
 	}
-	st.out <- last
-	st.ended.Store(true)
+	st.model.endings = append(st.model.endings, ending{st, last})
+}
+
+// ending is the last word to a reader.
+type ending struct {
+	stream *stream
+	last   item
+}
+
+// tellEndings lets the readers of ended streams go.
+func (m *Model) tellEndings() {
+	for _, e := range m.endings {
+		e.stream.ended.Store(true)
+		e.stream.out <- e.last
+	}
+	m.endings = m.endings[:0]
 }
 
 // free gives back what the stream holds.
 func (st *stream) free() error {
+	if st.freed {
+		return nil
+	}
+	st.freed = true
 	st.model.drop(st)
 	s := st.model.lease.NewScope()
 	// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
@@ -153,18 +173,11 @@ func (st *stream) close() error {
 	if st.ended.Load() {
 		return nil
 	}
-	var freeErr error
-	err := st.model.do(context.Background(), func() error {
-		if !st.ended.Load() {
-			freeErr = st.free()
-			st.ended.Store(true)
-		}
-		return nil
-	})
+	err := st.model.do(context.Background(), st.free)
 	if errors.Is(err, engine.ErrClosed) {
-		err = nil // the model's Close freed the stream
+		return nil // the model's Close freed the stream
 	}
-	return errors.Join(err, freeErr)
+	return err
 }
 
 // next waits for what the scheduler has to tell.

@@ -67,6 +67,7 @@ func (a *Array) Free() error {
 	}
 	rc := C.mlx_array_free(a.h)
 	a.h.ctx = nil
+	forget(a)
 	if rc == 0 {
 		live.Add(-1)
 	}

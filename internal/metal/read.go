@@ -46,6 +46,9 @@ func widen(src unsafe.Pointer, n int) []int64 {
 // decoding queues the next token before it reads the present one.
 func read[T any](a *Array, op string, dtype DType, data func(*Array) unsafe.Pointer, out func(unsafe.Pointer, int) []T) ([]T, error) {
 	if !a.Valid() {
+		if a != nil && a.scope != nil && a.scope.err != nil {
+			return nil, a.scope.err // why there is no array
+		}
 		return nil, fmt.Errorf("mlx: %s: %w", op, ErrFreed)
 	}
 	s := a.scope.Child()

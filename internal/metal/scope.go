@@ -53,6 +53,7 @@ func (s *Scope) Close() error {
 		if a != nil && a.h.ctx != nil {
 			handles = append(handles, a.h)
 			a.h.ctx = nil
+			forget(a)
 		}
 	}
 	s.arrays, s.slab = nil, nil
@@ -123,6 +124,9 @@ func (s *Scope) done(op string, a *Array, rc C.int) *Array {
 		return a
 	}
 	live.Add(1)
+	if checks.Load() {
+		s.checked(op, a)
+	}
 	return a
 }
 
@@ -157,6 +161,10 @@ func (s *Scope) AsyncEval(arrays ...*Array) error { return s.eval("async_eval", 
 
 func (s *Scope) eval(op string, arrays []*Array, wait bool) error {
 	if !s.ready(op, arrays...) {
+		return s.err
+	}
+	if checks.Load() && injected() {
+		s.err = failForReal(op)
 		return s.err
 	}
 	v := vector(arrays)

@@ -1,0 +1,76 @@
+package native
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// failEverywhere runs work with a failure of MLX at its first op, then at its second and so on
+// until it gets through. Each failure must come out as an error and leave nothing behind.
+func failEverywhere(t *testing.T, work func() error) {
+	t.Helper()
+	require.NoError(t, work())
+	before := measure(t)
+	metal.TraceLeaks(true)
+	defer metal.TraceLeaks(false)
+	defer metal.FailAt(0)
+	failures := 0
+	for n := 1; ; n++ {
+		metal.FailAt(n)
+		err := work()
+		if !metal.FailAt(0) {
+			require.NoError(t, err)
+			break
+		}
+		failures++
+		require.ErrorContains(t, err, "Cannot reshape", "op %d", n)
+		require.Empty(t, metal.LiveByOp(), "op %d", n)
+		require.Equal(t, before, measure(t), "op %d", n)
+	}
+	t.Logf("%d failures", failures)
+	require.Greater(t, failures, 50)
+	require.NoError(t, work(), "the model is as good as before")
+}
+
+func TestAFailureOfAnyOpOfAGenerationLeavesNothingBehind(t *testing.T) {
+	m := open(t)
+	failEverywhere(t, func() error {
+		o := engine.DefaultGenerateOptions()
+		o.IgnoreEOS, o.MaxTokens, o.TopLogProbs = true, 3, 2
+		o.Temperature, o.TopP, o.TopK, o.MinP, o.RepetitionPenalty = 1, 0.9, 40, 0.01, 1.2
+		o.PresencePenalty, o.FrequencyPenalty, o.XTCProbability = 0.1, 0.1, 0.5
+		o.LogitBias = map[int32]float32{300: 1}
+		for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Where can I find"}, o) {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
+	m := open(t)
+	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food", "law"}, Prompt: engine.DefaultLabelPrompt}
+	failEverywhere(t, func() error {
+		_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
+		return err
+	})
+}
+
+func TestLeaksAreNamedByTheirOp(t *testing.T) {
+	onThread(t, func(s *metal.Scope) {
+		metal.TraceLeaks(true)
+		defer metal.TraceLeaks(false)
+		a := s.Scalar(1, metal.Float32)
+		leak := s.Keep(s.Add(a, a))
+		s.Close()
+		require.Equal(t, map[string]int{"add": 1}, metal.LiveByOp())
+		require.NoError(t, leak.Free())
+		require.Empty(t, metal.LiveByOp())
+	})
+}
