@@ -44,8 +44,11 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 		if len(o.pythonOnly) > 0 {
 			return nil, &OptionError{Option: o.pythonOnly[0], Reason: "only the python engine has it"}
 		}
-		return loadNative(ctx, path, "asked for")
+		return loadNative(ctx, path, o.native, "asked for")
 	case EnginePython:
+		if len(o.nativeOnly) > 0 {
+			return nil, &OptionError{Option: o.nativeOnly[0], Reason: "only the native engine has it"}
+		}
 		return loadPython(ctx, path, o, "asked for")
 	case EngineAuto:
 		return loadAuto(ctx, path, o)
@@ -55,18 +58,21 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 
 // loadAuto takes the native engine where it can do what was asked.
 func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
+	if len(o.pythonOnly) > 0 && len(o.nativeOnly) > 0 {
+		return nil, &OptionError{Option: o.nativeOnly[0], Reason: "only the native engine has it, and only the python engine has " + o.pythonOnly[0]}
+	}
 	if len(o.pythonOnly) > 0 {
 		return loadPython(ctx, path, o, "only the python engine has "+strings.Join(o.pythonOnly, " and "))
 	}
 	reason := nativeSupports(path)
 	if reason == nil {
-		m, err := loadNative(ctx, path, "the native engine supports this architecture")
+		m, err := loadNative(ctx, path, o.native, "the native engine supports this architecture")
 		if err == nil || !errors.Is(err, ErrUnsupported) {
 			return m, err
 		}
 		reason = err // found only in the details of the config
 	}
-	if !errors.Is(reason, ErrUnsupported) {
+	if !errors.Is(reason, ErrUnsupported) || len(o.nativeOnly) > 0 {
 		return nil, reason
 	}
 	m, err := loadPython(ctx, path, o, reason.Error())

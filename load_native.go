@@ -14,8 +14,8 @@ var _ engine.Engine = (*native.Model)(nil)
 // nativeSupports returns nil or why the native engine cannot run the model.
 func nativeSupports(path string) error { return native.Supported(path) }
 
-func loadNative(ctx context.Context, path, reason string) (*model, error) {
-	m, err := native.Load(ctx, path)
+func loadNative(ctx context.Context, path string, o engine.NativeOptions, reason string) (*model, error) {
+	m, err := native.Load(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}

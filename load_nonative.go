@@ -5,6 +5,8 @@ package mlx
 import (
 	"context"
 	"fmt"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // nativeSupports says that this program has no native engine: it was built without cgo or with the tag
@@ -13,4 +15,6 @@ func nativeSupports(string) error {
 	return fmt.Errorf("this program was built without the native engine: %w", ErrUnsupported)
 }
 
-func loadNative(_ context.Context, path, _ string) (*model, error) { return nil, nativeSupports(path) }
+func loadNative(_ context.Context, path string, _ engine.NativeOptions, _ string) (*model, error) {
+	return nil, nativeSupports(path)
+}

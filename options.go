@@ -25,7 +25,9 @@ type LoadOption struct{ apply func(*loadOptions) }
 type loadOptions struct {
 	engine     Engine
 	pythonOnly []string // names of the options given that only the python engine has
+	nativeOnly []string // likewise
 	bridge     bridge.Options
+	native     engine.NativeOptions
 }
 
 // WithEngine chooses the engine; the default is EngineAuto.
@@ -62,10 +64,10 @@ func WithIdleTTL(d time.Duration) LoadOption {
 	return pythonOption("WithIdleTTL", func(o *loadOptions) { o.bridge.IdleTTL = d })
 }
 
-// WithBatch sets how many requests one worker computes together; the default is 32. With 1 they take
+// WithBatch sets how many requests are computed together (in each worker of the python engine); the default is 32. With 1 they take
 // turns, which is slower, but then a token's bits never depend on what else is computed.
 func WithBatch(n int) LoadOption {
-	return pythonOption("WithBatch", func(o *loadOptions) { o.bridge.Batch = n })
+	return LoadOption{func(o *loadOptions) { o.bridge.Batch, o.native.Batch = n, n }}
 }
 
 // WithQueue sets how many requests may wait when all workers are full; the default is 1024. One more
@@ -74,11 +76,22 @@ func WithQueue(n int) LoadOption {
 	return pythonOption("WithQueue", func(o *loadOptions) { o.bridge.Queue = n })
 }
 
-// WithPromptCache lets each worker keep the KV of earlier requests, up to so many bytes, for requests
+// WithPromptCache keeps the KV (in each worker of the python engine) of earlier requests, up to so many bytes, for requests
 // that begin in the same way, as the turns of a chat do. It is off by default: where kernels round
 // differently for other lengths, the last bits of a log-probability may depend on what was kept.
 func WithPromptCache(bytes int64) LoadOption {
-	return pythonOption("WithPromptCache", func(o *loadOptions) { o.bridge.PromptCache = bytes })
+	return LoadOption{func(o *loadOptions) { o.bridge.PromptCache, o.native.PromptCache = bytes, bytes }}
+}
+
+// WithMemoryBudget limits what MLX may hold for the model, weights included. What would exceed it fails
+// with ErrBudget before it is allocated; KV kept for later requests is given back first. The account is
+// that of the whole process, so models of one process share the limit. For workers of the python engine
+// see WithSupervisor.
+func WithMemoryBudget(bytes int64) LoadOption {
+	return LoadOption{func(o *loadOptions) {
+		o.nativeOnly = append(o.nativeOnly, "WithMemoryBudget")
+		o.native.MemoryBudget = bytes
+	}}
 }
 
 // WithStallTimeout sets how long a busy worker may make no progress before it counts as hung and is

@@ -16,20 +16,14 @@ import (
 func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	m := load(t, testenv.Model(t))
 	for name, option := range map[string]mlx.GenerateOption{
-		"PresencePenalty":  mlx.WithPresencePenalty(0.5),
-		"FrequencyPenalty": mlx.WithFrequencyPenalty(0.5),
-		"LogitBias":        mlx.WithLogitBias(map[int32]float32{5: 1}),
-		"XTC":              mlx.WithXTC(0.5, 0.1),
-		"Segments":         mlx.WithSegments(),
-		"QuantizedKV":      mlx.WithQuantizedKV(4, 64, 0),
-		"MaxKVSize":        mlx.WithMaxKVSize(64),
-		"DraftTokens":      mlx.WithDraftTokens(2),
+		"Segments":    mlx.WithSegments(),
+		"DraftTokens": mlx.WithDraftTokens(2),
 	} {
 		_, err := mlx.Collect(m.Generate(t.Context(), "x", option))
 		requireOption(t, err, name)
 	}
 	for name, option := range map[string]mlx.LoadOption{
-		"WithBatch": mlx.WithBatch(1), "WithPromptCache": mlx.WithPromptCache(1), "WithIdleTTL": mlx.WithIdleTTL(time.Second),
+		"WithIdleTTL":    mlx.WithIdleTTL(time.Second),
 		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)), "WithDraftModel": mlx.WithDraftModel("x"),
 	} {
 		_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative), option)
@@ -37,6 +31,18 @@ func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	}
 	_, ok := mlx.Python(m)
 	require.False(t, ok)
+}
+
+func TestPythonRefusesWhatOnlyNativeHas(t *testing.T) {
+	budget := mlx.WithMemoryBudget(1 << 40)
+	_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EnginePython), budget)
+	requireOption(t, err, "WithMemoryBudget")
+	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithWorkers(2), budget)
+	requireOption(t, err, "WithMemoryBudget")
+	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithMemoryBudget(-1))
+	requireOption(t, err, "WithMemoryBudget")
+	m := load(t, testenv.Model(t), budget, mlx.WithBatch(4), mlx.WithPromptCache(1<<20))
+	require.Equal(t, "native", m.Info().Engine)
 }
 
 func requireOption(t *testing.T, err error, name string) {

@@ -20,7 +20,7 @@ var (
 	// ErrQuarantined: this request ended two workers and is not given to a third.
 	ErrQuarantined = errors.New("request is quarantined")
 	// ErrBudget: a worker would not fit into the memory budget.
-	ErrBudget = errors.New("memory budget exceeded")
+	ErrBudget = engine.ErrBudget
 	// ErrOutOfMemory: a request needed more memory than there is. Its worker lives on.
 	ErrOutOfMemory = errors.New("out of memory")
 )
@@ -67,19 +67,8 @@ func (e *QuarantineError) Error() string {
 
 func (e *QuarantineError) Unwrap() []error { return []error{ErrQuarantined, e.Err} }
 
-// BudgetError is a worker that does not fit into a Supervisor's budget. All in bytes.
-type BudgetError struct {
-	Needed, Used, Budget int64
-	Pinned               int64 // of Used, what cannot be evicted
-}
-
-func (e *BudgetError) Error() string {
-	const mib = 1 << 20
-	return fmt.Sprintf("%v: a worker needs about %d MiB; of a budget of %d MiB %d MiB are used, %d MiB by pinned models",
-		ErrBudget, e.Needed/mib, e.Budget/mib, e.Used/mib, e.Pinned/mib)
-}
-
-func (e *BudgetError) Unwrap() error { return ErrBudget }
+// BudgetError is a worker that does not fit into a Supervisor's budget.
+type BudgetError = engine.BudgetError
 
 // WorkerError is a worker process that ended or never came up.
 type WorkerError struct {

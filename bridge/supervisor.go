@@ -89,7 +89,7 @@ func (s *Supervisor) admit(ctx context.Context, m *Model, bytes int64) error {
 			return x == m || x.pinned.Load()
 		})
 		if bytes+pinned+m.reserved.Load() > s.budget {
-			err := &BudgetError{Needed: bytes, Used: s.used, Budget: s.budget, Pinned: pinned}
+			err := &BudgetError{What: "a worker", Needed: bytes, Used: s.used, Budget: s.budget, Pinned: pinned}
 			s.mu.Unlock()
 			return err
 		}

@@ -90,7 +90,7 @@ func TestSupervisorSparesPinnedModels(t *testing.T) {
 	require.ErrorIs(t, err, ErrBudget)
 	var budget *BudgetError
 	require.ErrorAs(t, err, &budget)
-	require.Equal(t, BudgetError{Needed: 60, Used: 60, Budget: 100, Pinned: 60}, *budget)
+	require.Equal(t, BudgetError{What: "a worker", Needed: 60, Used: 60, Budget: 100, Pinned: 60}, *budget)
 	a.Unpin()
 	b := loadInto(t, s, 60)
 	require.Equal(t, []int{0, 1}, []int{alive(a), alive(b)})

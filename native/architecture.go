@@ -24,9 +24,10 @@ type architecture interface {
 }
 
 type modelShape struct {
-	hiddenSize int
-	vocabSize  int
-	windows    []int // sliding window of each layer, 0 for full attention
+	hiddenSize                            int
+	vocabSize                             int
+	heads, kvHeads, headDim, intermediate int
+	windows                               []int // sliding window of each layer, 0 for full attention
 }
 
 // state is a layer's view of the positions before the present pass.
@@ -45,6 +46,8 @@ type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, 
 
 var architectures = map[string]constructor{
 	"gemma3_text": newGemma3,
+	"llama":       newLlama,
+	"qwen2":       newQwen2,
 	"qwen3":       newQwen3,
 }
 

@@ -152,7 +152,8 @@ func (m *gemma3) shape() modelShape {
 	for i := range windows {
 		windows[i] = m.cfg.window(i)
 	}
-	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, windows: windows}
+	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows}
 }
 
 func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {

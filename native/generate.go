@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
 
@@ -40,7 +41,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err := options.Validate(m.shape.vocabSize); err != nil {
 		return err
 	}
-	if err := checkSupported(options); err != nil {
+	if err := m.checkSupported(options); err != nil {
 		return err
 	}
 	ids, err := m.encodePrompt(ctx, prompt, templateExtras(options))
@@ -65,20 +66,21 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	return m.relay(ctx, st, yield)
 }
 
-// checkSupported names the first option that is set and that only the python engine has.
-func checkSupported(o engine.GenerateOptions) error {
+// checkSupported names the first option that is set and that the engine or the model does not have.
+func (m *Model) checkSupported(o engine.GenerateOptions) error {
 	for _, c := range []struct {
 		name string
 		set  bool
 	}{
 		{"Segments", o.Segments},
-		{"QuantizedKV", o.KVBits != 0},
-		{"MaxKVSize", o.MaxKVSize != 0},
 		{"DraftTokens", o.DraftTokens != 0},
 	} {
 		if c.set {
 			return &engine.OptionError{Option: c.name, Reason: "the native engine does not have it; load the model with the python engine"}
 		}
+	}
+	if o.KVBits != 0 && m.shape.headDim%o.KVGroupSize != 0 {
+		return &engine.OptionError{Option: "QuantizedKV", Reason: fmt.Sprintf("groups of %d do not fit the model's head_dim %d", o.KVGroupSize, m.shape.headDim)}
 	}
 	return nil
 }

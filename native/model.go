@@ -24,6 +24,7 @@ type Model struct {
 	tokenizer *tokenizer.Tokenizer
 	template  *tokenizer.Template // nil: the model has none
 	lease     *metal.Lease
+	options   engine.NativeOptions
 	counters  counters
 
 	// What follows belongs to the owner thread.
@@ -33,6 +34,7 @@ type Model struct {
 	endings  []ending  // streams that ended in the pass under way
 	rounded  int
 	prefixes prefixCache
+	prompts  *promptCache
 
 	pumping atomic.Bool  // the scheduler runs
 	kicks   atomic.Int64 // grows when a stream may have something to do
@@ -47,7 +49,13 @@ type counters struct {
 }
 
 // Load opens the model in a folder. The context is looked at between reading steps.
-func Load(ctx context.Context, dir string) (*Model, error) {
+func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model, error) {
+	if err := options.Validate(); err != nil {
+		return nil, err
+	}
+	if options.Batch == 0 {
+		options.Batch = defaultBatch
+	}
 	cfg, err := readConfig(dir)
 	if err != nil {
 		return nil, err
@@ -55,7 +63,7 @@ func Load(ctx context.Context, dir string) (*Model, error) {
 	if err := cfg.supported(); err != nil {
 		return nil, err
 	}
-	m := &Model{closed: make(chan struct{}), eos: map[int32]bool{}}
+	m := &Model{options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
 	for _, id := range cfg.eos {
 		m.eos[id] = true
 	}
@@ -107,6 +115,9 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if err != nil {
 		return err
 	}
+	if err := m.reserve("the model's weights", w.bytes()); err != nil {
+		return err
+	}
 	// What a constructor returns beside an error still holds something; Close frees it.
 	if m.arch, err = architectures[cfg.modelType](cfg, w, m.lease); err != nil {
 		return err
@@ -137,9 +148,9 @@ func (m *Model) Close() error {
 		var errs []error
 		err := m.lease.Release(func() {
 			for len(m.streams) > 0 {
-				errs = append(errs, m.streams[0].free())
+				errs = append(errs, m.streams[0].free(false))
 			}
-			errs = append(errs, m.prefixes.free())
+			errs = append(errs, m.prefixes.free(), m.prompts.shrink(0))
 			if m.arch != nil {
 				errs = append(errs, m.arch.close())
 			}
@@ -209,6 +220,7 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 			out.KVBytes += st.state.bytes()
 		}
 		out.CachedKVBytes = m.prefixes.bytes()
+		out.PromptCacheBytes = m.prompts.bytes
 		return nil
 	})
 	return out, err

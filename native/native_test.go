@@ -25,10 +25,12 @@ func measure(t testing.TB) baseline {
 }
 
 // open loads the trained model and checks at the end of the test that Close gives every byte back.
-func open(t testing.TB) *Model {
+func open(t testing.TB) *Model { return openWith(t, engine.NativeOptions{}) }
+
+func openWith(t testing.TB, o engine.NativeOptions) *Model {
 	t.Helper()
 	before := measure(t)
-	m, err := Load(context.Background(), testenv.Model(t))
+	m, err := Load(context.Background(), testenv.Model(t), o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())

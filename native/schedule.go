@@ -12,6 +12,9 @@ import (
 // and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
 // as a stream has something to do, and lets other work in between rounds.
 
+// defaultBatch is how many streams one pass takes, as in mlx-lm.
+const defaultBatch = 32
+
 // lookahead is how many tokens a stream may be ahead of its reader.
 const lookahead = 8
 
@@ -109,7 +112,7 @@ func (m *Model) groups() [][]*stream {
 			together = append(together, st)
 		}
 	}
-	return slices.AppendSeq(groups, slices.Chunk(together, maxBatchRows))
+	return slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
 }
 
 // guard runs one piece of work in a scope of its own; a failure ends the streams it was for.
@@ -145,12 +148,22 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 	}
 	var next []*stream
 	var inputs []*metal.Array
+	var wanted int64
 	for i, st := range group {
-		if ready[i].token == nil {
-			next, inputs = append(next, st), append(inputs, s.FromUints([]uint32{uint32(st.rest[0])}, 1))
-		} else if st.count+1 < st.options.MaxTokens {
-			next, inputs = append(next, st), append(inputs, ready[i].token)
+		if ready[i].token != nil && len(st.made)+1 == st.options.MaxTokens {
+			continue
 		}
+		needs := m.kvBytes(st.state, 1) + m.passBytes(1, st.state.position(), 1)
+		if err := m.reserve("the next token", wanted+needs); err != nil {
+			st.end(item{err: err})
+			continue
+		}
+		wanted += needs
+		input := ready[i].token
+		if input == nil {
+			input = s.FromUints([]uint32{uint32(st.rest[0])}, 1)
+		}
+		next, inputs = append(next, st), append(inputs, input)
 	}
 	if len(next) > 0 {
 		if err := m.launch(s, next, inputs); err != nil {
@@ -158,7 +171,7 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 		}
 	}
 	for i, st := range group {
-		if ready[i].token == nil {
+		if ready[i].token == nil || st.freed {
 			continue
 		}
 		token, err := ready[i].read()

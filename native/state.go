@@ -13,16 +13,39 @@ type decodeState struct {
 	masks  []metal.Mask
 }
 
-func newDecodeState(shape modelShape) *decodeState {
+func newDecodeState(shape modelShape) *decodeState { return newBoundedState(shape, 0) }
+
+// keptPositions is how many first positions a bounded cache never forgets, as in mlx-lm.
+const keptPositions = 4
+
+// newBoundedState bounds the layers with full attention to so many positions; 0 for no bound.
+func newBoundedState(shape modelShape, bound int) *decodeState {
 	st := &decodeState{masks: make([]metal.Mask, len(shape.windows))}
 	for _, window := range shape.windows {
-		if window > 0 {
+		switch {
+		case window > 0:
 			st.caches = append(st.caches, nn.NewRotatingCache(window))
-		} else {
+		case bound > 0:
+			st.caches = append(st.caches, nn.NewBoundedCache(bound, keptPositions))
+		default:
 			st.caches = append(st.caches, nn.NewFullCache())
 		}
 	}
 	return st
+}
+
+// quantize packs the KV of layers with full attention; a sliding window is small as it is.
+func (st *decodeState) quantize(s *metal.Scope, q metal.Quantization) {
+	for i, c := range st.caches {
+		full, ok := c.(*nn.FullCache)
+		if !ok {
+			continue
+		}
+		st.caches[i] = full.Quantize(s, q)
+		if err := full.Free(); err != nil {
+			s.Fail(err)
+		}
+	}
 }
 
 // begin prepares a pass of n tokens. Layers of one kind share their mask.
@@ -56,6 +79,26 @@ func (st *decodeState) arrays() []*metal.Array {
 		out = append(out, c.Arrays()...)
 	}
 	return out
+}
+
+// share returns a state of its own that goes on from the same positions.
+func (st *decodeState) share(s *metal.Scope) *decodeState {
+	out := &decodeState{masks: make([]metal.Mask, len(st.masks))}
+	for _, c := range st.caches {
+		out.caches = append(out.caches, c.Share(s))
+	}
+	return out
+}
+
+// trim forgets the last n positions. It returns false, and the state is of no use any more, if a layer
+// cannot.
+func (st *decodeState) trim(s *metal.Scope, n int) bool {
+	for _, c := range st.caches {
+		if !c.Trim(s, n) {
+			return false
+		}
+	}
+	return true
 }
 
 func (st *decodeState) bytes() int64 {

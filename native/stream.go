@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -23,7 +24,9 @@ type stream struct {
 	rest    []int32 // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
 	pending pending
-	count   int // tokens handed out
+	made    []int32 // tokens handed out
+	branch  int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
+	packed  bool    // the KV is quantised
 	freed   bool
 
 	out    chan item
@@ -41,7 +44,7 @@ type item struct {
 
 func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	st := &stream{
-		model: m, options: options, prompt: ids, rest: ids, state: newDecodeState(m.shape), stops: map[int32]bool{},
+		model: m, options: options, prompt: ids, rest: ids, state: newBoundedState(m.shape, options.MaxKVSize), stops: map[int32]bool{},
 		out: make(chan item, lookahead+1), // one more, so that an error always has room
 	}
 	for _, id := range options.StopTokens {
@@ -70,27 +73,78 @@ func (st *stream) hasRoom() bool {
 // prefill runs the next chunk of the prompt. The last token of the prompt is left for the first step.
 func (st *stream) prefill(s *metal.Scope) error {
 	if st.sampler == nil {
-		st.sampler = newSampler(s, st.options, st.prompt, st.model.xtcSpared, st.model.shape.vocabSize)
+		st.begin(s)
 		if len(st.rest) == 1 {
-			return nil
+			return s.Err()
 		}
 	}
-	chunk := st.rest[:min(prefillChunk, len(st.rest)-1)]
+	done := len(st.prompt) - len(st.rest)
+	size := min(prefillChunk, len(st.rest)-1)
+	if done < st.branch && st.branch < done+size {
+		size = st.branch - done
+	}
+	chunk := st.rest[:size]
+	m := st.model
+	if err := m.reserve("the next part of the prompt", m.kvBytes(st.state, size)+m.passBytes(size, done, 0)); err != nil {
+		return err
+	}
 	st.state.begin(s, len(chunk), st.model.shape.windows)
 	st.model.arch.hidden(s, s.FromInts(chunk, 1, len(chunk)), st.state)
+	st.quantize(s)
 	if err := s.Eval(st.state.arrays()...); err != nil {
 		return err
 	}
 	st.rest = st.rest[len(chunk):]
 	st.model.counters.prompt.Add(int64(len(chunk)))
+	if seen := len(st.prompt) - len(st.rest); seen == st.branch || len(st.rest) == 1 {
+		if err := st.keep(s, st.prompt[:seen]); err != nil {
+			return err
+		}
+	}
 	if st.options.Events != nil {
 		st.out <- item{event: &engine.Event{Kind: engine.EventPrefill, Done: int64(len(st.prompt) - len(st.rest)), Total: int64(len(st.prompt))}}
 	}
 	return metal.ClearCache()
 }
 
+// begin makes the sampler, and goes on from what an earlier request left.
+func (st *stream) begin(s *metal.Scope) {
+	m := st.model
+	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize)
+	if !st.reusable() {
+		return
+	}
+	earlier, n, branch := m.prompts.find(s, st.prompt[:len(st.prompt)-1])
+	if earlier != nil {
+		st.state, st.rest = earlier, st.prompt[n:]
+	}
+	st.branch = branch
+}
+
+// reusable reports whether the stream's KV is that of any other stream over the same tokens.
+func (st *stream) reusable() bool {
+	return st.model.options.PromptCache > 0 && st.options.KVBits == 0 && st.options.MaxKVSize == 0
+}
+
+// keep leaves the state for later requests that begin with ids, all of which it has seen.
+func (st *stream) keep(s *metal.Scope, ids []int32) error {
+	if !st.reusable() {
+		return nil
+	}
+	return st.model.prompts.keep(s, ids, st.state)
+}
+
+// quantize packs the KV once it is long enough.
+func (st *stream) quantize(s *metal.Scope) {
+	if o := st.options; o.KVBits != 0 && !st.packed && st.state.position() >= o.KVStart {
+		st.state.quantize(s, metal.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
+		st.packed = true
+	}
+}
+
 // sample makes the token after logits [1, vocab] the pending one and returns what must be evaluated.
 func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
+	st.quantize(s)
 	token, logprobs := st.sampler.sample(s, logits)
 	st.sampler.observe(s, token)
 	next := pending{token: token}
@@ -109,14 +163,14 @@ func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
 
 // deliver hands a token to the reader, and ends the stream if it is the last one.
 func (st *stream) deliver(token engine.Token) {
-	if st.count++; st.count == 1 {
+	if st.made = append(st.made, token.ID); len(st.made) == 1 {
 		st.model.counters.prompt.Add(1)
 	}
 	st.model.counters.generated.Add(1)
 	switch {
 	case st.stops[token.ID]:
 		token.FinishReason = engine.FinishStop
-	case st.count == st.options.MaxTokens:
+	case len(st.made) == st.options.MaxTokens:
 		token.FinishReason = engine.FinishLength
 	default:
 		st.out <- item{token: token}
@@ -131,7 +185,7 @@ func (st *stream) end(last item) {
 	if st.freed {
 		return
 	}
-	if err := st.free(); err != nil {
+	if err := st.free(last.err == nil); err != nil {
 		last = item{err: errors.Join(last.err, err)}
 	}
 	st.model.endings = append(st.model.endings, ending{st, last})
@@ -152,16 +206,22 @@ func (m *Model) tellEndings() {
 	m.endings = m.endings[:0]
 }
 
-// free gives back what the stream holds.
-func (st *stream) free() error {
+// free gives back what the stream holds. With keep, what it has seen is kept for later requests.
+func (st *stream) free(keep bool) error {
 	if st.freed {
 		return nil
 	}
 	st.freed = true
+	var errs []error
+	if seen := st.state.position(); keep && len(st.made) > 0 {
+		s := st.model.lease.NewScope()
+		// One token of those made may not have been through the model.
+		errs = append(errs, st.keep(s, append(slices.Clone(st.prompt), st.made...)[:seen]), s.Close())
+	}
 	st.model.drop(st)
 	s := st.model.lease.NewScope()
 	// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
-	errs := []error{s.Synchronize(), st.pending.free(), st.state.free()}
+	errs = append(errs, s.Synchronize(), st.pending.free(), st.state.free())
 	if st.sampler != nil {
 		errs = append(errs, st.sampler.free())
 	}
@@ -173,7 +233,7 @@ func (st *stream) close() error {
 	if st.ended.Load() {
 		return nil
 	}
-	err := st.model.do(context.Background(), st.free)
+	err := st.model.do(context.Background(), func() error { return st.free(true) })
 	if errors.Is(err, engine.ErrClosed) {
 		return nil // the model's Close freed the stream
 	}

@@ -69,6 +69,15 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 	return w, scope.Err()
 }
 
+// bytes is the size of all tensors.
+func (w *weights) bytes() int64 {
+	var n int64
+	for _, t := range w.headers {
+		n += t.Bytes()
+	}
+	return n
+}
+
 func (w *weights) has(name string) bool {
 	_, ok := w.headers[w.prefix+name]
 	return ok
@@ -116,6 +125,19 @@ func (w *weights) linear(name string, in, out int) *nn.Linear {
 		return nil
 	}
 	return nn.NewLinear(w.scope, weight)
+}
+
+// linearBias is linear for a layer that may have a bias.
+func (w *weights) linearBias(name string, in, out int, biased bool) *nn.Linear {
+	l := w.linear(name, in, out)
+	if !biased {
+		return l
+	}
+	bias := w.tensor(name+".bias", out)
+	if l == nil || bias == nil {
+		return nil
+	}
+	return l.WithBias(bias)
 }
 
 // embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.

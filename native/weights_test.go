@@ -43,7 +43,7 @@ func editConfig(t *testing.T, dir string, change func(map[string]any)) {
 func loadError(t *testing.T, dir string) error {
 	t.Helper()
 	before := measure(t)
-	m, err := Load(t.Context(), dir)
+	m, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.Error(t, err)
 	require.Nil(t, m)
 	require.Equal(t, before, measure(t), "a failed load gives everything back")
@@ -155,7 +155,7 @@ func TestMultimodalCheckpointsLoadTheirTextPart(t *testing.T) {
 		}
 		tensors["vision_tower.x.weight"] = s.Zeros(metal.BFloat16, 2)
 	})
-	m, err := Load(t.Context(), dir)
+	m, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
 	defer m.Close()
 	got, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 20 })
@@ -185,7 +185,7 @@ func TestShardedCheckpointsLoad(t *testing.T) {
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, "part")))
 	}
 	require.NoError(t, os.Remove(path))
-	m, err := Load(t.Context(), dir)
+	m, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
 	defer m.Close()
 	got, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 10 })

@@ -18,7 +18,25 @@ var (
 	ErrEmptyPrompt = errors.New("prompt is empty")
 	// ErrNoChatTemplate: the model folder has no chat template; use Generate with a prompt of your own.
 	ErrNoChatTemplate = errors.New("model has no chat template")
+	// ErrBudget: a model or a request would not fit into the memory budget.
+	ErrBudget = errors.New("memory budget exceeded")
 )
+
+// BudgetError is what does not fit into a memory budget. All in bytes.
+type BudgetError struct {
+	What                 string // e.g. "a worker"
+	Needed, Used, Budget int64
+	Pinned               int64 // of Used, what cannot be evicted
+}
+
+func (e *BudgetError) Error() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("%v: %s needs about %d MiB; of a budget of %d MiB %d MiB are used, %d MiB cannot be given back",
+		ErrBudget, e.What, e.Needed/mib, e.Budget/mib, e.Used/mib, e.Pinned/mib)
+}
+
+// Unwrap is ErrBudget.
+func (e *BudgetError) Unwrap() error { return ErrBudget }
 
 // OptionError says which option cannot be honoured, and why.
 type OptionError struct {

@@ -95,6 +95,15 @@ func (s *Scope) Power(a, b *Array) *Array { return s.binary(C.GOMLX_POWER, "powe
 // Matmul is the matrix product of the last two axes, [..., m, k] by [..., k, n].
 func (s *Scope) Matmul(a, b *Array) *Array { return s.binary(C.GOMLX_MATMUL, "matmul", a, b) }
 
+// AddMM is c + a b, with c broadcast to the product of [..., m, k] by [..., k, n].
+func (s *Scope) AddMM(c, a, b *Array) *Array {
+	if !s.ready("addmm", c, a, b) {
+		return s.none()
+	}
+	r := s.fresh()
+	return s.done("addmm", r, C.mlx_addmm(&r.h, c.h, a.h, b.h, 1, 1, s.stream))
+}
+
 // Maximum is the greater of a and b, element by element with broadcasting.
 func (s *Scope) Maximum(a, b *Array) *Array { return s.binary(C.GOMLX_MAXIMUM, "maximum", a, b) }
 

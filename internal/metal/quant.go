@@ -22,13 +22,22 @@ func (q Quantization) args() (group, bits C.mlx_optional_int) {
 
 // QuantizedMatmul is x w^T for a quantised w [out, in]; x is [..., in].
 func (s *Scope) QuantizedMatmul(x, w, scales, biases *Array, q Quantization) *Array {
+	return s.quantizedMatmul(x, w, scales, biases, true, q)
+}
+
+// QuantizedProduct is x w for a quantised w [in, out], packed along out; x is [..., in].
+func (s *Scope) QuantizedProduct(x, w, scales, biases *Array, q Quantization) *Array {
+	return s.quantizedMatmul(x, w, scales, biases, false, q)
+}
+
+func (s *Scope) quantizedMatmul(x, w, scales, biases *Array, transpose bool, q Quantization) *Array {
 	const op = "quantized_matmul"
 	if !s.ready(op, x, w, scales, biases) {
 		return s.none()
 	}
 	group, bits := q.args()
 	r := s.fresh()
-	return s.done(op, r, C.mlx_quantized_matmul(&r.h, x.h, w.h, scales.h, biases.h, true, group, bits, C.gomlx_affine, s.stream))
+	return s.done(op, r, C.mlx_quantized_matmul(&r.h, x.h, w.h, scales.h, biases.h, C.bool(transpose), group, bits, C.gomlx_affine, s.stream))
 }
 
 // Quantize packs w [..., in] and returns the packed weights, scales and biases.

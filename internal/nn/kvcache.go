@@ -18,6 +18,13 @@ type KVCache interface {
 	Mask(s *metal.Scope, n int) metal.Mask
 	// Offset is the number of positions seen so far.
 	Offset() int
+	// Share returns a cache of its own that goes on from the same positions; both hold the same arrays
+	// until one of them is updated.
+	Share(s *metal.Scope) KVCache
+	// Trim forgets the last n positions and reports whether it can: what was overwritten does not come back.
+	Trim(s *metal.Scope, n int) bool
+	// Room is how many positions a pass of n tokens makes new buffers for.
+	Room(n int) int
 	// Arrays are what must be evaluated for the cache to hold values.
 	Arrays() []*metal.Array
 	// Bytes is the size of the keys and values held.
@@ -37,6 +44,14 @@ func (p *pair) replace(s *metal.Scope, keys, values *metal.Array) {
 		s.Fail(err)
 	}
 	p.keys, p.values = s.Keep(keys), s.Keep(values)
+}
+
+// share is another pair on the same arrays.
+func (p *pair) share(s *metal.Scope) pair {
+	if p.empty() {
+		return pair{}
+	}
+	return pair{s.Keep(s.Share(p.keys)), s.Keep(s.Share(p.values))}
 }
 
 // both applies an op to keys and values.
@@ -91,6 +106,26 @@ func NewFullCache() *FullCache { return &FullCache{} }
 // Offset is the number of positions held.
 func (c *FullCache) Offset() int { return c.offset }
 
+// Share copies the cache but not its arrays.
+func (c *FullCache) Share(s *metal.Scope) KVCache { return &FullCache{c.share(s), c.offset} }
+
+// Trim always can: later positions are written over.
+func (c *FullCache) Trim(_ *metal.Scope, n int) bool {
+	if n < 0 || n > c.offset {
+		return false
+	}
+	c.offset -= n
+	return true
+}
+
+// Room is the whole new buffer when the present one is too small.
+func (c *FullCache) Room(n int) int {
+	if !c.empty() && c.offset+n <= c.keys.Dim(timeAxis) {
+		return 0
+	}
+	return c.offset + blocks(n)
+}
+
 // Mask is causal for several tokens and none for one, which sees all.
 func (c *FullCache) Mask(_ *metal.Scope, n int) metal.Mask { return metal.Mask{Causal: n > 1} }
 
@@ -104,7 +139,7 @@ func (c *FullCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, 
 func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
 	n, prev := keys.Dim(timeAxis), c.offset
 	if c.empty() || prev+n > c.keys.Dim(timeAxis) {
-		blocks := (growBy + n - 1) / growBy * growBy
+		room := blocks(n)
 		var oldKeys, oldValues *metal.Array
 		if !c.empty() {
 			oldKeys, oldValues = c.both(func(a *metal.Array) *metal.Array {
@@ -114,7 +149,7 @@ func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *met
 				return s.Slice(a, timeAxis, 0, prev)
 			})
 		}
-		c.replace(s, grow(s, oldKeys, keys, blocks), grow(s, oldValues, values, blocks))
+		c.replace(s, grow(s, oldKeys, keys, room), grow(s, oldValues, values, room))
 	}
 	c.offset += n
 	c.replace(s,
@@ -132,6 +167,7 @@ func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *met
 type RotatingCache struct {
 	pair
 	window int
+	keep   int // so many first positions are never overwritten
 	offset int // positions seen
 	next   int // where the next single token goes
 }
@@ -139,8 +175,54 @@ type RotatingCache struct {
 // NewRotatingCache makes an empty cache for a window.
 func NewRotatingCache(window int) *RotatingCache { return &RotatingCache{window: window} }
 
+// NewBoundedCache makes an empty cache of at most size positions for a layer with full attention: the first
+// keep and the last ones. With it a model forgets what is between; it is mlx-lm's max_kv_size.
+func NewBoundedCache(size, keep int) *RotatingCache { return &RotatingCache{window: size, keep: keep} }
+
 // Offset is the number of positions seen, not held.
 func (c *RotatingCache) Offset() int { return c.offset }
+
+// Share copies the cache but not its arrays.
+func (c *RotatingCache) Share(s *metal.Scope) KVCache {
+	return &RotatingCache{pair: c.share(s), window: c.window, keep: c.keep, offset: c.offset, next: c.next}
+}
+
+// Trim can as long as the window that ends at the new last position is held, in order.
+func (c *RotatingCache) Trim(s *metal.Scope, n int) bool {
+	if n == 0 {
+		return true
+	}
+	if n < 0 || n > c.offset || c.empty() || c.next != min(c.offset, c.keys.Dim(timeAxis)) {
+		return false
+	}
+	left := c.next - n
+	if c.next < c.offset && (left < c.window || c.keep > 0) || left < 0 { // the oldest positions are gone
+		return false
+	}
+	c.offset -= n
+	if left == 0 {
+		if err := c.Free(); err != nil {
+			s.Fail(err)
+		}
+		c.next = 0
+		return true
+	}
+	k, v := c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, left) })
+	c.replace(s, k, v)
+	c.next = left
+	return true
+}
+
+// Room is what a longer pass puts in order anew, or the next block.
+func (c *RotatingCache) Room(n int) int {
+	if n > 1 {
+		return min(c.offset, c.window-1) + n
+	}
+	if c.empty() || c.offset >= c.keys.Dim(timeAxis) && c.keys.Dim(timeAxis) < c.window {
+		return min(c.offset+growBy, c.window)
+	}
+	return 0
+}
 
 // Mask limits several tokens to their windows; one token sees all that is held.
 func (c *RotatingCache) Mask(s *metal.Scope, n int) metal.Mask {
@@ -173,7 +255,7 @@ func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v 
 			ordered := c.ordered(s, held)
 			length := ordered.Dim(timeAxis)
 			if drop := length - c.window + 1; drop > 0 {
-				ordered = s.Slice(ordered, timeAxis, drop, length)
+				ordered = c.drop(s, ordered, drop)
 			}
 			return s.Concatenate(timeAxis, ordered, added)
 		}
@@ -184,6 +266,15 @@ func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v 
 	return c.keys, c.values
 }
 
+// drop forgets the oldest n of positions in order, but for those that are kept.
+func (c *RotatingCache) drop(s *metal.Scope, a *metal.Array, n int) *metal.Array {
+	rest := s.Slice(a, timeAxis, n+c.keep, a.Dim(timeAxis))
+	if c.keep == 0 {
+		return rest
+	}
+	return s.Concatenate(timeAxis, s.Slice(a, timeAxis, 0, c.keep), rest)
+}
+
 // ordered is the held positions from oldest to newest.
 func (c *RotatingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 	length := a.Dim(timeAxis)
@@ -191,7 +282,11 @@ func (c *RotatingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 	case c.next == length:
 		return a
 	case c.next < c.offset:
-		return s.Concatenate(timeAxis, s.Slice(a, timeAxis, c.next, length), s.Slice(a, timeAxis, 0, c.next))
+		parts := []*metal.Array{s.Slice(a, timeAxis, c.next, length), s.Slice(a, timeAxis, c.keep, c.next)}
+		if c.keep > 0 {
+			parts = append([]*metal.Array{s.Slice(a, timeAxis, 0, c.keep)}, parts...)
+		}
+		return s.Concatenate(timeAxis, parts...)
 	default:
 		return s.Slice(a, timeAxis, 0, c.next)
 	}
@@ -204,12 +299,12 @@ func (c *RotatingCache) overwrite(s *metal.Scope, keys, values *metal.Array) (k,
 		c.next = c.offset
 	}
 	if extra := c.keys.Dim(timeAxis) - c.window; extra > 0 {
-		k, v := c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, extra, a.Dim(timeAxis)) })
+		k, v := c.both(func(a *metal.Array) *metal.Array { return c.drop(s, a, extra) })
 		c.replace(s, k, v)
 		c.next = c.window
 	}
 	if c.next == c.window {
-		c.next = 0
+		c.next = c.keep
 	}
 	c.replace(s,
 		s.SliceUpdate(c.keys, keys, timeAxis, c.next, c.next+1),

@@ -3,9 +3,10 @@ package nn
 
 import "forge.lthn.ai/core/go-mlx/internal/metal"
 
-// Linear is x W^T, with W [out, in] plain or quantised. The weights belong to the model's scope.
+// Linear is x W^T + b, with W [out, in] plain or quantised. The weights belong to the model's scope.
 type Linear struct {
 	transposed *metal.Array // plain: a view of W as [in, out]
+	bias       *metal.Array // [out], or nil
 	quantized
 }
 
@@ -25,12 +26,24 @@ func NewQuantizedLinear(packed, scales, biases *metal.Array, q metal.Quantizatio
 	return &Linear{quantized: quantized{packed, scales, biases, q}}
 }
 
+// WithBias is the layer with a bias [out].
+func (l *Linear) WithBias(bias *metal.Array) *Linear {
+	biased := *l
+	biased.bias = bias
+	return &biased
+}
+
 // Apply maps x [..., in] to [..., out].
 func (l *Linear) Apply(s *metal.Scope, x *metal.Array) *metal.Array {
-	if l.transposed != nil {
+	switch {
+	case l.transposed == nil && l.bias == nil:
+		return s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format)
+	case l.transposed == nil:
+		return s.Add(s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format), l.bias)
+	case l.bias == nil:
 		return s.Matmul(x, l.transposed)
 	}
-	return s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format)
+	return s.AddMM(l.bias, x, l.transposed)
 }
 
 // Embedding maps token ids to rows of a table [vocab, hidden], plain or quantised.

@@ -38,6 +38,23 @@ QWEN3 = {
     "max_position_embeddings": 40960,
     "tie_word_embeddings": False,
 }
+QWEN2 = QWEN3 | {"model_type": "qwen2", "max_position_embeddings": 32768}
+LLAMA3 = {
+    "model_type": "llama",
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 128256,
+    "rope_theta": 500000.0,
+    # Small enough that every kind of wavelength occurs in a short text.
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
 LONG = {"max_position_embeddings": 131072, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
 
 
@@ -71,6 +88,8 @@ PRESETS = {
         | dims(256, 7, 512, 4, 2, 64, sliding_window=48, sliding_window_pattern=3, vocab_size=4608, query_pre_attn_scalar=40)
     ),
     "qwen3-8b": QWEN3 | dims(4096, 36, 12288, 32, 8, 128),
+    "llama3-small": LLAMA3 | dims(192, 3, 320, 6, 2, 32, vocab_size=4608),
+    "qwen2-small": QWEN2 | dims(192, 3, 320, 6, 2, 32, vocab_size=4608),
     "qwen3-small": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608),
     "qwen3-small-tied": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608, tie_word_embeddings=True),
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native"
@@ -169,7 +170,7 @@ func TestEveryLayerIsBitEqual(t *testing.T) {
 // longer than the sliding window.
 func requireEqualLayers(t *testing.T, dir string, states int, texts []string) {
 	t.Helper()
-	m, err := native.Load(t.Context(), dir)
+	m, err := native.Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
 	defer m.Close()
 	var prompts [][]int32

@@ -10,8 +10,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-// qwen3Config is the config of a dense Qwen 3 model.
-type qwen3Config struct {
+// llamaConfig is the config of a model of the Llama family.
+type llamaConfig struct {
 	HiddenSize       int             `json:"hidden_size"`
 	Layers           int             `json:"num_hidden_layers"`
 	IntermediateSize int             `json:"intermediate_size"`
@@ -21,10 +21,17 @@ type qwen3Config struct {
 	RMSNormEps       float64         `json:"rms_norm_eps"`
 	VocabSize        int             `json:"vocab_size"`
 	RopeTheta        float64         `json:"rope_theta"`
+	RopeTraditional  bool            `json:"rope_traditional"`
 	RopeScaling      *ropeScaling    `json:"rope_scaling"`
 	RopeParameters   *ropeParameters `json:"rope_parameters"`
 	Tied             bool            `json:"tie_word_embeddings"`
-	SlidingWindow    bool            `json:"use_sliding_window"`
+	AttentionBias    bool            `json:"attention_bias"`
+	MLPBias          bool            `json:"mlp_bias"`
+	UseSlidingWindow bool            `json:"use_sliding_window"`
+	LayerTypes       []string        `json:"layer_types"`
+
+	qkNorm           bool // queries and keys are normed
+	qkvBias, outBias bool
 }
 
 // ropeParameters is where newer configs keep both RoPE settings.
@@ -33,46 +40,82 @@ type ropeParameters struct {
 	ropeScaling
 }
 
-// qwen3 is the dense Qwen 3 model (Qwen Team 2025, arXiv:2505.09388): grouped-query attention with normed
-// queries and keys, SiLU-gated MLP, full attention in every layer.
-type qwen3 struct {
-	cfg    qwen3Config
+// llama is the dense decoder that Llama 3 (Llama Team 2024, arXiv:2407.21783), Qwen 2 (arXiv:2407.10671)
+// and Qwen 3 (arXiv:2505.09388) have in common: grouped-query attention, SiLU-gated MLP, full attention
+// in every layer. Qwen 2 has biases on queries, keys and values, Qwen 3 norms on queries and keys.
+type llama struct {
+	cfg    llamaConfig
 	embed  *nn.Embedding
-	layers []qwen3Layer
+	layers []llamaLayer
 	norm   *metal.Array
 	head   *nn.Linear // nil: the embedding is the output layer
 	rope   metal.RoPE
 	swiglu *metal.Function
 }
 
-type qwen3Layer struct {
+type llamaLayer struct {
 	inputNorm, postAttentionNorm *metal.Array
 	qProj, kProj, vProj, oProj   *nn.Linear
-	qNorm, kNorm                 *metal.Array
+	qNorm, kNorm                 *metal.Array // nil without
 	gate, up, down               *nn.Linear
 }
 
-func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
-	var cfg qwen3Config
+func newLlama(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+	cfg := llamaConfig{RopeTheta: 10000, Tied: true}
 	if err := json.Unmarshal(c.raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	cfg.qkvBias, cfg.outBias = cfg.AttentionBias, cfg.AttentionBias
+	for _, kind := range cfg.LayerTypes {
+		if kind != "full_attention" {
+			return nil, fmt.Errorf("config.json: layer type %q: %w", kind, engine.ErrUnsupported)
+		}
+	}
+	return newLlamaFamily(cfg, w, lease)
+}
+
+func newQwen2(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+	cfg := llamaConfig{RopeTheta: 1e6, Tied: true}
+	if err := json.Unmarshal(c.raw, &cfg); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	cfg.qkvBias, cfg.MLPBias = true, false
+	return newLlamaFamily(cfg, w, lease)
+}
+
+func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+	var cfg llamaConfig
+	if err := json.Unmarshal(c.raw, &cfg); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	cfg.qkNorm, cfg.MLPBias = true, false
+	return newLlamaFamily(cfg, w, lease)
+}
+
+func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architecture, error) {
 	if p := cfg.RopeParameters; p != nil {
-		if cfg.RopeTheta == 0 {
+		if p.Theta != 0 {
 			cfg.RopeTheta = p.Theta
 		}
 		if cfg.RopeScaling == nil {
 			cfg.RopeScaling = &p.ropeScaling
 		}
 	}
+	if cfg.KVHeads == 0 {
+		cfg.KVHeads = cfg.Heads
+	}
+	if cfg.HeadDim == 0 && cfg.Heads > 0 {
+		cfg.HeadDim = cfg.HiddenSize / cfg.Heads
+	}
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	scale, err := cfg.RopeScaling.linearScale()
+	rope, err := cfg.RopeScaling.rope(w, cfg.HeadDim, cfg.RopeTheta)
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	m := &qwen3{cfg: cfg, rope: metal.RoPE{Dims: cfg.HeadDim, Base: float32(cfg.RopeTheta), Scale: scale}}
+	rope.Traditional = cfg.RopeTraditional
+	m := &llama{cfg: cfg, rope: rope}
 	m.embed = w.embedding("model.embed_tokens", cfg.VocabSize, cfg.HiddenSize)
 	m.norm = w.norm("model.norm", cfg.HiddenSize, 0)
 	if cfg.Tied {
@@ -83,19 +126,22 @@ func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 	for i := range cfg.Layers {
 		p := fmt.Sprintf("model.layers.%d.", i)
 		h, q, kv := cfg.HiddenSize, cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
-		m.layers = append(m.layers, qwen3Layer{
+		layer := llamaLayer{
 			inputNorm:         w.norm(p+"input_layernorm", h, 0),
 			postAttentionNorm: w.norm(p+"post_attention_layernorm", h, 0),
-			qProj:             w.linear(p+"self_attn.q_proj", h, q),
-			kProj:             w.linear(p+"self_attn.k_proj", h, kv),
-			vProj:             w.linear(p+"self_attn.v_proj", h, kv),
-			oProj:             w.linear(p+"self_attn.o_proj", q, h),
-			qNorm:             w.norm(p+"self_attn.q_norm", cfg.HeadDim, 0),
-			kNorm:             w.norm(p+"self_attn.k_norm", cfg.HeadDim, 0),
-			gate:              w.linear(p+"mlp.gate_proj", h, cfg.IntermediateSize),
-			up:                w.linear(p+"mlp.up_proj", h, cfg.IntermediateSize),
-			down:              w.linear(p+"mlp.down_proj", cfg.IntermediateSize, h),
-		})
+			qProj:             w.linearBias(p+"self_attn.q_proj", h, q, cfg.qkvBias),
+			kProj:             w.linearBias(p+"self_attn.k_proj", h, kv, cfg.qkvBias),
+			vProj:             w.linearBias(p+"self_attn.v_proj", h, kv, cfg.qkvBias),
+			oProj:             w.linearBias(p+"self_attn.o_proj", q, h, cfg.outBias),
+			gate:              w.linearBias(p+"mlp.gate_proj", h, cfg.IntermediateSize, cfg.MLPBias),
+			up:                w.linearBias(p+"mlp.up_proj", h, cfg.IntermediateSize, cfg.MLPBias),
+			down:              w.linearBias(p+"mlp.down_proj", cfg.IntermediateSize, h, cfg.MLPBias),
+		}
+		if cfg.qkNorm {
+			layer.qNorm = w.norm(p+"self_attn.q_norm", cfg.HeadDim, 0)
+			layer.kNorm = w.norm(p+"self_attn.k_norm", cfg.HeadDim, 0)
+		}
+		m.layers = append(m.layers, layer)
 	}
 	if err := w.finish(); err != nil {
 		return nil, err
@@ -108,7 +154,7 @@ func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 	return m, warm(w.scope, m.swiglu, 2, m.norm.DType(), cfg.IntermediateSize)
 }
 
-func (c qwen3Config) validate() error {
+func (c llamaConfig) validate() error {
 	if err := checkPositive(map[string]int{
 		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim, "vocab_size": c.VocabSize,
@@ -120,17 +166,18 @@ func (c qwen3Config) validate() error {
 		return fmt.Errorf("num_attention_heads %d is no multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
 	case c.RopeTheta <= 0:
 		return fmt.Errorf("rope_theta %v is not positive", c.RopeTheta)
-	case c.SlidingWindow:
+	case c.UseSlidingWindow:
 		return fmt.Errorf("use_sliding_window: %w", engine.ErrUnsupported)
 	}
 	return nil
 }
 
-func (m *qwen3) shape() modelShape {
-	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, windows: make([]int, m.cfg.Layers)}
+func (m *llama) shape() modelShape {
+	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: make([]int, m.cfg.Layers)}
 }
 
-func (m *qwen3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
 	eps := float32(m.cfg.RMSNormEps)
 	h := m.embed.Lookup(s, ids)
 	st.observe(s, 0, h)
@@ -145,21 +192,24 @@ func (m *qwen3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array 
 	return s.RMSNorm(h, m.norm, eps)
 }
 
-func (m *qwen3) attention(s *metal.Scope, l *qwen3Layer, layer int, x *metal.Array, st state) *metal.Array {
+func (m *llama) attention(s *metal.Scope, l *llamaLayer, layer int, x *metal.Array, st state) *metal.Array {
 	scale := float32(math.Pow(float64(m.cfg.HeadDim), -0.5))
 	eps := float32(m.cfg.RMSNormEps)
-	q := s.RMSNorm(splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads), l.qNorm, eps)
-	k := s.RMSNorm(splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads), l.kNorm, eps)
+	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
+	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
+	if m.cfg.qkNorm {
+		q, k = s.RMSNorm(q, l.qNorm, eps), s.RMSNorm(k, l.kNorm, eps)
+	}
 	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
 	q, k = st.rope(s, q, m.rope), st.rope(s, k, m.rope)
 	return l.oProj.Apply(s, mergeHeads(s, st.attend(s, layer, q, k, v, scale)))
 }
 
-func (m *qwen3) logits(s *metal.Scope, h *metal.Array) *metal.Array {
+func (m *llama) logits(s *metal.Scope, h *metal.Array) *metal.Array {
 	if m.head != nil {
 		return m.head.Apply(s, h)
 	}
 	return m.embed.AsLinear(s, h)
 }
 
-func (m *qwen3) close() error { return m.swiglu.Close() }
+func (m *llama) close() error { return m.swiglu.Close() }

@@ -1,0 +1,23 @@
+package engine
+
+import "fmt"
+
+// NativeOptions are the settings of a model in the native engine.
+type NativeOptions struct {
+	Batch        int   // largest number of streams in one pass; 0 for 32
+	PromptCache  int64 // bytes of KV kept for prompts that begin like earlier ones; 0 for none
+	MemoryBudget int64 // bytes of MLX memory, weights included; 0 for no limit
+}
+
+// Validate checks the options.
+func (o NativeOptions) Validate() error {
+	switch {
+	case o.Batch < 0:
+		return &OptionError{Option: "WithBatch", Reason: fmt.Sprintf("%d is negative", o.Batch)}
+	case o.PromptCache < 0:
+		return &OptionError{Option: "WithPromptCache", Reason: fmt.Sprintf("%d bytes are fewer than none", o.PromptCache)}
+	case o.MemoryBudget < 0:
+		return &OptionError{Option: "WithMemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.MemoryBudget)}
+	}
+	return nil
+}

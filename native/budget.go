@@ -1,0 +1,71 @@
+package native
+
+import (
+	"errors"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// The memory budget: what a pass will allocate is estimated before it, from above, and asked for here.
+
+// reserve returns nil if so many more bytes fit into the budget, giving back KV that is only kept for
+// later requests if that is needed.
+func (m *Model) reserve(what string, bytes int64) error {
+	budget := m.options.MemoryBudget
+	if budget == 0 {
+		return nil
+	}
+	for _, release := range []func() error{
+		func() error { return nil },
+		func() error { return m.prompts.shrink(m.prompts.bytes / 2) },
+		func() error { return m.prompts.shrink(0) },
+		func() error { return m.prefixes.free() },
+	} {
+		if err := release(); err != nil {
+			return err
+		}
+		memory, err := metal.ReadMemory()
+		if err != nil {
+			return err
+		}
+		if int64(memory.Active)+bytes <= budget {
+			return nil
+		}
+	}
+	memory, err := metal.ReadMemory()
+	used := int64(memory.Active)
+	return errors.Join(err, &engine.BudgetError{What: what, Needed: bytes, Used: used, Budget: budget, Pinned: used})
+}
+
+// kvBytes is what the caches of a state allocate for a pass of n tokens.
+func (m *Model) kvBytes(st *decodeState, n int) int64 {
+	positions := 0
+	for _, c := range st.caches {
+		positions += c.Room(n)
+	}
+	return int64(positions) * m.positionBytes()
+}
+
+// positionBytes is the keys and values of one position in one layer.
+func (m *Model) positionBytes() int64 {
+	return 2 * int64(m.shape.kvHeads*m.shape.headDim) * m.elementBytes()
+}
+
+func (m *Model) elementBytes() int64 {
+	if m.info.DType == metal.Float32.String() {
+		return 4
+	}
+	return 2
+}
+
+// passBytes is what a pass holds at its widest, besides KV. It is an estimate from above: 24 bytes for each
+// element that a layer makes of a token, because MLX has the results of about six ops in flight and
+// widens some of them (measured on the CPU: 23 bytes with chunks of 100 to 512 tokens), attention scores in
+// float32 over past positions where the back end makes them, and logits in float32 for some of the rows.
+func (m *Model) passBytes(tokens, past, logitRows int) int64 {
+	s := m.shape
+	perToken := 4*s.hiddenSize + 3*s.intermediate + 2*(s.heads+2*s.kvHeads)*s.headDim
+	scores := s.heads * tokens * (past + tokens)
+	return 24*int64(tokens)*int64(perToken) + 4*int64(scores) + 12*int64(logitRows)*int64(s.vocabSize)
+}

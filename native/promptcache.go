@@ -1,0 +1,210 @@
+package native
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// promptCache keeps states of earlier requests for requests that begin with the same tokens: a trie of
+// token ids whose nodes hold the KV caches of the whole path from the root. Two requests never share a
+// cache that one of them writes to: MLX arrays do not change, and a stream that goes on from a node makes
+// arrays of its own. A state is given out for exactly the tokens it was computed from. To take a longer
+// one and forget its end is right only where nothing was overwritten; a sliding window that has moved on
+// cannot go back (see nn.RotatingCache.Trim), so such a state is not used. It belongs to the owner thread.
+type promptCache struct {
+	budget, bytes int64
+	root          *promptNode
+	clock         int64
+}
+
+type promptNode struct {
+	edge     []int32 // tokens between the parent and this node
+	parent   *promptNode
+	children map[int32]*promptNode // by the first token of their edge
+	state    *decodeState          // of all tokens from the root to here, or nil
+	bytes    int64
+	used     int64 // the clock at its last use
+}
+
+// minBranch is how many tokens two prompts must share for the place where they part to be worth a state.
+const minBranch = 16
+
+func newPromptCache(budget int64) *promptCache {
+	return &promptCache{budget: budget, root: &promptNode{children: map[int32]*promptNode{}}}
+}
+
+// find returns a state of the longest beginning of ids that it can, for the caller to own, and the length
+// of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
+func (c *promptCache) find(s *metal.Scope, ids []int32) (st *decodeState, n, branch int) {
+	node, depth := c.root, 0
+	var best *promptNode
+	for {
+		if node.state != nil {
+			best, n = node, depth
+		}
+		child := node.children[at(ids, depth)]
+		if child == nil {
+			break
+		}
+		shared := commonLength(child.edge, ids[depth:])
+		depth += shared
+		node = child
+		if shared < len(child.edge) {
+			break
+		}
+	}
+	// Below the last node all states begin with ids[:depth].
+	if node != best && depth > n {
+		if longer, trimmed := c.trimmed(s, node, depth); longer != nil {
+			return trimmed, depth, depth
+		}
+	}
+	if depth > n && depth >= minBranch {
+		branch = depth
+	}
+	if best == nil {
+		return nil, 0, branch
+	}
+	c.touch(best)
+	return best.state.share(s), n, branch
+}
+
+// trimmed looks below a node for a state that can go back to its first n tokens.
+func (c *promptCache) trimmed(s *metal.Scope, node *promptNode, n int) (*promptNode, *decodeState) {
+	if node.state != nil {
+		st := node.state.share(s)
+		if st.trim(s, st.position()-n) {
+			c.touch(node)
+			return node, st
+		}
+		if err := st.free(); err != nil {
+			s.Fail(err)
+		}
+	}
+	for _, child := range node.children {
+		if found, st := c.trimmed(s, child, n); found != nil {
+			return found, st
+		}
+	}
+	return nil, nil
+}
+
+// keep stores a state under the tokens that it has seen, and forgets what was not used for longest when
+// the budget is exceeded. The state stays the caller's.
+func (c *promptCache) keep(s *metal.Scope, ids []int32, st *decodeState) error {
+	size := st.bytes()
+	if size > c.budget {
+		return nil
+	}
+	node := c.node(ids)
+	if node.state == nil {
+		node.state, node.bytes = st.share(s), size
+		c.bytes += size
+	}
+	c.touch(node)
+	return c.shrink(c.budget)
+}
+
+// node finds or makes the node of ids.
+func (c *promptCache) node(ids []int32) *promptNode {
+	node := c.root
+	for len(ids) > 0 {
+		child := node.children[ids[0]]
+		if child == nil {
+			child = &promptNode{edge: slices.Clone(ids), parent: node, children: map[int32]*promptNode{}}
+			node.children[ids[0]] = child
+			return child
+		}
+		shared := commonLength(child.edge, ids)
+		if shared < len(child.edge) {
+			child = child.split(shared)
+		}
+		node, ids = child, ids[shared:]
+	}
+	return node
+}
+
+// split puts a node in the middle of an edge and returns it.
+func (n *promptNode) split(length int) *promptNode {
+	upper := &promptNode{edge: n.edge[:length:length], parent: n.parent, children: map[int32]*promptNode{n.edge[length]: n}}
+	n.parent.children[n.edge[0]] = upper
+	n.parent, n.edge = upper, n.edge[length:]
+	return upper
+}
+
+func (c *promptCache) touch(n *promptNode) {
+	c.clock++
+	n.used = c.clock
+}
+
+// shrink forgets states, least recently used first, until at most limit bytes are held.
+func (c *promptCache) shrink(limit int64) error {
+	if c.bytes <= limit {
+		return nil
+	}
+	held := c.nodes()
+	slices.SortFunc(held, func(a, b *promptNode) int { return cmp.Compare(a.used, b.used) })
+	var errs []error
+	for _, node := range held {
+		if c.bytes <= limit {
+			break
+		}
+		errs = append(errs, c.forget(node))
+	}
+	return errors.Join(errs...)
+}
+
+// forget drops a node's state, and the node with those above it that lead nowhere any more.
+func (c *promptCache) forget(n *promptNode) error {
+	err := n.state.free()
+	c.bytes -= n.bytes
+	n.state, n.bytes = nil, 0
+	for n.parent != nil && n.state == nil && len(n.children) == 0 {
+		delete(n.parent.children, n.edge[0])
+		n = n.parent
+	}
+	return err
+}
+
+// nodes are all nodes with a state.
+func (c *promptCache) nodes() []*promptNode {
+	var out []*promptNode
+	var walk func(n *promptNode)
+	walk = func(n *promptNode) {
+		if n.state != nil {
+			out = append(out, n)
+		}
+		for _, child := range n.children {
+			walk(child)
+		}
+	}
+	walk(c.root)
+	return out
+}
+
+// tokens are the ids from the root to a node.
+func (n *promptNode) tokens() []int32 {
+	if n.parent == nil {
+		return nil
+	}
+	return append(n.parent.tokens(), n.edge...)
+}
+
+// at is ids[i], or an id that no token has.
+func at(ids []int32, i int) int32 {
+	if i < len(ids) {
+		return ids[i]
+	}
+	return -1
+}
+
+func commonLength(a, b []int32) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,220 @@
+package native
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// prompts that begin alike in many ways: the same again, longer, shorter, parting early, late and within
+// the sliding window of 32 positions, or behind it.
+func alikePrompts(t *testing.T, m *Model) [][]int32 {
+	t.Helper()
+	text := ""
+	for _, line := range testenv.Texts(t)[:14] {
+		text += line + " "
+	}
+	ids, err := m.Encode(t.Context(), text, true)
+	require.NoError(t, err)
+	require.Greater(t, len(ids), 200)
+	with := func(n int, rest ...int32) []int32 { return append(slices.Clone(ids[:n]), rest...) }
+	return [][]int32{
+		with(200), with(200), with(120), with(150, 400, 401), with(150, 500), with(150, 500, 501, 502), with(20, 300),
+		with(20, 300, 301), with(25), with(31), with(32), with(33), with(34), with(199), with(200, 700), with(10, 900), with(1), with(2),
+	}
+}
+
+func TestAnswersFromTheCacheAreThoseWithoutIt(t *testing.T) {
+	plain := open(t)
+	cached := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens, o.LogProbs = true, 12, true
+	reused := false
+	for round := range 2 {
+		for i, ids := range alikePrompts(t, plain) {
+			var cold, warm answer
+			cold.run(t.Context(), plain, engine.Prompt{IDs: ids}, o)
+			before, err := cached.Metrics(t.Context())
+			require.NoError(t, err)
+			warm.run(t.Context(), cached, engine.Prompt{IDs: ids}, o)
+			after, err := cached.Metrics(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, warm.err)
+			reused = reused || after.PromptTokens-before.PromptTokens < int64(len(ids))
+			if round == 1 {
+				require.EqualValues(t, 1, after.PromptTokens-before.PromptTokens, "prompt %d is known", i)
+			}
+			// The passes have other lengths, so bfloat16 rounds elsewhere; what a wrong window does is
+			// larger by far (see the next test).
+			for k := range cold.ids {
+				require.InDelta(t, cold.logprobs[k], warm.logprobs[k], 0.2, "round %d, prompt %d, token %d", round, i, k)
+				if cold.ids[k] != warm.ids[k] {
+					break
+				}
+			}
+		}
+	}
+	require.True(t, reused)
+}
+
+// The fault that the cache must not have: a state whose sliding window has moved on is cut back to a
+// shorter prompt as if nothing had been overwritten.
+func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	ids := alikePrompts(t, m)[0]
+	require.NoError(t, m.do(t.Context(), func() error {
+		s := m.lease.NewScope()
+		defer s.Close()
+		last := func(st *decodeState, from, to int) []float32 {
+			var row []float32
+			for i := from; i < to; i++ { // token by token, so that the window is overwritten in place
+				st.begin(s, 1, m.shape.windows)
+				h := m.arch.hidden(s, s.FromInts(ids[i:i+1], 1, 1), st)
+				row, _ = m.arch.logits(s, h).Floats()
+			}
+			return row
+		}
+		long, short := newDecodeState(m.shape), newDecodeState(m.shape)
+		defer long.free()
+		defer short.free()
+		last(long, 0, 90)
+		want := last(short, 0, 71)
+		difference := func(st *decodeState) float64 {
+			worst := 0.0
+			for i, v := range last(st, 70, 71) {
+				worst = max(worst, float64(max(v-want[i], want[i]-v)))
+			}
+			return worst
+		}
+		shared := long.share(s)
+		if shared.trim(s, 20) {
+			t.Error("a window that has moved on was cut back")
+		}
+		if err := shared.free(); err != nil {
+			return err
+		}
+		// Where it was overwritten, what is left of the window is not the window of position 70.
+		forced := long.share(s)
+		defer forced.free()
+		for _, c := range forced.caches {
+			c.Trim(s, 20) // the full layers can
+		}
+		if d := difference(forced); d < 0.5 {
+			t.Errorf("the fault shows in no logit: %v", d)
+		}
+		return s.Err()
+	}))
+}
+
+func TestThePromptCacheKeepsItsBudget(t *testing.T) {
+	const budget = 3 << 20
+	m := openWith(t, engine.NativeOptions{PromptCache: budget})
+	before := measure(t)
+	largest := int64(0)
+	for i := range 30 {
+		ids := []int32{2}
+		for k := range 40 {
+			ids = append(ids, int32(300+i*7+k))
+		}
+		var a answer
+		o := engine.DefaultGenerateOptions()
+		o.MaxTokens = 2
+		a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
+		require.NoError(t, a.err)
+		metrics, err := m.Metrics(t.Context())
+		require.NoError(t, err)
+		largest = max(largest, metrics.PromptCacheBytes)
+		require.LessOrEqual(t, metrics.PromptCacheBytes, int64(budget))
+	}
+	require.Greater(t, largest, int64(budget/2))
+	require.NoError(t, m.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+	require.Equal(t, before, measure(t))
+	require.Empty(t, m.prompts.root.children)
+}
+
+func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
+	m := open(t)
+	require.NoError(t, m.do(t.Context(), func() error {
+		s := m.lease.NewScope()
+		defer s.Close()
+		c := newPromptCache(1 << 30)
+		state := func(n int) *decodeState {
+			st := newDecodeState(m.shape)
+			st.begin(s, n, m.shape.windows)
+			m.arch.hidden(s, s.FromInts(make([]int32, n), 1, n), st)
+			return st
+		}
+		for _, ids := range [][]int32{{1, 2, 3, 4}, {1, 2}, {1, 2, 3, 9, 9}, {7}} {
+			st := state(len(ids))
+			if err := c.keep(s, ids, st); err != nil {
+				return err
+			}
+			if err := st.free(); err != nil {
+				return err
+			}
+		}
+		for _, want := range []struct {
+			ids []int32
+			n   int
+		}{{[]int32{1, 2, 3, 4, 5}, 4}, {[]int32{1, 2, 3, 9}, 4}, {[]int32{1, 2, 3, 8}, 3}, {[]int32{1, 5}, 1}, {[]int32{7, 7}, 1}, {[]int32{8}, 0}, {nil, 0}} {
+			st, n, _ := c.find(s, want.ids)
+			if n != want.n || st != nil && st.position() != n {
+				t.Errorf("%v: found %d, want %d", want.ids, n, want.n)
+			}
+			if st != nil {
+				if err := st.free(); err != nil {
+					return err
+				}
+			}
+		}
+		return c.shrink(0)
+	}))
+}
+
+func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {
+	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{MemoryBudget: 1 << 20})
+	require.ErrorIs(t, err, engine.ErrBudget)
+	before := measure(t)
+	weights := int64(0)
+	func() {
+		m := open(t)
+		weights = m.info.WeightBytes
+	}()
+	budget := int64(before.active) + 2*weights + 18<<20
+	m := openWith(t, engine.NativeOptions{MemoryBudget: budget, PromptCache: 8 << 20})
+	require.NoError(t, metal.ResetPeak())
+	refused, served := 0, 0
+	for i := range 20 {
+		ids := make([]int32, 100*(i+1)-1)
+		for k := range ids {
+			ids[k] = int32(300 + (k+i)%500)
+		}
+		o := engine.DefaultGenerateOptions()
+		o.IgnoreEOS, o.MaxTokens = true, 20
+		var a answer
+		a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
+		memory, err := metal.ReadMemory()
+		require.NoError(t, err)
+		require.LessOrEqual(t, int64(memory.Peak), budget, fmt.Sprint(len(ids), " tokens"))
+		if a.err == nil {
+			served++
+			continue
+		}
+		var over *engine.BudgetError
+		require.ErrorAs(t, a.err, &over)
+		require.Equal(t, budget, over.Budget)
+		refused++
+	}
+	require.Positive(t, served)
+	require.Positive(t, refused)
+	// A small request still fits.
+	var a answer
+	a.run(t.Context(), m, engine.Prompt{Text: "Please"}, engine.DefaultGenerateOptions())
+	require.NoError(t, a.err)
+}
