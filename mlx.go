@@ -53,6 +53,8 @@ type (
 	Supervisor = bridge.Supervisor
 	// Classification is the result for one text.
 	Classification = engine.Classification
+	// Calibration is a temperature for honest probabilities, and what it changed.
+	Calibration = engine.Calibration
 	// LabelScore is one label's part of a Classification.
 	LabelScore = engine.LabelScore
 	// ModelInfo describes a loaded model.

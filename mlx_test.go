@@ -36,7 +36,7 @@ func TestAutoTakesNativeWhereItCanAndSaysWhy(t *testing.T) {
 func TestAutoTakesPythonForOtherArchitecturesAndSaysWhy(t *testing.T) {
 	dir := testenv.CopyModel(t)
 	// The same weights under a name that only Python knows: mlx-lm falls through to its own file.
-	testenv.RunPython(t, "make_llama.py", nil, new(bool), dir)
+	testenv.RunPython(t, "make_mistral.py", nil, new(bool), dir)
 	m := load(t, dir, mlx.WithPython(testenv.Python(t)))
 	require.Equal(t, "python", m.Info().Engine)
 	require.Contains(t, m.Info().Reason, "WithPython")
@@ -45,8 +45,8 @@ func TestAutoTakesPythonForOtherArchitecturesAndSaysWhy(t *testing.T) {
 	m = load(t, dir)
 	info := m.Info()
 	require.Equal(t, "python", info.Engine)
-	require.Contains(t, info.Reason, `model_type "llama"`)
-	require.Equal(t, "llama", info.Architecture)
+	require.Contains(t, info.Reason, `model_type "mistral"`)
+	require.Equal(t, "mistral", info.Architecture)
 	c, err := mlx.Collect(m.Generate(t.Context(), "Where", mlx.WithMaxTokens(5), mlx.WithIgnoreEOS()))
 	require.NoError(t, err)
 	require.Len(t, c.Tokens, 5)

@@ -316,3 +316,13 @@ const DefaultLabelPrompt = engine.DefaultLabelPrompt
 func WithLabelPrompt(prompt string) ClassifyOption {
 	return ClassifyOption{func(o *engine.ClassifyOptions) { o.Prompt = prompt }}
 }
+
+// WithCalibration uses a fitted temperature; see Calibrate. Labels stay the same, probabilities change.
+func WithCalibration(c Calibration) ClassifyOption {
+	return ClassifyOption{func(o *engine.ClassifyOptions) { o.Temperature = c.Temperature }}
+}
+
+// WithAbstain marks results whose best label is less probable than p as abstained.
+func WithAbstain(p float64) ClassifyOption {
+	return ClassifyOption{func(o *engine.ClassifyOptions) { o.MinProbability = p }}
+}

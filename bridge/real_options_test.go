@@ -14,11 +14,11 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// randomLlama makes a model whose caches have no window, and an adapter for it.
-func randomLlama(t *testing.T, seed string) (dir, adapter string) {
+// randomMistral makes a model whose caches have no window, and an adapter for it.
+func randomMistral(t *testing.T, seed string) (dir, adapter string) {
 	t.Helper()
 	dir, adapter = testenv.CopyModel(t), filepath.Join(t.TempDir(), "adapter")
-	testenv.RunPython(t, "make_llama.py", nil, new(bool), dir, seed, adapter)
+	testenv.RunPython(t, "make_mistral.py", nil, new(bool), dir, seed, adapter)
 	return dir, adapter
 }
 
@@ -32,8 +32,8 @@ func reference(t *testing.T, request map[string]any) (ids []int32) {
 var optionPrompt = []int32{2, 376, 377, 1069, 304, 1892, 1412, 410, 1238, 266}
 
 func TestRealAdapterDraftAndQuantizedKVAreMLXLMs(t *testing.T) {
-	dir, adapter := randomLlama(t, "1")
-	other, _ := randomLlama(t, "2")
+	dir, adapter := randomMistral(t, "1")
+	other, _ := randomMistral(t, "2")
 	o := longOptions(60)
 	prompt := engine.Prompt{IDs: optionPrompt}
 	want := func(more map[string]any) []int32 {

@@ -30,6 +30,8 @@ type classifyRun struct {
 	json       bool
 	scores     bool
 	labelled   bool
+	calibrate  string
+	abstain    float64
 }
 
 func classifyCommand() *cobra.Command {
@@ -51,6 +53,8 @@ label, its probability and its margin over the second best label are printed, an
 	flags.BoolVar(&run.json, "json", false, "print one JSON object a line")
 	flags.BoolVar(&run.scores, "scores", false, "with --json, print every label's score")
 	flags.BoolVar(&run.labelled, "labelled", false, "input lines are LABEL<tab>TEXT; print the accuracy at the end")
+	flags.StringVar(&run.calibrate, "calibrate", "", "file of LABEL<tab>TEXT lines to fit the probabilities to first")
+	flags.Float64Var(&run.abstain, "abstain", 0, "print \"-\" for a text whose best label is less probable")
 	_ = cmd.MarkFlagRequired("labels")
 	return cmd
 }
@@ -71,6 +75,18 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 	var options []mlx.ClassifyOption
 	if r.prompt != "" {
 		options = append(options, mlx.WithLabelPrompt(r.prompt))
+	}
+	if r.abstain != 0 {
+		options = append(options, mlx.WithAbstain(r.abstain))
+	}
+	if r.calibrate != "" {
+		calibration, err := r.fit(ctx, m, labels, options)
+		if err != nil {
+			return fmt.Errorf("calibrate: %w", err)
+		}
+		r.say(stderr, "calibrated on %d texts: temperature %.3f, expected calibration error %.3f before, %.3f after",
+			calibration.Texts, calibration.Temperature, calibration.ECEBefore, calibration.ECEAfter)
+		options = append(options, mlx.WithCalibration(calibration))
 	}
 	p := &classifyPrinter{run: r, out: bufio.NewWriter(out)}
 	for _, label := range labels {
@@ -101,6 +117,30 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		fmt.Fprintf(stderr, "accuracy %.1f%% (%d of %d)\n", 100*float64(p.right)/float64(p.count), p.right, p.count)
 	}
 	return nil
+}
+
+// fit reads the labelled file and fits the temperature.
+func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string, options []mlx.ClassifyOption) (mlx.Calibration, error) {
+	file, err := os.Open(r.calibrate)
+	if err != nil {
+		return mlx.Calibration{}, err
+	}
+	defer file.Close()
+	lines := &lineReader{scanner: bufio.NewScanner(file), labelled: true}
+	lines.scanner.Buffer(nil, maxLine)
+	var labelled []mlx.LabelledText
+	for {
+		batch, err := lines.next(classifyBatch)
+		if err != nil {
+			return mlx.Calibration{}, err
+		}
+		if len(batch) == 0 {
+			return mlx.Calibrate(ctx, m, labelled, labels, options...)
+		}
+		for _, l := range batch {
+			labelled = append(labelled, mlx.LabelledText{Text: l.text, Label: l.label})
+		}
+	}
 }
 
 func readLabels(path string) ([]string, error) {
@@ -184,7 +224,11 @@ func (p *classifyPrinter) print(batch []line, results []mlx.Classification) erro
 			}
 			continue
 		}
-		fmt.Fprintf(p.out, "%-*s  %.3f  %.3f  %s\n", p.width, c.Label, c.Probability, c.Margin, batch[i].text)
+		label := c.Label
+		if c.Abstained {
+			label = "-"
+		}
+		fmt.Fprintf(p.out, "%-*s  %.3f  %.3f  %s\n", p.width, label, c.Probability, c.Margin, batch[i].text)
 	}
 	return p.out.Flush()
 }

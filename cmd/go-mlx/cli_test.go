@@ -73,6 +73,24 @@ func TestLabelledInputGivesTheAccuracy(t *testing.T) {
 	require.Contains(t, errOut, "accuracy 50.0% (1 of 2)")
 }
 
+func TestClassifyCalibratesAndAbstains(t *testing.T) {
+	heldout := filepath.Join(t.TempDir(), "labelled.tsv")
+	var lines []string
+	for _, l := range testenv.Heldout(t) {
+		lines = append(lines, l.Domain+"\t"+l.Text+"\n")
+	}
+	require.NoError(t, os.WriteFile(heldout, []byte(strings.Join(lines, "")), 0o644))
+	out, errOut, err := run(t, "The goalkeeper saved a penalty\nqqq\n",
+		"classify", "-m", testenv.Model(t), "-l", labels(), "--calibrate", heldout, "--abstain", "0.7")
+	require.NoError(t, err)
+	require.Contains(t, errOut, "calibrated on 160 texts: temperature")
+	lines = strings.Split(strings.TrimSpace(out), "\n")
+	require.Regexp(t, "^sport ", lines[0])
+	require.Regexp(t, "^- ", lines[1])
+	_, _, err = run(t, "x", "classify", "-m", testenv.Model(t), "-l", labels(), "--calibrate", "/no/such/file")
+	require.ErrorContains(t, err, "calibrate")
+}
+
 func TestGenerate(t *testing.T) {
 	out, errOut, err := run(t, "", "generate", "-m", testenv.Model(t), "-n", "5", "Where can I find")
 	require.NoError(t, err)

@@ -17,6 +17,10 @@ type ClassifyOptions struct {
 	Labels []string
 	// Prompt is the user's turn of a chat, or the whole prompt for a model without a chat template.
 	Prompt string
+	// Temperature divides the scores before their softmax; 0 for 1.
+	Temperature float64
+	// MinProbability is what the best label must reach; below it the result is marked as abstained.
+	MinProbability float64
 }
 
 // Validate checks the options and the texts.
@@ -33,6 +37,12 @@ func (o ClassifyOptions) Validate(texts []string) error {
 		case slices.Contains(o.Labels[:i], label):
 			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %q is given twice", label)}
 		}
+	}
+	switch {
+	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
+		return &OptionError{Option: "Calibration", Reason: fmt.Sprintf("temperature %v is not a number from 0 up", o.Temperature)}
+	case !(o.MinProbability >= 0 && o.MinProbability <= 1):
+		return &OptionError{Option: "Abstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
 	if !utf8.ValidString(o.Prompt) {
 		return fmt.Errorf("option LabelPrompt: %w", ErrInvalidUTF8)
@@ -60,30 +70,29 @@ func (o ClassifyOptions) Result(scores []float64) (Classification, error) {
 	if len(scores) != len(o.Labels) {
 		return Classification{}, fmt.Errorf("classify: %d scores for %d labels", len(scores), len(o.Labels))
 	}
-	best, second := -1, -1
 	for i, score := range scores {
 		if math.IsNaN(score) {
 			return Classification{}, fmt.Errorf("classify: the score of label %q is not a number: the model's weights or their dtype are broken", o.Labels[i])
 		}
-		switch {
-		case best < 0 || score > scores[best]:
-			best, second = i, best
-		case second < 0 || score > scores[second]:
+	}
+	temperature := o.Temperature
+	if temperature == 0 {
+		temperature = 1
+	}
+	best, logProbs := logSoftmax(scores, temperature)
+	c := Classification{Label: o.Labels[best], Margin: 1, Scores: make([]LabelScore, len(scores))}
+	second := -1
+	for i, score := range scores {
+		c.Scores[i] = LabelScore{Label: o.Labels[i], Score: score, Probability: math.Exp(logProbs[i])}
+		if i != best && (second < 0 || score > scores[second]) {
 			second = i
 		}
-	}
-	total := 0.0
-	for _, score := range scores {
-		total += math.Exp(score - scores[best])
-	}
-	c := Classification{Label: o.Labels[best], Margin: 1, Scores: make([]LabelScore, len(scores))}
-	for i, score := range scores {
-		c.Scores[i] = LabelScore{Label: o.Labels[i], Score: score, Probability: math.Exp(score-scores[best]) / total}
 	}
 	c.Probability = c.Scores[best].Probability
 	if second >= 0 {
 		c.Margin = c.Probability - c.Scores[second].Probability
 	}
+	c.Abstained = c.Probability < o.MinProbability
 	return c, nil
 }
 

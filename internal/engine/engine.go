@@ -123,6 +123,8 @@ type Classification struct {
 	Probability float64 `json:"probability"`
 	// Margin is the best probability minus the second best, 1 with a single label.
 	Margin float64 `json:"margin"`
+	// Abstained is set when the best label is less probable than was asked for. Label still names it.
+	Abstained bool `json:"abstained,omitempty"`
 	// Scores holds all labels in the order they were given.
 	Scores []LabelScore `json:"scores,omitempty"`
 }

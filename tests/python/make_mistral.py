@@ -1,4 +1,5 @@
-"""Turns a copy of the trained model's folder into a random Llama with the same tokenizer.
+"""Turns a copy of the trained model's folder into a random Mistral with the same tokenizer: an architecture
+that the native engine does not have.
 
 argument 1: the folder; argument 2: the seed, 1 by default; argument 3: a folder to make for a random LoRA adapter; stdout: true
 """
@@ -16,7 +17,7 @@ folder = Path(sys.argv[1])
 seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
 config = {
-    "model_type": "llama",
+    "model_type": "mistral",  # for mlx-lm another name of llama
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "intermediate_size": 128,

@@ -1,0 +1,68 @@
+package mlx
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// classifyWindow is how many texts of a sequence are held at a time: enough for batches of like length.
+const classifyWindow = 512
+
+// ClassifyAll classifies a sequence of texts that need not fit into memory: results come in the order of the
+// texts, a window of some hundreds behind them. The sequence ends with an error if one occurs; results
+// before it are valid.
+func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], labels []string, options ...ClassifyOption) iter.Seq2[Classification, error] {
+	return func(yield func(Classification, error) bool) {
+		done := 0
+		window := make([]string, 0, classifyWindow)
+		flush := func() bool {
+			results, err := m.Classify(ctx, window, labels, options...)
+			if err != nil {
+				yield(Classification{}, fmt.Errorf("texts from %d on: %w", done, err))
+				return false
+			}
+			done += len(results)
+			window = window[:0]
+			for _, r := range results {
+				if !yield(r, nil) {
+					return false
+				}
+			}
+			return true
+		}
+		for text := range texts {
+			if window = append(window, text); len(window) == classifyWindow && !flush() {
+				return
+			}
+		}
+		if len(window) > 0 {
+			flush()
+		}
+	}
+}
+
+// LabelledText is a text with its right label.
+type LabelledText struct{ Text, Label string }
+
+// Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
+// given to WithCalibration. Texts that the model was trained on make it too sure of itself.
+func Calibrate(ctx context.Context, m TextModel, texts []LabelledText, labels []string, options ...ClassifyOption) (Calibration, error) {
+	plain := make([]string, len(texts))
+	truth := make([]int, len(texts))
+	for i, t := range texts {
+		plain[i] = t.Text
+		if truth[i] = slices.Index(labels, t.Label); truth[i] < 0 {
+			return Calibration{}, &OptionError{Option: "labels", Reason: fmt.Sprintf("text %d has the label %q, which is none of them", i, t.Label)}
+		}
+	}
+	options = append(slices.Clone(options), WithCalibration(Calibration{Temperature: 1}))
+	results, err := m.Classify(ctx, plain, labels, options...)
+	if err != nil {
+		return Calibration{}, err
+	}
+	return engine.FitCalibration(results, truth)
+}
