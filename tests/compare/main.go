@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	mlx "forge.lthn.ai/core/go-mlx"
 )
 
@@ -68,7 +70,37 @@ func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds 
 			return err
 		}
 	}
+	atOnce := func(n int) func(context.Context, mlx.Engine, mlx.TextModel) error {
+		return func(ctx context.Context, _ mlx.Engine, m mlx.TextModel) error {
+			var group errgroup.Group
+			for i := range n {
+				group.Go(func() error {
+					_, err := mlx.Collect(m.Generate(ctx, texts[i%len(texts)], mlx.WithMaxTokens(50), mlx.WithIgnoreEOS()))
+					return err
+				})
+			}
+			return group.Wait()
+		}
+	}
+	oneByOne := func(texts []string) func(context.Context, mlx.Engine, mlx.TextModel) error {
+		return func(ctx context.Context, e mlx.Engine, m mlx.TextModel) error {
+			for _, text := range texts {
+				if err := classify([]string{text})(ctx, e, m); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	var many []string // all different, so that nothing can be remembered
+	for i := 0; len(many) < 2000; i++ {
+		many = append(many, fmt.Sprintf("%s %d", texts[i%len(texts)], i))
+	}
 	works := []work{
+		{"classify 2,000 texts, one call", classify(many)},
+		{"classify 200 texts, one by one", oneByOne(many[:200])},
+		{"8 requests of 50 tokens at once", atOnce(8)},
+		{"32 requests of 50 tokens at once", atOnce(32)},
 		{fmt.Sprintf("classify %d texts, one call", len(texts)), classify(texts)},
 		{"classify 1 text", classify(texts[:1])},
 		{"generate 200 tokens", generate("Where can I find", 200)},
