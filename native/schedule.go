@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
-// The scheduler computes the streams of a model together: in each round one chunk of a prompt that waits,
+// The scheduler computes the streams of a model together: in each round up to a chunk of prompts that wait,
 // and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
 // as a stream has something to do, and lets other work in between rounds.
 
@@ -73,15 +73,17 @@ func (m *Model) rounds() bool {
 	return false
 }
 
-// round is one chunk of a prompt and one token for each stream that can take it. It reports whether there
+// round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports whether there
 // was anything to do.
 func (m *Model) round() bool {
 	worked := false
-	for _, st := range m.streams {
-		if st.wantsPrefill() && st.hasRoom() {
+	budget := prefillChunk // short prompts go together, so that their streams decode together from the start
+	for _, st := range slices.Clone(m.streams) {
+		if budget > 0 && st.wantsPrefill() && st.hasRoom() {
 			worked = true
+			before := len(st.rest)
 			m.guard([]*stream{st}, st.prefill)
-			break
+			budget -= max(1, before-len(st.rest))
 		}
 	}
 	for _, group := range m.groups() {

@@ -104,6 +104,9 @@ func (st *stream) prefill(s *metal.Scope) error {
 	if st.options.Events != nil {
 		st.out <- item{event: &engine.Event{Kind: engine.EventPrefill, Done: int64(len(st.prompt) - len(st.rest)), Total: int64(len(st.prompt))}}
 	}
+	if size < prefillChunk {
+		return nil // its buffers are few, and the next pass reuses them
+	}
 	return metal.ClearCache()
 }
 
