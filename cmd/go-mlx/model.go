@@ -20,12 +20,12 @@ type modelFlags struct {
 	trust   bool
 	quiet   bool
 
-	batch       int
-	promptCache int64 // MiB
-	adapter     string
-	draft       string
-	stall       time.Duration
-	online      bool
+	batch               int
+	promptCache, budget int64 // MiB
+	adapter             string
+	draft               string
+	stall               time.Duration
+	online              bool
 
 	bars *bars
 }
