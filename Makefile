@@ -101,7 +101,7 @@ test-go: build
 test-race: build
 	@echo "==> Go tests with the race detector"
 	@$(GOTEST) -race . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer
-	@$(GOTEST) -race -run 'Close|Company|Ended|Cancel' ./native
+	@$(GOTEST) -race -run 'Close|Company|Ended|Cancel|EveryWay|SlowReader|Panic' ./native
 
 test-python: build
 	@echo "==> Python tests"

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
 type answer struct {
@@ -181,4 +182,40 @@ func TestCloseEndsABatch(t *testing.T) {
 	for _, a := range answers {
 		require.ErrorIs(t, a.err, engine.ErrClosed)
 	}
+}
+
+// panicking is a model whose passes over several rows panic.
+type panicking struct{ architecture }
+
+func (p panicking) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+	h := p.architecture.hidden(s, ids, st)
+	if ids.Dim(0) > 1 {
+		panic("two are too many")
+	}
+	return h
+}
+
+func TestAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T) {
+	m := open(t)
+	before := measure(t)
+	require.NoError(t, m.do(t.Context(), func() error { m.arch = panicking{m.arch}; return nil }))
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 400
+	answers := make([]answer, 3)
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() { answers[i].run(t.Context(), m, engine.Prompt{Text: "Please"}, o) })
+	}
+	wg.Wait()
+	failed := 0
+	for _, a := range answers {
+		if a.err != nil {
+			require.ErrorContains(t, a.err, "two are too many")
+			failed++
+		}
+	}
+	require.GreaterOrEqual(t, failed, 2)
+	require.Equal(t, before, measure(t))
+	ids, _ := collect(t, m, "Please", nil)
+	require.Len(t, ids, 256)
 }

@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/metal"
@@ -48,8 +49,9 @@ func (m *Model) pump() {
 			return // the model's Close frees the streams
 		}
 		if err != nil { // a panic: the streams' states cannot be trusted
-			if m.lease.Do(context.Background(), func() { m.failAll(err) }) != nil {
-				return
+			if again := m.lease.Do(context.Background(), func() { m.failAll(err) }); again != nil {
+				// Not even freeing went well. What matters now is that no reader waits for ever.
+				_ = m.lease.Do(context.Background(), func() { m.abandonAll(err) })
 			}
 		}
 		if more {
@@ -117,13 +119,20 @@ func (m *Model) groups() [][]*stream {
 	return slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
 }
 
-// guard runs one piece of work in a scope of its own; a failure ends the streams it was for.
+// guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
 func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 	s := m.lease.NewScope()
-	err := work(s)
-	if err == nil {
-		err = s.Err()
-	}
+	err := func() (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = &metal.PanicError{Value: v, Stack: debug.Stack()}
+			}
+		}()
+		if err := work(s); err != nil {
+			return err
+		}
+		return s.Err()
+	}()
 	if err = errors.Join(err, s.Close()); err != nil {
 		for _, st := range group {
 			st.end(item{err: err})
@@ -137,6 +146,16 @@ func (m *Model) failAll(err error) {
 	for len(m.streams) > 0 {
 		m.streams[0].end(item{err: err})
 	}
+	m.tellEndings()
+}
+
+// abandonAll lets every reader go without a call to MLX.
+func (m *Model) abandonAll(err error) {
+	for _, st := range m.streams {
+		st.freed = true
+		m.endings = append(m.endings, ending{st, item{err: err}})
+	}
+	m.streams = nil
 	m.tellEndings()
 }
 

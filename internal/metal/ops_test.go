@@ -258,3 +258,47 @@ func TestSafetensorsErrorsAreReported(t *testing.T) {
 		require.Error(t, c.SaveSafetensors(filepath.Join(t.TempDir(), "no", "such", "dir"), map[string]*Array{"a": counting(c, 1)}, nil))
 	})
 }
+
+func TestOpsOfBatchesAndSamplers(t *testing.T) {
+	run(t, func(_ *Lease, s *Scope) {
+		a := s.FromFloats([]float32{1, 2, 3, 4, 5, 6}, 3, 2)
+		for i, row := range s.Split(a, 3, 0) {
+			require.Equal(t, []int{1, 2}, row.Shape())
+			require.Equal(t, []float32{float32(2*i + 1), float32(2*i + 2)}, floats(t, row))
+		}
+		index := s.FromInts([]int32{0, 2, 0}, 1, 3)
+		loss := s.FromFloats([]float32{-1, -1, -1}, 1, 3)
+		require.Equal(t, []float32{8, 10, 9}, floats(t, s.ScatterAdd(s.FromFloats([]float32{10, 10, 10}, 1, 3), index, loss, -1)))
+		require.Equal(t, []float32{8, 11, 16, 23, 24, 35}, floats(t, s.AddMM(s.FromFloats([]float32{1, 1}, 2), a, s.FromFloats([]float32{1, 2, 3, 4}, 2, 2))))
+		shared := s.Keep(s.Share(a))
+		require.Equal(t, floats(t, a), floats(t, shared))
+		require.NoError(t, shared.Free())
+		require.Equal(t, []int{3, 2}, a.Shape(), "the other handle stays")
+		drawn := floats(t, s.Uniform(s.RandomKey(3), 1000))
+		mean := float32(0)
+		for _, v := range drawn {
+			require.True(t, v >= 0 && v < 1)
+			mean += v / 1000
+		}
+		require.InDelta(t, 0.5, mean, 0.05)
+	})
+	run(t, func(_ *Lease, s *Scope) {
+		s.Split(s.FromFloats([]float32{1, 2, 3}, 3), 2, 0)
+		require.ErrorContains(t, s.Err(), "split")
+	})
+}
+
+func TestAnOpFailsWhenItIsToldTo(t *testing.T) {
+	run(t, func(_ *Lease, s *Scope) {
+		FailAt(2)
+		a := s.Scalar(1, Float32)
+		b := s.Add(a, a)
+		c := s.Add(a, a)
+		require.True(t, FailAt(0))
+		require.ErrorContains(t, s.Err(), "Cannot reshape")
+		require.True(t, a.Valid())
+		require.False(t, b.Valid() && c.Valid())
+	})
+	require.False(t, FailAt(5))
+	require.False(t, FailAt(0), "it was not reached")
+}

@@ -216,3 +216,90 @@ func TestLinearAndEmbeddingAgreeWithTheirDequantisedSelves(t *testing.T) {
 		require.InDeltaSlice(t, values(t, a.AsLinear(s, x)), values(t, b.AsLinear(s, x)), 1e-3)
 	})
 }
+
+// A cache that was cut back shows each query what it would have shown without the detour. What cannot be
+// cut back is refused.
+func TestATrimmedCacheIsTheShorterCache(t *testing.T) {
+	const window = 8
+	trimmed, refused := 0, 0
+	for _, plan := range [][]int{
+		{5, -2, 1, 1, 1, 1, 1, 1, 1}, {20, -7, 1, 1, 1}, {20, -19, 3, 1}, {3, 1, 1, -2, 1, 1, 4, 1},
+		{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, 1}, {6, 6, -3, 1, 1, 1}, {6, 6, 6, -5, 2, 1}, {6, 6, 1, -1, 1}, {4, -4, 3, 1},
+		{8, 1, 1, 1, 1, 1, 1, 1, 1, -1, 1, 1}, {7, 9, -8, 1, 1}, {7, 9, -9, 1}, {2, -3, 1},
+	} {
+		run(t, func(_ *metal.Lease, s *metal.Scope) {
+			for name, c := range map[string]struct {
+				cache interface {
+					KVCache
+					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
+				}
+				window int
+			}{
+				"full": {NewFullCache(), math.MaxInt}, "rotating": {NewRotatingCache(window), window},
+			} {
+				at := 0
+				for _, n := range plan {
+					if n < 0 {
+						before := c.cache.Share(s)
+						if c.cache.Trim(s, -n) {
+							at += n
+							trimmed++
+						} else {
+							refused++
+							require.Equal(t, before.Offset(), c.cache.Offset(), "a refusal changes nothing")
+						}
+						require.NoError(t, before.Free())
+						require.Equal(t, at, c.cache.Offset())
+						continue
+					}
+					mask := c.cache.Mask(s, n)
+					k, _ := c.cache.Update(s, positions(s, at, n), positions(s, at, n))
+					for q, saw := range visible(t, s, mask, held(t, k), n) {
+						want := map[int]bool{}
+						for p := max(0, at+q-c.window+1); p <= at+q; p++ {
+							want[p] = true
+						}
+						require.Equal(t, want, saw, "%s %v: query at %d", name, plan, at+q)
+					}
+					at += n
+				}
+				require.NoError(t, c.cache.Free())
+			}
+		})
+	}
+	require.Greater(t, trimmed, 12)
+	require.Greater(t, refused, 2)
+}
+
+func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
+	run(t, func(_ *metal.Lease, s *metal.Scope) {
+		const head = 32
+		random := func(seed uint64, heads, n int) *metal.Array {
+			return s.Normal(metal.Float32, 1, s.RandomKey(seed), 1, heads, n, head)
+		}
+		full := NewFullCache()
+		var packed *QuantizedCache
+		for i, n := range []int{5, 1, 300, 1, 1} {
+			seed := uint64(10 * i)
+			q, k, v := random(seed, 4, n), random(seed+1, 2, n), random(seed+2, 2, n)
+			if packed == nil {
+				packed = NewFullCache().Quantize(s, metal.Quantization{GroupSize: 32, Bits: 8})
+			}
+			want := full.Attend(s, q, k, v, 0.2, full.Mask(s, n))
+			got := packed.Attend(s, q, k, v, 0.2, packed.Mask(s, n))
+			require.InDeltaSlice(t, values(t, want), values(t, got), 0.05)
+			if i == 1 { // from a full cache on
+				require.NoError(t, packed.Free())
+				packed = full.Quantize(s, metal.Quantization{GroupSize: 32, Bits: 8})
+			}
+		}
+		require.Less(t, packed.Bytes(), full.Bytes()/2)
+		shared := packed.Share(s)
+		require.True(t, packed.Trim(s, 100))
+		require.Equal(t, 208, packed.Offset())
+		require.Equal(t, 308, shared.Offset())
+		require.NoError(t, shared.Free())
+		require.NoError(t, packed.Free())
+		require.NoError(t, full.Free())
+	})
+}
