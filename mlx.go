@@ -184,3 +184,38 @@ func Collect(stream iter.Seq2[Token, error]) (Completion, error) {
 	}
 	return c, nil
 }
+
+// promptCacher is an engine whose prompt cache can be written to a file.
+type promptCacher interface {
+	SavePromptCache(ctx context.Context, path string) error
+	LoadPromptCache(ctx context.Context, path string) error
+}
+
+// SavePromptCache writes what WithPromptCache has kept to a safetensors file, for LoadPromptCache. Only the native
+// engine can.
+func SavePromptCache(ctx context.Context, m TextModel, path string) error {
+	c, err := promptCacherOf(m, "SavePromptCache")
+	if err != nil {
+		return err
+	}
+	return c.SavePromptCache(ctx, path)
+}
+
+// LoadPromptCache adds the contents of a file that SavePromptCache wrote to the prompt cache. The model must be the
+// same; a file of another one, or a broken one, is an error and changes nothing.
+func LoadPromptCache(ctx context.Context, m TextModel, path string) error {
+	c, err := promptCacherOf(m, "LoadPromptCache")
+	if err != nil {
+		return err
+	}
+	return c.LoadPromptCache(ctx, path)
+}
+
+func promptCacherOf(m TextModel, what string) (promptCacher, error) {
+	if m, ok := m.(*model); ok {
+		if c, ok := m.engine.(promptCacher); ok {
+			return c, nil
+		}
+	}
+	return nil, &OptionError{Option: what, Reason: "only the native engine has it"}
+}

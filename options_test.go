@@ -43,6 +43,11 @@ func TestPythonRefusesWhatOnlyNativeHas(t *testing.T) {
 	requireOption(t, err, "WithMemoryBudget")
 	m := load(t, testenv.Model(t), budget, mlx.WithBatch(4), mlx.WithPromptCache(1<<20))
 	require.Equal(t, "native", m.Info().Engine)
+	_, err = mlx.Collect(m.Generate(t.Context(), "Where can I find", mlx.WithMaxTokens(3), mlx.WithIgnoreEOS()))
+	require.NoError(t, err)
+	file := t.TempDir() + "/prompts.safetensors"
+	require.NoError(t, mlx.SavePromptCache(t.Context(), m, file))
+	require.NoError(t, mlx.LoadPromptCache(t.Context(), load(t, testenv.Model(t), mlx.WithPromptCache(1<<20)), file))
 }
 
 func requireOption(t *testing.T, err error, name string) {
@@ -71,6 +76,8 @@ func TestOptionsReachThePythonEngine(t *testing.T) {
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
 	require.Positive(t, metrics.PromptCacheBytes)
+	requireOption(t, mlx.SavePromptCache(t.Context(), m, t.TempDir()+"/x"), "SavePromptCache")
+	requireOption(t, mlx.LoadPromptCache(t.Context(), m, "x"), "LoadPromptCache")
 	require.NoError(t, python.Reset(t.Context()))
 	require.EqualValues(t, 1, slices.MaxFunc(python.Stat().Workers, func(a, b bridge.WorkerStat) int { return a.Generation - b.Generation }).Generation)
 	require.NoError(t, m.Close())

@@ -17,15 +17,16 @@ import (
 // Model is a loaded model. It is safe for concurrent use; the owner thread interleaves requests token
 // by token.
 type Model struct {
-	info      engine.Info
-	shape     modelShape
-	eos       map[int32]bool
-	xtcSpared []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
-	tokenizer *tokenizer.Tokenizer
-	template  *tokenizer.Template // nil: the model has none
-	lease     *metal.Lease
-	options   engine.NativeOptions
-	counters  counters
+	info        engine.Info
+	shape       modelShape
+	eos         map[int32]bool
+	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
+	tokenizer   *tokenizer.Tokenizer
+	template    *tokenizer.Template // nil: the model has none
+	lease       *metal.Lease
+	options     engine.NativeOptions
+	fingerprint string // with a prompt cache: tells models apart
+	counters    counters
 
 	// What follows belongs to the owner thread.
 	arch     architecture
@@ -83,6 +84,12 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		return nil, err
 	}
 	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
+	if options.PromptCache > 0 {
+		if m.fingerprint, err = fingerprint(dir); err != nil {
+			m.closeText()
+			return nil, err
+		}
+	}
 	if m.lease, err = metal.Acquire(); err != nil {
 		m.closeText()
 		return nil, err

@@ -96,7 +96,7 @@ func (c *promptCache) trimmed(s *metal.Scope, node *promptNode, n int) (*promptN
 // the budget is exceeded. The state stays the caller's.
 func (c *promptCache) keep(s *metal.Scope, ids []int32, st *decodeState) error {
 	size := st.bytes()
-	if size > c.budget {
+	if size > c.budget || len(ids) == 0 {
 		return nil
 	}
 	node := c.node(ids)

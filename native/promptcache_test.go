@@ -1,7 +1,10 @@
 package native
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -217,4 +220,57 @@ func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {
 	var a answer
 	a.run(t.Context(), m, engine.Prompt{Text: "Please"}, engine.DefaultGenerateOptions())
 	require.NoError(t, a.err)
+}
+
+func TestThePromptCacheGoesThroughAFile(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens, o.LogProbs = true, 40, true
+	prompts := alikePrompts(t, m)
+	for _, ids := range prompts {
+		var a answer
+		a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
+		require.NoError(t, a.err)
+	}
+	file := filepath.Join(t.TempDir(), "prompts.safetensors")
+	before := measure(t)
+	require.NoError(t, m.SavePromptCache(t.Context(), file))
+	require.Equal(t, before, measure(t))
+	loaded := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
+	for _, ids := range prompts {
+		var want, got answer
+		want.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
+		got.run(t.Context(), loaded, engine.Prompt{IDs: ids}, o)
+		require.Equal(t, want, got)
+	}
+	metrics, err := loaded.Metrics(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, len(prompts), metrics.PromptTokens, "one token of each prompt was computed")
+
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	fresh := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	atStart := measure(t)
+	for name, broken := range map[string][]byte{
+		"empty":            nil,
+		"cut off":          data[:len(data)/2],
+		"another format":   bytes.Replace(data, []byte("prompt cache 1"), []byte("prompt cache 9"), 1),
+		"another model":    bytes.Replace(data, []byte(m.fingerprint), bytes.Repeat([]byte("0"), 64), 1),
+		"another window":   bytes.Replace(data, []byte(`\"window\":32`), []byte(`\"window\":33`), 1),
+		"another offset":   bytes.Replace(data, []byte(`\"held\":32`), []byte(`\"held\":31`), 1),
+		"another shape":    bytes.Replace(data, []byte(`"shape":[1,1,32,32]`), []byte(`"shape":[1,32,1,32]`), 1),
+		"not a file of it": []byte("hello, this is text"),
+	} {
+		bad := filepath.Join(t.TempDir(), "bad.safetensors")
+		require.NoError(t, os.WriteFile(bad, broken, 0o644))
+		require.False(t, bytes.Equal(broken, data), name)
+		require.Error(t, fresh.LoadPromptCache(t.Context(), bad), name)
+		require.Equal(t, atStart, measure(t), name)
+	}
+	require.Error(t, fresh.LoadPromptCache(t.Context(), "/no/such/file"))
+	require.Error(t, fresh.SavePromptCache(t.Context(), "/no/such/folder/file"))
+	plain := open(t)
+	var option *engine.OptionError
+	require.ErrorAs(t, plain.SavePromptCache(t.Context(), file), &option)
 }

@@ -74,7 +74,10 @@ func (st *stream) hasRoom() bool {
 func (st *stream) prefill(s *metal.Scope) error {
 	if st.sampler == nil {
 		st.begin(s)
-		if len(st.rest) == 1 {
+		if len(st.rest) == 1 { // all but the last token are known, maybe from a longer state that was cut back
+			if err := st.keep(s, st.prompt[:len(st.prompt)-1]); err != nil {
+				return err
+			}
 			return s.Err()
 		}
 	}

@@ -47,26 +47,32 @@ var elementBits = map[string]uint64{
 
 // ReadFile reads and checks the header of a file.
 func ReadFile(path string) (map[string]Tensor, error) {
+	tensors, _, err := ReadFileMetadata(path)
+	return tensors, err
+}
+
+// ReadFileMetadata is ReadFile with the file's metadata.
+func ReadFileMetadata(path string) (map[string]Tensor, map[string]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	tensors, err := Read(f, stat.Size())
+	tensors, metadata, err := Read(f, stat.Size())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return tensors, nil
+	return tensors, metadata, nil
 }
 
 // Read reads and checks the header of a file of the given size.
-func Read(r io.Reader, size int64) (map[string]Tensor, error) {
-	fail := func(format string, args ...any) (map[string]Tensor, error) {
-		return nil, fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[string]string, err error) {
+	fail := func(format string, args ...any) (map[string]Tensor, map[string]string, error) {
+		return nil, nil, fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 	}
 	var length uint64
 	if err := binary.Read(r, binary.LittleEndian, &length); err != nil {
@@ -84,9 +90,12 @@ func Read(r io.Reader, size int64) (map[string]Tensor, error) {
 		return fail("header: %v", err)
 	}
 	available := size - 8 - int64(length)
-	tensors := make(map[string]Tensor, len(entries))
+	tensors = make(map[string]Tensor, len(entries))
 	for name, raw := range entries {
 		if name == "__metadata__" {
+			if err := json.Unmarshal(raw, &metadata); err != nil {
+				return fail("metadata: %v", err)
+			}
 			continue
 		}
 		var entry struct {
@@ -124,5 +133,5 @@ func Read(r io.Reader, size int64) (map[string]Tensor, error) {
 		}
 		tensors[name] = t
 	}
-	return tensors, nil
+	return tensors, metadata, nil
 }

@@ -17,7 +17,10 @@ func file(header string, data int) []byte {
 	return append(append(out, header...), make([]byte, data)...)
 }
 
-func read(b []byte) (map[string]Tensor, error) { return Read(bytes.NewReader(b), int64(len(b))) }
+func read(b []byte) (map[string]Tensor, error) {
+	tensors, _, err := Read(bytes.NewReader(b), int64(len(b)))
+	return tensors, err
+}
 
 func TestReadsAHeader(t *testing.T) {
 	tensors, err := read(file(`{"__metadata__":{"format":"mlx"},"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"s":{"dtype":"F32","shape":[],"data_offsets":[12,16]}}`, 16))
