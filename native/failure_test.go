@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,6 +60,34 @@ func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
 	failEverywhere(t, func() error {
 		_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
 		return err
+	})
+}
+
+func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{PromptCache: 8 << 20})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens, o.LogProbs = true, 2, true
+	known := make([]int32, 40)
+	for i := range known {
+		known[i] = int32(300 + i)
+	}
+	parting := append(append([]int32(nil), known[:20]...), 900, 901, 902)
+	var want []answer
+	failEverywhere(t, func() error {
+		var got []answer
+		for _, ids := range [][]int32{known, parting, known[:30], known} {
+			var a answer
+			a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
+			if a.err != nil {
+				return errors.Join(a.err, m.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+			}
+			got = append(got, a)
+		}
+		if want == nil {
+			want = got
+		}
+		require.Equal(t, want, got)
+		return m.do(t.Context(), func() error { return m.prompts.shrink(0) })
 	})
 }
 

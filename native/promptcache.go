@@ -101,7 +101,12 @@ func (c *promptCache) keep(s *metal.Scope, ids []int32, st *decodeState) error {
 	}
 	node := c.node(ids)
 	if node.state == nil {
-		node.state, node.bytes = st.share(s), size
+		shared := st.share(s)
+		if s.Err() != nil { // a state of which parts are missing must not be kept
+			c.prune(node)
+			return errors.Join(s.Err(), shared.free())
+		}
+		node.state, node.bytes = shared, size
 		c.bytes += size
 	}
 	c.touch(node)
@@ -162,11 +167,16 @@ func (c *promptCache) forget(n *promptNode) error {
 	err := n.state.free()
 	c.bytes -= n.bytes
 	n.state, n.bytes = nil, 0
+	c.prune(n)
+	return err
+}
+
+// prune takes away a node, and those above it, that lead nowhere.
+func (c *promptCache) prune(n *promptNode) {
 	for n.parent != nil && n.state == nil && len(n.children) == 0 {
 		delete(n.parent.children, n.edge[0])
 		n = n.parent
 	}
-	return err
 }
 
 // nodes are all nodes with a state.

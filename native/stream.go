@@ -36,10 +36,9 @@ type stream struct {
 
 // item is what the scheduler tells a reader: a token, progress, or the error that ends the stream.
 type item struct {
-	token  engine.Token
-	event  *engine.Event
-	err    error
-	isLast bool
+	token engine.Token
+	event *engine.Event
+	err   error
 }
 
 func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
@@ -182,7 +181,7 @@ func (st *stream) deliver(token engine.Token) {
 		st.out <- item{token: token}
 		return
 	}
-	st.end(item{token: token, isLast: true})
+	st.end(item{token: token})
 }
 
 // end frees everything; the reader is told why once the pass under way has given back what it holds too.
