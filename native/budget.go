@@ -1,8 +1,6 @@
 package native
 
 import (
-	"errors"
-
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
@@ -10,12 +8,13 @@ import (
 // The memory budget: what a pass will allocate is estimated before it, from above, and asked for here.
 
 // reserve returns nil if so many more bytes fit into the budget, giving back KV that is only kept for
-// later requests if that is needed.
-func (m *Model) reserve(what string, bytes int64) error {
+// later requests if that is needed. Without a budget nothing is estimated: passes of one token come here.
+func (m *Model) reserve(what string, estimate func() int64) error {
 	budget := m.options.MemoryBudget
 	if budget == 0 {
 		return nil
 	}
+	bytes, used := estimate(), int64(0)
 	for _, release := range []func() error{
 		func() error { return nil },
 		func() error { return m.prompts.shrink(m.prompts.bytes / 2) },
@@ -29,13 +28,11 @@ func (m *Model) reserve(what string, bytes int64) error {
 		if err != nil {
 			return err
 		}
-		if int64(memory.Active)+bytes <= budget {
+		if used = int64(memory.Active); used+bytes <= budget {
 			return nil
 		}
 	}
-	memory, err := metal.ReadMemory()
-	used := int64(memory.Active)
-	return errors.Join(err, &engine.BudgetError{What: what, Needed: bytes, Used: used, Budget: budget, Pinned: used})
+	return &engine.BudgetError{What: what, Needed: bytes, Used: used, Budget: budget, Pinned: used}
 }
 
 // kvBytes is what the caches of a state allocate for a pass of n tokens.
@@ -50,6 +47,13 @@ func (m *Model) kvBytes(st *decodeState, n int) int64 {
 // positionBytes is the keys and values of one position in one layer.
 func (m *Model) positionBytes() int64 {
 	return 2 * int64(m.shape.kvHeads*m.shape.headDim) * m.elementBytes()
+}
+
+// scoreBytes is what a batch of a classification holds at its widest: its labels may go on in passes of
+// maxBatchRows rows of their own.
+func (m *Model) scoreBytes(prefix, width int) int64 {
+	positions := maxBatchRows * (prefix + width) * len(m.shape.windows)
+	return 2*int64(positions)*m.positionBytes() + m.passBytes(maxBatchRows*width, prefix+width, maxBatchRows)
 }
 
 func (m *Model) elementBytes() int64 {

@@ -141,11 +141,9 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 	m := t.model
 	var scores [][]float64
 	err := m.do(ctx, func() (err error) {
-		width := len(batch[len(batch)-1].ids) + t.longest
-		rows := max(len(batch), maxBatchRows)
-		needs := int64(rows*(len(batch[0].prefix)+width)*len(m.shape.windows))*2*m.positionBytes() +
-			m.passBytes(rows*width, len(batch[0].prefix)+width, rows)
-		if err := m.reserve("a batch of texts", needs); err != nil {
+		if err := m.reserve("a batch of texts", func() int64 {
+			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids)+t.longest)
+		}); err != nil {
 			return err
 		}
 		past, err := m.prefixes.get(m, batch[0].prefix)

@@ -116,9 +116,9 @@ func (r *ropeScaling) kind() string {
 }
 
 // rope is the position embedding of a model without scaling, with linear scaling, or with that of Llama 3.
-func (r *ropeScaling) rope(w *weights, headDim int, theta float64) (metal.RoPE, error) {
+func (r *ropeScaling) rope(owner *metal.Scope, headDim int, theta float64) (metal.RoPE, error) {
 	if r.kind() == "llama3" {
-		freqs, err := r.llama3Freqs(w.scope, headDim, theta)
+		freqs, err := r.llama3Freqs(owner, headDim, theta)
 		return metal.RoPE{Dims: headDim, Scale: 1, Freqs: freqs}, err
 	}
 	scale, err := r.linearScale()
@@ -128,7 +128,7 @@ func (r *ropeScaling) rope(w *weights, headDim int, theta float64) (metal.RoPE, 
 // llama3Freqs are the wavelengths of Llama 3.1 (arXiv:2407.21783): those longer than the context that the
 // model was first trained with are stretched by the factor, short ones stay, and between the two bounds
 // they are blended.
-func (r *ropeScaling) llama3Freqs(s *metal.Scope, headDim int, theta float64) (*metal.Array, error) {
+func (r *ropeScaling) llama3Freqs(owner *metal.Scope, headDim int, theta float64) (_ *metal.Array, err error) {
 	if r.Factor == 0 {
 		r.Factor = 1
 	}
@@ -145,6 +145,8 @@ func (r *ropeScaling) llama3Freqs(s *metal.Scope, headDim int, theta float64) (*
 		return nil, fmt.Errorf("rope_scaling: factors %v, %v, %v over a context of %v make no sense",
 			r.Factor, r.LowFreqFactor, r.HighFreqFactor, r.OriginalContext)
 	}
+	s := owner.Child() // what is computed on the way does not stay with the weights
+	defer func() { err = errors.Join(err, s.Close()) }()
 	// With MLX's own ops, as mlx-lm computes them, so that the bits are the same.
 	f32 := func(v float64) *metal.Array { return s.Scalar(v, metal.Float32) }
 	exponents := s.Divide(s.AsType(s.SliceStep(s.Arange(0, headDim, metal.Int32), 0, 0, headDim, 2), metal.Float32), f32(float64(headDim)))
@@ -156,7 +158,10 @@ func (r *ropeScaling) llama3Freqs(s *metal.Scope, headDim int, theta float64) (*
 	smooth := s.Divide(s.Subtract(s.Divide(f32(r.OriginalContext), wavelengths), f32(r.LowFreqFactor)), f32(r.HighFreqFactor-r.LowFreqFactor))
 	blended := s.Divide(freqs, s.Add(s.Divide(s.Subtract(f32(1), smooth), f32(r.Factor)), smooth))
 	freqs = s.Where(medium, blended, freqs)
-	return freqs, s.Eval(freqs)
+	if err := s.Eval(freqs); err != nil {
+		return nil, err
+	}
+	return owner.Adopt(freqs), nil
 }
 
 // linearScale is what positions are multiplied by.

@@ -110,7 +110,7 @@ func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architectu
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	rope, err := cfg.RopeScaling.rope(w, cfg.HeadDim, cfg.RopeTheta)
+	rope, err := cfg.RopeScaling.rope(w.scope, cfg.HeadDim, cfg.RopeTheta)
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}

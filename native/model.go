@@ -122,7 +122,7 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if err != nil {
 		return err
 	}
-	if err := m.reserve("the model's weights", w.bytes()); err != nil {
+	if err := m.reserve("the model's weights", w.bytes); err != nil {
 		return err
 	}
 	// What a constructor returns beside an error still holds something; Close frees it.

@@ -100,11 +100,7 @@ func (c *prefixCache) free() error {
 func commonPrefix(lists ...[]int32) []int32 {
 	prefix := lists[0][:len(lists[0])-1]
 	for _, ids := range lists[1:] {
-		n := 0
-		for n < len(prefix) && n < len(ids)-1 && prefix[n] == ids[n] {
-			n++
-		}
-		prefix = prefix[:n]
+		prefix = prefix[:commonLength(prefix, ids[:len(ids)-1])]
 	}
 	return prefix
 }

@@ -24,10 +24,15 @@ import (
 
 const promptFileFormat = "go-mlx prompt cache 1"
 
-// savedState describes one state of the file; layer i has the tensors "<state>.<i>.keys" and ".values".
+// savedState describes one state of the file; for its tensors see tensorName.
 type savedState struct {
 	Tokens []int32       `json:"tokens"`
 	Layers []nn.Snapshot `json:"layers"`
+}
+
+// tensorName is the name of the "keys" or "values" of a layer of the file's state-th state.
+func tensorName(state, layer int, part string) string {
+	return fmt.Sprintf("%d.%d.%s", state, layer, part)
 }
 
 // SavePromptCache writes the prompt cache to a file.
@@ -45,7 +50,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 			for layer, c := range node.state.caches {
 				snapshot, keys, values := nn.Save(s, c)
 				saved.Layers = append(saved.Layers, snapshot)
-				arrays[fmt.Sprintf("%d.%d.keys", i, layer)], arrays[fmt.Sprintf("%d.%d.values", i, layer)] = keys, values
+				arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")] = keys, values
 			}
 			states = append(states, saved)
 		}
@@ -87,7 +92,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 		if s.Err() != nil {
 			return s.Err()
 		}
-		if err := m.reserve("a prompt cache", m.options.PromptCache); err != nil {
+		if err := m.reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
 			return err
 		}
 		if err := s.Eval(slices.Collect(maps.Values(arrays))...); err != nil {
@@ -96,7 +101,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 		for i, saved := range states {
 			st := newDecodeState(m.shape)
 			for layer, snapshot := range saved.Layers {
-				st.caches[layer] = nn.Restore(s, snapshot, arrays[fmt.Sprintf("%d.%d.keys", i, layer)], arrays[fmt.Sprintf("%d.%d.values", i, layer)])
+				st.caches[layer] = nn.Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")])
 			}
 			err = errors.Join(err, m.prompts.keep(s, saved.Tokens, st), st.free())
 		}
@@ -134,7 +139,7 @@ func (m *Model) readPromptFile(path string) ([]savedState, error) {
 			}
 			want := []int{1, m.shape.kvHeads, held, m.shape.headDim}
 			for _, part := range []string{"keys", "values"} {
-				t, ok := tensors[fmt.Sprintf("%d.%d.%s", i, layer, part)]
+				t, ok := tensors[tensorName(i, layer, part)]
 				if !ok || !slices.Equal(t.Shape, want) || dtypeName(t.DType) != m.info.DType {
 					return nil, fmt.Errorf("state %d, layer %d: %s are %v %s, want %v %s", i, layer, part, t.Shape, dtypeName(t.DType), want, m.info.DType)
 				}
@@ -156,7 +161,7 @@ func fingerprint(dir string) (string, error) {
 		return "", err
 	}
 	hash.Write(config)
-	files, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	files, err := weightFiles(dir)
 	if err != nil {
 		return "", err
 	}

@@ -75,8 +75,8 @@ func (m *Model) rounds() bool {
 	return false
 }
 
-// round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports whether there
-// was anything to do.
+// round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports
+// whether there was anything to do.
 func (m *Model) round() bool {
 	worked := false
 	budget := prefillChunk // short prompts go together, so that their streams decode together from the start
@@ -103,7 +103,7 @@ func (m *Model) round() bool {
 }
 
 // groups are the streams that take a token this round, those of a group in one pass. A stream whose
-// prompt is ready begins with the next round after its reader made room.
+// reader is too far behind sits the round out.
 func (m *Model) groups() [][]*stream {
 	var groups [][]*stream
 	var together []*stream
@@ -174,12 +174,15 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 		if ready[i].token != nil && len(st.made)+1 == st.options.MaxTokens {
 			continue
 		}
-		needs := m.kvBytes(st.state, 1) + m.passBytes(1, st.state.position(), 1)
-		if err := m.reserve("the next token", wanted+needs); err != nil {
+		needs := wanted // with what the rows before it will take
+		if err := m.reserve("the next token", func() int64 {
+			needs += m.kvBytes(st.state, 1) + m.passBytes(1, st.state.position(), 1)
+			return needs
+		}); err != nil {
 			st.end(item{err: err})
 			continue
 		}
-		wanted += needs
+		wanted = needs
 		input := ready[i].token
 		if input == nil {
 			input = s.FromUints([]uint32{uint32(st.rest[0])}, 1)

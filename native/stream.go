@@ -87,7 +87,9 @@ func (st *stream) prefill(s *metal.Scope) error {
 	}
 	chunk := st.rest[:size]
 	m := st.model
-	if err := m.reserve("the next part of the prompt", m.kvBytes(st.state, size)+m.passBytes(size, done, 0)); err != nil {
+	if err := m.reserve("the next part of the prompt", func() int64 {
+		return m.kvBytes(st.state, size) + m.passBytes(size, done, 0)
+	}); err != nil {
 		return err
 	}
 	st.state.begin(s, len(chunk), st.model.shape.windows)

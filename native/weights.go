@@ -37,9 +37,14 @@ func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf
 // embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
 const embeddingName = "model.embed_tokens.weight"
 
+// weightFiles are the files of a checkpoint, one or several shards.
+func weightFiles(dir string) ([]string, error) {
+	return filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+}
+
 // openWeights checks the files of a checkpoint and opens them; nothing is read yet.
 func openWeights(dir string, scope *metal.Scope) (*weights, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	files, err := weightFiles(dir)
 	if err != nil {
 		return nil, err
 	}

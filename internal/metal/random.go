@@ -21,12 +21,10 @@ func (s *Scope) RandomSplit(key *Array) (first, second *Array) {
 	}
 	first, second = s.fresh(), s.fresh()
 	rc := C.mlx_random_split(&first.h, &second.h, key.h, s.stream)
-	if rc != 0 {
-		s.err = lastError("random split")
-		return first, second
+	if rc == 0 {
+		second = s.done("random split", second, rc)
 	}
-	live.Add(2)
-	return first, second
+	return s.done("random split", first, rc), second
 }
 
 // Categorical draws one index along an axis with probability softmax(logits), as uint32.

@@ -22,11 +22,7 @@ func Save(s *metal.Scope, c KVCache) (snapshot Snapshot, keys, values *metal.Arr
 		return Snapshot{Offset: c.offset, Held: c.offset}, k, v
 	case *RotatingCache:
 		k, v := c.both(func(a *metal.Array) *metal.Array {
-			if c.offset < a.Dim(timeAxis) { // room for positions to come
-				a = s.Slice(a, timeAxis, 0, c.offset)
-			} else {
-				a = c.ordered(s, a)
-			}
+			a = c.ordered(s, a)
 			if extra := a.Dim(timeAxis) - c.window; extra > 0 {
 				a = s.Slice(a, timeAxis, extra, a.Dim(timeAxis))
 			}
