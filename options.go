@@ -94,6 +94,16 @@ func WithMemoryBudget(bytes int64) LoadOption {
 	}}
 }
 
+// WithExact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them. Without it
+// small steps of a layer run together in kernels of this package where there are such, on NVIDIA GPUs:
+// faster, but sums inside a norm or an attention are made in another order, which may show in the last bit.
+func WithExact() LoadOption {
+	return LoadOption{func(o *loadOptions) {
+		o.nativeOnly = append(o.nativeOnly, "WithExact")
+		o.native.Exact = true
+	}}
+}
+
 // WithStallTimeout sets how long a busy worker may make no progress before it counts as hung and is
 // replaced; the default is two minutes. Long requests and slow loads make progress and are left alone.
 func WithStallTimeout(d time.Duration) LoadOption {

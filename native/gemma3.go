@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
@@ -42,6 +43,7 @@ type gemma3 struct {
 	norm   *metal.Array
 	head   *nn.Linear // nil: the embedding is the output layer
 	gelu   *metal.Function
+	fused  *fusedDecoder // instead of layers, on devices with the kernels
 }
 
 type gemma3Layer struct {
@@ -107,8 +109,11 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 		}
 		m.layers = append(m.layers, layer)
 	}
+	if err := m.fuse(w); err != nil {
+		return m, err
+	}
 	if err := w.finish(); err != nil {
-		return nil, err
+		return m, err
 	}
 	if m.gelu, err = lease.Compile(true, func(s *metal.Scope, in []*metal.Array) []*metal.Array {
 		return []*metal.Array{nn.GELUApprox(s, in[0])}
@@ -117,6 +122,23 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 	}
 	m.scale = w.scope.AsType(w.scope.Scalar(math.Sqrt(float64(cfg.HiddenSize)), metal.BFloat16), m.norm.DType())
 	return m, errors.Join(w.scope.Eval(m.scale), warm(w.scope, m.gelu, 1, m.norm.DType(), cfg.IntermediateSize))
+}
+
+// fuse goes over to the fused kernels where these can run.
+func (m *gemma3) fuse(w *weights) (err error) {
+	layers := make([]fusedLayer, len(m.layers))
+	for i, l := range m.layers {
+		layers[i] = fusedLayer{
+			inputNorm: l.inputNorm, postAttentionNorm: l.postAttentionNorm, preMLPNorm: l.preMLPNorm, postMLPNorm: l.postMLPNorm,
+			qkvParts: []*nn.Linear{l.qProj, l.kProj, l.vProj}, qNorm: l.qNorm, kNorm: l.kNorm, o: l.oProj,
+			gateUpParts: []*nn.Linear{l.gate, l.up}, down: l.down, rope: l.rope,
+		}
+	}
+	m.fused, err = w.fuseLayers(fused.Shape{
+		Heads: m.cfg.Heads, KVHeads: m.cfg.KVHeads, HeadDim: m.cfg.HeadDim, HiddenSize: m.cfg.HiddenSize, Intermediate: m.cfg.IntermediateSize,
+		QKNorm: true, PostNorm: true, GELU: true, RMSNormEps: float32(m.cfg.RMSNormEps), AttentionScale: m.attentionScale(),
+	}, layers, m.norm)
+	return err
 }
 
 func (c gemma3Config) validate() error {
@@ -153,13 +175,17 @@ func (m *gemma3) shape() modelShape {
 		windows[i] = m.cfg.window(i)
 	}
 	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
-		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows}
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows,
+		attention: m.fused.attention()}
 }
 
 func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
 	eps := float32(m.cfg.RMSNormEps)
 	h := m.embed.Lookup(s, ids)
 	h = s.Multiply(h, m.scale)
+	if m.fused != nil {
+		return m.fused.run(s, h, st)
+	}
 	st.observe(s, 0, h)
 	for i := range m.layers {
 		l := &m.layers[i]
@@ -173,8 +199,10 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 	return s.RMSNorm(h, m.norm, eps)
 }
 
+func (m *gemma3) attentionScale() float32 { return float32(math.Pow(m.cfg.QueryPreAttnScalar, -0.5)) }
+
 func (m *gemma3) attention(s *metal.Scope, l *gemma3Layer, layer int, x *metal.Array, st state) *metal.Array {
-	scale := float32(math.Pow(m.cfg.QueryPreAttnScalar, -0.5))
+	scale := m.attentionScale()
 	eps := float32(m.cfg.RMSNormEps)
 	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
 	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
@@ -202,4 +230,7 @@ func (m *gemma3) logits(s *metal.Scope, h *metal.Array) *metal.Array {
 	return m.embed.AsLinear(s, h)
 }
 
-func (m *gemma3) close() error { return m.gelu.Close() }
+func (m *gemma3) close() error {
+	m.fused.close()
+	return m.gelu.Close()
+}

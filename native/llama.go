@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
@@ -51,6 +52,7 @@ type llama struct {
 	head   *nn.Linear // nil: the embedding is the output layer
 	rope   metal.RoPE
 	swiglu *metal.Function
+	fused  *fusedDecoder // instead of layers' parts, on devices with the kernels
 }
 
 type llamaLayer struct {
@@ -143,8 +145,11 @@ func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architectu
 		}
 		m.layers = append(m.layers, layer)
 	}
+	if err := m.fuse(w); err != nil {
+		return m, err
+	}
 	if err := w.finish(); err != nil {
-		return nil, err
+		return m, err
 	}
 	if m.swiglu, err = lease.Compile(true, func(s *metal.Scope, in []*metal.Array) []*metal.Array {
 		return []*metal.Array{s.Multiply(nn.SiLU(s, in[0]), in[1])}
@@ -152,6 +157,26 @@ func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architectu
 		return nil, err
 	}
 	return m, warm(w.scope, m.swiglu, 2, m.norm.DType(), cfg.IntermediateSize)
+}
+
+// fuse goes over to the fused kernels where these can run.
+func (m *llama) fuse(w *weights) (err error) {
+	if m.cfg.RopeTraditional {
+		return nil
+	}
+	layers := make([]fusedLayer, len(m.layers))
+	for i, l := range m.layers {
+		layers[i] = fusedLayer{
+			inputNorm: l.inputNorm, preMLPNorm: l.postAttentionNorm,
+			qkvParts: []*nn.Linear{l.qProj, l.kProj, l.vProj}, qNorm: l.qNorm, kNorm: l.kNorm, o: l.oProj,
+			gateUpParts: []*nn.Linear{l.gate, l.up}, down: l.down, rope: m.rope,
+		}
+	}
+	m.fused, err = w.fuseLayers(fused.Shape{
+		Heads: m.cfg.Heads, KVHeads: m.cfg.KVHeads, HeadDim: m.cfg.HeadDim, HiddenSize: m.cfg.HiddenSize, Intermediate: m.cfg.IntermediateSize,
+		QKNorm: m.cfg.qkNorm, RMSNormEps: float32(m.cfg.RMSNormEps), AttentionScale: m.attentionScale(),
+	}, layers, m.norm)
+	return err
 }
 
 func (c llamaConfig) validate() error {
@@ -174,12 +199,16 @@ func (c llamaConfig) validate() error {
 
 func (m *llama) shape() modelShape {
 	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
-		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: make([]int, m.cfg.Layers)}
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: make([]int, m.cfg.Layers),
+		attention: m.fused.attention()}
 }
 
 func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
 	eps := float32(m.cfg.RMSNormEps)
 	h := m.embed.Lookup(s, ids)
+	if m.fused != nil {
+		return m.fused.run(s, h, st)
+	}
 	st.observe(s, 0, h)
 	for i := range m.layers {
 		l := &m.layers[i]
@@ -192,8 +221,10 @@ func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array 
 	return s.RMSNorm(h, m.norm, eps)
 }
 
+func (m *llama) attentionScale() float32 { return float32(math.Pow(float64(m.cfg.HeadDim), -0.5)) }
+
 func (m *llama) attention(s *metal.Scope, l *llamaLayer, layer int, x *metal.Array, st state) *metal.Array {
-	scale := float32(math.Pow(float64(m.cfg.HeadDim), -0.5))
+	scale := m.attentionScale()
 	eps := float32(m.cfg.RMSNormEps)
 	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
 	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
@@ -212,4 +243,7 @@ func (m *llama) logits(s *metal.Scope, h *metal.Array) *metal.Array {
 	return m.embed.AsLinear(s, h)
 }
 
-func (m *llama) close() error { return m.swiglu.Close() }
+func (m *llama) close() error {
+	m.fused.close()
+	return m.swiglu.Close()
+}

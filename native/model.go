@@ -125,6 +125,10 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if err := m.reserve("the model's weights", w.bytes); err != nil {
 		return err
 	}
+	if w.fuse, err = m.lease.HasCUDA(); err != nil {
+		return err
+	}
+	w.fuse = w.fuse && !m.options.Exact
 	// What a constructor returns beside an error still holds something; Close frees it.
 	if m.arch, err = architectures[cfg.modelType](cfg, w, m.lease); err != nil {
 		return err

@@ -27,10 +27,12 @@ func measure(t testing.TB) baseline {
 // open loads the trained model and checks at the end of the test that Close gives every byte back.
 func open(t testing.TB) *Model { return openWith(t, engine.NativeOptions{}) }
 
-func openWith(t testing.TB, o engine.NativeOptions) *Model {
+func openWith(t testing.TB, o engine.NativeOptions) *Model { return openPath(t, testenv.Model(t), o) }
+
+func openPath(t testing.TB, dir string, o engine.NativeOptions) *Model {
 	t.Helper()
 	before := measure(t)
-	m, err := Load(context.Background(), testenv.Model(t), o)
+	m, err := Load(context.Background(), dir, o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())

@@ -2,6 +2,7 @@ package native
 
 import (
 	"errors"
+	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
@@ -106,6 +107,13 @@ func (st *scoreState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.
 		return s.RoPEAt(x, p, st.offset)
 	}
 	return s.RoPE(x, p, st.past.length)
+}
+
+func (st *scoreState) offsets(s *metal.Scope, rows int) *metal.Array {
+	if st.offset != nil {
+		return st.offset
+	}
+	return s.FromInts(slices.Repeat([]int32{int32(st.past.length)}, rows), rows)
 }
 
 func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.Array, scale float32) *metal.Array {

@@ -9,8 +9,9 @@ import (
 
 // decodeState is one sequence under generation: a KV cache for each layer.
 type decodeState struct {
-	caches []nn.KVCache
-	masks  []metal.Mask
+	caches    []nn.KVCache
+	masks     []metal.Mask
+	attention nn.Attention
 }
 
 func newDecodeState(shape modelShape) *decodeState { return newBoundedState(shape, 0) }
@@ -20,7 +21,10 @@ const keptPositions = 4
 
 // newBoundedState bounds the layers with full attention to so many positions; 0 for no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
-	st := &decodeState{masks: make([]metal.Mask, len(shape.windows))}
+	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), attention: shape.attention}
+	if st.attention == nil {
+		st.attention = (*metal.Scope).SDPA
+	}
 	for _, window := range shape.windows {
 		switch {
 		case window > 0:
@@ -67,8 +71,12 @@ func (st *decodeState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal
 	return s.RoPE(x, p, st.caches[len(st.caches)-1].Offset())
 }
 
+func (st *decodeState) offsets(s *metal.Scope, _ int) *metal.Array {
+	return s.FromInts([]int32{int32(st.position())}, 1)
+}
+
 func (st *decodeState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
-	return st.caches[layer].Attend(s, q, k, v, scale, st.masks[layer])
+	return st.caches[layer].Attend(s, st.attention, q, k, v, scale, st.masks[layer])
 }
 
 func (st *decodeState) observe(*metal.Scope, int, *metal.Array) {}
@@ -83,7 +91,7 @@ func (st *decodeState) arrays() []*metal.Array {
 
 // share returns a state of its own that goes on from the same positions.
 func (st *decodeState) share(s *metal.Scope) *decodeState {
-	out := &decodeState{masks: make([]metal.Mask, len(st.masks))}
+	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), attention: st.attention}
 	for _, c := range st.caches {
 		out.caches = append(out.caches, c.Share(s))
 	}
@@ -140,6 +148,8 @@ func newBatchState(s *metal.Scope, rows []*decodeState, windows []int) *batchSta
 func (st *batchState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
 	return s.RoPEAt(x, p, st.offset)
 }
+
+func (st *batchState) offsets(*metal.Scope, int) *metal.Array { return st.offset }
 
 func (st *batchState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
 	n := len(st.rows)

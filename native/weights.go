@@ -28,6 +28,8 @@ type weights struct {
 	packedAs map[string]metal.Quantization // of packed weights, by name
 	derived  []*metal.Array                // computed from tensors when these are read
 	spent    []*metal.Array                // not needed once derived is computed
+	joins    []join
+	fuse     bool // join what layers compute together, for the fused kernels
 }
 
 type problems []string
@@ -176,11 +178,15 @@ func (w *weights) packed(name string, in, out int) (packed, scales, biases *meta
 // ignorable are tensors of other parts of a checkpoint and of older formats.
 var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq"}
 
+// relevant reports whether a tensor is one that text models know.
+func (w *weights) relevant(name string) bool {
+	return !slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
+}
+
 // finish reports what was missing, mis-shaped or left over, and reads everything that was used.
 func (w *weights) finish() error {
 	for _, name := range slices.Sorted(maps.Keys(w.headers)) {
-		skip := slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
-		if !w.used[name] && !w.ignored[name] && !skip {
+		if !w.used[name] && !w.ignored[name] && w.relevant(name) {
 			w.add("unknown tensor %s %v", name, w.headers[name].Shape)
 		}
 	}
@@ -188,9 +194,14 @@ func (w *weights) finish() error {
 		slices.Sort(w.problems)
 		return &engine.CheckpointError{Path: w.dir, Problems: w.problems}
 	}
+	if err := w.readJoins(); err != nil {
+		return err
+	}
 	arrays := w.derived
 	for name := range w.used {
-		arrays = append(arrays, w.arrays[name])
+		if w.arrays[name].Valid() { // the parts of what is joined are gone
+			arrays = append(arrays, w.arrays[name])
+		}
 	}
 	if err := w.scope.Eval(arrays...); err != nil {
 		return err

@@ -8,12 +8,15 @@ const growBy = 256
 // timeAxis is the axis of positions in keys and values [B, kv_heads, T, head_dim].
 const timeAxis = 2
 
+// Attention computes what queries attend to, with the arguments of metal.Scope.SDPA, which is one.
+type Attention func(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+
 // KVCache keeps the keys and values of one layer between passes. The cache owns its arrays; what Attend
 // returns belongs to the scope of the pass.
 type KVCache interface {
 	// Attend appends keys and values [B, kv_heads, T, head_dim] and returns what the queries
 	// [B, heads, T, head_dim] attend to.
-	Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+	Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
 	// Mask is the attention mask for a pass of n tokens, asked for before Attend.
 	Mask(s *metal.Scope, n int) metal.Mask
 	// Offset is the number of positions seen so far.
@@ -130,9 +133,9 @@ func (c *FullCache) Room(n int) int {
 func (c *FullCache) Mask(_ *metal.Scope, n int) metal.Mask { return metal.Mask{Causal: n > 1} }
 
 // Attend sees all positions.
-func (c *FullCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *FullCache) Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
 	k, v = c.Update(s, k, v)
-	return s.SDPA(q, k, v, scale, mask)
+	return attention(s, q, k, v, scale, mask)
 }
 
 // Update writes behind the last position and returns all that is held.
@@ -237,9 +240,9 @@ func (c *RotatingCache) Mask(s *metal.Scope, n int) metal.Mask {
 }
 
 // Attend sees the window.
-func (c *RotatingCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *RotatingCache) Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
 	k, v = c.Update(s, k, v)
-	return s.SDPA(q, k, v, scale, mask)
+	return attention(s, q, k, v, scale, mask)
 }
 
 // Update adds positions, forgets those out of every window and returns what is held.

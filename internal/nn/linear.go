@@ -5,6 +5,7 @@ import "forge.lthn.ai/core/go-mlx/internal/metal"
 
 // Linear is x W^T + b, with W [out, in] plain or quantised. The weights belong to the model's scope.
 type Linear struct {
+	weight     *metal.Array // plain
 	transposed *metal.Array // plain: a view of W as [in, out]
 	bias       *metal.Array // [out], or nil
 	quantized
@@ -18,7 +19,7 @@ type quantized struct {
 
 // NewLinear wraps a plain weight [out, in].
 func NewLinear(s *metal.Scope, weight *metal.Array) *Linear {
-	return &Linear{transposed: s.Transpose(weight, 1, 0)}
+	return &Linear{weight: weight, transposed: s.Transpose(weight, 1, 0)}
 }
 
 // NewQuantizedLinear wraps a quantised weight.
@@ -74,4 +75,62 @@ func (e *Embedding) Lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
 // AsLinear is the table used as the output layer: [..., hidden] to [..., vocab].
 func (e *Embedding) AsLinear(s *metal.Scope, x *metal.Array) *metal.Array {
 	return e.logits.Apply(s, x)
+}
+
+// Alike reports whether layers can be joined: all plain, or all packed in one format, with or without bias.
+func Alike(layers ...*Linear) bool {
+	first := layers[0]
+	for _, l := range layers {
+		if l.format != first.format || (l.bias == nil) != (first.bias == nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// Join returns layers of one input and one packing as a single layer whose output is theirs, one behind
+// the other, and the arrays that it is made of: they are not needed once it is computed.
+func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Array) {
+	join := func(axis int, of func(l *Linear) *metal.Array) *metal.Array {
+		var arrays []*metal.Array
+		for _, l := range layers {
+			if a := of(l); a != nil {
+				arrays = append(arrays, a)
+			}
+		}
+		if len(arrays) < len(layers) {
+			return nil
+		}
+		parts = append(parts, arrays...)
+		return s.Concatenate(axis, arrays...)
+	}
+	whole = &Linear{
+		bias: join(0, func(l *Linear) *metal.Array { return l.bias }),
+		quantized: quantized{
+			packed: join(0, func(l *Linear) *metal.Array { return l.packed }),
+			scales: join(0, func(l *Linear) *metal.Array { return l.scales }),
+			biases: join(0, func(l *Linear) *metal.Array { return l.biases }),
+			format: layers[0].format,
+		},
+	}
+	if weight := join(0, func(l *Linear) *metal.Array { return l.weight }); weight != nil {
+		whole.weight, whole.transposed = weight, s.Transpose(weight, 1, 0)
+	}
+	for _, l := range layers {
+		if l.transposed != nil {
+			parts = append(parts, l.transposed)
+		}
+	}
+	return whole, parts
+}
+
+// Arrays are the layer's weights.
+func (l *Linear) Arrays() []*metal.Array {
+	var out []*metal.Array
+	for _, a := range []*metal.Array{l.weight, l.transposed, l.bias, l.packed, l.scales, l.biases} {
+		if a != nil {
+			out = append(out, a)
+		}
+	}
+	return out
 }

@@ -285,8 +285,8 @@ func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
 			if packed == nil {
 				packed = NewFullCache().Quantize(s, metal.Quantization{GroupSize: 32, Bits: 8})
 			}
-			want := full.Attend(s, q, k, v, 0.2, full.Mask(s, n))
-			got := packed.Attend(s, q, k, v, 0.2, packed.Mask(s, n))
+			want := full.Attend(s, (*metal.Scope).SDPA, q, k, v, 0.2, full.Mask(s, n))
+			got := packed.Attend(s, (*metal.Scope).SDPA, q, k, v, 0.2, packed.Mask(s, n))
 			require.InDeltaSlice(t, values(t, want), values(t, got), 0.05)
 			if i == 1 { // from a full cache on
 				require.NoError(t, packed.Free())

@@ -51,7 +51,7 @@ func (c *QuantizedCache) hold(s *metal.Scope, keys, values packedPart) {
 }
 
 // Attend is attention over packed keys and values, as mlx-lm computes it.
-func (c *QuantizedCache) Attend(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *QuantizedCache) Attend(s *metal.Scope, _ Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
 	keys, values := c.update(s, k, v)
 	batch, heads, n, dim := q.Dim(0), q.Dim(1), q.Dim(2), q.Dim(3)
 	kvHeads := k.Dim(1)

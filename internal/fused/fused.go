@@ -1,0 +1,204 @@
+// Package fused holds CUDA kernels that do the small steps of a decoder layer together. MLX's CUDA back end
+// spends microseconds of the host on every kernel, and a token of a small model is made of hundreds: their
+// number, not the GPU, is what decoding waits for. The kernels round where MLX's own ops round; what
+// differs is the order of sums inside a norm or an attention.
+package fused
+
+import (
+	_ "embed" // the kernels' sources
+	"errors"
+	"math"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+//go:embed common.cuh
+var common string
+
+//go:embed norm_rope.cu
+var normRopeBody string
+
+//go:embed add_norm.cu
+var addNormBody string
+
+//go:embed gate.cu
+var gateBody string
+
+//go:embed scores.cu
+var scoresBody string
+
+//go:embed weigh.cu
+var weighBody string
+
+const (
+	warp         = 32
+	rowThreads   = 512 // of a block that norms a row
+	pointThreads = 256 // of a block that works element by element
+	keysPerBlock = 32  // of a block that scores keys
+)
+
+// Kernels are the kernels for models of one shape. The owner closes them.
+type Kernels struct {
+	shape                                  Shape
+	normRope, addNorm, gate, scores, weigh *metal.Kernel
+	settings, scale                        *metal.Array
+}
+
+// Shape is what the kernels are compiled for.
+type Shape struct {
+	Heads, KVHeads, HeadDim  int
+	HiddenSize, Intermediate int
+	QKNorm                   bool // queries and keys are normed
+	PostNorm                 bool // what a block puts out is normed before it is added
+	GELU                     bool // the gate is GELU's tanh form, not SiLU
+	RMSNormEps               float32
+	AttentionScale           float32
+	DType                    metal.DType
+}
+
+// Fits reports whether the kernels can serve a shape.
+func (s Shape) Fits() bool {
+	return s.HeadDim%warp == 0 && s.HeadDim <= 1024 && s.DType.IsFloat() && s.DType != metal.Float64
+}
+
+// New prepares the kernels; owner owns their constants.
+func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
+	k := &Kernels{shape: shape}
+	defer func() {
+		if err != nil {
+			k.Close()
+		}
+	}()
+	for _, one := range []struct {
+		kernel **metal.Kernel
+		source metal.KernelSource
+	}{
+		{&k.normRope, metal.KernelSource{Name: "norm_rope", Body: normRopeBody,
+			Inputs:  []string{"qkv", "q_weight", "k_weight", "offset", "freqs", "settings"},
+			Outputs: []string{"queries", "keys", "values"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
+		{&k.addNorm, metal.KernelSource{Name: "add_norm", Body: addNormBody,
+			Inputs:  []string{"h", "y", "post_weight", "next_weight", "settings"},
+			Outputs: []string{"sum", "normed"}, Constants: []string{"N", "THREADS", "POST", "CLIP"}}},
+		{&k.gate, metal.KernelSource{Name: "gate", Body: gateBody,
+			Inputs: []string{"gate_up"}, Outputs: []string{"out"}, Constants: []string{"N", "GELU"}}},
+		{&k.scores, metal.KernelSource{Name: "scores", Body: scoresBody,
+			Inputs: []string{"queries", "keys", "scale"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D"}}},
+		{&k.weigh, metal.KernelSource{Name: "weigh", Body: weighBody,
+			Inputs: []string{"scores", "values"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D"}}},
+	} {
+		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common
+		if *one.kernel, err = metal.NewKernel(one.source); err != nil {
+			return nil, err
+		}
+	}
+	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
+	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
+	return k, errors.Join(owner.Err(), owner.Eval(k.settings, k.scale))
+}
+
+// Shape is what the kernels were made for.
+func (k *Kernels) Shape() Shape { return k.shape }
+
+// Close gives the kernels back.
+func (k *Kernels) Close() {
+	if k == nil {
+		return
+	}
+	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh} {
+		kernel.Close()
+	}
+}
+
+// Rotation is a position embedding as NormRope takes it.
+type Rotation struct {
+	settings *metal.Array // float32 [3]: eps of the norms, log2 of RoPE's base, scale of positions
+	freqs    *metal.Array // nil without
+}
+
+// NewRotation makes the constants of a position embedding over halves of the whole head; owner owns them.
+func (k *Kernels) NewRotation(owner *metal.Scope, p metal.RoPE) Rotation {
+	base := math.Log2(float64(max(p.Base, 1)))
+	r := Rotation{settings: owner.FromFloats([]float32{k.shape.RMSNormEps, float32(base), p.Scale}, 3), freqs: p.Freqs}
+	if err := owner.Eval(r.settings); err != nil {
+		owner.Fail(err)
+	}
+	return r
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// NormRope splits the joined projections qkv [B, T, (heads + 2 kv_heads) head_dim] into queries
+// [B, heads, T, head_dim], keys and values [B, kv_heads, T, head_dim], norms queries and keys if the
+// model does, and rotates them. offset is the position of each row's first token, int32 [B].
+func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, offset *metal.Array, r Rotation) (q, keys, values *metal.Array) {
+	if !k.shape.QKNorm {
+		qWeight, kWeight = r.settings, r.settings // not read
+	}
+	freqs := r.freqs
+	if freqs == nil {
+		freqs = r.settings // not read
+	}
+	b, t, d := qkv.Dim(0), qkv.Dim(1), k.shape.HeadDim
+	slots := k.shape.Heads + 2*k.shape.KVHeads
+	kv := metal.Output{Shape: []int{b, k.shape.KVHeads, t, d}, DType: k.shape.DType}
+	out := s.Run(k.normRope, metal.Launch{
+		Grid: [3]int{b * t * slots * d, 1, 1}, Group: [3]int{d, 1, 1}, Element: k.shape.DType,
+		Constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
+		Outputs:   []metal.Output{{Shape: []int{b, k.shape.Heads, t, d}, DType: k.shape.DType}, kv, kv},
+	}, qkv, qWeight, kWeight, offset, freqs, r.settings)
+	return out[0], out[1], out[2]
+}
+
+// AddNorm returns h + y, with y normed by post first if the model does that, and that sum normed by
+// next. h and y are [B, T, hidden], the weights [hidden].
+func (k *Kernels) AddNorm(s *metal.Scope, h, y, post, next *metal.Array) (sum, normed *metal.Array) {
+	if !k.shape.PostNorm {
+		post = next // not read
+	}
+	rows, n := h.Dim(0)*h.Dim(1), k.shape.HiddenSize
+	like := metal.Output{Shape: []int{h.Dim(0), h.Dim(1), n}, DType: k.shape.DType}
+	clip := k.shape.PostNorm && k.shape.DType == metal.Float16 // Gemma's activations exceed float16's range
+	out := s.Run(k.addNorm, metal.Launch{
+		Grid: [3]int{rows * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
+		Constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
+		Outputs:   []metal.Output{like, like},
+	}, h, y, post, next, k.settings)
+	return out[0], out[1]
+}
+
+// Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.
+func (k *Kernels) Gate(s *metal.Scope, gateUp *metal.Array) *metal.Array {
+	b, t, n := gateUp.Dim(0), gateUp.Dim(1), k.shape.Intermediate
+	return s.Run(k.gate, metal.Launch{
+		Grid: [3]int{b * t * n, 1, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
+		Constants: []int{n, flag(k.shape.GELU)},
+		Outputs:   []metal.Output{{Shape: []int{b, t, n}, DType: k.shape.DType}},
+	}, gateUp)[0]
+}
+
+// mlxHeadDims are the head sizes for which MLX has a kernel of its own for one query.
+var mlxHeadDims = map[int]bool{64: true, 96: true, 128: true}
+
+// Attention is metal.Scope.SDPA, in two kernels for one query of one row where MLX would take a handful.
+func (k *Kernels) Attention(s *metal.Scope, q, keys, values *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+	h, kv, d := k.shape.Heads, k.shape.KVHeads, k.shape.HeadDim
+	if mlxHeadDims[d] || q.Dim(0) != 1 || q.Dim(2) != 1 || mask.Array != nil || scale != k.shape.AttentionScale {
+		return s.SDPA(q, keys, values, scale, mask)
+	}
+	length := keys.Dim(2)
+	constants := []int{h, kv, d}
+	blocks := (length + keysPerBlock - 1) / keysPerBlock
+	scores := s.Run(k.scores, metal.Launch{
+		Grid: [3]int{blocks * pointThreads, kv, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
+		Constants: constants, Outputs: []metal.Output{{Shape: []int{h, length}, DType: k.shape.DType}},
+	}, q, keys, k.scale)[0]
+	return s.Run(k.weigh, metal.Launch{
+		Grid: [3]int{d / warp * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
+		Constants: constants, Outputs: []metal.Output{{Shape: []int{1, h, 1, d}, DType: k.shape.DType}},
+	}, scores, values)[0]
+}

@@ -1,0 +1,37 @@
+  // A warp scores one key at a time for all query heads that share it; a block of 8 warps has 32 keys.
+  // queries are [1, H, 1, D], keys [1, KV, length, D] with any stride between heads.
+  constexpr int GROUP = H / KV;
+  constexpr int EACH = D / 32;
+  using Part = GoMLXVector<T, EACH>;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const int head = blockIdx.y;
+  const int length = keys_shape[2];
+  const T factor = static_cast<T>(scale[0]);
+  float q[GROUP][EACH];
+  for (int g = 0; g < GROUP; g++) {
+    const Part part = *reinterpret_cast<const Part*>(queries + (head * GROUP + g) * D + lane * EACH);
+    for (int i = 0; i < EACH; i++) {
+      q[g][i] = static_cast<float>(static_cast<T>(factor * part.at[i]));
+    }
+  }
+  const T* mine = keys + head * keys_strides[1] + lane * EACH;
+  for (int i = 0; i < 4; i++) {
+    const int key = blockIdx.x * 32 + i * 8 + warp;
+    if (key >= length) {
+      break;
+    }
+    const Part part = *reinterpret_cast<const Part*>(mine + key * keys_strides[2]);
+    for (int g = 0; g < GROUP; g++) {
+      float dot = 0;
+      for (int j = 0; j < EACH; j++) {
+        dot += q[g][j] * static_cast<float>(part.at[j]);
+      }
+      for (int step = 16; step > 0; step /= 2) {
+        dot += __shfl_xor_sync(0xffffffff, dot, step);
+      }
+      if (lane == 0) {
+        out[static_cast<int64_t>(head * GROUP + g) * length + key] = static_cast<T>(dot);
+      }
+    }
+  }

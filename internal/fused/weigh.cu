@@ -1,0 +1,36 @@
+  // One block of 256 threads for 32 columns of one query head: the softmax over its scores [H, length],
+  // then the sum of values [1, KV, length, D] weighted by it.
+  constexpr int GROUP = H / KV;
+  constexpr int WARPS = 8;
+  __shared__ float shared[32];
+  __shared__ float parts[WARPS][32];
+  const int length = scores_shape[1];
+  const int head = blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const T* mine = scores + static_cast<int64_t>(head) * length;
+  float top = -INFINITY;
+  for (int key = threadIdx.x; key < length; key += WARPS * 32) {
+    top = fmaxf(top, static_cast<float>(mine[key]));
+  }
+  top = go_mlx_max<WARPS * 32>(top, shared);
+  float total = 0;
+  for (int key = threadIdx.x; key < length; key += WARPS * 32) {
+    total += __expf(static_cast<float>(mine[key]) - top);
+  }
+  total = 1 / go_mlx_sum<WARPS * 32>(total, shared);
+  const T* column = values + (head / GROUP) * values_strides[1] + blockIdx.x * 32 + lane;
+  float sum = 0;
+#pragma unroll 8
+  for (int key = warp; key < length; key += WARPS) {
+    const T weight = static_cast<T>(__expf(static_cast<float>(mine[key]) - top) * total);
+    sum += static_cast<float>(weight) * static_cast<float>(column[key * values_strides[2]]);
+  }
+  parts[warp][lane] = sum;
+  __syncthreads();
+  if (warp == 0) {
+    for (int i = 1; i < WARPS; i++) {
+      sum += parts[i][lane];
+    }
+    out[head * D + blockIdx.x * 32 + lane] = static_cast<T>(sum);
+  }

@@ -1,0 +1,84 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// benchModel is the model that GO_MLX_BENCH_MODEL names, or the trained one.
+func benchModel(t testing.TB) string {
+	if dir := os.Getenv("GO_MLX_BENCH_MODEL"); dir != "" {
+		return dir
+	}
+	return testenv.Model(t)
+}
+
+// BenchmarkDecode says where the time of a token goes: building the graph, handing it to MLX, and waiting for
+// the token before.
+func BenchmarkDecode(b *testing.B) {
+	dir := benchModel(b)
+	for _, exact := range []bool{false, true} {
+		b.Run(fmt.Sprintf("exact=%v", exact), func(b *testing.B) {
+			m, err := Load(context.Background(), dir, engine.NativeOptions{Exact: exact})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer m.Close()
+			var build, submit, wait time.Duration
+			err = m.do(context.Background(), func() error {
+				state := newDecodeState(m.shape)
+				defer state.free()
+				first := m.lease.NewScope()
+				token := first.Keep(first.FromUints([]uint32{5}, 1))
+				if err := first.Close(); err != nil {
+					return err
+				}
+				step := func() error {
+					s := m.lease.NewScope()
+					defer s.Close()
+					start := time.Now()
+					state.begin(s, 1, m.shape.windows)
+					logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, s.Reshape(token, 1, 1), state)), 1)
+					next := s.Keep(s.Argmax(logits, -1, false))
+					built := time.Now()
+					if err := s.AsyncEval(append([]*metal.Array{next}, state.arrays()...)...); err != nil {
+						return err
+					}
+					submitted := time.Now()
+					_, err := token.Int()
+					if err == nil {
+						err = token.Free()
+					}
+					token = next
+					build, submit, wait = build+built.Sub(start), submit+submitted.Sub(built), wait+time.Since(submitted)
+					return err
+				}
+				for range 20 { // kernels are compiled when they are first used
+					if err := step(); err != nil {
+						return err
+					}
+				}
+				build, submit, wait = 0, 0, 0
+				for b.Loop() {
+					if err := step(); err != nil {
+						return err
+					}
+				}
+				return token.Free()
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for unit, total := range map[string]time.Duration{"build-µs": build, "submit-µs": submit, "wait-µs": wait} {
+				b.ReportMetric(float64(total.Microseconds())/float64(b.N), unit)
+			}
+		})
+	}
+}

@@ -1,0 +1,129 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+
+	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// fusedDecoder runs the layers of a decoder with the kernels of package fused: half as many kernels as
+// with MLX's ops one by one.
+type fusedDecoder struct {
+	kernels *fused.Kernels
+	layers  []fusedLayer
+	norm    *metal.Array // behind the last layer
+}
+
+type fusedLayer struct {
+	inputNorm, postAttentionNorm, preMLPNorm, postMLPNorm *metal.Array // post norms may be nil
+	qkvParts, gateUpParts                                 []*nn.Linear
+	qNorm, kNorm                                          *metal.Array // nil without
+	o, down                                               *nn.Linear
+	rope                                                  metal.RoPE
+
+	qkv, gateUp *nn.Linear // the parts joined
+	rotation    fused.Rotation
+}
+
+// fuseLayers returns nil if the kernels cannot run the model: not on this device, not in this shape, or not
+// with weights of several types or packings.
+func (w *weights) fuseLayers(shape fused.Shape, layers []fusedLayer, norm *metal.Array) (_ *fusedDecoder, err error) {
+	if !w.fuse || len(w.problems) > 0 || !w.uniform() {
+		return nil, nil
+	}
+	shape.DType = norm.DType()
+	if !shape.Fits() {
+		return nil, nil
+	}
+	for _, l := range layers {
+		if !nn.Alike(l.qkvParts...) || !nn.Alike(l.gateUpParts...) {
+			return nil, nil
+		}
+	}
+	d := &fusedDecoder{layers: layers, norm: norm}
+	if d.kernels, err = fused.New(w.scope, shape); err != nil {
+		return nil, err
+	}
+	for i := range layers {
+		l := &layers[i]
+		l.qkv, l.gateUp = w.join(l.qkvParts...), w.join(l.gateUpParts...)
+		l.rotation = d.kernels.NewRotation(w.scope, l.rope)
+	}
+	return d, nil
+}
+
+// uniform reports whether all that is not packed is of one floating type.
+func (w *weights) uniform() bool {
+	types := map[string]bool{}
+	for name, t := range w.headers {
+		if w.relevant(name) && t.DType != "U32" {
+			types[t.DType] = true
+		}
+	}
+	return len(types) == 1
+}
+
+// attention is what the caches compute with; nil for MLX's own.
+func (d *fusedDecoder) attention() nn.Attention {
+	if d == nil {
+		return nil
+	}
+	return d.kernels.Attention
+}
+
+// run takes h [B, T, hidden] through all layers and returns it normed.
+func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
+	offset := st.offsets(s, h.Dim(0))
+	st.observe(s, 0, h)
+	x := s.RMSNorm(h, d.layers[0].inputNorm, d.kernels.Shape().RMSNormEps)
+	for i := range d.layers {
+		l := &d.layers[i]
+		q, k, v := d.kernels.NormRope(s, l.qkv.Apply(s, x), l.qNorm, l.kNorm, offset, l.rotation)
+		attended := st.attend(s, i, q, k, v, d.kernels.Shape().AttentionScale)
+		h, x = d.kernels.AddNorm(s, h, l.o.Apply(s, mergeHeads(s, attended)), l.postAttentionNorm, l.preMLPNorm)
+		next := d.norm
+		if i+1 < len(d.layers) {
+			next = d.layers[i+1].inputNorm
+		}
+		h, x = d.kernels.AddNorm(s, h, l.down.Apply(s, d.kernels.Gate(s, l.gateUp.Apply(s, x))), l.postMLPNorm, next)
+		st.observe(s, i+1, h)
+	}
+	return x
+}
+
+func (d *fusedDecoder) close() {
+	if d != nil {
+		d.kernels.Close()
+	}
+}
+
+// join is tensors that are one behind the other when the weights are read.
+type join struct{ whole, parts []*metal.Array }
+
+// join notes that layers are to be read as one.
+func (w *weights) join(layers ...*nn.Linear) *nn.Linear {
+	whole, parts := nn.Join(w.scope, layers...)
+	w.joins = append(w.joins, join{whole.Arrays(), parts})
+	return whole
+}
+
+// readJoins makes the joined layers one by one and drops their parts, so that no more than one of them is
+// held twice.
+func (w *weights) readJoins() error {
+	for _, j := range w.joins {
+		if err := w.scope.Eval(j.whole...); err != nil {
+			return fmt.Errorf("join weights: %w", err)
+		}
+		var errs []error
+		for _, a := range j.parts {
+			errs = append(errs, w.scope.Keep(a).Free())
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
