@@ -8,7 +8,6 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
-	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
 // architecture is the forward pass of one family of models. To add a family, write one file with a
@@ -28,16 +27,16 @@ type modelShape struct {
 	hiddenSize                            int
 	vocabSize                             int
 	heads, kvHeads, headDim, intermediate int
-	windows                               []int        // sliding window of each layer, 0 for full attention
-	attention                             nn.Attention // nil for MLX's own
+	windows                               []int         // sliding window of each layer, 0 for full attention
+	fused                                 *fusedDecoder // nil where MLX's own ops do everything
 }
 
 // state is a layer's view of the positions before the present pass.
 type state interface {
 	// rope rotates queries or keys [B, heads, T, head_dim] to their positions.
 	rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array
-	// offsets is the position of the first token of each of so many rows, int32 [rows].
-	offsets(s *metal.Scope, rows int) *metal.Array
+	// positions are those of every token of so many rows, int32 [rows, T].
+	positions(s *metal.Scope, rows, tokens int) *metal.Array
 	// attend adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer to it and returns what its
 	// queries [B, heads, T, head_dim] attend to, in their shape. scale multiplies the scores.
 	attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array

@@ -152,7 +152,11 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 		}
 		s := m.lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
-		scores, err = t.logProbs(s, past, batch)
+		if packed := t.pack(past, batch); packed != nil {
+			scores, err = t.packedLogProbs(s, past, packed, len(batch))
+		} else {
+			scores, err = t.logProbs(s, past, batch)
+		}
 		return err
 	})
 	if err != nil {

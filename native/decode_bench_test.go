@@ -44,9 +44,7 @@ func BenchmarkDecode(b *testing.B) {
 					s := m.lease.NewScope()
 					defer s.Close()
 					start := time.Now()
-					state.begin(s, 1, m.shape.windows)
-					logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, s.Reshape(token, 1, 1), state)), 1)
-					next := s.Keep(s.Argmax(logits, -1, false))
+					next := s.Keep(s.Argmax(m.nextLogits(s, state, token), -1, false))
 					built := time.Now()
 					if err := s.AsyncEval(append([]*metal.Array{next}, state.arrays()...)...); err != nil {
 						return err
@@ -78,6 +76,48 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			for unit, total := range map[string]time.Duration{"build-µs": build, "submit-µs": submit, "wait-µs": wait} {
 				b.ReportMetric(float64(total.Microseconds())/float64(b.N), unit)
+			}
+		})
+	}
+}
+
+// BenchmarkGenerate is 200 tokens as a caller gets them.
+func BenchmarkGenerate(b *testing.B) {
+	bothWays(b, func(m *Model) error {
+		o := engine.DefaultGenerateOptions()
+		o.IgnoreEOS, o.MaxTokens = true, 200
+		for _, err := range m.Generate(b.Context(), engine.Prompt{Text: "Where can I find"}, o) {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// BenchmarkClassifyOne is one text in a call of its own.
+func BenchmarkClassifyOne(b *testing.B) {
+	texts := testenv.Texts(b)
+	i := 0
+	bothWays(b, func(m *Model) error {
+		i++
+		_, err := m.Classify(b.Context(), texts[i%len(texts):][:1], domainOptions(b))
+		return err
+	})
+}
+
+// bothWays measures work with the fused kernels, where the device has them, and without.
+func bothWays(b *testing.B, work func(m *Model) error) {
+	for _, exact := range []bool{false, true} {
+		b.Run(fmt.Sprintf("exact=%v", exact), func(b *testing.B) {
+			m := openPath(b, benchModel(b), engine.NativeOptions{Exact: exact})
+			if err := work(m); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if err := work(m); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

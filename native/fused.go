@@ -66,22 +66,22 @@ func (w *weights) uniform() bool {
 	return len(types) == 1
 }
 
-// attention is what the caches compute with; nil for MLX's own.
+// attention is what the caches compute with.
 func (d *fusedDecoder) attention() nn.Attention {
 	if d == nil {
-		return nil
+		return (*metal.Scope).SDPA
 	}
 	return d.kernels.Attention
 }
 
 // run takes h [B, T, hidden] through all layers and returns it normed.
 func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
-	offset := st.offsets(s, h.Dim(0))
+	positions := st.positions(s, h.Dim(0), h.Dim(1))
 	st.observe(s, 0, h)
 	x := s.RMSNorm(h, d.layers[0].inputNorm, d.kernels.Shape().RMSNormEps)
 	for i := range d.layers {
 		l := &d.layers[i]
-		q, k, v := d.kernels.NormRope(s, l.qkv.Apply(s, x), l.qNorm, l.kNorm, offset, l.rotation)
+		q, k, v := d.kernels.NormRope(s, l.qkv.Apply(s, x), l.qNorm, l.kNorm, positions, l.rotation)
 		attended := st.attend(s, i, q, k, v, d.kernels.Shape().AttentionScale)
 		h, x = d.kernels.AddNorm(s, h, l.o.Apply(s, mergeHeads(s, attended)), l.postAttentionNorm, l.preMLPNorm)
 		next := d.norm

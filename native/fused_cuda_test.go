@@ -17,7 +17,7 @@ import (
 // `make test-cuda`, on a machine with an NVIDIA GPU: the fused kernels compute what MLX's own ops do.
 func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	fused, exact := openPath(t, benchModel(t), engine.NativeOptions{}), openPath(t, benchModel(t), engine.NativeOptions{Exact: true})
-	require.NotNil(t, fused.shape.attention, "the kernels do not serve this model")
+	require.NotNil(t, fused.shape.fused, "the kernels do not serve this model")
 	for _, text := range []string{"Where can I find", strings.Repeat(testenv.Texts(t)[0]+" ", 40)} {
 		ids, err := exact.Encode(t.Context(), text, true)
 		require.NoError(t, err)
@@ -27,20 +27,48 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, got.Layers, len(want.Layers))
 		for i := range want.Layers {
-			requireNear(t, want.Layers[i], got.Layers[i], 0.02, "layer %d of %d tokens", i, len(ids))
+			requireNear(t, want.Layers[i], got.Layers[i], 0.05, "layer %d of %d tokens", i, len(ids))
 		}
-		requireNear(t, want.Logits, got.Logits, 0.02, "logits of %d tokens", len(ids))
+		requireNear(t, want.Logits, got.Logits, 0.05, "logits of %d tokens", len(ids))
 	}
 	equal, total := 0, 0
 	for _, prompt := range testenv.Texts(t)[:8] {
 		a, _ := collect(t, exact, prompt, nil)
 		b, _ := collect(t, fused, prompt, nil)
-		same := slices.Compare(a, b)
 		n := commonLength(a, b)
 		equal, total = equal+n, total+len(a)
-		t.Logf("%d of %d greedy tokens before the first difference (%d)", n, len(a), same)
 	}
-	t.Logf("%d of %d tokens", equal, total)
+	t.Logf("%d of %d greedy tokens before the first difference", equal, total)
+	require.Greater(t, equal, total/2)
+}
+
+// A compiled pass over a packed row gives the labels and, but for rounding, the scores of plain batches.
+func TestPackedTextsScoreAsBatchesDo(t *testing.T) {
+	fused, exact := openPath(t, benchModel(t), engine.NativeOptions{}), openPath(t, benchModel(t), engine.NativeOptions{Exact: true})
+	for name, labels := range map[string][]string{
+		"one token": testenv.Labels(t), "several tokens": {"a long journey", "food", "the law and its courts"},
+	} {
+		options := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
+		largest := 0.0
+		for _, n := range []int{1, 3} {
+			for texts := range slices.Chunk(testenv.Texts(t)[:30], n) {
+				want, err := exact.Classify(t.Context(), texts, options)
+				require.NoError(t, err)
+				got, err := fused.Classify(t.Context(), texts, options)
+				require.NoError(t, err)
+				for i := range want {
+					for l := range labels {
+						largest = max(largest, math.Abs(got[i].Scores[l].Score-want[i].Scores[l].Score))
+					}
+					if want[i].Margin > 0.02 {
+						require.Equal(t, want[i].Label, got[i].Label)
+					}
+				}
+			}
+		}
+		t.Logf("%s: largest difference of a score %.2g", name, largest)
+		require.Less(t, largest, 0.25)
+	}
 }
 
 // requireNear bounds ||got - want|| / ||want||.

@@ -175,8 +175,7 @@ func (m *gemma3) shape() modelShape {
 		windows[i] = m.cfg.window(i)
 	}
 	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
-		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows,
-		attention: m.fused.attention()}
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows, fused: m.fused}
 }
 
 func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {

@@ -199,8 +199,7 @@ func (c llamaConfig) validate() error {
 
 func (m *llama) shape() modelShape {
 	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
-		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: make([]int, m.cfg.Layers),
-		attention: m.fused.attention()}
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: make([]int, m.cfg.Layers), fused: m.fused}
 }
 
 func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {

@@ -30,6 +30,7 @@ type Model struct {
 
 	// What follows belongs to the owner thread.
 	arch     architecture
+	passes   *compiledPasses // nil without fused kernels
 	weights  *metal.Scope
 	streams  []*stream // under way, in the order they came
 	endings  []ending  // streams that ended in the pass under way
@@ -137,6 +138,9 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 		return err
 	}
 	m.shape = m.arch.shape()
+	if m.passes, err = m.compilePasses(); err != nil {
+		return err
+	}
 	version, err := metal.Version()
 	if err != nil {
 		return err
@@ -162,6 +166,7 @@ func (m *Model) Close() error {
 				errs = append(errs, m.streams[0].free(false))
 			}
 			errs = append(errs, m.prefixes.free(), m.prompts.shrink(0))
+			errs = append(errs, m.passes.close())
 			if m.arch != nil {
 				errs = append(errs, m.arch.close())
 			}

@@ -210,22 +210,16 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
 func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) error {
-	var st state
-	ids := s.Reshape(inputs[0], 1, 1)
+	var rows []*metal.Array
 	if len(group) == 1 {
-		group[0].state.begin(s, 1, m.shape.windows)
-		st = group[0].state
+		rows = []*metal.Array{m.nextLogits(s, group[0].state, inputs[0])}
 	} else {
-		rows := make([]*decodeState, len(group))
+		states := make([]*decodeState, len(group))
 		for i, member := range group {
-			rows[i] = member.state
+			states[i] = member.state
 		}
-		ids = s.ExpandDims(s.Concatenate(0, inputs...), 1)
-		st = newBatchState(s, rows, m.shape.windows)
-	}
-	logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, st)), 1)
-	rows := []*metal.Array{logits}
-	if len(group) > 1 {
+		ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
+		logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1)
 		rows = s.Split(logits, len(group), 0)
 	}
 	var wanted []*metal.Array
@@ -233,6 +227,16 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 		wanted = append(wanted, member.sample(s, rows[i])...)
 	}
 	return s.AsyncEval(wanted...)
+}
+
+// nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+func (m *Model) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array) *metal.Array {
+	ids := s.Reshape(token, 1, 1)
+	if logits, ok := m.compiledStep(s, st, ids); ok {
+		return logits
+	}
+	st.begin(s, 1, m.shape.windows)
+	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, st)), 1)
 }
 
 // drop takes a stream out of the schedule.

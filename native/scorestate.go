@@ -2,7 +2,6 @@ package native
 
 import (
 	"errors"
-	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
@@ -109,11 +108,12 @@ func (st *scoreState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.
 	return s.RoPE(x, p, st.past.length)
 }
 
-func (st *scoreState) offsets(s *metal.Scope, rows int) *metal.Array {
+func (st *scoreState) positions(s *metal.Scope, rows, tokens int) *metal.Array {
+	within := s.ExpandDims(s.Arange(0, tokens, metal.Int32), 0)
 	if st.offset != nil {
-		return st.offset
+		return s.Add(s.ExpandDims(st.offset, 1), within)
 	}
-	return s.FromInts(slices.Repeat([]int32{int32(st.past.length)}, rows), rows)
+	return s.Contiguous(s.BroadcastTo(s.Add(within, s.Scalar(float64(st.past.length), metal.Int32)), rows, tokens))
 }
 
 func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.Array, scale float32) *metal.Array {

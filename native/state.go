@@ -21,10 +21,7 @@ const keptPositions = 4
 
 // newBoundedState bounds the layers with full attention to so many positions; 0 for no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
-	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), attention: shape.attention}
-	if st.attention == nil {
-		st.attention = (*metal.Scope).SDPA
-	}
+	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), attention: shape.fused.attention()}
 	for _, window := range shape.windows {
 		switch {
 		case window > 0:
@@ -71,8 +68,8 @@ func (st *decodeState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal
 	return s.RoPE(x, p, st.caches[len(st.caches)-1].Offset())
 }
 
-func (st *decodeState) offsets(s *metal.Scope, _ int) *metal.Array {
-	return s.FromInts([]int32{int32(st.position())}, 1)
+func (st *decodeState) positions(s *metal.Scope, _, tokens int) *metal.Array {
+	return s.Arange(st.position(), st.position()+tokens, metal.Int32)
 }
 
 func (st *decodeState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
@@ -149,7 +146,8 @@ func (st *batchState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.
 	return s.RoPEAt(x, p, st.offset)
 }
 
-func (st *batchState) offsets(*metal.Scope, int) *metal.Array { return st.offset }
+// positions: each row has one token.
+func (st *batchState) positions(*metal.Scope, int, int) *metal.Array { return st.offset }
 
 func (st *batchState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
 	n := len(st.rows)

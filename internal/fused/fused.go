@@ -30,18 +30,24 @@ var scoresBody string
 //go:embed weigh.cu
 var weighBody string
 
+//go:embed packed.cu
+var packedBody string
+
 const (
 	warp         = 32
 	rowThreads   = 512 // of a block that norms a row
 	pointThreads = 256 // of a block that works element by element
 	keysPerBlock = 32  // of a block that scores keys
+
+	// MaxPackedKeys is how many keys, past ones included, Packed can attend to.
+	MaxPackedKeys = 4096
 )
 
 // Kernels are the kernels for models of one shape. The owner closes them.
 type Kernels struct {
-	shape                                  Shape
-	normRope, addNorm, gate, scores, weigh *metal.Kernel
-	settings, scale                        *metal.Array
+	shape                                          Shape
+	normRope, addNorm, gate, scores, weigh, packed *metal.Kernel
+	settings, scale                                *metal.Array
 }
 
 // Shape is what the kernels are compiled for.
@@ -74,7 +80,7 @@ func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
 		source metal.KernelSource
 	}{
 		{&k.normRope, metal.KernelSource{Name: "norm_rope", Body: normRopeBody,
-			Inputs:  []string{"qkv", "q_weight", "k_weight", "offset", "freqs", "settings"},
+			Inputs:  []string{"qkv", "q_weight", "k_weight", "positions", "freqs", "settings"},
 			Outputs: []string{"queries", "keys", "values"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
 		{&k.addNorm, metal.KernelSource{Name: "add_norm", Body: addNormBody,
 			Inputs:  []string{"h", "y", "post_weight", "next_weight", "settings"},
@@ -82,9 +88,12 @@ func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
 		{&k.gate, metal.KernelSource{Name: "gate", Body: gateBody,
 			Inputs: []string{"gate_up"}, Outputs: []string{"out"}, Constants: []string{"N", "GELU"}}},
 		{&k.scores, metal.KernelSource{Name: "scores", Body: scoresBody,
-			Inputs: []string{"queries", "keys", "scale"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D"}}},
+			Inputs: []string{"queries", "keys", "scale", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
 		{&k.weigh, metal.KernelSource{Name: "weigh", Body: weighBody,
-			Inputs: []string{"scores", "values"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D"}}},
+			Inputs: []string{"scores", "values", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
+		{&k.packed, metal.KernelSource{Name: "packed", Body: packedBody,
+			Inputs:  []string{"queries", "past_keys", "past_values", "keys", "values", "visible", "scale"},
+			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
 	} {
 		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common
 		if *one.kernel, err = metal.NewKernel(one.source); err != nil {
@@ -104,7 +113,7 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh} {
+	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.packed} {
 		kernel.Close()
 	}
 }
@@ -134,8 +143,8 @@ func flag(b bool) int {
 
 // NormRope splits the joined projections qkv [B, T, (heads + 2 kv_heads) head_dim] into queries
 // [B, heads, T, head_dim], keys and values [B, kv_heads, T, head_dim], norms queries and keys if the
-// model does, and rotates them. offset is the position of each row's first token, int32 [B].
-func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, offset *metal.Array, r Rotation) (q, keys, values *metal.Array) {
+// model does, and rotates them. positions is int32 [B, T].
+func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *metal.Array, r Rotation) (q, keys, values *metal.Array) {
 	if !k.shape.QKNorm {
 		qWeight, kWeight = r.settings, r.settings // not read
 	}
@@ -150,7 +159,7 @@ func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, offset *metal.
 		Grid: [3]int{b * t * slots * d, 1, 1}, Group: [3]int{d, 1, 1}, Element: k.shape.DType,
 		Constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
 		Outputs:   []metal.Output{{Shape: []int{b, k.shape.Heads, t, d}, DType: k.shape.DType}, kv, kv},
-	}, qkv, qWeight, kWeight, offset, freqs, r.settings)
+	}, qkv, qWeight, kWeight, positions, freqs, r.settings)
 	return out[0], out[1], out[2]
 }
 
@@ -186,19 +195,45 @@ var mlxHeadDims = map[int]bool{64: true, 96: true, 128: true}
 
 // Attention is metal.Scope.SDPA, in two kernels for one query of one row where MLX would take a handful.
 func (k *Kernels) Attention(s *metal.Scope, q, keys, values *metal.Array, scale float32, mask metal.Mask) *metal.Array {
-	h, kv, d := k.shape.Heads, k.shape.KVHeads, k.shape.HeadDim
-	if mlxHeadDims[d] || q.Dim(0) != 1 || q.Dim(2) != 1 || mask.Array != nil || scale != k.shape.AttentionScale {
+	if mlxHeadDims[k.shape.HeadDim] || q.Dim(0) != 1 || q.Dim(2) != 1 || mask.Array != nil || scale != k.shape.AttentionScale {
 		return s.SDPA(q, keys, values, scale, mask)
 	}
-	length := keys.Dim(2)
-	constants := []int{h, kv, d}
-	blocks := (length + keysPerBlock - 1) / keysPerBlock
+	return k.attendOne(s, q, keys, values, nil)
+}
+
+// AttendFilled is attention of one query [1, heads, 1, head_dim] to the first filled (int32 [1]) of the keys and
+// values [1, kv_heads, room, head_dim].
+func (k *Kernels) AttendFilled(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
+	return k.attendOne(s, q, keys, values, filled)
+}
+
+func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
+	h, kv, d := k.shape.Heads, k.shape.KVHeads, k.shape.HeadDim
+	room := keys.Dim(2)
+	constants := []int{h, kv, d, flag(filled != nil)}
+	if filled == nil {
+		filled = k.scale // not read
+	}
+	blocks := (room + keysPerBlock - 1) / keysPerBlock
 	scores := s.Run(k.scores, metal.Launch{
 		Grid: [3]int{blocks * pointThreads, kv, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []metal.Output{{Shape: []int{h, length}, DType: k.shape.DType}},
-	}, q, keys, k.scale)[0]
+		Constants: constants, Outputs: []metal.Output{{Shape: []int{h, room}, DType: k.shape.DType}},
+	}, q, keys, k.scale, filled)[0]
 	return s.Run(k.weigh, metal.Launch{
 		Grid: [3]int{d / warp * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: constants, Outputs: []metal.Output{{Shape: []int{1, h, 1, d}, DType: k.shape.DType}},
-	}, scores, values)[0]
+	}, scores, values, filled)[0]
+}
+
+// AttendPacked is attention of the queries [1, heads, T, head_dim] of several texts, packed into one row, to
+// keys and values [1, kv_heads, P, head_dim] that they share and to their own [1, kv_heads, T, head_dim];
+// visible, bool [T, P+T], says who sees what. P+T is at most MaxPackedKeys, and P may not be 0.
+func (k *Kernels) AttendPacked(s *metal.Scope, q, pastKeys, pastValues, keys, values, visible *metal.Array) *metal.Array {
+	h, t, d := k.shape.Heads, q.Dim(2), k.shape.HeadDim
+	out := s.Run(k.packed, metal.Launch{
+		Grid: [3]int{t * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
+		Constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
+		Outputs:   []metal.Output{{Shape: []int{1, t, h, d}, DType: k.shape.DType}},
+	}, q, pastKeys, pastValues, keys, values, visible, k.scale)[0]
+	return s.Transpose(out, 0, 2, 1, 3)
 }

@@ -25,7 +25,7 @@
   const int pair = d % HALF;
   const float frequency = FREQS ? 1.0f / static_cast<float>(freqs[pair])
                                 : exp2f(-(static_cast<float>(pair) / static_cast<float>(HALF)) * settings[1]);
-  const float theta = settings[2] * static_cast<float>(offset[b] + t) * frequency;
+  const float theta = settings[2] * static_cast<float>(positions[row]) * frequency;
   const float x1 = static_cast<float>(line[pair]);
   const float x2 = static_cast<float>(line[pair + HALF]);
   const float rotated = d < HALF ? x1 * cosf(theta) - x2 * sinf(theta) : x1 * sinf(theta) + x2 * cosf(theta);

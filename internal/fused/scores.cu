@@ -1,12 +1,14 @@
   // A warp scores one key at a time for all query heads that share it; a block of 8 warps has 32 keys.
-  // queries are [1, H, 1, D], keys [1, KV, length, D] with any stride between heads.
+  // queries are [1, H, 1, D], keys [1, KV, room, D] with any stride between heads, of which the first length hold
+  // something: filled[0], or all.
   constexpr int GROUP = H / KV;
   constexpr int EACH = D / 32;
   using Part = GoMLXVector<T, EACH>;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const int head = blockIdx.y;
-  const int length = keys_shape[2];
+  const int room = keys_shape[2];
+  const int length = FILLED ? filled[0] : room;
   const T factor = static_cast<T>(scale[0]);
   float q[GROUP][EACH];
   for (int g = 0; g < GROUP; g++) {
@@ -31,7 +33,7 @@
         dot += __shfl_xor_sync(0xffffffff, dot, step);
       }
       if (lane == 0) {
-        out[static_cast<int64_t>(head * GROUP + g) * length + key] = static_cast<T>(dot);
+        out[static_cast<int64_t>(head * GROUP + g) * room + key] = static_cast<T>(dot);
       }
     }
   }

@@ -1,14 +1,15 @@
-  // One block of 256 threads for 32 columns of one query head: the softmax over its scores [H, length],
-  // then the sum of values [1, KV, length, D] weighted by it.
+  // One block of 256 threads for 32 columns of one query head: the softmax over the first length of its
+  // scores [H, room], then the sum of values [1, KV, room, D] weighted by it.
   constexpr int GROUP = H / KV;
   constexpr int WARPS = 8;
   __shared__ float shared[32];
   __shared__ float parts[WARPS][32];
-  const int length = scores_shape[1];
+  const int room = scores_shape[1];
+  const int length = FILLED ? filled[0] : room;
   const int head = blockIdx.y;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const T* mine = scores + static_cast<int64_t>(head) * length;
+  const T* mine = scores + static_cast<int64_t>(head) * room;
   float top = -INFINITY;
   for (int key = threadIdx.x; key < length; key += WARPS * 32) {
     top = fmaxf(top, static_cast<float>(mine[key]));

@@ -35,6 +35,23 @@ type KVCache interface {
 	Free() error
 }
 
+// Slotted is a cache whose next single token can be written by index, as a compiled pass does that is the same
+// for every position.
+type Slotted interface {
+	KVCache
+	// Slot makes room for one more position. It needs a cache that is not empty.
+	Slot(s *metal.Scope) Slot
+	// Fill takes the arrays of Slot back with the position written.
+	Fill(s *metal.Scope, keys, values *metal.Array)
+}
+
+// Slot is where the next position goes: index At of keys and values [B, kv_heads, room, head_dim], of which
+// the first Filled will then hold something. The arrays stay the cache's.
+type Slot struct {
+	Keys, Values *metal.Array
+	At, Filled   int
+}
+
 // pair is keys and values held over passes.
 type pair struct{ keys, values *metal.Array }
 
@@ -141,7 +158,20 @@ func (c *FullCache) Attend(s *metal.Scope, attention Attention, q, k, v *metal.A
 // Update writes behind the last position and returns all that is held.
 func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
 	n, prev := keys.Dim(timeAxis), c.offset
-	if c.empty() || prev+n > c.keys.Dim(timeAxis) {
+	c.makeRoom(s, keys, values, n)
+	c.offset += n
+	c.replace(s,
+		s.SliceUpdate(c.keys, keys, timeAxis, prev, c.offset),
+		s.SliceUpdate(c.values, values, timeAxis, prev, c.offset))
+	if c.offset == c.keys.Dim(timeAxis) {
+		return c.keys, c.values
+	}
+	return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
+}
+
+// makeRoom grows the buffers for n positions in the shape of keys and values.
+func (c *FullCache) makeRoom(s *metal.Scope, keys, values *metal.Array, n int) {
+	if prev := c.offset; c.empty() || prev+n > c.keys.Dim(timeAxis) {
 		room := blocks(n)
 		var oldKeys, oldValues *metal.Array
 		if !c.empty() {
@@ -154,14 +184,18 @@ func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *met
 		}
 		c.replace(s, grow(s, oldKeys, keys, room), grow(s, oldValues, values, room))
 	}
-	c.offset += n
-	c.replace(s,
-		s.SliceUpdate(c.keys, keys, timeAxis, prev, c.offset),
-		s.SliceUpdate(c.values, values, timeAxis, prev, c.offset))
-	if c.offset == c.keys.Dim(timeAxis) {
-		return c.keys, c.values
-	}
-	return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
+}
+
+// Slot is the position behind the last one.
+func (c *FullCache) Slot(s *metal.Scope) Slot {
+	c.makeRoom(s, c.keys, c.values, 1)
+	return Slot{c.keys, c.values, c.offset, c.offset + 1}
+}
+
+// Fill counts the position.
+func (c *FullCache) Fill(s *metal.Scope, keys, values *metal.Array) {
+	c.replace(s, keys, values)
+	c.offset++
 }
 
 // RotatingCache keeps the last window positions of a sliding-window layer. Single tokens overwrite the
@@ -296,8 +330,33 @@ func (c *RotatingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 }
 
 func (c *RotatingCache) overwrite(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
+	c.turn(s, keys, values)
+	c.Fill(s,
+		s.SliceUpdate(c.keys, keys, timeAxis, c.next, c.next+1),
+		s.SliceUpdate(c.values, values, timeAxis, c.next, c.next+1))
+	if c.offset < c.keys.Dim(timeAxis) {
+		return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
+	}
+	return c.keys, c.values
+}
+
+// Slot is the oldest position, or a new one as long as the window is not full.
+func (c *RotatingCache) Slot(s *metal.Scope) Slot {
+	c.turn(s, c.keys, c.values)
+	return Slot{c.keys, c.values, c.next, min(c.offset+1, c.keys.Dim(timeAxis))}
+}
+
+// Fill counts the position.
+func (c *RotatingCache) Fill(s *metal.Scope, keys, values *metal.Array) {
+	c.replace(s, keys, values)
+	c.offset++
+	c.next++
+}
+
+// turn makes next the place of one more position, in buffers in the shape of keys and values.
+func (c *RotatingCache) turn(s *metal.Scope, keys, values *metal.Array) {
 	if c.empty() || (c.offset >= c.keys.Dim(timeAxis) && c.keys.Dim(timeAxis) < c.window) {
-		room := min(growBy, c.window-c.offset)
+		room := min(blocks(c.offset+1), c.window) - c.offset
 		c.replace(s, grow(s, c.keys, keys, room), grow(s, c.values, values, room))
 		c.next = c.offset
 	}
@@ -309,13 +368,4 @@ func (c *RotatingCache) overwrite(s *metal.Scope, keys, values *metal.Array) (k,
 	if c.next == c.window {
 		c.next = c.keep
 	}
-	c.replace(s,
-		s.SliceUpdate(c.keys, keys, timeAxis, c.next, c.next+1),
-		s.SliceUpdate(c.values, values, timeAxis, c.next, c.next+1))
-	c.offset++
-	c.next++
-	if c.offset < c.keys.Dim(timeAxis) {
-		return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
-	}
-	return c.keys, c.values
 }
