@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
@@ -72,6 +73,11 @@ func batchSize(rows []scoreRow) int {
 type labelTask struct {
 	model   *Model
 	options engine.ClassifyOptions
+	*labelSet
+}
+
+// labelSet is what follows from labels and prompt alone.
+type labelSet struct {
 	labels  [][]int32 // tokens of each label
 	longest int       // number of tokens of the longest label
 	prefix  []int32
@@ -85,7 +91,13 @@ type scoreRow struct {
 }
 
 func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
+	key := strings.Join(append([]string{options.Prompt}, options.Labels...), "\x00")
 	t := &labelTask{model: m, options: options}
+	if set, ok := m.labelSets.get(key); ok {
+		t.labelSet = set
+		return t, nil
+	}
+	t.labelSet = &labelSet{}
 	for _, label := range options.Labels {
 		if m.template == nil {
 			label = engine.PlainLabel(label)
@@ -111,6 +123,7 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 		probes = append(probes, ids)
 	}
 	t.prefix = commonPrefix(probes...)
+	m.labelSets.put(key, t.labelSet)
 	return t, nil
 }
 

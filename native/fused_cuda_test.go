@@ -16,8 +16,7 @@ import (
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: the fused kernels compute what MLX's own ops do.
 func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
-	fused, exact := openPath(t, benchModel(t), engine.NativeOptions{}), openPath(t, benchModel(t), engine.NativeOptions{Exact: true})
-	require.NotNil(t, fused.shape.fused, "the kernels do not serve this model")
+	fused, exact := openFusedAndExact(t)
 	for _, text := range []string{"Where can I find", strings.Repeat(testenv.Texts(t)[0]+" ", 40)} {
 		ids, err := exact.Encode(t.Context(), text, true)
 		require.NoError(t, err)
@@ -44,7 +43,7 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 
 // A compiled pass over a packed row gives the labels and, but for rounding, the scores of plain batches.
 func TestPackedTextsScoreAsBatchesDo(t *testing.T) {
-	fused, exact := openPath(t, benchModel(t), engine.NativeOptions{}), openPath(t, benchModel(t), engine.NativeOptions{Exact: true})
+	fused, exact := openFusedAndExact(t)
 	for name, labels := range map[string][]string{
 		"one token": testenv.Labels(t), "several tokens": {"a long journey", "food", "the law and its courts"},
 	} {
@@ -60,7 +59,7 @@ func TestPackedTextsScoreAsBatchesDo(t *testing.T) {
 					for l := range labels {
 						largest = max(largest, math.Abs(got[i].Scores[l].Score-want[i].Scores[l].Score))
 					}
-					if want[i].Margin > 0.02 {
+					if want[i].Margin > 0.2 { // of random weights, labels are within rounding of each other
 						require.Equal(t, want[i].Label, got[i].Label)
 					}
 				}
@@ -69,6 +68,23 @@ func TestPackedTextsScoreAsBatchesDo(t *testing.T) {
 		t.Logf("%s: largest difference of a score %.2g", name, largest)
 		require.Less(t, largest, 0.25)
 	}
+}
+
+// openFusedAndExact loads the model twice, and checks that nothing is left when both are closed.
+func openFusedAndExact(t *testing.T) (fused, exact *Model) {
+	before := measure(t)
+	var err error
+	fused, err = Load(t.Context(), benchModel(t), engine.NativeOptions{})
+	require.NoError(t, err)
+	exact, err = Load(t.Context(), benchModel(t), engine.NativeOptions{Exact: true})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, fused.Close())
+		require.NoError(t, exact.Close())
+		require.Equal(t, before, measure(t), "handles and active bytes after Close")
+	})
+	require.NotNil(t, fused.shape.fused, "the kernels do not serve this model")
+	return fused, exact
 }
 
 // requireNear bounds ||got - want|| / ||want||.

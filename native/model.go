@@ -27,6 +27,7 @@ type Model struct {
 	options     engine.NativeOptions
 	fingerprint string // with a prompt cache: tells models apart
 	counters    counters
+	labelSets   recent[*labelSet]
 
 	// What follows belongs to the owner thread.
 	arch     architecture

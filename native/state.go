@@ -9,9 +9,9 @@ import (
 
 // decodeState is one sequence under generation: a KV cache for each layer.
 type decodeState struct {
-	caches    []nn.KVCache
-	masks     []metal.Mask
-	attention nn.Attention
+	caches []nn.KVCache
+	masks  []metal.Mask
+	fused  *fusedDecoder
 }
 
 func newDecodeState(shape modelShape) *decodeState { return newBoundedState(shape, 0) }
@@ -21,7 +21,7 @@ const keptPositions = 4
 
 // newBoundedState bounds the layers with full attention to so many positions; 0 for no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
-	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), attention: shape.fused.attention()}
+	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), fused: shape.fused}
 	for _, window := range shape.windows {
 		switch {
 		case window > 0:
@@ -73,7 +73,10 @@ func (st *decodeState) positions(s *metal.Scope, _, tokens int) *metal.Array {
 }
 
 func (st *decodeState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
-	return st.caches[layer].Attend(s, st.attention, q, k, v, scale, st.masks[layer])
+	if st.fused != nil && k.Dim(2) > 1 { // a cache that kept the slices would keep the queries beside them
+		k, v = s.Contiguous(k), s.Contiguous(v)
+	}
+	return st.caches[layer].Attend(s, st.fused.attention(), q, k, v, scale, st.masks[layer])
 }
 
 func (st *decodeState) observe(*metal.Scope, int, *metal.Array) {}
@@ -88,7 +91,7 @@ func (st *decodeState) arrays() []*metal.Array {
 
 // share returns a state of its own that goes on from the same positions.
 func (st *decodeState) share(s *metal.Scope) *decodeState {
-	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), attention: st.attention}
+	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), fused: st.fused}
 	for _, c := range st.caches {
 		out.caches = append(out.caches, c.Share(s))
 	}

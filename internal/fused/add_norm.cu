@@ -1,7 +1,9 @@
-  // One block of THREADS threads for each row of N.
+  // One block of THREADS threads for each row of N. out is [2, rows, N]: the sums, then these normed.
   constexpr int EACH = (N + THREADS - 1) / THREADS;
   __shared__ float sums[32];
   const int64_t start = static_cast<int64_t>(blockIdx.x) * N;
+  T* sum = out;
+  T* normed = out + static_cast<int64_t>(gridDim.x) * N;
   T line[EACH];
   float squares = 0;
   for (int i = 0; i < EACH; i++) {

@@ -44,6 +44,9 @@ const (
 )
 
 // Kernels are the kernels for models of one shape. The owner closes them.
+//
+// Every kernel has one output: what belongs together is slices of it. MLX (0.32) never frees the trace of a
+// compiled function in which an op of several outputs occurs, nor the weights that the trace refers to.
 type Kernels struct {
 	shape                                          Shape
 	normRope, addNorm, gate, scores, weigh, packed *metal.Kernel
@@ -81,10 +84,10 @@ func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
 	}{
 		{&k.normRope, metal.KernelSource{Name: "norm_rope", Body: normRopeBody,
 			Inputs:  []string{"qkv", "q_weight", "k_weight", "positions", "freqs", "settings"},
-			Outputs: []string{"queries", "keys", "values"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
+			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
 		{&k.addNorm, metal.KernelSource{Name: "add_norm", Body: addNormBody,
 			Inputs:  []string{"h", "y", "post_weight", "next_weight", "settings"},
-			Outputs: []string{"sum", "normed"}, Constants: []string{"N", "THREADS", "POST", "CLIP"}}},
+			Outputs: []string{"out"}, Constants: []string{"N", "THREADS", "POST", "CLIP"}}},
 		{&k.gate, metal.KernelSource{Name: "gate", Body: gateBody,
 			Inputs: []string{"gate_up"}, Outputs: []string{"out"}, Constants: []string{"N", "GELU"}}},
 		{&k.scores, metal.KernelSource{Name: "scores", Body: scoresBody,
@@ -154,13 +157,13 @@ func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *met
 	}
 	b, t, d := qkv.Dim(0), qkv.Dim(1), k.shape.HeadDim
 	slots := k.shape.Heads + 2*k.shape.KVHeads
-	kv := metal.Output{Shape: []int{b, k.shape.KVHeads, t, d}, DType: k.shape.DType}
 	out := s.Run(k.normRope, metal.Launch{
 		Grid: [3]int{b * t * slots * d, 1, 1}, Group: [3]int{d, 1, 1}, Element: k.shape.DType,
 		Constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
-		Outputs:   []metal.Output{{Shape: []int{b, k.shape.Heads, t, d}, DType: k.shape.DType}, kv, kv},
-	}, qkv, qWeight, kWeight, positions, freqs, r.settings)
-	return out[0], out[1], out[2]
+		Outputs:   []metal.Output{{Shape: []int{b, slots, t, d}, DType: k.shape.DType}},
+	}, qkv, qWeight, kWeight, positions, freqs, r.settings)[0]
+	firstValue := k.shape.Heads + k.shape.KVHeads
+	return s.Slice(out, 1, 0, k.shape.Heads), s.Slice(out, 1, k.shape.Heads, firstValue), s.Slice(out, 1, firstValue, slots)
 }
 
 // AddNorm returns h + y, with y normed by post first if the model does that, and that sum normed by
@@ -169,15 +172,14 @@ func (k *Kernels) AddNorm(s *metal.Scope, h, y, post, next *metal.Array) (sum, n
 	if !k.shape.PostNorm {
 		post = next // not read
 	}
-	rows, n := h.Dim(0)*h.Dim(1), k.shape.HiddenSize
-	like := metal.Output{Shape: []int{h.Dim(0), h.Dim(1), n}, DType: k.shape.DType}
+	b, t, n := h.Dim(0), h.Dim(1), k.shape.HiddenSize
 	clip := k.shape.PostNorm && k.shape.DType == metal.Float16 // Gemma's activations exceed float16's range
 	out := s.Run(k.addNorm, metal.Launch{
-		Grid: [3]int{rows * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
+		Grid: [3]int{b * t * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
-		Outputs:   []metal.Output{like, like},
-	}, h, y, post, next, k.settings)
-	return out[0], out[1]
+		Outputs:   []metal.Output{{Shape: []int{2 * b, t, n}, DType: k.shape.DType}},
+	}, h, y, post, next, k.settings)[0]
+	return s.Slice(out, 0, 0, b), s.Slice(out, 0, b, 2*b)
 }
 
 // Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.

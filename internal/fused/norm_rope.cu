@@ -1,4 +1,5 @@
-  // One block of D threads for each head of each token. qkv is [B, tokens, (H + 2 KV) D].
+  // One block of D threads for each head of each token. qkv is [B, tokens, (H + 2 KV) D], out is
+  // [B, H + 2 KV, tokens, D]: queries, keys, values.
   constexpr int SLOTS = H + 2 * KV;
   __shared__ float sums[32];
   __shared__ T line[D];
@@ -8,9 +9,10 @@
   const int b = row / tokens;
   const int t = row % tokens;
   const int d = threadIdx.x;
+  T* result = out + (static_cast<int64_t>(b * SLOTS + slot) * tokens + t) * D + d;
   T x = qkv[static_cast<int64_t>(blockIdx.x) * D + d];
   if (slot >= H + KV) {
-    values[(static_cast<int64_t>(b * KV + slot - H - KV) * tokens + t) * D + d] = x;
+    *result = x;
     return;
   }
   if (NORM) {
@@ -28,9 +30,4 @@
   const float theta = settings[2] * static_cast<float>(positions[row]) * frequency;
   const float x1 = static_cast<float>(line[pair]);
   const float x2 = static_cast<float>(line[pair + HALF]);
-  const float rotated = d < HALF ? x1 * cosf(theta) - x2 * sinf(theta) : x1 * sinf(theta) + x2 * cosf(theta);
-  if (slot < H) {
-    queries[(static_cast<int64_t>(b * H + slot) * tokens + t) * D + d] = static_cast<T>(rotated);
-  } else {
-    keys[(static_cast<int64_t>(b * KV + slot - H) * tokens + t) * D + d] = static_cast<T>(rotated);
-  }
+  *result = static_cast<T>(d < HALF ? x1 * cosf(theta) - x2 * sinf(theta) : x1 * sinf(theta) + x2 * cosf(theta));
