@@ -1,6 +1,7 @@
 package mlx
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
@@ -119,7 +120,7 @@ func WithAdapter(path string) LoadOption {
 // several in one pass. It must have the same vocabulary. The text is that of plain decoding, seeded draws
 // included, as far as passes of different lengths round alike.
 func WithDraftModel(path string) LoadOption {
-	return pythonOption("WithDraftModel", func(o *loadOptions) { o.bridge.Draft = path })
+	return LoadOption{func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path }}
 }
 
 // WithOnline lets the workers' libraries use the network. It is off by default.
@@ -264,6 +265,30 @@ func WithMaxKVSize(n int) GenerateOption {
 // WithDraftTokens sets how many tokens the draft model proposes at a time; the default is 3.
 func WithDraftTokens(n int) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.DraftTokens = n }}
+}
+
+// WithJSONSchema makes the text a JSON document that follows a schema, without spaces between its parts. Native
+// engine only, as are the other grammars; they go with sampling, penalties and batches, and may end early only
+// by the token limit.
+func WithJSONSchema(schema []byte) GenerateOption { return grammarOption("json_schema", string(schema)) }
+
+// WithRegex makes the whole text match a regular expression (Rust's syntax, without look-around).
+func WithRegex(pattern string) GenerateOption { return grammarOption("regex", pattern) }
+
+// WithChoices makes the text one of the given ones.
+func WithChoices(choices ...string) GenerateOption {
+	list, err := json.Marshal(choices)
+	if err != nil { // strings can always be written
+		panic(err)
+	}
+	return grammarOption("choices", string(list))
+}
+
+// WithGrammar makes the text follow a context-free grammar in the Lark-like syntax of llguidance.
+func WithGrammar(lark string) GenerateOption { return grammarOption("lark", lark) }
+
+func grammarOption(kind, text string) GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.Grammar = engine.Grammar{Kind: kind, Text: text} }}
 }
 
 // WithSolo computes the request in passes of its own. Requests are batched otherwise, and where kernels

@@ -24,7 +24,7 @@ func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	}
 	for name, option := range map[string]mlx.LoadOption{
 		"WithIdleTTL":    mlx.WithIdleTTL(time.Second),
-		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)), "WithDraftModel": mlx.WithDraftModel("x"),
+		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)),
 	} {
 		_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative), option)
 		requireOption(t, err, name)
@@ -48,6 +48,33 @@ func TestPythonRefusesWhatOnlyNativeHas(t *testing.T) {
 	file := t.TempDir() + "/prompts.safetensors"
 	require.NoError(t, mlx.SavePromptCache(t.Context(), m, file))
 	require.NoError(t, mlx.LoadPromptCache(t.Context(), load(t, testenv.Model(t), mlx.WithPromptCache(1<<20)), file))
+}
+
+func TestGrammarsAndDraftsReachTheNativeEngine(t *testing.T) {
+	m := load(t, testenv.Model(t))
+	c, err := mlx.Collect(m.Generate(t.Context(), "x", mlx.WithChoices("left", "right")))
+	require.NoError(t, err)
+	require.Contains(t, []string{"left", "right"}, c.Text)
+	c, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithJSONSchema([]byte(`{"const": {"a": [1]}}`))))
+	require.NoError(t, err)
+	require.Equal(t, `{"a":[1]}`, c.Text)
+	c, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithRegex("(ab){3}")))
+	require.NoError(t, err)
+	require.Equal(t, "ababab", c.Text)
+	_, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithRegex("a"), mlx.WithIgnoreEOS()))
+	requireOption(t, err, "Regex")
+
+	drafted := load(t, testenv.Model(t), mlx.WithDraftModel(testenv.Model(t)))
+	require.Equal(t, "native", drafted.Info().Engine)
+	options := []mlx.GenerateOption{mlx.WithMaxTokens(20), mlx.WithIgnoreEOS()}
+	want, err := mlx.Collect(m.Generate(t.Context(), "Where can I", options...))
+	require.NoError(t, err)
+	got, err := mlx.Collect(drafted.Generate(t.Context(), "Where can I", append(options, mlx.WithDraftTokens(5))...))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	metrics, err := drafted.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, metrics.AcceptedTokens)
 }
 
 func requireOption(t *testing.T, err error, name string) {
@@ -78,6 +105,12 @@ func TestOptionsReachThePythonEngine(t *testing.T) {
 	require.Positive(t, metrics.PromptCacheBytes)
 	requireOption(t, mlx.SavePromptCache(t.Context(), m, t.TempDir()+"/x"), "SavePromptCache")
 	requireOption(t, mlx.LoadPromptCache(t.Context(), m, "x"), "LoadPromptCache")
+	for name, option := range map[string]mlx.GenerateOption{
+		"JSONSchema": mlx.WithJSONSchema([]byte("{}")), "Regex": mlx.WithRegex("a"), "Choices": mlx.WithChoices("a"), "Grammar": mlx.WithGrammar("start: \"a\""),
+	} {
+		_, err := mlx.Collect(m.Generate(t.Context(), "x", option))
+		requireOption(t, err, name)
+	}
 	require.NoError(t, python.Reset(t.Context()))
 	require.EqualValues(t, 1, slices.MaxFunc(python.Stat().Workers, func(a, b bridge.WorkerStat) int { return a.Generation - b.Generation }).Generation)
 	require.NoError(t, m.Close())

@@ -36,6 +36,9 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err := s.options.Validate(m.Info().VocabSize); err != nil {
 		return err
 	}
+	if g := s.options.Grammar; g.Kind != "" {
+		return &engine.OptionError{Option: g.Option(), Reason: "only the native engine has it"}
+	}
 	if err := prompt.Validate(); err != nil {
 		return err
 	}

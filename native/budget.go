@@ -35,40 +35,33 @@ func (m *Model) reserve(what string, estimate func() int64) error {
 	return &engine.BudgetError{What: what, Needed: bytes, Used: used, Budget: budget, Pinned: used}
 }
 
-// kvBytes is what the caches of a state allocate for a pass of n tokens.
-func (m *Model) kvBytes(st *decodeState, n int) int64 {
+// kvBytes is what the caches of a state allocate for a pass over tokens.
+func (n *network) kvBytes(st *decodeState, tokens int) int64 {
 	positions := 0
 	for _, c := range st.caches {
-		positions += c.Room(n)
+		positions += c.Room(tokens)
 	}
-	return int64(positions) * m.positionBytes()
+	return int64(positions) * n.positionBytes()
 }
 
 // positionBytes is the keys and values of one position in one layer.
-func (m *Model) positionBytes() int64 {
-	return 2 * int64(m.shape.kvHeads*m.shape.headDim) * m.elementBytes()
+func (n *network) positionBytes() int64 {
+	return 2 * int64(n.shape.kvHeads*n.shape.headDim) * n.element
 }
 
 // scoreBytes is what a batch of a classification holds at its widest: its labels may go on in passes of
 // maxBatchRows rows of their own.
-func (m *Model) scoreBytes(prefix, width int) int64 {
-	positions := maxBatchRows * (prefix + width) * len(m.shape.windows)
-	return 2*int64(positions)*m.positionBytes() + m.passBytes(maxBatchRows*width, prefix+width, maxBatchRows)
-}
-
-func (m *Model) elementBytes() int64 {
-	if m.info.DType == metal.Float32.String() {
-		return 4
-	}
-	return 2
+func (n *network) scoreBytes(prefix, width int) int64 {
+	positions := maxBatchRows * (prefix + width) * len(n.shape.windows)
+	return 2*int64(positions)*n.positionBytes() + n.passBytes(maxBatchRows*width, prefix+width, maxBatchRows)
 }
 
 // passBytes is what a pass holds at its widest, besides KV. It is an estimate from above: 24 bytes for each
 // element that a layer makes of a token, because MLX has the results of about six ops in flight and
 // widens some of them (measured on the CPU: 23 bytes with chunks of 100 to 512 tokens), attention scores in
 // float32 over past positions where the back end makes them, and logits in float32 for some of the rows.
-func (m *Model) passBytes(tokens, past, logitRows int) int64 {
-	s := m.shape
+func (n *network) passBytes(tokens, past, logitRows int) int64 {
+	s := n.shape
 	perToken := 4*s.hiddenSize + 3*s.intermediate + 2*(s.heads+2*s.kvHeads)*s.headDim
 	scores := s.heads * tokens * (past + tokens)
 	return 24*int64(tokens)*int64(perToken) + 4*int64(scores) + 12*int64(logitRows)*int64(s.vocabSize)

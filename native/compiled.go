@@ -20,15 +20,15 @@ type compiledPasses struct {
 }
 
 // compilePasses returns nil for a model without fused kernels.
-func (m *Model) compilePasses() (_ *compiledPasses, err error) {
-	if m.shape.fused == nil {
+func (n *network) compilePasses() (_ *compiledPasses, err error) {
+	if n.shape.fused == nil {
 		return nil, nil
 	}
 	c := &compiledPasses{}
-	if c.step, err = m.lease.Compile(false, m.traceStep); err != nil {
+	if c.step, err = n.lease.Compile(false, n.traceStep); err != nil {
 		return nil, err
 	}
-	if c.packed, err = m.lease.Compile(false, m.tracePacked); err != nil {
+	if c.packed, err = n.lease.Compile(false, n.tracePacked); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
@@ -67,18 +67,18 @@ func kinds(windows []int) (of []int, first []int) {
 // traceStep takes the token, uint32 [1, 1], the places, int32 [1 + 2 kinds]: its position, then for each kind of
 // layer where to write and how many positions are held then; and every layer's keys and values. It returns
 // the logits [1, vocab] and the keys and values with the token's written.
-func (m *Model) traceStep(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (n *network) traceStep(s *metal.Scope, in []*metal.Array) []*metal.Array {
 	place := func(i int) *metal.Array { return s.Slice(in[1], 0, i, i+1) }
-	of, first := kinds(m.shape.windows)
-	st := &slotState{decoder: m.shape.fused, position: place(0), kinds: of}
+	of, first := kinds(n.shape.windows)
+	st := &slotState{decoder: n.shape.fused, position: place(0), kinds: of}
 	for kind := range first {
 		st.at = append(st.at, s.Reshape(place(1+2*kind), 1, 1, 1, 1))
 		st.filled = append(st.filled, place(2+2*kind))
 	}
-	for i := range m.shape.windows {
+	for i := range n.shape.windows {
 		st.keys, st.values = append(st.keys, in[2+2*i]), append(st.values, in[3+2*i])
 	}
-	logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, in[0], st)), 1)
+	logits := s.Squeeze(n.arch.logits(s, n.arch.hidden(s, in[0], st)), 1)
 	out := []*metal.Array{logits}
 	for i := range st.keys {
 		out = append(out, st.keys[i], st.values[i])
@@ -103,8 +103,8 @@ func (st *slotState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, _ f
 func (st *slotState) observe(*metal.Scope, int, *metal.Array) {}
 
 // compiledStep runs the compiled step, if there is one for the state; otherwise ok is false.
-func (m *Model) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) (logits *metal.Array, ok bool) {
-	if m.passes == nil || st.position() == 0 {
+func (n *network) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) (logits *metal.Array, ok bool) {
+	if n.passes == nil || st.position() == 0 {
 		return nil, false
 	}
 	caches := make([]nn.Slotted, len(st.caches))
@@ -113,7 +113,7 @@ func (m *Model) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) 
 			return nil, false
 		}
 	}
-	_, first := kinds(m.shape.windows)
+	_, first := kinds(n.shape.windows)
 	places := []int32{int32(st.position())}
 	in := make([]*metal.Array, 2, 2+2*len(caches))
 	in[0] = ids
@@ -125,7 +125,7 @@ func (m *Model) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) 
 		}
 	}
 	in[1] = s.FromInts(places, len(places))
-	out := m.passes.step.Call(s, in...)
+	out := n.passes.step.Call(s, in...)
 	if len(out) != 1+2*len(caches) {
 		return ids, true // the error is latched
 	}

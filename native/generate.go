@@ -54,11 +54,17 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if options.Temperature > 0 && !options.HasSeed {
 		options.Seed = engine.RandomSeed()
 	}
+	matcher, err := m.newMatcher(options.Grammar)
+	if err != nil {
+		return err
+	}
+	defer matcher.Close()
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
 	defer m.counters.active.Add(-1)
 
 	st := m.newStream(ids, options)
+	st.matcher = matcher
 	if err := m.add(ctx, st); err != nil {
 		return err
 	}
@@ -73,11 +79,18 @@ func (m *Model) checkSupported(o engine.GenerateOptions) error {
 		set  bool
 	}{
 		{"Segments", o.Segments},
-		{"DraftTokens", o.DraftTokens != 0},
 	} {
 		if c.set {
 			return &engine.OptionError{Option: c.name, Reason: "the native engine does not have it; load the model with the python engine"}
 		}
+	}
+	switch {
+	case m.draft == nil && o.DraftTokens != 0:
+		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
+	case m.draft != nil && o.MaxKVSize != 0:
+		return &engine.OptionError{Option: "MaxKVSize", Reason: "goes without a draft model only"}
+	case m.draft != nil && o.Grammar.Kind != "":
+		return &engine.OptionError{Option: o.Grammar.Option(), Reason: "goes without a draft model only"}
 	}
 	if o.KVBits != 0 && m.shape.headDim%o.KVGroupSize != 0 {
 		return &engine.OptionError{Option: "QuantizedKV", Reason: fmt.Sprintf("groups of %d do not fit the model's head_dim %d", o.KVGroupSize, m.shape.headDim)}

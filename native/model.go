@@ -18,21 +18,22 @@ import (
 // by token.
 type Model struct {
 	info        engine.Info
-	shape       modelShape
 	eos         map[int32]bool
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
 	template    *tokenizer.Template // nil: the model has none
-	lease       *metal.Lease
 	options     engine.NativeOptions
 	fingerprint string // with a prompt cache: tells models apart
 	counters    counters
 	labelSets   recent[*labelSet]
 
+	grammarOnce sync.Once
+	vocabulary  *tokenizer.Vocabulary // for grammars; made when one is first used
+	grammarErr  error
+
 	// What follows belongs to the owner thread.
-	arch     architecture
-	passes   *compiledPasses // nil without fused kernels
-	weights  *metal.Scope
+	network
+	draft    *network  // proposes tokens; nil without
 	streams  []*stream // under way, in the order they came
 	endings  []ending  // streams that ended in the pass under way
 	rounded  int
@@ -48,7 +49,7 @@ type Model struct {
 }
 
 type counters struct {
-	requests, active, prompt, generated, classified atomic.Int64
+	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
 }
 
 // Load opens the model in a folder. The context is looked at between reading steps.
@@ -92,7 +93,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 			return nil, err
 		}
 	}
-	if m.lease, err = metal.Acquire(); err != nil {
+	if m.network.lease, err = metal.Acquire(); err != nil {
 		m.closeText()
 		return nil, err
 	}
@@ -119,27 +120,8 @@ func (m *Model) addTokenizerEOS(dir string) error {
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
 func (m *Model) loadWeights(dir string, cfg *config) error {
-	m.weights = m.lease.NewScope()
-	w, err := openWeights(dir, m.weights)
+	w, err := m.network.load(m, dir, cfg)
 	if err != nil {
-		return err
-	}
-	if err := m.reserve("the model's weights", w.bytes); err != nil {
-		return err
-	}
-	if w.fuse, err = m.lease.HasCUDA(); err != nil {
-		return err
-	}
-	w.fuse = w.fuse && !m.options.Exact
-	// What a constructor returns beside an error still holds something; Close frees it.
-	if m.arch, err = architectures[cfg.modelType](cfg, w, m.lease); err != nil {
-		return err
-	}
-	if err := m.weights.Err(); err != nil {
-		return err
-	}
-	m.shape = m.arch.shape()
-	if m.passes, err = m.compilePasses(); err != nil {
 		return err
 	}
 	version, err := metal.Version()
@@ -149,10 +131,15 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	m.info = engine.Info{
 		Path: dir, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
 		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
-		ContextLength: cfg.context, DType: dtypeName(w.headers[w.prefix+"model.norm.weight"].DType),
+		ContextLength: cfg.context, DType: w.dtype(),
 		MLXVersion: version,
 	}
 	w.summary(&m.info)
+	if m.options.Draft != "" {
+		if err := m.loadDraft(); err != nil {
+			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
+		}
+	}
 	return metal.ClearCache()
 }
 
@@ -167,14 +154,7 @@ func (m *Model) Close() error {
 				errs = append(errs, m.streams[0].free(false))
 			}
 			errs = append(errs, m.prefixes.free(), m.prompts.shrink(0))
-			errs = append(errs, m.passes.close())
-			if m.arch != nil {
-				errs = append(errs, m.arch.close())
-			}
-			if m.weights != nil {
-				errs = append(errs, m.weights.Close())
-			}
-			errs = append(errs, metal.ClearCache())
+			errs = append(errs, m.draft.close(), m.network.close(), metal.ClearCache())
 		})
 		m.closeText()
 		m.failure = errors.Join(append(errs, err)...)
@@ -183,6 +163,7 @@ func (m *Model) Close() error {
 }
 
 func (m *Model) closeText() {
+	m.vocabulary.Close()
 	m.tokenizer.Close()
 	if m.template != nil {
 		m.template.Close()
@@ -227,14 +208,14 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	out := engine.Metrics{
 		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(),
 		PromptTokens: m.counters.prompt.Load(), GeneratedTokens: m.counters.generated.Load(),
-		Classified:  m.counters.classified.Load(),
+		Classified: m.counters.classified.Load(), DraftedTokens: m.counters.drafted.Load(), AcceptedTokens: m.counters.accepted.Load(),
 		WeightBytes: m.info.WeightBytes,
 		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
 		LiveArrays: metal.LiveArrays(),
 	}
 	err = m.do(ctx, func() error {
 		for _, st := range m.streams {
-			out.KVBytes += st.state.bytes()
+			out.KVBytes += st.state.bytes() + st.draft.bytes()
 		}
 		out.CachedKVBytes = m.prefixes.bytes()
 		out.PromptCacheBytes = m.prompts.bytes

@@ -136,17 +136,17 @@ func (st *packedState) observe(*metal.Scope, int, *metal.Array) {}
 
 // tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
-func (m *Model) tracePacked(s *metal.Scope, in []*metal.Array) []*metal.Array {
-	st := &packedState{decoder: m.shape.fused, where: in[1], visible: in[2]}
+func (n *network) tracePacked(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	st := &packedState{decoder: n.shape.fused, where: in[1], visible: in[2]}
 	for i := 5; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
 	}
 	rows, picks := in[3], in[4]
-	h := m.arch.hidden(s, in[0], st)
-	h = s.Take(s.Reshape(h, h.Dim(1), m.shape.hiddenSize), rows, 0)
-	logits := s.AsType(m.arch.logits(s, h), metal.Float32)
+	h := n.arch.hidden(s, in[0], st)
+	h = s.Take(s.Reshape(h, h.Dim(1), n.shape.hiddenSize), rows, 0)
+	logits := s.AsType(n.arch.logits(s, h), metal.Float32)
 	sums := s.LogSumExp(logits, -1, false)
-	of := s.FloorDivide(picks, s.Scalar(float64(m.shape.vocabSize), metal.Int32))
+	of := s.FloorDivide(picks, s.Scalar(float64(n.shape.vocabSize), metal.Int32))
 	return []*metal.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
 }
 

@@ -172,11 +172,13 @@ func bestTokens(s *metal.Scope, logprobs *metal.Array, k int) (ids, values *meta
 	return ids, s.AsType(s.TakeAlong(logprobs, ids, -1), metal.Float32)
 }
 
-// sortedLogProbs pairs ids with values, best first.
+// sortedLogProbs pairs ids with values, best first, without tokens that cannot come.
 func sortedLogProbs(ids []int64, values []float32) []engine.TokenLogProb {
-	out := make([]engine.TokenLogProb, len(ids))
-	for i := range out {
-		out[i] = engine.TokenLogProb{ID: int32(ids[i]), LogProb: values[i]}
+	var out []engine.TokenLogProb
+	for i, id := range ids {
+		if !math.IsInf(float64(values[i]), -1) { // a grammar may leave fewer
+			out = append(out, engine.TokenLogProb{ID: int32(id), LogProb: values[i]})
+		}
 	}
 	slices.SortFunc(out, func(a, b engine.TokenLogProb) int {
 		return cmp.Or(cmp.Compare(b.LogProb, a.LogProb), cmp.Compare(a.ID, b.ID))

@@ -90,7 +90,12 @@ func (m *Model) round() bool {
 	}
 	for _, group := range m.groups() {
 		worked = true
-		m.guard(group, func(s *metal.Scope) error { return m.step(s, group) })
+		m.guard(group, func(s *metal.Scope) error {
+			if st := group[0]; st.draft != nil {
+				return m.speculate(s, st)
+			}
+			return m.step(s, group)
+		})
 	}
 	if worked {
 		if m.rounded++; m.rounded%clearEvery == 0 {
@@ -110,7 +115,7 @@ func (m *Model) groups() [][]*stream {
 	for _, st := range m.streams {
 		switch {
 		case st.wantsPrefill() || !st.hasRoom():
-		case st.options.Solo:
+		case st.options.Solo || st.draft != nil:
 			groups = append(groups, []*stream{st})
 		default:
 			together = append(together, st)
@@ -224,19 +229,24 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 	}
 	var wanted []*metal.Array
 	for i, member := range group {
-		wanted = append(wanted, member.sample(s, rows[i])...)
+		row := rows[i]
+		if member.matcher != nil {
+			// The grammar must know the token first; meanwhile the logits behind it are computed.
+			if err := s.AsyncEval(rows...); err != nil {
+				return err
+			}
+			var over bool
+			var err error
+			if row, over, err = member.constrain(s, row, inputs[i]); err != nil {
+				member.end(item{err: err})
+			}
+			if err != nil || over {
+				continue
+			}
+		}
+		wanted = append(wanted, member.sample(s, row)...)
 	}
 	return s.AsyncEval(wanted...)
-}
-
-// nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
-func (m *Model) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array) *metal.Array {
-	ids := s.Reshape(token, 1, 1)
-	if logits, ok := m.compiledStep(s, st, ids); ok {
-		return logits
-	}
-	st.begin(s, 1, m.shape.windows)
-	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, st)), 1)
 }
 
 // drop takes a stream out of the schedule.

@@ -9,6 +9,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // stream is one generation between the scheduler, which computes its tokens on the owner thread, and the
@@ -23,6 +24,9 @@ type stream struct {
 	state   *decodeState
 	rest    []int32 // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
+	matcher *tokenizer.Matcher // follows the text through a grammar; nil without one
+	sampled int                // tokens drawn
+	draft   *drafting          // nil without a draft model
 	pending pending
 	made    []int32 // tokens handed out
 	branch  int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
@@ -44,8 +48,13 @@ type item struct {
 func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	st := &stream{
 		model: m, options: options, prompt: ids, rest: ids, state: newBoundedState(m.shape, options.MaxKVSize), stops: map[int32]bool{},
-		out: make(chan item, lookahead+1), // one more, so that an error always has room
 	}
+	room := lookahead + 1 // one more, so that an error always has room
+	if m.draft != nil {
+		st.draft = newDrafting(m, st)
+		room += st.draft.most
+	}
+	st.out = make(chan item, room)
 	for _, id := range options.StopTokens {
 		st.stops[id] = true
 	}
@@ -92,8 +101,7 @@ func (st *stream) prefill(s *metal.Scope) error {
 	}); err != nil {
 		return err
 	}
-	st.state.begin(s, len(chunk), st.model.shape.windows)
-	st.model.arch.hidden(s, s.FromInts(chunk, 1, len(chunk)), st.state)
+	m.pass(s, st.state, s.FromInts(chunk, 1, len(chunk)))
 	st.quantize(s)
 	if err := s.Eval(st.state.arrays()...); err != nil {
 		return err
@@ -152,6 +160,7 @@ func (st *stream) quantize(s *metal.Scope) {
 // sample makes the token after logits [1, vocab] the pending one and returns what must be evaluated.
 func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
 	st.quantize(s)
+	st.sampled++
 	token, logprobs := st.sampler.sample(s, logits)
 	st.sampler.observe(s, token)
 	next := pending{token: token}
@@ -228,7 +237,7 @@ func (st *stream) free(keep bool) error {
 	st.model.drop(st)
 	s := st.model.lease.NewScope()
 	// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
-	errs = append(errs, s.Synchronize(), st.pending.free(), st.state.free())
+	errs = append(errs, s.Synchronize(), st.pending.free(), st.state.free(), st.draft.free())
 	if st.sampler != nil {
 		errs = append(errs, st.sampler.free())
 	}

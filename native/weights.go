@@ -218,6 +218,11 @@ func (w *weights) finish() error {
 	return errors.Join(errs...)
 }
 
+// dtype is MLX's name of the type in which the model computes: that of its norms.
+func (w *weights) dtype() string {
+	return dtypeName(w.headers[w.prefix+"model.norm.weight"].DType)
+}
+
 // dtypeName is MLX's name of a safetensors type.
 func dtypeName(code string) string {
 	names := map[string]string{"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

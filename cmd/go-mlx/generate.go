@@ -32,6 +32,9 @@ type generateRun struct {
 	kvBits            int
 	maxKVSize         int
 	draftTokens       int
+	schema            string
+	regex             string
+	choices           []string
 	tools             string
 	templateArguments string
 	seed              uint64
@@ -67,13 +70,17 @@ func generateCommand() *cobra.Command {
 	flags.Float32Var(&run.topP, "top-p", 1, "draw among the most likely tokens of this total probability")
 	flags.Float32Var(&run.minP, "min-p", 0, "drop tokens less likely than this times the best")
 	flags.Float32Var(&run.repetitionPenalty, "repetition-penalty", 1, "above 1: avoid recent tokens")
-	flags.Float32Var(&run.presencePenalty, "presence-penalty", 0, "subtracted from the logits of recent tokens (python engine)")
-	flags.Float32Var(&run.frequencyPenalty, "frequency-penalty", 0, "the same, times how often they occurred (python engine)")
-	flags.Float32Var(&run.xtc, "xtc", 0, "probability of excluding the top choices (python engine)")
+	flags.Float32Var(&run.presencePenalty, "presence-penalty", 0, "subtracted from the logits of recent tokens")
+	flags.Float32Var(&run.frequencyPenalty, "frequency-penalty", 0, "the same, times how often they occurred")
+	flags.Float32Var(&run.xtc, "xtc", 0, "probability of excluding the top choices")
 	flags.Float32Var(&run.xtcThreshold, "xtc-threshold", 0.1, "what counts as a top choice")
-	flags.IntVar(&run.kvBits, "kv-bits", 0, "quantise the KV cache: 2, 3, 4, 6 or 8 (python engine)")
-	flags.IntVar(&run.maxKVSize, "max-kv-size", 0, "keep only the first 4 and the last tokens' KV (python engine)")
+	flags.IntVar(&run.kvBits, "kv-bits", 0, "quantise the KV cache: 2, 3, 4, 6 or 8")
+	flags.IntVar(&run.maxKVSize, "max-kv-size", 0, "keep only the first 4 and the last tokens' KV")
 	flags.IntVar(&run.draftTokens, "draft-tokens", 0, "tokens that the draft model proposes at a time")
+	flags.StringVar(&run.schema, "json-schema", "", "file with a JSON schema that the text must follow (native engine)")
+	flags.StringVar(&run.regex, "regex", "", "regular expression that the whole text must match (native engine)")
+	flags.StringArrayVar(&run.choices, "choice", nil, "the text is one of these; may be given again (native engine)")
+	cmd.MarkFlagsMutuallyExclusive("json-schema", "regex", "choice")
 	flags.StringVar(&run.tools, "tools", "", "file with a JSON list of tools for the chat template, with --chat")
 	flags.StringVar(&run.templateArguments, "template-arguments", "", `JSON object for the chat template, with --chat, e.g. {"enable_thinking": false}`)
 	flags.Uint64Var(&run.seed, "seed", 0, "makes the draws repeatable")
@@ -99,6 +106,18 @@ func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 	}
 	if r.kvBits != 0 {
 		options = append(options, mlx.WithQuantizedKV(r.kvBits, 64, 0))
+	}
+	switch {
+	case r.schema != "":
+		data, err := os.ReadFile(r.schema)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		options = append(options, mlx.WithJSONSchema(data))
+	case r.regex != "":
+		options = append(options, mlx.WithRegex(r.regex))
+	case len(r.choices) > 0:
+		options = append(options, mlx.WithChoices(r.choices...))
 	}
 	if r.tools != "" {
 		data, err := os.ReadFile(r.tools)

@@ -24,6 +24,7 @@ type modelFlags struct {
 	promptCache, budget int64 // MiB
 	adapter             string
 	draft               string
+	exact               bool
 	stall               time.Duration
 	online              bool
 
@@ -41,7 +42,8 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	flags.Int64Var(&f.promptCache, "prompt-cache", 0, "MiB of KV kept for later prompts")
 	flags.Int64Var(&f.budget, "memory-budget", 0, "MiB that MLX may hold (native engine)")
 	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter (python engine)")
-	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding (python engine)")
+	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding")
+	flags.BoolVar(&f.exact, "exact", false, "no fused kernels: MLX's own, as mlx-lm uses them (native engine)")
 	flags.DurationVar(&f.stall, "stall-timeout", 0, "when a worker without progress counts as hung (python engine)")
 	flags.BoolVar(&f.online, "online", false, "let the worker's libraries use the network (python engine)")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr but errors")
@@ -65,6 +67,7 @@ func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel,
 	given(f.budget != 0, mlx.WithMemoryBudget(f.budget<<20))
 	given(f.adapter != "", mlx.WithAdapter(f.adapter))
 	given(f.draft != "", mlx.WithDraftModel(f.draft))
+	given(f.exact, mlx.WithExact())
 	given(f.stall != 0, mlx.WithStallTimeout(f.stall))
 	given(f.online, mlx.WithOnline())
 	start := time.Now()

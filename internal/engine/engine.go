@@ -154,6 +154,8 @@ type Metrics struct {
 	PromptTokens     int64 // prompt tokens processed
 	GeneratedTokens  int64
 	Classified       int64 // texts classified
+	DraftedTokens    int64 // native engine: tokens that the draft model proposed
+	AcceptedTokens   int64 // native engine: of them, those that the model agreed with
 	WeightBytes      int64
 	KVBytes          int64 // KV caches of streams under way
 	CachedKVBytes    int64 // KV kept between calls (the shared prefix of classifications)

@@ -40,11 +40,25 @@ type GenerateOptions struct {
 	KVGroupSize int
 	KVStart     int // from this many tokens on
 	MaxKVSize   int // keep only the first few and this many of the last tokens' KV; 0 keeps all
-	DraftTokens int // tokens that the draft model proposes at a time
+	DraftTokens int // tokens that the draft model proposes at a time; 0 for DefaultDraftTokens
+
+	Grammar Grammar // what the text must follow
 
 	Solo    bool        // computed by itself, not in a batch
 	Session string      // requests of a session go to the same worker, where their KV is kept
 	Events  func(Event) // told of progress, on the goroutine that reads the stream
+}
+
+// DefaultDraftTokens is how many tokens a draft model proposes at a time, as in mlx-lm.
+const DefaultDraftTokens = 3
+
+// Grammar is a form that generated text must have: of kind "json_schema", "regex", "choices" (a JSON list of
+// strings) or "lark". The zero Grammar allows every text.
+type Grammar struct{ Kind, Text string }
+
+// Option is the name of the option that sets a grammar of this kind.
+func (g Grammar) Option() string {
+	return map[string]string{"json_schema": "JSONSchema", "regex": "Regex", "choices": "Choices", "lark": "Grammar"}[g.Kind]
 }
 
 // DefaultGenerateOptions is greedy decoding of at most 256 tokens.
@@ -110,6 +124,10 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 		return bad("MaxKVSize", "%d is not 0 or at least 8", o.MaxKVSize)
 	case o.KVBits != 0 && o.MaxKVSize != 0:
 		return bad("MaxKVSize", "does not go with QuantizedKV")
+	case o.Grammar.Kind != "" && o.IgnoreEOS:
+		return bad(o.Grammar.Option(), "does not go with IgnoreEOS: the text ends where the grammar does")
+	case !utf8.ValidString(o.Grammar.Text):
+		return fmt.Errorf("option %s: %w", o.Grammar.Option(), ErrInvalidUTF8)
 	case o.DraftTokens < 0 || o.DraftTokens > 64:
 		return bad("DraftTokens", "%d is not between 0 and 64", o.DraftTokens)
 	case o.TopLogProbs < 0 || o.TopLogProbs > maxTopLogProbs:

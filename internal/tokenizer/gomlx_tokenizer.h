@@ -7,6 +7,8 @@
 
 typedef struct gomlx_tokenizer gomlx_tokenizer;
 typedef struct gomlx_template gomlx_template;
+typedef struct gomlx_vocabulary gomlx_vocabulary;
+typedef struct gomlx_matcher gomlx_matcher;
 
 typedef struct {
   uint8_t* data;
@@ -31,3 +33,10 @@ int gomlx_tokenizer_vocab_size(const gomlx_tokenizer* t, size_t* out, gomlx_byte
 int gomlx_template_new(const uint8_t* source, size_t len, gomlx_template** out, gomlx_bytes* err);
 void gomlx_template_free(gomlx_template* t);
 int gomlx_template_render(const gomlx_template* t, const uint8_t* context, size_t len, gomlx_bytes* out, gomlx_bytes* err);
+
+int gomlx_vocabulary_new(const gomlx_tokenizer* t, size_t size, const uint32_t* eos, size_t n, gomlx_vocabulary** out, gomlx_bytes* err);
+void gomlx_vocabulary_free(gomlx_vocabulary* v);
+int gomlx_matcher_new(const gomlx_vocabulary* v, const uint8_t* kind, size_t kind_len, const uint8_t* grammar, size_t grammar_len, gomlx_matcher** out, gomlx_bytes* err);
+void gomlx_matcher_free(gomlx_matcher* m);
+int gomlx_matcher_accept(gomlx_matcher* m, uint32_t token, gomlx_bytes* err);
+int gomlx_matcher_mask(gomlx_matcher* m, bool* allowed, size_t n, gomlx_bytes* err);

@@ -1,0 +1,59 @@
+package native
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
+)
+
+// newMatcher returns nil without a grammar. The tokens' bytes are prepared when a grammar is first used.
+func (m *Model) newMatcher(g engine.Grammar) (*tokenizer.Matcher, error) {
+	if g.Kind == "" {
+		return nil, nil
+	}
+	m.grammarOnce.Do(func() {
+		eos := slices.Sorted(maps.Keys(m.eos))
+		eos = slices.DeleteFunc(eos, func(id int32) bool { return id < 0 || int(id) >= m.shape.vocabSize })
+		m.vocabulary, m.grammarErr = m.tokenizer.NewVocabulary(m.shape.vocabSize, eos)
+	})
+	if m.grammarErr != nil {
+		return nil, fmt.Errorf("option %s: %w", g.Option(), m.explain(m.grammarErr))
+	}
+	matcher, err := m.vocabulary.NewMatcher(g.Kind, g.Text)
+	if err != nil {
+		if err = m.explain(err); err == engine.ErrClosed {
+			return nil, err
+		}
+		return nil, &engine.OptionError{Option: g.Option(), Reason: err.Error()}
+	}
+	return matcher, nil
+}
+
+// constrain tells the grammar of the token that logits [1, vocab] stand behind, and forbids what may not come
+// next. over is set if that token ends the text.
+func (st *stream) constrain(s *metal.Scope, logits, token *metal.Array) (_ *metal.Array, over bool, err error) {
+	if st.sampled > 0 { // before that, token is the prompt's last
+		id, err := token.Int()
+		if err != nil {
+			return nil, false, err
+		}
+		if st.stops[int32(id)] {
+			return nil, true, nil
+		}
+		if err := st.matcher.Accept(int32(id)); err != nil {
+			return nil, false, fmt.Errorf("grammar: %w", err)
+		}
+	}
+	allowed, err := st.matcher.Allowed()
+	if err != nil {
+		return nil, false, fmt.Errorf("grammar: %w", err)
+	}
+	if !slices.Contains(allowed, true) {
+		return nil, false, fmt.Errorf("grammar: no token of the model may come next")
+	}
+	return drop(s, s.LogicalNot(s.FromBools(allowed, 1, len(allowed))), logits), false, nil
+}

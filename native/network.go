@@ -1,0 +1,75 @@
+package native
+
+import (
+	"errors"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// network is weights with their forward pass. It belongs to the owner thread of its lease.
+type network struct {
+	lease   *metal.Lease
+	weights *metal.Scope
+	arch    architecture
+	shape   modelShape
+	passes  *compiledPasses // nil without fused kernels
+	element int64           // bytes of one number of states and KV
+}
+
+// load reads a checkpoint. What was opened before a failure is freed by close.
+func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
+	n.weights = n.lease.NewScope()
+	w, err := openWeights(dir, n.weights)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.reserve("the model's weights", w.bytes); err != nil {
+		return nil, err
+	}
+	if w.fuse, err = n.lease.HasCUDA(); err != nil {
+		return nil, err
+	}
+	w.fuse = w.fuse && !m.options.Exact
+	// What a constructor returns beside an error still holds something.
+	if n.arch, err = architectures[cfg.modelType](cfg, w, n.lease); err != nil {
+		return nil, err
+	}
+	if err := n.weights.Err(); err != nil {
+		return nil, err
+	}
+	n.shape = n.arch.shape()
+	if n.element = 2; w.dtype() == metal.Float32.String() {
+		n.element = 4
+	}
+	n.passes, err = n.compilePasses()
+	return w, err
+}
+
+func (n *network) close() error {
+	if n == nil {
+		return nil
+	}
+	errs := []error{n.passes.close()}
+	if n.arch != nil {
+		errs = append(errs, n.arch.close())
+	}
+	if n.weights != nil {
+		errs = append(errs, n.weights.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+func (n *network) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array) *metal.Array {
+	ids := s.Reshape(token, 1, 1)
+	if logits, ok := n.compiledStep(s, st, ids); ok {
+		return logits
+	}
+	return s.Squeeze(n.arch.logits(s, n.pass(s, st, ids)), 1)
+}
+
+// pass takes tokens [1, T] into a state and returns their hidden states [1, T, hidden].
+func (n *network) pass(s *metal.Scope, st *decodeState, ids *metal.Array) *metal.Array {
+	st.begin(s, ids.Dim(1), n.shape.windows)
+	return n.arch.hidden(s, ids, st)
+}

@@ -1,0 +1,187 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
+)
+
+// Speculative decoding (Leviathan et al. 2022, arXiv:2211.17192) in the form that keeps the draws: the draft
+// model proposes its most likely tokens, the model computes the logits behind each of them in one pass, and
+// draws from these as it would have drawn without a draft; proposals count as long as they are what was drawn.
+
+// drafting is what a stream keeps for its draft model.
+type drafting struct {
+	state  *decodeState // of tokens that are certain
+	unseen []int32      // certain tokens that the state has not seen; the last one is the model's next input
+	most   int          // tokens to propose at a time
+}
+
+func newDrafting(m *Model, st *stream) *drafting {
+	d := &drafting{state: newDecodeState(m.draft.shape), unseen: slices.Clip(st.prompt), most: st.options.DraftTokens}
+	if d.most == 0 {
+		d.most = engine.DefaultDraftTokens
+	}
+	return d
+}
+
+func (d *drafting) bytes() int64 {
+	if d == nil {
+		return 0
+	}
+	return d.state.bytes()
+}
+
+func (d *drafting) free() error {
+	if d == nil {
+		return nil
+	}
+	return d.state.free()
+}
+
+// loadDraft reads the draft model.
+func (m *Model) loadDraft() error {
+	cfg, err := readConfig(m.options.Draft)
+	if err != nil {
+		return err
+	}
+	if err := cfg.supported(); err != nil {
+		return err
+	}
+	if err := m.sameTokens(m.options.Draft); err != nil {
+		return err
+	}
+	m.draft = &network{lease: m.lease}
+	if _, err := m.draft.load(m, m.options.Draft, cfg); err != nil {
+		return err
+	}
+	if m.draft.shape.vocabSize != m.shape.vocabSize {
+		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.shape.vocabSize, m.shape.vocabSize)
+	}
+	return nil
+}
+
+// sameTokens compares the tokenizer of a folder with the model's on a text of many kinds of characters.
+func (m *Model) sameTokens(dir string) error {
+	other, err := tokenizer.Load(dir)
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	const text = "The quick brown fox, 1234567890 times;\n\tüber Größe — 速い 🦊 {\"key\": [1.5e-3]}"
+	theirs, err := other.Encode(text, true)
+	if err != nil {
+		return err
+	}
+	ours, err := m.Encode(context.Background(), text, true)
+	if err != nil {
+		return err
+	}
+	if len(ours) != len(theirs) || commonLength(ours, theirs) != len(ours) {
+		return errors.New("its tokenizer is not the model's: they must be the same")
+	}
+	return nil
+}
+
+// catchUp lets the draft model see all but the last chunk of what it has not seen, one chunk at a time.
+func (d *drafting) catchUp(s *metal.Scope, draft *network) (behind bool, err error) {
+	if len(d.unseen) <= prefillChunk {
+		return false, nil
+	}
+	draft.pass(s, d.state, s.FromInts(d.unseen[:prefillChunk], 1, prefillChunk))
+	d.unseen = d.unseen[prefillChunk:]
+	return true, errors.Join(s.Eval(d.state.arrays()...), metal.ClearCache())
+}
+
+// propose returns the draft's k most likely next tokens, uint32 [1] each, not computed yet.
+func (d *drafting) propose(s *metal.Scope, draft *network, k int) (_ []*metal.Array, err error) {
+	h := draft.pass(s, d.state, s.FromInts(d.unseen, 1, len(d.unseen)))
+	logits := s.Squeeze(draft.arch.logits(s, s.Slice(h, 1, len(d.unseen)-1, len(d.unseen))), 1)
+	d.unseen = nil
+	// The proposals may be wrong, and a sliding window cannot forget: they go into a copy.
+	ahead := d.state.share(s)
+	defer func() { err = errors.Join(err, ahead.free()) }()
+	var proposals []*metal.Array
+	for {
+		token := s.Argmax(logits, -1, false)
+		if proposals = append(proposals, token); len(proposals) == k {
+			return proposals, s.AsyncEval(append(d.state.arrays(), proposals...)...)
+		}
+		logits = draft.nextLogits(s, ahead, token)
+	}
+}
+
+// speculate hands out as many tokens as draft and model agree on, and one more.
+func (m *Model) speculate(s *metal.Scope, st *stream) error {
+	d := st.draft
+	if behind, err := d.catchUp(s, m.draft); behind || err != nil {
+		return err
+	}
+	k := min(d.most, st.options.MaxTokens-len(st.made)-1)
+	if err := m.reserve("the next tokens", func() int64 {
+		return m.kvBytes(st.state, k+1) + m.passBytes(k+1, st.state.position(), k+1) +
+			2*m.draft.kvBytes(d.state, len(d.unseen)+k) + m.draft.passBytes(len(d.unseen), d.state.position(), 1)
+	}); err != nil {
+		return err
+	}
+	ids := []*metal.Array{s.FromUints([]uint32{uint32(d.unseen[len(d.unseen)-1])}, 1)}
+	var proposals []*metal.Array
+	if k > 0 {
+		var err error
+		if proposals, err = d.propose(s, m.draft, k); err != nil {
+			return err
+		}
+	}
+	h := m.pass(s, st.state, s.ExpandDims(s.Concatenate(0, append(ids, proposals...)...), 0))
+	logits := m.arch.logits(s, h)
+	if err := s.Eval(append(st.state.arrays(), logits)...); err != nil {
+		return err
+	}
+	tokens, err := st.agree(s, s.Squeeze(logits, 0), proposals)
+	if err != nil {
+		return err
+	}
+	if wrong := k - (len(tokens) - 1); !st.state.trim(s, wrong) {
+		return fmt.Errorf("speculate: the KV cache cannot give %d positions back", wrong)
+	}
+	m.counters.drafted.Add(int64(k))
+	m.counters.accepted.Add(int64(len(tokens) - 1))
+	for _, token := range tokens {
+		d.unseen = append(d.unseen, token.ID)
+	}
+	for _, token := range tokens {
+		st.deliver(token)
+	}
+	return nil
+}
+
+// agree draws the tokens behind each row of logits [k+1, vocab] up to the first that was not proposed.
+func (st *stream) agree(s *metal.Scope, logits *metal.Array, proposals []*metal.Array) ([]engine.Token, error) {
+	var tokens []engine.Token
+	for i := 0; ; i++ {
+		if err := s.Eval(st.sample(s, s.Slice(logits, 0, i, i+1))...); err != nil {
+			return nil, err
+		}
+		token, err := st.pending.read()
+		if err = errors.Join(err, st.pending.free()); err != nil {
+			return nil, err
+		}
+		st.pending = pending{}
+		tokens = append(tokens, token)
+		if i == len(proposals) || st.stops[token.ID] {
+			return tokens, nil
+		}
+		proposed, err := proposals[i].Int()
+		if err != nil {
+			return nil, err
+		}
+		if int32(proposed) != token.ID {
+			return tokens, nil
+		}
+	}
+}
