@@ -94,6 +94,8 @@ type TextModel interface {
 	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
 	// Classify finds the label that fits each text best. Results come in the order of texts.
 	Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error)
+	// Embed returns a vector for each text, all of one length. Native engine only.
+	Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error)
 	// Tokenizer gives access to token ids and the chat template.
 	Tokenizer() Tokenizer
 	// Info describes the model and says which engine runs it, and why.
@@ -149,6 +151,14 @@ func (m *model) Classify(ctx context.Context, texts, labels []string, options ..
 		option.apply(&o)
 	}
 	return m.engine.Classify(ctx, texts, o)
+}
+
+func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error) {
+	var o engine.EmbedOptions
+	for _, option := range options {
+		option.apply(&o)
+	}
+	return m.engine.Embed(ctx, texts, o)
 }
 
 func (m *model) Tokenizer() Tokenizer { return m.engine }

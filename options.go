@@ -270,7 +270,9 @@ func WithDraftTokens(n int) GenerateOption {
 // WithJSONSchema makes the text a JSON document that follows a schema, without spaces between its parts. Native
 // engine only, as are the other grammars; they go with sampling, penalties and batches, and may end early only
 // by the token limit.
-func WithJSONSchema(schema []byte) GenerateOption { return grammarOption("json_schema", string(schema)) }
+func WithJSONSchema(schema []byte) GenerateOption {
+	return grammarOption("json_schema", string(schema))
+}
 
 // WithRegex makes the whole text match a regular expression (Rust's syntax, without look-around).
 func WithRegex(pattern string) GenerateOption { return grammarOption("regex", pattern) }
@@ -360,4 +362,19 @@ func WithCalibration(c Calibration) ClassifyOption {
 // WithAbstain marks results whose best label is less probable than p as abstained.
 func WithAbstain(p float64) ClassifyOption {
 	return ClassifyOption{func(o *engine.ClassifyOptions) { o.MinProbability = p }}
+}
+
+// EmbedOption changes one embedding call.
+type EmbedOption struct {
+	apply func(*engine.EmbedOptions)
+}
+
+// WithPromptName puts one of the model's own prompts before each text, e.g. "query" or "document".
+func WithPromptName(name string) EmbedOption {
+	return EmbedOption{func(o *engine.EmbedOptions) { o.Prompt = name }}
+}
+
+// WithDimensions cuts the vectors to their first n values and norms them anew, for models trained for that.
+func WithDimensions(n int) EmbedOption {
+	return EmbedOption{func(o *engine.EmbedOptions) { o.Dimensions = n }}
 }

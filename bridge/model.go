@@ -155,6 +155,11 @@ func (m *Model) begin() (end func()) {
 	return func() { m.counters.active.Add(-1) }
 }
 
+// Embed: mlx-lm has no embeddings.
+func (m *Model) Embed(context.Context, []string, engine.EmbedOptions) ([][]float32, error) {
+	return nil, &engine.OptionError{Option: "Embed", Reason: "only the native engine has it"}
+}
+
 // classifyChunk is how many texts travel in one request: a cancelled call stops between batches, and
 // several workers share a long list.
 const classifyChunk = 256

@@ -28,6 +28,7 @@ type modelShape struct {
 	vocabSize                             int
 	heads, kvHeads, headDim, intermediate int
 	windows                               []int         // sliding window of each layer, 0 for full attention
+	bidirectional                         bool          // tokens see later ones too: for embeddings, not for text
 	fused                                 *fusedDecoder // nil where MLX's own ops do everything
 }
 

@@ -27,6 +27,9 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 	if m.isClosed() {
 		return nil, engine.ErrClosed
 	}
+	if err := m.checkCausal("classify"); err != nil {
+		return nil, err
+	}
 	if err := options.Validate(texts); err != nil {
 		return nil, err
 	}

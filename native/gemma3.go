@@ -30,6 +30,7 @@ type gemma3Config struct {
 	SlidingWindow        int          `json:"sliding_window"`
 	SlidingWindowPattern int          `json:"sliding_window_pattern"`
 	Activation           string       `json:"hidden_activation"`
+	Bidirectional        bool         `json:"use_bidirectional_attention"`
 }
 
 // gemma3 is the Gemma 3 text model (Gemma Team 2025, arXiv:2503.19786): grouped-query attention with
@@ -68,7 +69,7 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	// Multimodal configs give the vocabulary beside the text part, or nowhere; the table knows it.
-	if shape := w.headers[w.prefix+embeddingName].Shape; len(shape) == 2 && w.prefix != "" {
+	if shape := w.headers[w.key(embeddingName)].Shape; len(shape) == 2 && w.prefix != "" {
 		cfg.VocabSize = shape[0]
 	}
 	if err := cfg.validate(); err != nil {
@@ -175,7 +176,7 @@ func (m *gemma3) shape() modelShape {
 		windows[i] = m.cfg.window(i)
 	}
 	return modelShape{hiddenSize: m.cfg.HiddenSize, vocabSize: m.cfg.VocabSize, heads: m.cfg.Heads, kvHeads: m.cfg.KVHeads,
-		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows, fused: m.fused}
+		headDim: m.cfg.HeadDim, intermediate: m.cfg.IntermediateSize, windows: windows, fused: m.fused, bidirectional: m.cfg.Bidirectional}
 }
 
 func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {

@@ -38,6 +38,9 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if m.isClosed() {
 		return engine.ErrClosed
 	}
+	if err := m.checkCausal("generate"); err != nil {
+		return err
+	}
 	if err := options.Validate(m.shape.vocabSize); err != nil {
 		return err
 	}

@@ -33,7 +33,8 @@ type Model struct {
 
 	// What follows belongs to the owner thread.
 	network
-	draft    *network  // proposes tokens; nil without
+	draft    *network // proposes tokens; nil without
+	embedder *embedder
 	streams  []*stream // under way, in the order they came
 	endings  []ending  // streams that ended in the pass under way
 	rounded  int
@@ -135,6 +136,9 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 		MLXVersion: version,
 	}
 	w.summary(&m.info)
+	if m.embedder, err = readEmbedder(dir, m.weights, m.shape.hiddenSize); err != nil {
+		return err
+	}
 	if m.options.Draft != "" {
 		if err := m.loadDraft(); err != nil {
 			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
@@ -273,6 +277,14 @@ func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[st
 		return nil, err
 	}
 	return ids, m.checkIDs(ids)
+}
+
+// checkCausal refuses what a model that attends in both directions cannot do.
+func (m *Model) checkCausal(what string) error {
+	if m.shape.bidirectional {
+		return fmt.Errorf("%s: the model attends in both directions and is for embeddings: %w", what, engine.ErrUnsupported)
+	}
+	return nil
 }
 
 func (m *Model) checkIDs(ids []int32) error {

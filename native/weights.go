@@ -22,6 +22,7 @@ type weights struct {
 	headers map[string]safetensors.Tensor
 	arrays  map[string]*metal.Array
 	prefix  string // in front of every name, e.g. "language_model."
+	bare    bool   // names lack "model.", as in folders of embedding models
 	used    map[string]bool
 	ignored map[string]bool
 	problems
@@ -65,6 +66,7 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 		}
 		maps.Copy(w.headers, header)
 	}
+	_, w.bare = w.headers[w.bareName(embeddingName)]
 	for name := range w.headers {
 		if rest, ok := strings.CutSuffix(name, embeddingName); ok {
 			w.prefix = rest
@@ -85,14 +87,24 @@ func (w *weights) bytes() int64 {
 	return n
 }
 
+// key is a tensor's name in the checkpoint.
+func (w *weights) key(name string) string {
+	if w.bare {
+		return w.bareName(name)
+	}
+	return w.prefix + name
+}
+
+func (w *weights) bareName(name string) string { return strings.TrimPrefix(name, "model.") }
+
 func (w *weights) has(name string) bool {
-	_, ok := w.headers[w.prefix+name]
+	_, ok := w.headers[w.key(name)]
 	return ok
 }
 
 // tensor returns a tensor of the given shape, or notes why it cannot.
 func (w *weights) tensor(name string, shape ...int) *metal.Array {
-	name = w.prefix + name
+	name = w.key(name)
 	w.used[name] = true
 	header, ok := w.headers[name]
 	switch {
@@ -107,7 +119,7 @@ func (w *weights) tensor(name string, shape ...int) *metal.Array {
 }
 
 // ignore leaves a tensor out that a checkpoint may hold without need.
-func (w *weights) ignore(name string) { w.ignored[w.prefix+name] = true }
+func (w *weights) ignore(name string) { w.ignored[w.key(name)] = true }
 
 // norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *weights) norm(name string, size int, offset float64) *metal.Array {
@@ -163,14 +175,14 @@ func (w *weights) embedding(name string, vocab, hidden int) *nn.Embedding {
 // packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
 // that mixed checkpoints need nothing else.
 func (w *weights) packed(name string, in, out int) (packed, scales, biases *metal.Array, q metal.Quantization) {
-	weight, scale := w.headers[w.prefix+name+".weight"], w.headers[w.prefix+name+".scales"]
+	weight, scale := w.headers[w.key(name+".weight")], w.headers[w.key(name+".scales")]
 	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
 		in%scale.Shape[1] != 0 || weight.Shape[1]*32%in != 0 || weight.DType != "U32" {
 		w.add("tensor %s: weight %v %s and scales %v do not make a quantised [%d %d]", name, weight.Shape, weight.DType, scale.Shape, out, in)
 		return nil, nil, nil, q
 	}
 	q = metal.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
-	w.packedAs[w.prefix+name+".weight"] = q
+	w.packedAs[w.key(name+".weight")] = q
 	groups := in / q.GroupSize
 	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
 }
@@ -220,7 +232,7 @@ func (w *weights) finish() error {
 
 // dtype is MLX's name of the type in which the model computes: that of its norms.
 func (w *weights) dtype() string {
-	return dtypeName(w.headers[w.prefix+"model.norm.weight"].DType)
+	return dtypeName(w.headers[w.key("model.norm.weight")].DType)
 }
 
 // dtypeName is MLX's name of a safetensors type.

@@ -16,6 +16,8 @@ type Engine interface {
 	Generate(ctx context.Context, prompt Prompt, options GenerateOptions) iter.Seq2[Token, error]
 	// Classify scores every label for every text; results come in the order of texts.
 	Classify(ctx context.Context, texts []string, options ClassifyOptions) ([]Classification, error)
+	// Embed returns a vector for each text, all of one length.
+	Embed(ctx context.Context, texts []string, options EmbedOptions) ([][]float32, error)
 	// Encode returns token ids; special adds what the tokenizer puts around every text.
 	Encode(ctx context.Context, text string, special bool) ([]int32, error)
 	// Decode returns the text of token ids without special tokens.

@@ -7,6 +7,7 @@ tokenizer is the trained domain model's; ids beyond its vocabulary have no text.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -87,12 +88,43 @@ PRESETS = {
         | LONG
         | dims(256, 7, 512, 4, 2, 64, sliding_window=48, sliding_window_pattern=3, vocab_size=4608, query_pre_attn_scalar=40)
     ),
+    # As Sentence Transformers save them: see sentence_modules.
+    "embeddinggemma-small": GEMMA3
+    | dims(192, 4, 320, 3, 1, 64, sliding_window=16, sliding_window_pattern=2, vocab_size=4608, use_bidirectional_attention=True),
+    "qwen3-embedding-small": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608, tie_word_embeddings=True),
     "qwen3-8b": QWEN3 | dims(4096, 36, 12288, 32, 8, 128),
     "llama3-small": LLAMA3 | dims(192, 3, 320, 6, 2, 32, vocab_size=4608),
     "qwen2-small": QWEN2 | dims(192, 3, 320, 6, 2, 32, vocab_size=4608),
     "qwen3-small": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608),
     "qwen3-small-tied": QWEN3 | dims(192, 3, 320, 6, 2, 64, vocab_size=4608, tie_word_embeddings=True),
 }
+
+
+def sentence_modules(out, preset, hidden):
+    """The modules behind the hidden states, and weights under the names without "model."."""
+    weights = mx.load(str(out / "model.safetensors"))
+    mx.eval(weights)  # before the file is written over
+    weights = {name.removeprefix("model."): value for name, value in weights.items()}
+    mx.save_safetensors(str(out / "model.safetensors"), weights)
+    (out / "model.safetensors.index.json").unlink()
+    kinds = ["Transformer", "Pooling"] + ["Dense", "Dense"] * (preset == "embeddinggemma-small") + ["Normalize"]
+    modules = []
+    sizes = {2: (hidden, 4 * hidden), 3: (4 * hidden, hidden)}
+    for i, kind in enumerate(kinds):
+        path = out / (f"{i}_{kind}" if kind in ("Pooling", "Dense") else "")
+        path.mkdir(exist_ok=True)
+        modules.append({"idx": i, "name": str(i), "path": path.name if path != out else "", "type": f"sentence_transformers.models.{kind}"})
+        if kind == "Pooling":
+            modes = {"pooling_mode_mean_tokens": len(kinds) > 3, "pooling_mode_lasttoken": len(kinds) == 3}
+            (path / "config.json").write_text(json.dumps({"word_embedding_dimension": hidden, **modes}))
+        if kind == "Dense":
+            wide, out_size = sizes[i]
+            config = {"in_features": wide, "out_features": out_size, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+            (path / "config.json").write_text(json.dumps(config))
+            mx.save_safetensors(str(path / "model.safetensors"), {"linear.weight": mx.random.normal((out_size, wide)) / wide**0.5})
+    (out / "modules.json").write_text(json.dumps(modules))
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    (out / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
 
 
 def split(weights, count):
@@ -141,6 +173,8 @@ def main():
     save_config(config, args.out / "config.json")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(TOKENIZER / name, args.out / name)
+    if "embedding" in args.preset:
+        sentence_modules(args.out, args.preset, config["hidden_size"])
     print(args.out)
 
 

@@ -1,0 +1,155 @@
+package native
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// Embed returns a vector for each text; see engine.Engine. Texts of like length share a pass.
+func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedOptions) ([][]float32, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if m.isClosed() {
+		return nil, engine.ErrClosed
+	}
+	prompt, err := m.checkEmbed(texts, options)
+	if err != nil {
+		return nil, err
+	}
+	m.counters.requests.Add(1)
+	m.counters.active.Add(1)
+	defer m.counters.active.Add(-1)
+
+	rows := make([]scoreRow, len(texts))
+	for i, text := range texts {
+		ids, err := m.Encode(ctx, prompt+text, true)
+		if err == nil {
+			err = m.checkIDs(ids)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("text %d: %w", i, err)
+		}
+		rows[i] = scoreRow{index: i, ids: ids}
+	}
+	slices.SortStableFunc(rows, func(a, b scoreRow) int { return cmp.Compare(len(a.ids), len(b.ids)) })
+	vectors := make([][]float32, len(texts))
+	for len(rows) > 0 {
+		batch := rows[:batchSize(rows)]
+		rows = rows[len(batch):]
+		if err := m.do(ctx, func() error { return m.embedBatch(batch, vectors) }); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range vectors {
+		finishVector(v, options.Dimensions, m.embedder.normalize)
+	}
+	if n := options.Dimensions; n > 0 {
+		for i := range vectors {
+			vectors[i] = vectors[i][:n:n]
+		}
+	}
+	return vectors, nil
+}
+
+// checkEmbed returns the text that goes before each text.
+func (m *Model) checkEmbed(texts []string, options engine.EmbedOptions) (prompt string, err error) {
+	if err := options.Validate(texts); err != nil {
+		return "", err
+	}
+	if options.Dimensions > m.embedder.size {
+		return "", &engine.OptionError{Option: "Dimensions", Reason: fmt.Sprintf("the model's vectors have only %d", m.embedder.size)}
+	}
+	if options.Prompt == "" {
+		return "", nil
+	}
+	prompt, ok := m.embedder.prompts[options.Prompt]
+	if !ok {
+		return "", &engine.OptionError{Option: "PromptName", Reason: fmt.Sprintf("the model has no prompt %q; it has %q", options.Prompt, slices.Sorted(maps.Keys(m.embedder.prompts)))}
+	}
+	return prompt, nil
+}
+
+// embedBatch runs on the owner thread.
+func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
+	width := len(batch[len(batch)-1].ids) // rows are sorted
+	if err := m.reserve("a batch of texts", func() int64 {
+		return m.scoreBytes(0, width)
+	}); err != nil {
+		return err
+	}
+	s := m.lease.NewScope()
+	defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
+	padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
+	for b, row := range batch {
+		copy(padded[b*width:], row.ids)
+		lengths[b] = len(row.ids)
+	}
+	st := newScoreState(s, &history{}, width, m.shape.windows)
+	if m.shape.bidirectional {
+		st.lookBothWays(s, lengths, width, m.shape.windows)
+	}
+	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
+	x := m.embedder.apply(s, h, lengths)
+	values, err := x.Floats()
+	if err != nil {
+		return err
+	}
+	size := x.Dim(1)
+	for b, row := range batch {
+		vectors[row.index] = values[b*size:][:size:size]
+		m.counters.prompt.Add(int64(len(row.ids)))
+	}
+	return nil
+}
+
+// lookBothWays lets every token of a row of its length see all others, in a layer with a window those at most half a
+// window away, as EmbeddingGemma (arXiv:2509.20354) does.
+func (st *scoreState) lookBothWays(s *metal.Scope, lengths []int, width int, windows []int) {
+	shared := map[int]metal.Mask{}
+	for i, window := range windows {
+		mask, ok := shared[window]
+		if !ok {
+			visible := make([]bool, len(lengths)*width*width)
+			for b, length := range lengths {
+				for t := range width {
+					row := visible[(b*width+t)*width:][:width]
+					for key := range row {
+						near := window == 0 || max(t-key, key-t) <= window/2
+						// Padding sees itself, so that its softmax has something to sum.
+						row[key] = near && (key < length || key == t)
+					}
+				}
+			}
+			mask = metal.Mask{Array: s.FromBools(visible, len(lengths), 1, width, width)}
+			shared[window] = mask
+		}
+		st.masks[i] = mask
+	}
+}
+
+// finishVector norms the first n values of a vector (0 for all): always where it is cut.
+func finishVector(v []float32, n int, normalize bool) {
+	if n == 0 {
+		n = len(v)
+	}
+	if !normalize && n == len(v) {
+		return
+	}
+	var squares float64
+	for _, x := range v[:n] {
+		squares += float64(x) * float64(x)
+	}
+	norm := max(math.Sqrt(squares), 1e-12)
+	for i := range v[:n] {
+		v[i] = float32(float64(v[i]) / norm)
+	}
+}

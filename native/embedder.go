@@ -1,0 +1,177 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// embedder is what follows the model's hidden states in a folder of the Sentence Transformers' layout
+// (modules.json): pooling, dense layers, normalisation. A folder without it gets the normed mean.
+type embedder struct {
+	lastToken bool // pool by taking the last token; otherwise the mean
+	dense     []*nn.Linear
+	normalize bool
+	size      int // of the vectors
+	prompts   map[string]string
+}
+
+// sentenceModule is an entry of modules.json.
+type sentenceModule struct {
+	Path string `json:"path"`
+	Type string `json:"type"`
+}
+
+// readEmbedder reads modules.json and what it names; scope owns the weights. Nothing is evaluated yet.
+func readEmbedder(dir string, scope *metal.Scope, hiddenSize int) (*embedder, error) {
+	e := &embedder{size: hiddenSize, normalize: true}
+	var modules []sentenceModule
+	switch err := readJSON(filepath.Join(dir, "modules.json"), &modules); {
+	case errors.Is(err, os.ErrNotExist):
+		return e, nil
+	case err != nil:
+		return nil, err
+	}
+	e.normalize = false
+	for _, module := range modules {
+		kind := module.Type[strings.LastIndexByte(module.Type, '.')+1:]
+		path := filepath.Join(dir, filepath.FromSlash(module.Path))
+		var err error
+		switch kind {
+		case "Transformer":
+		case "Pooling":
+			err = e.readPooling(path)
+		case "Dense":
+			err = e.readDense(path, scope)
+		case "Normalize":
+			e.normalize = true
+		default:
+			err = fmt.Errorf("module %q: %w", module.Type, engine.ErrUnsupported)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("modules.json: %w", err)
+		}
+	}
+	var config struct {
+		Prompts map[string]string `json:"prompts"`
+	}
+	if err := readJSON(filepath.Join(dir, "config_sentence_transformers.json"), &config); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	e.prompts = config.Prompts
+	return e, nil
+}
+
+func readJSON(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func (e *embedder) readPooling(dir string) error {
+	var modes map[string]any
+	if err := readJSON(filepath.Join(dir, "config.json"), &modes); err != nil {
+		return err
+	}
+	var on []string
+	for name, value := range modes {
+		if strings.HasPrefix(name, "pooling_mode_") && value == true {
+			on = append(on, strings.TrimPrefix(name, "pooling_mode_"))
+		}
+	}
+	switch {
+	case slices.Equal(on, []string{"lasttoken"}):
+		e.lastToken = true
+	case slices.Equal(on, []string{"mean_tokens"}):
+		e.lastToken = false
+	default:
+		slices.Sort(on)
+		return fmt.Errorf("pooling by %v: %w", on, engine.ErrUnsupported)
+	}
+	return nil
+}
+
+func (e *embedder) readDense(dir string, scope *metal.Scope) error {
+	var config struct {
+		In         int    `json:"in_features"`
+		Out        int    `json:"out_features"`
+		Bias       bool   `json:"bias"`
+		Activation string `json:"activation_function"`
+	}
+	if err := readJSON(filepath.Join(dir, "config.json"), &config); err != nil {
+		return err
+	}
+	if !strings.HasSuffix(config.Activation, ".Identity") && config.Activation != "" {
+		return fmt.Errorf("dense layer with %s: %w", config.Activation, engine.ErrUnsupported)
+	}
+	file := filepath.Join(dir, "model.safetensors")
+	header, err := safetensors.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var problems problems
+	want := map[string][]int{"linear.weight": {config.Out, config.In}}
+	if config.Bias {
+		want["linear.bias"] = []int{config.Out}
+	}
+	for name, shape := range want {
+		if t, ok := header[name]; !ok || !slices.Equal(t.Shape, shape) {
+			problems.add("tensor %s has shape %v, want %v", name, t.Shape, shape)
+		}
+	}
+	if config.In != e.size {
+		problems.add("the dense layer takes %d values of the %d before it", config.In, e.size)
+	}
+	if len(problems) > 0 {
+		return &engine.CheckpointError{Path: dir, Problems: problems}
+	}
+	arrays := scope.LoadSafetensors(file)
+	layer := nn.NewLinear(scope, arrays["linear.weight"])
+	if config.Bias {
+		layer = layer.WithBias(arrays["linear.bias"])
+	}
+	if err := scope.Eval(layer.Arrays()...); err != nil {
+		return err
+	}
+	e.dense, e.size = append(e.dense, layer), config.Out
+	return nil
+}
+
+// apply makes vectors float32 [B, size] of hidden states [B, T, hidden], of which the first lengths[b] count.
+func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int) *metal.Array {
+	rows, width, size := h.Dim(0), h.Dim(1), h.Dim(2)
+	var x *metal.Array
+	if e.lastToken {
+		last := make([]int32, rows)
+		for b, length := range lengths {
+			last[b] = int32(b*width + length - 1)
+		}
+		x = s.AsType(s.Take(s.Reshape(h, rows*width, size), s.FromInts(last, rows), 0), metal.Float32)
+	} else {
+		weights := make([]float32, rows*width)
+		for b, length := range lengths {
+			for t := range length {
+				weights[b*width+t] = 1 / float32(length)
+			}
+		}
+		x = s.Squeeze(s.Matmul(s.FromFloats(weights, rows, 1, width), s.AsType(h, metal.Float32)), 1)
+	}
+	for _, layer := range e.dense {
+		x = s.AsType(layer.Apply(s, x), metal.Float32)
+	}
+	return x
+}
