@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-long soak fuzz bench bench-serving models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda parity-report soak fuzz bench bench-serving models lint clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -124,6 +124,16 @@ fuzz: build
 test-long: build
 	@$(GOTEST) -timeout 2h -tags long -run FullShapes -v ./tests/parity
 
+# After how many greedy tokens engines, batches and kept prefixes part: for a machine with an NVIDIA GPU.
+# GO_MLX_REPORT_SHORT=1 makes it bearable on a CPU.
+parity-report: build
+	@$(GOTEST) -timeout 2h -tags long -run ParityReport -v ./tests/parity
+
+# The fused kernels against MLX's own ops, and where the time of a token goes: needs an NVIDIA GPU.
+# GO_MLX_BENCH_MODEL names another model folder than the trained one.
+test-cuda: build
+	@$(GOTEST) -tags cuda -run 'Fused|Packed' -bench 'Decode|Generate|ClassifyOne' -v ./native
+
 # Two thousand requests on three workers while one is killed every two seconds: about three minutes.
 soak: build
 	@SOAK_REQUESTS=2000 $(GOTEST) -run RealSoak -v ./bridge
@@ -140,6 +150,7 @@ lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity
+	@$(GO) vet -tags cuda ./native
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 
 # Trains tests/models/domains anew; README says what it needs.

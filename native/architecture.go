@@ -39,7 +39,7 @@ type state interface {
 	// positions are those of every token of so many rows, int32 [rows, T].
 	positions(s *metal.Scope, rows, tokens int) *metal.Array
 	// attend adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer to it and returns what its
-	// queries [B, heads, T, head_dim] attend to, in their shape. scale multiplies the scores.
+	// queries [B, heads, T, head_dim] attend to, [B, T, heads*head_dim]. scale multiplies the scores.
 	attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array
 	// observe sees the states [B, T, hidden] that enter the first layer (as layer 0) and those that each
 	// layer puts out (as its number from 1).

@@ -97,7 +97,8 @@ func (st *slotState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, _ f
 	kind := st.kinds[layer]
 	st.keys[layer] = s.PutAlong(st.keys[layer], st.at[kind], k, -2)
 	st.values[layer] = s.PutAlong(st.values[layer], st.at[kind], v, -2)
-	return st.decoder.kernels.AttendFilled(s, q, st.keys[layer], st.values[layer], st.filled[kind])
+	attended := st.decoder.kernels.AttendFilled(s, q, st.keys[layer], st.values[layer], st.filled[kind])
+	return s.Reshape(attended, 1, 1, -1)
 }
 
 func (st *slotState) observe(*metal.Scope, int, *metal.Array) {}

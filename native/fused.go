@@ -83,13 +83,13 @@ func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Arra
 		l := &d.layers[i]
 		q, k, v := d.kernels.NormRope(s, l.qkv.Apply(s, x), l.qNorm, l.kNorm, positions, l.rotation)
 		attended := st.attend(s, i, q, k, v, d.kernels.Shape().AttentionScale)
-		h, x = d.kernels.AddNorm(s, h, l.o.Apply(s, mergeHeads(s, attended)), l.postAttentionNorm, l.preMLPNorm)
+		h, x = d.kernels.AddNorm(s, h, l.o.Apply(s, attended), l.postAttentionNorm, l.preMLPNorm)
 		next := d.norm
 		if i+1 < len(d.layers) {
 			next = d.layers[i+1].inputNorm
 		}
 		h, x = d.kernels.AddNorm(s, h, l.down.Apply(s, d.kernels.Gate(s, l.gateUp.Apply(s, x))), l.postMLPNorm, next)
-		st.observe(s, i+1, h)
+		st.observe(s, i+1, d.kernels.Sums(s, h))
 	}
 	return x
 }

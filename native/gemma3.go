@@ -209,7 +209,7 @@ func (m *gemma3) attention(s *metal.Scope, l *gemma3Layer, layer int, x *metal.A
 	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
 	q = st.rope(s, s.RMSNorm(q, l.qNorm, eps), l.rope)
 	k = st.rope(s, s.RMSNorm(k, l.kNorm, eps), l.rope)
-	return l.oProj.Apply(s, mergeHeads(s, st.attend(s, layer, q, k, v, scale)))
+	return l.oProj.Apply(s, st.attend(s, layer, q, k, v, scale))
 }
 
 // residual adds, and in float16 clips instead of overflowing: Gemma's activations exceed its range.

@@ -232,7 +232,7 @@ func (m *llama) attention(s *metal.Scope, l *llamaLayer, layer int, x *metal.Arr
 	}
 	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
 	q, k = st.rope(s, q, m.rope), st.rope(s, k, m.rope)
-	return l.oProj.Apply(s, mergeHeads(s, st.attend(s, layer, q, k, v, scale)))
+	return l.oProj.Apply(s, st.attend(s, layer, q, k, v, scale))
 }
 
 func (m *llama) logits(s *metal.Scope, h *metal.Array) *metal.Array {

@@ -128,7 +128,7 @@ func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.A
 	}
 	st.seen.keys, st.seen.values = append(st.seen.keys, keys), append(st.seen.values, values)
 	st.seen.length = keys.Dim(2)
-	return s.SDPA(q, keys, values, scale, st.masks[layer])
+	return mergeHeads(s, s.SDPA(q, keys, values, scale, st.masks[layer]))
 }
 
 func (st *scoreState) observe(*metal.Scope, int, *metal.Array) {}

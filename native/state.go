@@ -73,6 +73,11 @@ func (st *decodeState) positions(s *metal.Scope, _, tokens int) *metal.Array {
 }
 
 func (st *decodeState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+	return mergeHeads(s, st.attendHeads(s, layer, q, k, v, scale))
+}
+
+// attendHeads is attend with the result in the queries' shape.
+func (st *decodeState) attendHeads(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
 	if st.fused != nil && k.Dim(2) > 1 { // a cache that kept the slices would keep the queries beside them
 		k, v = s.Contiguous(k), s.Contiguous(v)
 	}
@@ -157,9 +162,9 @@ func (st *batchState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, sc
 	qs, ks, vs := s.Split(q, n, 0), s.Split(k, n, 0), s.Split(v, n, 0)
 	out := make([]*metal.Array, n)
 	for i, row := range st.rows {
-		out[i] = row.attend(s, layer, qs[i], ks[i], vs[i], scale)
+		out[i] = row.attendHeads(s, layer, qs[i], ks[i], vs[i], scale)
 	}
-	return s.Concatenate(0, out...)
+	return mergeHeads(s, s.Concatenate(0, out...))
 }
 
 func (st *batchState) observe(*metal.Scope, int, *metal.Array) {}

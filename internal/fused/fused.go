@@ -167,19 +167,25 @@ func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *met
 }
 
 // AddNorm returns h + y, with y normed by post first if the model does that, and that sum normed by
-// next. h and y are [B, T, hidden], the weights [hidden].
-func (k *Kernels) AddNorm(s *metal.Scope, h, y, post, next *metal.Array) (sum, normed *metal.Array) {
+// next. h and y are [B, T, hidden], the weights [hidden]. The sums are in the first half of an array
+// [2 B, T, hidden]: AddNorm takes that as h too, without an op to cut it, and Sums cuts it.
+func (k *Kernels) AddNorm(s *metal.Scope, h, y, post, next *metal.Array) (sums, normed *metal.Array) {
 	if !k.shape.PostNorm {
 		post = next // not read
 	}
-	b, t, n := h.Dim(0), h.Dim(1), k.shape.HiddenSize
+	b, t, n := y.Dim(0), y.Dim(1), k.shape.HiddenSize
 	clip := k.shape.PostNorm && k.shape.DType == metal.Float16 // Gemma's activations exceed float16's range
 	out := s.Run(k.addNorm, metal.Launch{
 		Grid: [3]int{b * t * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
 		Outputs:   []metal.Output{{Shape: []int{2 * b, t, n}, DType: k.shape.DType}},
 	}, h, y, post, next, k.settings)[0]
-	return s.Slice(out, 0, 0, b), s.Slice(out, 0, b, 2*b)
+	return out, s.Slice(out, 0, b, 2*b)
+}
+
+// Sums is the sums that AddNorm returned, [B, T, hidden].
+func (k *Kernels) Sums(s *metal.Scope, sums *metal.Array) *metal.Array {
+	return s.Slice(sums, 0, 0, sums.Dim(0)/2)
 }
 
 // Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.
@@ -229,13 +235,13 @@ func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array
 
 // AttendPacked is attention of the queries [1, heads, T, head_dim] of several texts, packed into one row, to
 // keys and values [1, kv_heads, P, head_dim] that they share and to their own [1, kv_heads, T, head_dim];
-// visible, bool [T, P+T], says who sees what. P+T is at most MaxPackedKeys, and P may not be 0.
+// visible, bool [T, P+T], says who sees what. P+T is at most MaxPackedKeys, and P may not be 0. It returns
+// [1, T, heads*head_dim].
 func (k *Kernels) AttendPacked(s *metal.Scope, q, pastKeys, pastValues, keys, values, visible *metal.Array) *metal.Array {
 	h, t, d := k.shape.Heads, q.Dim(2), k.shape.HeadDim
-	out := s.Run(k.packed, metal.Launch{
+	return s.Run(k.packed, metal.Launch{
 		Grid: [3]int{t * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
-		Outputs:   []metal.Output{{Shape: []int{1, t, h, d}, DType: k.shape.DType}},
+		Outputs:   []metal.Output{{Shape: []int{1, t, h * d}, DType: k.shape.DType}},
 	}, q, pastKeys, pastValues, keys, values, visible, k.scale)[0]
-	return s.Transpose(out, 0, 2, 1, 3)
 }

@@ -1,6 +1,6 @@
   // One block of 256 threads for one head of one token. queries are [1, H, T, D]; each sees those of the shared
   // past_keys [1, KV, P, D] and of the pass's keys [1, KV, T, D] for which visible [T, P + T] holds. out is
-  // [1, T, H, D].
+  // [1, T, H D].
   constexpr int GROUP = H / KV;
   constexpr int EACH = D / 32;
   constexpr int WARPS = 8;

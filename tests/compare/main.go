@@ -22,7 +22,7 @@ func main() {
 	data := flag.String("texts", "tests/corpus/heldout.tsv", "lines of LANGUAGE<tab>LABEL<tab>TEXT")
 	labels := flag.String("labels", "tests/corpus/labels.txt", "labels file")
 	cli := flag.String("cli", "bin/go-mlx", "the command line, for start-up times")
-	only := flag.String("only", "", "measure only work whose name begins with this")
+	only := flag.String("only", "", "measure only work whose name begins with one of these, separated by commas")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	flag.Parse()
 	if err := run(context.Background(), *model, *data, *labels, *cli, *only, *rounds); err != nil {
@@ -113,7 +113,7 @@ func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds 
 	}
 	fmt.Printf("| work | native | python | python / native |\n|---|---|---|---|\n")
 	for _, w := range works {
-		if !strings.HasPrefix(w.name, only) {
+		if !slices.ContainsFunc(strings.Split(only, ","), func(name string) bool { return strings.HasPrefix(w.name, name) }) {
 			continue
 		}
 		times := map[mlx.Engine][]time.Duration{}
