@@ -125,7 +125,7 @@ test-long: build
 	@$(GOTEST) -timeout 2h -tags long -run FullShapes -v ./tests/parity
 
 # After how many greedy tokens engines, batches and kept prefixes part: for a machine with an NVIDIA GPU.
-# GO_MLX_REPORT_SHORT=1 makes it bearable on a CPU.
+# GO_MLX_REPORT=16,4 makes it bearable on a CPU: so many tokens, so many prompts.
 parity-report: build
 	@$(GOTEST) -timeout 2h -tags long -run ParityReport -v ./tests/parity
 

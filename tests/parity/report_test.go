@@ -19,11 +19,13 @@ import (
 // computing the same text part: native and mlx-lm, alone and in company, from the start and from a kept
 // prefix. Random weights are the hard case: their best tokens are close to each other.
 func TestParityReport(t *testing.T) {
-	tokens, prompts := 128, testenv.Texts(t)[:32]
-	if os.Getenv("GO_MLX_REPORT_SHORT") != "" { // for a machine without a GPU
-		tokens, prompts = 16, prompts[:8]
+	tokens, count := 128, 32
+	if size := os.Getenv("GO_MLX_REPORT"); size != "" { // "tokens,prompts": fewer, for a machine without a GPU
+		_, err := fmt.Sscanf(size, "%d,%d", &tokens, &count)
+		require.NoError(t, err)
 	}
-	fmt.Printf("| model | tokens | native, mlx-lm | exact, mlx-lm | 1, 8 at once | 1, %d at once | cold, kept prefix |\n|---|---|---|---|---|---|---|\n", len(prompts))
+	prompts, few := testenv.Texts(t)[:count], min(8, count)
+	fmt.Printf("| model | tokens | native, mlx-lm | exact, mlx-lm | 1, %d at once | 1, %d at once | cold, kept prefix |\n|---|---|---|---|---|---|---|\n", few, count)
 	for _, c := range []struct {
 		name string
 		args []string
@@ -69,7 +71,7 @@ func TestParityReport(t *testing.T) {
 		kept := alone(longer, mlx.WithEngine(mlx.EngineNative), mlx.WithPromptCache(1<<30))
 		cold := alone(longer, mlx.WithEngine(mlx.EngineNative))
 		fmt.Printf("| %s | %d | %s | %s | %s | %s | %s |\n", c.name, tokens, alike(native, python), alike(exact, python),
-			alike(native, together(8)), alike(native, together(len(prompts))), alike(cold, kept))
+			alike(native, together(few)), alike(native, together(count)), alike(cold, kept))
 		require.NoError(t, os.RemoveAll(dir))
 	}
 }
