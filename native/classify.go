@@ -284,6 +284,5 @@ func (t *labelTask) addRest(parent *metal.Scope, seen *history, lengths []int, l
 // logSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
 // in small differences.
 func logSoftmax(s *metal.Scope, logits *metal.Array) *metal.Array {
-	logits = s.AsType(logits, metal.Float32)
-	return s.Subtract(logits, s.LogSumExp(logits, -1, true))
+	return logProbs(s, s.AsType(logits, metal.Float32))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -130,4 +131,25 @@ func TestFailedLoadsLeaveNothingBehind(t *testing.T) {
 	require.Error(t, err)
 	require.False(t, errors.Is(err, engine.ErrUnsupported))
 	require.Equal(t, before, measure(t))
+}
+
+// Weights are read into their place: loading holds little more than the file, also where norms are changed or a
+// draft model is loaded too.
+func TestLoadingHoldsTheWeightsOnce(t *testing.T) {
+	for _, draft := range []string{"", testenv.Model(t)} {
+		before := measure(t)
+		require.NoError(t, metal.ResetPeak())
+		m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: draft, MemoryBudget: 1 << 30})
+		require.NoError(t, err)
+		memory, err := metal.ReadMemory()
+		require.NoError(t, err)
+		metrics, err := m.Metrics(t.Context())
+		require.NoError(t, err)
+		require.Less(t, float64(memory.Peak-before.active), 1.1*float64(metrics.WeightBytes))
+		require.GreaterOrEqual(t, metrics.ActiveBytes-int64(before.active), metrics.WeightBytes)
+		require.EqualValues(t, 1<<30, metrics.BudgetBytes)
+		require.Zero(t, metrics.WiredLimitBytes, "not on this device")
+		require.NoError(t, m.Close())
+		require.Equal(t, before, measure(t))
+	}
 }

@@ -18,6 +18,8 @@ import (
 // by token.
 type Model struct {
 	info        engine.Info
+	draftBytes  int64  // of the draft model's weights
+	wired       uint64 // what the system keeps resident, on Metal
 	eos         map[int32]bool
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
@@ -144,6 +146,9 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
 		}
 	}
+	if m.wired, err = m.lease.Wire(); err != nil {
+		return err
+	}
 	return metal.ClearCache()
 }
 
@@ -213,7 +218,7 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(),
 		PromptTokens: m.counters.prompt.Load(), GeneratedTokens: m.counters.generated.Load(),
 		Classified: m.counters.classified.Load(), DraftedTokens: m.counters.drafted.Load(), AcceptedTokens: m.counters.accepted.Load(),
-		WeightBytes: m.info.WeightBytes,
+		WeightBytes: m.info.WeightBytes + m.draftBytes, BudgetBytes: m.options.MemoryBudget, WiredLimitBytes: int64(m.wired),
 		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
 		LiveArrays: metal.LiveArrays(),
 	}

@@ -76,7 +76,7 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	if sp.recent != nil {
 		logits = sp.penalise(s, logits)
 	}
-	logprobs = s.Subtract(logits, s.LogSumExp(logits, -1, true))
+	logprobs = logProbs(s, logits)
 	if sp.key == nil {
 		return s.Argmax(logprobs, -1, false), logprobs
 	}
@@ -86,6 +86,14 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	scaled := s.Multiply(kept, s.Scalar(1/float64(sp.options.Temperature), kept.DType()))
 	return s.Categorical(scaled, -1, use), logprobs
 }
+
+// logProbs normalises logits, in their type.
+func logProbs(s *metal.Scope, logits *metal.Array) *metal.Array {
+	return s.Subtract(logits, s.LogSumExp(logits, -1, true))
+}
+
+// plain reports whether the sampler takes the most likely token of unchanged logits.
+func (sp *sampler) plain() bool { return sp.key == nil && sp.biased == nil && sp.recent == nil }
 
 func (sp *sampler) free() error {
 	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free())

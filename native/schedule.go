@@ -215,24 +215,23 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
 func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) error {
-	var rows []*metal.Array
-	if len(group) == 1 {
-		rows = []*metal.Array{m.nextLogits(s, group[0].state, inputs[0])}
-	} else {
-		states := make([]*decodeState, len(group))
-		for i, member := range group {
-			states[i] = member.state
-		}
-		ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
-		logits := s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1)
-		rows = s.Split(logits, len(group), 0)
-	}
+	logits := m.groupLogits(s, group, inputs)
 	var wanted []*metal.Array
+	plain := plainRows(group)
+	if len(plain) > 0 {
+		tokens := s.Argmax(logProbs(s, s.Take(logits, s.FromInts(plain, len(plain)), 0)), -1, false)
+		for i, row := range plain {
+			wanted = append(wanted, group[row].await(s, pending{token: s.Slice(tokens, 0, i, i+1)})...)
+		}
+	}
 	for i, member := range group {
-		row := rows[i]
+		if slices.Contains(plain, int32(i)) {
+			continue
+		}
+		row := s.Slice(logits, 0, i, i+1)
 		if member.matcher != nil {
 			// The grammar must know the token first; meanwhile the logits behind it are computed.
-			if err := s.AsyncEval(rows...); err != nil {
+			if err := s.AsyncEval(logits); err != nil {
 				return err
 			}
 			var over bool
@@ -247,6 +246,34 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 		wanted = append(wanted, member.sample(s, row)...)
 	}
 	return s.AsyncEval(wanted...)
+}
+
+// groupLogits takes a token of each stream into its state and returns the logits [streams, vocab] behind them.
+func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Array) *metal.Array {
+	if len(group) == 1 {
+		return m.nextLogits(s, group[0].state, inputs[0])
+	}
+	states := make([]*decodeState, len(group))
+	for i, member := range group {
+		states[i] = member.state
+	}
+	ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
+	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1)
+}
+
+// plainRows are the streams of a group that only take the most likely token: one op serves all of them. Of a
+// single one there is nothing to share.
+func plainRows(group []*stream) []int32 {
+	var rows []int32
+	for i, st := range group {
+		if st.plain() {
+			rows = append(rows, int32(i))
+		}
+	}
+	if len(rows) < 2 {
+		return nil
+	}
+	return rows
 }
 
 // drop takes a stream out of the schedule.

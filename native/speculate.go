@@ -57,9 +57,11 @@ func (m *Model) loadDraft() error {
 		return err
 	}
 	m.draft = &network{lease: m.lease}
-	if _, err := m.draft.load(m, m.options.Draft, cfg); err != nil {
+	w, err := m.draft.load(m, m.options.Draft, cfg)
+	if err != nil {
 		return err
 	}
+	m.draftBytes = w.bytes()
 	if m.draft.shape.vocabSize != m.shape.vocabSize {
 		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.shape.vocabSize, m.shape.vocabSize)
 	}

@@ -170,11 +170,22 @@ func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
 	if k := st.options.TopLogProbs; k > 0 {
 		next.topIDs, next.top = bestTokens(s, logprobs, k)
 	}
+	return st.await(s, next)
+}
+
+// await keeps the next token until it is read and returns what must be evaluated.
+func (st *stream) await(s *metal.Scope, next pending) []*metal.Array {
 	for _, a := range next.arrays() {
 		s.Keep(a)
 	}
 	st.pending = next
 	return append(next.arrays(), st.state.arrays()...)
+}
+
+// plain reports whether the stream takes the most likely token and wants to know nothing else.
+func (st *stream) plain() bool {
+	o := st.options
+	return st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
 }
 
 // deliver hands a token to the reader, and ends the stream if it is the last one.

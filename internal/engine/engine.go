@@ -158,12 +158,14 @@ type Metrics struct {
 	Classified       int64 // texts classified
 	DraftedTokens    int64 // native engine: tokens that the draft model proposed
 	AcceptedTokens   int64 // native engine: of them, those that the model agreed with
-	WeightBytes      int64
+	WeightBytes      int64 // of the model and of its draft model
 	KVBytes          int64 // KV caches of streams under way
 	CachedKVBytes    int64 // KV kept between calls (the shared prefix of classifications)
 	ActiveBytes      int64 // MLX's own account for the process that runs the model
 	CacheBytes       int64
 	PeakBytes        int64
+	BudgetBytes      int64 // native engine: the limit that WithMemoryBudget set for ActiveBytes; 0 for none
+	WiredLimitBytes  int64 // native engine on Metal: how much the system keeps resident
 	LiveArrays       int64 // native engine: array handles not freed, in the whole process
 	Workers          int   // python engine: worker processes alive
 	PromptCacheBytes int64 // python engine: KV that the worker asked keeps for later requests
