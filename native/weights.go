@@ -23,6 +23,7 @@ type weights struct {
 	arrays  map[string]*metal.Array
 	prefix  string // in front of every name, e.g. "language_model."
 	bare    bool   // names lack "model.", as in folders of embedding models
+	gguf    bool   // from a GGUF file
 	used    map[string]bool
 	ignored map[string]bool
 	problems
@@ -40,9 +41,17 @@ func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf
 // embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
 const embeddingName = "model.embed_tokens.weight"
 
-// weightFiles are the files of a checkpoint, one or several shards.
+// weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.
 func weightFiles(dir string) ([]string, error) {
-	return filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	files, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	if err != nil || len(files) > 0 {
+		return files, err
+	}
+	file, err := ggufFile(dir)
+	if file == "" {
+		return nil, err
+	}
+	return []string{file}, nil
 }
 
 // openWeights checks the files of a checkpoint and opens them; nothing is read yet.
@@ -52,12 +61,15 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, &engine.CheckpointError{Path: dir, Problems: []string{"no model*.safetensors"}}
+		return nil, &engine.CheckpointError{Path: dir, Problems: []string{"no model*.safetensors and no .gguf file"}}
 	}
 	w := &weights{
 		dir: dir, scope: scope,
 		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
 		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{},
+	}
+	if filepath.Ext(files[0]) == ".gguf" {
+		return w, w.readGGUF(files[0])
 	}
 	for _, file := range files {
 		header, err := safetensors.ReadFile(file)
@@ -124,7 +136,7 @@ func (w *weights) ignore(name string) { w.ignored[w.key(name)] = true }
 // norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *weights) norm(name string, size int, offset float64) *metal.Array {
 	a := w.tensor(name+".weight", size)
-	if a == nil || offset == 0 {
+	if a == nil || offset == 0 || w.gguf { // which holds the sum
 		return a
 	}
 	scalar := w.scope.Scalar(offset, a.DType())
@@ -188,7 +200,7 @@ func (w *weights) packed(name string, in, out int) (packed, scales, biases *meta
 }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.
-var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq"}
+var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq", "rope_freqs.weight"}
 
 // relevant reports whether a tensor is one that text models know.
 func (w *weights) relevant(name string) bool {
