@@ -93,8 +93,7 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		p.width = max(p.width, utf8.RuneCountInString(label))
 	}
 	start := time.Now()
-	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: r.labelled}
-	lines.scanner.Buffer(nil, maxLine)
+	lines := newLineReader(in, r.labelled)
 	for {
 		batch, err := lines.next(classifyBatch)
 		if err != nil {
@@ -126,8 +125,7 @@ func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string,
 		return mlx.Calibration{}, err
 	}
 	defer file.Close()
-	lines := &lineReader{scanner: bufio.NewScanner(file), labelled: true}
-	lines.scanner.Buffer(nil, maxLine)
+	lines := newLineReader(file, true)
 	var labelled []mlx.LabelledText
 	for {
 		batch, err := lines.next(classifyBatch)
@@ -177,6 +175,13 @@ type lineReader struct {
 	scanner  *bufio.Scanner
 	number   int
 	labelled bool
+}
+
+// newLineReader reads long lines too.
+func newLineReader(in io.Reader, labelled bool) *lineReader {
+	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: labelled}
+	lines.scanner.Buffer(nil, maxLine)
+	return lines
 }
 
 // next returns at most n lines, none at the end of the input.

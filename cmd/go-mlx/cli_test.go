@@ -150,3 +150,29 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		require.Equal(t, c.usage, isUsage(err), name)
 	}
 }
+
+func TestEmbedPrintsAVectorForEachLine(t *testing.T) {
+	out, _, err := run(t, "one\n\ntwo\n", "embed", "-q", "-m", testenv.Model(t), "--dimensions", "16")
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	require.Len(t, lines, 2)
+	for _, line := range lines {
+		var v []float32
+		require.NoError(t, json.Unmarshal([]byte(line), &v))
+		require.Len(t, v, 16)
+	}
+	_, _, err = run(t, "one\n", "embed", "-q", "-m", testenv.Model(t), "--prompt-name", "query")
+	require.ErrorContains(t, err, "PromptName")
+}
+
+func TestGenerateFollowsAGrammar(t *testing.T) {
+	schema := filepath.Join(t.TempDir(), "schema.json")
+	require.NoError(t, os.WriteFile(schema, []byte(`{"enum": ["red", "blue"]}`), 0o644))
+	for _, flags := range [][]string{{"--json-schema", schema}, {"--choice", `"red"`, "--choice", `"blue"`}, {"--regex", `"(red|blue)"`}} {
+		out, _, err := run(t, "", append([]string{"generate", "-q", "-m", testenv.Model(t), "The colour is"}, flags...)...)
+		require.NoError(t, err)
+		require.Contains(t, []string{`"red"`, `"blue"`}, strings.TrimSpace(out))
+	}
+	_, _, err := run(t, "", "generate", "-q", "-m", testenv.Model(t), "--regex", "a", "--choice", "b", "x")
+	require.Error(t, err)
+}

@@ -66,11 +66,11 @@ func isUsage(err error) bool {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "go-mlx",
-		Short:         "Run MLX language models: classify text, generate text",
+		Short:         "Run MLX language models: classify, generate and embed text",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(classifyCommand(), generateCommand(), infoCommand())
+	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand())
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
 	}

@@ -18,8 +18,8 @@ type Vocabulary struct {
 	size int
 }
 
-// NewVocabulary prepares a tokenizer's tokens; size is how many ids the model has and eos its end tokens. It takes
-// some time for a large vocabulary (see docs/performance.md). The caller closes it.
+// NewVocabulary prepares a tokenizer's tokens; size is how many ids the model has and eos its end tokens. The
+// caller closes it.
 func (t *Tokenizer) NewVocabulary(size int, eos []int32) (*Vocabulary, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

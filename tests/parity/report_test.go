@@ -36,43 +36,45 @@ func TestParityReport(t *testing.T) {
 		{"Gemma 3 27B, 2 layers", []string{"gemma3-27b", "--layers", "2"}},
 		{"Qwen 3 8B, 2 layers", []string{"qwen3-8b", "--layers", "2"}},
 	} {
-		dir := makeModel(t, c.args...)
-		alone := func(prompts []string, options ...mlx.LoadOption) [][]int32 {
-			m, err := mlx.LoadModel(dir, options...)
-			require.NoError(t, err)
-			defer func() { require.NoError(t, m.Close()) }()
-			var out [][]int32
-			for _, prompt := range prompts {
-				out = append(out, greedy(t, m, prompt, tokens))
+		t.Run(c.name, func(t *testing.T) {
+			dir := makeModel(t, c.args...)
+			alone := func(prompts []string, options ...mlx.LoadOption) [][]int32 {
+				m, err := mlx.LoadModel(dir, options...)
+				require.NoError(t, err)
+				defer func() { require.NoError(t, m.Close()) }()
+				var out [][]int32
+				for _, prompt := range prompts {
+					out = append(out, greedy(t, m, prompt, tokens))
+				}
+				return out
 			}
-			return out
-		}
-		together := func(n int) [][]int32 {
-			m, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
-			require.NoError(t, err)
-			defer func() { require.NoError(t, m.Close()) }()
-			out := make([][]int32, n)
-			var wait sync.WaitGroup
-			for i, prompt := range prompts[:n] {
-				wait.Go(func() { out[i] = greedy(t, m, prompt, tokens) })
+			together := func(n int) [][]int32 {
+				m, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
+				require.NoError(t, err)
+				defer func() { require.NoError(t, m.Close()) }()
+				out := make([][]int32, n)
+				var wait sync.WaitGroup
+				for i, prompt := range prompts[:n] {
+					wait.Go(func() { out[i] = greedy(t, m, prompt, tokens) })
+				}
+				wait.Wait()
+				return out
 			}
-			wait.Wait()
-			return out
-		}
-		some := prompts[:4]
-		native := alone(prompts, mlx.WithEngine(mlx.EngineNative))
-		python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
-		exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithExact())
-		// Every prompt once to fill the cache, then with something behind it.
-		var longer []string
-		for _, prompt := range some {
-			longer = append(longer, prompt, prompt+" And then?")
-		}
-		kept := alone(longer, mlx.WithEngine(mlx.EngineNative), mlx.WithPromptCache(1<<30))
-		cold := alone(longer, mlx.WithEngine(mlx.EngineNative))
-		fmt.Printf("| %s | %d | %s | %s | %s | %s | %s |\n", c.name, tokens, alike(native, python), alike(exact, python),
-			alike(native, together(few)), alike(native, together(count)), alike(cold, kept))
-		require.NoError(t, os.RemoveAll(dir))
+			some := prompts[:4]
+			native := alone(prompts, mlx.WithEngine(mlx.EngineNative))
+			python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+			exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithExact())
+			// Every prompt once to fill the cache, then with something behind it.
+			var longer []string
+			for _, prompt := range some {
+				longer = append(longer, prompt, prompt+" And then?")
+			}
+			kept := alone(longer, mlx.WithEngine(mlx.EngineNative), mlx.WithPromptCache(1<<30))
+			cold := alone(longer, mlx.WithEngine(mlx.EngineNative))
+			fmt.Printf("| %s | %d | %s | %s | %s | %s | %s |\n", c.name, tokens, alike(native, python), alike(exact, python),
+				alike(native, together(few)), alike(native, together(count)), alike(cold, kept))
+			require.NoError(t, os.RemoveAll(dir))
+		})
 	}
 }
 

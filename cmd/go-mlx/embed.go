@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+type embedRun struct {
+	modelFlags
+	promptName string
+	dimensions int
+}
+
+func embedCommand() *cobra.Command {
+	run := &embedRun{}
+	cmd := &cobra.Command{
+		Use:   "embed --model DIR < TEXTS",
+		Short: "Print a vector for each line of standard input",
+		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty. Native engine only.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	cmd.Flags().StringVar(&run.promptName, "prompt-name", "", "put one of the model's own prompts before each text, e.g. query")
+	cmd.Flags().IntVar(&run.dimensions, "dimensions", 0, "cut the vectors to so many values")
+	return cmd
+}
+
+func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	lines := newLineReader(in, false)
+	encoder := json.NewEncoder(out)
+	start, count := time.Now(), 0
+	for {
+		batch, err := lines.next(classifyBatch)
+		if err != nil {
+			return err
+		}
+		if len(batch) == 0 {
+			break
+		}
+		vectors, err := m.Embed(ctx, texts(batch), mlx.WithPromptName(r.promptName), mlx.WithDimensions(r.dimensions))
+		if err != nil {
+			return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
+		}
+		for _, v := range vectors {
+			if err := encoder.Encode(v); err != nil {
+				return err
+			}
+		}
+		count += len(batch)
+	}
+	r.say(stderr, "%d texts in %.2f s", count, time.Since(start).Seconds())
+	return nil
+}
