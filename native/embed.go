@@ -98,12 +98,12 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 		st.lookBothWays(s, lengths, width, m.shape.windows)
 	}
 	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
-	x := m.embedder.apply(s, h, lengths)
+	x := m.embedder.apply(s, h, lengths, width)
 	values, err := x.Floats()
 	if err != nil {
 		return err
 	}
-	size := x.Dim(1)
+	size := m.embedder.size
 	for b, row := range batch {
 		vectors[row.index] = values[b*size:][:size:size]
 		m.counters.prompt.Add(int64(len(row.ids)))

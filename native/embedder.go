@@ -151,16 +151,16 @@ func (e *embedder) readDense(dir string, scope *metal.Scope) error {
 	return nil
 }
 
-// apply makes vectors float32 [B, size] of hidden states [B, T, hidden], of which the first lengths[b] count.
-func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int) *metal.Array {
-	rows, width, size := h.Dim(0), h.Dim(1), h.Dim(2)
+// apply makes vectors float32 [B, size] of hidden states [B, width, hidden], of which the first lengths[b] count.
+func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int, width int) *metal.Array {
+	rows := len(lengths)
 	var x *metal.Array
 	if e.lastToken {
 		last := make([]int32, rows)
 		for b, length := range lengths {
 			last[b] = int32(b*width + length - 1)
 		}
-		x = s.AsType(s.Take(s.Reshape(h, rows*width, size), s.FromInts(last, rows), 0), metal.Float32)
+		x = s.AsType(s.Take(s.Reshape(h, rows*width, -1), s.FromInts(last, rows), 0), metal.Float32)
 	} else {
 		weights := make([]float32, rows*width)
 		for b, length := range lengths {

@@ -54,6 +54,28 @@ func TestAFailureOfAnyOpOfAGenerationLeavesNothingBehind(t *testing.T) {
 	})
 }
 
+func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
+	drafted, alone := openDrafted(t), open(t)
+	o := engine.DefaultGenerateOptions()
+	o.MaxTokens = 3
+	for m, grammar := range map[*Model]engine.Grammar{drafted: {}, alone: {Kind: "regex", Text: "[ab]{9}"}} {
+		o.Grammar = grammar
+		failEverywhere(t, func() error {
+			var a answer
+			a.run(t.Context(), m, engine.Prompt{IDs: []int32{300, 301, 302}}, o)
+			return a.err
+		})
+	}
+}
+
+func TestAFailureOfAnyOpOfAnEmbeddingLeavesNothingBehind(t *testing.T) {
+	m := open(t)
+	failEverywhere(t, func() error {
+		_, err := m.Embed(t.Context(), []string{"goal", "a long text about soup"}, engine.EmbedOptions{})
+		return err
+	})
+}
+
 func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
 	m := open(t)
 	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food", "law"}, Prompt: engine.DefaultLabelPrompt}

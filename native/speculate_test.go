@@ -65,8 +65,10 @@ func TestADraftDoesNotChangeTheText(t *testing.T) {
 	}
 }
 
+func openDrafted(t *testing.T) *Model { return openWith(t, engine.NativeOptions{Draft: testenv.Model(t)}) }
+
 func TestDraftsLeaveNothingBehind(t *testing.T) {
-	m := openWith(t, engine.NativeOptions{Draft: testenv.Model(t)})
+	m := openDrafted(t)
 	collect(t, m, "Where can I find", nil)
 	before := measure(t)
 	for i, prompt := range testenv.Texts(t)[:12] {
@@ -91,7 +93,7 @@ func TestDraftsThatDoNotFitAreRefused(t *testing.T) {
 	}
 	require.Equal(t, before, measure(t))
 
-	m := openWith(t, engine.NativeOptions{Draft: testenv.Model(t)})
+	m := openDrafted(t)
 	for name, change := range map[string]func(o *engine.GenerateOptions){
 		"MaxKVSize": func(o *engine.GenerateOptions) { o.MaxKVSize = 30 },
 		"Regex":     func(o *engine.GenerateOptions) { o.Grammar = engine.Grammar{Kind: "regex", Text: "a"} },
