@@ -65,7 +65,9 @@ func TestADraftDoesNotChangeTheText(t *testing.T) {
 	}
 }
 
-func openDrafted(t *testing.T) *Model { return openWith(t, engine.NativeOptions{Draft: testenv.Model(t)}) }
+func openDrafted(t *testing.T) *Model {
+	return openWith(t, engine.NativeOptions{Draft: testenv.Model(t)})
+}
 
 func TestDraftsLeaveNothingBehind(t *testing.T) {
 	m := openDrafted(t)
