@@ -295,8 +295,7 @@ func grammarOption(kind, text string) GenerateOption {
 
 // WithSolo computes the request in passes of its own. Requests are batched otherwise, and where kernels
 // round differently for other batch sizes, as on GPUs, a close call between two tokens can then depend on
-// the company; with WithSolo it never does. It takes turns with the others. The native engine computes every
-// request so.
+// the company; with WithSolo it never does. It takes turns with the others.
 func WithSolo() GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Solo = true }}
 }

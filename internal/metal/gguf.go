@@ -1,12 +1,9 @@
 package metal
 
 /*
-#include <stdlib.h>
 #include "glue.h"
 */
 import "C"
-
-import "unsafe"
 
 // LoadGGUF reads the tensors of a GGUF file under the names that they have there; packed ones come as weight
 // (uint32), scales and biases (float16), as MLX's affine format has them. Check the file with the gguf package
@@ -16,14 +13,11 @@ func (s *Scope) LoadGGUF(path string) map[string]*Array {
 	if !s.ready(op) {
 		return nil
 	}
-	file := C.CString(path)
-	defer C.free(unsafe.Pointer(file))
-	cpu := C.mlx_default_cpu_stream_new()
-	defer C.mlx_stream_free(cpu)
 	gguf, keys := C.mlx_io_gguf_new(), C.mlx_vector_string_new()
 	defer C.mlx_io_gguf_free(gguf)
 	defer C.mlx_vector_string_free(keys)
-	if C.mlx_load_gguf(&gguf, file, cpu) != 0 || C.mlx_io_gguf_get_keys(&keys, gguf) != 0 {
+	load := func(file *C.char, cpu C.mlx_stream) C.int { return C.mlx_load_gguf(&gguf, file, cpu) }
+	if fromFile(path, load) != 0 || C.mlx_io_gguf_get_keys(&keys, gguf) != 0 {
 		s.err = lastError(op)
 		return nil
 	}

@@ -20,14 +20,12 @@ func (s *Scope) LoadSafetensors(path string) map[string]*Array {
 	if !s.ready(op) {
 		return nil
 	}
-	file := C.CString(path)
-	defer C.free(unsafe.Pointer(file))
-	cpu := C.mlx_default_cpu_stream_new()
-	defer C.mlx_stream_free(cpu)
 	weights, metadata := C.mlx_map_string_to_array_new(), C.mlx_map_string_to_string_new()
 	defer C.mlx_map_string_to_array_free(weights)
 	defer C.mlx_map_string_to_string_free(metadata)
-	if rc := C.mlx_load_safetensors(&weights, &metadata, file, cpu); rc != 0 {
+	if rc := fromFile(path, func(file *C.char, cpu C.mlx_stream) C.int {
+		return C.mlx_load_safetensors(&weights, &metadata, file, cpu)
+	}); rc != 0 {
 		s.err = lastError(op)
 		return nil
 	}
@@ -48,6 +46,15 @@ func (s *Scope) LoadSafetensors(path string) map[string]*Array {
 			return nil
 		}
 	}
+}
+
+// fromFile calls load with what MLX wants for a file.
+func fromFile(path string, load func(file *C.char, cpu C.mlx_stream) C.int) C.int {
+	file := C.CString(path)
+	defer C.free(unsafe.Pointer(file))
+	cpu := C.mlx_default_cpu_stream_new()
+	defer C.mlx_stream_free(cpu)
+	return load(file, cpu)
 }
 
 // SaveSafetensors writes arrays and string metadata to a file.
