@@ -120,6 +120,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
 	@$(GOTEST) -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) ./internal/gguf
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
+	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
 # Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.
 test-long: build
