@@ -93,14 +93,17 @@ GOTEST := $(GO) test -count=1 -timeout 20m
 test: build lint test-go test-race test-python test-rust fuzz
 	@echo "all tests passed"
 
+# Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
+# once is enough; the other packages run without it.
+RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer
+
 test-go: build
 	@echo "==> Go tests"
-	@$(GOTEST) ./...
+	@$(GOTEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED))")
 
-# Where goroutines meet: the worker pool, the owner threads and the public API over both.
 test-race: build
 	@echo "==> Go tests with the race detector"
-	@$(GOTEST) -race . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer
+	@$(GOTEST) -race $(RACED)
 	@$(GOTEST) -race -run 'Close|Company|Ended|Cancel|EveryWay|SlowReader|Panic' ./native
 
 test-python: build

@@ -10,9 +10,9 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
-// failEverywhere runs work with a failure of MLX at its first op, then at its second and so on
-// until it gets through. Each failure must come out as an error and leave nothing behind.
-func failEverywhere(t *testing.T, work func() error) {
+// failEverywhere runs work with a failure of MLX at its first op, then so many ops later and so on until it gets
+// through. Each failure must come out as an error and leave nothing behind.
+func failEverywhere(t *testing.T, step int, work func() error) {
 	t.Helper()
 	require.NoError(t, work())
 	before := measure(t)
@@ -20,7 +20,7 @@ func failEverywhere(t *testing.T, work func() error) {
 	defer metal.TraceLeaks(false)
 	defer metal.FailAt(0)
 	failures := 0
-	for n := 1; ; n++ {
+	for n := 1; ; n += step {
 		metal.FailAt(n)
 		err := work()
 		if !metal.FailAt(0) {
@@ -39,7 +39,7 @@ func failEverywhere(t *testing.T, work func() error) {
 
 func TestAFailureOfAnyOpOfAGenerationLeavesNothingBehind(t *testing.T) {
 	m := open(t)
-	failEverywhere(t, func() error {
+	failEverywhere(t, 1, func() error {
 		o := engine.DefaultGenerateOptions()
 		o.IgnoreEOS, o.MaxTokens, o.TopLogProbs = true, 3, 2
 		o.Temperature, o.TopP, o.TopK, o.MinP, o.RepetitionPenalty = 1, 0.9, 40, 0.01, 1.2
@@ -60,7 +60,7 @@ func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
 	o.MaxTokens = 3
 	for m, grammar := range map[*Model]engine.Grammar{drafted: {}, alone: {Kind: "regex", Text: "[ab]{9}"}} {
 		o.Grammar = grammar
-		failEverywhere(t, func() error {
+		failEverywhere(t, 2, func() error {
 			var a answer
 			a.run(t.Context(), m, engine.Prompt{IDs: []int32{300, 301, 302}}, o)
 			return a.err
@@ -70,7 +70,7 @@ func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
 
 func TestAFailureOfAnyOpOfAnEmbeddingLeavesNothingBehind(t *testing.T) {
 	m := open(t)
-	failEverywhere(t, func() error {
+	failEverywhere(t, 1, func() error {
 		_, err := m.Embed(t.Context(), []string{"goal", "a long text about soup"}, engine.EmbedOptions{})
 		return err
 	})
@@ -79,7 +79,7 @@ func TestAFailureOfAnyOpOfAnEmbeddingLeavesNothingBehind(t *testing.T) {
 func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
 	m := open(t)
 	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food", "law"}, Prompt: engine.DefaultLabelPrompt}
-	failEverywhere(t, func() error {
+	failEverywhere(t, 1, func() error {
 		_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
 		return err
 	})
@@ -95,7 +95,7 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 	}
 	parting := append(append([]int32(nil), known[:20]...), 900, 901, 902)
 	var want []answer
-	failEverywhere(t, func() error {
+	failEverywhere(t, 3, func() error {
 		var got []answer
 		for _, ids := range [][]int32{known, parting} {
 			var a answer

@@ -34,7 +34,7 @@ func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
 	texts := testenv.Texts(t)
 	var many []string
 	for len(many) < 10000 {
-		many = append(many, string([]rune(texts[len(many)%len(texts)])[:12]))
+		many = append(many, string([]rune(texts[len(many)%len(texts)])[:3]))
 	}
 	results, err := m.Classify(t.Context(), many, options)
 	require.NoError(t, err)

@@ -36,7 +36,11 @@ func TestADraftDoesNotChangeTheText(t *testing.T) {
 			m, err := Load(context.Background(), testenv.Model(t), engine.NativeOptions{Draft: c.draft, PromptCache: 1 << 20})
 			require.NoError(t, err)
 			defer func() { require.NoError(t, m.Close()) }()
-			for range 2 { // the second time from the prompt cache
+			rounds := 1
+			if name == "perfect" || name == "wrong" {
+				rounds = 2 // the second time from the prompt cache
+			}
+			for range rounds {
 				for _, prompt := range prompts {
 					want, text := collect(t, plain, prompt, func(o *engine.GenerateOptions) {
 						o.MaxTokens = 40

@@ -58,16 +58,16 @@ func TestCheckpointsAsMLXLMSavesThem(t *testing.T) {
 	}{
 		"Gemma 3":                      {[]string{"gemma3-small"}, 8, 60},
 		"Gemma 3, sharded":             {[]string{"gemma3-small", "--shards", "3"}, 8, 60},
-		"Gemma 3, 4-bit":               {[]string{"gemma3-small", "--bits", "4"}, 8, 20},
-		"Gemma 3, 8-bit, groups of 32": {[]string{"gemma3-small", "--bits", "8", "--group-size", "32"}, 8, 20},
+		"Gemma 3, 4-bit":               {[]string{"gemma3-small", "--bits", "4"}, 8, 10},
+		"Gemma 3, 8-bit, groups of 32": {[]string{"gemma3-small", "--bits", "8", "--group-size", "32"}, 8, 10},
 		"Gemma 3, 4-bit, sharded":      {[]string{"gemma3-small", "--bits", "4", "--shards", "2"}, 8, 5},
 		"Qwen 3":                       {[]string{"qwen3-small"}, 4, 60},
 		"Qwen 3, tied":                 {[]string{"qwen3-small-tied"}, 4, 30},
 		"Qwen 2":                       {[]string{"qwen2-small"}, 4, 0},
 		"Qwen 2, 4-bit":                {[]string{"qwen2-small", "--bits", "4"}, 4, 0},
 		"Llama 3":                      {[]string{"llama3-small"}, 4, 60},
-		"Llama 3, 4-bit, sharded":      {[]string{"llama3-small", "--bits", "4", "--shards", "2"}, 4, 20},
-		"Qwen 3, 4-bit":                {[]string{"qwen3-small", "--bits", "4"}, 4, 20},
+		"Llama 3, 4-bit, sharded":      {[]string{"llama3-small", "--bits", "4", "--shards", "2"}, 4, 10},
+		"Qwen 3, 4-bit":                {[]string{"qwen3-small", "--bits", "4"}, 4, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := makeModel(t, c.args...)
