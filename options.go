@@ -89,20 +89,14 @@ func WithPromptCache(bytes int64) LoadOption {
 // that of the whole process, so models of one process share the limit. For workers of the python engine
 // see WithSupervisor.
 func WithMemoryBudget(bytes int64) LoadOption {
-	return LoadOption{func(o *loadOptions) {
-		o.nativeOnly = append(o.nativeOnly, "WithMemoryBudget")
-		o.native.MemoryBudget = bytes
-	}}
+	return nativeOption("WithMemoryBudget", func(o *loadOptions) { o.native.MemoryBudget = bytes })
 }
 
 // WithExact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them. Without it
 // small steps of a layer run together in kernels of this package where there are such, on NVIDIA GPUs:
 // faster, but sums inside a norm or an attention are made in another order, which may show in the last bit.
 func WithExact() LoadOption {
-	return LoadOption{func(o *loadOptions) {
-		o.nativeOnly = append(o.nativeOnly, "WithExact")
-		o.native.Exact = true
-	}}
+	return nativeOption("WithExact", func(o *loadOptions) { o.native.Exact = true })
 }
 
 // WithStallTimeout sets how long a busy worker may make no progress before it counts as hung and is
@@ -148,6 +142,14 @@ func WithLoadEvents(f func(Event)) LoadOption {
 func pythonOption(name string, apply func(*loadOptions)) LoadOption {
 	return LoadOption{func(o *loadOptions) {
 		o.pythonOnly = append(o.pythonOnly, name)
+		apply(o)
+	}}
+}
+
+// nativeOption is an option that only the native engine has.
+func nativeOption(name string, apply func(*loadOptions)) LoadOption {
+	return LoadOption{func(o *loadOptions) {
+		o.nativeOnly = append(o.nativeOnly, name)
 		apply(o)
 	}}
 }

@@ -17,14 +17,25 @@ import (
 type compiledPasses struct {
 	step   *metal.Function // one token of one sequence
 	packed *metal.Function // several texts behind a shared prefix
+	kinds  layerKinds
 }
+
+// fusedState is what states of passes with fused kernels have in common.
+type fusedState struct{ decoder *fusedDecoder }
+
+func (fusedState) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Array {
+	s.Fail(errors.New("rope: positions are the fused kernels' affair"))
+	return x
+}
+
+func (fusedState) observe(*metal.Scope, int, *metal.Array) {}
 
 // compilePasses returns nil for a model without fused kernels.
 func (n *network) compilePasses() (_ *compiledPasses, err error) {
 	if n.shape.fused == nil {
 		return nil, nil
 	}
-	c := &compiledPasses{}
+	c := &compiledPasses{kinds: kindsOf(n.shape.windows)}
 	if c.step, err = n.lease.Compile(false, n.traceStep); err != nil {
 		return nil, err
 	}
@@ -43,25 +54,30 @@ func (c *compiledPasses) close() error {
 
 // slotState is one token of one sequence over whole cache buffers.
 type slotState struct {
-	decoder      *fusedDecoder
+	fusedState
 	position     *metal.Array // int32 [1]
 	at, filled   []*metal.Array
 	keys, values []*metal.Array
-	kinds        []int // of each layer: which of at and filled are its
+	kinds        layerKinds
 }
 
-// kinds numbers the kinds of layers: those of one window share their places.
-func kinds(windows []int) (of []int, first []int) {
-	var seen []int
+// layerKinds numbers the kinds of layers: those of one window share their places.
+type layerKinds struct {
+	of    []int // kind of each layer
+	first []int // first layer of each kind
+}
+
+func kindsOf(windows []int) layerKinds {
+	var k layerKinds
 	for layer, window := range windows {
-		kind := slices.Index(seen, window)
+		kind := slices.IndexFunc(k.first, func(first int) bool { return windows[first] == window })
 		if kind < 0 {
-			kind = len(seen)
-			seen, first = append(seen, window), append(first, layer)
+			kind = len(k.first)
+			k.first = append(k.first, layer)
 		}
-		of = append(of, kind)
+		k.of = append(k.of, kind)
 	}
-	return of, first
+	return k
 }
 
 // traceStep takes the token, uint32 [1, 1], the places, int32 [1 + 2 kinds]: its position, then for each kind of
@@ -69,9 +85,9 @@ func kinds(windows []int) (of []int, first []int) {
 // the logits [1, vocab] and the keys and values with the token's written.
 func (n *network) traceStep(s *metal.Scope, in []*metal.Array) []*metal.Array {
 	place := func(i int) *metal.Array { return s.Slice(in[1], 0, i, i+1) }
-	of, first := kinds(n.shape.windows)
-	st := &slotState{decoder: n.shape.fused, position: place(0), kinds: of}
-	for kind := range first {
+	kinds := kindsOf(n.shape.windows)
+	st := &slotState{fusedState: fusedState{n.shape.fused}, position: place(0), kinds: kinds}
+	for kind := range kinds.first {
 		st.at = append(st.at, s.Reshape(place(1+2*kind), 1, 1, 1, 1))
 		st.filled = append(st.filled, place(2+2*kind))
 	}
@@ -86,22 +102,15 @@ func (n *network) traceStep(s *metal.Scope, in []*metal.Array) []*metal.Array {
 	return out
 }
 
-func (st *slotState) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Array {
-	s.Fail(errors.New("slotState: positions are the fused kernels' affair"))
-	return x
-}
-
 func (st *slotState) positions(*metal.Scope, int, int) *metal.Array { return st.position }
 
 func (st *slotState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, _ float32) *metal.Array {
-	kind := st.kinds[layer]
+	kind := st.kinds.of[layer]
 	st.keys[layer] = s.PutAlong(st.keys[layer], st.at[kind], k, -2)
 	st.values[layer] = s.PutAlong(st.values[layer], st.at[kind], v, -2)
 	attended := st.decoder.kernels.AttendFilled(s, q, st.keys[layer], st.values[layer], st.filled[kind])
 	return s.Reshape(attended, 1, 1, -1)
 }
-
-func (st *slotState) observe(*metal.Scope, int, *metal.Array) {}
 
 // compiledStep runs the compiled step, if there is one for the state; otherwise ok is false.
 func (n *network) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) (logits *metal.Array, ok bool) {
@@ -114,14 +123,13 @@ func (n *network) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array
 			return nil, false
 		}
 	}
-	_, first := kinds(n.shape.windows)
 	places := []int32{int32(st.position())}
 	in := make([]*metal.Array, 2, 2+2*len(caches))
 	in[0] = ids
 	for i, c := range caches {
 		slot := c.Slot(s)
 		in = append(in, slot.Keys, slot.Values)
-		if slices.Contains(first, i) {
+		if n.passes.kinds.first[n.passes.kinds.of[i]] == i {
 			places = append(places, int32(slot.At), int32(slot.Filled))
 		}
 	}

@@ -61,22 +61,30 @@ func readConfig(dir string) (*config, error) {
 
 // readGenerationConfig prefers the end tokens of generation_config.json, as mlx-lm does.
 func (c *config) readGenerationConfig(dir string) error {
-	path := filepath.Join(dir, "generation_config.json")
-	data, err := os.ReadFile(path)
+	var generation struct {
+		EOS tokenList `json:"eos_token_id"`
+	}
+	err := readJSON(filepath.Join(dir, "generation_config.json"), &generation)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	var generation struct {
-		EOS tokenList `json:"eos_token_id"`
-	}
-	if err := json.Unmarshal(data, &generation); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	if len(generation.EOS) > 0 {
 		c.eos = generation.EOS
+	}
+	return nil
+}
+
+// readJSON reads a file into a value.
+func readJSON(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }

@@ -49,13 +49,8 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 			return nil, err
 		}
 	}
-	for _, v := range vectors {
-		finishVector(v, options.Dimensions, m.embedder.normalize)
-	}
-	if n := options.Dimensions; n > 0 {
-		for i := range vectors {
-			vectors[i] = vectors[i][:n:n]
-		}
+	for i, v := range vectors {
+		vectors[i] = finishVector(v, options.Dimensions, m.embedder.normalize)
 	}
 	return vectors, nil
 }
@@ -93,9 +88,11 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 		copy(padded[b*width:], row.ids)
 		lengths[b] = len(row.ids)
 	}
-	st := newScoreState(s, &history{}, width, m.shape.windows)
+	var st *scoreState
 	if m.shape.bidirectional {
-		st.lookBothWays(s, lengths, width, m.shape.windows)
+		st = newBidirectionalState(s, lengths, width, m.shape.windows)
+	} else {
+		st = newScoreState(s, &history{}, width, m.shape.windows)
 	}
 	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
 	x := m.embedder.apply(s, h, lengths, width)
@@ -111,45 +108,47 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 	return nil
 }
 
-// lookBothWays lets every token of a row of its length see all others, in a layer with a window those at most half a
-// window away, as EmbeddingGemma (arXiv:2509.20354) does.
-func (st *scoreState) lookBothWays(s *metal.Scope, lengths []int, width int, windows []int) {
-	shared := map[int]metal.Mask{}
-	for i, window := range windows {
-		mask, ok := shared[window]
-		if !ok {
-			visible := make([]bool, len(lengths)*width*width)
-			for b, length := range lengths {
-				for t := range width {
-					row := visible[(b*width+t)*width:][:width]
-					for key := range row {
-						near := window == 0 || max(t-key, key-t) <= window/2
-						// Padding sees itself, so that its softmax has something to sum.
-						row[key] = near && (key < length || key == t)
-					}
-				}
-			}
-			mask = metal.Mask{Array: s.FromBools(visible, len(lengths), 1, width, width)}
-			shared[window] = mask
-		}
-		st.masks[i] = mask
-	}
+// newBidirectionalState prepares a pass in which every token of a row of its length sees all others, in a layer with a
+// window those at most half a window away, as EmbeddingGemma (arXiv:2509.20354) does.
+func newBidirectionalState(s *metal.Scope, lengths []int, width int, windows []int) *scoreState {
+	st := &scoreState{past: &history{}, masks: make([]metal.Mask, len(windows))}
+	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
+		return metal.Mask{Array: bidirectionalMask(s, lengths, width, window)}
+	})
+	return st
 }
 
-// finishVector norms the first n values of a vector (0 for all): always where it is cut.
-func finishVector(v []float32, n int, normalize bool) {
-	if n == 0 {
-		n = len(v)
+// bidirectionalMask is [B, 1, width, width].
+func bidirectionalMask(s *metal.Scope, lengths []int, width, window int) *metal.Array {
+	visible := make([]bool, len(lengths)*width*width)
+	for b, length := range lengths {
+		for t := range width {
+			row := visible[(b*width+t)*width:][:width]
+			for key := range row {
+				near := window == 0 || max(t-key, key-t) <= window/2
+				// Padding sees itself, so that its softmax has something to sum.
+				row[key] = near && (key < length || key == t)
+			}
+		}
 	}
-	if !normalize && n == len(v) {
-		return
+	return s.FromBools(visible, len(lengths), 1, width, width)
+}
+
+// finishVector cuts a vector to its first n values, 0 for all, and norms it: always where it is cut.
+func finishVector(v []float32, n int, normalize bool) []float32 {
+	if n > 0 && n < len(v) {
+		v, normalize = v[:n:n], true
+	}
+	if !normalize {
+		return v
 	}
 	var squares float64
-	for _, x := range v[:n] {
+	for _, x := range v {
 		squares += float64(x) * float64(x)
 	}
 	norm := max(math.Sqrt(squares), 1e-12)
-	for i := range v[:n] {
+	for i := range v {
 		v[i] = float32(float64(v[i]) / norm)
 	}
+	return v
 }

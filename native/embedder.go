@@ -1,7 +1,6 @@
 package native
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -69,17 +68,6 @@ func readEmbedder(dir string, scope *metal.Scope, hiddenSize int) (*embedder, er
 	}
 	e.prompts = config.Prompts
 	return e, nil
-}
-
-func readJSON(path string, into any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
 }
 
 func (e *embedder) readPooling(dir string) error {

@@ -3,6 +3,7 @@ package native
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -55,5 +56,6 @@ func (st *stream) constrain(s *metal.Scope, logits, token *metal.Array) (_ *meta
 	if !slices.Contains(allowed, true) {
 		return nil, false, fmt.Errorf("grammar: no token of the model may come next")
 	}
-	return drop(s, s.LogicalNot(s.FromBools(allowed, 1, len(allowed))), logits), false, nil
+	never := s.Scalar(math.Inf(-1), logits.DType())
+	return s.Where(s.FromBools(allowed, 1, len(allowed)), logits, never), false, nil
 }

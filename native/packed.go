@@ -1,8 +1,6 @@
 package native
 
 import (
-	"errors"
-
 	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
@@ -116,14 +114,9 @@ func roundUp(n, block int) int { return (n + block - 1) / block * block }
 
 // packedState is a pass over a packed row.
 type packedState struct {
-	decoder            *fusedDecoder
+	fusedState
 	where, visible     *metal.Array
 	pastKeys, pastVals []*metal.Array
-}
-
-func (st *packedState) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Array {
-	s.Fail(errors.New("packedState: positions are the fused kernels' affair"))
-	return x
 }
 
 func (st *packedState) positions(*metal.Scope, int, int) *metal.Array { return st.where }
@@ -132,12 +125,10 @@ func (st *packedState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, _
 	return st.decoder.kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
 }
 
-func (st *packedState) observe(*metal.Scope, int, *metal.Array) {}
-
 // tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
 func (n *network) tracePacked(s *metal.Scope, in []*metal.Array) []*metal.Array {
-	st := &packedState{decoder: n.shape.fused, where: in[1], visible: in[2]}
+	st := &packedState{fusedState: fusedState{n.shape.fused}, where: in[1], visible: in[2]}
 	for i := 5; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
 	}

@@ -219,9 +219,19 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 	var wanted []*metal.Array
 	plain := plainRows(group)
 	if len(plain) > 0 {
-		tokens := s.Argmax(logProbs(s, s.Take(logits, s.FromInts(plain, len(plain)), 0)), -1, false)
+		theirs := logits
+		if len(plain) < len(group) {
+			theirs = s.Take(logits, s.FromInts(plain, len(plain)), 0)
+		}
+		tokens := s.Argmax(logProbs(s, theirs), -1, false)
 		for i, row := range plain {
 			wanted = append(wanted, group[row].await(s, pending{token: s.Slice(tokens, 0, i, i+1)})...)
+		}
+	}
+	if slices.ContainsFunc(group, func(st *stream) bool { return st.matcher != nil }) {
+		// A grammar must know the token first; meanwhile the logits behind it are computed.
+		if err := s.AsyncEval(logits); err != nil {
+			return err
 		}
 	}
 	for i, member := range group {
@@ -230,10 +240,6 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 		}
 		row := s.Slice(logits, 0, i, i+1)
 		if member.matcher != nil {
-			// The grammar must know the token first; meanwhile the logits behind it are computed.
-			if err := s.AsyncEval(logits); err != nil {
-				return err
-			}
 			var over bool
 			var err error
 			if row, over, err = member.constrain(s, row, inputs[i]); err != nil {

@@ -44,18 +44,12 @@ type scoreState struct {
 // behind their end: no real token attends to what comes after it.
 func newScoreState(s *metal.Scope, past *history, n int, windows []int) *scoreState {
 	st := &scoreState{past: past, masks: make([]metal.Mask, len(windows))}
-	shared := map[int]metal.Mask{}
-	for i, window := range windows {
-		mask, ok := shared[window]
-		if !ok {
-			mask = metal.Mask{Causal: n > 1}
-			if window > 0 && past.length+n > window {
-				mask = metal.Mask{Array: nn.CausalMask(s, n, past.length, window)}
-			}
-			shared[window] = mask
+	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
+		if window > 0 && past.length+n > window {
+			return metal.Mask{Array: nn.CausalMask(s, n, past.length, window)}
 		}
-		st.masks[i] = mask
-	}
+		return metal.Mask{Causal: n > 1}
+	})
 	return st
 }
 
@@ -68,15 +62,9 @@ func newRaggedState(s *metal.Scope, past *history, lengths []int, n int, windows
 		starts[b] = int32(length)
 	}
 	st.offset = s.FromInts(starts, len(starts))
-	shared := map[int]metal.Mask{}
-	for i, window := range windows {
-		mask, ok := shared[window]
-		if !ok {
-			mask = metal.Mask{Array: raggedMask(s, past.length, lengths, n, window)}
-			shared[window] = mask
-		}
-		st.masks[i] = mask
-	}
+	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
+		return metal.Mask{Array: raggedMask(s, past.length, lengths, n, window)}
+	})
 	return st
 }
 

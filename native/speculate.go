@@ -1,9 +1,12 @@
 package native
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -68,8 +71,15 @@ func (m *Model) loadDraft() error {
 	return nil
 }
 
-// sameTokens compares the tokenizer of a folder with the model's on a text of many kinds of characters.
+// sameTokens compares the tokenizer of a folder with the model's: the files, and where these differ the ids of a text of
+// many kinds of characters.
 func (m *Model) sameTokens(dir string) error {
+	const name = "tokenizer.json"
+	if own, err := os.ReadFile(filepath.Join(m.info.Path, name)); err == nil {
+		if other, err := os.ReadFile(filepath.Join(dir, name)); err == nil && bytes.Equal(own, other) {
+			return nil
+		}
+	}
 	other, err := tokenizer.Load(dir)
 	if err != nil {
 		return err

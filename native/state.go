@@ -51,14 +51,19 @@ func (st *decodeState) quantize(s *metal.Scope, q metal.Quantization) {
 
 // begin prepares a pass of n tokens. Layers of one kind share their mask.
 func (st *decodeState) begin(s *metal.Scope, n int, windows []int) {
+	fillMasks(st.masks, windows, func(layer, _ int) metal.Mask { return st.caches[layer].Mask(s, n) })
+}
+
+// fillMasks gives every layer its mask, made once for each window.
+func fillMasks(masks []metal.Mask, windows []int, mask func(layer, window int) metal.Mask) {
 	shared := map[int]metal.Mask{}
-	for i, window := range windows {
-		mask, ok := shared[window]
+	for layer, window := range windows {
+		m, ok := shared[window]
 		if !ok {
-			mask = st.caches[i].Mask(s, n)
-			shared[window] = mask
+			m = mask(layer, window)
+			shared[window] = m
 		}
-		st.masks[i] = mask
+		masks[layer] = m
 	}
 }
 

@@ -93,22 +93,14 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		p.width = max(p.width, utf8.RuneCountInString(label))
 	}
 	start := time.Now()
-	lines := newLineReader(in, r.labelled)
-	for {
-		batch, err := lines.next(classifyBatch)
-		if err != nil {
-			return err
-		}
-		if len(batch) == 0 {
-			break
-		}
+	if err := eachBatch(in, r.labelled, func(batch []line) error {
 		results, err := m.Classify(ctx, texts(batch), labels, options...)
 		if err != nil {
-			return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
+			return inLines(batch, err)
 		}
-		if err := p.print(batch, results); err != nil {
-			return err
-		}
+		return p.print(batch, results)
+	}); err != nil {
+		return err
 	}
 	took := time.Since(start)
 	r.say(stderr, "%d texts in %.2f s (%.0f a second)", p.count, took.Seconds(), float64(p.count)/took.Seconds())
@@ -125,20 +117,16 @@ func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string,
 		return mlx.Calibration{}, err
 	}
 	defer file.Close()
-	lines := newLineReader(file, true)
 	var labelled []mlx.LabelledText
-	for {
-		batch, err := lines.next(classifyBatch)
-		if err != nil {
-			return mlx.Calibration{}, err
-		}
-		if len(batch) == 0 {
-			return mlx.Calibrate(ctx, m, labelled, labels, options...)
-		}
+	if err := eachBatch(file, true, func(batch []line) error {
 		for _, l := range batch {
 			labelled = append(labelled, mlx.LabelledText{Text: l.text, Label: l.label})
 		}
+		return nil
+	}); err != nil {
+		return mlx.Calibration{}, err
 	}
+	return mlx.Calibrate(ctx, m, labelled, labels, options...)
 }
 
 func readLabels(path string) ([]string, error) {
@@ -177,11 +165,24 @@ type lineReader struct {
 	labelled bool
 }
 
-// newLineReader reads long lines too.
-func newLineReader(in io.Reader, labelled bool) *lineReader {
+// eachBatch hands the input's lines to do, as many at a time as make good batches.
+func eachBatch(in io.Reader, labelled bool, do func(batch []line) error) error {
 	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: labelled}
 	lines.scanner.Buffer(nil, maxLine)
-	return lines
+	for {
+		batch, err := lines.next(classifyBatch)
+		if err != nil || len(batch) == 0 {
+			return err
+		}
+		if err := do(batch); err != nil {
+			return err
+		}
+	}
+}
+
+// inLines says which lines an error is about.
+func inLines(batch []line, err error) error {
+	return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
 }
 
 // next returns at most n lines, none at the end of the input.

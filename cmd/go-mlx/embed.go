@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"time"
 
@@ -41,20 +40,12 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 		return err
 	}
 	defer m.Close()
-	lines := newLineReader(in, false)
 	encoder := json.NewEncoder(out)
 	start, count := time.Now(), 0
-	for {
-		batch, err := lines.next(classifyBatch)
-		if err != nil {
-			return err
-		}
-		if len(batch) == 0 {
-			break
-		}
+	if err := eachBatch(in, false, func(batch []line) error {
 		vectors, err := m.Embed(ctx, texts(batch), mlx.WithPromptName(r.promptName), mlx.WithDimensions(r.dimensions))
 		if err != nil {
-			return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
+			return inLines(batch, err)
 		}
 		for _, v := range vectors {
 			if err := encoder.Encode(v); err != nil {
@@ -62,6 +53,9 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 			}
 		}
 		count += len(batch)
+		return nil
+	}); err != nil {
+		return err
 	}
 	r.say(stderr, "%d texts in %.2f s", count, time.Since(start).Seconds())
 	return nil

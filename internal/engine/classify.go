@@ -50,12 +50,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 	if strings.Count(o.Prompt, "{text}") != 1 {
 		return &OptionError{Option: "LabelPrompt", Reason: "it must hold {text} exactly once"}
 	}
-	for i, text := range texts {
-		if !utf8.ValidString(text) {
-			return fmt.Errorf("text %d: %w", i, ErrInvalidUTF8)
-		}
-	}
-	return nil
+	return checkTexts(texts)
 }
 
 // UserText fills the prompt for one text. A text that holds "{labels}" is not filled again.

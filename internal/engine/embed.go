@@ -15,10 +15,5 @@ func (o EmbedOptions) Validate(texts []string) error {
 	if o.Dimensions < 0 {
 		return &OptionError{Option: "Dimensions", Reason: fmt.Sprintf("%d is negative", o.Dimensions)}
 	}
-	for i, text := range texts {
-		if err := CheckUTF8(text); err != nil {
-			return fmt.Errorf("text %d: %w", i, err)
-		}
-	}
-	return nil
+	return checkTexts(texts)
 }

@@ -81,6 +81,16 @@ func CheckUTF8(text string) error {
 	return nil
 }
 
+// checkTexts names the first text that is not UTF-8.
+func checkTexts(texts []string) error {
+	for i, text := range texts {
+		if err := CheckUTF8(text); err != nil {
+			return fmt.Errorf("text %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
 // maxTopLogProbs keeps a mistake from sending a whole vocabulary for every token.
 const maxTopLogProbs = 100
 

@@ -91,7 +91,7 @@ func Alike(layers ...*Linear) bool {
 // Join returns layers of one input and one packing as a single layer whose output is theirs, one behind
 // the other, and the arrays that it is made of: they are not needed once it is computed.
 func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Array) {
-	join := func(axis int, of func(l *Linear) *metal.Array) *metal.Array {
+	join := func(of func(l *Linear) *metal.Array) *metal.Array {
 		var arrays []*metal.Array
 		for _, l := range layers {
 			if a := of(l); a != nil {
@@ -102,18 +102,18 @@ func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Arra
 			return nil
 		}
 		parts = append(parts, arrays...)
-		return s.Concatenate(axis, arrays...)
+		return s.Concatenate(0, arrays...)
 	}
 	whole = &Linear{
-		bias: join(0, func(l *Linear) *metal.Array { return l.bias }),
+		bias: join(func(l *Linear) *metal.Array { return l.bias }),
 		quantized: quantized{
-			packed: join(0, func(l *Linear) *metal.Array { return l.packed }),
-			scales: join(0, func(l *Linear) *metal.Array { return l.scales }),
-			biases: join(0, func(l *Linear) *metal.Array { return l.biases }),
+			packed: join(func(l *Linear) *metal.Array { return l.packed }),
+			scales: join(func(l *Linear) *metal.Array { return l.scales }),
+			biases: join(func(l *Linear) *metal.Array { return l.biases }),
 			format: layers[0].format,
 		},
 	}
-	if weight := join(0, func(l *Linear) *metal.Array { return l.weight }); weight != nil {
+	if weight := join(func(l *Linear) *metal.Array { return l.weight }); weight != nil {
 		whole.weight, whole.transposed = weight, s.Transpose(weight, 1, 0)
 	}
 	for _, l := range layers {
