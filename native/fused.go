@@ -81,14 +81,14 @@ func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Arra
 	x := s.RMSNorm(h, d.layers[0].inputNorm, d.kernels.Shape().RMSNormEps)
 	for i := range d.layers {
 		l := &d.layers[i]
-		q, k, v := d.kernels.NormRope(s, l.qkv.Apply(s, x), l.qNorm, l.kNorm, positions, l.rotation)
+		q, k, v := d.kernels.NormRope(s, d.kernels.Project(s, x, l.qkv), l.qNorm, l.kNorm, positions, l.rotation)
 		attended := st.attend(s, i, q, k, v, d.kernels.Shape().AttentionScale)
-		h, x = d.kernels.AddNorm(s, h, l.o.Apply(s, attended), l.postAttentionNorm, l.preMLPNorm)
+		h, x = d.kernels.AddNorm(s, h, d.kernels.Project(s, attended, l.o), l.postAttentionNorm, l.preMLPNorm)
 		next := d.norm
 		if i+1 < len(d.layers) {
 			next = d.layers[i+1].inputNorm
 		}
-		h, x = d.kernels.AddNorm(s, h, l.down.Apply(s, d.kernels.Gate(s, l.gateUp.Apply(s, x))), l.postMLPNorm, next)
+		h, x = d.kernels.AddNorm(s, h, d.kernels.Project(s, d.kernels.Gate(s, d.kernels.Project(s, x, l.gateUp)), l.down), l.postMLPNorm, next)
 		st.observe(s, i+1, d.kernels.Sums(s, h))
 	}
 	return x

@@ -38,7 +38,9 @@ type Model struct {
 	draft    *network // proposes tokens; nil without
 	embedder *embedder
 	streams  []*stream // under way, in the order they came
-	endings  []ending  // streams that ended in the pass under way
+	batches  []*decodeBatch
+	batching bool     // streams share KV buffers: on a GPU
+	endings  []ending // streams that ended in the pass under way
 	rounded  int
 	prefixes prefixCache
 	prompts  *promptCache
@@ -127,6 +129,7 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if err != nil {
 		return err
 	}
+	m.batching = m.lease.Device().Name == "gpu"
 	version, err := metal.Version()
 	if err != nil {
 		return err
@@ -225,6 +228,9 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	err = m.do(ctx, func() error {
 		for _, st := range m.streams {
 			out.KVBytes += st.state.bytes() + st.draft.bytes()
+		}
+		for _, b := range m.batches {
+			out.KVBytes += b.bytes()
 		}
 		out.CachedKVBytes = m.prefixes.bytes()
 		out.PromptCacheBytes = m.prompts.bytes

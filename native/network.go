@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 
+	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
@@ -12,6 +13,7 @@ type network struct {
 	weights *metal.Scope
 	arch    architecture
 	shape   modelShape
+	kinds   layerKinds
 	passes  *compiledPasses // nil without fused kernels
 	element int64           // bytes of one number of states and KV
 }
@@ -26,10 +28,11 @@ func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
 	if err := m.reserve("the model's weights", w.bytes); err != nil {
 		return nil, err
 	}
-	if w.fuse, err = n.lease.HasCUDA(); err != nil {
+	capability, err := n.lease.CUDACapability()
+	if err != nil {
 		return nil, err
 	}
-	w.fuse = w.fuse && !m.options.Exact
+	w.fuse = capability >= fused.MinCapability && !m.options.Exact
 	// What a constructor returns beside an error still holds something.
 	if n.arch, err = architectures[cfg.modelType](cfg, w, n.lease); err != nil {
 		return nil, err
@@ -38,6 +41,7 @@ func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
 		return nil, err
 	}
 	n.shape = n.arch.shape()
+	n.kinds = kindsOf(n.shape.windows)
 	if n.element = 2; w.dtype() == metal.Float32.String() {
 		n.element = 4
 	}

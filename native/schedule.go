@@ -90,7 +90,11 @@ func (m *Model) round() bool {
 	}
 	for _, group := range m.groups() {
 		worked = true
-		m.guard(group, func(s *metal.Scope) error {
+		affected := group
+		if b := group[0].batch; b != nil {
+			affected = slices.Clone(b.members) // their KV is in the same buffers
+		}
+		m.guard(affected, func(s *metal.Scope) error {
 			if st := group[0]; st.draft != nil {
 				return m.speculate(s, st)
 			}
@@ -112,13 +116,24 @@ func (m *Model) round() bool {
 func (m *Model) groups() [][]*stream {
 	var groups [][]*stream
 	var together []*stream
+	batches := map[*decodeBatch][]*stream{}
 	for _, st := range m.streams {
 		switch {
 		case st.wantsPrefill() || !st.hasRoom():
 		case st.options.Solo || st.draft != nil:
 			groups = append(groups, []*stream{st})
+		case m.batching && st.batchable():
+			if st.batch == nil {
+				m.join(st)
+			}
+			batches[st.batch] = append(batches[st.batch], st)
 		default:
 			together = append(together, st)
+		}
+	}
+	for _, b := range m.batches {
+		if ready := batches[b]; len(ready) > 0 {
+			groups = append(groups, ready)
 		}
 	}
 	return slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
@@ -160,7 +175,7 @@ func (m *Model) abandonAll(err error) {
 		st.freed = true
 		m.endings = append(m.endings, ending{st, item{err: err}})
 	}
-	m.streams = nil
+	m.streams, m.batches = nil, nil
 	m.tellEndings()
 }
 
@@ -181,7 +196,12 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 		}
 		needs := wanted // with what the rows before it will take
 		if err := m.reserve("the next token", func() int64 {
-			needs += m.kvBytes(st.state, 1) + m.passBytes(1, st.state.position(), 1)
+			if b := st.batch; b == nil || len(b.members) == 1 {
+				needs += m.kvBytes(st.state, 1)
+			} else if len(next) == 0 {
+				needs += b.growth()
+			}
+			needs += m.passBytes(1, st.state.position(), 1)
 			return needs
 		}); err != nil {
 			st.end(item{err: err})
@@ -215,18 +235,16 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
 func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) error {
-	logits := m.groupLogits(s, group, inputs)
-	var wanted []*metal.Array
-	plain := plainRows(group)
-	if len(plain) > 0 {
-		theirs := logits
-		if len(plain) < len(group) {
-			theirs = s.Take(logits, s.FromInts(plain, len(plain)), 0)
-		}
-		tokens := s.Argmax(logProbs(s, theirs), -1, false)
-		for i, row := range plain {
-			wanted = append(wanted, group[row].await(s, pending{token: s.Slice(tokens, 0, i, i+1)})...)
-		}
+	logits, rows, err := m.groupLogits(s, group, inputs)
+	if err != nil {
+		return err
+	}
+	wanted, err := drawPlain(s, group, logits, rows)
+	if err != nil {
+		return err
+	}
+	if b := group[0].batch; b != nil {
+		wanted = append(wanted, b.arrays()...)
 	}
 	if slices.ContainsFunc(group, func(st *stream) bool { return st.matcher != nil }) {
 		// A grammar must know the token first; meanwhile the logits behind it are computed.
@@ -235,10 +253,10 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 		}
 	}
 	for i, member := range group {
-		if slices.Contains(plain, int32(i)) {
+		if member.pending.token != nil {
 			continue
 		}
-		row := s.Slice(logits, 0, i, i+1)
+		row := s.Slice(logits, 0, int(rows[i]), int(rows[i])+1)
 		if member.matcher != nil {
 			var over bool
 			var err error
@@ -254,32 +272,66 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 	return s.AsyncEval(wanted...)
 }
 
-// groupLogits takes a token of each stream into its state and returns the logits [streams, vocab] behind them.
-func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Array) *metal.Array {
+// groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
+// those of each stream are.
+func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
+	if b := group[0].batch; b != nil {
+		if len(b.members) > 1 {
+			return b.logits(s, group, inputs)
+		}
+		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range group {
+		rows = append(rows, int32(i))
+	}
 	if len(group) == 1 {
-		return m.nextLogits(s, group[0].state, inputs[0])
+		return m.nextLogits(s, group[0].state, inputs[0]), rows, nil
 	}
 	states := make([]*decodeState, len(group))
 	for i, member := range group {
 		states[i] = member.state
 	}
 	ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
-	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1)
+	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1), rows, nil
 }
 
-// plainRows are the streams of a group that only take the most likely token: one op serves all of them. Of a
+// drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
 // single one there is nothing to share.
-func plainRows(group []*stream) []int32 {
-	var rows []int32
+func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array, err error) {
+	var plain []int // in group
+	var theirs []int32
 	for i, st := range group {
 		if st.plain() {
-			rows = append(rows, int32(i))
+			plain, theirs = append(plain, i), append(theirs, rows[i])
 		}
 	}
-	if len(rows) < 2 {
-		return nil
+	if len(plain) < 2 {
+		return nil, nil
 	}
-	return rows
+	all := len(plain) == len(group) // then rows of nobody do not matter
+	if !all {
+		logits = s.Take(logits, s.FromInts(theirs, len(theirs)), 0)
+	}
+	tokens := s.Argmax(logProbs(s, logits), -1, false)
+	for i, which := range plain {
+		row := i
+		if all {
+			row = int(rows[which])
+		}
+		wanted = append(wanted, group[which].await(s, pending{token: s.Slice(tokens, 0, row, row+1)})...)
+	}
+	if b := group[0].batch; b != nil {
+		err = b.drawn.free()
+		if all && len(b.rows) > 0 {
+			b.drawn = drawnTokens{s.Keep(tokens), make([]*stream, len(b.rows))}
+			for i, st := range group {
+				b.drawn.rows[rows[i]] = st
+			}
+		}
+	}
+	return wanted, err
 }
 
 // drop takes a stream out of the schedule.

@@ -22,7 +22,8 @@ type stream struct {
 
 	// What follows belongs to the owner thread.
 	state   *decodeState
-	rest    []int32 // prompt tokens that no pass has seen; the last one starts decoding
+	batch   *decodeBatch // whom it decodes with; nil for none
+	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
 	matcher *tokenizer.Matcher // follows the text through a grammar; nil without one
 	sampled int                // tokens drawn
@@ -239,20 +240,21 @@ func (st *stream) free(keep bool) error {
 		return nil
 	}
 	st.freed = true
-	var errs []error
-	if seen := st.state.position(); keep && len(st.made) > 0 {
-		s := st.model.lease.NewScope()
+	s := st.model.lease.NewScope()
+	keep = keep && len(st.made) > 0 && st.reusable()
+	errs := []error{st.leave(s, keep)}
+	if keep {
 		// One token of those made may not have been through the model.
-		errs = append(errs, st.keep(s, append(slices.Clone(st.prompt), st.made...)[:seen]), s.Close())
+		seen := append(slices.Clone(st.prompt), st.made...)[:st.state.position()]
+		errs = append(errs, st.keep(s, seen))
 	}
 	st.model.drop(st)
-	s := st.model.lease.NewScope()
 	// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
 	errs = append(errs, s.Synchronize(), st.pending.free(), st.state.free(), st.draft.free())
 	if st.sampler != nil {
 		errs = append(errs, st.sampler.free())
 	}
-	return errors.Join(append(errs, metal.TrimCache(cacheLimit))...)
+	return errors.Join(append(errs, s.Close(), metal.TrimCache(cacheLimit))...)
 }
 
 // close ends the stream for a reader that leaves.

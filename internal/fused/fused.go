@@ -30,6 +30,15 @@ var scoresBody string
 //go:embed weigh.cu
 var weighBody string
 
+//go:embed project.cuh
+var projectHeader string
+
+//go:embed project.cu
+var projectBody string
+
+//go:embed attend.cu
+var attendBody string
+
 //go:embed packed.cu
 var packedBody string
 
@@ -37,10 +46,9 @@ const (
 	warp         = 32
 	rowThreads   = 512 // of a block that norms a row
 	pointThreads = 256 // of a block that works element by element
-	keysPerBlock = 32  // of a block that scores keys
 
-	// MaxPackedKeys is how many keys, past ones included, Packed can attend to.
-	MaxPackedKeys = 4096
+	// MinCapability is the major compute capability of NVIDIA GPUs that the kernels need: Ampere's.
+	MinCapability = 8
 )
 
 // Kernels are the kernels for models of one shape. The owner closes them.
@@ -48,9 +56,10 @@ const (
 // Every kernel has one output: what belongs together is slices of it. MLX (0.32) never frees the trace of a
 // compiled function in which an op of several outputs occurs, nor the weights that the trace refers to.
 type Kernels struct {
-	shape                                          Shape
-	normRope, addNorm, gate, scores, weigh, packed *metal.Kernel
-	settings, scale                                *metal.Array
+	shape                                                  Shape
+	normRope, addNorm, gate, scores, weigh, attend, packed *metal.Kernel
+	project                                                *metal.Kernel
+	settings, scale                                        *metal.Array
 }
 
 // Shape is what the kernels are compiled for.
@@ -94,11 +103,15 @@ func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
 			Inputs: []string{"queries", "keys", "scale", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
 		{&k.weigh, metal.KernelSource{Name: "weigh", Body: weighBody,
 			Inputs: []string{"scores", "values", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
+		{&k.attend, metal.KernelSource{Name: "attend", Body: attendBody,
+			Inputs: []string{"queries", "keys", "values", "filled", "scale"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
 		{&k.packed, metal.KernelSource{Name: "packed", Body: packedBody,
 			Inputs:  []string{"queries", "past_keys", "past_values", "keys", "values", "visible", "scale"},
 			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
+		{&k.project, metal.KernelSource{Name: "project", Header: projectHeader, Body: projectBody,
+			Inputs: []string{"x", "weights", "scales", "biases"}, Outputs: []string{"out"}, Constants: []string{"TILES", "BITS", "GROUP"}}},
 	} {
-		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common
+		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common+one.source.Header
 		if *one.kernel, err = metal.NewKernel(one.source); err != nil {
 			return nil, err
 		}
@@ -116,7 +129,7 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.packed} {
+	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project} {
 		kernel.Close()
 	}
 }
@@ -196,52 +209,4 @@ func (k *Kernels) Gate(s *metal.Scope, gateUp *metal.Array) *metal.Array {
 		Constants: []int{n, flag(k.shape.GELU)},
 		Outputs:   []metal.Output{{Shape: []int{b, t, n}, DType: k.shape.DType}},
 	}, gateUp)[0]
-}
-
-// mlxHeadDims are the head sizes for which MLX has a kernel of its own for one query.
-var mlxHeadDims = map[int]bool{64: true, 96: true, 128: true}
-
-// Attention is metal.Scope.SDPA, in two kernels for one query of one row where MLX would take a handful.
-func (k *Kernels) Attention(s *metal.Scope, q, keys, values *metal.Array, scale float32, mask metal.Mask) *metal.Array {
-	if mlxHeadDims[k.shape.HeadDim] || q.Dim(0) != 1 || q.Dim(2) != 1 || mask.Array != nil || scale != k.shape.AttentionScale {
-		return s.SDPA(q, keys, values, scale, mask)
-	}
-	return k.attendOne(s, q, keys, values, nil)
-}
-
-// AttendFilled is attention of one query [1, heads, 1, head_dim] to the first filled (int32 [1]) of the keys and
-// values [1, kv_heads, room, head_dim].
-func (k *Kernels) AttendFilled(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
-	return k.attendOne(s, q, keys, values, filled)
-}
-
-func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
-	h, kv, d := k.shape.Heads, k.shape.KVHeads, k.shape.HeadDim
-	room := keys.Dim(2)
-	constants := []int{h, kv, d, flag(filled != nil)}
-	if filled == nil {
-		filled = k.scale // not read
-	}
-	blocks := (room + keysPerBlock - 1) / keysPerBlock
-	scores := s.Run(k.scores, metal.Launch{
-		Grid: [3]int{blocks * pointThreads, kv, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []metal.Output{{Shape: []int{h, room}, DType: k.shape.DType}},
-	}, q, keys, k.scale, filled)[0]
-	return s.Run(k.weigh, metal.Launch{
-		Grid: [3]int{d / warp * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []metal.Output{{Shape: []int{1, h, 1, d}, DType: k.shape.DType}},
-	}, scores, values, filled)[0]
-}
-
-// AttendPacked is attention of the queries [1, heads, T, head_dim] of several texts, packed into one row, to
-// keys and values [1, kv_heads, P, head_dim] that they share and to their own [1, kv_heads, T, head_dim];
-// visible, bool [T, P+T], says who sees what. P+T is at most MaxPackedKeys, and P may not be 0. It returns
-// [1, T, heads*head_dim].
-func (k *Kernels) AttendPacked(s *metal.Scope, q, pastKeys, pastValues, keys, values, visible *metal.Array) *metal.Array {
-	h, t, d := k.shape.Heads, q.Dim(2), k.shape.HeadDim
-	return s.Run(k.packed, metal.Launch{
-		Grid: [3]int{t * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
-		Outputs:   []metal.Output{{Shape: []int{1, t, h * d}, DType: k.shape.DType}},
-	}, q, pastKeys, pastValues, keys, values, visible, k.scale)[0]
 }

@@ -1,23 +1,25 @@
   // A warp scores one key at a time for all query heads that share it; a block of 8 warps has 32 keys.
-  // queries are [1, H, 1, D], keys [1, KV, room, D] with any stride between heads, of which the first length hold
-  // something: filled[0], or all.
+  // queries are [B, H, 1, D] and keys [B, KV, room, D] with any stride between rows and heads, of which the first
+  // length hold something: filled[row], or all. out is [B, H, room].
   constexpr int GROUP = H / KV;
   constexpr int EACH = D / 32;
   using Part = GoMLXVector<T, EACH>;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const int head = blockIdx.y;
+  const int row = blockIdx.z;
   const int room = keys_shape[2];
-  const int length = FILLED ? filled[0] : room;
+  const int length = FILLED ? filled[row] : room;
   const T factor = static_cast<T>(scale[0]);
   float q[GROUP][EACH];
   for (int g = 0; g < GROUP; g++) {
-    const Part part = *reinterpret_cast<const Part*>(queries + (head * GROUP + g) * D + lane * EACH);
+    const T* query = queries + row * queries_strides[0] + (head * GROUP + g) * D;
+    const Part part = *reinterpret_cast<const Part*>(query + lane * EACH);
     for (int i = 0; i < EACH; i++) {
       q[g][i] = static_cast<float>(static_cast<T>(factor * part.at[i]));
     }
   }
-  const T* mine = keys + head * keys_strides[1] + lane * EACH;
+  const T* mine = keys + row * keys_strides[0] + head * keys_strides[1] + lane * EACH;
   for (int i = 0; i < 4; i++) {
     const int key = blockIdx.x * 32 + i * 8 + warp;
     if (key >= length) {
@@ -33,7 +35,7 @@
         dot += __shfl_xor_sync(0xffffffff, dot, step);
       }
       if (lane == 0) {
-        out[static_cast<int64_t>(head * GROUP + g) * room + key] = static_cast<T>(dot);
+        out[(static_cast<int64_t>(row) * H + head * GROUP + g) * room + key] = static_cast<T>(dot);
       }
     }
   }

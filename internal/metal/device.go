@@ -1,11 +1,15 @@
 package metal
 
 /*
+#include <stdlib.h>
 #include "glue.h"
 */
 import "C"
 
-import "fmt"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // Device is where MLX computes.
 type Device struct {
@@ -35,6 +39,26 @@ func defaultDevice() (Device, error) {
 		name = "gpu"
 	}
 	return Device{Name: name, Index: int(index), kind: uint32(kind)}, nil
+}
+
+// deviceInfo is a number that MLX knows of the lease's device; has is false if it has none of that name.
+func (l *Lease) deviceInfo(name string) (value uint64, has bool, err error) {
+	dev := C.mlx_device_new_type(C.mlx_device_type(l.thread.device.kind), C.int(l.thread.device.Index))
+	defer C.mlx_device_free(dev)
+	info := C.mlx_device_info_new()
+	defer C.mlx_device_info_free(info)
+	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_get(&info, dev) }); err != nil {
+		return 0, false, err
+	}
+	key := C.CString(name)
+	defer C.free(unsafe.Pointer(key))
+	var exists C.bool
+	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_has_key(&exists, info, key) }); err != nil || !bool(exists) {
+		return 0, false, err
+	}
+	var size C.size_t
+	err = checkAnywhere("device info", func() C.int { return C.mlx_device_info_get_size(&size, info, key) })
+	return uint64(size), true, err
 }
 
 // Version is the version of the linked MLX library, e.g. "0.32.2".

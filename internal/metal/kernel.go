@@ -41,14 +41,18 @@ type Output struct {
 	DType DType
 }
 
-// HasCUDA reports whether MLX computes on an NVIDIA GPU, which custom kernels need.
-func (l *Lease) HasCUDA() (bool, error) {
+// CUDACapability is the major compute capability of the NVIDIA GPU that MLX computes on, which custom kernels need; 0
+// on any other device.
+func (l *Lease) CUDACapability() (int, error) {
 	if l.Device().Name != "gpu" {
-		return false, nil
+		return 0, nil
 	}
 	var has C.bool
-	err := checkAnywhere("cuda", func() C.int { return C.mlx_cuda_is_available(&has) })
-	return bool(has), err
+	if err := checkAnywhere("cuda", func() C.int { return C.mlx_cuda_is_available(&has) }); err != nil || !bool(has) {
+		return 0, err
+	}
+	major, _, err := l.deviceInfo("compute_capability_major")
+	return int(major), err
 }
 
 // NewKernel prepares a kernel; errors of its source come with its first evaluation.

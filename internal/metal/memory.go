@@ -1,15 +1,11 @@
 package metal
 
 /*
-#include <stdlib.h>
 #include "glue.h"
 */
 import "C"
 
-import (
-	"sync/atomic"
-	"unsafe"
-)
+import "sync/atomic"
 
 var live atomic.Int64
 
@@ -70,22 +66,10 @@ func ResetPeak() error {
 // Wire lets the system keep as much of MLX's memory resident as it recommends, and returns that limit in bytes. It
 // does nothing, and returns 0, on devices without such a setting: all but Metal's.
 func (l *Lease) Wire() (limit uint64, err error) {
-	dev := C.mlx_device_new_type(C.mlx_device_type(l.thread.device.kind), C.int(l.thread.device.Index))
-	defer C.mlx_device_free(dev)
-	info := C.mlx_device_info_new()
-	defer C.mlx_device_info_free(info)
-	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_get(&info, dev) }); err != nil {
+	limit, has, err := l.deviceInfo("max_recommended_working_set_size")
+	if err != nil || !has {
 		return 0, err
 	}
-	key := C.CString("max_recommended_working_set_size")
-	defer C.free(unsafe.Pointer(key))
-	var has C.bool
-	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_has_key(&has, info, key) }); err != nil || !bool(has) {
-		return 0, err
-	}
-	var size, before C.size_t
-	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_get_size(&size, info, key) }); err != nil {
-		return 0, err
-	}
-	return uint64(size), checkAnywhere("wired limit", func() C.int { return C.mlx_set_wired_limit(&before, size) })
+	var before C.size_t
+	return limit, checkAnywhere("wired limit", func() C.int { return C.mlx_set_wired_limit(&before, C.size_t(limit)) })
 }

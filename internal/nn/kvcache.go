@@ -39,18 +39,24 @@ type KVCache interface {
 // for every position.
 type Slotted interface {
 	KVCache
-	// Slot makes room for one more position. It needs a cache that is not empty.
-	Slot(s *metal.Scope) Slot
+	// Slot makes room for one more position and returns keys and values [B, kv_heads, room, head_dim], which stay
+	// the cache's, with that position's place. It needs a cache that is not empty.
+	Slot(s *metal.Scope) (keys, values *metal.Array, at Place)
 	// Fill takes the arrays of Slot back with the position written.
 	Fill(s *metal.Scope, keys, values *metal.Array)
+
+	// Lend, after Slot, forgets the arrays, which now are elsewhere, but not how many positions there are.
+	Lend() error
+	// Next is the place of the next position in arrays that are lent.
+	Next() Place
+	// Advance counts a position that was written to arrays that are lent.
+	Advance()
+	// Restore gives the cache arrays that hold what the lent ones did.
+	Restore(s *metal.Scope, keys, values *metal.Array)
 }
 
-// Slot is where the next position goes: index At of keys and values [B, kv_heads, room, head_dim], of which
-// the first Filled will then hold something. The arrays stay the cache's.
-type Slot struct {
-	Keys, Values *metal.Array
-	At, Filled   int
-}
+// Place is where a position goes: index At, with which the first Filled positions hold something.
+type Place struct{ At, Filled int }
 
 // pair is keys and values held over passes.
 type pair struct{ keys, values *metal.Array }
@@ -78,6 +84,12 @@ func (p *pair) share(s *metal.Scope) pair {
 func (p *pair) both(op func(*metal.Array) *metal.Array) (k, v *metal.Array) {
 	return op(p.keys), op(p.values)
 }
+
+// Lend forgets the arrays.
+func (p *pair) Lend() error { return p.Free() }
+
+// Restore takes arrays.
+func (p *pair) Restore(s *metal.Scope, keys, values *metal.Array) { p.replace(s, keys, values) }
 
 func (p *pair) Arrays() []*metal.Array {
 	if p.empty() {
@@ -187,16 +199,22 @@ func (c *FullCache) makeRoom(s *metal.Scope, keys, values *metal.Array, n int) {
 }
 
 // Slot is the position behind the last one.
-func (c *FullCache) Slot(s *metal.Scope) Slot {
+func (c *FullCache) Slot(s *metal.Scope) (keys, values *metal.Array, at Place) {
 	c.makeRoom(s, c.keys, c.values, 1)
-	return Slot{c.keys, c.values, c.offset, c.offset + 1}
+	return c.keys, c.values, c.Next()
 }
 
 // Fill counts the position.
 func (c *FullCache) Fill(s *metal.Scope, keys, values *metal.Array) {
 	c.replace(s, keys, values)
-	c.offset++
+	c.Advance()
 }
+
+// Next is the place behind the last position.
+func (c *FullCache) Next() Place { return Place{c.offset, c.offset + 1} }
+
+// Advance counts a position.
+func (c *FullCache) Advance() { c.offset++ }
 
 // RotatingCache keeps the last window positions of a sliding-window layer. Single tokens overwrite the
 // oldest position in place; longer passes put the positions in order and append, so that each of their
@@ -341,16 +359,30 @@ func (c *RotatingCache) overwrite(s *metal.Scope, keys, values *metal.Array) (k,
 }
 
 // Slot is the oldest position, or a new one as long as the window is not full.
-func (c *RotatingCache) Slot(s *metal.Scope) Slot {
+func (c *RotatingCache) Slot(s *metal.Scope) (keys, values *metal.Array, at Place) {
 	c.turn(s, c.keys, c.values)
-	return Slot{c.keys, c.values, c.next, min(c.offset+1, c.keys.Dim(timeAxis))}
+	return c.keys, c.values, c.Next()
 }
 
 // Fill counts the position.
 func (c *RotatingCache) Fill(s *metal.Scope, keys, values *metal.Array) {
 	c.replace(s, keys, values)
+	c.Advance()
+}
+
+// Next is the place of the oldest position, or behind the last one as long as the window is not full.
+func (c *RotatingCache) Next() Place {
+	at := c.next
+	if at == c.window {
+		at = c.keep
+	}
+	return Place{at, min(c.offset+1, c.window)}
+}
+
+// Advance counts a position.
+func (c *RotatingCache) Advance() {
+	c.next = c.Next().At + 1
 	c.offset++
-	c.next++
 }
 
 // turn makes next the place of one more position, in buffers in the shape of keys and values.
@@ -365,7 +397,5 @@ func (c *RotatingCache) turn(s *metal.Scope, keys, values *metal.Array) {
 		c.replace(s, k, v)
 		c.next = c.window
 	}
-	if c.next == c.window {
-		c.next = c.keep
-	}
+	c.next = c.Next().At
 }

@@ -124,6 +124,23 @@ func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Arra
 	return whole, parts
 }
 
+// Plain is the weight [out, in] of a layer that is neither quantised nor has a bias, or nil.
+func (l *Linear) Plain() *metal.Array {
+	if l.bias != nil {
+		return nil
+	}
+	return l.weight
+}
+
+// Quantized is the weights of a quantised layer without bias, or nil: packed [out, in*bits/32], scales and biases
+// [out, in/group_size].
+func (l *Linear) Quantized() (packed, scales, biases *metal.Array, format metal.Quantization) {
+	if l.bias != nil {
+		return nil, nil, nil, metal.Quantization{}
+	}
+	return l.packed, l.scales, l.biases, l.format
+}
+
 // Arrays are the layer's weights.
 func (l *Linear) Arrays() []*metal.Array {
 	var out []*metal.Array

@@ -1,0 +1,41 @@
+package fused
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+const (
+	maxProjectRows  = 128
+	maxProjectTiles = 8  // of eight rows, in one block
+	projectOutputs  = 16 // of a block of pointThreads
+	projectPiece    = 32 // of a row, at a time
+)
+
+// Project is l.Apply(x) for x [B, T, in]. For few rows, but more than one, it is a kernel of its own: MLX has cuBLAS do
+// these, and to take its work into a CUDA graph costs the host several times what another kernel costs.
+func (k *Kernels) Project(s *metal.Scope, x *metal.Array, l *nn.Linear) *metal.Array {
+	rows, in := x.Dim(0)*x.Dim(1), x.Dim(2)
+	weights, bits, group := l.Plain(), 0, 1
+	scales, biases := weights, weights // not read
+	if weights == nil {
+		var format metal.Quantization
+		weights, scales, biases, format = l.Quantized()
+		bits, group = format.Bits, format.GroupSize
+	}
+	if rows < 2 || rows > maxProjectRows || weights == nil || (bits != 0 && bits != 4) || k.shape.DType == metal.Float32 ||
+		in%projectPiece != 0 || weights.Dim(0)%projectOutputs != 0 {
+		return l.Apply(s, x)
+	}
+	tiles := 1
+	for tiles < maxProjectTiles && 8*tiles < rows {
+		tiles *= 2
+	}
+	blocks := (rows + 8*tiles - 1) / (8 * tiles)
+	out := weights.Dim(0)
+	return s.Run(k.project, metal.Launch{
+		Grid: [3]int{out / projectOutputs * pointThreads, blocks, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
+		Constants: []int{tiles, bits, group},
+		Outputs:   []metal.Output{{Shape: []int{x.Dim(0), x.Dim(1), out}, DType: k.shape.DType}},
+	}, x, weights, scales, biases)[0]
+}

@@ -1,0 +1,73 @@
+//go:build cuda
+
+package fused
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// `make test-cuda`, on a machine with an NVIDIA GPU: the kernel computes what MLX's products do, for any number of rows.
+func TestProjectComputesWhatMLXDoes(t *testing.T) {
+	lease, err := metal.Acquire()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, lease.Release(func() {})) }()
+	var failure error
+	require.NoError(t, lease.Do(t.Context(), func() {
+		s := lease.NewScope()
+		defer s.Close()
+		for _, dtype := range []metal.DType{metal.BFloat16, metal.Float16} {
+			k, err := New(s, Shape{Heads: 4, KVHeads: 1, HeadDim: 256, HiddenSize: 1152, Intermediate: 6912, DType: dtype})
+			if err != nil {
+				failure = err
+				return
+			}
+			defer k.Close()
+			for _, size := range [][2]int{{1152, 1536}, {6912, 1152}, {128, 48}} {
+				weight := s.Normal(dtype, 0.05, s.RandomKey(1), size[1], size[0])
+				packed, scales, biases := s.Quantize(weight, metal.Quantization{GroupSize: 64, Bits: 4})
+				for name, l := range map[string]*nn.Linear{
+					"plain": nn.NewLinear(s, weight), "4-bit": nn.NewQuantizedLinear(packed, scales, biases, metal.Quantization{GroupSize: 64, Bits: 4}),
+				} {
+					for _, rows := range []int{2, 8, 13, 32, 65, 128} {
+						x := s.Normal(dtype, 1, s.RandomKey(2), 1, rows, size[0])
+						want, err := s.AsType(l.Apply(s, x), metal.Float32).Floats()
+						if err == nil {
+							var got []float32
+							if got, err = s.AsType(k.Project(s, x, l), metal.Float32).Floats(); err == nil {
+								err = near(want, got, 0.01)
+							}
+						}
+						if err != nil {
+							failure = fmt.Errorf("%v, %s, %d rows of %v: %w", dtype, name, rows, size, err)
+							return
+						}
+					}
+				}
+			}
+		}
+	}))
+	require.NoError(t, failure)
+}
+
+// near bounds ||got - want|| / ||want||.
+func near(want, got []float32, bound float64) error {
+	if len(want) != len(got) {
+		return fmt.Errorf("%d values, want %d", len(got), len(want))
+	}
+	var difference, norm float64
+	for i := range want {
+		d := float64(got[i]) - float64(want[i])
+		difference, norm = difference+d*d, norm+float64(want[i])*float64(want[i])
+	}
+	if relative := math.Sqrt(difference / norm); !(relative < bound) {
+		return fmt.Errorf("relative difference %g", relative)
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package nn
+
+import "forge.lthn.ai/core/go-mlx/internal/metal"
+
+// BatchedKV holds the keys and values of one layer for several sequences, [places, kv_heads, room, head_dim]: each has
+// a place, in which its positions lie as they did in its own cache. Like a cache it owns its arrays.
+type BatchedKV struct{ pair }
+
+// RoomFor is how many positions a layer with a window, or 0, has room for when it needs n.
+func RoomFor(n, window int) int {
+	if window > 0 {
+		return min(blocks(n), window)
+	}
+	return blocks(n)
+}
+
+// Room is the positions of each place.
+func (b *BatchedKV) Room() int {
+	if b.empty() {
+		return 0
+	}
+	return b.keys.Dim(timeAxis)
+}
+
+// Resize makes so many places with room for so many positions each, or leaves what is more. New places and positions
+// are zeros. like has the kv_heads, head_dim and type of the keys and values.
+func (b *BatchedKV) Resize(s *metal.Scope, places, room int, like *metal.Array) {
+	if b.empty() {
+		zeros := func() *metal.Array { return s.Zeros(like.DType(), places, like.Dim(1), room, like.Dim(3)) }
+		b.replace(s, zeros(), zeros())
+		return
+	}
+	if places <= b.keys.Dim(0) && room <= b.keys.Dim(timeAxis) {
+		return
+	}
+	b.change(s, func(a *metal.Array) *metal.Array {
+		return extend(s, extend(s, a, 0, places), timeAxis, room)
+	})
+}
+
+// Select keeps the places that are named, in this order.
+func (b *BatchedKV) Select(s *metal.Scope, places *metal.Array) {
+	b.change(s, func(a *metal.Array) *metal.Array { return s.Take(a, places, 0) })
+}
+
+// Put copies keys and values [1, kv_heads, n, head_dim] to a place; n is at most the room.
+func (b *BatchedKV) Put(s *metal.Scope, place int, keys, values *metal.Array) {
+	put := func(all, one *metal.Array) *metal.Array {
+		return s.SliceUpdate(all, extend(s, one, timeAxis, b.Room()), 0, place, place+1)
+	}
+	b.Fill(s, put(b.keys, keys), put(b.values, values))
+}
+
+// Get copies the first positions of a place out, into arrays with room for more.
+func (b *BatchedKV) Get(s *metal.Scope, place, positions, room int) (keys, values *metal.Array) {
+	return b.both(func(a *metal.Array) *metal.Array {
+		one := s.Slice(s.Slice(a, 0, place, place+1), timeAxis, 0, positions)
+		// Into zeros, because a slice would hold the whole buffer for as long as it lives.
+		return s.SliceUpdate(s.Zeros(a.DType(), 1, a.Dim(1), room, a.Dim(3)), one, timeAxis, 0, positions)
+	})
+}
+
+// Fill takes arrays with new positions written.
+func (b *BatchedKV) Fill(s *metal.Scope, keys, values *metal.Array) { b.replace(s, keys, values) }
+
+func (b *BatchedKV) change(s *metal.Scope, op func(*metal.Array) *metal.Array) {
+	k, v := b.both(op)
+	b.replace(s, k, v)
+}
+
+// extend appends zeros to an axis up to a length.
+func extend(s *metal.Scope, a *metal.Array, axis, length int) *metal.Array {
+	if length <= a.Dim(axis) {
+		return a
+	}
+	shape := a.Shape()
+	shape[axis] = length - a.Dim(axis)
+	return s.Concatenate(axis, a, s.Zeros(a.DType(), shape...))
+}

@@ -1,0 +1,295 @@
+package native
+
+import (
+	"errors"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// maxPadding bounds how much larger a batch's buffers may be than what its streams fill, when one joins.
+const maxPadding = 4
+
+// decodeBatch is streams that decode together on a GPU, where a few large kernels cost the host less than many small
+// ones: for each layer the KV of all lies in one buffer, in which every stream has a place. A place keeps its
+// positions in the order of a cache of the stream's own, so nothing is padded on the left and nobody moves when
+// another comes or goes. A stream alone in its batch has its KV in its own caches. It belongs to the owner thread.
+type decodeBatch struct {
+	network *network
+	members []*stream // some may not have a place yet
+	rows    []*stream // who has which place; nil is a free one
+	layers  []nn.BatchedKV
+	drawn   drawnTokens
+}
+
+// drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are.
+type drawnTokens struct {
+	tokens *metal.Array
+	rows   []*stream // nil where the token is of no use
+}
+
+func (d *drawnTokens) free() error {
+	err := d.tokens.Free()
+	*d = drawnTokens{}
+	return err
+}
+
+// batchable reports whether a stream can have a place: its caches must have something to put there.
+func (st *stream) batchable() bool { return st.options.KVBits == 0 && st.state.position() > 0 }
+
+// join puts a stream into a batch of streams that are about as long, or into a new one.
+func (m *Model) join(st *stream) {
+	for _, b := range m.batches {
+		if len(b.members) < m.options.Batch && b.suits(st) {
+			st.batch = b
+			b.members = append(b.members, st)
+			return
+		}
+	}
+	st.batch = &decodeBatch{network: &m.network, members: []*stream{st}}
+	m.batches = append(m.batches, st.batch)
+}
+
+// suits reports whether the batch with one more stream would be filled well enough.
+func (b *decodeBatch) suits(st *stream) bool {
+	longest, sum := nn.RoomFor(st.state.position()+1, 0), nn.RoomFor(st.state.position()+1, 0)
+	for _, member := range b.members {
+		n := nn.RoomFor(member.state.position()+1, 0)
+		longest, sum = max(longest, n), sum+n
+	}
+	return (len(b.members)+1)*longest <= maxPadding*sum
+}
+
+// leave takes a stream out of its batch. With keep its KV is copied back to its own caches; without, they are empty.
+func (st *stream) leave(s *metal.Scope, keep bool) error {
+	b := st.batch
+	if b == nil {
+		return nil
+	}
+	var err error
+	if keep {
+		err = b.stand(s, st)
+	}
+	if i := slices.Index(b.rows, st); i >= 0 {
+		b.rows[i] = nil
+	}
+	st.batch = nil
+	b.members = slices.DeleteFunc(b.members, func(x *stream) bool { return x == st })
+	if len(b.members) == 0 {
+		err = errors.Join(err, b.free())
+		m := st.model
+		m.batches = slices.DeleteFunc(m.batches, func(x *decodeBatch) bool { return x == b })
+	}
+	return err
+}
+
+// stand gives a stream that has a place its own caches back.
+func (b *decodeBatch) stand(s *metal.Scope, st *stream) error {
+	place := slices.Index(b.rows, st)
+	if place < 0 {
+		return nil
+	}
+	for i, c := range st.slotted() {
+		next := c.Next()
+		held := next.Filled
+		if held == st.state.position()+1 {
+			held-- // the next position is a new one
+		}
+		room := min(nn.RoomFor(next.Filled, st.bound(i)), b.layers[i].Room())
+		keys, values := b.layers[i].Get(s, place, held, room)
+		c.Restore(s, keys, values)
+	}
+	b.rows[place] = nil
+	return s.AsyncEval(st.state.arrays()...) // now, for as long as the buffers are needed they cannot be written to
+}
+
+// slotted are the caches of a batchable stream.
+func (st *stream) slotted() []nn.Slotted {
+	out := make([]nn.Slotted, len(st.state.caches))
+	for i, c := range st.state.caches {
+		out[i] = c.(nn.Slotted)
+	}
+	return out
+}
+
+// rooms is how many positions every layer's buffer must have for all members.
+func (b *decodeBatch) rooms() []int {
+	out := make([]int, len(b.network.shape.windows))
+	for _, st := range b.members {
+		for i, c := range st.slotted() {
+			out[i] = max(out[i], nn.RoomFor(c.Next().Filled, st.bound(i)))
+		}
+	}
+	return out
+}
+
+// bound is how many positions a layer of the stream holds at most; 0 for no bound.
+func (st *stream) bound(layer int) int {
+	if window := st.model.shape.windows[layer]; window > 0 {
+		return window
+	}
+	return st.options.MaxKVSize
+}
+
+// places is how many places there should be: a power of two, so that few shapes occur.
+func (b *decodeBatch) places() int {
+	n, have := 2, len(b.rows)
+	for n < len(b.members) {
+		n *= 2
+	}
+	if n <= have && have < 4*n {
+		return have
+	}
+	return n
+}
+
+// growth is the bytes of the buffers that the next step makes.
+func (b *decodeBatch) growth() int64 {
+	places, positions := b.places(), 0
+	for i, room := range b.rooms() {
+		if len(b.layers) == 0 || places != len(b.rows) || room > b.layers[i].Room() {
+			positions += room
+		}
+	}
+	return int64(places*positions) * b.network.positionBytes()
+}
+
+// seat gives every member a place.
+func (b *decodeBatch) seat(s *metal.Scope) error {
+	if b.layers == nil {
+		b.layers = make([]nn.BatchedKV, len(b.network.shape.windows))
+	}
+	places := b.places()
+	if places < len(b.rows) {
+		b.compact(s, places)
+	}
+	newcomers := slices.DeleteFunc(slices.Clone(b.members), func(st *stream) bool { return slices.Contains(b.rows, st) })
+	rooms := b.rooms()
+	like := slices.Concat(b.layers[0].Arrays(), b.members[0].state.arrays())[0]
+	for i := range b.layers {
+		b.layers[i].Resize(s, places, rooms[i], like)
+	}
+	b.rows = append(b.rows, make([]*stream, places-len(b.rows))...)
+	for _, st := range newcomers {
+		place := slices.Index(b.rows, nil)
+		b.rows[place] = st
+		for i, c := range st.slotted() {
+			keys, values, _ := c.Slot(s)
+			b.layers[i].Put(s, place, keys, values)
+			if err := c.Lend(); err != nil {
+				return err
+			}
+		}
+	}
+	return s.Err()
+}
+
+// compact moves those who have places to the first ones.
+func (b *decodeBatch) compact(s *metal.Scope, places int) {
+	var taken, free []int32
+	var rows []*stream
+	for i, st := range b.rows {
+		if st == nil {
+			free = append(free, int32(i))
+			continue
+		}
+		rows, taken = append(rows, st), append(taken, int32(i))
+	}
+	index := s.FromInts(append(taken, free...)[:places], places)
+	for i := range b.layers {
+		b.layers[i].Select(s, index)
+	}
+	b.rows = append(rows, make([]*stream, places-len(rows))...)
+	if err := b.drawn.free(); err != nil {
+		s.Fail(err)
+	}
+}
+
+// logits takes a token of some of the members into their states. It returns the logits [places, vocab], and which of the
+// rows are those of the group.
+func (b *decodeBatch) logits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
+	if err := b.seat(s); err != nil {
+		return nil, nil, err
+	}
+	for _, st := range group {
+		rows = append(rows, int32(slices.Index(b.rows, st)))
+	}
+	var kv []*metal.Array
+	for i := range b.layers {
+		kv = append(kv, b.layers[i].Arrays()...)
+	}
+	logits, kv = b.network.tokenPass(s, b.tokens(s, group, rows, inputs), b.where(s), kv)
+	for i := range b.layers {
+		b.layers[i].Fill(s, kv[2*i], kv[2*i+1])
+	}
+	for _, st := range group {
+		for _, c := range st.slotted() {
+			c.Advance()
+		}
+	}
+	return logits, rows, s.Err()
+}
+
+// tokens is the next token at every place, uint32 [places, 1]; what stands at those that are not of the group is of no
+// account: it is written where the next position will be.
+func (b *decodeBatch) tokens(s *metal.Scope, group []*stream, rows []int32, inputs []*metal.Array) *metal.Array {
+	known := len(b.drawn.rows) == len(b.rows)
+	for i, st := range group {
+		known = known && b.drawn.rows[rows[i]] == st
+	}
+	if known {
+		return s.Reshape(s.Share(b.drawn.tokens), len(b.rows), 1)
+	}
+	all := slices.Repeat([]*metal.Array{s.FromUints([]uint32{0}, 1)}, len(b.rows))
+	for i, row := range rows {
+		all[row] = inputs[i]
+	}
+	return s.ExpandDims(s.Concatenate(0, all...), 1)
+}
+
+// where is what tokenPass wants to know of the places, int32 [1 + 2 kinds, places].
+func (b *decodeBatch) where(s *metal.Scope) *metal.Array {
+	kinds, places := b.network.kinds.first, len(b.rows)
+	out := make([]int32, (1+2*len(kinds))*places)
+	for place, st := range b.rows {
+		if st == nil {
+			for kind := range kinds { // something must be held, or its attention would be no number
+				out[(2+2*kind)*places+place] = 1
+			}
+			continue
+		}
+		out[place] = int32(st.state.position())
+		for kind, first := range kinds {
+			next := st.state.caches[first].(nn.Slotted).Next()
+			out[(1+2*kind)*places+place], out[(2+2*kind)*places+place] = int32(next.At), int32(next.Filled)
+		}
+	}
+	return s.FromInts(out, 1+2*len(kinds), places)
+}
+
+func (b *decodeBatch) arrays() []*metal.Array {
+	var out []*metal.Array
+	for i := range b.layers {
+		out = append(out, b.layers[i].Arrays()...)
+	}
+	return out
+}
+
+func (b *decodeBatch) bytes() int64 {
+	var n int64
+	for i := range b.layers {
+		n += b.layers[i].Bytes()
+	}
+	return n
+}
+
+// free gives the buffers back; those who had a place must have left it.
+func (b *decodeBatch) free() error {
+	errs := []error{b.drawn.free()}
+	for i := range b.layers {
+		errs = append(errs, b.layers[i].Free())
+	}
+	b.layers, b.rows = nil, nil
+	return errors.Join(errs...)
+}

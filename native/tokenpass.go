@@ -1,0 +1,97 @@
+package native
+
+import (
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+)
+
+// layerKinds numbers the kinds of layers: those of one window share their places.
+type layerKinds struct {
+	of    []int // kind of each layer
+	first []int // first layer of each kind
+}
+
+func kindsOf(windows []int) layerKinds {
+	var k layerKinds
+	for layer, window := range windows {
+		kind := slices.IndexFunc(k.first, func(first int) bool { return windows[first] == window })
+		if kind < 0 {
+			kind = len(k.first)
+			k.first = append(k.first, layer)
+		}
+		k.of = append(k.of, kind)
+	}
+	return k
+}
+
+// tokenPass is a pass of one token of each of B sequences over whole KV buffers. ids are uint32 [B, 1]; where, int32
+// [1 + 2 kinds, B], is the tokens' positions, then for each kind of layer where to write and how many positions are held
+// then; kv are every layer's keys and values [B, kv_heads, room, head_dim]. It returns the logits [B, vocab], and
+// the keys and values with the tokens' written.
+func (n *network) tokenPass(s *metal.Scope, ids, where *metal.Array, kv []*metal.Array) (logits *metal.Array, written []*metal.Array) {
+	in := append([]*metal.Array{ids, where}, kv...)
+	var out []*metal.Array
+	if n.passes != nil {
+		out = n.passes.token.Call(s, in...)
+	} else {
+		out = n.traceTokens(s, in)
+	}
+	if len(out) != 1+len(kv) {
+		return ids, kv // the error is latched
+	}
+	return out[0], out[1:]
+}
+
+// traceTokens is tokenPass in the form that can be compiled.
+func (n *network) traceTokens(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	ids, where, kv := in[0], in[1], in[2:]
+	rows := ids.Dim(0)
+	row := func(i int) *metal.Array { return s.Slice(where, 0, i, i+1) }
+	st := &tokenState{
+		fused: n.shape.fused, kinds: n.kinds, kv: slices.Clone(kv), position: s.Reshape(row(0), rows),
+	}
+	for kind, first := range n.kinds.first {
+		st.at = append(st.at, s.Reshape(row(1+2*kind), rows, 1, 1, 1))
+		filled := row(2 + 2*kind)
+		if st.fused != nil {
+			st.filled = append(st.filled, filled)
+			continue
+		}
+		room := kv[2*first].Dim(2)
+		held := s.Less(s.Reshape(s.Arange(0, room, metal.Int32), 1, 1, 1, room), s.Reshape(filled, rows, 1, 1, 1))
+		st.masks = append(st.masks, metal.Mask{Array: held})
+	}
+	logits := s.Squeeze(n.arch.logits(s, n.arch.hidden(s, ids, st)), 1)
+	return append([]*metal.Array{logits}, st.kv...)
+}
+
+// tokenState is the state of a tokenPass.
+type tokenState struct {
+	fused    *fusedDecoder
+	kinds    layerKinds
+	position *metal.Array   // int32 [B]
+	at       []*metal.Array // of each kind, int32 [B, 1, 1, 1]
+	filled   []*metal.Array // of each kind, int32 [B]; for the fused kernels
+	masks    []metal.Mask   // of each kind; for MLX's own attention
+	kv       []*metal.Array
+}
+
+func (st *tokenState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
+	return s.RoPEAt(x, p, st.position)
+}
+
+func (st *tokenState) positions(*metal.Scope, int, int) *metal.Array { return st.position }
+
+func (st *tokenState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+	kind := st.kinds.of[layer]
+	keys, values := &st.kv[2*layer], &st.kv[2*layer+1]
+	*keys = s.PutAlong(*keys, st.at[kind], k, -2)
+	*values = s.PutAlong(*values, st.at[kind], v, -2)
+	if st.fused != nil {
+		return s.Reshape(st.fused.kernels.AttendFilled(s, q, *keys, *values, st.filled[kind]), q.Dim(0), 1, -1)
+	}
+	return mergeHeads(s, s.SDPA(q, *keys, *values, scale, st.masks[kind]))
+}
+
+func (st *tokenState) observe(*metal.Scope, int, *metal.Array) {}
