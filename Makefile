@@ -139,9 +139,11 @@ parity-report: build
 test-cuda: build
 	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project' -bench 'Decode|Generate|ClassifyOne' -v ./native ./internal/fused
 
-# Two thousand requests on three workers while one is killed every two seconds: about three minutes.
+# Two thousand requests on three workers while one is killed every two seconds, about three minutes; and twice ten thousand
+# that end in every way on the native engine, after which nothing may be left: about ten.
 soak: build
 	@SOAK_REQUESTS=2000 $(GOTEST) -run RealSoak -v ./bridge
+	@SOAK_REQUESTS=10000 $(GOTEST) -run EveryWay -v ./native
 
 # The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
 bench-serving: build

@@ -3,7 +3,9 @@ package native
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -149,9 +151,16 @@ func testManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T, m *Model)
 	require.NoError(t, err)
 	before := measure(t)
 	var wg sync.WaitGroup
+	requests := 25 // of each worker
+	if n := os.Getenv("SOAK_REQUESTS"); n != "" {
+		var err error
+		requests, err = strconv.Atoi(n)
+		require.NoError(t, err)
+		requests /= 12
+	}
 	for worker := range 12 {
 		wg.Go(func() {
-			for i := range 25 {
+			for i := range requests {
 				ctx, cancel := context.WithCancel(t.Context())
 				o := engine.DefaultGenerateOptions()
 				o.IgnoreEOS, o.MaxTokens, o.TopLogProbs = true, 12, i%3

@@ -6,10 +6,11 @@ import (
 )
 
 const (
-	maxProjectRows  = 128
-	maxProjectTiles = 8  // of eight rows, in one block
-	projectOutputs  = 16 // of a block of pointThreads
-	projectPiece    = 32 // of a row, at a time
+	maxProjectRows = 128
+	// Tiles of eight rows in one block: two sizes only, for MLX takes about a second to compile each when it is first used.
+	fewTiles, manyTiles = 2, 8
+	projectOutputs      = 16 // of a block of pointThreads
+	projectPiece        = 32 // of a row, at a time
 )
 
 // Project is l.Apply(x) for x [B, T, in]. For few rows, but more than one, it is a kernel of its own: MLX has cuBLAS do
@@ -27,9 +28,9 @@ func (k *Kernels) Project(s *metal.Scope, x *metal.Array, l *nn.Linear) *metal.A
 		in%projectPiece != 0 || weights.Dim(0)%projectOutputs != 0 {
 		return l.Apply(s, x)
 	}
-	tiles := 1
-	for tiles < maxProjectTiles && 8*tiles < rows {
-		tiles *= 2
+	tiles := fewTiles
+	if rows > 8*fewTiles {
+		tiles = manyTiles
 	}
 	blocks := (rows + 8*tiles - 1) / (8 * tiles)
 	out := weights.Dim(0)

@@ -70,7 +70,7 @@ func (b *BatchedKV) change(s *metal.Scope, op func(*metal.Array) *metal.Array) {
 
 // extend appends zeros to an axis up to a length.
 func extend(s *metal.Scope, a *metal.Array, axis, length int) *metal.Array {
-	if length <= a.Dim(axis) {
+	if length <= a.Dim(axis) || s.Err() != nil {
 		return a
 	}
 	shape := a.Shape()

@@ -1,0 +1,134 @@
+package native
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// openSharing opens the model with streams that share KV buffers, as on a GPU.
+func openSharing(t *testing.T, o engine.NativeOptions) *Model {
+	m := openWith(t, o)
+	require.NoError(t, m.do(t.Context(), func() error { m.batching = true; return nil }))
+	return m
+}
+
+// together runs prompts at the same time.
+func together(t *testing.T, m *Model, prompts [][]int32, o engine.GenerateOptions) []answer {
+	t.Helper()
+	out := make([]answer, len(prompts))
+	var wg sync.WaitGroup
+	for i, ids := range prompts {
+		wg.Go(func() { out[i].run(t.Context(), m, engine.Prompt{IDs: ids}, o) })
+	}
+	wg.Wait()
+	return out
+}
+
+func numbers(from, n int) []int32 {
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(from + i)
+	}
+	return out
+}
+
+// Buffers that grow past a block, windows that turn, places that are given back one after the other, one prompt that is too
+// long for the others' company, and KV that is kept for a second round.
+func TestSharedKVIsWhatEachStreamHasAlone(t *testing.T) {
+	alone, sharing := open(t), openSharing(t, engine.NativeOptions{PromptCache: 64 << 20})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.LogProbs = true, true
+	prompts := [][]int32{numbers(300, 240), numbers(300, 200), numbers(700, 31), numbers(500, 33), numbers(900, 5), numbers(300, 1500), {300}}
+	for i := range 2 {
+		o.MaxTokens = 30 + 20*i
+		got := together(t, sharing, prompts, o)
+		for p, ids := range prompts {
+			var want answer
+			want.run(t.Context(), alone, engine.Prompt{IDs: ids}, o)
+			require.NoError(t, want.err)
+			require.NoError(t, got[p].err)
+			require.Len(t, got[p].ids, o.MaxTokens)
+			for k := range want.ids {
+				require.InDelta(t, want.logprobs[k], got[p].logprobs[k], 0.2, "round %d, prompt %d, token %d", i, p, k)
+				if want.ids[k] != got[p].ids[k] {
+					break // rounding decided between two tokens
+				}
+			}
+		}
+	}
+	metrics, err := sharing.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.KVBytes)
+}
+
+func TestLongStreamsDoNotMakeShortOnesLong(t *testing.T) {
+	m := openSharing(t, engine.NativeOptions{Batch: 4})
+	lengths := []int{100, 3000, 120, 80, 90, 110, 2800}
+	require.NoError(t, m.do(t.Context(), func() error {
+		for _, n := range lengths {
+			st := &stream{model: m, state: newDecodeState(m.shape)}
+			for _, c := range st.slotted() {
+				for range n {
+					c.Advance()
+				}
+			}
+			m.join(st)
+		}
+		var sizes []string
+		for _, b := range m.batches {
+			longest, sum := 0, 0
+			for _, st := range b.members {
+				longest, sum = max(longest, st.state.position()), sum+st.state.position()
+			}
+			if len(b.members) > 4 || len(b.members)*longest > 2*maxPadding*sum {
+				sizes = append(sizes, fmt.Sprint(len(b.members), " of ", longest))
+			}
+		}
+		m.batches = nil
+		if len(sizes) > 0 {
+			return fmt.Errorf("batches %v", sizes)
+		}
+		return nil
+	}))
+}
+
+func TestAFailureOfAnyOpWithSharedKVLeavesNothingBehind(t *testing.T) {
+	m := openSharing(t, engine.NativeOptions{})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 4
+	prompts := [][]int32{numbers(300, 9), numbers(400, 30), numbers(500, 12)}
+	failEverywhere(t, 13, func() error {
+		var errs []error
+		for _, a := range together(t, m, prompts, o) {
+			errs = append(errs, a.err)
+		}
+		return errors.Join(errs...)
+	})
+}
+
+func TestABudgetThatSharedKVExceedsIsAnError(t *testing.T) {
+	m := openSharing(t, engine.NativeOptions{})
+	before := measure(t)
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 5
+	require.NoError(t, m.do(t.Context(), func() error {
+		m.options.MemoryBudget = int64(before.active) + m.passBytes(12, 0, 1) + 30*int64(len(m.shape.windows))*m.positionBytes()
+		return nil
+	}))
+	var budget *engine.BudgetError
+	failed := 0
+	for _, a := range together(t, m, [][]int32{numbers(300, 10), numbers(400, 10), numbers(500, 10), numbers(600, 10)}, o) {
+		if a.err != nil {
+			require.ErrorAs(t, a.err, &budget)
+			failed++
+		}
+	}
+	require.Positive(t, failed)
+	require.Equal(t, before, measure(t))
+}
