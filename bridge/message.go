@@ -17,6 +17,7 @@ type message struct {
 	Info   *workerInfo `msgpack:"info"`
 	Scores [][]float64 `msgpack:"scores"`
 	IDs    []int32     `msgpack:"ids"`
+	States int         `msgpack:"states"`
 
 	// beat, and the result of memory: MLX's account, and the KV kept for later requests, in bytes
 	Work        int64 `msgpack:"work"`
@@ -186,6 +187,15 @@ type decodeRequest struct {
 type renderRequest struct {
 	head
 	Messages string `msgpack:"messages"`
+}
+
+type traceRequest struct {
+	head
+	IDs   []int32 `msgpack:"ids"`
+	Rows  int     `msgpack:"rows"`
+	Split int     `msgpack:"split"`
+	OpsOf int     `msgpack:"ops_of"`
+	File  string  `msgpack:"file"`
 }
 
 type creditRequest struct {

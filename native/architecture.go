@@ -41,10 +41,18 @@ type state interface {
 	// attend adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer to it and returns what its
 	// queries [B, heads, T, head_dim] attend to, [B, T, heads*head_dim]. scale multiplies the scores.
 	attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array
-	// observe sees the states [B, T, hidden] that enter the first layer (as layer 0) and those that each
-	// layer puts out (as its number from 1).
-	observe(s *metal.Scope, layer int, h *metal.Array)
+	// observe sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or with one of
+	// the names below.
+	observe(s *metal.Scope, layer int, op string, h *metal.Array)
 }
+
+// What a state observes besides modules. Rotated queries and keys are in the shape [B, heads, T, head_dim].
+const (
+	opInput  = "input"  // of the first layer, [B, T, hidden]
+	opOutput = "output" // of a layer, [B, T, hidden]
+	opRopeQ  = "self_attn.rope"
+	opRopeK  = "self_attn.rope.2"
+)
 
 type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, error)
 

@@ -50,7 +50,7 @@ func TestScoresMatchAWholePass(t *testing.T) {
 			ids, err := m.Encode(t.Context(), label, false)
 			require.NoError(t, err)
 			require.Greater(t, len(ids), 1-l%2)
-			trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids...))
+			trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids...), engine.TraceOptions{OpsOf: -1})
 			require.NoError(t, err)
 			want := 0.0
 			for k, id := range ids {

@@ -26,7 +26,7 @@ func (fusedState) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Arra
 	return x
 }
 
-func (fusedState) observe(*metal.Scope, int, *metal.Array) {}
+func (fusedState) observe(*metal.Scope, int, string, *metal.Array) {}
 
 // compilePasses returns nil for a model without fused kernels.
 func (n *network) compilePasses() (_ *compiledPasses, err error) {

@@ -77,7 +77,7 @@ func (d *fusedDecoder) attention() nn.Attention {
 // run takes h [B, T, hidden] through all layers and returns it normed.
 func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
 	positions := st.positions(s, h.Dim(0), h.Dim(1))
-	st.observe(s, 0, h)
+	st.observe(s, 0, opInput, h)
 	x := s.RMSNorm(h, d.layers[0].inputNorm, d.kernels.Shape().RMSNormEps)
 	for i := range d.layers {
 		l := &d.layers[i]
@@ -89,7 +89,7 @@ func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Arra
 			next = d.layers[i+1].inputNorm
 		}
 		h, x = d.kernels.AddNorm(s, h, d.kernels.Project(s, d.kernels.Gate(s, d.kernels.Project(s, x, l.gateUp)), l.down), l.postMLPNorm, next)
-		st.observe(s, i+1, d.kernels.Sums(s, h))
+		st.observe(s, i, opOutput, d.kernels.Sums(s, h))
 	}
 	return x
 }

@@ -20,9 +20,9 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	for _, text := range []string{"Where can I find", strings.Repeat(testenv.Texts(t)[0]+" ", 40)} {
 		ids, err := exact.Encode(t.Context(), text, true)
 		require.NoError(t, err)
-		want, err := exact.Trace(t.Context(), ids)
+		want, err := exact.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 		require.NoError(t, err)
-		got, err := fused.Trace(t.Context(), ids)
+		got, err := fused.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 		require.NoError(t, err)
 		require.Len(t, got.Layers, len(want.Layers))
 		for i := range want.Layers {

@@ -186,15 +186,17 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 	if m.fused != nil {
 		return m.fused.run(s, h, st)
 	}
-	st.observe(s, 0, h)
+	st.observe(s, 0, opInput, h)
 	for i := range m.layers {
 		l := &m.layers[i]
-		attended := m.attention(s, l, i, s.RMSNorm(h, l.inputNorm, eps), st)
-		h = m.residual(s, h, s.RMSNorm(attended, l.postAttentionNorm, eps))
-		x := s.RMSNorm(h, l.preMLPNorm, eps)
-		x = s.Multiply(callOne(s, m.gelu, l.gate.Apply(s, x)), l.up.Apply(s, x))
-		h = m.residual(s, h, s.RMSNorm(l.down.Apply(s, x), l.postMLPNorm, eps))
-		st.observe(s, i+1, h)
+		seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, i, op, x); return x }
+		x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
+		x = seen("self_attn.o_proj", m.attention(s, l, i, x, st))
+		h = m.residual(s, h, seen("post_attention_layernorm", s.RMSNorm(x, l.postAttentionNorm, eps)))
+		x = seen("pre_feedforward_layernorm", s.RMSNorm(h, l.preMLPNorm, eps))
+		gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
+		x = seen("mlp.down_proj", l.down.Apply(s, s.Multiply(callOne(s, m.gelu, gate), up)))
+		h = seen(opOutput, m.residual(s, h, seen("post_feedforward_layernorm", s.RMSNorm(x, l.postMLPNorm, eps))))
 	}
 	return s.RMSNorm(h, m.norm, eps)
 }
@@ -204,11 +206,13 @@ func (m *gemma3) attentionScale() float32 { return float32(math.Pow(m.cfg.QueryP
 func (m *gemma3) attention(s *metal.Scope, l *gemma3Layer, layer int, x *metal.Array, st state) *metal.Array {
 	scale := m.attentionScale()
 	eps := float32(m.cfg.RMSNormEps)
-	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
-	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
-	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
-	q = st.rope(s, s.RMSNorm(q, l.qNorm, eps), l.rope)
-	k = st.rope(s, s.RMSNorm(k, l.kNorm, eps), l.rope)
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	q := splitHeads(s, seen("self_attn.q_proj", l.qProj.Apply(s, x)), m.cfg.Heads)
+	k := splitHeads(s, seen("self_attn.k_proj", l.kProj.Apply(s, x)), m.cfg.KVHeads)
+	v := splitHeads(s, seen("self_attn.v_proj", l.vProj.Apply(s, x)), m.cfg.KVHeads)
+	q = seen("self_attn.q_norm", s.RMSNorm(q, l.qNorm, eps))
+	k = seen("self_attn.k_norm", s.RMSNorm(k, l.kNorm, eps))
+	q, k = seen(opRopeQ, st.rope(s, q, l.rope)), seen(opRopeK, st.rope(s, k, l.rope))
 	return l.oProj.Apply(s, st.attend(s, layer, q, k, v, scale))
 }
 

@@ -69,7 +69,7 @@ func TestCachedDecodingMatchesAPassWithoutCache(t *testing.T) {
 	prompt, err := m.Encode(t.Context(), "Where can I find", true)
 	require.NoError(t, err)
 	ids, _ := collect(t, m, "Where can I find", func(o *engine.GenerateOptions) { o.MaxTokens = 90 })
-	trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids[:len(ids)-1]...))
+	trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids[:len(ids)-1]...), engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
 	vocab := m.shape.vocabSize
 	for i, id := range ids {
@@ -87,7 +87,7 @@ func TestLongPromptsArePrefilledInChunksWithTheSameResult(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, len(ids), prefillChunk+100)
 	tokens, _ := collect(t, m, long, func(o *engine.GenerateOptions) { o.MaxTokens = 1 })
-	trace, err := m.Trace(t.Context(), ids)
+	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
 	vocab := m.shape.vocabSize
 	row := trace.Logits[(len(ids)-1)*vocab:]

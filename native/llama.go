@@ -209,14 +209,15 @@ func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array 
 	if m.fused != nil {
 		return m.fused.run(s, h, st)
 	}
-	st.observe(s, 0, h)
+	st.observe(s, 0, opInput, h)
 	for i := range m.layers {
 		l := &m.layers[i]
-		h = s.Add(h, m.attention(s, l, i, s.RMSNorm(h, l.inputNorm, eps), st))
-		x := s.RMSNorm(h, l.postAttentionNorm, eps)
-		x = callOne(s, m.swiglu, l.gate.Apply(s, x), l.up.Apply(s, x))
-		h = s.Add(h, l.down.Apply(s, x))
-		st.observe(s, i+1, h)
+		seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, i, op, x); return x }
+		x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
+		h = s.Add(h, seen("self_attn.o_proj", m.attention(s, l, i, x, st)))
+		x = seen("post_attention_layernorm", s.RMSNorm(h, l.postAttentionNorm, eps))
+		gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
+		h = seen(opOutput, s.Add(h, seen("mlp.down_proj", l.down.Apply(s, callOne(s, m.swiglu, gate, up)))))
 	}
 	return s.RMSNorm(h, m.norm, eps)
 }
@@ -226,13 +227,14 @@ func (m *llama) attentionScale() float32 { return float32(math.Pow(float64(m.cfg
 func (m *llama) attention(s *metal.Scope, l *llamaLayer, layer int, x *metal.Array, st state) *metal.Array {
 	scale := m.attentionScale()
 	eps := float32(m.cfg.RMSNormEps)
-	q := splitHeads(s, l.qProj.Apply(s, x), m.cfg.Heads)
-	k := splitHeads(s, l.kProj.Apply(s, x), m.cfg.KVHeads)
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	q := splitHeads(s, seen("self_attn.q_proj", l.qProj.Apply(s, x)), m.cfg.Heads)
+	k := splitHeads(s, seen("self_attn.k_proj", l.kProj.Apply(s, x)), m.cfg.KVHeads)
 	if m.cfg.qkNorm {
-		q, k = s.RMSNorm(q, l.qNorm, eps), s.RMSNorm(k, l.kNorm, eps)
+		q, k = seen("self_attn.q_norm", s.RMSNorm(q, l.qNorm, eps)), seen("self_attn.k_norm", s.RMSNorm(k, l.kNorm, eps))
 	}
-	v := splitHeads(s, l.vProj.Apply(s, x), m.cfg.KVHeads)
-	q, k = st.rope(s, q, m.rope), st.rope(s, k, m.rope)
+	v := splitHeads(s, seen("self_attn.v_proj", l.vProj.Apply(s, x)), m.cfg.KVHeads)
+	q, k = seen(opRopeQ, st.rope(s, q, m.rope)), seen(opRopeK, st.rope(s, k, m.rope))
 	return l.oProj.Apply(s, st.attend(s, layer, q, k, v, scale))
 }
 

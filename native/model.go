@@ -312,3 +312,6 @@ func (m *Model) checkIDs(ids []int32) error {
 	}
 	return nil
 }
+
+// Version is the version of the MLX library that the engine is linked to.
+func Version() (string, error) { return metal.Version() }

@@ -119,4 +119,4 @@ func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.A
 	return mergeHeads(s, s.SDPA(q, keys, values, scale, st.masks[layer]))
 }
 
-func (st *scoreState) observe(*metal.Scope, int, *metal.Array) {}
+func (st *scoreState) observe(*metal.Scope, int, string, *metal.Array) {}

@@ -89,7 +89,7 @@ func (st *decodeState) attendHeads(s *metal.Scope, layer int, q, k, v *metal.Arr
 	return st.caches[layer].Attend(s, st.fused.attention(), q, k, v, scale, st.masks[layer])
 }
 
-func (st *decodeState) observe(*metal.Scope, int, *metal.Array) {}
+func (st *decodeState) observe(*metal.Scope, int, string, *metal.Array) {}
 
 func (st *decodeState) arrays() []*metal.Array {
 	var out []*metal.Array
@@ -172,4 +172,4 @@ func (st *batchState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, sc
 	return mergeHeads(s, s.Concatenate(0, out...))
 }
 
-func (st *batchState) observe(*metal.Scope, int, *metal.Array) {}
+func (st *batchState) observe(*metal.Scope, int, string, *metal.Array) {}

@@ -94,4 +94,4 @@ func (st *tokenState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, sc
 	return mergeHeads(s, s.SDPA(q, *keys, *values, scale, st.masks[kind]))
 }
 
-func (st *tokenState) observe(*metal.Scope, int, *metal.Array) {}
+func (st *tokenState) observe(*metal.Scope, int, string, *metal.Array) {}

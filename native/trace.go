@@ -3,53 +3,80 @@ package native
 import (
 	"context"
 	"errors"
+	"fmt"
 
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
-
-// Trace is what one pass over a prompt computes, layer by layer, for comparison with another engine.
-type Trace struct {
-	// Layers are the states [T, hidden]: what enters the first layer, then what each layer puts out.
-	Layers [][]float32
-	// Logits are [T, vocab].
-	Logits []float32
-}
 
 // traceState copies the states that pass through a decodeState.
 type traceState struct {
 	*decodeState
+	opsOf  int // the layer whose ops are wanted
 	layers []*metal.Array
+	names  []string // of ops
+	ops    []*metal.Array
 }
 
-func (st *traceState) observe(_ *metal.Scope, _ int, h *metal.Array) {
-	st.layers = append(st.layers, h)
+func (st *traceState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
+	if op == opInput || op == opOutput {
+		st.layers = append(st.layers, h)
+	}
+	if layer == st.opsOf && op != opInput {
+		st.names, st.ops = append(st.names, op), append(st.ops, h)
+	}
 }
 
-// Trace runs token ids through the model in one pass and returns every layer's states.
-func (m *Model) Trace(ctx context.Context, ids []int32) (*Trace, error) {
+// Trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
+// state.
+func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
 	if err := m.checkIDs(ids); err != nil {
 		return nil, err
 	}
-	trace := &Trace{}
+	if err := options.Validate(len(ids)); err != nil {
+		return nil, err
+	}
+	out := &engine.Trace{}
 	err := m.do(ctx, func() (err error) {
 		s := m.lease.NewScope()
-		st := &traceState{decodeState: newDecodeState(m.shape)}
-		defer func() { err = errors.Join(err, st.free(), s.Close(), metal.ClearCache()) }()
-		st.begin(s, len(ids), m.shape.windows)
-		h := m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), st)
-		for _, layer := range append(st.layers, m.arch.logits(s, h)) {
-			values, err := layer.Floats()
+		state := newDecodeState(m.shape)
+		defer func() { err = errors.Join(err, state.free(), s.Close(), metal.ClearCache()) }()
+		for _, part := range options.Parts(ids) {
+			st := &traceState{decodeState: state, opsOf: options.OpsOf}
+			st.begin(s, len(part), m.shape.windows)
+			rows := s.BroadcastTo(s.FromInts(part, 1, len(part)), options.Rows, len(part))
+			logits := m.arch.logits(s, m.arch.hidden(s, rows, st))
+			var traced engine.Trace
+			if traced.Layers, err = firstRows(s, st.layers); err != nil {
+				return err
+			}
+			values, err := firstRows(s, append(st.ops, logits))
 			if err != nil {
 				return err
 			}
-			trace.Layers = append(trace.Layers, values)
+			last := len(values) - 1
+			traced.Logits = values[last]
+			for i, name := range st.names {
+				traced.Ops = append(traced.Ops, engine.TracedOp{Name: name, Values: values[i]})
+			}
+			out.Append(traced)
 		}
-		last := len(trace.Layers) - 1
-		trace.Logits, trace.Layers = trace.Layers[last], trace.Layers[:last]
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("trace: %w", err)
 	}
-	return trace, nil
+	return out, nil
+}
+
+// firstRows reads the first row of each array.
+func firstRows(s *metal.Scope, arrays []*metal.Array) (out [][]float32, err error) {
+	for _, a := range arrays {
+		values, err := s.Slice(a, 0, 0, 1).Floats()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, values)
+	}
+	return out, nil
 }

@@ -15,6 +15,7 @@ from .model import LoadedModel, checkpoint_bytes
 from .prompts import PromptCache
 from .solo import Solo, check_options, needs_solo
 from .stream import Stream
+from .trace import trace
 
 
 class Server:
@@ -114,6 +115,9 @@ class Server:
             return {"text": self._loaded.decode(message["ids"])}
         if kind == "render":
             return {"text": self._loaded.render_chat(message)}
+        if kind == "trace":
+            self._progress.phase = "score"
+            return {"states": trace(self._loaded, message)}
         if kind == "memory":
             return self._memory()
         raise RequestError("bad_request", f"unknown message {kind!r}")

@@ -68,7 +68,7 @@ func traceOf(t *testing.T, dir string) []float32 {
 	require.NoError(t, err)
 	ids, err := m.Encode(t.Context(), testenv.Texts(t)[0], true)
 	require.NoError(t, err)
-	trace, err := m.Trace(t.Context(), ids)
+	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
 	require.NoError(t, m.Close())
 	require.Equal(t, before, metal.LiveArrays())

@@ -189,7 +189,7 @@ func requireEqualLayers(t *testing.T, dir string, states int, texts []string) {
 	require.Equal(t, len(prompts), count)
 	want := readArrays(t, file)
 	for p, ids := range prompts {
-		trace, err := m.Trace(t.Context(), ids)
+		trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 		require.NoError(t, err)
 		require.Len(t, trace.Layers, states)
 		for i, got := range trace.Layers {

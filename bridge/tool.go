@@ -1,0 +1,71 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+)
+
+// Tool runs Python once, for work that is not a request to a loaded model.
+type Tool struct {
+	interpreter string
+	env         []string
+	// Stderr gets what Python prints there; nil keeps the end of it for errors.
+	Stderr io.Writer
+}
+
+// NewTool finds the interpreter as Load does.
+func NewTool(python string) (*Tool, error) {
+	interpreter, err := FindPython(python)
+	if err != nil {
+		return nil, err
+	}
+	source, err := workerSource()
+	if err != nil {
+		return nil, err
+	}
+	return &Tool{interpreter: interpreter, env: environment(source, false)}, nil
+}
+
+// toolStderr is how much of a failed tool's stderr comes with the error.
+const toolStderr = 4 << 10
+
+// Run runs the interpreter with arguments and returns its stdout.
+func (t *Tool) Run(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, t.interpreter, args...)
+	cmd.Env = t.env
+	var kept bytes.Buffer
+	cmd.Stderr = &kept
+	if t.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(t.Stderr, &kept)
+	}
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		text := strings.TrimSpace(kept.String())
+		if len(text) > toolStderr {
+			text = "..." + text[len(text)-toolStderr:]
+		}
+		return nil, fmt.Errorf("python %s: %w: %s", strings.Join(args[:min(2, len(args))], " "), err, text)
+	}
+	return out, nil
+}
+
+// Versions asks the interpreter for the versions of its packages.
+func (t *Tool) Versions(ctx context.Context) (map[string]string, error) {
+	out, err := t.Run(ctx, "-c", "import json; from go_mlx_worker.__main__ import versions; print(json.dumps({k: str(v) for k, v in versions().items()}))")
+	if err != nil {
+		return nil, err
+	}
+	var versions map[string]string
+	if err := json.Unmarshal(out, &versions); err != nil {
+		return nil, fmt.Errorf("python versions: %w", err)
+	}
+	return versions, nil
+}
