@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda parity-report soak fuzz bench bench-serving models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda architectures parity-report soak fuzz bench bench-serving models lint clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -138,6 +138,11 @@ parity-report: build
 # GO_MLX_BENCH_MODEL names another model folder than the trained one.
 test-cuda: build
 	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project' -bench 'Decode|Generate|ClassifyOne' -v ./native ./internal/fused
+
+# Every architecture of mlx-lm through the python engine, against docs/architectures.md; GO_MLX_WRITE=1 writes that. About five
+# minutes.
+architectures: build
+	@GO_MLX_ARCHITECTURES=1 $(GOTEST) -run EveryArchitecture -v ./tests/architectures
 
 # Two thousand requests on three workers while one is killed every two seconds, about three minutes; and twice ten thousand
 # that end in every way on the native engine, after which nothing may be left: about ten.

@@ -56,6 +56,10 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 	return nil, &OptionError{Option: "WithEngine", Reason: fmt.Sprintf("unknown engine %q; there are auto, native and python", o.engine)}
 }
 
+// NativeSupport returns nil if the native engine has code for the model in a folder, or why it cannot run it. It reads
+// config.json only.
+func NativeSupport(path string) error { return nativeSupports(path) }
+
 // loadAuto takes the native engine where it can do what was asked.
 func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 	if len(o.pythonOnly) > 0 && len(o.nativeOnly) > 0 {

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/bridge"
+)
+
+type probeRun struct {
+	python               string
+	trust, json, noSmoke bool
+}
+
+func probeCommand() *cobra.Command {
+	run := &probeRun{}
+	cmd := &cobra.Command{
+		Use:   "probe MODEL",
+		Short: "Say what would run a model, whether its tensors fit, and what a port would need",
+		Long: `Read a model's config.json and the headers of its weight files, and say which file of mlx-lm serves it, which tensors are missing
+or too many, how much memory it needs, whether the native engine has it, and if not, what a port would need. Then generate one
+token in a worker of its own. The exit status is 1 if no engine can run the model.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return run.run(cmd.Context(), args[0], cmd.OutOrStdout())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&run.python, "python", "", "Python interpreter with mlx-lm")
+	flags.BoolVar(&run.trust, "trust-remote-code", false, "let Python code in the model folder run")
+	flags.BoolVar(&run.json, "json", false, "print one JSON object")
+	flags.BoolVar(&run.noSmoke, "no-smoke", false, "do not load the model to generate a token")
+	return cmd
+}
+
+// probeResult is what the command prints.
+type probeResult struct {
+	*bridge.Probe
+	Native string `json:"native"` // "supported", or why not
+	Smoke  string `json:"smoke"`  // "passed", "skipped", or the error
+}
+
+// errNoEngine is the end of a probe of a model that cannot run.
+var errNoEngine = errors.New("no engine runs this model")
+
+func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) error {
+	dir, err := filepath.Abs(model)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
+		return fmt.Errorf("not a model folder: %w", err)
+	}
+	tool, err := bridge.NewTool(r.python)
+	if err != nil {
+		return err
+	}
+	probe, err := tool.Probe(ctx, dir, r.trust)
+	if err != nil {
+		return err
+	}
+	result := probeResult{Probe: probe, Native: "supported", Smoke: "skipped"}
+	if err := mlx.NativeSupport(dir); err != nil {
+		result.Native = err.Error()
+	}
+	if !r.noSmoke && probe.Supported {
+		result.Smoke = "passed"
+		if err := r.smoke(ctx, dir); err != nil {
+			result.Smoke = err.Error()
+		}
+	}
+	if r.json {
+		out := json.NewEncoder(stdout)
+		out.SetIndent("", "  ")
+		err = out.Encode(result)
+	} else {
+		err = result.print(stdout)
+	}
+	if err != nil {
+		return err
+	}
+	if result.Native != "supported" && (!probe.Supported || result.Smoke != "passed" && !r.noSmoke) {
+		return errNoEngine
+	}
+	return nil
+}
+
+// smoke generates one token in a worker that is ended again.
+func (r *probeRun) smoke(ctx context.Context, dir string) (err error) {
+	options := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython)}
+	if r.python != "" {
+		options = append(options, mlx.WithPython(r.python))
+	}
+	if r.trust {
+		options = append(options, mlx.WithTrustRemoteCode())
+	}
+	m, err := mlx.LoadModelContext(ctx, dir, options...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	_, err = mlx.Collect(m.Generate(ctx, "Hello", mlx.WithMaxTokens(1), mlx.WithIgnoreEOS()))
+	return err
+}
+
+func (r probeResult) print(stdout io.Writer) error {
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("model type", "%s", r.ModelType)
+	row("native engine", "%s", r.Native)
+	if !r.Supported {
+		row("mlx-lm", "cannot build it: %s", r.Reason)
+		return w.Flush()
+	}
+	row("mlx-lm", "%s", r.File)
+	row("smoke test", "%s", r.Smoke)
+	row("layers", "%d", r.Layers)
+	row("weights", "%.2f MB", float64(r.WeightBytes)/1e6)
+	if r.KVBytesPerToken > 0 {
+		row("KV cache", "%.2f MB for 1,000 tokens in full attention", float64(r.KVBytesPerToken)/1e3)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	problems := r.Problems()
+	fmt.Fprintf(stdout, "\ntensors: %d do not fit\n", len(problems))
+	const most = 20
+	for i, problem := range problems {
+		if i == most {
+			fmt.Fprintf(stdout, "  and %d more\n", len(problems)-most)
+			break
+		}
+		fmt.Fprintln(stdout, "  "+problem)
+	}
+	if r.Native == "supported" || r.Nearest == nil {
+		return nil
+	}
+	fmt.Fprintln(stdout, "\na port to the native engine (docs/adding-a-model.md) needs")
+	for _, line := range r.Checklist {
+		fmt.Fprintln(stdout, "  "+line)
+	}
+	fmt.Fprintf(stdout, "\nnearest native architecture: %s in %s, %.0f %% of the modules of a layer in common\n",
+		r.Nearest.Architecture, r.Nearest.File, 100*r.Nearest.Likeness)
+	for _, line := range r.Nearest.More {
+		fmt.Fprintln(stdout, "  + "+line)
+	}
+	for _, line := range r.Nearest.Less {
+		fmt.Fprintln(stdout, "  - "+line)
+	}
+	return nil
+}
