@@ -142,7 +142,7 @@ test-cuda: build
 # Every architecture of mlx-lm through the python engine, against docs/architectures.md; GO_MLX_WRITE=1 writes that. About five
 # minutes.
 architectures: build
-	@GO_MLX_ARCHITECTURES=1 $(GOTEST) -run EveryArchitecture -v ./tests/architectures
+	@$(GOTEST) -tags long -run EveryArchitecture -v ./tests/architectures
 
 # Two thousand requests on three workers while one is killed every two seconds, about three minutes; and twice ten thousand
 # that end in every way on the native engine, after which nothing may be left: about ten.
@@ -161,7 +161,7 @@ bench: build
 lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
-	@$(GO) vet -tags long ./tests/parity
+	@$(GO) vet -tags long ./tests/parity ./tests/architectures
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 

@@ -105,9 +105,10 @@ func WithStallTimeout(d time.Duration) LoadOption {
 	return pythonOption("WithStallTimeout", func(o *loadOptions) { o.bridge.StallTimeout = d })
 }
 
-// WithAdapter applies the LoRA adapter in a folder (adapter_config.json, adapters.safetensors).
+// WithAdapter applies the LoRA adapter in a folder (adapter_config.json, adapters.safetensors). The native engine computes
+// with MLX's own kernels then, as WithExact does.
 func WithAdapter(path string) LoadOption {
-	return pythonOption("WithAdapter", func(o *loadOptions) { o.bridge.Adapter = path })
+	return LoadOption{func(o *loadOptions) { o.bridge.Adapter, o.native.Adapter = path, path }}
 }
 
 // WithDraftModel decodes speculatively: the small model in a folder proposes tokens, the large one checks

@@ -188,17 +188,21 @@ func (m *gemma3) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
 	}
 	st.observe(s, 0, opInput, h)
 	for i := range m.layers {
-		l := &m.layers[i]
-		seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, i, op, x); return x }
-		x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
-		x = seen("self_attn.o_proj", m.attention(s, l, i, x, st))
-		h = m.residual(s, h, seen("post_attention_layernorm", s.RMSNorm(x, l.postAttentionNorm, eps)))
-		x = seen("pre_feedforward_layernorm", s.RMSNorm(h, l.preMLPNorm, eps))
-		gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
-		x = seen("mlp.down_proj", l.down.Apply(s, s.Multiply(callOne(s, m.gelu, gate), up)))
-		h = seen(opOutput, m.residual(s, h, seen("post_feedforward_layernorm", s.RMSNorm(x, l.postMLPNorm, eps))))
+		h = runBlock(s, st, i, h, func(s *metal.Scope, h *metal.Array) *metal.Array { return m.block(s, i, h, st) })
 	}
 	return s.RMSNorm(h, m.norm, eps)
+}
+
+func (m *gemma3) block(s *metal.Scope, layer int, h *metal.Array, st state) *metal.Array {
+	eps, l := float32(m.cfg.RMSNormEps), &m.layers[layer]
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
+	x = seen("self_attn.o_proj", m.attention(s, l, layer, x, st))
+	h = m.residual(s, h, seen("post_attention_layernorm", s.RMSNorm(x, l.postAttentionNorm, eps)))
+	x = seen("pre_feedforward_layernorm", s.RMSNorm(h, l.preMLPNorm, eps))
+	gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
+	x = seen("mlp.down_proj", l.down.Apply(s, s.Multiply(callOne(s, m.gelu, gate), up)))
+	return seen(opOutput, m.residual(s, h, seen("post_feedforward_layernorm", s.RMSNorm(x, l.postMLPNorm, eps))))
 }
 
 func (m *gemma3) attentionScale() float32 { return float32(math.Pow(m.cfg.QueryPreAttnScalar, -0.5)) }

@@ -211,15 +211,19 @@ func (m *llama) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array 
 	}
 	st.observe(s, 0, opInput, h)
 	for i := range m.layers {
-		l := &m.layers[i]
-		seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, i, op, x); return x }
-		x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
-		h = s.Add(h, seen("self_attn.o_proj", m.attention(s, l, i, x, st)))
-		x = seen("post_attention_layernorm", s.RMSNorm(h, l.postAttentionNorm, eps))
-		gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
-		h = seen(opOutput, s.Add(h, seen("mlp.down_proj", l.down.Apply(s, callOne(s, m.swiglu, gate, up)))))
+		h = runBlock(s, st, i, h, func(s *metal.Scope, h *metal.Array) *metal.Array { return m.block(s, i, h, st) })
 	}
 	return s.RMSNorm(h, m.norm, eps)
+}
+
+func (m *llama) block(s *metal.Scope, layer int, h *metal.Array, st state) *metal.Array {
+	eps, l := float32(m.cfg.RMSNormEps), &m.layers[layer]
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	x := seen("input_layernorm", s.RMSNorm(h, l.inputNorm, eps))
+	h = s.Add(h, seen("self_attn.o_proj", m.attention(s, l, layer, x, st)))
+	x = seen("post_attention_layernorm", s.RMSNorm(h, l.postAttentionNorm, eps))
+	gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
+	return seen(opOutput, s.Add(h, seen("mlp.down_proj", l.down.Apply(s, callOne(s, m.swiglu, gate, up)))))
 }
 
 func (m *llama) attentionScale() float32 { return float32(math.Pow(float64(m.cfg.HeadDim), -0.5)) }

@@ -21,6 +21,7 @@ type Model struct {
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
 	eos         map[int32]bool
+	endToken    int32   // the tokenizer's own, or -1
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
 	template    *tokenizer.Template // nil: the model has none
@@ -93,7 +94,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 	}
 	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
 	if options.PromptCache > 0 {
-		if m.fingerprint, err = fingerprint(dir); err != nil {
+		if m.fingerprint, err = fingerprint(dir, options.Adapter); err != nil {
 			m.closeText()
 			return nil, err
 		}
@@ -117,15 +118,17 @@ func (m *Model) addTokenizerEOS(dir string) error {
 	if err != nil {
 		return err
 	}
-	if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
-		m.eos[id] = true
+	if m.endToken = -1; special["eos_token"] != "" {
+		if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
+			m.eos[id], m.endToken = true, id
+		}
 	}
 	return nil
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
 func (m *Model) loadWeights(dir string, cfg *config) error {
-	w, err := m.network.load(m, dir, cfg)
+	w, err := m.network.load(m, dir, cfg, m.options.Adapter)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,14 @@ type network struct {
 	arch    architecture
 	shape   modelShape
 	kinds   layerKinds
+	linears linears         // for adapters
+	prefix  string          // of the checkpoint's names
 	passes  *compiledPasses // nil without fused kernels
 	element int64           // bytes of one number of states and KV
 }
 
-// load reads a checkpoint. What was opened before a failure is freed by close.
-func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
+// load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
+func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weights, error) {
 	n.weights = n.lease.NewScope()
 	w, err := openWeights(dir, n.weights)
 	if err != nil {
@@ -32,7 +34,7 @@ func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.fuse = capability >= fused.MinCapability && !m.options.Exact
+	w.fuse = capability >= fused.MinCapability && !m.options.Exact && adapter == ""
 	// What a constructor returns beside an error still holds something.
 	if n.arch, err = architectures[cfg.modelType](cfg, w, n.lease); err != nil {
 		return nil, err
@@ -42,6 +44,12 @@ func (n *network) load(m *Model, dir string, cfg *config) (*weights, error) {
 	}
 	n.shape = n.arch.shape()
 	n.kinds = kindsOf(n.shape.windows)
+	n.linears, n.prefix = w.linears, w.prefix
+	if adapter != "" {
+		if err := n.loadAdapter(adapter); err != nil {
+			return nil, err
+		}
+	}
 	if n.element = 2; w.dtype() == metal.Float32.String() {
 		n.element = 4
 	}

@@ -154,7 +154,7 @@ const fingerprintSamples = 64
 
 // fingerprint tells models apart: a hash of the config and of samples of the weights. Reading all weights
 // would take as long as loading them.
-func fingerprint(dir string) (string, error) {
+func fingerprint(dir, adapter string) (string, error) {
 	hash := sha256.New()
 	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
 	if err != nil {
@@ -164,6 +164,9 @@ func fingerprint(dir string) (string, error) {
 	files, err := weightFiles(dir)
 	if err != nil {
 		return "", err
+	}
+	if adapter != "" {
+		files = append(files, filepath.Join(adapter, adapterWeightsFile))
 	}
 	for _, path := range files {
 		if err := sampleFile(hash, path); err != nil {

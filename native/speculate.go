@@ -60,7 +60,7 @@ func (m *Model) loadDraft() error {
 		return err
 	}
 	m.draft = &network{lease: m.lease}
-	w, err := m.draft.load(m, m.options.Draft, cfg)
+	w, err := m.draft.load(m, m.options.Draft, cfg, "")
 	if err != nil {
 		return err
 	}

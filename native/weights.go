@@ -28,8 +28,9 @@ type weights struct {
 	ignored map[string]bool
 	problems
 	packedAs map[string]metal.Quantization // of packed weights, by name
-	derived  []*metal.Array                // computed from tensors when these are read
-	spent    []*metal.Array                // not needed once derived is computed
+	linears  linears
+	derived  []*metal.Array // computed from tensors when these are read
+	spent    []*metal.Array // not needed once derived is computed
 	joins    []join
 	fuse     bool // join what layers compute together, for the fused kernels
 }
@@ -66,7 +67,7 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 	w := &weights{
 		dir: dir, scope: scope,
 		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
-		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{},
+		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{}, linears: linears{},
 	}
 	if filepath.Ext(files[0]) == ".gguf" {
 		return w, w.readGGUF(files[0])
@@ -149,13 +150,21 @@ func (w *weights) norm(name string, size int, offset float64) *metal.Array {
 func (w *weights) linear(name string, in, out int) *nn.Linear {
 	if w.has(name + ".scales") {
 		packed, scales, biases, q := w.packed(name, in, out)
-		return nn.NewQuantizedLinear(packed, scales, biases, q)
+		return w.linears.add(name, nn.NewQuantizedLinear(packed, scales, biases, q))
 	}
 	weight := w.tensor(name+".weight", out, in)
 	if weight == nil {
 		return nil
 	}
-	return nn.NewLinear(w.scope, weight)
+	return w.linears.add(name, nn.NewLinear(w.scope, weight))
+}
+
+// linears are layers by name.
+type linears map[string]*nn.Linear
+
+func (l linears) add(name string, layer *nn.Linear) *nn.Linear {
+	l[name] = layer
+	return layer
 }
 
 // linearBias is linear for a layer that may have a bias.
@@ -168,7 +177,7 @@ func (w *weights) linearBias(name string, in, out int, biased bool) *nn.Linear {
 	if l == nil || bias == nil {
 		return nil
 	}
-	return l.WithBias(bias)
+	return w.linears.add(name, l.WithBias(bias))
 }
 
 // embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.

@@ -7,6 +7,7 @@ type NativeOptions struct {
 	Batch        int    // largest number of streams in one pass; 0 for 32
 	PromptCache  int64  // bytes of KV kept for prompts that begin like earlier ones; 0 for none
 	Exact        bool   // MLX's own ops only, in mlx-lm's order
+	Adapter      string // folder of a LoRA adapter; "" for none
 	Draft        string // folder of a model that proposes tokens; "" for none
 	MemoryBudget int64  // bytes of MLX memory, weights included; 0 for no limit
 }

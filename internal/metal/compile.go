@@ -6,7 +6,6 @@ package metal
 import "C"
 
 import (
-	"fmt"
 	"runtime/cgo"
 	"runtime/debug"
 	"unsafe"
@@ -28,10 +27,9 @@ type tracedFunc struct {
 // Compile prepares fn; it is called while tracing and must be made of the scope's ops only. Arrays that
 // it captures become constants and must outlive the Function. The caller closes the Function.
 func (l *Lease) Compile(shapeless bool, fn func(s *Scope, in []*Array) []*Array) (*Function, error) {
-	t := &tracedFunc{fn: fn, stream: l.thread.stream}
-	plain := C.gomlx_closure_new(C.uintptr_t(cgo.NewHandle(t)))
+	traced, plain := l.closure(fn)
 	defer C.mlx_closure_free(plain) // the compiled closure holds its own reference
-	f := &Function{traced: t}
+	f := &Function{traced: traced}
 	if err := check("compile", C.mlx_compile(&f.closure, plain, C.bool(shapeless))); err != nil {
 		return nil, err
 	}
@@ -48,11 +46,7 @@ func (f *Function) Call(s *Scope, in ...*Array) []*Array {
 	out := C.mlx_vector_array_new()
 	defer C.mlx_vector_array_free(out)
 	if rc := C.mlx_closure_apply(&out, f.closure, args); rc != 0 {
-		s.err = lastError("compiled function")
-		if f.traced.err != nil {
-			s.err, f.traced.err = fmt.Errorf("mlx: compiled function: %w", f.traced.err), nil
-			C.gomlx_clear_error()
-		}
+		s.err = f.traced.failure("compiled function")
 		return nil
 	}
 	return s.unpack("compiled function", out)

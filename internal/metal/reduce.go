@@ -14,6 +14,15 @@ func (s *Scope) Sum(a *Array, axis int, keepDims bool) *Array {
 	return s.done("sum", r, C.mlx_sum_axis(&r.h, a.h, C.int(axis), C.bool(keepDims), s.stream))
 }
 
+// SumAll adds all elements.
+func (s *Scope) SumAll(a *Array) *Array {
+	if !s.ready("sum", a) {
+		return s.none()
+	}
+	r := s.fresh()
+	return s.done("sum", r, C.mlx_sum(&r.h, a.h, false, s.stream))
+}
+
 // Mean averages along an axis.
 func (s *Scope) Mean(a *Array, axis int, keepDims bool) *Array {
 	if !s.ready("mean", a) {

@@ -8,6 +8,7 @@ type Linear struct {
 	weight     *metal.Array // plain
 	transposed *metal.Array // plain: a view of W as [in, out]
 	bias       *metal.Array // [out], or nil
+	lora       *LoRA        // nil without
 	quantized
 }
 
@@ -36,6 +37,14 @@ func (l *Linear) WithBias(bias *metal.Array) *Linear {
 
 // Apply maps x [..., in] to [..., out].
 func (l *Linear) Apply(s *metal.Scope, x *metal.Array) *metal.Array {
+	y := l.plain(s, x)
+	if l.lora == nil {
+		return y
+	}
+	return l.lora.add(s, x, y)
+}
+
+func (l *Linear) plain(s *metal.Scope, x *metal.Array) *metal.Array {
 	switch {
 	case l.transposed == nil && l.bias == nil:
 		return s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format)
@@ -123,6 +132,17 @@ func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Arra
 	}
 	return whole, parts
 }
+
+// Dims are the layer's input and output sizes.
+func (l *Linear) Dims() (in, out int) {
+	if l.weight != nil {
+		return l.weight.Dim(1), l.weight.Dim(0)
+	}
+	return l.packed.Dim(1) * 32 / l.format.Bits, l.packed.Dim(0)
+}
+
+// Adapt adds a LoRA to the layer, in place of one that it may have; nil takes it away.
+func (l *Linear) Adapt(lora *LoRA) { l.lora = lora }
 
 // Plain is the weight [out, in] of a layer that is neither quantised nor has a bias, or nil.
 func (l *Linear) Plain() *metal.Array {

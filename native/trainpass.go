@@ -1,0 +1,97 @@
+package native
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// trainState is one pass over whole rows, without a cache.
+type trainState struct {
+	*scoreState
+	checkpoint bool
+	blocks     [][]*nn.LoRA // of each block
+}
+
+// blockRunner is a state that runs blocks its own way.
+type blockRunner interface {
+	block(s *metal.Scope, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array
+}
+
+// runBlock runs a block of a model as the state wants it.
+func runBlock(s *metal.Scope, st state, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array {
+	if b, ok := st.(blockRunner); ok {
+		return b.block(s, layer, h, run)
+	}
+	return run(s, h)
+}
+
+// block, with checkpoints, hands the block's trained arrays in: what a checkpointed function does not get as an input has no
+// gradient.
+func (st *trainState) block(s *metal.Scope, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array {
+	if !st.checkpoint {
+		return run(s, h)
+	}
+	in := []*metal.Array{h}
+	for _, lora := range st.blocks[layer] {
+		in = append(in, lora.A, lora.B)
+	}
+	out := s.Checkpointed(func(s *metal.Scope, in []*metal.Array) []*metal.Array {
+		defer setLoRAs(st.blocks[layer], in[1:])()
+		return []*metal.Array{run(s, in[0])}
+	}, in...)
+	if len(out) != 1 {
+		return h // the error is latched
+	}
+	return out[0]
+}
+
+// setLoRAs puts arrays, two for each, into LoRAs until the returned func is called.
+func setLoRAs(loras []*nn.LoRA, arrays []*metal.Array) (restore func()) {
+	before := make([]nn.LoRA, len(loras))
+	for i, lora := range loras {
+		before[i] = *lora
+		lora.A, lora.B = arrays[2*i], arrays[2*i+1]
+	}
+	return func() {
+		for i, lora := range loras {
+			*lora = before[i]
+		}
+	}
+}
+
+// newTrainState prepares a pass over rows of n tokens. segments, int32 [B, n], keeps the examples of packed rows apart; nil
+// without.
+func (t *trainer) newTrainState(s *metal.Scope, n int, segments *metal.Array) *trainState {
+	st := &trainState{scoreState: newScoreState(s, &history{}, n, t.model.shape.windows), checkpoint: t.options.Checkpoint, blocks: t.blocks}
+	if segments != nil {
+		// A rotation by position is one by distance, so that an example need not begin at position 0.
+		same := s.Equal(s.ExpandDims(segments, 1), s.ExpandDims(segments, 2))
+		fillMasks(st.masks, t.model.shape.windows, func(_, window int) metal.Mask {
+			seen := nn.CausalMask(s, n, 0, window)
+			return metal.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
+		})
+	}
+	return st
+}
+
+// loss takes ids [B, T+1], which of the T predictions count, bool [B, T], the trained arrays, and for packed rows their
+// segments [B, T]. It returns the mean cross entropy of what counts, float32, and how much that is, int32.
+func (t *trainer) loss(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	ids, counts, trained := in[0], in[1], in[2:2+2*len(t.loras)]
+	var segments *metal.Array
+	if len(in) > 2+len(trained) {
+		segments = in[2+len(trained)]
+	}
+	defer setLoRAs(t.all, trained)()
+	n := ids.Dim(1) - 1
+	st := t.newTrainState(s, n, segments)
+	h := t.model.arch.hidden(s, s.Slice(ids, 1, 0, n), st)
+	logits := t.model.arch.logits(s, h)
+	targets := s.ExpandDims(s.Slice(ids, 1, 1, n+1), -1)
+	// In the order and types of mlx-lm's default_loss.
+	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))
+	entropy := s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))
+	entropy = s.Multiply(entropy, s.AsType(counts, entropy.DType()))
+	number := s.SumAll(s.AsType(counts, metal.Int32))
+	return []*metal.Array{s.Divide(s.SumAll(s.AsType(entropy, metal.Float32)), number), number}
+}
