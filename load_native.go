@@ -21,3 +21,7 @@ func loadNative(ctx context.Context, path string, o engine.NativeOptions, reason
 	}
 	return &model{engine: m, reason: reason}, nil
 }
+
+func trainNative(ctx context.Context, path string, o engine.TrainOptions) (*engine.TrainResult, error) {
+	return native.Train(ctx, path, o)
+}

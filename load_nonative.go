@@ -18,3 +18,7 @@ func nativeSupports(string) error {
 func loadNative(_ context.Context, path string, _ engine.NativeOptions, _ string) (*model, error) {
 	return nil, nativeSupports(path)
 }
+
+func trainNative(context.Context, string, engine.TrainOptions) (*engine.TrainResult, error) {
+	return nil, nativeSupports("")
+}

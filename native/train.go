@@ -134,7 +134,7 @@ func (t *trainer) compile() (err error) {
 	lease, n := t.model.lease, 2*len(t.all)
 	inputs := make([]int, n)
 	for i := range inputs {
-		inputs[i] = 2 + i
+		inputs[i] = batchInputs + i
 	}
 	if t.gradients, err = lease.ValueAndGrad(t.loss, inputs...); err != nil {
 		return err
@@ -161,7 +161,14 @@ func (t *trainer) compile() (err error) {
 
 // inputs are what the passes take of a batch, and the trained arrays.
 func (t *trainer) inputs(s *metal.Scope, b *trainBatch) []*metal.Array {
-	in := []*metal.Array{s.FromInts(b.ids, b.rows, b.length+1), s.FromBools(b.counts, b.rows, b.length)}
+	n := roundUp(len(b.picks), padTo)
+	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
+	copy(picks, b.picks)
+	copy(targets, b.targets)
+	for i := range b.picks {
+		counts[i] = true
+	}
+	in := []*metal.Array{s.FromInts(b.ids, b.rows, b.length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
 	in = append(in, t.trained()...)
 	if b.segments != nil {
 		in = append(in, s.FromInts(b.segments, b.rows, b.length))

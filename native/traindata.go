@@ -105,11 +105,13 @@ func (m *Model) encodeChat(messages []engine.Message, tools json.RawMessage, ope
 	return m.tokenizer.Encode(text, false)
 }
 
-// trainBatch is rows of one length: tokens, and which of the predictions of tokens[1:] count.
+// trainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
+// that is masked, nothing but its states is needed.
 type trainBatch struct {
-	rows, length int // of the passes: one less than there are tokens
-	ids          []int32
-	counts       []bool
+	rows, length int
+	ids          []int32 // [rows, length]
+	picks        []int32 // positions, row after row, whose next token is predicted
+	targets      []int32 // those tokens
 	segments     []int32 // of packed rows: the number of the example that each position belongs to; nil otherwise
 }
 
@@ -125,8 +127,7 @@ func makeBatches(examples []example, size, longest int) []trainBatch {
 		if len(group) < size {
 			break
 		}
-		width := min(1+roundUp(len(group[size-1].ids), padTo), longest)
-		b := newTrainBatch(size, width)
+		b := newTrainBatch(size, min(roundUp(len(group[size-1].ids), padTo), longest-1))
 		for row, e := range group {
 			b.put(row, 0, e)
 		}
@@ -151,7 +152,7 @@ func packBatches(examples []example, size, longest int) []trainBatch {
 	}
 	var out []trainBatch
 	for group := range slices.Chunk(rows, size) {
-		b := newTrainBatch(len(group), longest)
+		b := newTrainBatch(len(group), longest-1)
 		b.segments = make([]int32, b.rows*b.length)
 		for row, all := range group {
 			at := 0
@@ -168,21 +169,25 @@ func packBatches(examples []example, size, longest int) []trainBatch {
 	return out
 }
 
-func newTrainBatch(rows, width int) trainBatch {
-	return trainBatch{rows: rows, length: width - 1, ids: make([]int32, rows*width), counts: make([]bool, rows*(width-1))}
+func newTrainBatch(rows, length int) trainBatch {
+	return trainBatch{rows: rows, length: length, ids: make([]int32, rows*length)}
 }
 
-// put writes an example from a position on. Its first token is not predicted.
+// put writes an example from a position on. Its first token is not predicted; its last is, but predicts nothing.
 func (b *trainBatch) put(row, at int, e example) {
-	width := b.length + 1
-	copy(b.ids[row*width+at:(row+1)*width], e.ids)
-	for i := max(1, e.offset); i < len(e.ids) && at+i < width; i++ {
-		b.counts[row*b.length+at+i-1] = true
+	start := row * b.length
+	copy(b.ids[start+at:start+b.length], e.ids)
+	for i := max(1, e.offset); i < len(e.ids) && at+i-1 < b.length; i++ {
+		b.predict(start+at+i-1, e.ids[i])
 	}
 	// mlx-lm also counts the prediction behind the last token, of padding, where there is any.
-	if b.segments == nil && at == 0 && len(e.ids) < width {
-		b.counts[row*b.length+len(e.ids)-1] = true
+	if b.segments == nil && len(e.ids) <= b.length {
+		b.predict(start+len(e.ids)-1, 0)
 	}
+}
+
+func (b *trainBatch) predict(position int, target int32) {
+	b.picks, b.targets = append(b.picks, int32(position)), append(b.targets, target)
 }
 
 // batchOrder is the order of batches: every epoch another one, the same for a seed.

@@ -74,20 +74,25 @@ func (t *trainer) newTrainState(s *metal.Scope, n int, segments *metal.Array) *t
 	return st
 }
 
-// loss takes ids [B, T+1], which of the T predictions count, bool [B, T], the trained arrays, and for packed rows their
-// segments [B, T]. It returns the mean cross entropy of what counts, float32, and how much that is, int32.
+// batchInputs is how many arrays of a batch come before the trained ones.
+const batchInputs = 4
+
+// loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
+// trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
+// predictions it goes, int32.
 func (t *trainer) loss(s *metal.Scope, in []*metal.Array) []*metal.Array {
-	ids, counts, trained := in[0], in[1], in[2:2+2*len(t.loras)]
+	ids, picks, targets, counts := in[0], in[1], in[2], in[3]
+	trained := in[batchInputs : batchInputs+2*len(t.loras)]
 	var segments *metal.Array
-	if len(in) > 2+len(trained) {
-		segments = in[2+len(trained)]
+	if len(in) > batchInputs+len(trained) {
+		segments = in[batchInputs+len(trained)]
 	}
 	defer setLoRAs(t.all, trained)()
-	n := ids.Dim(1) - 1
-	st := t.newTrainState(s, n, segments)
-	h := t.model.arch.hidden(s, s.Slice(ids, 1, 0, n), st)
+	st := t.newTrainState(s, ids.Dim(1), segments)
+	h := t.model.arch.hidden(s, ids, st)
+	h = s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0)
 	logits := t.model.arch.logits(s, h)
-	targets := s.ExpandDims(s.Slice(ids, 1, 1, n+1), -1)
+	targets = s.ExpandDims(targets, -1)
 	// In the order and types of mlx-lm's default_loss.
 	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))
 	entropy := s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))

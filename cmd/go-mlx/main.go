@@ -70,7 +70,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand())
+	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), trainCommand(), convertCommand())
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
 	}

@@ -29,10 +29,10 @@ type TrainOptions struct {
 	Checkpoint   bool // keep the states between blocks only and compute what is inside anew: less memory, more time
 	Seed         uint64
 
-	EvalEvery  int // updates between validations; 0 for none
+	EvalEvery   int // updates between validations; 0 for none
 	EvalBatches int // of a validation; 0 for all
-	SaveEvery  int // updates between savings of the adapter and of what Resume needs
-	Resume     bool
+	SaveEvery   int // updates between savings of the adapter and of what Resume needs
+	Resume      bool
 
 	Progress func(TrainProgress)
 }

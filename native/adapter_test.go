@@ -1,0 +1,91 @@
+package native
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// makeAdapter writes an adapter with both halves random.
+func makeAdapter(t *testing.T) string {
+	t.Helper()
+	o := trainOptions(t)
+	withTrainer(t, o, func(tr *trainer, s *metal.Scope, _ []trainBatch) error {
+		for i, l := range tr.all {
+			if err := l.B.Free(); err != nil {
+				return err
+			}
+			l.B = s.Keep(s.Normal(metal.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.model.linears[tr.loras[i].layer].Dims(); return out }()))
+		}
+		return saveAdapter(s, o.Out, tr.adapter, tr.loras, "")
+	})
+	return o.Out
+}
+
+func TestAnAdapterChangesTheModelAndOnlyWhileItIsThere(t *testing.T) {
+	plain := open(t)
+	adapted := openWith(t, engine.NativeOptions{Adapter: makeAdapter(t)})
+	a, _ := collect(t, plain, "Where can I find", func(o *engine.GenerateOptions) { o.MaxTokens = 40 })
+	b, _ := collect(t, adapted, "Where can I find", func(o *engine.GenerateOptions) { o.MaxTokens = 40 })
+	require.NotEqual(t, a, b)
+}
+
+func TestBrokenAdaptersAreRefused(t *testing.T) {
+	good := makeAdapter(t)
+	before := measure(t)
+	var checkpoint *engine.CheckpointError
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		check  func(t *testing.T, err error)
+	}{
+		"no folder": {func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(dir)) },
+			func(t *testing.T, err error) { require.ErrorIs(t, err, os.ErrNotExist) }},
+		"no weights": {func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, adapterWeightsFile))) },
+			func(t *testing.T, err error) { require.ErrorIs(t, err, os.ErrNotExist) }},
+		"other kind": {func(t *testing.T, dir string) {
+			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { c["fine_tune_type"] = "dora" })
+		}, func(t *testing.T, err error) { require.ErrorIs(t, err, engine.ErrUnsupported) }},
+		"other rank": {func(t *testing.T, dir string) {
+			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { c["lora_parameters"].(map[string]any)["rank"] = 4 })
+		}, func(t *testing.T, err error) {
+			require.ErrorAs(t, err, &checkpoint)
+			require.Contains(t, checkpoint.Problems[0], "has shape")
+		}},
+		"no scale": {func(t *testing.T, dir string) {
+			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { delete(c["lora_parameters"].(map[string]any), "scale") })
+		}, func(t *testing.T, err error) { require.ErrorContains(t, err, "incomplete") }},
+		"cut off": {func(t *testing.T, dir string) {
+			path := filepath.Join(dir, adapterWeightsFile)
+			stat, err := os.Stat(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(path, stat.Size()/2))
+		}, func(t *testing.T, err error) { require.ErrorContains(t, err, "truncated") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.CopyFS(dir, os.DirFS(good)))
+			c.damage(t, dir)
+			_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Adapter: dir})
+			require.Error(t, err)
+			c.check(t, err)
+		})
+	}
+	require.Equal(t, before, measure(t))
+}
+
+func TestAdaptersAreWrittenInMLXLMsForm(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(makeAdapter(t), adapterConfigFile))
+	require.NoError(t, err)
+	var c map[string]any
+	require.NoError(t, json.Unmarshal(data, &c))
+	require.Equal(t, "lora", c["fine_tune_type"])
+	require.EqualValues(t, 3, c["num_layers"])
+	require.EqualValues(t, 8, c["lora_parameters"].(map[string]any)["rank"])
+}
