@@ -25,6 +25,11 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 		option.apply(&o)
 	}
 	m, err := load(ctx, path, o)
+	if err == nil && o.shadow != nil {
+		if m.shadow, err = newShadow(ctx, path, o.shadow); err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}

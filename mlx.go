@@ -21,6 +21,7 @@ package mlx
 
 import (
 	"context"
+	"errors"
 	"iter"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
@@ -134,15 +135,24 @@ type Tokenizer interface {
 // model is a TextModel over either engine.
 type model struct {
 	engine engine.Engine
-	reason string // why this engine was chosen
+	reason string  // why this engine was chosen
+	shadow *shadow // nil without
 }
 
 func (m *model) Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error] {
-	return m.engine.Generate(ctx, engine.Prompt{Text: prompt}, generateOptions(options))
+	return m.generate(ctx, engine.Prompt{Text: prompt}, generateOptions(options))
 }
 
 func (m *model) Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error] {
-	return m.engine.Generate(ctx, engine.Prompt{Messages: messages}, generateOptions(options))
+	return m.generate(ctx, engine.Prompt{Messages: messages}, generateOptions(options))
+}
+
+func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.GenerateOptions) iter.Seq2[Token, error] {
+	stream := m.engine.Generate(ctx, prompt, o)
+	if m.shadow == nil {
+		return stream
+	}
+	return m.shadow.generated(stream, prompt, o)
 }
 
 func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
@@ -150,7 +160,11 @@ func (m *model) Classify(ctx context.Context, texts, labels []string, options ..
 	for _, option := range options {
 		option.apply(&o)
 	}
-	return m.engine.Classify(ctx, texts, o)
+	results, err := m.engine.Classify(ctx, texts, o)
+	if err == nil && m.shadow.chosen() {
+		m.shadow.classified(texts, o, results)
+	}
+	return results, err
 }
 
 func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error) {
@@ -169,9 +183,13 @@ func (m *model) Info() ModelInfo {
 	return info
 }
 
-func (m *model) Metrics(ctx context.Context) (Metrics, error) { return m.engine.Metrics(ctx) }
+func (m *model) Metrics(ctx context.Context) (Metrics, error) {
+	metrics, err := m.engine.Metrics(ctx)
+	m.shadow.metrics(&metrics)
+	return metrics, err
+}
 
-func (m *model) Close() error { return m.engine.Close() }
+func (m *model) Close() error { return errors.Join(m.shadow.close(), m.engine.Close()) }
 
 // Completion is a whole stream.
 type Completion struct {

@@ -29,6 +29,7 @@ type loadOptions struct {
 	nativeOnly []string // likewise
 	bridge     bridge.Options
 	native     engine.NativeOptions
+	shadow     *shadowOptions // nil without
 }
 
 // WithEngine chooses the engine; the default is EngineAuto.

@@ -169,4 +169,8 @@ type Metrics struct {
 	LiveArrays       int64 // native engine: array handles not freed, in the whole process
 	Workers          int   // python engine: worker processes alive
 	PromptCacheBytes int64 // python engine: KV that the worker asked keeps for later requests
+
+	// With a shadow: texts and streams compared with the second engine, those that differ, those that it was too busy for,
+	// and comparisons that failed.
+	ShadowCompared, ShadowFlips, ShadowSkipped, ShadowFailed int64
 }

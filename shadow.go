@@ -1,0 +1,245 @@
+package mlx
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Bounds of a shadow: requests that wait for the second engine, and differences that are kept.
+const shadowQueue, shadowKept = 64, 100
+
+// WithShadow also sends a share of the requests, 0 to 1, to a Python worker behind the caller's back and compares what
+// comes out: labels of Classify, and tokens of Generate and Chat where these draw nothing or have a seed. Requests are
+// answered by the native engine and never wait for the comparison; while the worker is behind, none is begun. Metrics
+// counts, and ShadowOf lists the differences. options are those of the Python worker.
+func WithShadow(share float64, options ...LoadOption) LoadOption {
+	return LoadOption{func(o *loadOptions) {
+		o.shadow = &shadowOptions{share: share}
+		for _, option := range options {
+			option.apply(&o.shadow.load)
+		}
+		o.nativeOnly = append(o.nativeOnly, "WithShadow")
+	}}
+}
+
+type shadowOptions struct {
+	share float64
+	load  loadOptions
+}
+
+// ShadowDifference is a text that the two engines answer differently.
+type ShadowDifference struct {
+	Text           string  // the text classified, or the prompt; a chat's last message
+	Native, Python string  // labels, or the texts behind which the tokens differ
+	NativeMargin   float64 // of a label over the second best, in probability; 0 for generation
+	PythonMargin   float64
+	Token          int // index of the first generated token that differs; -1 for a label
+}
+
+// ShadowReport is what a shadow has seen.
+type ShadowReport struct {
+	Compared    int64 // texts classified and streams generated twice
+	Flips       int64 // of them, those whose label or tokens differ
+	Skipped     int64 // chosen, but the worker was behind
+	Failed      int64 // comparisons that ended in an error
+	LastError   error
+	Differences []ShadowDifference // the last ones
+}
+
+// ShadowOf returns what the shadow of a model has seen; ok is false for a model loaded without WithShadow.
+func ShadowOf(m TextModel) (report ShadowReport, ok bool) {
+	of, ok := m.(*model)
+	if !ok || of.shadow == nil {
+		return ShadowReport{}, false
+	}
+	return of.shadow.report(), true
+}
+
+// shadow compares requests with a second engine, one after the other.
+type shadow struct {
+	share  float64
+	engine engine.Engine
+	jobs   chan func(context.Context) error
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu   sync.Mutex
+	seen ShadowReport
+	over bool
+}
+
+func newShadow(ctx context.Context, path string, o *shadowOptions) (*shadow, error) {
+	if !(o.share >= 0 && o.share <= 1) {
+		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", o.share)}
+	}
+	python, err := bridge.Load(ctx, path, o.load.bridge)
+	if err != nil {
+		return nil, fmt.Errorf("shadow: %w", err)
+	}
+	return startShadow(o.share, python), nil
+}
+
+func startShadow(share float64, second engine.Engine) *shadow {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &shadow{share: share, engine: second, jobs: make(chan func(context.Context) error, shadowQueue), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		for job := range s.jobs {
+			if err := job(ctx); err != nil && ctx.Err() == nil {
+				s.note(func(r *ShadowReport) { r.Failed, r.LastError = r.Failed+1, err })
+			}
+		}
+	}()
+	return s
+}
+
+func (s *shadow) note(change func(*ShadowReport)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.seen)
+}
+
+func (s *shadow) report() ShadowReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.seen
+	r.Differences = slices.Clone(r.Differences)
+	return r
+}
+
+// chosen reports whether a request is to be compared.
+func (s *shadow) chosen() bool { return s != nil && rand.Float64() < s.share }
+
+// add gives the worker a comparison, if it has room for it.
+func (s *shadow) add(job func(context.Context) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	select {
+	case s.jobs <- job:
+	default:
+		s.seen.Skipped++
+	}
+}
+
+func (s *shadow) compared(differences []ShadowDifference, n int) {
+	s.note(func(r *ShadowReport) {
+		r.Compared, r.Flips = r.Compared+int64(n), r.Flips+int64(len(differences))
+		r.Differences = append(r.Differences, differences...)
+		r.Differences = slices.Clone(r.Differences[max(0, len(r.Differences)-shadowKept):])
+	})
+}
+
+// classified compares labels.
+func (s *shadow) classified(texts []string, o engine.ClassifyOptions, results []Classification) {
+	texts, results = slices.Clone(texts), slices.Clone(results)
+	s.add(func(ctx context.Context) error {
+		others, err := s.engine.Classify(ctx, texts, o)
+		if err != nil {
+			return err
+		}
+		var differences []ShadowDifference
+		for i, got := range results {
+			if got.Label != others[i].Label {
+				differences = append(differences, ShadowDifference{
+					Text: texts[i], Native: got.Label, Python: others[i].Label, NativeMargin: got.Margin, PythonMargin: others[i].Margin, Token: -1,
+				})
+			}
+		}
+		s.compared(differences, len(texts))
+		return nil
+	})
+}
+
+// generated passes a stream on and compares its tokens, if it was read to its end.
+func (s *shadow) generated(stream iter.Seq2[Token, error], prompt engine.Prompt, o engine.GenerateOptions) iter.Seq2[Token, error] {
+	if o.Temperature > 0 && !o.HasSeed || o.Grammar.Kind != "" || !s.chosen() {
+		return stream
+	}
+	return func(yield func(Token, error) bool) {
+		var tokens []Token
+		for tok, err := range stream {
+			if err == nil {
+				tokens = append(tokens, tok)
+			}
+			if !yield(tok, err) {
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+		s.add(func(ctx context.Context) error { return s.compareTokens(ctx, tokens, prompt, o) })
+	}
+}
+
+func (s *shadow) compareTokens(ctx context.Context, tokens []Token, prompt engine.Prompt, o engine.GenerateOptions) error {
+	o.Events = nil
+	var others []Token
+	for tok, err := range s.engine.Generate(ctx, prompt, o) {
+		if err != nil {
+			return err
+		}
+		others = append(others, tok)
+	}
+	n := 0
+	for n < len(tokens) && n < len(others) && tokens[n].ID == others[n].ID {
+		n++
+	}
+	var differences []ShadowDifference
+	if n < len(tokens) || n < len(others) {
+		text := prompt.Text
+		if last := len(prompt.Messages) - 1; last >= 0 {
+			text = prompt.Messages[last].Content
+		}
+		differences = []ShadowDifference{{Text: text, Native: textOf(tokens[n:]), Python: textOf(others[n:]), Token: n}}
+	}
+	s.compared(differences, 1)
+	return nil
+}
+
+func textOf(tokens []Token) string {
+	text := ""
+	for _, tok := range tokens {
+		text += tok.Text
+	}
+	return text
+}
+
+// metrics adds the shadow's counts.
+func (s *shadow) metrics(m *Metrics) {
+	if s == nil {
+		return
+	}
+	r := s.report()
+	m.ShadowCompared, m.ShadowFlips, m.ShadowSkipped, m.ShadowFailed = r.Compared, r.Flips, r.Skipped, r.Failed
+}
+
+// close gives up what waits and ends the second engine.
+func (s *shadow) close() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	first := !s.over
+	s.over = true
+	s.mu.Unlock()
+	if !first {
+		<-s.done
+		return nil
+	}
+	s.cancel()
+	close(s.jobs)
+	err := s.engine.Close()
+	<-s.done
+	return err
+}
