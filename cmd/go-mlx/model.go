@@ -41,7 +41,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&f.batch, "batch", 0, "requests that are computed together")
 	flags.Int64Var(&f.promptCache, "prompt-cache", 0, "MiB of KV kept for later prompts")
 	flags.Int64Var(&f.budget, "memory-budget", 0, "MiB that MLX may hold (native engine)")
-	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter (python engine)")
+	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter")
 	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding")
 	flags.BoolVar(&f.exact, "exact", false, "no fused kernels: MLX's own, as mlx-lm uses them (native engine)")
 	flags.DurationVar(&f.stall, "stall-timeout", 0, "when a worker without progress counts as hung (python engine)")

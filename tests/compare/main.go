@@ -25,8 +25,16 @@ func main() {
 	only := flag.String("only", "", "measure only work whose name begins with one of these, separated by commas")
 	llama := flag.String("llamacpp", "", "compare native with llama.cpp instead, in this Python with llama-cpp-python and transformers")
 	gguf := flag.String("gguf", "build/domains.gguf", "the model's weights for llama.cpp, as tests/models/to_gguf.py writes them")
+	train := flag.String("train", "", "compare LoRA training on the train.jsonl of this folder instead")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	flag.Parse()
+	if *train != "" {
+		if err := compareTraining(context.Background(), *model, *train, *rounds); err != nil {
+			fmt.Fprintln(os.Stderr, "compare:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(context.Background(), *model, *data, *labels, *cli, *only, *llama, *gguf, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
