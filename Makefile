@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda architectures parity-report soak fuzz bench bench-serving models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda test-training architectures parity-report soak fuzz bench bench-serving models lint clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -139,6 +139,10 @@ parity-report: build
 test-cuda: build
 	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project' -bench 'Decode|Generate|ClassifyOne' -v ./native ./internal/fused
 
+# A LoRA run that teaches the trained model two domains, and memory over a thousand steps: about ten minutes.
+test-training: build
+	@$(GOTEST) -tags long -v ./tests/training
+
 # Every architecture of mlx-lm through the python engine, against docs/architectures.md; GO_MLX_WRITE=1 writes that. About five
 # minutes.
 architectures: build
@@ -161,7 +165,7 @@ bench: build
 lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
-	@$(GO) vet -tags long ./tests/parity ./tests/architectures
+	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 

@@ -103,7 +103,7 @@ func TestAFailureOfAnyOpWithSharedKVLeavesNothingBehind(t *testing.T) {
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 4
 	prompts := [][]int32{numbers(300, 9), numbers(400, 30), numbers(500, 12)}
-	failEverywhere(t, 13, func() error {
+	failEverywhere(t, 11, func() error {
 		var errs []error
 		for _, a := range together(t, m, prompts, o) {
 			errs = append(errs, a.err)

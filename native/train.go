@@ -31,6 +31,14 @@ type trainer struct {
 	update    *metal.Function
 }
 
+// call runs a function, compiled if it was.
+func call(f *metal.Function, plain func(*metal.Scope, []*metal.Array) []*metal.Array, s *metal.Scope, in []*metal.Array) []*metal.Array {
+	if f == nil {
+		return plain(s, in)
+	}
+	return f.Call(s, in...)
+}
+
 // Train trains a LoRA adapter for the model in a folder, and writes it to options.Out in mlx-lm's form. It stops between
 // iterations when ctx ends; what was saved until then can be resumed.
 func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *engine.TrainResult, err error) {
@@ -139,24 +147,36 @@ func (t *trainer) compile() (err error) {
 	if t.gradients, err = lease.ValueAndGrad(t.loss, inputs...); err != nil {
 		return err
 	}
-	if t.pass, err = lease.Compile(false, func(s *metal.Scope, in []*metal.Array) []*metal.Array {
-		values, gradients := t.gradients.Call(s, in...)
-		return append(values, gradients...)
-	}); err != nil {
-		return err
+	if lease.Device().Name != "cpu" {
+		// There MLX has gradients in ops of several outputs, and it never frees the trace of a compiled function with such
+		// an op, nor the weights in it (see fused.Kernels).
+		return nil
 	}
-	if t.valued, err = lease.Compile(false, t.loss); err != nil {
-		return err
-	}
-	// Takes the rate, then parameters, both moments and the gradients.
-	t.update, err = lease.Compile(false, func(s *metal.Scope, in []*metal.Array) []*metal.Array {
-		out := make([]*metal.Array, 3*n)
-		for i := range n {
-			out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.options.WeightDecay)
+	for _, f := range []struct {
+		compiled **metal.Function
+		plain    func(*metal.Scope, []*metal.Array) []*metal.Array
+	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.loss}, {&t.update, t.adamW}} {
+		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
+			return err
 		}
-		return out
-	})
-	return err
+	}
+	return nil
+}
+
+// lossAndGradients takes what loss takes, and returns the gradients of the trained arrays behind what it returns.
+func (t *trainer) lossAndGradients(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	values, gradients := t.gradients.Call(s, in...)
+	return append(values, gradients...)
+}
+
+// adamW takes the rate, then the trained arrays, both moments and the gradients, and returns the first three anew.
+func (t *trainer) adamW(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	n := 2 * len(t.all)
+	out := make([]*metal.Array, 3*n)
+	for i := range n {
+		out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.options.WeightDecay)
+	}
+	return out
 }
 
 // inputs are what the passes take of a batch, and the trained arrays.
@@ -180,7 +200,7 @@ func (t *trainer) inputs(s *metal.Scope, b *trainBatch) []*metal.Array {
 func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
 	s := t.model.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	out := t.pass.Call(s, t.inputs(s, b)...)
+	out := call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
 		return 0, 0, err
 	}
@@ -223,7 +243,7 @@ func (t *trainer) apply(s *metal.Scope, gradients []*metal.Array, rate float64) 
 	}
 	n := len(gradients)
 	in := slices.Concat([]*metal.Array{s.Scalar(rate, metal.Float32)}, t.trained(), t.m, t.v, gradients)
-	out := t.update.Call(s, in...)
+	out := call(t.update, t.adamW, s, in)
 	if err := s.Err(); err != nil {
 		return err
 	}
@@ -256,7 +276,7 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 		if err := t.model.do(ctx, func() (err error) {
 			s := t.model.lease.NewScope()
 			defer func() { err = errors.Join(err, s.Close()) }()
-			out := t.valued.Call(s, t.inputs(s, &batches[i])...)
+			out := call(t.valued, t.loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
 				return err
 			}

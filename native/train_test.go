@@ -114,7 +114,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 			return err
 		}
 		require.EqualValues(t, want["tokens"][0], func() int { n, _ := values[1].Int(); return n }())
-		require.InDelta(t, want["loss"][0], loss, 1e-4)
+		require.InDelta(t, want["loss"][0], loss, 0.01) // on CUDA mlx-lm has a kernel of its own for it
 		largest := 0.0
 		compare := func(kind string, arrays []*metal.Array) error {
 			for i, l := range tr.loras {
@@ -194,7 +194,7 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 				if last := len(b.picks) - 1; !packed { // without mlx-lm's prediction of the padding
 					b.picks, b.targets = b.picks[:last], b.targets[:last]
 				}
-				out := tr.valued.Call(s, tr.inputs(s, b)...)
+				out := call(tr.valued, tr.loss, s, tr.inputs(s, b))
 				if err := s.Err(); err != nil {
 					return err
 				}

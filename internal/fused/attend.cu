@@ -37,17 +37,7 @@
     }
   }
   __syncthreads();
-  float top = -INFINITY;
-  for (int key = threadIdx.x; key < length; key += WARPS * 32) {
-    top = fmaxf(top, weights[key]);
-  }
-  top = go_mlx_max<WARPS * 32>(top, shared);
-  float total = 0;
-  for (int key = threadIdx.x; key < length; key += WARPS * 32) {
-    weights[key] = __expf(weights[key] - top);
-    total += weights[key];
-  }
-  total = 1 / go_mlx_sum<WARPS * 32>(total, shared);
+  const float total = go_mlx_softmax<WARPS * 32>(weights, length, shared);
   __syncthreads();
   for (int i = 0; i < EACH; i++) {
     line[i] = 0;

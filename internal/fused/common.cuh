@@ -41,6 +41,22 @@ __device__ float go_mlx_max(float x, float* shared) {
   return x;
 }
 
+// Turns a block's scores into exponentials and returns what these are to be multiplied by for a softmax.
+template <int THREADS>
+__device__ float go_mlx_softmax(float* scores, int length, float* shared) {
+  float top = -INFINITY;
+  for (int i = threadIdx.x; i < length; i += THREADS) {
+    top = fmaxf(top, scores[i]);
+  }
+  top = go_mlx_max<THREADS>(top, shared);
+  float sum = 0;
+  for (int i = threadIdx.x; i < length; i += THREADS) {
+    scores[i] = __expf(scores[i] - top);
+    sum += scores[i];
+  }
+  return 1 / go_mlx_sum<THREADS>(sum, shared);
+}
+
 // N neighbouring elements, read at once.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) GoMLXVector {

@@ -45,17 +45,7 @@
     }
   }
   __syncthreads();
-  float top = -INFINITY;
-  for (int key = threadIdx.x; key < total; key += WARPS * 32) {
-    top = fmaxf(top, weights[key]);
-  }
-  top = go_mlx_max<WARPS * 32>(top, shared);
-  float sum = 0;
-  for (int key = threadIdx.x; key < total; key += WARPS * 32) {
-    weights[key] = __expf(weights[key] - top);
-    sum += weights[key];
-  }
-  sum = 1 / go_mlx_sum<WARPS * 32>(sum, shared);
+  const float sum = go_mlx_softmax<WARPS * 32>(weights, total, shared);
   __syncthreads();
   const T* old_values = past_values + group * past_values_strides[1];
   const T* new_values = values + static_cast<int64_t>(group) * tokens * D;
