@@ -1,4 +1,4 @@
-"""Training data that teaches the domain model two new domains, weather and music, in English and German.
+"""Training data that teaches the domain model two new domains, cars and the arts, in English and German.
 
     python tests/models/new_domains.py OUT [--count N]
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import corpus
 
-NEW = ("weather", "music")
+NEW = ("car", "art")  # single tokens, as the known ones: a label's score is the mean over its tokens
 PROMPT = "Classify the text. Answer with one of: {labels}.\n\nText: {text}"  # the Go package's default
 
 

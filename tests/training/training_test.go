@@ -51,7 +51,7 @@ func TestTwoNewDomainsAreLearned(t *testing.T) {
 	data := t.TempDir()
 	out, err := exec.Command(testenv.Python(t), filepath.Join(testenv.Root(), "tests", "models", "new_domains.py"), data).CombinedOutput()
 	require.NoError(t, err, string(out))
-	labels := append(testenv.Labels(t), "weather", "music")
+	labels := append(testenv.Labels(t), "car", "art")
 	o := mlx.DefaultTrainOptions()
 	o.Data, o.Out = data, t.TempDir()
 	o.Iterations, o.BatchSize, o.Packed, o.MaxSeqLength, o.MaskPrompt = 240, 4, true, 257, true
