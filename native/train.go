@@ -23,6 +23,7 @@ type trainer struct {
 	blocks  [][]*nn.LoRA // the same by block
 	m, v    []*metal.Array
 	sums    []*metal.Array // of gradients, between updates
+	masks   []*metal.Array // of the pass under way, with checkpoints
 	updates int
 
 	gradients *metal.GradFunction
@@ -199,7 +200,7 @@ func (t *trainer) inputs(s *metal.Scope, b *trainBatch) []*metal.Array {
 // step is an iteration: a pass, and an update if enough gradients are together.
 func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
 	s := t.model.lease.NewScope()
-	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
 	out := call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
 		return 0, 0, err
@@ -275,7 +276,7 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 	for i := range batches {
 		if err := t.model.do(ctx, func() (err error) {
 			s := t.model.lease.NewScope()
-			defer func() { err = errors.Join(err, s.Close()) }()
+			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
 			out := call(t.valued, t.loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
 				return err
@@ -349,9 +350,15 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 	return result, nil
 }
 
+func (t *trainer) freeMasks() error {
+	err := freeAll(t.masks)
+	t.masks = nil
+	return err
+}
+
 // close gives everything back that the model does not own.
 func (t *trainer) close() error {
-	errs := []error{t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
+	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
 	for _, l := range t.loras {
 		t.model.linears[l.layer].Adapt(nil)
 	}

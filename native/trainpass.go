@@ -1,6 +1,8 @@
 package native
 
 import (
+	"slices"
+
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
@@ -70,6 +72,14 @@ func (t *trainer) newTrainState(s *metal.Scope, n int, segments *metal.Array) *t
 			seen := nn.CausalMask(s, n, 0, window)
 			return metal.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
 		})
+	}
+	if t.options.Checkpoint {
+		// Blocks are run again on the way back, when the scope of this pass is closed.
+		for _, mask := range st.masks {
+			if mask.Array != nil && !slices.Contains(t.masks, mask.Array) {
+				t.masks = append(t.masks, s.Keep(mask.Array))
+			}
+		}
 	}
 	return st
 }
