@@ -53,7 +53,7 @@ func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
 }
 
 func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
-	prompts := []string{"Where can I find", "Please check", "Le chef", "Der Torwart hat den Ball", strings.Repeat("The match. ", 300)}
+	prompts := []string{"Where can I find", "Please check", "Le chef", "Der Torwart hat den Ball", strings.Repeat("The match. ", 200)}
 	type request struct {
 		prompt  engine.Prompt
 		options engine.GenerateOptions

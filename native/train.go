@@ -148,9 +148,9 @@ func (t *trainer) compile() (err error) {
 	if t.gradients, err = lease.ValueAndGrad(t.loss, inputs...); err != nil {
 		return err
 	}
-	if lease.Device().Name != "cpu" {
-		// There MLX has gradients in ops of several outputs, and it never frees the trace of a compiled function with such
-		// an op, nor the weights in it (see fused.Kernels).
+	if lease.Device().Name != "cpu" || t.options.Checkpoint {
+		// MLX never frees the trace of a compiled function in which an op has several outputs, nor the weights in it (see
+		// fused.Kernels). A checkpoint is such an op, and so are some gradients on a GPU.
 		return nil
 	}
 	for _, f := range []struct {

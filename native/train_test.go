@@ -221,9 +221,15 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 }
 
 func TestAResumedRunIsAnUnbrokenOne(t *testing.T) {
+	for _, checkpoint := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checkpoint=%v", checkpoint), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, checkpoint) })
+	}
+}
+
+func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpoint bool) {
 	before := measure(t)
 	o := trainOptions(t)
-	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, true
+	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, checkpoint
 	whole, err := Train(t.Context(), testenv.Model(t), o)
 	require.NoError(t, err)
 	require.Len(t, whole.Losses, 9)

@@ -230,7 +230,7 @@ func (c *lossCurve) svg() string {
 	}
 	fmt.Fprintf(&b, `<text x="%g" y="%g" fill="#5d6778">iteration %g</text><text x="%g" y="%g" text-anchor="end" fill="#5d6778">%g</text>`+"\n",
 		left, top+height+18, first, left+width, top+height+18, last)
-	for _, line := range []struct {
+	for i, line := range []struct {
 		name, colour string
 		points       [][2]float64
 		width        float64
@@ -247,10 +247,8 @@ func (c *lossCurve) svg() string {
 			}
 		}
 		fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" stroke-width="%g" points="%s"/>`+"\n", line.colour, line.width, strings.Join(points, " "))
-	}
-	for i, entry := range [][2]string{{"training loss", "#6aa1f0"}, {"mean of the last 20", "#2463c5"}, {"validation loss", "#b3261e"}} {
 		fmt.Fprintf(&b, `<rect x="%g" y="%g" width="10" height="10" fill="%s"/><text x="%g" y="%g" fill="#1c2330">%s</text>`+"\n",
-			left+180*float64(i), top+height+28, entry[1], left+180*float64(i)+16, top+height+37, entry[0])
+			left+180*float64(i), top+height+28, line.colour, left+180*float64(i)+16, top+height+37, line.name)
 	}
 	b.WriteString("</svg>\n")
 	return b.String()

@@ -64,11 +64,6 @@ func TestAPlantedFaultIsFoundAndNamed(t *testing.T) {
     def sanitize(self, weights):
         return super().sanitize({k: v for k, v in weights.items() if "layers.4.post_feedforward" not in k})
 `, "layer 4", "post_feedforward_layernorm"},
-		"no norm of queries": {`        layers[1].self_attn.q_norm = nn.Identity()
-
-    def sanitize(self, weights):
-        return super().sanitize({k: v for k, v in weights.items() if "layers.1.self_attn.q_norm" not in k})
-`, "layer 1", "self_attn.q_norm"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report := compare(t, faultyModel(t, c.fault), parity.Options{Prompts: testenv.Texts(t)[:2], Tokens: 4, Rows: 2, Tolerance: 0.002})
