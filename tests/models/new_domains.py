@@ -2,7 +2,7 @@
 
     python tests/models/new_domains.py OUT [--count N]
 
-Writes OUT/train.jsonl and OUT/valid.jsonl as chats, two thirds of them of the domains that the model knows, so that it does not
+Writes OUT/train.jsonl and OUT/valid.jsonl as chats, half of them of the domains that the model knows, so that it does not
 forget them. tests/corpus/new/heldout.tsv is written by hand, comes from no frame and is never trained on.
 """
 
@@ -20,7 +20,7 @@ PROMPT = "Classify the text. Answer with one of: {labels}.\n\nText: {text}"  # t
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--count", type=int, default=6000)
+    parser.add_argument("--count", type=int, default=3000)
     args = parser.parse_args()
     sampler = corpus.Sampler(31)
     known = corpus.CORPUS
@@ -33,7 +33,7 @@ def main():
     for name, count in (("train", args.count), ("valid", 96)):
         with open(args.out / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for _ in range(count):
-                if rng.random() < 0.65:
+                if rng.random() < 0.5:
                     text, domain = sampler.pair()
                 else:
                     lang, domain = rng.choice(list(added)), rng.choice(NEW)
