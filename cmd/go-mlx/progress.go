@@ -28,7 +28,7 @@ func newBars(out io.Writer, quiet bool) *bars {
 		return nil
 	}
 	b := &bars{out: out, open: map[string]*mpb.Bar{}}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if isTerminal(out) {
 		b.progress = mpb.New(mpb.WithOutput(out), mpb.WithWidth(60))
 	}
 	return b
@@ -81,6 +81,19 @@ func (b *bars) say(e mlx.Event) {
 	case mlx.EventRestart:
 		fmt.Fprintf(b.out, "a worker ended and is replaced: %v\n", e.Err)
 	}
+}
+
+// line prints a line to out: above the bars, if out is the terminal that they are on.
+func (b *bars) line(out io.Writer, text string) {
+	if b != nil && b.progress != nil && isTerminal(out) {
+		out = b.progress
+	}
+	fmt.Fprintln(out, text)
+}
+
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // clear ends the bars that are still there, so that what follows has the terminal to itself.

@@ -97,7 +97,7 @@ func (r *trainRun) run(ctx context.Context, model string, stdout, stderr io.Writ
 	var logErr error
 	since, sum, count := 0, 0.0, 0
 	r.Progress = func(p mlx.TrainProgress) {
-		bars.show(mlx.Event{Kind: mlx.EventOutput, Label: fmt.Sprintf("training, loss %.3f", p.Loss), Done: int64(p.Iteration), Total: int64(r.Iterations)})
+		bars.show(mlx.Event{Kind: mlx.EventOutput, Label: "training", Done: int64(p.Iteration), Total: int64(r.Iterations)})
 		curve.add(p)
 		line, err := json.Marshal(p)
 		if err == nil {
@@ -108,7 +108,7 @@ func (r *trainRun) run(ctx context.Context, model string, stdout, stderr io.Writ
 		const every = 10
 		if p.Iteration/every > since || p.Validation != 0 || p.Iteration == r.Iterations {
 			if since = p.Iteration / every; !r.quiet || p.Iteration == r.Iterations {
-				fmt.Fprintln(stdout, trainLine(p, sum/float64(count)))
+				bars.line(stdout, trainLine(p, sum/float64(count)))
 			}
 			sum, count = 0, 0
 		}
