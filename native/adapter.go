@@ -40,13 +40,9 @@ type loraParameters struct {
 }
 
 func readAdapterConfig(dir string) (*adapterConfig, error) {
-	data, err := os.ReadFile(filepath.Join(dir, adapterConfigFile))
-	if err != nil {
-		return nil, fmt.Errorf("adapter: %w", err)
-	}
 	c := &adapterConfig{FineTuneType: "lora"}
-	if err := json.Unmarshal(data, c); err != nil {
-		return nil, fmt.Errorf("adapter %s: %s: %w", dir, adapterConfigFile, err)
+	if err := readJSON(filepath.Join(dir, adapterConfigFile), c); err != nil {
+		return nil, fmt.Errorf("adapter: %w", err)
 	}
 	if c.FineTuneType != "lora" {
 		return nil, fmt.Errorf("adapter %s: fine_tune_type %q: %w; the native engine has lora", dir, c.FineTuneType, engine.ErrUnsupported)
@@ -227,11 +223,12 @@ func saveAdapter(s *metal.Scope, dir string, c *adapterConfig, loras []namedLoRA
 	return writeWhole(filepath.Join(dir, adapterConfigFile), data)
 }
 
-// saveWhole saves arrays beside and renames.
+// saveWhole saves arrays beside and renames: what is moved into place is always complete.
 func saveWhole(s *metal.Scope, path string, arrays map[string]*metal.Array, metadata map[string]string) error {
-	temp := strings.TrimSuffix(path, ".safetensors") + ".partial.safetensors"
+	temp := path + ".part.safetensors" // MLX adds ".safetensors" to names without it
+	defer os.Remove(temp)
 	if err := s.SaveSafetensors(temp, arrays, metadata); err != nil {
-		return errors.Join(err, os.Remove(temp))
+		return err
 	}
 	return os.Rename(temp, path)
 }

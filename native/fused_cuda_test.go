@@ -93,12 +93,7 @@ func openFusedAndExact(t *testing.T) (fused, exact *Model) {
 func requireNear(t *testing.T, want, got []float32, bound float64, format string, args ...any) {
 	t.Helper()
 	require.Equal(t, len(want), len(got))
-	var difference, norm float64
-	for i := range want {
-		d := float64(got[i]) - float64(want[i])
-		difference, norm = difference+d*d, norm+float64(want[i])*float64(want[i])
-	}
-	relative := math.Sqrt(difference / norm)
+	relative := testenv.RelativeDifference(want, got)
 	t.Logf(format+": relative difference %.2g", append(args, relative)...)
 	if benchModel(t) == testenv.Model(t) { // many layers of random weights amplify rounding without bound
 		require.Less(t, relative, bound)

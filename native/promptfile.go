@@ -61,15 +61,9 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 		if err != nil {
 			return err
 		}
-		// MLX adds ".safetensors" to names without it; what is moved into place is always complete.
-		temporary := path + ".part.safetensors"
-		defer os.Remove(temporary)
-		if err := s.SaveSafetensors(temporary, arrays, map[string]string{
+		return saveWhole(s, path, arrays, map[string]string{
 			"format": promptFileFormat, "model": m.fingerprint, "states": string(described),
-		}); err != nil {
-			return err
-		}
-		return os.Rename(temporary, path)
+		})
 	})
 }
 

@@ -58,13 +58,7 @@ func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *eng
 	if err != nil {
 		return nil, err
 	}
-	t := &trainer{model: m, options: options, adapter: &adapterConfig{
-		Model: dir, FineTuneType: "lora", NumLayers: max(options.NumLayers, -1),
-		Parameters: loraParameters{Rank: options.Rank, Scale: options.Scale, Keys: options.Keys},
-	}}
-	if t.adapter.NumLayers == 0 {
-		t.adapter.NumLayers = -1
-	}
+	t := newTrainer(m, options)
 	defer func() { err = errors.Join(err, m.do(context.WithoutCancel(ctx), t.close)) }()
 	done := 0
 	if err := m.do(ctx, func() (err error) {
@@ -74,6 +68,17 @@ func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *eng
 		return nil, err
 	}
 	return t.run(ctx, &batchOrder{batches: batches, seed: options.Seed}, validation, done)
+}
+
+func newTrainer(m *Model, o engine.TrainOptions) *trainer {
+	blocks := o.NumLayers
+	if blocks <= 0 {
+		blocks = -1 // all
+	}
+	return &trainer{model: m, options: o, adapter: &adapterConfig{
+		Model: m.info.Path, FineTuneType: "lora", NumLayers: blocks,
+		Parameters: loraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
+	}}
 }
 
 // readData reads and batches what is trained on.

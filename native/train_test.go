@@ -53,9 +53,7 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 	batches, _, err := m.readData(o)
 	require.NoError(t, err)
 	before := measure(t)
-	tr := &trainer{model: m, options: o, adapter: &adapterConfig{
-		FineTuneType: "lora", NumLayers: o.NumLayers, Parameters: loraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
-	}}
+	tr := newTrainer(m, o)
 	require.NoError(t, m.do(t.Context(), func() (err error) {
 		s := m.lease.NewScope()
 		_, err = tr.open()
@@ -125,7 +123,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 					}
 					expected := want[kind+"."+l.layer+part]
 					require.Len(t, expected, len(got), "%s of %s%s", kind, l.layer, part)
-					largest = max(largest, relative(expected, got))
+					largest = max(largest, testenv.RelativeDifference(expected, got))
 				}
 			}
 			return nil
@@ -144,15 +142,6 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		require.Less(t, largest, 0.02)
 		return err
 	})
-}
-
-func relative(want, got []float32) float64 {
-	var difference, norm float64
-	for i := range want {
-		d := float64(got[i]) - float64(want[i])
-		difference, norm = difference+d*d, norm+float64(want[i])*float64(want[i])
-	}
-	return math.Sqrt(difference / max(norm, 1e-30))
 }
 
 func TestCheckpointsChangeNoGradient(t *testing.T) {

@@ -3,8 +3,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -61,6 +63,13 @@ func isUsage(err error) bool {
 	var work workError
 	var usage usageError
 	return !errors.As(err, &work) || errors.As(err, &usage)
+}
+
+// printJSON prints a value for people and programs.
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
 }
 
 func rootCommand() *cobra.Command {

@@ -178,9 +178,7 @@ func (r *parityRun) write(report *parity.Report, stdout io.Writer) error {
 		}
 	}
 	if r.json {
-		out := json.NewEncoder(stdout)
-		out.SetIndent("", "  ")
-		return out.Encode(report)
+		return printJSON(stdout, report)
 	}
 	return printReport(report, stdout)
 }

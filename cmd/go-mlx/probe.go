@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -79,9 +78,7 @@ func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) erro
 		}
 	}
 	if r.json {
-		out := json.NewEncoder(stdout)
-		out.SetIndent("", "  ")
-		err = out.Encode(result)
+		err = printJSON(stdout, result)
 	} else {
 		err = result.print(stdout)
 	}

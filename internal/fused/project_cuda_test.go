@@ -4,13 +4,13 @@ package fused
 
 import (
 	"fmt"
-	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: the kernel computes what MLX's products do, for any number of rows.
@@ -63,12 +63,7 @@ func near(want, got []float32, bound float64) error {
 	if len(want) != len(got) {
 		return fmt.Errorf("%d values, want %d", len(got), len(want))
 	}
-	var difference, norm float64
-	for i := range want {
-		d := float64(got[i]) - float64(want[i])
-		difference, norm = difference+d*d, norm+float64(want[i])*float64(want[i])
-	}
-	if relative := math.Sqrt(difference / norm); !(relative < bound) {
+	if relative := testenv.RelativeDifference(want, got); !(relative < bound) {
 		return fmt.Errorf("relative difference %g", relative)
 	}
 	return nil

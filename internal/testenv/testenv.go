@@ -5,6 +5,7 @@ package testenv
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,4 +108,14 @@ func CopyModel(t testing.TB) string {
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(Model(t))))
 	return dir
+}
+
+// RelativeDifference is ||got - want|| / ||want||, for arrays of one length.
+func RelativeDifference(want, got []float32) float64 {
+	var difference, norm float64
+	for i := range want {
+		d := float64(got[i]) - float64(want[i])
+		difference, norm = difference+d*d, norm+float64(want[i])*float64(want[i])
+	}
+	return math.Sqrt(difference / norm)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -152,9 +153,9 @@ func run(ctx context.Context, model, data, labelsFile, cli, only, llama, gguf st
 	return nil
 }
 
-func median(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)/2]
+func median[T cmp.Ordered](values []T) T {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 func show(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1e3) }

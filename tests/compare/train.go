@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -56,13 +55,8 @@ func compareTraining(ctx context.Context, model, data string, rounds int) error 
 		if checkpoint {
 			name += ", gradient checkpoints"
 		}
-		a, b := medianOf(native), medianOf(python)
+		a, b := median(native), median(python)
 		fmt.Printf("| %s | %.1f ms | %.1f ms | %.2f |\n", name, 1000*a, 1000*b, b/a)
 	}
 	return nil
-}
-
-func medianOf(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }

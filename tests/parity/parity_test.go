@@ -3,18 +3,16 @@
 package parity
 
 import (
-	"context"
 	"fmt"
 	"math"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native"
 )
@@ -173,29 +171,28 @@ func requireEqualLayers(t *testing.T, dir string, states int, texts []string) {
 	m, err := native.Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
 	defer m.Close()
-	var prompts [][]int32
-	for i, text := range texts {
-		if i == 0 {
+	python, err := bridge.Load(t.Context(), dir, bridge.Options{Python: testenv.Python(t)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, python.Close()) }()
+	for p, text := range texts {
+		if p == 0 {
 			text = strings.Repeat(text+" ", 8)
 		}
 		ids, err := m.Encode(t.Context(), text, true)
 		require.NoError(t, err)
-		prompts = append(prompts, ids)
-	}
-	require.Greater(t, len(prompts[0]), 80)
-	file := filepath.Join(t.TempDir(), "trace.safetensors")
-	var count int
-	testenv.RunPython(t, "trace.py", prompts, &count, dir, file)
-	require.Equal(t, len(prompts), count)
-	want := readArrays(t, file)
-	for p, ids := range prompts {
+		if p == 0 {
+			require.Greater(t, len(ids), 80)
+		}
+		want, err := python.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
+		require.NoError(t, err)
+		require.Len(t, want.Layers, states)
 		trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 		require.NoError(t, err)
 		require.Len(t, trace.Layers, states)
 		for i, got := range trace.Layers {
-			requireBitEqual(t, want[fmt.Sprintf("%d.layer.%d", p, i)], got, "prompt %d, layer %d", p, i)
+			requireBitEqual(t, want.Layers[i], got, "prompt %d, layer %d", p, i)
 		}
-		requireBitEqual(t, want[fmt.Sprintf("%d.logits", p)], trace.Logits, "prompt %d, logits", p)
+		requireBitEqual(t, want.Logits, trace.Logits, "prompt %d, logits", p)
 	}
 }
 
@@ -207,25 +204,4 @@ func requireBitEqual(t *testing.T, want, got []float32, format string, args ...a
 		largest = max(largest, math.Abs(float64(want[i]-got[i])))
 	}
 	require.Zero(t, largest, "largest difference; "+fmt.Sprintf(format, args...))
-}
-
-func readArrays(t *testing.T, file string) map[string][]float32 {
-	t.Helper()
-	lease, err := metal.Acquire()
-	require.NoError(t, err)
-	defer lease.Release(func() {})
-	out := map[string][]float32{}
-	var readErr error
-	require.NoError(t, lease.Do(context.Background(), func() {
-		s := lease.NewScope()
-		defer s.Close()
-		for name, a := range s.LoadSafetensors(file) {
-			var err error
-			if out[name], err = a.Floats(); err != nil {
-				readErr = err
-			}
-		}
-	}))
-	require.NoError(t, readErr)
-	return out
 }
