@@ -23,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -93,6 +94,8 @@ type TextModel interface {
 	Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error]
 	// Chat renders messages with the model's chat template and streams the assistant's answer.
 	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
+	// GenerateIDs is Generate for a prompt of token ids, taken as they are.
+	GenerateIDs(ctx context.Context, ids []int32, options ...GenerateOption) iter.Seq2[Token, error]
 	// Classify finds the label that fits each text best. Results come in the order of texts.
 	Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error)
 	// Embed returns a vector for each text, all of one length. Native engine only.
@@ -128,8 +131,9 @@ type Tokenizer interface {
 	Encode(ctx context.Context, text string, special bool) ([]int32, error)
 	// Decode returns the text of token ids, without special tokens.
 	Decode(ctx context.Context, ids []int32) (string, error)
-	// RenderChat renders messages with the chat template and opens the assistant's turn.
-	RenderChat(ctx context.Context, messages []Message) (string, error)
+	// RenderChat renders messages with the chat template and opens the assistant's turn. Of the options WithTools and
+	// WithTemplateArguments count.
+	RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error)
 }
 
 // model is a TextModel over either engine.
@@ -145,6 +149,10 @@ func (m *model) Generate(ctx context.Context, prompt string, options ...Generate
 
 func (m *model) Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error] {
 	return m.generate(ctx, engine.Prompt{Messages: messages}, generateOptions(options))
+}
+
+func (m *model) GenerateIDs(ctx context.Context, ids []int32, options ...GenerateOption) iter.Seq2[Token, error] {
+	return m.generate(ctx, engine.Prompt{IDs: slices.Clone(ids)}, generateOptions(options))
 }
 
 func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.GenerateOptions) iter.Seq2[Token, error] {
@@ -175,7 +183,14 @@ func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOptio
 	return m.engine.Embed(ctx, texts, o)
 }
 
-func (m *model) Tokenizer() Tokenizer { return m.engine }
+func (m *model) Tokenizer() Tokenizer { return tokens{m.engine} }
+
+// tokens is an engine as a Tokenizer.
+type tokens struct{ engine.Engine }
+
+func (t tokens) RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error) {
+	return t.Engine.RenderChat(ctx, messages, generateOptions(options))
+}
 
 func (m *model) Info() ModelInfo {
 	info := m.engine.Info()

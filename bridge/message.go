@@ -1,7 +1,7 @@
 package bridge
 
 // protocolVersion is what this side speaks; a worker's hello must carry the same.
-const protocolVersion = 2
+const protocolVersion = 3
 
 // message is every field that a worker sends, by type:
 // hello, beat, result, token, progress, cancelled, error.
@@ -33,7 +33,8 @@ type message struct {
 	Top          []topLP `msgpack:"top"`
 	Finish       string  `msgpack:"finish"`
 	PromptTokens int     `msgpack:"prompt_tokens"`
-	Segments     []pair  `msgpack:"segments"`
+	StopString   string  `msgpack:"stop_string"`
+	Segments     []piece `msgpack:"segments"`
 
 	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`
@@ -57,11 +58,18 @@ type topLP struct {
 	LogProb  float64
 }
 
-// pair is a kind of segment with its text.
-type pair struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+// piece is a segment; its calls are names with arguments, a JSON object.
+type piece struct {
+	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the piece's form
 	Kind     string
 	Text     string
+	Calls    []namedCall
+}
+
+type namedCall struct {
+	_msgpack  struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the call's form
+	Name      string
+	Arguments string
 }
 
 // Versions are those of a worker's packages, and of the protocol it speaks.
@@ -186,7 +194,9 @@ type decodeRequest struct {
 
 type renderRequest struct {
 	head
-	Messages string `msgpack:"messages"`
+	Messages          string `msgpack:"messages"`
+	Tools             string `msgpack:"tools,omitempty"`
+	TemplateArguments string `msgpack:"template_arguments,omitempty"`
 }
 
 type traceRequest struct {

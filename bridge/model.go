@@ -249,7 +249,7 @@ func (m *Model) Decode(ctx context.Context, ids []int32) (string, error) {
 }
 
 // RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(ctx context.Context, messages []engine.Message) (string, error) {
+func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
@@ -257,7 +257,11 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message) (stri
 	if err != nil {
 		return "", err
 	}
-	reply, err := m.call(ctx, &renderRequest{head: head{Type: "render"}, Messages: text})
+	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
+	if err != nil {
+		return "", err
+	}
+	reply, err := m.call(ctx, &renderRequest{head: head{Type: "render"}, Messages: text, Tools: string(options.Tools), TemplateArguments: arguments})
 	if err != nil {
 		return "", err
 	}

@@ -180,7 +180,7 @@ func TestRealErrorsHaveTheirTypes(t *testing.T) {
 	var option *engine.OptionError
 	_, err = collect(t.Context(), m, "x", o)
 	require.ErrorAs(t, err, &option)
-	_, err = m.RenderChat(t.Context(), []engine.Message{{Role: "assistant", Content: "x"}})
+	_, err = m.RenderChat(t.Context(), []engine.Message{{Role: "assistant", Content: "x"}}, engine.GenerateOptions{})
 	require.ErrorContains(t, err, "roles must alternate")
 	_, err = m.Encode(t.Context(), "\xff", true)
 	require.ErrorIs(t, err, engine.ErrInvalidUTF8)

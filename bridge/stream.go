@@ -165,12 +165,19 @@ func (m *message) token() (engine.Token, error) {
 	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
 		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
 	}
-	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, PromptTokens: m.PromptTokens}
+	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, StopString: m.StopString, PromptTokens: m.PromptTokens}
 	for _, top := range m.Top {
 		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
 	}
 	for _, segment := range m.Segments {
-		t.Segments = append(t.Segments, engine.Segment{Kind: engine.SegmentKind(segment.Kind), Text: segment.Text})
+		s := engine.Segment{Kind: engine.SegmentKind(segment.Kind), Text: segment.Text}
+		for _, call := range segment.Calls {
+			if !json.Valid([]byte(call.Arguments)) {
+				return engine.Token{}, fmt.Errorf("%w: arguments of the call %q are not JSON", errProtocol, call.Name)
+			}
+			s.Calls = append(s.Calls, engine.ToolCall{Type: "function", Function: engine.FunctionCall{Name: call.Name, Arguments: json.RawMessage(call.Arguments)}})
+		}
+		t.Segments = append(t.Segments, s)
 	}
 	return t, nil
 }

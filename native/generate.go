@@ -8,6 +8,7 @@ import (
 	"maps"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -77,17 +78,9 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
 func (m *Model) checkSupported(o engine.GenerateOptions) error {
-	for _, c := range []struct {
-		name string
-		set  bool
-	}{
-		{"Segments", o.Segments},
-	} {
-		if c.set {
-			return &engine.OptionError{Option: c.name, Reason: "the native engine does not have it; load the model with the python engine"}
-		}
-	}
 	switch {
+	case o.Segments && m.marksErr != nil:
+		return &engine.OptionError{Option: "Segments", Reason: m.marksErr.Error()}
 	case m.draft == nil && o.DraftTokens != 0:
 		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
 	case m.draft != nil && o.MaxKVSize != 0:
@@ -115,7 +108,11 @@ func templateExtras(o engine.GenerateOptions) map[string]any {
 
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
 func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token, error) bool) error {
-	text := newTextStream(m.tokenizer, st.options.Stop)
+	text := newTextStream(m.tokenizer, st.options)
+	var splitter *segment.Splitter
+	if st.options.Segments {
+		splitter = segment.NewSplitter(m.marks, m.opensReasoning(st.prompt))
+	}
 	for {
 		it, err := st.next(ctx)
 		if err != nil {
@@ -125,24 +122,27 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token, 
 			st.options.Events(*it.event)
 			continue
 		}
-		token, stopped := it.token, false
+		token := it.token
 		if !st.stops[token.ID] {
-			if token.Text, stopped, err = text.add(token.ID); err != nil {
+			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
 				return m.explain(err)
 			}
 		}
-		if stopped {
+		if token.StopString != "" {
 			token.FinishReason = engine.FinishStop
 		}
 		if token.FinishReason != "" {
 			token.PromptTokens = len(st.prompt)
-			if !stopped {
-				tail, err := text.finish()
-				if err != nil {
+			if token.StopString == "" {
+				var tail string
+				if tail, token.StopString, err = text.finish(); err != nil {
 					return m.explain(err)
 				}
 				token.Text += tail
 			}
+		}
+		if splitter != nil {
+			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
 		}
 		if !yield(token, nil) || token.FinishReason != "" {
 			return nil
@@ -156,29 +156,29 @@ type textStream struct {
 	matcher *engine.StopMatcher
 }
 
-func newTextStream(t *tokenizer.Tokenizer, stop []string) *textStream {
-	return &textStream{decoder: t.NewStreamDecoder(), matcher: engine.NewStopMatcher(stop)}
+// newTextStream keeps special tokens where the marks of segments may be some.
+func newTextStream(t *tokenizer.Tokenizer, o engine.GenerateOptions) *textStream {
+	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: engine.NewStopMatcher(o.Stop)}
 }
 
-func (t *textStream) add(id int32) (text string, stopped bool, err error) {
+func (t *textStream) add(id int32) (text, stop string, err error) {
 	piece, err := t.decoder.Add(id)
 	if err != nil {
-		return "", false, err
+		return "", "", err
 	}
-	text, stopped = t.matcher.Add(piece)
-	return text, stopped, nil
+	text, stop = t.matcher.Add(piece)
+	return text, stop, nil
 }
 
 // finish flushes what is held back. The flushed bytes may complete a stop string; it is cut off then,
 // as anywhere else.
-func (t *textStream) finish() (string, error) {
+func (t *textStream) finish() (text, stop string, err error) {
 	piece, err := t.decoder.Finish()
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	text, stopped := t.matcher.Add(piece)
-	if stopped {
-		return text, nil
+	if text, stop = t.matcher.Add(piece); stop != "" {
+		return text, stop, nil
 	}
-	return text + t.matcher.Finish(), nil
+	return text + t.matcher.Finish(), "", nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -25,6 +27,8 @@ type Model struct {
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
 	template    *tokenizer.Template // nil: the model has none
+	marks       segment.Marks
+	marksErr    error // why text cannot be split into segments
 	options     engine.NativeOptions
 	fingerprint string // with a prompt cache: tells models apart
 	counters    counters
@@ -84,7 +88,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		m.tokenizer.Close()
 		return nil, err
 	}
-	if err := m.addTokenizerEOS(dir); err != nil {
+	if err := errors.Join(m.addTokenizerEOS(dir), m.readMarks(dir)); err != nil {
 		m.closeText()
 		return nil, err
 	}
@@ -114,7 +118,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
 func (m *Model) addTokenizerEOS(dir string) error {
-	special, err := tokenizer.SpecialTokens(dir)
+	special, err := modelfiles.SpecialTokens(dir)
 	if err != nil {
 		return err
 	}
@@ -124,6 +128,34 @@ func (m *Model) addTokenizerEOS(dir string) error {
 		}
 	}
 	return nil
+}
+
+// readMarks finds what divides the model's text into segments.
+func (m *Model) readMarks(dir string) error {
+	template, err := modelfiles.ChatTemplate(dir)
+	if err != nil {
+		return err
+	}
+	m.marks, m.marksErr = segment.Infer(template, func(token string) bool {
+		_, ok := m.tokenizer.TokenID(token)
+		return ok
+	})
+	return nil
+}
+
+// opensReasoning reports whether a prompt ends inside a thought.
+func (m *Model) opensReasoning(prompt []int32) bool {
+	start, ok := m.tokenizer.TokenID(m.marks.ThinkStart)
+	if m.marks.ThinkStart == "" || !ok {
+		return false
+	}
+	end, _ := m.tokenizer.TokenID(m.marks.ThinkEnd)
+	for _, id := range slices.Backward(prompt) {
+		if id == start || id == end {
+			return id == start
+		}
+	}
+	return false
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
@@ -258,8 +290,11 @@ func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
 }
 
 // RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(_ context.Context, messages []engine.Message) (string, error) {
-	return m.renderChat(messages, nil)
+func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
+	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
+		return "", err
+	}
+	return m.renderChat(messages, templateExtras(options))
 }
 
 // renderChat gives extras to the template by name.

@@ -22,8 +22,9 @@ type Engine interface {
 	Encode(ctx context.Context, text string, special bool) ([]int32, error)
 	// Decode returns the text of token ids without special tokens.
 	Decode(ctx context.Context, ids []int32) (string, error)
-	// RenderChat applies the model's chat template and opens the assistant's turn.
-	RenderChat(ctx context.Context, messages []Message) (string, error)
+	// RenderChat applies the model's chat template and opens the assistant's turn. Of the options Tools and
+	// TemplateArguments count.
+	RenderChat(ctx context.Context, messages []Message, options GenerateOptions) (string, error)
 	Info() Info
 	Metrics(ctx context.Context) (Metrics, error)
 	// Close ends streams under way with ErrClosed and frees everything. It may be called again.
@@ -34,6 +35,8 @@ type Engine interface {
 type Message struct {
 	Role    string `json:"role"` // "system", "user", "assistant" or "tool"
 	Content string `json:"content"`
+	// Reasoning is what the assistant thought before Content, for templates that show it.
+	Reasoning string `json:"reasoning_content,omitempty"`
 	// Name, ToolCallID and ToolCalls are for templates that know tools.
 	Name       string     `json:"name,omitempty"`
 	ToolCallID string     `json:"tool_call_id,omitempty"`
@@ -85,10 +88,12 @@ const (
 	SegmentTool      SegmentKind = "tool"      // a tool call, in the model's own notation
 )
 
-// Segment is a piece of text of one kind.
+// Segment is a piece of text of one kind. One of kind tool comes whole, with the calls that its text makes; none, if the
+// text is not in the model's notation for calls.
 type Segment struct {
-	Kind SegmentKind
-	Text string
+	Kind  SegmentKind
+	Text  string
+	Calls []ToolCall // without ids
 }
 
 // Token is one generated token.
@@ -105,6 +110,8 @@ type Token struct {
 	TopLogProbs []TokenLogProb
 	// FinishReason is set on the last token of a stream and empty before.
 	FinishReason FinishReason
+	// StopString is, on the last token, the stop string that ended the stream; "" for every other end.
+	StopString string
 	// PromptTokens is the number of prompt tokens. It is set on the last token.
 	PromptTokens int
 	// Segments is, with the Segments option, the text that became certain with this token by kind, without

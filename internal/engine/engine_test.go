@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -108,15 +109,15 @@ func TestStopMatcherFindsWhatAWholeSearchFinds(t *testing.T) {
 		want, found := whole, false
 		// A stream ends at the first piece that completes a stop string; the earliest start counts there.
 		m := NewStopMatcher(stops)
-		got, stopped := "", false
+		got, stop := "", ""
 		end := 0
-		for rest := whole; rest != "" && !stopped; {
+		for rest := whole; rest != "" && stop == ""; {
 			n := min(len(rest), rng.IntN(4)+1)
 			var text string
-			text, stopped = m.Add(rest[:n])
+			text, stop = m.Add(rest[:n])
 			got, rest, end = got+text, rest[n:], end+n
 		}
-		if !stopped {
+		if stop == "" {
 			got += m.Finish()
 		}
 		first := -1
@@ -128,16 +129,19 @@ func TestStopMatcherFindsWhatAWholeSearchFinds(t *testing.T) {
 		if found {
 			want = whole[:first]
 		}
-		require.Equal(t, found, stopped, fmt.Sprintf("%q in %q", stops, whole))
+		if found {
+			require.True(t, strings.HasPrefix(whole[first:], stop) && slices.Contains(stops, stop))
+		}
+		require.Equal(t, found, stop != "", fmt.Sprintf("%q in %q", stops, whole))
 		require.Equal(t, want, got, fmt.Sprintf("%q in %q", stops, whole))
 	}
 }
 
 func TestStopMatcherWithoutStopsHoldsNothingBack(t *testing.T) {
 	m := NewStopMatcher(nil)
-	text, stopped := m.Add("abc")
+	text, stop := m.Add("abc")
 	require.Equal(t, "abc", text)
-	require.False(t, stopped)
+	require.Empty(t, stop)
 	require.Empty(t, m.Finish())
 }
 

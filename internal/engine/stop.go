@@ -12,22 +12,22 @@ type StopMatcher struct {
 // NewStopMatcher looks for any of the stop strings; with none, text passes through.
 func NewStopMatcher(stops []string) *StopMatcher { return &StopMatcher{stops: stops} }
 
-// Add takes the next piece. It returns the text before the earliest stop string and whether one was
+// Add takes the next piece. It returns the text before the earliest stop string, and that string; "" if none was
 // found.
-func (m *StopMatcher) Add(piece string) (text string, stopped bool) {
+func (m *StopMatcher) Add(piece string) (text, stop string) {
 	if len(m.stops) == 0 {
-		return piece, false
+		return piece, ""
 	}
 	buffer := m.held + piece
 	first := -1
-	for _, stop := range m.stops {
-		if i := strings.Index(buffer, stop); i >= 0 && (first < 0 || i < first) {
-			first = i
+	for _, s := range m.stops {
+		if i := strings.Index(buffer, s); i >= 0 && (first < 0 || i < first) {
+			first, stop = i, s
 		}
 	}
 	if first >= 0 {
 		m.held = ""
-		return buffer[:first], true
+		return buffer[:first], stop
 	}
 	keep := 0
 	for _, stop := range m.stops {
@@ -39,7 +39,7 @@ func (m *StopMatcher) Add(piece string) (text string, stopped bool) {
 		}
 	}
 	text, m.held = buffer[:len(buffer)-keep], buffer[len(buffer)-keep:]
-	return text, false
+	return text, ""
 }
 
 // Finish returns the text held back.

@@ -127,7 +127,7 @@ func (r *run) text(ctx context.Context) error {
 		}
 		if template {
 			textA, textB, err = both(r, func(e Engine) (string, error) {
-				return e.RenderChat(ctx, []engine.Message{{Role: "user", Content: prompt}})
+				return e.RenderChat(ctx, []engine.Message{{Role: "user", Content: prompt}}, engine.GenerateOptions{})
 			})
 			if errors.Is(err, engine.ErrNoChatTemplate) {
 				template = false

@@ -10,18 +10,21 @@ import (
 // what is left.
 type StreamDecoder struct {
 	tokenizer *Tokenizer
+	skip      bool    // special tokens
 	ids       []int32 // what is decoded together: the piece under way and the one before it
 	given     int     // bytes of the decoded window that were given out
 	settled   int     // ids of the window whose text was given out
 }
 
-// NewStreamDecoder starts an empty stream. Special tokens give no text.
-func (t *Tokenizer) NewStreamDecoder() *StreamDecoder { return &StreamDecoder{tokenizer: t} }
+// NewStreamDecoder starts an empty stream. With skipSpecial, special tokens give no text.
+func (t *Tokenizer) NewStreamDecoder(skipSpecial bool) *StreamDecoder {
+	return &StreamDecoder{tokenizer: t, skip: skipSpecial}
+}
 
 // Add takes the next id and returns the text that is certain by now.
 func (d *StreamDecoder) Add(id int32) (string, error) {
 	d.ids = append(d.ids, id)
-	text, err := d.tokenizer.Decode(d.ids, true)
+	text, err := d.tokenizer.Decode(d.ids, d.skip)
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +39,7 @@ func (d *StreamDecoder) Add(id int32) (string, error) {
 	// in front of the next one. Its text alone tells how many bytes to pass over.
 	d.ids = d.ids[d.settled:]
 	d.settled = len(d.ids)
-	head, err := d.tokenizer.Decode(d.ids, true)
+	head, err := d.tokenizer.Decode(d.ids, d.skip)
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +49,7 @@ func (d *StreamDecoder) Add(id int32) (string, error) {
 
 // Finish returns the text held back, with U+FFFD for bytes that never became a character.
 func (d *StreamDecoder) Finish() (string, error) {
-	text, err := d.tokenizer.Decode(d.ids, true)
+	text, err := d.tokenizer.Decode(d.ids, d.skip)
 	if err != nil {
 		return "", err
 	}

@@ -9,9 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
+
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // ErrNoTemplate is returned for a model folder without a chat template.
@@ -24,92 +24,20 @@ type Template struct {
 	special map[string]string // bos_token and the like, visible in the template
 }
 
-// specialNames are the tokens of tokenizer_config.json that templates may name.
-var specialNames = []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
-
-// SpecialTokens reads the named tokens (bos_token, eos_token, ...) of tokenizer_config.json. A folder
-// without that file has none.
-func SpecialTokens(dir string) (map[string]string, error) {
-	config, err := readTokenizerConfig(dir)
-	if err != nil {
-		return nil, err
-	}
-	special := map[string]string{}
-	for _, name := range specialNames {
-		if token, ok := specialToken(config[name]); ok {
-			special[name] = token
-		}
-	}
-	return special, nil
-}
-
-func readTokenizerConfig(dir string) (map[string]json.RawMessage, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "tokenizer_config.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var config map[string]json.RawMessage
-	if err := json.Unmarshal(data, &config); err != nil {
-		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
-	}
-	return config, nil
-}
-
-// LoadTemplate reads the chat template of a model folder: chat_template.jinja, or chat_template in
-// tokenizer_config.json (a string, or a list of named ones of which "default" is used).
+// LoadTemplate compiles the chat template of a model folder.
 func LoadTemplate(dir string) (*Template, error) {
-	special, err := SpecialTokens(dir)
+	special, err := modelfiles.SpecialTokens(dir)
 	if err != nil {
 		return nil, err
 	}
-	source, err := os.ReadFile(filepath.Join(dir, "chat_template.jinja"))
-	if err == nil {
-		return NewTemplate(string(source), special)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	config, err := readTokenizerConfig(dir)
+	source, err := modelfiles.ChatTemplate(dir)
 	if err != nil {
 		return nil, err
 	}
-	text, ok := templateSource(config["chat_template"])
-	if !ok {
+	if source == "" {
 		return nil, ErrNoTemplate
 	}
-	return NewTemplate(text, special)
-}
-
-// specialToken reads a token given as a string or as an AddedToken object.
-func specialToken(raw json.RawMessage) (string, bool) {
-	var text string
-	if json.Unmarshal(raw, &text) == nil && len(raw) > 0 {
-		return text, text != ""
-	}
-	var added struct{ Content string }
-	if json.Unmarshal(raw, &added) == nil {
-		return added.Content, added.Content != ""
-	}
-	return "", false
-}
-
-func templateSource(raw json.RawMessage) (string, bool) {
-	var text string
-	if json.Unmarshal(raw, &text) == nil && text != "" {
-		return text, true
-	}
-	var named []struct{ Name, Template string }
-	if json.Unmarshal(raw, &named) == nil {
-		for _, t := range named {
-			if t.Name == "default" {
-				return t.Template, true
-			}
-		}
-	}
-	return "", false
+	return NewTemplate(source, special)
 }
 
 // NewTemplate compiles a Jinja chat template. The caller closes it.

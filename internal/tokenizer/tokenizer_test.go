@@ -105,7 +105,7 @@ func TestStreamedPiecesAreTheWholeText(t *testing.T) {
 		whole, err := tok.Decode(ids, true)
 		require.NoError(t, err)
 		var got strings.Builder
-		d := tok.NewStreamDecoder()
+		d := tok.NewStreamDecoder(true)
 		for i, id := range ids {
 			piece, err := d.Add(id)
 			require.NoError(t, err)
@@ -124,7 +124,7 @@ func TestStreamEndsInTheMiddleOfACharacter(t *testing.T) {
 	tok := load(t)
 	ids, err := tok.Encode("x语", false)
 	require.NoError(t, err)
-	d := tok.NewStreamDecoder()
+	d := tok.NewStreamDecoder(true)
 	var got string
 	for _, id := range ids[:len(ids)-1] {
 		piece, err := d.Add(id)
@@ -272,7 +272,7 @@ func FuzzDecodeNeverFails(f *testing.F) {
 	tok := load(f)
 	f.Add([]byte{1, 2, 3, 200, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d := tok.NewStreamDecoder()
+		d := tok.NewStreamDecoder(true)
 		for i := 0; i+1 < len(b); i += 2 {
 			if _, err := d.Add(int32(b[i])<<5 | int32(b[i+1])&31); err != nil {
 				t.Fatal(err)

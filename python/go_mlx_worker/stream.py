@@ -1,5 +1,7 @@
 """One generation's own state, however its tokens are made."""
 
+import json
+
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
 
@@ -29,7 +31,7 @@ class Stream:
         # Markers of reasoning and tool calls are special tokens of many vocabularies.
         self._decoder = StreamDecoder(loaded.tokenizer, skip_special=not request["segments"])
         self._matcher = StopMatcher(request["stop"])
-        self._segments = Segments(loaded.tokenizer, self.prompt) if request["segments"] else None
+        self._segments = Segments(loaded.tokenizer, self.prompt, request.get("tools")) if request["segments"] else None
         self._logprobs, self._top = request["logprobs"], request["top_logprobs"]
         self._special = list(loaded.tokenizer.eos_token_ids) + loaded.encode("\n", special=False)
         resumed = request.get("resume") or []
@@ -71,7 +73,7 @@ class Stream:
 
     def _add(self, token, count, message):
         """Fills in text and finish of the count-th token."""
-        text, stopped = "", False
+        text, stopped = "", ""
         if token in self._ends:
             message["finish"] = "stop"
         else:
@@ -83,7 +85,10 @@ class Stream:
         if "finish" in message and not stopped:
             tail, cut = self._matcher.add(self._decoder.finish())
             text += tail if cut else tail + self._matcher.finish()
+            stopped = cut
         message["text"] = text
+        if stopped:
+            message["stop_string"] = stopped
         if self._segments:
             message["segments"] = self._segments.add(text, last="finish" in message)
 
@@ -96,20 +101,52 @@ class Stream:
 
 
 class Segments:
-    """Splits text into [kind, text] pairs: "normal", "reasoning" and "tool", as mlx-lm knows the markers
-    of the tokenizer. The markers are not part of any text."""
+    """Splits text into [kind, text, calls]: "normal", "reasoning" and "tool", as mlx-lm knows the markers of the
+    tokenizer. The markers are not part of any text. A tool segment comes whole; calls are the [name, arguments]
+    that mlx-lm's parser finds in it, arguments as JSON, and none where it finds no call."""
 
-    def __init__(self, tokenizer, prompt):
+    def __init__(self, tokenizer, prompt, tools):
         self._machine = make_text_state_machine(tokenizer)
+        self._parse, self._tools = tokenizer.tool_parser, json.loads(tools or "null")
         initial = "normal"
         # Some templates open the reasoning themselves.
         if tokenizer.has_thinking and tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt):
             initial = "reasoning"
         self._state = self._machine.make_state(initial)
+        self._tool = ""
 
     def add(self, text, last):
         self._state, segments = self._machine.split(self._state, text)
+        # A segment that another one follows has ended.
+        ended = [True] * (len(segments) - 1) + [last]
         if last:
-            self._state, rest, kind = self._machine.flush(self._state)
-            segments.append((kind, rest))
-        return [[kind or "normal", piece] for kind, piece in segments if piece]
+            self._state, rest, _ = self._machine.flush(self._state)
+            segments[-1] = (segments[-1][0], segments[-1][1] + rest)
+        out = []
+        for (kind, piece), whole in zip(segments, ended):
+            kind = kind or "normal"
+            if kind != "tool":
+                if piece:
+                    out.append([kind, piece, []])
+                continue
+            self._tool += piece
+            if whole and self._tool:
+                out.append([kind, self._tool, self._calls(self._tool)])
+                self._tool = ""
+        return out
+
+    def _calls(self, text):
+        try:
+            found = self._parse(text, self._tools)
+            return [_call(c) for c in (found if isinstance(found, list) else [found])]
+        except Exception:  # what a model writes need not be a call
+            return []
+
+
+def _call(found):
+    arguments = found.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(arguments, dict) or not isinstance(found["name"], str):
+        raise ValueError("not a call")
+    return [found["name"], json.dumps(arguments, ensure_ascii=False)]

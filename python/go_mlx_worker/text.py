@@ -38,20 +38,21 @@ class StopMatcher:
         self._stops, self._held = stops, ""
 
     def add(self, piece):
-        """(text before the earliest stop string, whether one was found)"""
+        """(text before the earliest stop string, that string or "")"""
         if not self._stops:
-            return piece, False
+            return piece, ""
         buffer = self._held + piece
-        found = [i for i in (buffer.find(stop) for stop in self._stops) if i >= 0]
+        found = [(i, n) for n, i in enumerate(buffer.find(stop) for stop in self._stops) if i >= 0]
         if found:
             self._held = ""
-            return buffer[: min(found)], True
+            at, n = min(found)
+            return buffer[:at], self._stops[n]
         keep = max(
             (n for stop in self._stops for n in range(1, len(stop)) if buffer.endswith(stop[:n])),
             default=0,
         )
         self._held = buffer[len(buffer) - keep :]
-        return buffer[: len(buffer) - keep], False
+        return buffer[: len(buffer) - keep], ""
 
     def finish(self):
         held, self._held = self._held, ""

@@ -6,20 +6,13 @@ Everything comes from one seed. MLX's CPU wheel links the reference BLAS; with D
 libopenblas0-pthread installed the script preloads it and takes a few minutes on 2 cores.
 """
 
+import preload  # noqa: F401  first: it may start the program again
+
 import argparse
-import os
-import sys
-import time
-from pathlib import Path
-
-OPENBLAS = "/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0"
-if os.path.exists(OPENBLAS) and "LD_PRELOAD" not in os.environ:
-    # One BLAS thread: attention's matrices are so small that waking a second one costs ten times more.
-    settings = {"LD_PRELOAD": OPENBLAS, "OPENBLAS_NUM_THREADS": "1"}
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
-
 import json
 import random
+import time
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -199,6 +199,11 @@ class Thinking:
     has_tool_calling, tool_call_start, tool_call_end = True, "<tool>", "</tool>"
     structural_markers, response_transitions = [], {}
 
+    @staticmethod
+    def tool_parser(text, tools):
+        name, _, argument = text.partition("(")
+        return {"name": name, "arguments": {"x": int(argument.removesuffix(")"))}}
+
     def __init__(self, opened=False):
         self._opened = opened
 
@@ -215,17 +220,22 @@ class Segmenting(unittest.TestCase):
         want = {"normal": "hi yes <thin", "reasoning": "is 1<2?", "tool": "f(1)"}
         rng = random.Random(4)
         for _ in range(200):
-            segments, got, rest = Segments(Thinking(), []), {}, text
+            segments, got, rest = Segments(Thinking(), [], None), {}, text
             while rest:
                 n = rng.randint(1, 9)
-                for kind, piece in segments.add(rest[:n], last=n >= len(rest)):
+                for kind, piece, calls in segments.add(rest[:n], last=n >= len(rest)):
                     got[kind] = got.get(kind, "") + piece
+                    self.assertEqual(calls, [["f", '{"x": 1}']] if kind == "tool" else [])
                 rest = rest[n:]
             self.assertEqual(got, want)
 
     def test_templates_may_open_the_reasoning(self):
-        segments = Segments(Thinking(opened=True), [1, 2, 3])
-        self.assertEqual(segments.add("so</think>yes", last=True), [["reasoning", "so"], ["normal", "yes"]])
+        segments = Segments(Thinking(opened=True), [1, 2, 3], None)
+        self.assertEqual(segments.add("so</think>yes", last=True), [["reasoning", "so", []], ["normal", "yes", []]])
+
+    def test_what_is_no_call_is_text(self):
+        segments = Segments(Thinking(), [], None)
+        self.assertEqual(segments.add("<tool>f(", last=True), [["tool", "f(", []]])
 
 
 class Prompts(unittest.TestCase):

@@ -1,0 +1,82 @@
+// Package segment splits generated text into reasoning, tool calls and the rest, by the marks that mlx-lm knows for a
+// model. The native engine uses it; the python engine has mlx-lm's own.
+package segment
+
+import (
+	"fmt"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Marks are the texts around reasoning and around tool calls; the zero Marks divide nothing.
+type Marks struct {
+	ThinkStart, ThinkEnd string // both empty for a model that does not reason
+	ToolStart, ToolEnd   string // both empty for a model whose template knows no calls
+
+	parse func(text string) ([]engine.ToolCall, error)
+}
+
+// thinking are marks that are single tokens of a vocabulary, as in mlx-lm's tokenizer_utils.py.
+var thinking = [][2]string{
+	{"<think>", "</think>"},
+	{"<longcat_think>", "</longcat_think>"},
+	{"<|think:start|>", "<|think:end|>"},
+}
+
+// notations are the tool calls that this package can read.
+var notations = map[string]Marks{
+	"json_tools":     {ToolStart: "<tool_call>", ToolEnd: "</tool_call>", parse: parseJSON},
+	"function_gemma": {ToolStart: "<start_function_call>", ToolEnd: "<end_function_call>", parse: parseFunctionGemma},
+}
+
+// Infer finds the marks of a model in its chat template and vocabulary. It fails for a notation of tool calls that
+// mlx-lm can read and this package cannot.
+func Infer(template string, inVocabulary func(token string) bool) (Marks, error) {
+	var marks Marks
+	if name := notation(template); name != "" {
+		var known bool
+		if marks, known = notations[name]; !known {
+			return Marks{}, fmt.Errorf("the native engine cannot read tool calls in the notation %q of this model's chat template; the python engine can", name)
+		}
+	}
+	for _, t := range thinking {
+		if inVocabulary(t[0]) && inVocabulary(t[1]) {
+			marks.ThinkStart, marks.ThinkEnd = t[0], t[1]
+			break
+		}
+	}
+	return marks, nil
+}
+
+// notation names a template's notation of tool calls as mlx-lm does; "" for none.
+func notation(template string) string {
+	has := func(text string) bool { return strings.Contains(template, text) }
+	switch {
+	case has("<minimax:tool_call>"):
+		return "minimax_m2"
+	case has("<|tool_call>") && has("<tool_call|>"):
+		return "gemma4"
+	case has("<start_function_call>"):
+		return "function_gemma"
+	case has("<longcat_tool_call>"):
+		return "longcat"
+	case has("<arg_key>"):
+		return "glm47"
+	case has("<|tool_list_start|>") || has("<|tool_call_start|>"):
+		return "pythonic"
+	case has(`<tool_call>\n<function=`) || has("<tool_call>\n<function="):
+		return "qwen3_coder"
+	case has("<|tool_calls_section_begin|>"):
+		return "kimi_k2"
+	case has(`<function name="`) && has(`<param name="`):
+		return "minicpm5"
+	case has("[TOOL_CALLS]"):
+		return "mistral"
+	case has("<atem:function_calls>"):
+		return "muse_spark"
+	case has("<tool_call>") && has("tool_call.name"):
+		return "json_tools"
+	}
+	return ""
+}
