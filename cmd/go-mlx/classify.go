@@ -60,9 +60,9 @@ label, its probability and its margin over the second best label are printed, an
 }
 
 func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
-	labels, err := readLabels(r.labelsFile)
+	labels, err := readLines(r.labelsFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("labels: %w", err)
 	}
 	if r.scores && !r.json {
 		return usageError{errors.New("--scores goes with --json")}
@@ -129,18 +129,19 @@ func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string,
 	return mlx.Calibrate(ctx, m, labelled, labels, options...)
 }
 
-func readLabels(path string) ([]string, error) {
+// readLines are a file's lines that are not empty.
+func readLines(path string) ([]string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("labels: %w", err)
+		return nil, err
 	}
-	var labels []string
+	var lines []string
 	for line := range strings.Lines(string(data)) {
-		if label := strings.TrimSpace(line); label != "" {
-			labels = append(labels, label)
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
 		}
 	}
-	return labels, nil
+	return lines, nil
 }
 
 // line is one input line with a text.

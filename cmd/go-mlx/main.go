@@ -75,11 +75,11 @@ func printJSON(out io.Writer, value any) error {
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "go-mlx",
-		Short:         "Run MLX language models: classify, generate and embed text",
+		Short:         "Run MLX language models: classify, generate, embed and serve",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), trainCommand(), convertCommand())
+	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand())
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,9 +12,8 @@ import (
 	mlx "forge.lthn.ai/core/go-mlx"
 )
 
-// modelFlags are the flags of every command that loads a model.
-type modelFlags struct {
-	path    string
+// loadFlags say how models are loaded.
+type loadFlags struct {
 	engine  string
 	python  string
 	workers int
@@ -27,13 +27,10 @@ type modelFlags struct {
 	exact               bool
 	stall               time.Duration
 	online              bool
-
-	bars *bars
 }
 
-func (f *modelFlags) add(cmd *cobra.Command) {
+func (f *loadFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVarP(&f.path, "model", "m", "", "model folder (required)")
 	flags.StringVarP(&f.engine, "engine", "e", "auto", "auto, native or python")
 	flags.StringVar(&f.python, "python", "", "Python interpreter with mlx-lm (python engine)")
 	flags.IntVar(&f.workers, "workers", 0, "worker processes (python engine)")
@@ -47,13 +44,35 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.stall, "stall-timeout", 0, "when a worker without progress counts as hung (python engine)")
 	flags.BoolVar(&f.online, "online", false, "let the worker's libraries use the network (python engine)")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr but errors")
-	_ = cmd.MarkFlagRequired("model")
 }
 
-// load loads the model and says on stderr which engine runs it, and why.
-func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {
-	f.bars = newBars(stderr, f.quiet)
-	options := []mlx.LoadOption{mlx.WithEngine(mlx.Engine(f.engine)), mlx.WithLoadEvents(f.bars.show)}
+// set sets one of the flags that may differ between models.
+func (f *loadFlags) set(key, value string) error {
+	number := func(into *int) (err error) {
+		if *into, err = strconv.Atoi(value); err != nil {
+			return fmt.Errorf("%s=%s: %w", key, value, err)
+		}
+		return nil
+	}
+	switch key {
+	case "engine":
+		f.engine = value
+	case "adapter":
+		f.adapter = value
+	case "draft":
+		f.draft = value
+	case "workers":
+		return number(&f.workers)
+	case "batch":
+		return number(&f.batch)
+	default:
+		return fmt.Errorf("unknown setting %q; there are engine, adapter, draft, workers and batch", key)
+	}
+	return nil
+}
+
+func (f *loadFlags) options() []mlx.LoadOption {
+	options := []mlx.LoadOption{mlx.WithEngine(mlx.Engine(f.engine))}
 	given := func(set bool, option mlx.LoadOption) {
 		if set {
 			options = append(options, option)
@@ -70,6 +89,26 @@ func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel,
 	given(f.exact, mlx.WithExact())
 	given(f.stall != 0, mlx.WithStallTimeout(f.stall))
 	given(f.online, mlx.WithOnline())
+	return options
+}
+
+// modelFlags are the flags of commands that load one model.
+type modelFlags struct {
+	loadFlags
+	path string
+	bars *bars
+}
+
+func (f *modelFlags) add(cmd *cobra.Command) {
+	f.loadFlags.add(cmd)
+	cmd.Flags().StringVarP(&f.path, "model", "m", "", "model folder (required)")
+	_ = cmd.MarkFlagRequired("model")
+}
+
+// load loads the model and says on stderr which engine runs it, and why.
+func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {
+	f.bars = newBars(stderr, f.quiet)
+	options := append(f.options(), mlx.WithLoadEvents(f.bars.show))
 	start := time.Now()
 	m, err := mlx.LoadModelContext(ctx, f.path, options...)
 	f.bars.clear()

@@ -78,12 +78,12 @@ func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Wri
 	}
 	r.options.Prompts = parityPrompts
 	if r.prompts != "" {
-		if r.options.Prompts, err = readLabels(r.prompts); err != nil {
+		if r.options.Prompts, err = readLines(r.prompts); err != nil {
 			return err
 		}
 	}
 	if r.labels != "" {
-		if r.options.Labels, err = readLabels(r.labels); err != nil {
+		if r.options.Labels, err = readLines(r.labels); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/registry"
+	"forge.lthn.ai/core/go-mlx/internal/server"
+)
+
+// keysVariable may hold API keys, separated by commas: a command line can be read by everyone on the machine.
+const keysVariable = "GO_MLX_API_KEYS"
+
+type serveRun struct {
+	loadFlags
+	models, keys, origins, hosts []string
+	modelsDir, keyFile           string
+	host                         string
+	port                         int
+	ttl, drain                   time.Duration
+	requestTimeout, writeTimeout time.Duration
+	weights, maxBody, store      int64 // MiB
+	maxRequests, maxTokens       int
+	preload                      bool
+	noPage                       bool
+	logFormat, logLevel          string
+	otlp                         string
+}
+
+func serveCommand() *cobra.Command {
+	run := &serveRun{}
+	cmd := &cobra.Command{
+		Use:   "serve --model [NAME=]DIR[,KEY=VALUE...] ...",
+		Short: "Serve models over HTTP, with a chat page",
+		Long: `Serve models over HTTP: the chat, completions, embeddings and responses APIs of OpenAI, Anthropic's messages API,
+/v1/classify, and a chat page at http://localhost:8090/.
+
+A model is a folder, with a name for requests; without one the folder's name is taken. KEY=VALUE sets for one model what
+the flags set for all: engine, adapter, draft, workers, batch.
+
+  go-mlx serve --model /models/gemma-3-1b
+  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m
+
+A model is loaded when it is first asked for. API keys are read from --api-key-file (one a line), from the environment
+variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run.run(cmd.Context(), cmd.Root().Version, cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&run.models, "model", "m", nil, "model to serve; may be given again")
+	flags.StringVar(&run.modelsDir, "models-dir", "", "serve every model folder in this folder")
+	flags.StringVar(&run.host, "host", "127.0.0.1", "address to listen on; others than loopback need API keys")
+	flags.IntVarP(&run.port, "port", "p", 8090, "port to listen on; 0 for any free one")
+	flags.StringArrayVar(&run.keys, "api-key", nil, "API key that clients must give; may be given again")
+	flags.StringVar(&run.keyFile, "api-key-file", "", "file of API keys, one a line")
+	flags.StringArrayVar(&run.origins, "cors-origin", nil, "web origin whose pages may ask, e.g. https://example.com; may be given again")
+	flags.StringArrayVar(&run.hosts, "allowed-host", nil, "name in the Host header to answer to, besides localhost; may be given again")
+	flags.DurationVar(&run.ttl, "ttl", 0, "close a model that had no requests for so long; 0 keeps it")
+	flags.Int64Var(&run.weights, "weights-budget", 0, "MiB of weights that may be loaded together; 0 for no limit")
+	flags.BoolVar(&run.preload, "preload", false, "load all models before the first request")
+	flags.IntVar(&run.maxRequests, "max-requests", 256, "requests at once; one more gets 429")
+	flags.Int64Var(&run.maxBody, "max-body", 8, "MiB of a request")
+	flags.IntVar(&run.maxTokens, "max-tokens", 2048, "tokens of an answer whose request sets no limit")
+	flags.Int64Var(&run.store, "store", 64, "MiB of conversations kept for the responses API")
+	flags.DurationVar(&run.requestTimeout, "request-timeout", 10*time.Minute, "time for a whole request; 0 for no limit")
+	flags.DurationVar(&run.writeTimeout, "write-timeout", time.Minute, "time for a client to take what was sent; 0 for no limit")
+	flags.DurationVar(&run.drain, "drain", 30*time.Second, "time for requests under way when the server is told to end")
+	flags.BoolVar(&run.noPage, "no-page", false, "no chat page")
+	flags.StringVar(&run.logFormat, "log-format", "text", "text or json")
+	flags.StringVar(&run.logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&run.otlp, "otlp", "", "send OpenTelemetry traces to this OTLP/HTTP address, e.g. http://localhost:4318")
+	cmd.MarkFlagsOneRequired("model", "models-dir")
+	return cmd
+}
+
+func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (err error) {
+	log, err := r.logger(stderr)
+	if err != nil {
+		return err
+	}
+	keys, err := r.apiKeys()
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(r.host); r.host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(keys) == 0 {
+		return usageError{fmt.Errorf("--host %s lets others ask: give API keys (--api-key-file or %s)", r.host, keysVariable)}
+	}
+	models, err := r.registry(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, models.Close()) }()
+	config := server.Config{
+		Models: models, Log: log, APIKeys: keys, CORSOrigins: r.origins, AllowedHosts: r.hosts, MaxBody: r.maxBody << 20,
+		MaxRequests: r.maxRequests, MaxTokens: r.maxTokens, RequestTimeout: r.requestTimeout, WriteTimeout: r.writeTimeout,
+		StoreBytes: r.store << 20, Page: !r.noPage, Version: version,
+	}
+	if r.otlp != "" {
+		provider, err := newTracer(ctx, r.otlp, version)
+		if err != nil {
+			return fmt.Errorf("--otlp: %w", err)
+		}
+		defer func() {
+			patience, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if err := provider.Shutdown(patience); err != nil {
+				log.Warn("traces were lost", "error", err)
+			}
+		}()
+		config.Tracer = provider
+	}
+	s, err := server.New(config)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(r.host, fmt.Sprint(r.port)))
+	if err != nil {
+		return fmt.Errorf("%w; --port chooses another port", err)
+	}
+	for _, name := range models.Names() {
+		log.Info("model", "name", name)
+	}
+	log.Info("serving", "address", "http://"+listener.Addr().String()+"/")
+	if r.preload {
+		if err := preload(ctx, models); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+	return s.Serve(ctx, listener, r.drain)
+}
+
+// preload loads all models, one after the other.
+func preload(ctx context.Context, models *registry.Registry) error {
+	for _, name := range models.Names() {
+		lease, err := models.Acquire(ctx, name)
+		if err != nil {
+			return err
+		}
+		lease.Release()
+	}
+	return nil
+}
+
+func (r *serveRun) logger(stderr io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(r.logLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
+	}
+	if r.quiet {
+		level = slog.LevelError
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch r.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(stderr, options)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %q; there are text and json", r.logFormat)}
+}
+
+// apiKeys reads keys from everywhere.
+func (r *serveRun) apiKeys() ([]string, error) {
+	all := append(strings.Split(os.Getenv(keysVariable), ","), r.keys...)
+	if r.keyFile != "" {
+		lines, err := readLines(r.keyFile)
+		if err != nil {
+			return nil, err
+		}
+		if len(lines) == 0 {
+			return nil, fmt.Errorf("%s holds no key", r.keyFile)
+		}
+		all = append(all, lines...)
+	}
+	var keys []string
+	for _, key := range all {
+		if key = strings.TrimSpace(key); key != "" {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+// registry reads the models of the command line.
+func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
+	specs := r.models
+	if r.modelsDir != "" {
+		found, err := filepath.Glob(filepath.Join(r.modelsDir, "*", "config.json"))
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--models-dir: %w", err)}
+		}
+		if len(found) == 0 {
+			return nil, fmt.Errorf("no folder in %s has a config.json", r.modelsDir)
+		}
+		for _, config := range found {
+			specs = append(specs, filepath.Dir(config))
+		}
+	}
+	var models []registry.Model
+	for _, spec := range specs {
+		m, err := r.model(spec)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--model %s: %w", spec, err)}
+		}
+		models = append(models, m)
+	}
+	return registry.New(models, registry.Options{TTL: r.ttl, Budget: r.weights << 20, Events: func(name string, e mlx.Event) {
+		if e.Kind == mlx.EventRestart {
+			log.Warn("a worker ended and is replaced", "model", name, "error", e.Err)
+		}
+	}})
+}
+
+// model reads [NAME=]DIR[,KEY=VALUE...].
+func (r *serveRun) model(spec string) (registry.Model, error) {
+	dir, settings, _ := strings.Cut(spec, ",")
+	name, path, named := strings.Cut(dir, "=")
+	if !named {
+		path = dir
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return registry.Model{}, err
+	}
+	if !named {
+		name = filepath.Base(path)
+	}
+	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
+		return registry.Model{}, fmt.Errorf("not a model folder: %w", err)
+	}
+	own := r.loadFlags
+	for setting := range strings.SplitSeq(settings, ",") {
+		if settings == "" {
+			break
+		}
+		key, value, _ := strings.Cut(setting, "=")
+		if err := own.set(key, value); err != nil {
+			return registry.Model{}, err
+		}
+	}
+	return registry.Model{Name: name, Path: path, Options: own.options()}, nil
+}
+
+// newTracer sends spans in batches to an OTLP collector.
+func newTracer(ctx context.Context, address, version string) (*sdktrace.TracerProvider, error) {
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(address))
+	if err != nil {
+		return nil, err
+	}
+	return sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(
+		resource.NewSchemaless(semconv.ServiceName("go-mlx"), semconv.ServiceVersion(version)))), nil
+}

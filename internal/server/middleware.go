@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Headers of answers.
+const (
+	headerEngine    = "X-Go-MLX-Engine"        // "native" or "python"
+	headerReason    = "X-Go-MLX-Engine-Reason" // why that one
+	headerRequestID = "X-Request-Id"
+)
+
+// handler answers a request or says why not. It returns an error only while nothing is written.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// visit is what is told of a request in logs and metrics when it is over.
+type visit struct {
+	id, model, engine string
+	status            int
+	firstToken        time.Duration
+	prompt, generated int
+	err               error
+}
+
+type visitKey struct{}
+
+// visitOf is the visit of a request of this server.
+func visitOf(ctx context.Context) *visit {
+	v, ok := ctx.Value(visitKey{}).(*visit)
+	if !ok {
+		return &visit{}
+	}
+	return v
+}
+
+// statusWriter notes the status.
+type statusWriter struct {
+	http.ResponseWriter
+	visit *visit
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.visit.status == 0 {
+		w.visit.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(data []byte) (int, error) {
+	if w.visit.status == 0 {
+		w.visit.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(data)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// observe gives a request its id, and tells of it when it is over.
+func (s *Server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v := &visit{id: requestID(r)}
+		w.Header().Set(headerRequestID, v.id)
+		w.Header().Set("Request-Id", v.id)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		begin := time.Now()
+		s.metrics.active.Inc()
+		defer func() {
+			s.metrics.active.Dec()
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				s.log.Error("panic", "request_id", v.id, "panic", p, "stack", string(debug.Stack()))
+				if v.status == 0 {
+					openAI.writeError(&statusWriter{w, v}, explain(errors.New("a fault in the server; its log has more")))
+				}
+			}
+			s.told(r, v, time.Since(begin))
+		}()
+		next.ServeHTTP(&statusWriter{w, v}, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)))
+	})
+}
+
+// told logs, counts and traces a request that is over.
+func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
+	if v.err != nil && errors.Is(v.err, context.Canceled) {
+		v.status = statusClientGone
+	}
+	route := r.Pattern
+	if i := strings.IndexByte(route, '/'); i >= 0 {
+		route = route[i:]
+	}
+	s.metrics.request(route, v, took)
+	level := slog.LevelInfo
+	switch {
+	case v.status >= 500:
+		level = slog.LevelError
+	case r.Method == http.MethodGet && v.status < 400:
+		level = slog.LevelDebug
+	}
+	attrs := []slog.Attr{
+		slog.String("request_id", v.id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.Int("status", v.status), slog.Duration("took", took), slog.String("remote", r.RemoteAddr),
+	}
+	if v.model != "" {
+		attrs = append(attrs, slog.String("model", v.model), slog.String("engine", v.engine), slog.Int("prompt_tokens", v.prompt),
+			slog.Int("generated_tokens", v.generated), slog.Duration("first_token", v.firstToken))
+	}
+	if v.err != nil {
+		attrs = append(attrs, slog.String("error", v.err.Error()))
+	}
+	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+	trace.SpanFromContext(r.Context()).SetAttributes(
+		attribute.String("go_mlx.request_id", v.id), attribute.String("gen_ai.request.model", v.model), attribute.String("go_mlx.engine", v.engine),
+		attribute.Int("gen_ai.usage.input_tokens", v.prompt), attribute.Int("gen_ai.usage.output_tokens", v.generated),
+		attribute.Float64("go_mlx.first_token_s", v.firstToken.Seconds()))
+}
+
+// requestID takes the client's own id if it is a plain one.
+func requestID(r *http.Request) string {
+	id := r.Header.Get(headerRequestID)
+	plain := func(c rune) bool {
+		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+	}
+	if id != "" && len(id) <= 128 && strings.IndexFunc(id, func(c rune) bool { return !plain(c) }) < 0 {
+		return id
+	}
+	return newID("req_")
+}
+
+// newID is a random id of some kind.
+func newID(prefix string) string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return prefix + hex.EncodeToString(b[:])
+}
+
+// guardHost refuses names that are not this server's: a web page whose name was pointed at this machine would otherwise
+// count as the same origin (DNS rebinding). With API keys the page would not know one.
+func (s *Server) guardHost(next http.Handler) http.Handler {
+	allowed := append([]string{"localhost", "127.0.0.1", "::1"}, s.config.AllowedHosts...)
+	if len(s.config.APIKeys) > 0 || slices.Contains(allowed, "*") {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		if !slices.Contains(allowed, strings.Trim(host, "[]")) {
+			openAI.writeError(w, &apiError{
+				Status: http.StatusForbidden, Kind: "permission_error", Code: "unknown_host",
+				Message: "this server does not go by the name " + host + "; start it with --allowed-host, or with API keys",
+			})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// guardOrigin refuses what other web sites make a browser send.
+func (s *Server) guardOrigin(next http.Handler) (http.Handler, error) {
+	protection := http.NewCrossOriginProtection()
+	for _, origin := range s.config.CORSOrigins {
+		if err := protection.AddTrustedOrigin(origin); err != nil {
+			return nil, err
+		}
+	}
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		openAI.writeError(w, &apiError{Status: http.StatusForbidden, Kind: "permission_error", Code: "cross_origin", Message: "requests of other web sites are refused; --cors-origin allows one"})
+	}))
+	return protection.Handler(next), nil
+}
+
+// authenticate asks for an API key if there are any.
+func (s *Server) authenticate(next http.Handler) http.Handler {
+	var sums [][sha256.Size]byte
+	for _, key := range s.config.APIKeys {
+		sums = append(sums, sha256.Sum256([]byte(key)))
+	}
+	if len(sums) == 0 {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		given := r.Header.Get("X-Api-Key")
+		if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+			given = bearer
+		}
+		sum, right := sha256.Sum256([]byte(given)), 0
+		for _, s := range sums {
+			right |= subtle.ConstantTimeCompare(sum[:], s[:])
+		}
+		if right == 0 {
+			d := openAI
+			if strings.HasPrefix(r.URL.Path, "/v1/messages") {
+				d = anthropic
+			}
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			d.writeError(w, &apiError{Status: http.StatusUnauthorized, Kind: "authentication_error", Code: "invalid_api_key", Message: "give an API key of this server as Authorization: Bearer KEY or X-Api-Key"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// light answers without a model.
+func (s *Server) light(d dialect, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			visitOf(r.Context()).err = err
+			d.writeError(w, explain(err))
+		}
+	})
+}
+
+// work answers with a model: it limits the body, the time, and how many there are at once.
+func (s *Server) work(d dialect, h handler) http.Handler {
+	return s.light(d, func(w http.ResponseWriter, r *http.Request) error {
+		if s.draining.Load() {
+			return errDraining
+		}
+		if s.slots != nil {
+			select {
+			case s.slots <- struct{}{}:
+				defer func() { <-s.slots }()
+			default:
+				return &apiError{Status: http.StatusTooManyRequests, Kind: "rate_limit_error", Code: "rate_limit_exceeded", Message: "too many requests at once", Retry: time.Second}
+			}
+		}
+		if s.config.MaxBody > 0 {
+			r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBody)
+		}
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		defer context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })()
+		if s.config.RequestTimeout > 0 {
+			var stop context.CancelFunc
+			ctx, stop = context.WithTimeout(ctx, s.config.RequestTimeout)
+			defer stop()
+		}
+		err := h(w, r.WithContext(ctx))
+		// The engines report what happened to the context; this is why.
+		if err != nil && ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			err = context.Cause(ctx)
+		}
+		return err
+	})
+}

@@ -1,0 +1,96 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/registry"
+)
+
+// modelStatus is a model in the answer to /v1/status.
+type modelStatus struct {
+	Name    string         `json:"name"`
+	Phase   registry.Phase `json:"phase"`
+	Done    int64          `json:"done"`  // bytes loaded
+	Total   int64          `json:"total"` // bytes to load; 0 when not known
+	Error   string         `json:"error,omitempty"`
+	Active  int            `json:"active"` // requests
+	Loads   int64          `json:"loads"`
+	Engine  string         `json:"engine,omitempty"`
+	Reason  string         `json:"reason,omitempty"`
+	Device  string         `json:"device,omitempty"`
+	Thinks  bool           `json:"thinks"` // the chat template has a switch for reasoning
+	Memory  *memoryStatus  `json:"memory,omitempty"`
+	Workers []workerStatus `json:"workers,omitempty"` // of the python engine
+}
+
+// memoryStatus is the ledger of a loaded model, in bytes.
+type memoryStatus struct {
+	Weights     int64 `json:"weights"`
+	KV          int64 `json:"kv"`
+	PromptCache int64 `json:"prompt_cache"`
+	Active      int64 `json:"active"` // MLX's account for the process
+	Cache       int64 `json:"cache"`
+	Peak        int64 `json:"peak"`
+	LiveArrays  int64 `json:"live_arrays"`
+}
+
+type workerStatus struct {
+	PID    int     `json:"pid"`
+	State  string  `json:"state"`
+	Phase  string  `json:"phase"`
+	Active int     `json:"active"`
+	Quiet  float64 `json:"quiet_s"`
+}
+
+// patience is how long a busy model may take to tell its figures.
+const patience = 500 * time.Millisecond
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
+	models := []modelStatus{}
+	for _, state := range s.config.Models.States() {
+		m := modelStatus{Name: state.Name, Phase: state.Phase, Done: state.Done, Total: state.Total, Active: state.Active, Loads: state.Loads}
+		if state.Err != nil {
+			m.Error = state.Err.Error()
+		}
+		m.Thinks = switchesThinking(state.Path)
+		if state.Model != nil {
+			m.describe(r.Context(), state.Model)
+		}
+		models = append(models, m)
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"version": s.config.Version, "draining": s.draining.Load(), "models": models})
+	return nil
+}
+
+func (m *modelStatus) describe(ctx context.Context, model mlx.TextModel) {
+	info := model.Info()
+	m.Engine, m.Reason, m.Device = info.Engine, info.Reason, info.Device
+	if metrics, err := metricsOf(ctx, model); err == nil {
+		m.Memory = &memoryStatus{
+			Weights: metrics.WeightBytes, KV: metrics.KVBytes + metrics.CachedKVBytes, PromptCache: metrics.PromptCacheBytes,
+			Active: metrics.ActiveBytes, Cache: metrics.CacheBytes, Peak: metrics.PeakBytes, LiveArrays: metrics.LiveArrays,
+		}
+	}
+	if python, ok := mlx.Python(model); ok {
+		m.Workers = workersOf(python.Stat())
+	}
+}
+
+func workersOf(stat bridge.Stat) []workerStatus {
+	var out []workerStatus
+	for _, w := range stat.Workers {
+		out = append(out, workerStatus{PID: w.PID, State: w.State, Phase: w.Phase, Active: w.Active, Quiet: w.Quiet.Seconds()})
+	}
+	return out
+}
+
+// metricsOf asks a model that may be busy, or closed meanwhile.
+func metricsOf(ctx context.Context, model mlx.TextModel) (mlx.Metrics, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return model.Metrics(ctx)
+}
