@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,9 @@ type chatRequest struct {
 	ResponseFormat      chatFormat     `json:"response_format"`
 	ReasoningEffort     *string        `json:"reasoning_effort"`
 	PromptCacheKey      string         `json:"prompt_cache_key"`
+	Modalities          []string       `json:"modalities"`
+	Store               *bool          `json:"store"`
+	ServiceTier         serviceTier    `json:"service_tier"`
 	labels
 
 	ChatTemplateKwargs map[string]any `json:"chat_template_kwargs"` // as in mlx_lm.server
@@ -47,6 +51,22 @@ type labels struct {
 	User             string            `json:"user"`
 	SafetyIdentifier string            `json:"safety_identifier"`
 	Metadata         map[string]string `json:"metadata"`
+}
+
+// serviceTier is the only one that there is, by its names.
+type serviceTier string
+
+func (t *serviceTier) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	var name *string
+	if err := jsonv2.UnmarshalDecode(d, &name); err != nil || name == nil {
+		return err
+	}
+	switch *name {
+	case "auto", "default", "standard_only":
+		*t = serviceTier(*name)
+		return nil
+	}
+	return errors.New("this server has one tier: auto")
 }
 
 type streamOptions struct {
@@ -309,11 +329,8 @@ func (s *Server) prepare(l *registry.Lease, messages []mlx.Message, list tools, 
 		return nil, badField(formatField, "does not go with a required tool call")
 	case len(format) > 0 && len(list.list) > 0 && list.mode != choiceNone:
 		return nil, badField(formatField, "does not go with tools, whose calls are no such text; set tool_choice to none")
-	case len(format) > 0:
-		t.grammar = formatField
-	case list.mode == choiceRequired:
-		t.grammar = "tool_choice"
 	}
+	t.format = len(format) > 0
 	thinking, arguments, err := thinkingFor(effortField, effort, t.template, arguments)
 	if err != nil {
 		return nil, err
@@ -411,8 +428,13 @@ func (s *Server) chatCompletions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if q.StreamOptions != nil && !q.Stream {
+	switch {
+	case q.StreamOptions != nil && !q.Stream:
 		return badField("stream_options", "goes with stream")
+	case q.Store != nil && *q.Store:
+		return badField("store", "this server keeps no chats; the responses API keeps its own")
+	case len(q.Modalities) > 0 && !slices.Equal(q.Modalities, []string{"text"}):
+		return badField("modalities", "there is text only")
 	}
 	t, err := s.chatTurn(w, r, &q)
 	if err != nil {

@@ -26,7 +26,15 @@ type messagesRequest struct {
 	Tools         []anthropicTool    `json:"tools"`
 	ToolChoice    *anthropicChoice   `json:"tool_choice"`
 	Thinking      *anthropicThinking `json:"thinking"`
-	Metadata      jsontext.Value     `json:"metadata"`
+	OutputConfig  struct {
+		Format struct {
+			Type   string         `json:"type"`
+			Schema jsontext.Value `json:"schema"`
+		} `json:"format"`
+	} `json:"output_config"`
+	ServiceTier  serviceTier    `json:"service_tier"`
+	Metadata     jsontext.Value `json:"metadata"` // changes nothing, as does what is about caching
+	CacheControl jsontext.Value `json:"cache_control"`
 }
 
 type anthropicMessage struct {
@@ -357,11 +365,15 @@ func (s *Server) countTokens(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) messagesOptions(q *messagesRequest, lease *registry.Lease, messages []mlx.Message, list tools, thinking bool) (*turn, error) {
 	var arguments map[string]any
-	if switchesThinking(lease.Path) && list.mode != choiceRequired {
+	format, err := jsonFormat{q.OutputConfig.Format.Type, q.OutputConfig.Format.Schema}.option("output_config.format")
+	if err != nil {
+		return nil, err
+	}
+	if switchesThinking(lease.Path) && list.mode != choiceRequired && len(format) == 0 {
 		arguments = map[string]any{"enable_thinking": thinking}
 	}
 	p := &sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK}
-	t, err := s.prepare(lease, messages, list, nil, "", p, arguments, "thinking", nil)
+	t, err := s.prepare(lease, messages, list, format, "output_config.format", p, arguments, "thinking", nil)
 	if err != nil {
 		return nil, err
 	}

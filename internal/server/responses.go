@@ -30,6 +30,9 @@ type responseRequest struct {
 	Text               responseText       `json:"text"`
 	Reasoning          *responseReasoning `json:"reasoning"`
 	PromptCacheKey     string             `json:"prompt_cache_key"`
+	Truncation         string             `json:"truncation"`
+	Background         bool               `json:"background"`
+	ServiceTier        serviceTier        `json:"service_tier"`
 	labels
 }
 
@@ -204,6 +207,12 @@ func (s *Server) createResponse(w http.ResponseWriter, r *http.Request) error {
 	var q responseRequest
 	if err := decode(r, &q); err != nil {
 		return err
+	}
+	switch {
+	case q.Truncation != "" && q.Truncation != "disabled":
+		return badField("truncation", "this server leaves nothing out of a conversation")
+	case q.Background:
+		return badField("background", "a response ends with its request here")
 	}
 	var earlier []mlx.Message
 	if q.PreviousResponseID != "" {

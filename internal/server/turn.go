@@ -25,7 +25,7 @@ type turn struct {
 	ids      []int32 // without both
 	options  []mlx.GenerateOption
 	tools    tools
-	grammar  string // the field that sets a grammar, which leaves no room for reasoning; "" without
+	format   bool // the text follows a format
 	thinking *bool
 	logProbs bool
 }
@@ -91,7 +91,7 @@ func newTurn(lease *registry.Lease, messages []mlx.Message) (*turn, error) {
 // templateArguments are the options that go into the prompt.
 func (t *turn) templateOptions(arguments map[string]any) ([]mlx.GenerateOption, error) {
 	thinking := t.thinking
-	if t.grammar != "" && thinking == nil {
+	if (t.format || t.tools.mode == choiceRequired) && thinking == nil { // a grammar leaves no room for a thought
 		off := false
 		thinking = &off
 	}
@@ -118,7 +118,7 @@ func (t *turn) templateOptions(arguments map[string]any) ([]mlx.GenerateOption, 
 
 // segmented reports whether the text is to be split into reasoning, calls and the rest.
 func (t *turn) segmented() bool {
-	if len(t.messages) == 0 {
+	if len(t.messages) == 0 || t.format { // a string of JSON may hold any mark
 		return false
 	}
 	if len(t.tools.list) > 0 || t.lease.Model.Info().Engine != "native" {
@@ -181,9 +181,7 @@ func (s *Server) run(ctx context.Context, t *turn, emit func(event) error) (outc
 			return o, err
 		}
 		if tidy.kind == mlx.SegmentReasoning {
-			if o.reasoning++; t.grammar != "" {
-				return o, badField(t.grammar, "the model's chat template opens a thought, which there is no room for")
-			}
+			o.reasoning++
 		}
 	}
 	o.calls = tidy.calls

@@ -1,0 +1,93 @@
+"""Starts the servers that the clients' tests talk to."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "tests" / "models"
+ENGINES = ("native", "python")
+
+
+class Server:
+    """A process that serves HTTP; close ends it."""
+
+    def __init__(self, command, url=None, **environment):
+        self.lines = []
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        deadline = time.time() + 120
+        self.url = url
+        while time.time() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError("the server ended:\n" + "".join(self.lines))
+            if not self.url:
+                found = re.search(r"address=(http://\S+?)/?\s", "".join(self.lines))
+                self.url = found and found.group(1)
+            elif self._answers():
+                return
+            time.sleep(0.05)
+        self.close()
+        raise RuntimeError("the server does not answer:\n" + "".join(self.lines))
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def _answers(self):
+        try:
+            with urllib.request.urlopen(self.url + "/v1/models", timeout=2):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
+    def close(self):
+        """Ends the process politely and returns its exit status."""
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        self.process.stderr.close()
+        return self.process.returncode
+
+
+def go_mlx(*arguments, **environment):
+    """The server under test: the chat model on both engines, and the classifier."""
+    chat = MODELS / "assistant"
+    return Server(
+        [
+            ROOT / "bin" / "go-mlx", "serve", "--port", "0",
+            "--model", f"native={chat},engine=native", "--model", f"python={chat},engine=python",
+            "--model", str(MODELS / "domains"), *arguments,
+        ],
+        **environment,
+    )
+
+
+def mlx_lm():
+    """mlx-lm's own server with the same chat model."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    return Server(
+        [
+            sys.executable, "-m", "mlx_lm.server", "--model", str(MODELS / "assistant"), "--host", "127.0.0.1",
+            "--port", str(port), "--log-level", "ERROR",
+        ],
+        url=f"http://127.0.0.1:{port}",
+    )
