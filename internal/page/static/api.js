@@ -1,0 +1,54 @@
+// What the page asks of the server.
+
+let key = sessionStorage.getItem("key") ?? "";
+
+export function setKey(value) {
+  key = value;
+  sessionStorage.setItem("key", value);
+}
+
+export const getKey = () => key;
+
+// APIError is an error that the server told.
+export class APIError extends Error {}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (key) headers.Authorization = "Bearer " + key;
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  let message = `${response.status} ${response.statusText}`;
+  try {
+    message = (await response.json()).error.message;
+  } catch {
+    // not from this server's API
+  }
+  throw new APIError(message);
+}
+
+export const getJSON = async (path) => (await ask(path)).json();
+
+// stream posts a body and yields the JSON of the events that answer it; the response is told of first.
+export async function* stream(path, body, signal, onResponse = () => {}) {
+  const response = await ask(path, {
+    method: "POST", signal, body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
+  });
+  onResponse(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const data = event.split("\n").filter((l) => l.startsWith("data: ")).map((l) => l.slice(6)).join("\n");
+      if (!data) continue;
+      if (data === "[DONE]") return;
+      const parsed = JSON.parse(data);
+      if (parsed.error) throw new APIError(parsed.error.message);
+      yield parsed;
+    }
+  }
+  throw new APIError("The answer was cut off.");
+}

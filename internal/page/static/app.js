@@ -1,0 +1,59 @@
+// Puts the page together.
+
+import * as api from "/page/api.js";
+import * as chat from "/page/chat.js";
+import * as classify from "/page/classify.js";
+import * as status from "/page/status.js";
+
+const $ = (id) => document.getElementById(id);
+
+// Tabs, by click and by arrow keys.
+const tabs = [...document.querySelectorAll("[role=tab]")];
+function open(tab) {
+  for (const t of tabs) {
+    const on = t === tab;
+    t.setAttribute("aria-selected", on);
+    t.tabIndex = on ? 0 : -1;
+    $(t.getAttribute("aria-controls")).hidden = !on;
+  }
+}
+tabs.forEach((tab, i) => {
+  tab.addEventListener("click", () => open(tab));
+  tab.addEventListener("keydown", (e) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
+    if (!step) return;
+    const next = tabs[(i + step + tabs.length) % tabs.length];
+    open(next);
+    next.focus();
+  });
+});
+
+// Dark or light, as the system has it until somebody says otherwise.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const theme = localStorage.getItem("go-mlx.theme");
+if (theme) document.documentElement.dataset.theme = theme;
+$("theme").addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+  const next = now === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  localStorage.setItem("go-mlx.theme", next);
+});
+
+// On a phone the conversations are behind a button.
+function drawer(isOpen) {
+  $("sidebar").classList.toggle("open", isOpen);
+  $("drawer").setAttribute("aria-expanded", isOpen);
+}
+$("drawer").addEventListener("click", () => drawer(!$("sidebar").classList.contains("open")));
+$("sidebar").addEventListener("click", (e) => e.target.closest(".open, #new") && drawer(false));
+document.addEventListener("keydown", (e) => e.key === "Escape" && drawer(false));
+
+$("key").value = api.getKey();
+$("key").addEventListener("change", () => {
+  api.setKey($("key").value.trim());
+  status.poll();
+});
+
+status.start();
+chat.start(status.selected);
+classify.start(status.selected);

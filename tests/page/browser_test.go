@@ -1,0 +1,198 @@
+// Package page_test tries the chat page in a real browser, with a real model behind it.
+package page_test
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/registry"
+	"forge.lthn.ai/core/go-mlx/internal/server"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// serve starts a server with the chat model and the classifier.
+func serve(t *testing.T, c server.Config) string {
+	models := filepath.Join(testenv.Root(), "tests", "models")
+	var err error
+	c.Models, err = registry.New([]registry.Model{
+		{Name: "assistant", Path: filepath.Join(models, "assistant")},
+		{Name: "assistant-python", Path: filepath.Join(models, "assistant"), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
+		{Name: "domains", Path: filepath.Join(models, "domains")},
+	}, registry.Options{})
+	require.NoError(t, err)
+	c.Page = true
+	s, err := server.New(c)
+	require.NoError(t, err)
+	h := httptest.NewServer(s)
+	t.Cleanup(func() {
+		h.Close()
+		require.NoError(t, c.Models.Close())
+	})
+	return h.URL
+}
+
+// browser is one tab. What the browser complains of, and every request to elsewhere, fails the test.
+type browser struct {
+	t   *testing.T
+	ctx context.Context
+
+	mu         sync.Mutex // guards what follows
+	complaints []string
+}
+
+func open(t *testing.T, url string, width, height int64) *browser {
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.NoSandbox, chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(time.Minute))
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	t.Cleanup(cancel)
+	b := &browser{t: t}
+	ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(func(event any) {
+		switch e := event.(type) {
+		case *log.EventEntryAdded:
+			b.complain(e.Entry.Text)
+		case *runtime.EventExceptionThrown:
+			b.complain(fmt.Sprintf("%+v", *e.ExceptionDetails))
+		case *network.EventRequestWillBeSent:
+			if !strings.HasPrefix(e.Request.URL, url) && !strings.HasPrefix(e.Request.URL, "blob:") && !strings.HasPrefix(e.Request.URL, "data:") {
+				b.complain("asked elsewhere: " + e.Request.URL)
+			}
+		}
+	}))
+	t.Cleanup(cancel)
+	b.ctx = ctx
+	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(width, height)), "the tests of the page need Chromium: apt-get install chromium, or brew install --cask chromium")
+	_, err := chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	require.NoError(t, err)
+	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})
+	require.NoError(t, err)
+	b.visit(url)
+	t.Cleanup(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		require.Empty(t, b.complaints, "the browser's console")
+	})
+	return b
+}
+
+func (b *browser) complain(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.complaints = append(b.complaints, text)
+}
+
+func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	require.NoError(b.t, chromedp.Do(ctx, actions...))
+}
+
+func (b *browser) visit(url string) { b.t.Helper(); b.do(chromedp.Navigate(url)) }
+
+// click clicks what a CSS selector or, beginning with //, an XPath finds.
+func (b *browser) click(selector string) {
+	b.t.Helper()
+	if strings.HasPrefix(selector, "//") {
+		b.do(chromedp.Click(chromedp.Search(selector)))
+		return
+	}
+	b.do(chromedp.Click(chromedp.CSS(selector)))
+}
+
+// keys types into a field.
+func (b *browser) keys(selector, text string) {
+	b.t.Helper()
+	b.do(chromedp.SendKeys(chromedp.CSS(selector), text))
+}
+
+// set gives a field a value at once.
+func (b *browser) set(selector, value string) {
+	b.t.Helper()
+	b.do(chromedp.SetValue(chromedp.CSS(selector), value))
+}
+
+// press presses a key wherever the focus is.
+func (b *browser) press(key string) { b.t.Helper(); b.do(chromedp.KeyEvent(key)) }
+
+// eval returns the value of an expression.
+func eval[T any](b *browser, expression string) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	require.NoError(b.t, err, expression)
+	return value
+}
+
+// until waits for an expression to be true.
+func (b *browser) until(expression string) {
+	b.t.Helper()
+	var met bool
+	deadline := time.Now().Add(30 * time.Second)
+	for !met && time.Now().Before(deadline) {
+		met = eval[bool](b, "!!("+expression+")")
+		if !met {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	require.True(b.t, met, "%s\npage: %s", expression, eval[string](b, "document.body.innerText"))
+}
+
+// pick chooses a model.
+func (b *browser) pick(model string) {
+	b.t.Helper()
+	b.until(fmt.Sprintf(`[...document.querySelector("#model").options].some((o) => o.value === %q)`, model))
+	eval[bool](b, fmt.Sprintf(`(() => { const s = document.querySelector("#model"); s.value = %q; s.dispatchEvent(new Event("change")); return true })()`, model))
+}
+
+// say sends a message and waits for the whole answer.
+func (b *browser) say(text string) string {
+	b.t.Helper()
+	b.keys("#prompt", text+kb.Enter)
+	return b.answer()
+}
+
+// answer waits for the answer under way and returns the text of its article.
+func (b *browser) answer() string {
+	b.t.Helper()
+	b.until(`document.querySelector("#stop").hidden && document.querySelector("#log article:last-child")?.className === "assistant"`)
+	return eval[string](b, `document.querySelector("#log article:last-child .body").innerText`)
+}
+
+// picture keeps a screenshot for the docs, if they are to be written.
+func (b *browser) picture(name string) {
+	if os.Getenv("GO_MLX_WRITE") == "" {
+		return
+	}
+	data, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	require.NoError(b.t, err)
+	require.NoError(b.t, os.WriteFile(filepath.Join(testenv.Root(), "docs", "images", name), data, 0o644))
+}
+
+// dark asks for dark colours, as a system does.
+func (b *browser) dark(is bool) {
+	value := "light"
+	if is {
+		value = "dark"
+	}
+	_, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}}})
+	require.NoError(b.t, err)
+}
