@@ -15,6 +15,7 @@ func TestAChat(t *testing.T) {
 	b := open(t, serve(t, server.Config{}), 1200, 900)
 	b.pick("assistant")
 	require.Contains(t, b.say("Hello"), "Hello! I am a very small model.")
+	b.until(`document.querySelector("#phase").textContent.startsWith("ready, native")`)
 	require.Contains(t, eval[string](b, `document.querySelector("#log .thought").textContent`), "A greeting.")
 	require.Regexp(t, `native · first after \d+ ms · [\d.]+ tokens/s · \d+ tokens · \d+ in the prompt`, eval[string](b, `document.querySelector("#figures").textContent`))
 	require.Contains(t, eval[string](b, `document.querySelector("#spoken").textContent`), "Hello! I am", "screen readers get the answer once it is whole")

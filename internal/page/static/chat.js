@@ -2,6 +2,7 @@
 
 import { stream } from "/page/api.js";
 import { render } from "/page/markdown.js";
+import { poll } from "/page/status.js";
 import * as store from "/page/store.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,12 +20,7 @@ export function start(selectedModel) {
     send();
   });
   $("knobs").addEventListener("submit", (e) => e.preventDefault());
-  prompt.addEventListener("keydown", (e) => {
-    if (e.key === "Enter" && !e.shiftKey && !e.isComposing) {
-      e.preventDefault();
-      send();
-    }
-  });
+  onEnter(prompt, send);
   document.addEventListener("keydown", (e) => e.key === "Escape" && stop());
   $("stop").addEventListener("click", stop);
   $("new").addEventListener("click", () => show(null, true));
@@ -130,14 +126,8 @@ function edit(node, message, index) {
     current.messages.length = index;
     ask(field.value.trim());
   };
-  field.addEventListener("keydown", (e) => {
-    if (e.key === "Enter" && !e.shiftKey && !e.isComposing) {
-      e.preventDefault();
-      submit();
-    } else if (e.key === "Escape") {
-      draw();
-    }
-  });
+  onEnter(field, submit);
+  field.addEventListener("keydown", (e) => e.key === "Escape" && draw());
   node.querySelector(".body").replaceChildren(field);
   node.querySelector(".actions").replaceChildren(button("Send", submit), button("Cancel", draw));
   field.focus();
@@ -191,6 +181,7 @@ async function answer() {
   busy(true);
   notice("");
   draw();
+  setTimeout(poll, 200); // it may have to be loaded
   let due = false;
   // However many tokens come, the answer is drawn once a frame.
   const redraw = () => {
@@ -228,6 +219,7 @@ async function answer() {
   }
   underWay = null;
   busy(false);
+  poll();
   if (failure && !message.content && !message.reasoning) conversation.messages.pop();
   else if (failure) message.stopped = "The answer ended here: " + failure.message;
   if (failure) notice(failure.message);
@@ -262,6 +254,17 @@ function busy(is) {
 function notice(text) {
   $("notice").textContent = text;
   $("notice").hidden = !text;
+}
+
+// onEnter acts instead of breaking the line, unless Shift is held.
+function onEnter(field, act) {
+  let shift = false;
+  field.addEventListener("keydown", (e) => (shift = e.shiftKey));
+  field.addEventListener("beforeinput", (e) => {
+    if (e.inputType !== "insertLineBreak" || shift) return;
+    e.preventDefault();
+    act();
+  });
 }
 
 function button(text, act, kind = "") {

@@ -1,6 +1,7 @@
 // The classify tab: lines in, labels out, and how they compare with the right ones.
 
 import { stream } from "/page/api.js";
+import { poll } from "/page/status.js";
 import * as store from "/page/store.js";
 
 const $ = (id) => document.getElementById(id);
@@ -46,6 +47,7 @@ async function run(model) {
     say($("verdict").textContent, e.name === "AbortError" ? "Stopped." : e.message);
   }
   controller = null;
+  poll();
   busy(false);
 }
 
