@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -38,7 +39,8 @@ func newMetrics(models *registry.Registry) *metrics {
 	return m
 }
 
-func (m *metrics) request(route string, v *visit, took time.Duration) {
+func (m *metrics) request(v *visit, took time.Duration) {
+	route := cmp.Or(v.route, "other")
 	m.requests.WithLabelValues(route, v.model, strconv.Itoa(v.status)).Inc()
 	m.duration.WithLabelValues(route, v.model).Observe(took.Seconds())
 }

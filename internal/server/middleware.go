@@ -31,7 +31,8 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 
 // visit is what is told of a request in logs and metrics when it is over.
 type visit struct {
-	id, model, engine string
+	id, route         string
+	model, engine     string
 	status            int
 	firstToken        time.Duration
 	prompt, generated int
@@ -103,11 +104,7 @@ func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 	if v.err != nil && errors.Is(v.err, context.Canceled) {
 		v.status = statusClientGone
 	}
-	route := r.Pattern
-	if i := strings.IndexByte(route, '/'); i >= 0 {
-		route = route[i:]
-	}
-	s.metrics.request(route, v, took)
+	s.metrics.request(v, took)
 	level := slog.LevelInfo
 	switch {
 	case v.status >= 500:
@@ -223,8 +220,10 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 // light answers without a model.
 func (s *Server) light(d dialect, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v := visitOf(r.Context())
+		v.route = r.Pattern
 		if err := h(w, r); err != nil {
-			visitOf(r.Context()).err = err
+			v.err = err
 			d.writeError(w, explain(err))
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/cors"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"forge.lthn.ai/core/go-mlx/internal/page"
@@ -123,7 +124,7 @@ func (s *Server) routes() (http.Handler, error) {
 	}
 	h := s.observe(s.guardHost(guarded))
 	if s.config.Tracer != nil {
-		h = otelhttp.NewHandler(h, "http", otelhttp.WithTracerProvider(s.config.Tracer),
+		h = otelhttp.NewHandler(h, "http", otelhttp.WithTracerProvider(s.config.Tracer), otelhttp.WithPropagators(propagation.TraceContext{}),
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method + " " + r.URL.Path }))
 	}
 	return h, nil

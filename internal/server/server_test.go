@@ -1,0 +1,440 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"forge.lthn.ai/core/go-mlx/internal/registry"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// served is a server over real models, on a real connection.
+type served struct {
+	*Server
+	t   *testing.T
+	url string
+	log *lockedBuffer
+}
+
+func serve(t *testing.T, c Config) *served {
+	t.Helper()
+	var err error
+	c.Models, err = registry.New([]registry.Model{
+		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
+		{Name: "domains", Path: testenv.Model(t)},
+	}, registry.Options{})
+	require.NoError(t, err)
+	s := &served{t: t, log: &lockedBuffer{}}
+	c.Log = slog.New(slog.NewJSONHandler(s.log, nil))
+	s.Server, err = New(c)
+	require.NoError(t, err)
+	h := httptest.NewUnstartedServer(s)
+	h.Listener = narrow{h.Listener}
+	h.Start()
+	s.url = h.URL
+	t.Cleanup(func() {
+		h.Close()
+		require.NoError(t, c.Models.Close())
+	})
+	return s
+}
+
+// narrow gives connections small buffers, so that it soon shows when a client does not read.
+type narrow struct{ net.Listener }
+
+func (n narrow) Accept() (net.Conn, error) {
+	c, err := n.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return c, c.(*net.TCPConn).SetWriteBuffer(8 << 10)
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(data []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(data)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+type answer struct {
+	*http.Response
+	body string
+}
+
+func (s *served) do(method, path, body string, headers ...string) answer {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
+	require.NoError(s.t, err)
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		if headers[i] == "Host" {
+			r.Host = headers[i+1]
+		}
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := http.DefaultClient.Do(r)
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	return answer{response, string(data)}
+}
+
+const hello = `{"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}`
+
+// endless asks for tokens until somebody stops it: the end token cannot come.
+const endless = `{"model": "chat", "prompt": "x", "max_tokens": 4000, "logit_bias": {"2": -100}, "stream": %t}`
+
+func TestWhoMayAsk(t *testing.T) {
+	s := serve(t, Config{CORSOrigins: []string{"https://friend.example"}})
+	for _, c := range []struct {
+		name, origin, site, host string
+		status                   int
+	}{
+		{"a program", "", "", "", 200},
+		{"the page itself", s.url, "same-origin", "", 200},
+		{"another site", "https://stranger.example", "cross-site", "", 403},
+		{"another site that is allowed", "https://friend.example", "cross-site", "", 200},
+		{"a name that was pointed here", "", "", "rebound.example", 403},
+		{"a name of this machine", "", "", "localhost:8090", 200},
+	} {
+		headers := []string{"Origin", c.origin, "Sec-Fetch-Site", c.site}
+		if c.host != "" {
+			headers = append(headers, "Host", c.host)
+		}
+		a := s.do("POST", "/v1/chat/completions", hello, headers...)
+		require.Equal(t, c.status, a.StatusCode, "%s: %s", c.name, a.body)
+		if c.name == "another site that is allowed" {
+			require.Equal(t, c.origin, a.Header.Get("Access-Control-Allow-Origin"))
+		} else {
+			require.Empty(t, a.Header.Get("Access-Control-Allow-Origin"), c.name)
+		}
+	}
+	// A form of another site can send text without asking first.
+	a := s.do("POST", "/v1/chat/completions", hello, "Content-Type", "text/plain")
+	require.Equal(t, 415, a.StatusCode)
+}
+
+func TestAllowedHosts(t *testing.T) {
+	s := serve(t, Config{AllowedHosts: []string{"lab.example"}})
+	require.Equal(t, 200, s.do("GET", "/v1/models", "", "Host", "lab.example:8090").StatusCode)
+	require.Equal(t, 403, s.do("GET", "/v1/models", "", "Host", "lab.example.evil").StatusCode)
+}
+
+func TestKeysGuardAllButHealth(t *testing.T) {
+	s := serve(t, Config{APIKeys: []string{"a", "b"}, Page: true})
+	for path, want := range map[string]int{"/v1/models": 401, "/v1/status": 401, "/metrics": 401, "/nowhere": 401, "/healthz": 200, "/readyz": 200, "/": 200} {
+		require.Equal(t, want, s.do("GET", path, "").StatusCode, path)
+		require.NotEqual(t, 401, s.do("GET", path, "", "X-Api-Key", "b").StatusCode, path)
+	}
+	require.Contains(t, s.do("POST", "/v1/messages", "{}").body, `"type":"authentication_error"`)
+	require.Equal(t, 401, s.do("GET", "/v1/models", "", "Authorization", "Bearer ab").StatusCode)
+}
+
+func TestLimits(t *testing.T) {
+	s := serve(t, Config{MaxBody: 200, RequestTimeout: 700 * time.Millisecond})
+	a := s.do("POST", "/v1/chat/completions", `{"model": "`+strings.Repeat("x", 300)+`"}`)
+	require.Equal(t, 413, a.StatusCode)
+	require.Contains(t, a.body, "200 bytes")
+	s.do("POST", "/v1/chat/completions", hello) // loads the model
+	a = s.do("POST", "/v1/completions", fmt.Sprintf(endless, false))
+	require.Equal(t, 504, a.StatusCode, a.body)
+	a = s.do("POST", "/v1/completions", fmt.Sprintf(endless, true))
+	require.Equal(t, 200, a.StatusCode, "a stream has begun by then")
+	require.Contains(t, a.body, `"code":"timeout"`)
+	require.NotContains(t, a.body, "[DONE]")
+}
+
+func TestRequestIDs(t *testing.T) {
+	s := serve(t, Config{})
+	require.Equal(t, "mine-1", s.do("GET", "/v1/models", "", "X-Request-Id", "mine-1").Header.Get("X-Request-Id"))
+	require.Regexp(t, "^req_[0-9a-f]{32}$", s.do("GET", "/v1/models", "", "X-Request-Id", "no\"good").Header.Get("X-Request-Id"))
+	s.do("POST", "/v1/chat/completions", hello, "X-Request-Id", "mine-2")
+	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "mine-2") }, time.Second, time.Millisecond)
+	var line map[string]any
+	for _, text := range strings.Split(strings.TrimSpace(s.log.String()), "\n") {
+		if strings.Contains(text, "mine-2") {
+			require.NoError(t, json.Unmarshal([]byte(text), &line))
+		}
+	}
+	require.Equal(t, "chat", line["model"])
+	require.Equal(t, "native", line["engine"])
+	require.Positive(t, line["generated_tokens"])
+	require.NotContains(t, s.log.String(), "very small model", "what is said is not logged")
+}
+
+func TestWhatIsNoRequestIsRefused(t *testing.T) {
+	s := serve(t, Config{})
+	for body, want := range map[string]string{
+		`{`:                                  "not JSON",
+		`[]`:                                 "body",
+		`{"model": 3}`:                       "model",
+		`{"model": "chat", "model": "chat"}`: "duplicate",
+		`{"model": "chat", "messages": []}`:  "messages",
+		`{"model": "chat", "messages": [{"role": "user", "content": "` + "\xff" + `"}]}`:  "UTF-8",
+		`{"messages": [{"role": "user", "content": "x"}]}`:                                "model",
+		`{"model": "chat", "messages": [{"role": "user", "content": "x"}], "stop": [1]}`:  "stop[0]",
+		`{"model": "chat", "messages": [{"role": "user", "content": "x"}], "stop": [""]}`: "stop",
+	} {
+		a := s.do("POST", "/v1/chat/completions", body)
+		require.Equal(t, 400, a.StatusCode, "%s: %s", body, a.body)
+		require.Contains(t, a.body, want, body)
+	}
+	require.Equal(t, 404, s.do("GET", "/v1/nothing", "").StatusCode)
+	require.Equal(t, 404, s.do("GET", "/v1/models/nobody", "").StatusCode)
+	require.Equal(t, 404, s.do("GET", "/v1/responses/none", "").StatusCode)
+}
+
+// leave sends a request and goes away as soon as the model works for it.
+func (s *served) leave(body string) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	r, err := http.NewRequestWithContext(ctx, "POST", s.url+"/v1/completions", strings.NewReader(body))
+	require.NoError(s.t, err)
+	r.Header.Set("Content-Type", "application/json")
+	done := make(chan error, 1)
+	go func() {
+		response, err := http.DefaultClient.Do(r)
+		if err == nil {
+			_, err = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+		}
+		done <- err
+	}()
+	require.Eventually(s.t, func() bool { return s.state("chat").Active > 0 }, 30*time.Second, time.Millisecond)
+	time.Sleep(50 * time.Millisecond)
+	cancel()
+	require.Error(s.t, <-done)
+}
+
+func (s *served) state(name string) registry.State {
+	for _, state := range s.config.Models.States() {
+		if state.Name == name {
+			return state
+		}
+	}
+	return registry.State{}
+}
+
+func TestAClientThatLeavesEndsTheWork(t *testing.T) {
+	s := serve(t, Config{})
+	for _, stream := range []bool{true, false} {
+		s.leave(fmt.Sprintf(endless, stream))
+		require.Eventually(t, func() bool { return s.state("chat").Active == 0 }, 2*time.Second, time.Millisecond)
+	}
+	require.Eventually(t, func() bool {
+		return strings.Contains(s.do("GET", "/metrics", "").body, `go_mlx_requests_total{model="chat",route="POST /v1/completions",status="499"} 2`)
+	}, 2*time.Second, 10*time.Millisecond)
+	metrics, err := s.state("chat").Model.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.KVBytes)
+}
+
+func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
+	s := serve(t, Config{WriteTimeout: 300 * time.Millisecond})
+	s.do("POST", "/v1/chat/completions", hello)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(1024))
+	// Log-probabilities make events large, so that the buffers fill.
+	body := `{"model": "chat", "prompt": "x", "max_tokens": 4000, "logit_bias": {"2": -100}, "stream": true, "logprobs": 100}`
+	fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	require.Eventually(t, func() bool { return s.state("chat").Active == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.state("chat").Active == 0 }, 60*time.Second, 10*time.Millisecond)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	got, _ := io.ReadAll(conn) // a connection that was cut off may end in an error
+	require.Contains(t, string(got), "200 OK")
+	require.NotContains(t, string(got), "[DONE]")
+	require.Contains(t, s.log.String(), `"status":499`)
+}
+
+func TestDraining(t *testing.T) {
+	for name, drain := range map[string]time.Duration{"long enough": time.Minute, "too short": 100 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, Config{})
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			url := "http://" + l.Addr().String()
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- s.Serve(ctx, l, drain) }()
+			body := fmt.Sprintf(strings.Replace(endless, "4000", "600", 1), true)
+			response, err := http.Post(url+"/v1/completions", "application/json", strings.NewReader(body))
+			require.NoError(t, err)
+			defer response.Body.Close()
+			lines := bufio.NewReader(response.Body)
+			_, err = lines.ReadString('\n')
+			require.NoError(t, err)
+			stop()
+			require.Eventually(t, func() bool { return s.draining.Load() }, time.Second, time.Millisecond)
+			rest, err := io.ReadAll(lines)
+			require.NoError(t, err)
+			if name == "long enough" {
+				require.Contains(t, string(rest), "[DONE]")
+			} else {
+				require.Contains(t, string(rest), "shutting down")
+			}
+			require.NoError(t, <-ended)
+			require.Equal(t, 503, s.do("GET", "/readyz", "").StatusCode)
+			require.Equal(t, 200, s.do("GET", "/healthz", "").StatusCode)
+			require.Equal(t, 503, s.do("POST", "/v1/chat/completions", hello).StatusCode)
+			_, err = http.Get(url)
+			require.Error(t, err)
+		})
+	}
+}
+
+func TestMetricsAndStatus(t *testing.T) {
+	s := serve(t, Config{})
+	s.do("POST", "/v1/chat/completions", hello)
+	s.do("POST", "/v1/classify", `{"model": "domains", "texts": ["The goalkeeper saved it.", "Boil the rice."], "labels": ["sport", "food"]}`)
+	text := s.do("GET", "/metrics", "").body
+	for _, line := range []string{
+		`go_mlx_requests_total{model="chat",route="POST /v1/chat/completions",status="200"} 1`,
+		`go_mlx_first_token_seconds_count{model="chat"} 1`,
+		`go_mlx_classified_texts_total{model="domains"} 2`,
+		`go_mlx_model_loaded{engine="native",model="chat"} 1`,
+		`go_mlx_model_loads_total{model="domains"} 1`,
+		`go_mlx_model_bytes{kind="weights",model="chat"}`,
+		`go_mlx_tokens_total{kind="generated",model="chat"}`,
+	} {
+		require.Contains(t, text, line)
+	}
+	var status struct {
+		Models []struct {
+			Name, Phase, Engine string
+			Memory              struct{ Weights int64 }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(s.do("GET", "/v1/status", "").body), &status))
+	require.Len(t, status.Models, 2)
+	require.Equal(t, "ready", status.Models[0].Phase)
+	require.Positive(t, status.Models[0].Memory.Weights)
+}
+
+func TestTraces(t *testing.T) {
+	spans := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	s := serve(t, Config{Tracer: provider})
+	s.do("POST", "/v1/chat/completions", hello, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	require.Eventually(t, func() bool { return len(spans.GetSpans()) == 1 }, time.Second, time.Millisecond)
+	span := spans.GetSpans()[0]
+	require.Equal(t, "POST /v1/chat/completions", span.Name)
+	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", span.SpanContext.TraceID().String(), "the client's trace goes on")
+	require.Contains(t, span.Attributes, attribute.String("gen_ai.request.model", "chat"))
+}
+
+func TestClassify(t *testing.T) {
+	s := serve(t, Config{})
+	var texts []string
+	for _, sentence := range testenv.Heldout(t)[:150] {
+		texts = append(texts, sentence.Text)
+	}
+	request := map[string]any{"model": "domains", "texts": texts, "labels": testenv.Labels(t), "scores": true}
+	body, err := json.Marshal(request)
+	require.NoError(t, err)
+	type results struct{ Data []classified }
+	var whole results
+	a := s.do("POST", "/v1/classify", string(body))
+	require.Equal(t, 200, a.StatusCode, a.body)
+	require.NoError(t, json.Unmarshal([]byte(a.body), &whole))
+	require.Len(t, whole.Data, 150)
+	require.Len(t, whole.Data[0].Scores, 8)
+
+	request["stream"] = true
+	body, err = json.Marshal(request)
+	require.NoError(t, err)
+	var streamed results
+	for _, event := range strings.Split(s.do("POST", "/v1/classify", string(body)).body, "\n\n") {
+		if data, ok := strings.CutPrefix(event, "data: {"); ok {
+			var part results
+			require.NoError(t, json.Unmarshal([]byte("{"+data), &part))
+			streamed.Data = append(streamed.Data, part.Data...)
+		}
+	}
+	require.Equal(t, whole, streamed)
+	for field, value := range map[string]any{"texts": []string{}, "labels": []string{}, "prompt": "no place", "temperature": -1, "abstain_below": 2, "model": "nobody"} {
+		bad := map[string]any{"model": "domains", "texts": texts[:1], "labels": []string{"a"}, field: value}
+		body, err := json.Marshal(bad)
+		require.NoError(t, err)
+		a := s.do("POST", "/v1/classify", string(body))
+		require.GreaterOrEqual(t, a.StatusCode, 400, field)
+		require.Contains(t, a.body, `"param":"`+field+`"`)
+	}
+}
+
+func TestStoredResponsesAreBounded(t *testing.T) {
+	store := newResponseStore(10_000)
+	for i := range 100 {
+		store.put(&storedResponse{response: &response{ID: fmt.Sprint(i), Model: strings.Repeat("x", 500)}})
+		store.get("0") // is used, so it stays
+	}
+	require.LessOrEqual(t, store.bytes, int64(10_000))
+	require.Less(t, store.order.Len(), 20)
+	require.Len(t, store.byID, store.order.Len())
+	_, kept := store.get("0")
+	require.True(t, kept)
+	_, kept = store.get("50")
+	require.False(t, kept)
+	store.put(&storedResponse{response: &response{ID: "huge", Model: strings.Repeat("x", 20_000)}})
+	_, kept = store.get("huge")
+	require.False(t, kept)
+	for id := range store.byID {
+		require.True(t, store.remove(id))
+	}
+	require.Zero(t, store.bytes)
+}
+
+func TestAPanicIsOneRequestsError(t *testing.T) {
+	s := serve(t, Config{})
+	h := s.observe(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oh") }))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, 500, w.Code)
+	require.Contains(t, s.log.String(), "oh")
+	require.NotContains(t, w.Body.String(), "goroutine")
+}
+
+func TestAStreamThatIsSilentIsKeptAlive(t *testing.T) {
+	s := serve(t, Config{})
+	w := httptest.NewRecorder()
+	out := s.newSSE(w)
+	out.mu.Lock()
+	out.last = time.Now().Add(-time.Minute)
+	out.mu.Unlock()
+	require.Eventually(t, out.started, 2*keepAlive, 10*time.Millisecond)
+	require.NoError(t, out.send("x", 1))
+	out.close()
+	require.Equal(t, ": still at work\n\nevent: x\ndata: 1\n\n", w.Body.String())
+}
