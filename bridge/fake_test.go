@@ -57,7 +57,7 @@ func reply(m fields) {
 }
 
 func hello(protocol int) {
-	found := fields{"protocol": protocol, "mlx": wantMLX, "mlx_lm": wantMLXLM}
+	found := fields{"protocol": protocol, "mlx": WantMLX, "mlx_lm": WantMLXLM}
 	if os.Getenv(fakeVariable) == "old mlx-lm" {
 		found["mlx_lm"] = "0.20.1"
 	}

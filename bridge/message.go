@@ -74,12 +74,12 @@ type namedCall struct {
 
 // Versions are those of a worker's packages, and of the protocol it speaks.
 type Versions struct {
-	Protocol     int    `msgpack:"protocol"`
-	Python       string `msgpack:"python"`
-	MLX          string `msgpack:"mlx"`
-	MLXLM        string `msgpack:"mlx_lm"`
-	Transformers string `msgpack:"transformers"`
-	Tokenizers   string `msgpack:"tokenizers"`
+	Protocol     int    `msgpack:"protocol" json:"protocol"`
+	Python       string `msgpack:"python" json:"python"`
+	MLX          string `msgpack:"mlx" json:"mlx"`
+	MLXLM        string `msgpack:"mlx_lm" json:"mlx_lm"`
+	Transformers string `msgpack:"transformers" json:"transformers"`
+	Tokenizers   string `msgpack:"tokenizers" json:"tokenizers"`
 }
 
 type workerInfo struct {

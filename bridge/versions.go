@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// What requirements.txt pins.
+// The versions of mlx and mlx-lm that the worker is made for, as requirements.txt pins them.
 const (
-	wantMLX   = "0.32.2"
-	wantMLXLM = "0.32.2"
+	WantMLX   = "0.32.2"
+	WantMLXLM = "0.32.2"
 )
 
 // ErrVersion is wrapped when a worker's Python packages are not those that this program works with.
@@ -22,7 +22,7 @@ func checkVersions(interpreter string, v Versions) error {
 			ErrVersion, v.Protocol, protocolVersion)
 	}
 	var wrong, install []string
-	for _, p := range []struct{ name, found, want string }{{"mlx", v.MLX, wantMLX}, {"mlx-lm", v.MLXLM, wantMLXLM}} {
+	for _, p := range []struct{ name, found, want string }{{"mlx", v.MLX, WantMLX}, {"mlx-lm", v.MLXLM, WantMLXLM}} {
 		if !sameMinor(p.found, p.want) {
 			wrong = append(wrong, fmt.Sprintf("%s is %s, want %s", p.name, orMissing(p.found), p.want))
 			install = append(install, fmt.Sprintf("'%s==%s'", p.name, p.want))

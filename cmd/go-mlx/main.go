@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -72,14 +73,33 @@ func printJSON(out io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
+// version is set by the linker in released programs.
+var version string
+
+// programVersion is what the linker set, or what the go command knows of the module.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "go-mlx",
-		Short:         "Run MLX language models: classify, generate, embed and serve",
+		Use:     "go-mlx",
+		Version: programVersion(),
+		Short:   "Run MLX language models: classify, generate, embed and serve",
+		Long: `Run MLX language models: classify, generate, embed and serve.
+
+Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupted.
+"go-mlx completion SHELL" prints a completion script. "go-mlx doctor" says what works here.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand())
+	root.AddCommand(classifyCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
 	}

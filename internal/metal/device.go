@@ -61,6 +61,12 @@ func (l *Lease) deviceInfo(name string) (value uint64, has bool, err error) {
 	return uint64(size), true, err
 }
 
+// MemorySize is the size of the device's memory in bytes; 0 where MLX does not know it.
+func (l *Lease) MemorySize() (uint64, error) {
+	size, _, err := l.deviceInfo("memory_size")
+	return size, err
+}
+
 // Version is the version of the linked MLX library, e.g. "0.32.2".
 func Version() (string, error) {
 	str := C.mlx_string_new()

@@ -18,10 +18,3 @@
 // The first error in a scope is latched: later ops in it do nothing, and [Scope.Err] returns it with
 // the name of the op that failed. A forward pass is therefore written without a check per line.
 package metal
-
-/*
-#cgo CFLAGS: -I${SRCDIR}/../../build/include
-#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lmlxc -Wl,-rpath,${SRCDIR}/../../build/lib
-#include "glue.h"
-*/
-import "C"

@@ -4,9 +4,6 @@
 package tokenizer
 
 /*
-#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lgomlx_tokenizer
-#cgo linux LDFLAGS: -lm -ldl -lpthread
-#cgo darwin LDFLAGS: -framework CoreFoundation
 #include "gomlx_tokenizer.h"
 */
 import "C"

@@ -1,0 +1,6 @@
+//go:build pkgconfig
+
+package tokenizer
+
+// #cgo pkg-config: go-mlx
+import "C"
