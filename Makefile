@@ -16,11 +16,17 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-long test-cuda test-training architectures parity-report soak fuzz bench bench-serving models lint clean distclean tools
+.PHONY: build demo test test-go test-race test-python test-rust test-clients test-outside test-long test-cuda test-training architectures \
+	parity-report soak fuzz bench bench-serving bench-server models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
 need = command -v $(1) >/dev/null 2>&1 || { echo "missing tool: $(1). Debian: $(2). macOS: $(3)." >&2; exit 1; }
+
+# What only tests need.
+test-tools: tools
+	@command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || test -d "/Applications/Google Chrome.app" || test -d /Applications/Chromium.app || \
+	  { echo "missing tool: chromium. Debian: apt-get install chromium. macOS: brew install --cask chromium." >&2; exit 1; }
 
 tools:
 	@$(call need,$(PYTHON),apt-get install python3 python3-venv,brew install python)
@@ -90,7 +96,7 @@ demo: build
 # --- tests -----------------------------------------------------------------------------------------
 GOTEST := $(GO) test -count=1 -timeout 20m
 
-test: build lint test-go test-race test-python test-rust fuzz
+test: test-tools build lint test-go test-race test-python test-rust test-clients test-outside fuzz
 	@echo "all tests passed"
 
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
@@ -109,6 +115,21 @@ test-race: build
 test-python: build
 	@echo "==> Python tests"
 	@$(VPYTHON) -m unittest discover -s tests/python
+
+# The official clients of OpenAI and Anthropic, in Python and in Go, against the server.
+$(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.ready
+	@$(VPYTHON) -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+test-clients: build $(VENV)/.clients
+	@echo "==> Official clients against the server"
+	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest discover -p 'test_*.py'
+	@cd tests/clients/go && $(GO) vet ./... && $(GO) test -count=1 ./...
+
+# The package as other modules use it: by replace, as a published module over installed libraries, and without cgo.
+test-outside: build
+	@echo "==> Other modules"
+	@cd tests/outside && $(GO) vet ./... && $(GO) test -count=1 -timeout 20m ./...
 
 test-rust: tools
 	@echo "==> Rust tests"
@@ -154,6 +175,10 @@ soak: build
 	@SOAK_REQUESTS=2000 $(GOTEST) -run RealSoak -v ./bridge
 	@SOAK_REQUESTS=10000 $(GOTEST) -run EveryWay -v ./native
 
+# The server against mlx_lm.server under load, with clients that leave; Linux, for it reads /proc. About ten minutes.
+bench-server: build
+	@$(GO) run ./tests/load
+
 # The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
 bench-serving: build
 	@$(GO) run ./tests/serving
@@ -169,12 +194,62 @@ lint: build
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 
-# Trains tests/models/domains anew; README says what it needs.
+# --- installing ------------------------------------------------------------------------------------
+# Everything in the form that it has below PREFIX: the program, the libraries, headers and a pkg-config file for programs
+# that are built with -tags pkgconfig, manual pages and completions. The program finds its libraries beside itself.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STAGE   := build/stage
+ORIGIN  := $(if $(filter Darwin,$(shell uname -s)),@executable_path,$$ORIGIN)
+TOKENIZER_LIBS := $(if $(filter Darwin,$(shell uname -s)),-framework CoreFoundation,-lm -ldl -lpthread)
+
+stage: build
+	@rm -rf $(STAGE) && mkdir -p $(STAGE)/bin $(STAGE)/lib/go-mlx/mlx/lib $(STAGE)/lib/pkgconfig $(STAGE)/include/go-mlx build/pkgconfig
+	@cp $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_tokenizer.a $(STAGE)/lib/go-mlx/
+	@cp -RL build/mlx/lib/. $(STAGE)/lib/go-mlx/mlx/lib/
+	@for d in "$$(readlink build/mlx)"/../mlx_*.libs; do test ! -d "$$d" || cp -RL "$$d" $(STAGE)/lib/go-mlx/; done
+	@cp -R build/include/mlx $(STAGE)/include/go-mlx/
+	@printf 'prefix=$${pcfiledir}/../..\nlibdir=$${prefix}/lib/go-mlx\nName: go-mlx\nDescription: MLX for Go programs\nVersion: %s\nCflags: -I$${prefix}/include/go-mlx\nLibs: -L$${libdir} -lmlxc -lgomlx_tokenizer %s -Wl,-rpath,$${libdir}\n' \
+	  "$(VERSION)" "$(TOKENIZER_LIBS)" > $(STAGE)/lib/pkgconfig/go-mlx.pc
+	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc
+	@PKG_CONFIG_PATH=$(abspath build/pkgconfig) $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(STAGE)/bin/go-mlx man $(STAGE)/share/man/man1
+	@mkdir -p $(STAGE)/share/bash-completion/completions $(STAGE)/share/zsh/site-functions $(STAGE)/share/fish/vendor_completions.d
+	@$(STAGE)/bin/go-mlx completion bash > $(STAGE)/share/bash-completion/completions/go-mlx
+	@$(STAGE)/bin/go-mlx completion zsh > $(STAGE)/share/zsh/site-functions/_go-mlx
+	@$(STAGE)/bin/go-mlx completion fish > $(STAGE)/share/fish/vendor_completions.d/go-mlx.fish
+
+install: stage-tools stage
+	@mkdir -p "$(DESTDIR)$(PREFIX)" && cp -R $(STAGE)/. "$(DESTDIR)$(PREFIX)/"
+	@echo "go-mlx $(VERSION) is in $(DESTDIR)$(PREFIX); try $(DESTDIR)$(PREFIX)/bin/go-mlx doctor"
+
+stage-tools:
+	@$(call need,pkg-config,apt-get install pkg-config,brew install pkg-config)
+
+# dist/go-mlx-VERSION-SYSTEM-MACHINE.tar.gz, to be unpacked anywhere, and its checksum.
+RELEASE = go-mlx-$(VERSION)-$(shell $(GO) env GOOS)-$(shell $(GO) env GOARCH)
+release: stage-tools stage
+	@rm -rf dist/$(RELEASE) && mkdir -p dist/$(RELEASE) && cp -R $(STAGE)/. dist/$(RELEASE)/ && cp README.md CHANGELOG.md requirements.txt dist/$(RELEASE)/
+	@cd dist && tar -czf $(RELEASE).tar.gz $(RELEASE) && rm -rf $(RELEASE) && { sha256sum $(RELEASE).tar.gz 2>/dev/null || shasum -a 256 $(RELEASE).tar.gz; } > $(RELEASE).tar.gz.sha256
+	@echo "dist/$(RELEASE).tar.gz"
+
+# On Linux: compiles and links everything for macOS on Apple Silicon.
+check-darwin: build
+	@sh tests/darwin/check.sh
+
+# Trains tests/models/domains and tests/models/assistant anew; README says what it needs.
 models: build
 	@$(VPYTHON) tests/models/train_domains.py
+	@$(VPYTHON) tests/models/train_assistant.py
+
+# Takes the chat page's libraries, of these versions, from the npm registry.
+page-libraries:
+	@$(call need,npm,apt-get install npm,brew install node)
+	@sh internal/page/libraries.sh
 
 clean:
-	@rm -rf bin build/mlx-c build/lib build/include build/rust build/*.log build/demo.*
+	@rm -rf bin dist build/mlx-c build/lib build/include build/rust build/stage build/darwin build/*.log build/demo.*
 
 distclean: clean
 	@rm -rf build $(VENV)
