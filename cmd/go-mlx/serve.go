@@ -19,6 +19,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 )
@@ -102,6 +103,11 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 	}
 	if ip := net.ParseIP(r.host); r.host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(keys) == 0 {
 		return usageError{fmt.Errorf("--host %s lets others ask: give API keys (--api-key-file or %s)", r.host, keysVariable)}
+	}
+	if r.python != "" { // an option would choose the python engine for every model
+		if err := os.Setenv(bridge.PythonVariable, r.python); err != nil {
+			return err
+		}
 	}
 	models, err := r.registry(log)
 	if err != nil {
@@ -247,6 +253,7 @@ func (r *serveRun) model(spec string) (registry.Model, error) {
 		return registry.Model{}, fmt.Errorf("not a model folder: %w", err)
 	}
 	own := r.loadFlags
+	own.python = "" // named to all workers by the environment
 	for setting := range strings.SplitSeq(settings, ",") {
 		if settings == "" {
 			break
@@ -255,6 +262,13 @@ func (r *serveRun) model(spec string) (registry.Model, error) {
 		if err := own.set(key, value); err != nil {
 			return registry.Model{}, err
 		}
+	}
+	// A flag of one engine says nothing to the models of the other.
+	switch mlx.Engine(own.engine) {
+	case mlx.EngineNative:
+		own.workers, own.trust, own.stall, own.online = 0, false, 0, false
+	case mlx.EnginePython:
+		own.budget, own.exact = 0, false
 	}
 	return registry.Model{Name: name, Path: path, Options: own.options()}, nil
 }

@@ -1,0 +1,137 @@
+package outside
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/zip"
+)
+
+const modulePath, moduleVersion = "forge.lthn.ai/core/go-mlx", "v0.99.0"
+
+// user is a program of somebody who has never seen the go-mlx folder.
+const user = `package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+func main() {
+	m, err := mlx.LoadModel(os.Args[1])
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	defer m.Close()
+	results, err := m.Classify(context.Background(), []string{"The goalkeeper saved two penalties."}, []string{"food", "sport"})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(m.Info().Engine, results[0].Label)
+}
+`
+
+// As a published module the package comes from a module proxy, without the folder's libraries: with those of
+// `make install` it is built by -tags pkgconfig; without cgo it needs none.
+func TestPublishedModule(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	check(t, err)
+	prefix := filepath.Join(t.TempDir(), "prefix")
+	run(t, root, nil, "make", "install", "PREFIX="+prefix)
+
+	proxy := publish(t, root)
+	known := strings.TrimSpace(run(t, root, nil, "go", "env", "GOMODCACHE"))
+	env := []string{
+		"GOPROXY=file://" + proxy + ",file://" + filepath.Join(known, "cache", "download"), "GOFLAGS=-mod=mod -modcacherw",
+		"GOMODCACHE=" + t.TempDir(), "GOWORK=off", "GOSUMDB=off",
+		"PKG_CONFIG_PATH=" + filepath.Join(prefix, "lib", "pkgconfig"), "GO_MLX_PYTHON=" + filepath.Join(root, ".venv", "bin", "python"),
+	}
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(user), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.org/user\n\ngo 1.26.0\n\nrequire "+modulePath+" "+moduleVersion+"\n"), 0o600))
+	run(t, dir, env, "go", "mod", "tidy")
+	model := filepath.Join(root, "tests", "models", "domains")
+
+	run(t, dir, env, "go", "build", "-tags", "pkgconfig", "-o", "native", ".")
+	same(t, "native sport\n", run(t, dir, env, "./native", model))
+
+	run(t, dir, append(env, "CGO_ENABLED=0"), "go", "build", "-o", "python", ".")
+	same(t, "python sport\n", run(t, dir, env, "./python", model))
+
+	// The command by its module path.
+	run(t, dir, append(env, "GOBIN="+dir), "go", "install", "-tags", "pkgconfig", modulePath+"/cmd/go-mlx@"+moduleVersion)
+	if got := run(t, dir, env, "./go-mlx", "--version"); !strings.Contains(got, moduleVersion) {
+		t.Fatal(got)
+	}
+	// What was installed works from wherever it is moved.
+	moved := filepath.Join(t.TempDir(), "moved")
+	check(t, os.Rename(prefix, moved))
+	run(t, dir, env, filepath.Join(moved, "bin", "go-mlx"), "info", "--model", model)
+}
+
+// publish makes a module proxy that has one version of the package: what git would publish.
+func publish(t *testing.T, root string) string {
+	proxy := t.TempDir()
+	tree := t.TempDir()
+	for _, name := range strings.Split(strings.TrimSpace(run(t, root, nil, "git", "ls-files", "--cached", "--others", "--exclude-standard")), "\n") {
+		data, err := os.ReadFile(filepath.Join(root, name))
+		if os.IsNotExist(err) {
+			continue // removed, and not committed yet
+		}
+		check(t, err)
+		check(t, os.MkdirAll(filepath.Join(tree, filepath.Dir(name)), 0o700))
+		check(t, os.WriteFile(filepath.Join(tree, name), data, 0o600))
+	}
+	dir := filepath.Join(proxy, filepath.FromSlash(modulePath), "@v")
+	check(t, os.MkdirAll(dir, 0o700))
+	file, err := os.Create(filepath.Join(dir, moduleVersion+".zip"))
+	check(t, err)
+	check(t, zip.CreateFromDir(file, module.Version{Path: modulePath, Version: moduleVersion}, tree))
+	check(t, file.Close())
+	info, err := json.Marshal(map[string]string{"Version": moduleVersion, "Time": "2026-01-01T00:00:00Z"})
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(dir, moduleVersion+".info"), info, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "list"), []byte(moduleVersion+"\n"), 0o600))
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(dir, moduleVersion+".mod"), mod, 0o600))
+	return proxy
+}
+
+func run(t *testing.T, dir string, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, stderr.String())
+	}
+	return string(out)
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func same(t *testing.T, want, got string) {
+	t.Helper()
+	if want != got {
+		t.Fatalf("want %q, got %q", want, got)
+	}
+}
