@@ -177,7 +177,7 @@ soak: build
 
 # The server against mlx_lm.server under load, with clients that leave; Linux, for it reads /proc. About ten minutes.
 bench-server: build
-	@$(GO) run ./tests/load
+	@$(GO) run ./tests/serving -load
 
 # The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
 bench-serving: build

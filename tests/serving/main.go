@@ -1,6 +1,6 @@
 // Command serving measures the bridge against mlx_lm.server over HTTP and against mlx-lm in its own
 // process: the same model, prompts and token counts, rounds interleaved, medians as a Markdown table.
-// `make bench-serving` runs it.
+// `make bench-serving` runs it; `make bench-server` puts whole servers under load.
 package main
 
 import (
@@ -23,7 +23,16 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	starts := flag.Int("starts", 5, "how often to measure the start")
 	cancels := flag.Bool("cancels", true, "measure cancels: the serving process must use no processor time when it is idle")
+	loaded := flag.Bool("load", false, "instead, put the server of this project and mlx_lm.server under load, with clients that leave")
+	perClient := flag.Int("per-client", 4, "requests of each client, with -load")
 	flag.Parse()
+	if *loaded {
+		if err := loadTest(*model, *python, *perClient); err != nil {
+			fmt.Fprintln(os.Stderr, "serving:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*model, *python, *rounds, max(1, *starts), *cancels); err != nil {
 		fmt.Fprintln(os.Stderr, "serving:", err)
 		os.Exit(1)
