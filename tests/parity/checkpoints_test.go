@@ -28,10 +28,9 @@ func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
 	nat, py := loadFrom(t, dir, mlx.EngineNative), loadFrom(t, dir, mlx.EnginePython)
 	for _, prompt := range []string{"Where can I find", "Der Torwart"} {
 		options := []mlx.GenerateOption{mlx.WithMaxTokens(tokens), mlx.WithIgnoreEOS()}
-		a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
-		require.NoError(t, err)
-		b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
-		require.NoError(t, err)
+		a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
+			return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+		})
 		require.Len(t, a.Tokens, tokens)
 		require.Equal(t, b, a)
 	}
@@ -39,10 +38,9 @@ func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
 		return
 	}
 	labels := testenv.Labels(t)
-	a, err := nat.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
-	require.NoError(t, err)
-	b, err := py.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
-	require.NoError(t, err)
+	a, b := both(t, nat, py, func(m mlx.TextModel) ([]mlx.Classification, error) {
+		return m.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
+	})
 	for i := range a {
 		require.Equal(t, b[i].Label, a[i].Label, "text %d", i)
 	}
@@ -93,10 +91,9 @@ func TestPackedAndBoundedKVAreTheSame(t *testing.T) {
 	} {
 		for _, prompt := range []string{"Where can I find", long} {
 			options := []mlx.GenerateOption{option, mlx.WithMaxTokens(50), mlx.WithIgnoreEOS(), mlx.WithLogProbs()}
-			a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
-			require.NoError(t, err)
-			b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
-			require.NoError(t, err)
+			a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
+				return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+			})
 			require.Equal(t, b, a, "%s, %d bytes of prompt", name, len(prompt))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,6 +34,19 @@ func loadFrom(t *testing.T, dir string, engine mlx.Engine) mlx.TextModel {
 	return m
 }
 
+// both asks both engines at once, each on a processor of its own.
+func both[T any](t *testing.T, nat, py mlx.TextModel, ask func(mlx.TextModel) (T, error)) (a, b T) {
+	t.Helper()
+	var errA, errB error
+	var group sync.WaitGroup
+	group.Go(func() { a, errA = ask(nat) })
+	b, errB = ask(py)
+	group.Wait()
+	require.NoError(t, errA)
+	require.NoError(t, errB)
+	return a, b
+}
+
 // prompts are beginnings of held-out sentences; some end within a word.
 func prompts(t *testing.T) []string {
 	texts := testenv.Texts(t)
@@ -56,10 +70,9 @@ func TestGreedyTokensAreTheSame(t *testing.T) {
 	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
 	for _, prompt := range prompts(t) {
 		options := []mlx.GenerateOption{mlx.WithMaxTokens(200), mlx.WithIgnoreEOS(), mlx.WithLogProbs()}
-		a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
-		require.NoError(t, err)
-		b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
-		require.NoError(t, err)
+		a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
+			return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+		})
 		require.Len(t, a.Tokens, 200)
 		require.Equal(t, ids(b), ids(a), prompt)
 		require.Equal(t, b, a, "text, log-probabilities and the rest, for %q", prompt)
@@ -85,10 +98,9 @@ func TestSampledTokensAreTheSameWithTheSameSeed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			options = append(options, mlx.WithSeed(99), mlx.WithMaxTokens(60), mlx.WithIgnoreEOS())
 			for _, prompt := range []string{"Where can I find", "Der Torwart", "Le serveur"} {
-				a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
-				require.NoError(t, err)
-				b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
-				require.NoError(t, err)
+				a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
+					return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+				})
 				require.Equal(t, b, a, prompt)
 			}
 		})
@@ -100,10 +112,9 @@ func TestStopStringsEndBothEnginesAtTheSamePlace(t *testing.T) {
 	for _, stop := range []string{"e", " d", "der", "zzz", ". "} {
 		for _, prompt := range []string{"We could not find the", "Zeigen Sie mir"} {
 			options := []mlx.GenerateOption{mlx.WithStop(stop, "qqq"), mlx.WithMaxTokens(40), mlx.WithIgnoreEOS()}
-			a, err := mlx.Collect(nat.Generate(t.Context(), prompt, options...))
-			require.NoError(t, err)
-			b, err := mlx.Collect(py.Generate(t.Context(), prompt, options...))
-			require.NoError(t, err)
+			a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
+				return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+			})
 			require.Equal(t, b, a, "stop %q", stop)
 			require.NotContains(t, a.Text, stop)
 		}
@@ -123,10 +134,9 @@ func TestLabelsAreTheSameOnTheWholeHeldoutSet(t *testing.T) {
 			if name != "domains" {
 				texts = texts[60:90]
 			}
-			a, err := nat.Classify(t.Context(), texts, labels)
-			require.NoError(t, err)
-			b, err := py.Classify(t.Context(), texts, labels)
-			require.NoError(t, err)
+			a, b := both(t, nat, py, func(m mlx.TextModel) ([]mlx.Classification, error) {
+				return m.Classify(t.Context(), texts, labels)
+			})
 			largest := 0.0
 			for i := range texts {
 				require.Equal(t, b[i].Label, a[i].Label, texts[i])
@@ -145,10 +155,9 @@ func TestTokenizersAndTemplatesAreTheSame(t *testing.T) {
 	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
 	for _, text := range append(testenv.Texts(t)[:40], "", " ", "日本語 🏳️‍🌈", "<bos>x<end_of_turn>") {
 		for _, special := range []bool{true, false} {
-			a, err := nat.Tokenizer().Encode(t.Context(), text, special)
-			require.NoError(t, err)
-			b, err := py.Tokenizer().Encode(t.Context(), text, special)
-			require.NoError(t, err)
+			a, b := both(t, nat, py, func(m mlx.TextModel) ([]int32, error) {
+				return m.Tokenizer().Encode(t.Context(), text, special)
+			})
 			require.Equal(t, fmt.Sprint(b), fmt.Sprint(a), text)
 			textA, err := nat.Tokenizer().Decode(t.Context(), a)
 			require.NoError(t, err)
