@@ -54,11 +54,10 @@ func serveCommand() *cobra.Command {
 A model is a folder, with a name for requests; without one the folder's name is taken. KEY=VALUE sets for one model what
 the flags set for all: engine, adapter, draft, workers, batch.
 
-  go-mlx serve --model /models/gemma-3-1b
-  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m
-
 A model is loaded when it is first asked for. API keys are read from --api-key-file (one a line), from the environment
 variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
+		Example: `  go-mlx serve --model /models/gemma-3-1b
+  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run.run(cmd.Context(), cmd.Root().Version, cmd.ErrOrStderr())

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// lockedText is what a command under way has written.
+type lockedText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedText) Write(data []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(data)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// serveWith runs the command until the test ends it.
+func serveWith(t *testing.T, args ...string) (url string, end func() error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var stderr lockedText
+	cmd := rootCommand()
+	cmd.SetArgs(append([]string{"serve", "--port", "0"}, args...))
+	cmd.SetErr(&stderr)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.ExecuteContext(ctx) }()
+	address := regexp.MustCompile(`address=(http://\S+)/`)
+	require.Eventually(t, func() bool { return address.MatchString(stderr.String()) }, 30*time.Second, 10*time.Millisecond, stderr.String())
+	return address.FindStringSubmatch(stderr.String())[1], func() error {
+		cancel()
+		return <-ended
+	}
+}
+
+func TestServeAFolderOfModels(t *testing.T) {
+	keys := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, os.WriteFile(keys, []byte("one\n\ntwo\n"), 0o600))
+	url, end := serveWith(t, "--models-dir", filepath.Join(testenv.Root(), "tests", "models"), "--api-key-file", keys, "--preload", "--no-page")
+	r, err := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/status", nil)
+	require.NoError(t, err)
+	r.Header.Set("X-Api-Key", "two")
+	response, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	data, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	response.Body.Close()
+	var status struct {
+		Models []struct{ Name, Phase string }
+	}
+	require.NoError(t, json.Unmarshal(data, &status))
+	require.Len(t, status.Models, 2)
+	response, err = http.Get(url + "/")
+	require.NoError(t, err)
+	response.Body.Close()
+	require.Equal(t, 401, response.StatusCode, "no page")
+	require.NoError(t, end())
+}
+
+func TestServeRefusesWhatItCannotDo(t *testing.T) {
+	model := testenv.Model(t)
+	for _, c := range []struct {
+		args  []string
+		want  string
+		usage bool
+	}{
+		{[]string{}, "at least one of the flags", true},
+		{[]string{"--model", model, "--host", "0.0.0.0"}, "give API keys", true},
+		{[]string{"--model", "/none"}, "not a model folder", true},
+		{[]string{"--model", "x=" + model + ",colour=red"}, `unknown setting "colour"`, true},
+		{[]string{"--model", "x=" + model + ",workers=two"}, "workers=two", true},
+		{[]string{"--model", model, "--model", model}, `two models have the name "domains"`, false},
+		{[]string{"--models-dir", t.TempDir()}, "no folder", false},
+		{[]string{"--model", model, "--log-format", "xml"}, "text and json", true},
+		{[]string{"--model", model, "--log-level", "loud"}, "--log-level", true},
+		{[]string{"--model", model, "--api-key-file", os.DevNull}, "holds no key", false},
+		{[]string{"--model", model, "--cors-origin", "not an origin", "--port", "0"}, "origin", false},
+		{[]string{"--model", model, "--port", "70000"}, "--port chooses another", false},
+	} {
+		_, _, err := run(t, "", append([]string{"serve"}, c.args...)...)
+		require.ErrorContains(t, err, c.want, "%v", c.args)
+		require.Equal(t, c.usage, isUsage(err), "%v: %v", c.args, err)
+	}
+}
+
+// A model's own settings come before those for all; a flag of one engine does not reach the models of the other.
+func TestModelsHaveSettingsOfTheirOwn(t *testing.T) {
+	r := &serveRun{loadFlags: loadFlags{engine: "auto", workers: 3, exact: true}}
+	m, err := r.model("a=" + testenv.Model(t) + ",engine=python,workers=1")
+	require.NoError(t, err)
+	require.Equal(t, "a", m.Name)
+	require.Len(t, m.Options, 2, "the engine and its workers, but not --exact")
+	m, err = r.model(testenv.Model(t) + ",engine=native")
+	require.NoError(t, err)
+	require.Equal(t, "domains", m.Name)
+	require.Len(t, m.Options, 2, "the engine and --exact, but no workers")
+}
+
+func TestDoctor(t *testing.T) {
+	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
+	t.Chdir(testenv.Root())
+	out, _, err := run(t, "", "doctor", "--json")
+	require.NoError(t, err)
+	var findings []finding
+	require.NoError(t, json.Unmarshal([]byte(out), &findings))
+	states := map[string]string{}
+	for _, f := range findings {
+		states[f.Part] = f.State
+	}
+	require.Equal(t, "ok", states["native engine"])
+	require.Equal(t, "ok", states["python engine"])
+	require.Equal(t, "ok", states["go"])
+
+	out, _, err = run(t, "", "doctor", "--python", "/none")
+	require.NoError(t, err, "one engine is enough")
+	require.Contains(t, out, "run: python3 -m venv")
+	require.NotContains(t, out, "\x1b", "no colours but on a terminal")
+}
+
+func TestManualPagesAndCompletions(t *testing.T) {
+	dir := t.TempDir()
+	_, _, err := run(t, "", "man", dir)
+	require.NoError(t, err)
+	page, err := os.ReadFile(filepath.Join(dir, "go-mlx-serve.1"))
+	require.NoError(t, err)
+	require.Contains(t, string(page), "--request-timeout")
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		out, _, err := run(t, "", "completion", shell)
+		require.NoError(t, err)
+		require.Contains(t, out, "go-mlx")
+	}
+}
