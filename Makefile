@@ -101,15 +101,27 @@ test: test-tools build lint test-go test-race test-python test-rust test-clients
 
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
-RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer
+RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/registry ./internal/server
+
+# The slowest packages first, so that none of them is left alone at the end.
+SLOW := ./tests/parity ./native
 
 test-go: build
 	@echo "==> Go tests"
-	@$(GOTEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED))")
+	@$(GOTEST) $(SLOW) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) $(SLOW))")
 
+# The tests of ./bridge wait for workers to start; two halves side by side use both processors.
 test-race: build
 	@echo "==> Go tests with the race detector"
-	@$(GOTEST) -race $(RACED)
+	@$(MAKE) --no-print-directory -j2 race-bridge-1 race-bridge-2 race-rest
+
+.PHONY: race-bridge-1 race-bridge-2 race-rest
+race-bridge-1:
+	@$(GOTEST) -race -run '^TestReal[A-H]' ./bridge
+race-bridge-2:
+	@$(GOTEST) -race -skip '^TestReal[A-H]' ./bridge
+race-rest:
+	@$(GOTEST) -race $(filter-out ./bridge,$(RACED))
 	@$(GOTEST) -race -run 'Close|Company|Ended|Cancel|EveryWay|SlowReader|Panic' ./native
 
 test-python: build
@@ -142,6 +154,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzReadFrame -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzConn -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
+	@$(GOTEST) -run '^$$' -fuzz FuzzSplitter -fuzztime $(FUZZTIME) ./internal/segment
 	@$(GOTEST) -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) ./internal/gguf
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer

@@ -23,7 +23,7 @@ type job struct {
 	field    string
 	labels   []string
 	abstain  float64
-	progress func(stats) // told after every sentence; may be nil
+	progress func(stats) // told after every window of sentences; may be nil
 }
 
 // stats are how far a job is.
@@ -205,9 +205,9 @@ func (j job) sort(ctx context.Context, m mlx.TextModel, lines *bufio.Reader, out
 			if err := out.Flush(); err != nil {
 				return err
 			}
-		}
-		if j.progress != nil {
-			j.progress(*s)
+			if j.progress != nil {
+				j.progress(*s)
+			}
 		}
 	}
 	return readErr

@@ -52,21 +52,20 @@ func TestABrokenRunGoesOn(t *testing.T) {
 	require.Equal(t, n, strings.Count(string(want), "\n"))
 
 	j.out += ".again"
-	for _, after := range []int{100, 560} {
+	for first := true; ; first = false {
 		ctx, cancel := context.WithCancel(t.Context())
-		j.progress = func(s stats) {
-			if s.Done == after {
-				cancel()
-			}
-		}
+		j.progress = func(stats) { cancel() } // after a window
 		_, err = j.run(ctx, m)
-		if after < 512 {
+		if first {
 			require.ErrorIs(t, err, context.Canceled)
 		}
 		// And as if the machine had stopped in the middle of a line.
 		data, err := os.ReadFile(j.out)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(j.out, data[:len(data)-min(len(data), 17)], 0o600))
+		require.NoError(t, os.WriteFile(j.out, data[:len(data)-17], 0o600))
+		if !first {
+			break
+		}
 	}
 	j.progress = nil
 	s, err = j.run(t.Context(), m)
