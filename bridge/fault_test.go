@@ -81,7 +81,7 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 		"dies at start":     {"exit status 1", "No module named 'mlx_lm'", "pip install -r requirements.txt"},
 		"dies at load":      {"exit status 139", "Segmentation fault in the loader"},
 		"prints on stdout":  {"broken frame", "is something printing"},
-		"old version":       {"protocol 0, this program 2", "rebuild"},
+		"old version":       {fmt.Sprintf("protocol 0, this program %d", protocolVersion), "rebuild"},
 		"old mlx-lm":        {"mlx-lm is 0.20.1, want 0.32.2", "-m pip install 'mlx-lm==0.32.2'"},
 		"hangs in load":     {"hangs", `phase "load"`},
 		"never says hello":  {"hangs", `phase "start"`},

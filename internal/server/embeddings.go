@@ -53,7 +53,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 		}
 		tokens += len(ids)
 	}
-	visitOf(r.Context()).prompt = tokens
+	visitOf(r.Context()).count(tokens, 0)
 	data := make([]embedding, len(vectors))
 	for i, v := range vectors {
 		data[i] = embedding{"embedding", i, v}

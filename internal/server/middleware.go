@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -31,12 +32,31 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 
 // visit is what is told of a request in logs and metrics when it is over.
 type visit struct {
-	id, route         string
-	model, engine     string
-	status            int
+	id, route     string
+	model, engine string
+	status        int
+	err           error
+
+	mu                sync.Mutex // guards what follows: answers to one request may be generated side by side
 	firstToken        time.Duration
 	prompt, generated int
-	err               error
+}
+
+// began notes how long the first of a request's answers took to its first token.
+func (v *visit) began(after time.Duration) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.firstToken == 0 {
+		v.firstToken = after
+	}
+}
+
+// count adds tokens of one answer.
+func (v *visit) count(prompt, generated int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.prompt += prompt
+	v.generated += generated
 }
 
 type visitKey struct{}

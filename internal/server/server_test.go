@@ -355,6 +355,20 @@ func TestTraces(t *testing.T) {
 	require.Contains(t, span.Attributes, attribute.String("gen_ai.request.model", "chat"))
 }
 
+// Answers to one request are generated side by side.
+func TestSeveralAnswers(t *testing.T) {
+	s := serve(t, Config{})
+	for _, stream := range []bool{false, true} {
+		a := s.do("POST", "/v1/chat/completions", fmt.Sprintf(`{"model": "chat", "n": 4, "seed": 1, "temperature": 2, "max_tokens": 30, "stream": %t,
+			"messages": [{"role": "user", "content": "Tell me a story"}]}`, stream))
+		require.Equal(t, 200, a.StatusCode, a.body)
+		require.Contains(t, a.body, `"index":3`)
+		a = s.do("POST", "/v1/completions", fmt.Sprintf(`{"model": "chat", "prompt": ["a", "b", "c"], "n": 2, "logprobs": 2, "max_tokens": 9, "stream": %t}`, stream))
+		require.Equal(t, 200, a.StatusCode, a.body)
+		require.Contains(t, a.body, `"index":5`)
+	}
+}
+
 func TestClassify(t *testing.T) {
 	s := serve(t, Config{})
 	var texts []string

@@ -39,16 +39,16 @@ var toolName = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,128}$`)
 
 // check finds what is wrong with the tools themselves.
 func (t *tools) check() error {
-	for i, tool := range t.list {
+	for i, given := range t.list {
 		field := func(name string) string { return atIndex("tools", i, name) }
 		switch {
-		case !toolName.MatchString(tool.name):
-			return badField(field("name"), "%q is not made of 1 to 128 letters, digits, and _ . -", tool.name)
-		case slices.ContainsFunc(t.list[:i], func(other toolOf) bool { return other.name == tool.name }):
-			return badField(field("name"), "%q is given twice", tool.name)
-		case len(tool.parameters) > 0 && tool.parameters[0] != '{':
+		case !toolName.MatchString(given.name):
+			return badField(field("name"), "%q is not made of 1 to 128 letters, digits, and _ . -", given.name)
+		case slices.ContainsFunc(t.list[:i], func(other tool) bool { return other.name == given.name }):
+			return badField(field("name"), "%q is given twice", given.name)
+		case len(given.parameters) > 0 && given.parameters[0] != '{':
 			return badField(field("parameters"), "not a JSON schema")
-		case tool.strict && t.mode != choiceRequired:
+		case given.strict && t.mode != choiceRequired:
 			return badField(field("strict"), "arguments follow their schema only when a call is required (tool_choice)")
 		}
 	}
@@ -56,15 +56,12 @@ func (t *tools) check() error {
 		if len(t.list) == 0 {
 			return badField("tool_choice", "there are no tools")
 		}
-		if t.name != "" && !slices.ContainsFunc(t.list, func(other toolOf) bool { return other.name == t.name }) {
+		if t.name != "" && !slices.ContainsFunc(t.list, func(other tool) bool { return other.name == t.name }) {
 			return badField("tool_choice", "there is no tool %q", t.name)
 		}
 	}
 	return nil
 }
-
-// toolOf is tool where a variable of that name hides it.
-type toolOf = tool
 
 // option gives the tools to the chat template, and makes the model call one where that is required.
 func (t *tools) option(template string) ([]mlx.GenerateOption, error) {
@@ -84,8 +81,8 @@ func (t *tools) option(template string) ([]mlx.GenerateOption, error) {
 		Function function `json:"function"`
 	}
 	var entries []entry
-	for _, tool := range t.list {
-		entries = append(entries, entry{"function", function{tool.name, tool.description, tool.schema()}})
+	for _, given := range t.list {
+		entries = append(entries, entry{"function", function{given.name, given.description, given.schema()}})
 	}
 	data, err := json.Marshal(entries)
 	if err != nil {
@@ -119,13 +116,13 @@ func (t *tools) grammar(template string) (string, error) {
 		return "", badField("tool_choice", "a call can be required only of models that write calls as JSON in <tool_call>")
 	}
 	var calls []any
-	for _, tool := range t.list {
-		if t.name == "" || t.name == tool.name {
+	for _, given := range t.list {
+		if t.name == "" || t.name == given.name {
 			calls = append(calls, map[string]any{
 				"type": "object",
 				"properties": orderedPair{
-					"name", map[string]any{"const": tool.name},
-					"arguments", tool.schema(),
+					"name", map[string]any{"const": given.name},
+					"arguments", given.schema(),
 				},
 				"required": []string{"name", "arguments"}, "additionalProperties": false,
 			})

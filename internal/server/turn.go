@@ -160,9 +160,7 @@ func (s *Server) run(ctx context.Context, t *turn, emit func(event) error) (outc
 		}
 		if o.generated == 0 {
 			s.metrics.firstToken(v.model, time.Since(begin))
-			if v.firstToken == 0 {
-				v.firstToken = time.Since(begin)
-			}
+			v.began(time.Since(begin))
 		}
 		o.generated++
 		o.finish, o.stopString, o.prompt = tok.FinishReason, tok.StopString, tok.PromptTokens
@@ -194,8 +192,7 @@ func (s *Server) run(ctx context.Context, t *turn, emit func(event) error) (outc
 			return o, err
 		}
 	}
-	v.prompt += o.prompt
-	v.generated += o.generated
+	v.count(o.prompt, o.generated)
 	s.metrics.tokens(v.model, o)
 	return o, nil
 }
