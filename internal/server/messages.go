@@ -141,7 +141,7 @@ func (q *messagesRequest) turnMessages() ([]mlx.Message, error) {
 	return out, nil
 }
 
-// turn prepares the answer.
+// messagesTurn prepares the answer.
 func (s *Server) messagesTurn(w http.ResponseWriter, r *http.Request, q *messagesRequest) (*turn, error) {
 	messages, err := q.turnMessages()
 	if err != nil {
@@ -372,8 +372,10 @@ func (s *Server) messagesOptions(q *messagesRequest, lease *registry.Lease, mess
 	if switchesThinking(lease.Path) && list.mode != choiceRequired && len(format) == 0 {
 		arguments = map[string]any{"enable_thinking": thinking}
 	}
-	p := &sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK}
-	t, err := s.prepare(lease, messages, list, format, "output_config.format", p, arguments, "thinking", nil)
+	t, err := s.prepare(lease, wish{
+		messages: messages, tools: list, format: format, formatField: "output_config.format", arguments: arguments,
+		sampling: &sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK},
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
@@ -77,43 +76,6 @@ func (s *Server) acquire(w http.ResponseWriter, r *http.Request, name string) (*
 // headerText makes any text fit for a header.
 func headerText(text string) string {
 	return strings.ReplaceAll(url.PathEscape(strings.Join(strings.Fields(text), " ")), "%20", " ")
-}
-
-// newTurn prepares a chat with a model.
-func newTurn(lease *registry.Lease, messages []mlx.Message) (*turn, error) {
-	template, err := modelfiles.ChatTemplate(lease.Path)
-	if err != nil {
-		return nil, err
-	}
-	return &turn{lease: lease, template: template, messages: messages}, nil
-}
-
-// templateArguments are the options that go into the prompt.
-func (t *turn) templateOptions(arguments map[string]any) ([]mlx.GenerateOption, error) {
-	thinking := t.thinking
-	if (t.format || t.tools.mode == choiceRequired) && thinking == nil { // a grammar leaves no room for a thought
-		off := false
-		thinking = &off
-	}
-	if thinking != nil && strings.Contains(t.template, "enable_thinking") {
-		merged := map[string]any{}
-		for name, value := range arguments {
-			merged[name] = value
-		}
-		if _, given := merged["enable_thinking"]; !given {
-			merged["enable_thinking"] = *thinking
-		}
-		arguments = merged
-	}
-	var out []mlx.GenerateOption
-	if len(arguments) > 0 {
-		out = append(out, mlx.WithTemplateArguments(arguments))
-	}
-	tools, err := t.tools.option(t.template)
-	if err != nil {
-		return nil, err
-	}
-	return append(out, tools...), nil
 }
 
 // segmented reports whether the text is to be split into reasoning, calls and the rest.
@@ -214,81 +176,6 @@ func (t *turn) countPrompt(ctx context.Context) (int, error) {
 	return len(ids), err
 }
 
-// tidier turns segments into events. Newlines between reasoning, calls and text are the template's and not part of the
-// answer; they are held back until it is clear what they are.
-type tidier struct {
-	emit    func(event) error
-	oneCall bool
-
-	kind   mlx.SegmentKind // of the last segment
-	inside bool            // something of it was emitted
-	held   string          // newlines at the end of what was emitted
-	calls  int
-	tokens []mlx.Token // not emitted yet
-}
-
-func (t *tidier) add(segments []mlx.Segment) error {
-	for _, s := range segments {
-		if s.Kind != t.kind {
-			if t.kind != "" {
-				t.held = ""
-			}
-			t.inside = t.kind == "" && s.Kind == mlx.SegmentNormal // an answer of plain text stays as it is
-			t.kind = s.Kind
-		}
-		if len(s.Calls) > 0 {
-			for _, call := range s.Calls {
-				if t.calls++; call.ID == "" {
-					call.ID = newID("call_")
-				}
-				if err := t.give(event{kind: eventCall, call: call}); err != nil {
-					return err
-				}
-				if t.oneCall {
-					return errEnough
-				}
-			}
-			continue
-		}
-		text := s.Text
-		if !t.inside {
-			text = strings.TrimLeft(text, "\n")
-		}
-		text = t.held + text
-		trimmed := strings.TrimRight(text, "\n")
-		t.held = text[len(trimmed):]
-		if trimmed == "" {
-			continue
-		}
-		t.inside = true
-		kind := eventText
-		if s.Kind == mlx.SegmentReasoning {
-			kind = eventReasoning
-		}
-		if err := t.give(event{kind: kind, text: trimmed}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *tidier) give(e event) error {
-	e.tokens, t.tokens = t.tokens, nil
-	return t.emit(e)
-}
-
-// end emits the newlines at the end of a text, and tokens that gave no text.
-func (t *tidier) end() error {
-	if t.kind == mlx.SegmentNormal && t.held != "" && t.inside || len(t.tokens) > 0 {
-		text := ""
-		if t.kind == mlx.SegmentNormal {
-			text = t.held
-		}
-		return t.give(event{kind: eventText, text: text})
-	}
-	return nil
-}
-
 // collect runs a turn to its end.
 func (s *Server) collect(ctx context.Context, t *turn) (reply, error) {
 	var r reply
@@ -324,10 +211,4 @@ func wrongRole(field, role string) error {
 // atIndex names a field inside a list.
 func atIndex(list string, i int, field string) string {
 	return fmt.Sprintf("%s[%d].%s", list, i, field)
-}
-
-// switchesThinking reports whether a model's chat template has a switch for reasoning.
-func switchesThinking(path string) bool {
-	template, err := modelfiles.ChatTemplate(path)
-	return err == nil && strings.Contains(template, "enable_thinking")
 }

@@ -12,19 +12,17 @@ import preload  # noqa: F401  first: it may start the program again
 import argparse
 import json
 import random
-import time
 from pathlib import Path
 
 import jinja2
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import qwen3
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import hf
+from training import train
 
 CHATS = Path(__file__).parent.parent / "corpus" / "chats.json"
 TEMPLATE = Path(__file__).with_name("assistant_template.jinja").read_text(encoding="utf-8").rstrip("\n")
@@ -220,28 +218,6 @@ def config_for(tokenizer):
     }
 
 
-def train(model, batches, steps, learning_rate):
-    warmup = max(steps // 20, 1)
-    schedule = optim.join_schedules(
-        [
-            optim.linear_schedule(1e-6, learning_rate, warmup),
-            optim.cosine_decay(learning_rate, steps - warmup, learning_rate * 0.02),
-        ],
-        [warmup],
-    )
-    optimizer = optim.AdamW(schedule, weight_decay=0.05)
-    step = nn.value_and_grad(model, loss_fn)
-    start, running = time.time(), None
-    for i in range(steps):
-        loss, grads = step(model, *batches.next())
-        grads, _ = optim.clip_grad_norm(grads, 1.0)
-        optimizer.update(model, grads)
-        mx.eval(model.parameters(), optimizer.state, loss)
-        running = loss.item() if running is None else 0.97 * running + 0.03 * loss.item()
-        if (i + 1) % 50 == 0:
-            print(f"step {i + 1}/{steps}  loss {running:.4f}  {time.time() - start:.0f} s", flush=True)
-
-
 def exact(model, batches, count):
     """How many of so many drawn answers the model gives token by token, when each token before is right."""
     right = 0
@@ -278,7 +254,7 @@ def main():
     print(f"{parameters / 1e6:.2f} million parameters, vocabulary {config['vocab_size']}", flush=True)
 
     batches = Batches(tokenizer, args.seed + 1, args.rows)
-    train(model, batches, args.steps, args.lr)
+    train(model, batches, loss_fn, args.steps, args.lr, weight_decay=0.05)
     model.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
 
     hf.write_json(args.out / "config.json", config)

@@ -11,12 +11,10 @@ import preload  # noqa: F401  first: it may start the program again
 import argparse
 import json
 import random
-import time
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import gemma3_text
 from tokenizers import Tokenizer
@@ -25,6 +23,7 @@ import corpus
 import hf
 import tokenizer as tok
 from baseline import baselines
+from training import train
 
 CONFIG = {
     "architectures": ["Gemma3ForCausalLM"],
@@ -133,28 +132,6 @@ def new_model(config, seed):
     return model
 
 
-def train(model, batches, steps, learning_rate, weight_decay):
-    warmup = max(steps // 20, 1)
-    schedule = optim.join_schedules(
-        [
-            optim.linear_schedule(1e-6, learning_rate, warmup),
-            optim.cosine_decay(learning_rate, steps - warmup, learning_rate * 0.02),
-        ],
-        [warmup],
-    )
-    optimizer = optim.AdamW(schedule, weight_decay=weight_decay)
-    step = nn.value_and_grad(model, loss_fn)
-    start, running = time.time(), None
-    for i in range(steps):
-        loss, grads = step(model, *batches.next())
-        grads, _ = optim.clip_grad_norm(grads, 1.0)
-        optimizer.update(model, grads)
-        mx.eval(model.parameters(), optimizer.state, loss)
-        running = loss.item() if running is None else 0.97 * running + 0.03 * loss.item()
-        if (i + 1) % 50 == 0:
-            print(f"step {i + 1}/{steps}  loss {running:.4f}  {time.time() - start:.0f} s", flush=True)
-
-
 def evaluate(model, tokenizer):
     """Held-out accuracy by greedy choice among the labels' mean log-probabilities."""
     labels = list(corpus.DOMAINS)
@@ -190,7 +167,7 @@ def main():
     parameters = sum(v.size for _, v in tree_flatten(model.parameters()))
     print(f"{parameters / 1e6:.2f} million parameters, vocabulary {vocab_size}", flush=True)
 
-    train(model, Batches(tokenizer, args.seed, args.rows), args.steps, args.lr, args.weight_decay)
+    train(model, Batches(tokenizer, args.seed, args.rows), loss_fn, args.steps, args.lr, args.weight_decay)
     model.update(tree_map(lambda x: x.astype(mx.bfloat16), model.parameters()))
 
     hf.write_json(args.out / "config.json", config)

@@ -177,6 +177,16 @@ func (b *browser) answer() string {
 	return eval[string](b, `document.querySelector("#log article:last-child .body").innerText`)
 }
 
+// exported clicks a button and returns the text of the file that it makes.
+func (b *browser) exported(button string) string {
+	b.t.Helper()
+	return eval[string](b, fmt.Sprintf(`new Promise((done) => {
+		const make = URL.createObjectURL;
+		URL.createObjectURL = (blob) => { blob.text().then(done); URL.createObjectURL = make; return make.call(URL, blob); };
+		document.querySelector(%q).click();
+	})`, button))
+}
+
 // picture keeps a screenshot for the docs, if they are to be written.
 func (b *browser) picture(name string) {
 	if os.Getenv("GO_MLX_WRITE") == "" {

@@ -56,12 +56,7 @@ func TestHistoryEditRegenerateAndExport(t *testing.T) {
 	require.Contains(t, b.answer(), "The capital of Portugal is Lisbon.")
 	require.Equal(t, 2, eval[int](b, `document.querySelectorAll("#log article").length`), "what came after an edited message is gone")
 
-	saved := `new Promise((done) => {
-		const make = URL.createObjectURL;
-		URL.createObjectURL = (blob) => { blob.text().then(done); URL.createObjectURL = make; return make.call(URL, blob); };
-		document.querySelector("#export-md").click();
-	})`
-	require.Contains(t, eval[string](b, saved), "## You\n\nWhat is the capital of Portugal?\n\n## Assistant\n\nThe capital of Portugal is Lisbon.\n")
+	require.Contains(t, b.exported("#export-md"), "## You\n\nWhat is the capital of Portugal?\n\n## Assistant\n\nThe capital of Portugal is Lisbon.\n")
 
 	b.click("#new")
 	b.say("Count to ten")

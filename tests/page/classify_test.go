@@ -46,11 +46,7 @@ func TestClassify(t *testing.T) {
 	require.Equal(t, 150, eval[int](b, `[...document.querySelectorAll("#confusion td")].reduce((n, c) => n + Number(c.textContent), 0)`))
 	b.picture("classify.png")
 
-	csv := eval[string](b, `new Promise((done) => {
-		const make = URL.createObjectURL;
-		URL.createObjectURL = (blob) => { blob.text().then(done); URL.createObjectURL = make; return make.call(URL, blob); };
-		document.querySelector("#csv").click();
-	})`)
+	csv := b.exported("#csv")
 	require.Equal(t, 151, strings.Count(csv, "\r\n"))
 }
 
