@@ -52,7 +52,7 @@ func TestPublishedModule(t *testing.T) {
 	proxy := publish(t, root)
 	known := strings.TrimSpace(run(t, root, nil, "go", "env", "GOMODCACHE"))
 	env := []string{
-		"GOPROXY=file://" + proxy + ",file://" + filepath.Join(known, "cache", "download"), "GOFLAGS=-mod=mod -modcacherw",
+		"GOPROXY=file://" + proxy + ",file://" + filepath.Join(known, "cache", "download") + "," + strings.TrimSpace(run(t, root, nil, "go", "env", "GOPROXY")), "GOFLAGS=-mod=mod -modcacherw",
 		"GOMODCACHE=" + t.TempDir(), "GOWORK=off", "GOSUMDB=off",
 		"PKG_CONFIG_PATH=" + filepath.Join(prefix, "lib", "pkgconfig"), "GO_MLX_PYTHON=" + filepath.Join(root, ".venv", "bin", "python"),
 	}
