@@ -2,6 +2,7 @@ package mlx_test
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -15,13 +16,18 @@ import (
 
 func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	m := load(t, testenv.Model(t))
-	for name, option := range map[string]mlx.GenerateOption{
-		"Segments":    mlx.WithSegments(),
-		"DraftTokens": mlx.WithDraftTokens(2),
-	} {
-		_, err := mlx.Collect(m.Generate(t.Context(), "x", option))
-		requireOption(t, err, name)
-	}
+	_, err := mlx.Collect(m.Generate(t.Context(), "x", mlx.WithDraftTokens(2)))
+	requireOption(t, err, "DraftTokens")
+	// Tool calls in a notation that only mlx-lm can read.
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(testenv.Model(t))))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("[TOOL_CALLS]{{ messages[0].content }}"), 0o600))
+	other := load(t, dir)
+	_, err = mlx.Collect(other.Generate(t.Context(), "x", mlx.WithSegments()))
+	requireOption(t, err, "Segments")
+	require.ErrorContains(t, err, "mistral")
+	_, err = mlx.Collect(other.Generate(t.Context(), "x", mlx.WithMaxTokens(2)))
+	require.NoError(t, err, "without segments it does not matter")
 	for name, option := range map[string]mlx.LoadOption{
 		"WithIdleTTL":    mlx.WithIdleTTL(time.Second),
 		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)),
