@@ -105,7 +105,7 @@ class Stops(unittest.TestCase):
         word = lambda n: "".join(rng.choice("ab ") for _ in range(n))
         for _ in range(2000):
             stops = [word(rng.randint(1, 4)) for _ in range(rng.randint(1, 3))]
-            whole, matcher, got, end, stopped = word(rng.randrange(30)), StopMatcher(stops), "", 0, False
+            whole, matcher, got, end, stopped = word(rng.randrange(30)), StopMatcher(stops), "", 0, ""
             while end < len(whole) and not stopped:
                 n = rng.randint(1, 4)
                 text, stopped = matcher.add(whole[end : end + n])
@@ -113,7 +113,10 @@ class Stops(unittest.TestCase):
             if not stopped:
                 got += matcher.finish()
             found = [i for i in (whole[:end].find(s) for s in stops) if i >= 0]
-            self.assertEqual(bool(found), stopped, (stops, whole))
+            self.assertEqual(bool(found), bool(stopped), (stops, whole))
+            if found:
+                self.assertIn(stopped, stops)
+                self.assertTrue(whole[min(found) :].startswith(stopped))
             self.assertEqual(got, whole[: min(found)] if found else whole, (stops, whole))
 
 
