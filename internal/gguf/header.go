@@ -173,6 +173,7 @@ func Check(from io.Reader, size int64) error {
 		axes := read[uint32](r)
 		if axes > 4 {
 			r.fail("tensor %q has %d axes", name, axes)
+			return r.err // or a false number would be counted up to
 		}
 		elements := uint64(1)
 		for range axes {
