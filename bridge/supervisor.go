@@ -2,10 +2,10 @@ package bridge
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
+
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // Supervisor shares a budget of memory among models. A worker is started only if what its weights will
@@ -133,12 +133,7 @@ func checkpointBytes(dirs ...string) int64 {
 		if dir == "" {
 			continue
 		}
-		files, _ := filepath.Glob(filepath.Join(dir, "*.safetensors"))
-		for _, file := range files {
-			if info, err := os.Stat(file); err == nil {
-				total += info.Size()
-			}
-		}
+		total += modelfiles.Bytes(dir, "*.safetensors")
 	}
 	return total
 }

@@ -88,10 +88,14 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		m.tokenizer.Close()
 		return nil, err
 	}
-	if err := errors.Join(m.addTokenizerEOS(dir), m.readMarks(dir)); err != nil {
+	if err := m.addTokenizerEOS(dir); err != nil {
 		m.closeText()
 		return nil, err
 	}
+	m.marks, m.marksErr = segment.Infer(m.template.Source(), func(token string) bool {
+		_, ok := m.tokenizer.TokenID(token)
+		return ok
+	})
 	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
 		m.closeText()
 		return nil, err
@@ -127,19 +131,6 @@ func (m *Model) addTokenizerEOS(dir string) error {
 			m.eos[id], m.endToken = true, id
 		}
 	}
-	return nil
-}
-
-// readMarks finds what divides the model's text into segments.
-func (m *Model) readMarks(dir string) error {
-	template, err := modelfiles.ChatTemplate(dir)
-	if err != nil {
-		return err
-	}
-	m.marks, m.marksErr = segment.Infer(template, func(token string) bool {
-		_, ok := m.tokenizer.TokenID(token)
-		return ok
-	})
 	return nil
 }
 

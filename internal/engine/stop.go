@@ -19,27 +19,39 @@ func (m *StopMatcher) Add(piece string) (text, stop string) {
 		return piece, ""
 	}
 	buffer := m.held + piece
-	first := -1
-	for _, s := range m.stops {
-		if i := strings.Index(buffer, s); i >= 0 && (first < 0 || i < first) {
-			first, stop = i, s
+	if at, which := FirstOf(buffer, m.stops); at >= 0 {
+		m.held = ""
+		return buffer[:at], m.stops[which]
+	}
+	keep := OpenEnd(buffer, m.stops)
+	text, m.held = buffer[:len(buffer)-keep], buffer[len(buffer)-keep:]
+	return text, ""
+}
+
+// FirstOf returns where the earliest of some strings stands in a text, and which one it is; of those at one place, the first
+// in the list. Without any, at is -1.
+func FirstOf(text string, of []string) (at, which int) {
+	at = -1
+	for k, s := range of {
+		if i := strings.Index(text, s); i >= 0 && (at < 0 || i < at) {
+			at, which = i, k
 		}
 	}
-	if first >= 0 {
-		m.held = ""
-		return buffer[:first], stop
-	}
-	keep := 0
-	for _, stop := range m.stops {
-		for n := min(len(stop)-1, len(buffer)); n > keep; n-- {
-			if strings.HasSuffix(buffer, stop[:n]) {
-				keep = n
+	return at, which
+}
+
+// OpenEnd is how many bytes at the end of a text may be the beginning of one of some strings.
+func OpenEnd(text string, of []string) int {
+	longest := 0
+	for _, s := range of {
+		for n := min(len(s)-1, len(text)); n > longest; n-- {
+			if strings.HasSuffix(text, s[:n]) {
+				longest = n
 				break
 			}
 		}
 	}
-	text, m.held = buffer[:len(buffer)-keep], buffer[len(buffer)-keep:]
-	return text, ""
+	return longest
 }
 
 // Finish returns the text held back.

@@ -7,14 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // ErrClosed: the registry was closed.
@@ -124,7 +123,7 @@ func New(models []Model, options Options) (*Registry, error) {
 		if r.find(m.Name) != nil {
 			return nil, fmt.Errorf("two models have the name %q", m.Name)
 		}
-		r.entries = append(r.entries, &entry{Model: m, bytes: weightBytes(m.Path), phase: Cold})
+		r.entries = append(r.entries, &entry{Model: m, bytes: modelfiles.Bytes(m.Path, "*.safetensors", "*.gguf"), phase: Cold})
 	}
 	if len(r.entries) == 0 {
 		return nil, errors.New("no models are named")
@@ -136,20 +135,6 @@ func New(models []Model, options Options) (*Registry, error) {
 
 func open(ctx context.Context, m Model, events func(mlx.Event)) (mlx.TextModel, error) {
 	return mlx.LoadModelContext(ctx, m.Path, append(slices.Clone(m.Options), mlx.WithLoadEvents(events))...)
-}
-
-// weightBytes is what loading will need, about.
-func weightBytes(dir string) int64 {
-	var sum int64
-	for _, pattern := range []string{"*.safetensors", "*.gguf"} {
-		files, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is right
-		for _, f := range files {
-			if info, err := os.Stat(f); err == nil {
-				sum += info.Size()
-			}
-		}
-	}
-	return sum
 }
 
 func (r *Registry) find(name string) *entry {

@@ -24,18 +24,11 @@ func NewSplitter(marks Marks, reasoning bool) *Splitter {
 	return s
 }
 
-// edge is a mark and the kind of what follows it.
-type edge struct {
-	mark string
-	to   engine.SegmentKind
-}
-
-// edges are the marks that may come now.
-func (s *Splitter) edges() []edge {
-	var out []edge
-	add := func(mark string, to engine.SegmentKind) {
+// edges are the marks that may come now, and the kind of what follows each.
+func (s *Splitter) edges() (marks []string, to []engine.SegmentKind) {
+	add := func(mark string, kind engine.SegmentKind) {
 		if mark != "" {
-			out = append(out, edge{mark, to})
+			marks, to = append(marks, mark), append(to, kind)
 		}
 	}
 	switch s.kind {
@@ -48,35 +41,26 @@ func (s *Splitter) edges() []edge {
 		add(s.marks.ThinkStart, engine.SegmentReasoning)
 		add(s.marks.ToolStart, engine.SegmentTool)
 	}
-	return out
+	return marks, to
 }
 
 // Add takes the next piece and returns the segments that are certain by now. last says that no more comes.
 func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	var out []engine.Segment
 	text := s.held + piece
+	marks, to := s.edges()
 	for {
-		at, taken := -1, edge{}
-		for _, e := range s.edges() {
-			if i := strings.Index(text, e.mark); i >= 0 && (at < 0 || i < at) {
-				at, taken = i, e
-			}
-		}
+		at, which := engine.FirstOf(text, marks)
 		if at < 0 {
 			break
 		}
 		out = s.give(out, text[:at], true)
-		text, s.kind = text[at+len(taken.mark):], taken.to
+		text, s.kind = text[at+len(marks[which]):], to[which]
+		marks, to = s.edges()
 	}
 	keep := 0
 	if !last {
-		for _, e := range s.edges() {
-			for n := min(len(e.mark)-1, len(text)); n > keep; n-- {
-				if strings.HasSuffix(text, e.mark[:n]) {
-					keep = n
-				}
-			}
-		}
+		keep = engine.OpenEnd(text, marks)
 	}
 	s.held = text[len(text)-keep:]
 	return s.give(out, text[:len(text)-keep], last)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"sync"
@@ -16,14 +15,14 @@ import (
 // maxChoices is how many answers one request may ask for.
 const maxChoices = 16
 
-func (q *chatRequest) choices() (int, error) {
-	if q.N == nil {
+func choicesOf(n *int) (int, error) {
+	if n == nil {
 		return 1, nil
 	}
-	if *q.N < 1 || *q.N > maxChoices {
-		return 0, badField("n", "%d is not between 1 and %d", *q.N, maxChoices)
+	if *n < 1 || *n > maxChoices {
+		return 0, badField("n", "%d is not between 1 and %d", *n, maxChoices)
 	}
-	return *q.N, nil
+	return *n, nil
 }
 
 // chatTurn prepares the answer to a request.
@@ -32,15 +31,12 @@ func (s *Server) chatTurn(w http.ResponseWriter, r *http.Request, q *chatRequest
 	if err != nil {
 		return nil, err
 	}
-	list := tools{mode: q.ToolChoice.mode, name: q.ToolChoice.name, oneCall: q.ParallelToolCalls != nil && !*q.ParallelToolCalls}
+	given := make([]responseTool, len(q.Tools))
 	for i, t := range q.Tools {
-		if t.Type != "function" {
-			return nil, badField(atIndex("tools", i, "type"), "%q; there are functions only", t.Type)
-		}
-		f := t.Function
-		list.list = append(list.list, tool{f.Name, f.Description, json.RawMessage(f.Parameters), f.Strict != nil && *f.Strict})
+		given[i] = responseTool{t.Type, t.Function}
 	}
-	if err := list.check(); err != nil {
+	list, err := toolsOf(given, q.ToolChoice, q.ParallelToolCalls)
+	if err != nil {
 		return nil, err
 	}
 	format, err := jsonFormat{q.ResponseFormat.Type, q.ResponseFormat.JSONSchema.Schema}.option("response_format")
@@ -151,7 +147,7 @@ func (s *Server) chatCompletions(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &q); err != nil {
 		return err
 	}
-	n, err := q.choices()
+	n, err := choicesOf(q.N)
 	if err != nil {
 		return err
 	}
@@ -289,7 +285,7 @@ func (s *Server) streamChat(w http.ResponseWriter, r *http.Request, q *chatReque
 			return s.failStream(r, out, openAI, err)
 		}
 	}
-	_ = out.sendRaw("", []byte("[DONE]")) // who is gone by now misses nothing
+	out.done()
 	return nil
 }
 
@@ -298,14 +294,19 @@ func (s *Server) failStream(r *http.Request, out *sse, d dialect, err error) err
 	if !out.started() {
 		return err
 	}
-	if ctx := r.Context(); ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	visitOf(r.Context()).err = err
 	name := ""
 	if d == anthropic {
 		name = "error"
 	}
-	_ = out.send(name, d.body(explain(err))) // the client may be why
+	_ = out.send(name, d.body(broken(r, err))) // the client may be why
 	return nil
+}
+
+// broken notes why a stream that has begun breaks off, and says it for the client.
+func broken(r *http.Request, err error) *apiError {
+	if ctx := r.Context(); ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	visitOf(r.Context()).err = err
+	return explain(err)
 }

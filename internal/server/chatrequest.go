@@ -141,13 +141,28 @@ type chatCallFunction struct {
 }
 
 type chatTool struct {
-	Type     string `json:"type"`
-	Function struct {
-		Name        string         `json:"name"`
-		Description string         `json:"description"`
-		Parameters  jsontext.Value `json:"parameters"`
-		Strict      *bool          `json:"strict"`
-	} `json:"function"`
+	Type     string       `json:"type"`
+	Function functionSpec `json:"function"`
+}
+
+// functionSpec is a function that a model may call.
+type functionSpec struct {
+	Name        string         `json:"name"`
+	Description string         `json:"description"`
+	Parameters  jsontext.Value `json:"parameters"`
+	Strict      *bool          `json:"strict"`
+}
+
+// toolsOf gives tools their form, which both of OpenAI's APIs share but for the depth of their fields.
+func toolsOf(given []responseTool, choice chatToolChoice, parallel *bool) (tools, error) {
+	out := tools{mode: choice.mode, name: choice.name, oneCall: parallel != nil && !*parallel}
+	for i, t := range given {
+		if t.Type != "function" {
+			return out, badField(atIndex("tools", i, "type"), "%q; there are functions only", t.Type)
+		}
+		out.list = append(out.list, tool{t.Name, t.Description, json.RawMessage(t.Parameters), t.Strict != nil && *t.Strict})
+	}
+	return out, out.check()
 }
 
 // chatToolChoice is "none", "auto", "required" or a function.

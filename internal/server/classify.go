@@ -85,6 +85,6 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 			return s.failStream(r, out, openAI, err)
 		}
 	}
-	_ = out.sendRaw("", []byte("[DONE]")) // who is gone by now misses nothing
+	out.done()
 	return nil
 }

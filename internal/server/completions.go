@@ -102,7 +102,7 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &q); err != nil {
 		return err
 	}
-	n, err := (&chatRequest{N: q.N}).choices()
+	n, err := choicesOf(q.N)
 	switch {
 	case err != nil:
 		return err
@@ -169,16 +169,16 @@ func (s *Server) completions(w http.ResponseWriter, r *http.Request) error {
 		c.Choices, c.Usage = []completionChoice{}, &total
 		_ = out.send("", c)
 	}
-	_ = out.sendRaw("", []byte("[DONE]")) // who is gone by now misses nothing
+	out.done()
 	return nil
 }
 
 func (s *Server) completionOptions(q *completionRequest, lease *registry.Lease) ([]mlx.GenerateOption, error) {
-	defaults, err := s.defaults.of(lease.Path)
+	facts, err := s.facts.of(lease.Path)
 	if err != nil {
 		return nil, err
 	}
-	options, err := q.options(defaults)
+	options, err := q.options(facts.defaults)
 	if err != nil {
 		return nil, err
 	}

@@ -369,7 +369,11 @@ func (s *Server) messagesOptions(q *messagesRequest, lease *registry.Lease, mess
 	if err != nil {
 		return nil, err
 	}
-	if switchesThinking(lease.Path) && list.mode != choiceRequired && len(format) == 0 {
+	facts, err := s.facts.of(lease.Path)
+	if err != nil {
+		return nil, err
+	}
+	if facts.switchesThinking() && list.mode != choiceRequired && len(format) == 0 {
 		arguments = map[string]any{"enable_thinking": thinking}
 	}
 	t, err := s.prepare(lease, wish{

@@ -50,11 +50,8 @@ type responseFormat struct {
 }
 
 type responseTool struct {
-	Type        string         `json:"type"`
-	Name        string         `json:"name"`
-	Description string         `json:"description"`
-	Parameters  jsontext.Value `json:"parameters"`
-	Strict      *bool          `json:"strict"`
+	Type string `json:"type"`
+	functionSpec
 }
 
 // responseInput is a text, or a list of items.

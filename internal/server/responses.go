@@ -98,14 +98,8 @@ func (s *Server) createResponse(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list := tools{mode: q.ToolChoice.mode, name: q.ToolChoice.name, oneCall: q.ParallelToolCalls != nil && !*q.ParallelToolCalls}
-	for i, t := range q.Tools {
-		if t.Type != "function" {
-			return badField(atIndex("tools", i, "type"), "%q; there are functions only", t.Type)
-		}
-		list.list = append(list.list, tool{t.Name, t.Description, json.RawMessage(t.Parameters), t.Strict != nil && *t.Strict})
-	}
-	if err := list.check(); err != nil {
+	list, err := toolsOf(q.Tools, q.ToolChoice, q.ParallelToolCalls)
+	if err != nil {
 		return err
 	}
 	format, err := jsonFormat{q.Text.Format.Type, q.Text.Format.Schema}.option("text.format")
@@ -142,8 +136,7 @@ func (s *Server) createResponse(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := a.run(r, t); err != nil {
 		if a.out != nil && a.out.started() {
-			visitOf(r.Context()).err = err
-			a.fail(explain(err))
+			a.fail(broken(r, err))
 			return nil
 		}
 		return err

@@ -1,13 +1,7 @@
 package server
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
-	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -40,31 +34,6 @@ type generationConfig struct {
 	TopK              *int     `json:"top_k"`
 	MinP              *float32 `json:"min_p"`
 	RepetitionPenalty *float32 `json:"repetition_penalty"`
-}
-
-// modelDefaults reads each model's generation_config.json once.
-type modelDefaults struct{ byPath sync.Map }
-
-func (d *modelDefaults) of(path string) (generationConfig, error) {
-	if known, ok := d.byPath.Load(path); ok {
-		return known.(generationConfig), nil
-	}
-	var c generationConfig
-	data, err := os.ReadFile(filepath.Join(path, "generation_config.json"))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return c, err
-	default:
-		if err := json.Unmarshal(data, &c); err != nil {
-			return c, fmt.Errorf("generation_config.json: %w", err)
-		}
-	}
-	if c.DoSample != nil && !*c.DoSample {
-		c = generationConfig{RepetitionPenalty: c.RepetitionPenalty}
-	}
-	d.byPath.Store(path, c)
-	return c, nil
 }
 
 // options are those of a request, over the model's own defaults.

@@ -49,7 +49,7 @@ type Server struct {
 	handler   http.Handler
 	metrics   *metrics
 	responses *responseStore
-	defaults  modelDefaults
+	facts     factBook
 	slots     chan struct{} // nil without a limit
 	draining  atomic.Bool
 	ended     context.Context // of all requests

@@ -62,6 +62,11 @@ func (e *sse) send(name string, value any) error {
 	return e.sendRaw(name, data)
 }
 
+// done ends a stream as OpenAI's clients expect it.
+func (e *sse) done() {
+	_ = e.sendRaw("", []byte("[DONE]")) // who is gone by now misses nothing
+}
+
 func (e *sse) sendRaw(name string, data []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -56,7 +56,9 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		if state.Err != nil {
 			m.Error = state.Err.Error()
 		}
-		m.Thinks = switchesThinking(state.Path)
+		if facts, err := s.facts.of(state.Path); err == nil { // a model with broken files says so when it is loaded
+			m.Thinks = facts.switchesThinking()
+		}
 		if state.Model != nil {
 			m.describe(r.Context(), state.Model)
 		}

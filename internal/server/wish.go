@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 )
 
@@ -41,11 +40,11 @@ type wish struct {
 
 // prepare makes a turn of a wish.
 func (s *Server) prepare(l *registry.Lease, w wish) (*turn, error) {
-	template, err := modelfiles.ChatTemplate(l.Path)
+	facts, err := s.facts.of(l.Path)
 	if err != nil {
 		return nil, err
 	}
-	t := &turn{lease: l, template: template, messages: w.messages, tools: w.tools, format: len(w.format) > 0}
+	t := &turn{lease: l, template: facts.template, messages: w.messages, tools: w.tools, format: len(w.format) > 0}
 	switch {
 	case t.format && w.tools.mode == choiceRequired:
 		return nil, badField(w.formatField, "does not go with a required tool call")
@@ -60,11 +59,7 @@ func (s *Server) prepare(l *registry.Lease, w wish) (*turn, error) {
 	if t.options, err = t.templateOptions(arguments); err != nil {
 		return nil, err
 	}
-	defaults, err := s.defaults.of(l.Path)
-	if err != nil {
-		return nil, err
-	}
-	drawing, err := w.sampling.options(defaults)
+	drawing, err := w.sampling.options(facts.defaults)
 	if err != nil {
 		return nil, err
 	}
@@ -98,10 +93,4 @@ func withDefault(arguments map[string]any, name string, value any) map[string]an
 	merged := map[string]any{name: value}
 	maps.Copy(merged, arguments)
 	return merged
-}
-
-// switchesThinking reports whether a model's chat template has a switch for reasoning.
-func switchesThinking(path string) bool {
-	template, err := modelfiles.ChatTemplate(path)
-	return err == nil && strings.Contains(template, "enable_thinking")
 }

@@ -21,7 +21,16 @@ var ErrNoTemplate = errors.New("the model has no chat template")
 type Template struct {
 	mu      sync.RWMutex
 	t       *C.gomlx_template
+	source  string
 	special map[string]string // bos_token and the like, visible in the template
+}
+
+// Source is the Jinja source; "" without a template.
+func (t *Template) Source() string {
+	if t == nil {
+		return ""
+	}
+	return t.source
 }
 
 // LoadTemplate compiles the chat template of a model folder.
@@ -47,7 +56,7 @@ func NewTemplate(source string, special map[string]string) (*Template, error) {
 	if C.gomlx_template_new(stringPtr(source), C.size_t(len(source)), &t, &e) != 0 {
 		return nil, fmt.Errorf("chat template: %w", takeError(e))
 	}
-	return &Template{t: t, special: special}, nil
+	return &Template{t: t, source: source, special: special}, nil
 }
 
 // Close frees the template; it may be called again.
