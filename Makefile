@@ -45,15 +45,16 @@ $(VENV)/.ready: requirements.txt | tools
 	@mkdir -p build && ln -sfn "$$($(VPYTHON) -c 'import mlx, os; print(os.path.abspath(list(mlx.__path__)[0]))')" build/mlx
 	@touch $@
 
-$(LIB)/libmlxc.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock
-	@echo "==> mlx-c against the environment's libmlx"
+KERNEL_SRC := $(wildcard cpp/kernels/*.h cpp/kernels/*.cpp cpp/primitives/*.h cpp/primitives/*.cpp)
+$(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock $(KERNEL_SRC)
+	@echo "==> mlx-c against the environment's libmlx, and the CPU kernels"
 	@$(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml
 	@src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path cpp/mlx-c-source/Cargo.toml | \
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log && \
 	  $(CMAKE) --build build/mlx-c --parallel >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
-	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c
+	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h build/include/
 	@touch $@
 
 RUST_SRC := $(wildcard internal/tokenizer/rust/src/*.rs) internal/tokenizer/rust/Cargo.toml internal/tokenizer/rust/Cargo.lock
@@ -62,7 +63,7 @@ $(LIB)/libgomlx_tokenizer.a: $(RUST_SRC) | tools
 	@$(CARGO) build --quiet --release --locked --manifest-path internal/tokenizer/rust/Cargo.toml --target-dir build/rust
 	@mkdir -p $(LIB) && cp build/rust/release/libgomlx_tokenizer.a $@
 
-LIBS := $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_tokenizer.a
+LIBS := $(LIB)/libgomlx_kernels.$(SHLIB) $(LIB)/libgomlx_tokenizer.a
 GO_SRC := $(shell find . -name '*.go' -not -path './.venv/*' -not -path './build/*') go.mod go.sum $(wildcard python/go_mlx_worker/*.py) internal/tokenizer/gomlx_tokenizer.h
 
 $(CLI): $(LIBS) $(GO_SRC)
@@ -220,11 +221,11 @@ TOKENIZER_LIBS := $(if $(filter Darwin,$(shell uname -s)),-framework CoreFoundat
 
 stage: build
 	@rm -rf $(STAGE) && mkdir -p $(STAGE)/bin $(STAGE)/lib/go-mlx/mlx/lib $(STAGE)/lib/pkgconfig $(STAGE)/include/go-mlx build/pkgconfig
-	@cp $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_tokenizer.a $(STAGE)/lib/go-mlx/
+	@cp $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_kernels.$(SHLIB) $(LIB)/libgomlx_tokenizer.a $(STAGE)/lib/go-mlx/
 	@cp -RL build/mlx/lib/. $(STAGE)/lib/go-mlx/mlx/lib/
 	@for d in "$$(readlink build/mlx)"/../mlx_*.libs; do test ! -d "$$d" || cp -RL "$$d" $(STAGE)/lib/go-mlx/; done
-	@cp -R build/include/mlx $(STAGE)/include/go-mlx/
-	@printf 'prefix=$${pcfiledir}/../..\nlibdir=$${prefix}/lib/go-mlx\nName: go-mlx\nDescription: MLX for Go programs\nVersion: %s\nCflags: -I$${prefix}/include/go-mlx\nLibs: -L$${libdir} -lmlxc -lgomlx_tokenizer %s -Wl,-rpath,$${libdir}\n' \
+	@cp -R build/include/mlx build/include/gomlx_kernels.h $(STAGE)/include/go-mlx/
+	@printf 'prefix=$${pcfiledir}/../..\nlibdir=$${prefix}/lib/go-mlx\nName: go-mlx\nDescription: MLX for Go programs\nVersion: %s\nCflags: -I$${prefix}/include/go-mlx\nLibs: -L$${libdir} -lgomlx_kernels -lmlxc -lgomlx_tokenizer %s -Wl,-rpath,$${libdir}\n' \
 	  "$(VERSION)" "$(TOKENIZER_LIBS)" > $(STAGE)/lib/pkgconfig/go-mlx.pc
 	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc
 	@PKG_CONFIG_PATH=$(abspath build/pkgconfig) $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx

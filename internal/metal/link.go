@@ -4,6 +4,6 @@ package metal
 
 /*
 #cgo CFLAGS: -I${SRCDIR}/../../build/include
-#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lmlxc -Wl,-rpath,${SRCDIR}/../../build/lib
+#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lgomlx_kernels -lmlxc -Wl,-rpath,${SRCDIR}/../../build/lib
 */
 import "C"

@@ -1,0 +1,32 @@
+// One set of kernels: compiled once for each instruction set, chosen when the process starts.
+#pragma once
+
+#include "types.h"
+
+namespace gomlx {
+
+struct Level {
+  const char* name;
+  void (*product)(const Product&);
+  void (*attention)(const Attention&);
+  void (*add_norm)(const AddNorm&);
+  void (*rms_norm)(const void* x, const void* weight, void* out, long rows, long n, float eps, Type type);
+  void (*gate)(const float* gate_up, void* out, long rows, long n, Gate gate, Type type);
+  void (*scores)(const Scores&);
+  // Rows of a table, plain or packed, times `scale`, to out [n, columns] in table.type.
+  void (*lookup)(const Matrix& table, const int32_t* ids, long n, float scale, void* out);
+  // x - log(sum(exp(x))) over rows of n.
+  void (*log_softmax)(const float* x, float* out, long rows, long n);
+};
+
+// The best level that this processor has, or the one that GO_MLX_CPU names ("avx2", ...). An unknown name, or one of a
+// level that the processor lacks, is an error that lists those there are.
+const Level& level();
+
+// Chooses a level by name; null if it is not there. For tests: not while kernels run.
+const Level* find_level(const char* name);
+
+// The names of the levels that this processor has, best first, and a null behind them.
+const char* const* level_names();
+
+} // namespace gomlx

@@ -1,0 +1,9 @@
+// The body of a level's file, which defines GOMLX_LEVEL as the name of its table.
+#include "attention.h"
+#include "level.h"
+#include "product.h"
+
+namespace gomlx {
+extern const Level GOMLX_LEVEL;
+const Level GOMLX_LEVEL{GOMLX_NAME, product, attention, add_norm, rms_norm, gate, scores, lookup, log_softmax};
+} // namespace gomlx

@@ -1,0 +1,101 @@
+// What the kernels compute with. Plain C++: nothing here knows MLX, so that the kernels can be built and tested alone,
+// for another processor too.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gomlx {
+
+enum class Type : int { f32, f16, bf16 };
+
+inline long size_of(Type t) { return t == Type::f32 ? 4 : 2; }
+
+// A matrix [rows, columns] in row-major order, plain or in MLX's affine packing: `bits` of every weight side by side in
+// 32-bit words, and for every `group` of columns a scale and a bias, so that weight = scale * q + bias.
+struct Matrix {
+  const void* data;
+  Type type; // of plain weights, or of scales and biases
+  long rows, columns;
+  int bits = 0; // 0: plain
+  int group = 0;
+  const void* scales = nullptr;
+  const void* biases = nullptr;
+
+  long row_bytes() const { return bits ? columns * bits / 8 : columns * size_of(type); }
+};
+
+// How the halves of a gated MLP are joined: activation(gate) * up.
+enum class Gate : int { none, gelu, silu };
+
+// out[m, :] = x[m, :] * weights^T (+ bias), the parts' outputs one behind the other. With a gate there are two parts of
+// equal size, and out is their gated product. Every output is one sum in an order that depends on nothing but
+// the number of columns: not on m, threads, or the other rows.
+struct Product {
+  const void* x;
+  Type type; // of x
+  long m, k;
+  const Matrix* parts;
+  const void* const* bias; // of each part, of x's type; entries may be null
+  int n_parts;
+  Gate gate;
+  void* out;
+  Type out_type;
+  long out_stride; // elements between rows of out
+};
+
+// The visible keys of one query: past positions from `past` on, then the pass's own tokens first[0] to last[0] and
+// first[1] to last[1] (each without the last).
+struct Visible {
+  int32_t past;
+  int32_t first[2], last[2];
+};
+
+// One sequence's kept keys and values, [kv_heads, room, head_dim]; position p is at p % room.
+struct Past {
+  const void* keys;
+  const void* values;
+  long room, length;
+};
+
+// Attention of a pass: rows sequences of `tokens` tokens each.
+struct Attention {
+  const float* qkv; // [rows, tokens, (heads + 2 kv_heads) * head_dim], before norm and rotation
+  const float* rotation; // [rows, tokens, head_dim]: cosines, then sines, of half of head_dim each
+  const void *q_norm, *k_norm; // [head_dim] in type, or null
+  float eps, scale;
+  bool neighbours; // rotate neighbouring pairs instead of halves
+  long rows, tokens, heads, kv_heads, head_dim;
+  Type type; // of keys, values and out
+  const Visible* visible; // [rows, tokens]
+  const Past* past; // [rows]
+  void* own; // scratch: [rows, tokens, (heads + 2 kv_heads) * head_dim] in type
+  void* out; // [rows, tokens, heads * head_dim]
+};
+
+// h + norm(y), and that sum normed again.
+struct AddNorm {
+  const void* h; // [rows, n] in type
+  const float* y; // [rows, n]
+  const void* post; // [n], or null: y is added as it is
+  const void* next; // [n]
+  float eps;
+  bool clip; // keep sums in float16's range
+  long rows, n;
+  Type type;
+  void *sum, *normed; // [rows, n] in type
+};
+
+// log-probabilities of picked outputs of a layer, without keeping the others.
+struct Scores {
+  const void* x; // [m, k]
+  Type type;
+  long m, k;
+  Matrix weights;
+  const int32_t* pick_row; // [picks]
+  const int32_t* pick_id;
+  long picks;
+  float* out; // [picks]
+};
+
+} // namespace gomlx

@@ -1,0 +1,80 @@
+// The CPU kernels as MLX ops, for C. Functions return 0, or 1 after giving the reason to mlx-c's error handler; no C++
+// exception leaves them. Results are lazy like any MLX array; `out` must be an empty handle, and handles are the caller's to free.
+#pragma once
+
+#include "mlx/c/mlx.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GOMLX_API __attribute__((visibility("default")))
+
+// The name of the instruction set that kernels use here, e.g. "avx512bf16", or null after an error (GO_MLX_CPU names none).
+GOMLX_API const char* gomlx_cpu_level(void);
+
+// Threads that kernels of all models share; 0 is what the machine and the process's cgroup offer.
+GOMLX_API void gomlx_cpu_set_threads(int n);
+GOMLX_API int gomlx_cpu_threads(void);
+
+// A layer's weights [outputs, inputs]: plain, or packed with scales and biases (MLX's affine quantisation). Handles
+// that do not apply are empty.
+typedef struct {
+  mlx_array weights, scales, biases, bias;
+  int bits, group; // 0 for plain weights
+} gomlx_linear;
+
+enum { GOMLX_GATE_NONE, GOMLX_GATE_GELU, GOMLX_GATE_SILU };
+
+// x [..., inputs] through up to eight layers: [..., all their outputs]. With a gate, two layers of one size:
+// [..., outputs], the first one's activation times the second one. wide asks for float32.
+GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, int n, int gate, int wide, mlx_stream s);
+
+// Rows of a table for ids int32 [...], times scale: [..., columns], in the type of the table or of its scales.
+GOMLX_API int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids, float scale, mlx_stream s);
+
+// Cosines and sines of positions int32 [rows, tokens] for heads of head_dim: float32 [rows, tokens, head_dim]. Angles are
+// position * scale / base^(2i/head_dim), or position * scale / wavelengths[i] if that, float32 [head_dim / 2], is given.
+GOMLX_API int gomlx_rotation(mlx_array* out, mlx_array positions, mlx_array wavelengths, float base, float scale, int head_dim, mlx_stream s);
+
+typedef struct {
+  int heads, kv_heads, head_dim;
+  float eps, scale;
+  int neighbours; // rotate neighbouring pairs instead of halves
+  int keep; // put the pass's keys and values into the rooms
+} gomlx_attention;
+
+// Attention of a pass. qkv is float32 [rows, tokens, (heads + 2 kv_heads) * head_dim], rotation is what gomlx_rotation gave;
+// q_norm and k_norm may be empty. visible is int32 [rows, tokens, 5]: the first past position, and two ranges of the pass's own
+// tokens, begins and then ends. lengths are the positions that each row has kept. kv is the keys and values [1, kv_heads, room, head_dim] of each row, empty handles where the length is
+// 0; position p lies at p % room. With keep, kept gets the new keys and values of each row, with rooms of the given sizes: a
+// larger one is only right as long as positions have not gone round. A buffer of which nobody else holds a handle is
+// written in place. out is [rows, tokens, heads * head_dim] in dtype.
+GOMLX_API int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv, mlx_array rotation, mlx_array q_norm, mlx_array k_norm, mlx_array visible,
+                           const mlx_array* kv, const int* lengths, const int* rooms, const gomlx_attention* settings, mlx_dtype dtype, mlx_stream s);
+
+// sum = h + y, or h + norm(y) post if post is given, and normed = norm(sum) next. h is [..., n], y float32 of the same shape.
+GOMLX_API int gomlx_add_norm(mlx_array* sum, mlx_array* normed, mlx_array h, mlx_array y, mlx_array post, mlx_array next, float eps, int clip, mlx_stream s);
+
+GOMLX_API int gomlx_rms_norm(mlx_array* out, mlx_array x, mlx_array weight, float eps, mlx_stream s);
+
+// The activation of the first half of gate_up, float32 [..., 2 n], times its second half: [..., n] in dtype.
+GOMLX_API int gomlx_gate(mlx_array* out, mlx_array gate_up, int gate, mlx_dtype dtype, mlx_stream s);
+
+// Log-probabilities, float32 [picks], that the outputs of a layer for x [rows, inputs] give to picked ids int32 [picks] in picked
+// rows int32 [picks]; ids are in ascending order.
+GOMLX_API int gomlx_scores(mlx_array* out, mlx_array x, const gomlx_linear* layer, mlx_array rows, mlx_array ids, mlx_stream s);
+
+// x - log(sum(exp(x))) over the last axis of float32 x.
+GOMLX_API int gomlx_log_softmax(mlx_array* out, mlx_array x, mlx_stream s);
+
+// A file in memory. It must not be made shorter while arrays of it live.
+typedef struct gomlx_mapping gomlx_mapping;
+GOMLX_API int gomlx_map_file(gomlx_mapping** out, const char* path);
+// An array of the file's bytes from offset on, aligned for dtype. The file stays mapped for as long as such arrays live.
+GOMLX_API int gomlx_map_array(mlx_array* out, const gomlx_mapping* file, size_t offset, const int* shape, int ndim, mlx_dtype dtype);
+GOMLX_API void gomlx_map_release(gomlx_mapping* file);
+
+#ifdef __cplusplus
+}
+#endif
