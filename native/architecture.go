@@ -10,8 +10,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
-// architecture is the forward pass of one family of models. To add a family, write one file with a
-// config struct, a constructor and these methods, and name it in architectures.
+// architecture is a model's forward pass: a decoder, or in tests something around one. To add a family, write one file that
+// reads its config into a decoderSpec, and name it in architectures.
 type architecture interface {
 	// shape says what the engine must know of the model.
 	shape() modelShape
@@ -29,7 +29,8 @@ type modelShape struct {
 	heads, kvHeads, headDim, intermediate int
 	windows                               []int         // sliding window of each layer, 0 for full attention
 	bidirectional                         bool          // tokens see later ones too: for embeddings, not for text
-	fused                                 *fusedDecoder // nil where MLX's own ops do everything
+	fused                                 *fusedDecoder // nil without the CUDA kernels
+	kernels                               bool          // with the CPU kernels: states keep their KV in rings
 }
 
 // state is a layer's view of the positions before the present pass.
@@ -52,6 +53,13 @@ const (
 	opOutput = "output" // of a layer, [B, T, hidden]
 	opRopeQ  = "self_attn.rope"
 	opRopeK  = "self_attn.rope.2"
+
+	opInputNorm         = "input_layernorm"
+	opAttention         = "self_attn.o_proj"
+	opPostAttentionNorm = "post_attention_layernorm"
+	opPreMLPNorm        = "pre_feedforward_layernorm"
+	opMLP               = "mlp.down_proj"
+	opPostMLPNorm       = "post_feedforward_layernorm"
 )
 
 type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, error)

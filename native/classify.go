@@ -130,6 +130,15 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 	return t, nil
 }
 
+// allLabels are the indices of all labels.
+func (t *labelTask) allLabels() []int {
+	all := make([]int, len(t.labels))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
 func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	user := t.options.UserText(text)
 	if t.model.template == nil {
@@ -168,8 +177,10 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 		}
 		s := m.lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
-		if packed := t.pack(past, batch); packed != nil {
-			scores, err = t.packedLogProbs(s, past, packed, len(batch))
+		if m.shape.kernels {
+			scores, err = t.cpuLogProbs(s, past, batch)
+		} else if packed := t.packFused(past, batch); packed != nil {
+			scores, err = t.fusedLogProbs(s, past, packed, len(batch))
 		} else {
 			scores, err = t.logProbs(s, past, batch)
 		}
@@ -284,5 +295,5 @@ func (t *labelTask) addRest(parent *metal.Scope, seen *history, lengths []int, l
 // logSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
 // in small differences.
 func logSoftmax(s *metal.Scope, logits *metal.Array) *metal.Array {
-	return logProbs(s, s.AsType(logits, metal.Float32))
+	return logProbs(s, s.AsType(logits, metal.Float32), false)
 }

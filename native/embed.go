@@ -83,6 +83,25 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 	}
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
+	var values []float32
+	if m.shape.kernels {
+		values, err = m.embedPacked(s, batch)
+	} else {
+		values, err = m.embedPadded(s, batch, width)
+	}
+	if err != nil {
+		return err
+	}
+	size := m.embedder.size
+	for b, row := range batch {
+		vectors[row.index] = values[b*size:][:size:size]
+		m.counters.prompt.Add(int64(len(row.ids)))
+	}
+	return nil
+}
+
+// embedPadded is the vectors of rows, [B, size], by MLX's ops over rows of one width.
+func (m *Model) embedPadded(s *metal.Scope, batch []scoreRow, width int) ([]float32, error) {
 	padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
 	for b, row := range batch {
 		copy(padded[b*width:], row.ids)
@@ -95,17 +114,49 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 		st = newScoreState(s, &history{}, width, m.shape.windows)
 	}
 	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
-	x := m.embedder.apply(s, h, lengths, width)
-	values, err := x.Floats()
-	if err != nil {
-		return err
+	return m.embedder.apply(s, h, lengths, width).Floats()
+}
+
+// embedPacked is the same by the CPU kernels, with the texts one behind the other.
+func (m *Model) embedPacked(s *metal.Scope, batch []scoreRow) ([]float32, error) {
+	row := &packedRow{}
+	texts := make([]span, len(batch))
+	for b, text := range batch {
+		begin := len(row.ids)
+		row.add(text.ids, 0, span{begin, begin})
+		texts[b] = span{begin, len(row.ids)}
 	}
-	size := m.embedder.size
-	for b, row := range batch {
-		vectors[row.index] = values[b*size:][:size:size]
-		m.counters.prompt.Add(int64(len(row.ids)))
+	var st state = cpuPackedState{packedPass: packedPass{row: row}}
+	if m.shape.bidirectional {
+		st = bidirectionalPass{cpuPackedState{packedPass: packedPass{row: row}}, texts}
 	}
-	return nil
+	h := m.arch.hidden(s, s.FromInts(row.ids, 1, len(row.ids)), st)
+	return m.embedder.applyPacked(s, s.Reshape(h, len(row.ids), m.shape.hiddenSize), texts).Floats()
+}
+
+// bidirectionalPass is a pass over packed texts in which every token sees all of its text, in a layer with a window what is at
+// most half a window away, as in newBidirectionalState.
+type bidirectionalPass struct {
+	cpuPackedState
+	texts []span
+}
+
+func (p bidirectionalPass) kernelPass(rows, tokens int) *kernelPass {
+	pass := p.cpuPackedState.kernelPass(rows, tokens)
+	pass.visible = func(window int) []int32 {
+		out := make([]int32, 0, tokens*metal.VisibleSize)
+		for _, text := range p.texts {
+			for t := text.begin; t < text.end; t++ {
+				sees := text
+				if window > 0 {
+					sees = span{max(text.begin, t-window/2), min(text.end, t+window/2+1)}
+				}
+				out = append(out, 0, int32(sees.begin), 0, int32(sees.end), 0)
+			}
+		}
+		return out
+	}
+	return pass
 }
 
 // newBidirectionalState prepares a pass in which every token of a row of its length sees all others, in a layer with a

@@ -163,3 +163,20 @@ func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int, width in
 	}
 	return x
 }
+
+// applyPacked makes vectors float32 [B, size] of hidden states [N, hidden], in which every text has its span, by the CPU kernels.
+func (e *embedder) applyPacked(s *metal.Scope, h *metal.Array, texts []span) *metal.Array {
+	pooled := make([]*metal.Array, len(texts))
+	for b, text := range texts {
+		if e.lastToken {
+			text.begin = text.end - 1
+		}
+		part := s.AsType(s.Slice(h, 0, text.begin, text.end), metal.Float32)
+		pooled[b] = s.Divide(s.Sum(part, 0, true), s.Scalar(float64(text.end-text.begin), metal.Float32))
+	}
+	x := s.Concatenate(0, pooled...)
+	for _, layer := range e.dense {
+		x = s.Apply(x, metal.NoGate, true, layer.Layer())
+	}
+	return x
+}

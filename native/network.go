@@ -12,6 +12,7 @@ type network struct {
 	lease   *metal.Lease
 	weights *metal.Scope
 	arch    architecture
+	cpu     *cpuDecoder // of arch; nil without the CPU kernels
 	shape   modelShape
 	kinds   layerKinds
 	linears linears         // for adapters
@@ -34,6 +35,7 @@ func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weig
 	if err != nil {
 		return nil, err
 	}
+	w.kernels = !m.options.Exact && n.lease.Device().Name == "cpu"
 	w.fuse = capability >= fused.MinCapability && !m.options.Exact && adapter == ""
 	// What a constructor returns beside an error still holds something.
 	if n.arch, err = architectures[cfg.modelType](cfg, w, n.lease); err != nil {
@@ -43,6 +45,9 @@ func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weig
 		return nil, err
 	}
 	n.shape = n.arch.shape()
+	if d, ok := n.arch.(*decoder); ok {
+		n.cpu = d.cpu
+	}
 	n.kinds = kindsOf(n.shape.windows)
 	n.linears, n.prefix = w.linears, w.prefix
 	if adapter != "" {
@@ -79,6 +84,9 @@ func (n *network) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array
 	}
 	return s.Squeeze(n.arch.logits(s, n.pass(s, st, ids)), 1)
 }
+
+// outputLayer is the output layer for the CPU kernels.
+func (n *network) outputLayer() metal.Layer { return n.cpu.head }
 
 // pass takes tokens [1, T] into a state and returns their hidden states [1, T, hidden].
 func (n *network) pass(s *metal.Scope, st *decodeState, ids *metal.Array) *metal.Array {

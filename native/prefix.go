@@ -58,6 +58,13 @@ func prefixKey(ids []int32) string {
 func (m *Model) prefillPrefix(ids []int32) (_ *history, err error) {
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if m.shape.kernels {
+		state := newDecodeState(m.shape)
+		if err := m.prefillInto(s, state, ids); err != nil {
+			return nil, errors.Join(err, state.free())
+		}
+		return &history{state: state, length: len(ids)}, nil
+	}
 	st := newScoreState(s, &history{}, len(ids), m.shape.windows)
 	m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), st)
 	kv := st.seen

@@ -95,7 +95,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 		for i, saved := range states {
 			st := newDecodeState(m.shape)
 			for layer, snapshot := range saved.Layers {
-				st.caches[layer] = nn.Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")])
+				st.caches[layer] = nn.Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")], st.kernels)
 			}
 			err = errors.Join(err, m.prompts.keep(s, saved.Tokens, st), st.free())
 		}

@@ -16,6 +16,7 @@ import (
 // has a random key of its own, split once a token, so a seeded request does not depend on other requests.
 type sampler struct {
 	options engine.GenerateOptions
+	kernels bool         // logits come from the CPU kernels, in float32
 	key     *metal.Array // kept; nil when greedy
 	recent  *metal.Array // kept int32 [1, n]: the last RepetitionContext tokens; nil without a penalty
 	// biased and bias are kept int32 and float32 [1, n], xtcSpared kept bool [1, vocab]: tokens that XTC
@@ -23,8 +24,8 @@ type sampler struct {
 	biased, bias, xtcSpared *metal.Array
 }
 
-func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int) *sampler {
-	sp := &sampler{options: options}
+func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int, kernels bool) *sampler {
+	sp := &sampler{options: options, kernels: kernels}
 	if options.Temperature > 0 {
 		sp.key = s.Keep(s.RandomKey(options.Seed))
 		if options.XTCProbability > 0 {
@@ -76,9 +77,9 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	if sp.recent != nil {
 		logits = sp.penalise(s, logits)
 	}
-	logprobs = logProbs(s, logits)
+	logprobs = logProbs(s, logits, sp.kernels)
 	if sp.key == nil {
-		return s.Argmax(logprobs, -1, false), logprobs
+		return mostLikely(s, logits, logprobs, sp.kernels), logprobs
 	}
 	next, use := s.RandomSplit(sp.key)
 	hold(s, &sp.key, next)
@@ -87,9 +88,21 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	return s.Categorical(scaled, -1, use), logprobs
 }
 
-// logProbs normalises logits, in their type.
-func logProbs(s *metal.Scope, logits *metal.Array) *metal.Array {
+// logProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
+func logProbs(s *metal.Scope, logits *metal.Array, kernels bool) *metal.Array {
+	if kernels {
+		return s.LogSoftmax(logits)
+	}
 	return s.Subtract(logits, s.LogSumExp(logits, -1, true))
+}
+
+// mostLikely is the most likely token of each row. mlx-lm looks for it among log-probabilities, which in a narrow type may be
+// equal where logits differ; with float32 logits these need not be computed.
+func mostLikely(s *metal.Scope, logits, logprobs *metal.Array, kernels bool) *metal.Array {
+	if kernels {
+		return s.Argmax(logits, -1, false)
+	}
+	return s.Argmax(logprobs, -1, false)
 }
 
 // plain reports whether the sampler takes the most likely token of unchanged logits.

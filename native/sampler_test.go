@@ -113,7 +113,7 @@ func TestRepetitionPenaltyPushesRecentTokensDown(t *testing.T) {
 	onThread(t, func(s *metal.Scope) {
 		options := engine.DefaultGenerateOptions()
 		options.RepetitionPenalty, options.RepetitionContext = 2, 3
-		sp := newSampler(s, options, []int32{0, 1, 2, 3}, nil, 0) // token 0 is too long ago
+		sp := newSampler(s, options, []int32{0, 1, 2, 3}, nil, 0, false) // token 0 is too long ago
 		got, err := sp.penalise(s, s.FromFloats([]float32{4, 4, -4, 0, 4}, 1, 5)).Floats()
 		require.NoError(t, err)
 		require.Equal(t, []float32{4, 2, -8, 0, 4}, got)

@@ -115,7 +115,7 @@ func (m *Model) round() bool {
 // reader is too far behind sits the round out.
 func (m *Model) groups() [][]*stream {
 	var groups [][]*stream
-	var together []*stream
+	var together, packed []*stream // packed have KV that the CPU kernels do not take
 	batches := map[*decodeBatch][]*stream{}
 	for _, st := range m.streams {
 		switch {
@@ -127,6 +127,8 @@ func (m *Model) groups() [][]*stream {
 				m.join(st)
 			}
 			batches[st.batch] = append(batches[st.batch], st)
+		case m.shape.kernels && !st.state.kernels:
+			packed = append(packed, st)
 		default:
 			together = append(together, st)
 		}
@@ -136,7 +138,8 @@ func (m *Model) groups() [][]*stream {
 			groups = append(groups, ready)
 		}
 	}
-	return slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
+	groups = slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
+	return slices.AppendSeq(groups, slices.Chunk(packed, m.options.Batch))
 }
 
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
@@ -314,7 +317,8 @@ func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int3
 	if !all {
 		logits = s.Take(logits, s.FromInts(theirs, len(theirs)), 0)
 	}
-	tokens := s.Argmax(logProbs(s, logits), -1, false)
+	kernels := group[0].sampler.kernels
+	tokens := mostLikely(s, logits, logProbs(s, logits, kernels), kernels)
 	for i, which := range plain {
 		row := i
 		if all {

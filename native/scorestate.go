@@ -7,15 +7,19 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-// history is the keys and values of positions that many rows share or extend, layer by layer. Nothing
-// is overwritten: sliding windows are a matter of masks.
+// history is the keys and values of positions that many rows share or extend, layer by layer: a state for the CPU kernels, or else
+// arrays in which nothing is overwritten and sliding windows are a matter of masks.
 type history struct {
+	state        *decodeState   // nil without CPU kernels
 	keys, values []*metal.Array // [B, kv_heads, length, head_dim]
 	length       int
 }
 
 func (h *history) bytes() int64 {
 	var n int64
+	if h.state != nil {
+		n = h.state.bytes()
+	}
 	for i := range h.keys {
 		n += int64(h.keys[i].NBytes() + h.values[i].NBytes())
 	}
@@ -24,6 +28,9 @@ func (h *history) bytes() int64 {
 
 func (h *history) free() error {
 	var errs []error
+	if h.state != nil {
+		errs = append(errs, h.state.free())
+	}
 	for i := range h.keys {
 		errs = append(errs, h.keys[i].Free(), h.values[i].Free())
 	}

@@ -9,17 +9,29 @@ import (
 
 // decodeState is one sequence under generation: a KV cache for each layer.
 type decodeState struct {
-	caches []nn.KVCache
-	masks  []metal.Mask
-	fused  *fusedDecoder
+	caches  []nn.KVCache
+	masks   []metal.Mask
+	fused   *fusedDecoder
+	kernels bool // the caches are rings for the CPU kernels; otherwise they are for MLX's ops
 }
 
-func newDecodeState(shape modelShape) *decodeState { return newBoundedState(shape, 0) }
+// newDecodeState makes an empty state for the model's kernels.
+func newDecodeState(shape modelShape) *decodeState {
+	if !shape.kernels {
+		return newBoundedState(shape, 0)
+	}
+	st := &decodeState{kernels: true}
+	for _, window := range shape.windows {
+		st.caches = append(st.caches, nn.NewRingCache(window))
+	}
+	return st
+}
 
 // keptPositions is how many first positions a bounded cache never forgets, as in mlx-lm.
 const keptPositions = 4
 
-// newBoundedState bounds the layers with full attention to so many positions; 0 for no bound.
+// newBoundedState makes an empty state for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
+// no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
 	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), fused: shape.fused}
 	for _, window := range shape.windows {
@@ -51,7 +63,17 @@ func (st *decodeState) quantize(s *metal.Scope, q metal.Quantization) {
 
 // begin prepares a pass of n tokens. Layers of one kind share their mask.
 func (st *decodeState) begin(s *metal.Scope, n int, windows []int) {
-	fillMasks(st.masks, windows, func(layer, _ int) metal.Mask { return st.caches[layer].Mask(s, n) })
+	if st.kernels {
+		return // which need no masks
+	}
+	fillMasks(st.masks, windows, func(layer, _ int) metal.Mask { return st.caches[layer].(nn.OpCache).Mask(s, n) })
+}
+
+func (st *decodeState) kernelPass(_, tokens int) *kernelPass {
+	if !st.kernels {
+		return nil
+	}
+	return passOver([]*decodeState{st}, tokens)
 }
 
 // fillMasks gives every layer its mask, made once for each window.
@@ -86,7 +108,7 @@ func (st *decodeState) attendHeads(s *metal.Scope, layer int, q, k, v *metal.Arr
 	if st.fused != nil && k.Dim(2) > 1 { // a cache that kept the slices would keep the queries beside them
 		k, v = s.Contiguous(k), s.Contiguous(v)
 	}
-	return st.caches[layer].Attend(s, st.fused.attention(), q, k, v, scale, st.masks[layer])
+	return st.caches[layer].(nn.OpCache).Attend(s, st.fused.attention(), q, k, v, scale, st.masks[layer])
 }
 
 func (st *decodeState) observe(*metal.Scope, int, string, *metal.Array) {}
@@ -101,7 +123,7 @@ func (st *decodeState) arrays() []*metal.Array {
 
 // share returns a state of its own that goes on from the same positions.
 func (st *decodeState) share(s *metal.Scope) *decodeState {
-	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), fused: st.fused}
+	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), fused: st.fused, kernels: st.kernels}
 	for _, c := range st.caches {
 		out.caches = append(out.caches, c.Share(s))
 	}
@@ -138,7 +160,7 @@ func (st *decodeState) free() error {
 // position is the number of positions that the state has seen.
 func (st *decodeState) position() int { return st.caches[0].Offset() }
 
-// batchState is one pass of single tokens for several sequences. What the rows share, the projections and
+// batchState is one pass of single tokens for several sequences, all with rings or all without. What the rows share, the projections and
 // the MLP, is computed for all at once; each row attends to its own cache, so rows of any length go
 // together without padding, and none is copied when another comes or goes.
 type batchState struct {
@@ -147,12 +169,22 @@ type batchState struct {
 }
 
 func newBatchState(s *metal.Scope, rows []*decodeState, windows []int) *batchState {
+	if rows[0].kernels {
+		return &batchState{rows: rows}
+	}
 	offsets := make([]int32, len(rows))
 	for i, row := range rows {
 		offsets[i] = int32(row.position())
 		row.begin(s, 1, windows)
 	}
 	return &batchState{rows: rows, offset: s.FromInts(offsets, len(offsets))}
+}
+
+func (st *batchState) kernelPass(_, tokens int) *kernelPass {
+	if !st.rows[0].kernels {
+		return nil
+	}
+	return passOver(st.rows, tokens)
 }
 
 func (st *batchState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {

@@ -48,7 +48,10 @@ type item struct {
 
 func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	st := &stream{
-		model: m, options: options, prompt: ids, rest: ids, state: newBoundedState(m.shape, options.MaxKVSize), stops: map[int32]bool{},
+		model: m, options: options, prompt: ids, rest: ids, state: newDecodeState(m.shape), stops: map[int32]bool{},
+	}
+	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
+		st.state = newBoundedState(m.shape, options.MaxKVSize)
 	}
 	room := lookahead + 1 // one more, so that an error always has room
 	if m.draft != nil {
@@ -126,7 +129,7 @@ func (st *stream) prefill(s *metal.Scope) error {
 // begin makes the sampler, and goes on from what an earlier request left.
 func (st *stream) begin(s *metal.Scope) {
 	m := st.model
-	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize)
+	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize, st.state.kernels)
 	if !st.reusable() {
 		return
 	}

@@ -9,14 +9,16 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 )
 
-// traceState copies the states that pass through a decodeState.
+// traceState copies what passes through a state.
 type traceState struct {
-	*decodeState
+	state
 	opsOf  int // the layer whose ops are wanted
 	layers []*metal.Array
 	names  []string // of ops
 	ops    []*metal.Array
 }
+
+func (st *traceState) kernelPass(rows, tokens int) *kernelPass { return passOf(st.state, rows, tokens) }
 
 func (st *traceState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
 	if op == opInput || op == opOutput {
@@ -39,11 +41,22 @@ func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOpti
 	out := &engine.Trace{}
 	err := m.do(ctx, func() (err error) {
 		s := m.lease.NewScope()
-		state := newDecodeState(m.shape)
-		defer func() { err = errors.Join(err, state.free(), s.Close(), metal.ClearCache()) }()
+		// MLX's ops keep the rows' KV in one state, the CPU kernels in one for each.
+		states := []*decodeState{newDecodeState(m.shape)}
+		for m.shape.kernels && len(states) < options.Rows {
+			states = append(states, newDecodeState(m.shape))
+		}
+		defer func() {
+			for _, state := range states {
+				err = errors.Join(err, state.free())
+			}
+			err = errors.Join(err, s.Close(), metal.ClearCache())
+		}()
 		for _, part := range options.Parts(ids) {
-			st := &traceState{decodeState: state, opsOf: options.OpsOf}
-			st.begin(s, len(part), m.shape.windows)
+			st := &traceState{state: states[0], opsOf: options.OpsOf}
+			if states[0].begin(s, len(part), m.shape.windows); m.shape.kernels {
+				st.state = &batchState{rows: states}
+			}
 			rows := s.BroadcastTo(s.FromInts(part, 1, len(part)), options.Rows, len(part))
 			logits := m.arch.logits(s, m.arch.hidden(s, rows, st))
 			var traced engine.Trace

@@ -32,7 +32,8 @@ type weights struct {
 	derived  []*metal.Array // computed from tensors when these are read
 	spent    []*metal.Array // not needed once derived is computed
 	joins    []join
-	fuse     bool // join what layers compute together, for the fused kernels
+	fuse     bool // join what layers compute together, for the CUDA kernels
+	kernels  bool // compute with the CPU kernels
 }
 
 type problems []string

@@ -11,14 +11,8 @@ const timeAxis = 2
 // Attention computes what queries attend to, with the arguments of metal.Scope.SDPA, which is one.
 type Attention func(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
 
-// KVCache keeps the keys and values of one layer between passes. The cache owns its arrays; what Attend
-// returns belongs to the scope of the pass.
+// KVCache keeps the keys and values of one layer between passes. The cache owns its arrays.
 type KVCache interface {
-	// Attend appends keys and values [B, kv_heads, T, head_dim] and returns what the queries
-	// [B, heads, T, head_dim] attend to.
-	Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
-	// Mask is the attention mask for a pass of n tokens, asked for before Attend.
-	Mask(s *metal.Scope, n int) metal.Mask
 	// Offset is the number of positions seen so far.
 	Offset() int
 	// Share returns a cache of its own that goes on from the same positions; both hold the same arrays
@@ -35,10 +29,21 @@ type KVCache interface {
 	Free() error
 }
 
+// OpCache is a cache for attention by MLX's ops, or by one kernel in their place. What Attend returns belongs to the scope
+// of the pass.
+type OpCache interface {
+	KVCache
+	// Attend appends keys and values [B, kv_heads, T, head_dim] and returns what the queries
+	// [B, heads, T, head_dim] attend to.
+	Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+	// Mask is the attention mask for a pass of n tokens, asked for before Attend.
+	Mask(s *metal.Scope, n int) metal.Mask
+}
+
 // Slotted is a cache whose next single token can be written by index, as a compiled pass does that is the same
 // for every position.
 type Slotted interface {
-	KVCache
+	OpCache
 	// Slot makes room for one more position and returns keys and values [B, kv_heads, room, head_dim], which stay
 	// the cache's, with that position's place. It needs a cache that is not empty.
 	Slot(s *metal.Scope) (keys, values *metal.Array, at Place)

@@ -81,10 +81,8 @@ func (e *Embedding) Lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
 	return s.Dequantize(s.Take(e.packed, ids, 0), s.Take(e.scales, ids, 0), s.Take(e.biases, ids, 0), e.format)
 }
 
-// AsLinear is the table used as the output layer: [..., hidden] to [..., vocab].
-func (e *Embedding) AsLinear(s *metal.Scope, x *metal.Array) *metal.Array {
-	return e.logits.Apply(s, x)
-}
+// Output is the table used as the output layer: [..., hidden] to [..., vocab].
+func (e *Embedding) Output() *Linear { return e.logits }
 
 // Alike reports whether layers can be joined: all plain, or all packed in one format, with or without bias.
 func Alike(layers ...*Linear) bool {
@@ -139,6 +137,28 @@ func (l *Linear) Dims() (in, out int) {
 		return l.weight.Dim(1), l.weight.Dim(0)
 	}
 	return l.packed.Dim(1) * 32 / l.format.Bits, l.packed.Dim(0)
+}
+
+// Layer is the layer's weights for the CPU kernels, without its LoRA.
+func (l *Linear) Layer() metal.Layer {
+	if l.weight != nil {
+		return metal.Layer{Weights: l.weight, Bias: l.bias}
+	}
+	return metal.Layer{Weights: l.packed, Scales: l.scales, Biases: l.biases, Bias: l.bias, Format: l.format}
+}
+
+// Adapted reports whether the layer has a LoRA.
+func (l *Linear) Adapted() bool { return l.lora != nil }
+
+// Addition is what the layer's LoRA adds for x [..., in], float32 [..., out], by the CPU kernels; zeros without one.
+func (l *Linear) Addition(s *metal.Scope, x *metal.Array) *metal.Array {
+	if l.lora == nil {
+		_, out := l.Dims()
+		shape := x.Shape()
+		shape[len(shape)-1] = out
+		return s.Zeros(metal.Float32, shape...)
+	}
+	return l.lora.addition(s, x)
 }
 
 // Adapt adds a LoRA to the layer, in place of one that it may have; nil takes it away.

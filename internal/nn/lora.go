@@ -14,3 +14,10 @@ func (l *LoRA) add(s *metal.Scope, x, y *metal.Array) *metal.Array {
 	z := s.Matmul(s.Matmul(x, l.A), l.B)
 	return s.Add(y, s.AsType(s.Multiply(s.Scalar(float64(l.Scale), z.DType()), z), x.DType()))
 }
+
+// addition is scale x A B in float32 by the CPU kernels, whose weights are [out, in].
+func (l *LoRA) addition(s *metal.Scope, x *metal.Array) *metal.Array {
+	layer := func(a *metal.Array) metal.Layer { return metal.Layer{Weights: s.Transpose(a, 1, 0)} }
+	z := s.Apply(s.Apply(x, metal.NoGate, true, layer(l.A)), metal.NoGate, true, layer(l.B))
+	return s.Multiply(z, s.Scalar(float64(l.Scale), metal.Float32))
+}

@@ -29,6 +29,9 @@ func Save(s *metal.Scope, c KVCache) (snapshot Snapshot, keys, values *metal.Arr
 			return s.Contiguous(a)
 		})
 		return Snapshot{Window: c.window, Offset: c.offset, Held: min(c.offset, c.window)}, k, v
+	case *RingCache:
+		k, v := c.both(func(a *metal.Array) *metal.Array { return s.Contiguous(c.ordered(s, a)) })
+		return Snapshot{Window: c.window, Offset: c.offset, Held: k.Dim(timeAxis)}, k, v
 	}
 	s.Fail(fmt.Errorf("kv cache %T cannot be saved", c))
 	return Snapshot{}, nil, nil
@@ -47,8 +50,18 @@ func (p Snapshot) Check(tokens, window int) (held int, err error) {
 	return held, nil
 }
 
-// Restore makes the cache of a checked snapshot; keys and values stay the scope's.
-func Restore(s *metal.Scope, p Snapshot, keys, values *metal.Array) KVCache {
+// Restore makes the cache of a checked snapshot, as a ring or for MLX's ops; keys and values stay the scope's.
+func Restore(s *metal.Scope, p Snapshot, keys, values *metal.Array, ring bool) KVCache {
+	if ring {
+		// The oldest position's place; whole turns are made by cutting the order there.
+		turn := func(a *metal.Array) *metal.Array {
+			if at := (p.Offset - p.Held) % p.Held; at > 0 {
+				a = s.Concatenate(timeAxis, s.Slice(a, timeAxis, p.Held-at, p.Held), s.Slice(a, timeAxis, 0, p.Held-at))
+			}
+			return s.Keep(s.Share(a))
+		}
+		return &RingCache{pair: pair{turn(keys), turn(values)}, window: p.Window, offset: p.Offset}
+	}
 	held := pair{s.Keep(s.Share(keys)), s.Keep(s.Share(values))}
 	if p.Window == 0 {
 		return &FullCache{pair: held, offset: p.Offset}

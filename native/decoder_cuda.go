@@ -18,39 +18,37 @@ type fusedDecoder struct {
 }
 
 type fusedLayer struct {
-	inputNorm, postAttentionNorm, preMLPNorm, postMLPNorm *metal.Array // post norms may be nil
-	qkvParts, gateUpParts                                 []*nn.Linear
-	qNorm, kNorm                                          *metal.Array // nil without
-	o, down                                               *nn.Linear
-	rope                                                  metal.RoPE
-
-	qkv, gateUp *nn.Linear // the parts joined
+	*decoderLayer
+	qkv, gateUp *nn.Linear // q, k and v joined, and gate and up
 	rotation    fused.Rotation
 }
 
 // fuseLayers returns nil if the kernels cannot run the model: not on this device, not in this shape, or not
-// with weights of several types or packings.
-func (w *weights) fuseLayers(shape fused.Shape, layers []fusedLayer, norm *metal.Array) (_ *fusedDecoder, err error) {
-	if !w.fuse || len(w.problems) > 0 || !w.uniform() {
+// with weights of several types or packings. Otherwise the joined weights are all that is left of their parts.
+func (w *weights) fuseLayers(spec *decoderSpec) (_ *fusedDecoder, err error) {
+	if !w.fuse || len(w.problems) > 0 || !w.uniform() || spec.layers[0].rope.Traditional {
 		return nil, nil
 	}
-	shape.DType = norm.DType()
+	shape := fused.Shape{
+		Heads: spec.heads, KVHeads: spec.kvHeads, HeadDim: spec.headDim, HiddenSize: spec.hiddenSize, Intermediate: spec.intermediate,
+		QKNorm: spec.layers[0].qNorm != nil, PostNorm: spec.postNorm(), GELU: spec.gate == metal.GELUGate,
+		RMSNormEps: spec.eps, AttentionScale: spec.attentionScale, DType: spec.norm.DType(),
+	}
 	if !shape.Fits() {
 		return nil, nil
 	}
-	for _, l := range layers {
-		if !nn.Alike(l.qkvParts...) || !nn.Alike(l.gateUpParts...) {
+	for _, l := range spec.layers {
+		if !nn.Alike(l.q, l.k, l.v) || !nn.Alike(l.gate, l.up) {
 			return nil, nil
 		}
 	}
-	d := &fusedDecoder{layers: layers, norm: norm}
+	d := &fusedDecoder{layers: make([]fusedLayer, len(spec.layers)), norm: spec.norm}
 	if d.kernels, err = fused.New(w.scope, shape); err != nil {
 		return nil, err
 	}
-	for i := range layers {
-		l := &layers[i]
-		l.qkv, l.gateUp = w.join(l.qkvParts...), w.join(l.gateUpParts...)
-		l.rotation = d.kernels.NewRotation(w.scope, l.rope)
+	for i := range d.layers {
+		l := &spec.layers[i]
+		d.layers[i] = fusedLayer{l, w.join(l.q, l.k, l.v), w.join(l.gate, l.up), d.kernels.NewRotation(w.scope, l.rope)}
 	}
 	return d, nil
 }

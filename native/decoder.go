@@ -1,0 +1,121 @@
+package native
+
+import (
+	"errors"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// decoderSpec describes a dense decoder: grouped-query attention, a gated MLP, RMSNorm before both and, in some families, behind
+// both. A family is a reader of its config that fills one in.
+type decoderSpec struct {
+	hiddenSize, vocabSize, heads, kvHeads, headDim, intermediate int
+
+	eps            float32    // of every norm
+	attentionScale float32    // of attention scores
+	gate           metal.Gate // activation of the MLP
+	embedScale     float64    // what embeddings are multiplied by; 0 for nothing
+	bidirectional  bool       // tokens see later ones too: for embeddings, not for text
+
+	embed  *nn.Embedding
+	layers []decoderLayer
+	norm   *metal.Array // behind the last layer
+	head   *nn.Linear   // nil: the embedding is the output layer
+}
+
+type decoderLayer struct {
+	inputNorm, preMLPNorm          *metal.Array
+	postAttentionNorm, postMLPNorm *metal.Array // of what a block puts out; nil without
+	q, k, v, o, gate, up, down     *nn.Linear
+	qNorm, kNorm                   *metal.Array // nil without
+	rope                           metal.RoPE
+	window                         int // sliding window, 0 for full attention
+}
+
+// postNorm reports whether what a block puts out is normed before it is added.
+func (d *decoderSpec) postNorm() bool { return d.layers[0].postAttentionNorm != nil }
+
+// clips reports whether sums must be kept in float16's range: Gemma's activations exceed it.
+func (d *decoderSpec) clips() bool { return d.postNorm() && d.norm.DType() == metal.Float16 }
+
+func (d *decoderSpec) shape() modelShape {
+	windows := make([]int, len(d.layers))
+	for i, l := range d.layers {
+		windows[i] = l.window
+	}
+	return modelShape{hiddenSize: d.hiddenSize, vocabSize: d.vocabSize, heads: d.heads, kvHeads: d.kvHeads, headDim: d.headDim,
+		intermediate: d.intermediate, windows: windows, bidirectional: d.bidirectional}
+}
+
+// decoder is a decoder that can compute, in one of three ways: with MLX's ops in mlx-lm's order, with the CUDA kernels
+// of package fused, or with the CPU kernels.
+type decoder struct {
+	decoderSpec
+	exact *exactDecoder
+	cuda  *fusedDecoder // nil where its kernels cannot run; then its joined weights have replaced the layers' own
+	cpu   *cpuDecoder   // nil where its kernels do not run
+}
+
+// newDecoder chooses the kernels and reads the weights.
+func newDecoder(spec decoderSpec, w *weights, lease *metal.Lease) (*decoder, error) {
+	d := &decoder{decoderSpec: spec}
+	var err error
+	if d.cuda, err = w.fuseLayers(&d.decoderSpec); err != nil {
+		return d, err
+	}
+	if err := w.finish(); err != nil {
+		return d, err
+	}
+	if d.exact, err = newExactDecoder(&d.decoderSpec, w.scope, lease); err != nil {
+		return d, err
+	}
+	if w.kernels {
+		d.cpu = newCPUDecoder(&d.decoderSpec)
+	}
+	return d, nil
+}
+
+func (d *decoder) shape() modelShape {
+	shape := d.decoderSpec.shape()
+	shape.fused, shape.kernels = d.cuda, d.cpu != nil
+	return shape
+}
+
+// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+func (d *decoder) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+	if d.cpu != nil {
+		if pass := passOf(st, ids.Dim(0), ids.Dim(1)); pass != nil {
+			return d.cpu.hidden(s, ids, st, pass)
+		}
+	}
+	h := d.exact.lookup(s, ids)
+	if d.cuda != nil {
+		return d.cuda.run(s, h, st)
+	}
+	return d.exact.run(s, h, st)
+}
+
+// logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
+func (d *decoder) logits(s *metal.Scope, h *metal.Array) *metal.Array {
+	if d.cpu != nil {
+		return s.Apply(h, metal.NoGate, true, d.cpu.head)
+	}
+	return d.output().Apply(s, h)
+}
+
+// output is the output layer.
+func (d *decoderSpec) output() *nn.Linear {
+	if d.head != nil {
+		return d.head
+	}
+	return d.embed.Output()
+}
+
+func (d *decoder) close() error {
+	if d == nil {
+		return nil
+	}
+	d.cuda.close()
+	return errors.Join(d.exact.close())
+}

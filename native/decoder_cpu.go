@@ -1,0 +1,115 @@
+package native
+
+import (
+	"math"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// cpuDecoder runs a decoder with the CPU kernels: five ops a layer. Between them states are kept in the model's type and
+// everything else in float32.
+type cpuDecoder struct {
+	*decoderSpec
+	head      metal.Layer
+	table     metal.Layer
+	scale     float32 // of embeddings
+	rotations []metal.RoPE
+	rotation  []int // of each layer
+	windows   []int // the different ones
+	window    []int // of each layer
+}
+
+func newCPUDecoder(spec *decoderSpec) *cpuDecoder {
+	d := &cpuDecoder{decoderSpec: spec, head: spec.output().Layer(), table: spec.embed.Output().Layer(), scale: 1}
+	if spec.embedScale != 0 {
+		d.scale = roundToBFloat16(float32(spec.embedScale)) // as in training
+	}
+	for _, l := range spec.layers {
+		d.rotation = append(d.rotation, indexOrAppend(&d.rotations, l.rope))
+		d.window = append(d.window, indexOrAppend(&d.windows, l.window))
+	}
+	return d
+}
+
+// indexOrAppend is where v is in list, which it is appended to if need be.
+func indexOrAppend[T comparable](list *[]T, v T) int {
+	if i := slices.Index(*list, v); i >= 0 {
+		return i
+	}
+	*list = append(*list, v)
+	return len(*list) - 1
+}
+
+func roundToBFloat16(f float32) float32 {
+	bits := math.Float32bits(f)
+	return math.Float32frombits((bits + 0x7fff + bits>>16&1) &^ 0xffff)
+}
+
+// hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
+func (d *cpuDecoder) hidden(s *metal.Scope, ids *metal.Array, st state, pass *kernelPass) *metal.Array {
+	positions := s.FromInts(pass.positions, pass.rows, pass.tokens)
+	var rotations, visible []*metal.Array
+	for _, rope := range d.rotations {
+		rotations = append(rotations, s.Rotation(positions, rope))
+	}
+	for _, window := range d.windows {
+		visible = append(visible, s.FromInts(pass.visible(window), pass.rows, pass.tokens, metal.VisibleSize))
+	}
+	h := s.Lookup(d.table, ids, d.scale)
+	st.observe(s, 0, opInput, h)
+	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
+	dtype, clip := d.norm.DType(), d.clips()
+	for i := range d.layers {
+		l := &d.layers[i]
+		st.observe(s, i, opInputNorm, x)
+		qkv := d.project(s, x, l.q, l.k, l.v)
+		attended, kept := s.Attend(metal.Attention{
+			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
+			Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: dtype,
+		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.past(i), pass.keep != nil)
+		if pass.keep != nil {
+			pass.keep(s, i, kept)
+		}
+		y := d.project(s, attended, l.o)
+		st.observe(s, i, opAttention, y)
+		h, x = s.AddNorm(h, y, l.postAttentionNorm, l.preMLPNorm, d.eps, clip)
+		y = d.project(s, d.gated(s, x, l), l.down)
+		st.observe(s, i, opMLP, y)
+		next := d.norm
+		if i+1 < len(d.layers) {
+			next = d.layers[i+1].inputNorm
+		}
+		h, x = s.AddNorm(h, y, l.postMLPNorm, next, d.eps, clip)
+		st.observe(s, i, opOutput, h)
+	}
+	return x
+}
+
+// project is the layers' outputs one behind the other, in float32.
+func (d *cpuDecoder) project(s *metal.Scope, x *metal.Array, layers ...*nn.Linear) *metal.Array {
+	parts := make([]metal.Layer, len(layers))
+	adapted := false
+	for i, l := range layers {
+		parts[i] = l.Layer()
+		adapted = adapted || l.Adapted()
+	}
+	y := s.Apply(x, metal.NoGate, true, parts...)
+	if !adapted {
+		return y
+	}
+	var added []*metal.Array
+	for _, l := range layers {
+		added = append(added, l.Addition(s, x))
+	}
+	return s.Add(y, s.Concatenate(-1, added...))
+}
+
+// gated is the input of the MLP's last layer.
+func (d *cpuDecoder) gated(s *metal.Scope, x *metal.Array, l *decoderLayer) *metal.Array {
+	if l.gate.Adapted() || l.up.Adapted() {
+		return s.GateHalves(d.project(s, x, l.gate, l.up), d.gate, x.DType())
+	}
+	return s.Apply(x, d.gate, false, l.gate.Layer(), l.up.Layer())
+}

@@ -1,0 +1,113 @@
+package native
+
+import (
+	"math"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+// exactDecoder runs a decoder with MLX's own ops, in the order in which mlx-lm uses them, so that on one device both give
+// the same bits.
+type exactDecoder struct {
+	*decoderSpec
+	scale *metal.Array    // of embeddings, rounded to bfloat16 as in training; nil without
+	gated *metal.Function // compiled as in mlx-lm: GELU of the gate, or SiLU of the gate times up
+}
+
+func newExactDecoder(spec *decoderSpec, owner *metal.Scope, lease *metal.Lease) (_ *exactDecoder, err error) {
+	d := &exactDecoder{decoderSpec: spec}
+	operands := 1
+	activation := func(s *metal.Scope, in []*metal.Array) []*metal.Array { return []*metal.Array{nn.GELUApprox(s, in[0])} }
+	if spec.gate == metal.SiLUGate {
+		operands = 2
+		activation = func(s *metal.Scope, in []*metal.Array) []*metal.Array {
+			return []*metal.Array{s.Multiply(nn.SiLU(s, in[0]), in[1])}
+		}
+	}
+	if d.gated, err = lease.Compile(true, activation); err != nil {
+		return nil, err
+	}
+	if spec.embedScale != 0 {
+		d.scale = owner.AsType(owner.Scalar(spec.embedScale, metal.BFloat16), spec.norm.DType())
+		if err := owner.Eval(d.scale); err != nil {
+			return d, err
+		}
+	}
+	return d, warm(owner, d.gated, operands, spec.norm.DType(), spec.intermediate)
+}
+
+// lookup is the scaled embeddings of ids.
+func (d *exactDecoder) lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
+	h := d.embed.Lookup(s, ids)
+	if d.scale == nil {
+		return h
+	}
+	return s.Multiply(h, d.scale)
+}
+
+func (d *exactDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
+	st.observe(s, 0, opInput, h)
+	for i := range d.layers {
+		h = runBlock(s, st, i, h, func(s *metal.Scope, h *metal.Array) *metal.Array { return d.block(s, i, h, st) })
+	}
+	return s.RMSNorm(h, d.norm, d.eps)
+}
+
+func (d *exactDecoder) block(s *metal.Scope, layer int, h *metal.Array, st state) *metal.Array {
+	l := &d.layers[layer]
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	x := seen(opInputNorm, s.RMSNorm(h, l.inputNorm, d.eps))
+	x = seen(opAttention, d.attention(s, l, layer, x, st))
+	beforeMLP := opPostAttentionNorm // that name is of the norm behind attention where there is one, else of the one before the MLP
+	if l.postAttentionNorm != nil {
+		x, beforeMLP = seen(opPostAttentionNorm, s.RMSNorm(x, l.postAttentionNorm, d.eps)), opPreMLPNorm
+	}
+	h = d.residual(s, h, x)
+	x = seen(beforeMLP, s.RMSNorm(h, l.preMLPNorm, d.eps))
+	gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
+	if d.gate == metal.SiLUGate {
+		x = callOne(s, d.gated, gate, up)
+	} else {
+		x = s.Multiply(callOne(s, d.gated, gate), up)
+	}
+	x = seen(opMLP, l.down.Apply(s, x))
+	if l.postMLPNorm != nil {
+		x = seen(opPostMLPNorm, s.RMSNorm(x, l.postMLPNorm, d.eps))
+	}
+	return seen(opOutput, d.residual(s, h, x))
+}
+
+func (d *exactDecoder) attention(s *metal.Scope, l *decoderLayer, layer int, x *metal.Array, st state) *metal.Array {
+	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	q := splitHeads(s, seen("self_attn.q_proj", l.q.Apply(s, x)), d.heads)
+	k := splitHeads(s, seen("self_attn.k_proj", l.k.Apply(s, x)), d.kvHeads)
+	v := splitHeads(s, seen("self_attn.v_proj", l.v.Apply(s, x)), d.kvHeads)
+	if l.qNorm != nil {
+		q = seen("self_attn.q_norm", s.RMSNorm(q, l.qNorm, d.eps))
+		k = seen("self_attn.k_norm", s.RMSNorm(k, l.kNorm, d.eps))
+	}
+	q, k = seen(opRopeQ, st.rope(s, q, l.rope)), seen(opRopeK, st.rope(s, k, l.rope))
+	return l.o.Apply(s, st.attend(s, layer, q, k, v, d.attentionScale))
+}
+
+// residual adds, and clips where activations exceed float16's range instead of overflowing.
+func (d *exactDecoder) residual(s *metal.Scope, x, y *metal.Array) *metal.Array {
+	if !d.clips() {
+		return s.Add(x, y)
+	}
+	const bound = 65504
+	sum := s.Add(s.AsType(x, metal.Float32), s.AsType(y, metal.Float32))
+	sum = s.Minimum(s.Maximum(sum, s.Scalar(-bound, metal.Float32)), s.Scalar(bound, metal.Float32))
+	return s.AsType(sum, metal.Float16)
+}
+
+func (d *exactDecoder) close() error {
+	if d == nil {
+		return nil
+	}
+	return d.gated.Close()
+}
+
+// rsqrt is 1 / sqrt(x).
+func rsqrt(x float64) float32 { return float32(math.Pow(x, -0.5)) }
