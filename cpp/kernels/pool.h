@@ -19,7 +19,7 @@ void pool_run(long n, Task task, void* context);
 
 // A buffer that belongs to the calling thread: the one of this slot from the last call, made larger if need be. What it
 // held is lost when it grows. It stays allocated for the thread's next kernels.
-enum Slot { slot_panel, slot_scores, slot_block, slot_input, slot_partial, slot_count };
+enum Slot { slot_panel, slot_scores, slot_block, slot_input, slot_tiles, slot_partial, slot_count };
 void* pool_scratch(Slot slot, size_t bytes);
 
 } // namespace gomlx

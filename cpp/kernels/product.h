@@ -20,6 +20,7 @@ struct Rows {
   long stride;
   int type; // of the numbers
   long count; // rows that are there; fewer than a block at the end of a matrix
+  bool unpacked; // into a panel, which is in the cache
 };
 
 constexpr long padded(long k, long step) { return (k + step - 1) / step * step; }
@@ -122,6 +123,33 @@ struct Floats {
 
 // --- bfloat16 dot products --------------------------------------------------------------------------
 
+#if defined(__AVX512BF16__)
+
+inline bool all_in_quads(const Product& p) {
+  for (int i = 0; i < p.n_parts; i++)
+    if (!in_quads(p.parts[i])) return false;
+  return true;
+}
+
+// x as rows of kp numbers, in quads if its weights are.
+inline const bf16* bf16_inputs(const Product& p, long kp, bool quads) {
+  if (kp == p.k && !quads) return (const bf16*)p.x;
+  bf16* to = (bf16*)gomlx::pool_scratch(gomlx::slot_input, p.m * kp * sizeof(bf16));
+  each_row(p.m, 16, [&](long r) {
+    const bf16* from = (const bf16*)p.x + r * p.k;
+    if (quads) return quads_of(from, to + r * kp, p.k);
+    memcpy(to + r * kp, from, p.k * sizeof(bf16));
+    for (long i = p.k; i < kp; i++) to[r * kp + i] = 0;
+  });
+  return to;
+}
+
+inline void bf16_rows(const Matrix& w, long first, long count, bf16* panel, long kp, bool quads) {
+  for (long r = 0; r < count; r++) quads ? quads_row(w, first + r, panel + r * kp) : bf16_row(w, first + r, panel + r * kp, kp);
+}
+
+#endif
+
 #if defined(__AVX512BF16__) && !defined(GOMLX_TILES)
 #define GOMLX_DOTS
 
@@ -131,22 +159,17 @@ struct Dots {
 
   const bf16* x;
   long kp;
+  bool quads;
 
   void take(const Product& p) {
     kp = padded(p.k, step);
-    x = (const bf16*)p.x;
-    if (kp == p.k) return;
-    bf16* wide = (bf16*)gomlx::pool_scratch(gomlx::slot_input, p.m * kp * sizeof(bf16));
-    Matrix rows{p.x, p.type, p.m, p.k};
-    each_row(p.m, 16, [&](long r) { bf16_row(rows, r, wide + r * kp, kp); });
-    x = wide;
+    quads = all_in_quads(p);
+    x = bf16_inputs(p, kp, quads);
   }
 
   static long panel_bytes(long kp) { return kp * 2; }
   static bool direct(const Matrix& w, const Product&) { return !w.bits && w.columns % step == 0; }
-  void unpack(const Matrix& w, long first, long count, char* panel) const {
-    for (long r = 0; r < count; r++) bf16_row(w, first + r, (bf16*)panel + r * kp, kp);
-  }
+  void unpack(const Matrix& w, long first, long count, char* panel) const { bf16_rows(w, first, count, (bf16*)panel, kp, quads); }
   static constexpr int panel_type = 2;
 
   template <int s> void few(const char* const* w, long ahead, const bf16* from, float* c) const {
@@ -208,35 +231,33 @@ struct Tiles {
   const uint32_t* x; // tiles of pairs, [m / width, kp / 32, 16, width]
   long kp;
   int width; // rows of x in a tile: 16, or all of fewer
+  bool quads;
 
   void take(const Product& p) {
     kp = padded(p.k, step);
+    quads = all_in_quads(p);
     width = int(lesser(16, p.m));
-    if (p.m == 1 && kp == p.k) { // pairs one behind the other already
-      x = (const uint32_t*)p.x;
-      return;
-    }
+    const bf16* rows = bf16_inputs(p, kp, quads);
+    x = (const uint32_t*)rows;
+    if (p.m == 1) return; // pairs one behind the other already
     const long groups = (p.m + width - 1) / width;
-    uint32_t* to = (uint32_t*)gomlx::pool_scratch(gomlx::slot_input, groups * kp * width * 2);
-    each_row(groups, 2, [&](long g) { pack(p, g, to + g * kp / 2 * width); });
+    uint32_t* to = (uint32_t*)gomlx::pool_scratch(gomlx::slot_tiles, groups * kp * width * 2);
+    each_row(groups, 2, [&](long g) { pack(rows + g * width * kp, lesser(width, p.m - g * width), to + g * kp / 2 * width); });
     x = to;
   }
 
-  void pack(const Product& p, long group, uint32_t* to) const {
-    const bf16* from = (const bf16*)p.x + group * width * p.k;
-    const long rows = lesser(width, p.m - group * width);
+  void pack(const bf16* from, long rows, uint32_t* to) const {
     for (long k = 0; k < kp; k += step, to += 16 * width) {
-      const long left = p.k - k;
-      if (width == 16 && rows == 16 && left >= step) {
+      if (width == 16 && rows == 16) {
         __m512i r[16];
-        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * p.k + k);
+        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * kp + k);
         transpose(r);
         for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, r[i]);
         continue;
       }
       for (long i = 0; i < width; i++) {
-        alignas(64) uint32_t pairs[16] = {};
-        if (i < rows) memcpy(pairs, from + i * p.k + k, lesser(left, step) * 2);
+        uint32_t pairs[16] = {};
+        if (i < rows) memcpy(pairs, from + i * kp + k, step * 2);
         for (long j = 0; j < 16; j++) to[j * width + i] = pairs[j];
       }
     }
@@ -262,7 +283,7 @@ struct Tiles {
   static long panel_bytes(long kp) { return kp * 2; }
   static bool direct(const Matrix& w, const Product&) { return !w.bits && w.columns % step == 0; }
   void unpack(const Matrix& w, long first, long count, char* panel) const {
-    for (long r = 0; r < count; r++) bf16_row(w, first + r, (bf16*)panel + r * kp, kp);
+    bf16_rows(w, first, count, (bf16*)panel, kp, quads);
     if (count < block) memset(panel + count * kp * 2, 0, (block - count) * kp * 2);
   }
   static constexpr int panel_type = 2;
@@ -291,7 +312,8 @@ struct Tiles {
       _tile_zero(0);
       _tile_zero(1);
       for (long k = 0; k < kp / step; k++) {
-        for (long r = 0; r < 32; r++) __builtin_prefetch(w.data + r * stride + k * 64 + ahead);
+        if (!w.unpacked)
+          for (long r = 0; r < 32; r++) __builtin_prefetch(w.data + r * stride + k * 64 + ahead);
         _tile_loadd(6, first + k * tile, row);
         _tile_loadd(4, w.data + k * 64, stride);
         _tile_dpbf16ps(0, 4, 6);
@@ -373,9 +395,9 @@ template <class Mode, class Finish> struct Job {
   // The weights of a block, unpacked to panel if need be.
   Rows rows(const Matrix& w, long n0, char* panel) const {
     const long count = lesser(block, w.rows - n0);
-    if (Mode::direct(w, p) && count == block) return {(const char*)w.data + n0 * w.row_bytes(), w.row_bytes(), int(w.type), count};
+    if (Mode::direct(w, p) && count == block) return {(const char*)w.data + n0 * w.row_bytes(), w.row_bytes(), int(w.type), count, false};
     mode.unpack(w, n0, count, panel);
-    return {panel, Mode::panel_bytes(mode.kp), Mode::panel_type, count};
+    return {panel, Mode::panel_bytes(mode.kp), Mode::panel_type, count, true};
   }
 
   void run(long task) const {
@@ -420,7 +442,7 @@ template <class Mode, class Finish> void multiply_by(const Product& p, long per_
   long blocks = 0;
   for (int i = 0; i < parts; i++) blocks += (p.parts[i].rows + block - 1) / block;
   if (per_task == 0) // several tasks for each thread, so that one that is held up does not hold up all
-    job.per_task = greater(1, lesser(p.m > Mode::chunk ? 4 : job.max_per_task, blocks / (4 * gomlx::pool_threads())));
+    job.per_task = greater(1, lesser(p.m > Mode::chunk ? 4 : job.max_per_task, blocks / (12 * gomlx::pool_threads())));
   for (int i = 0; i < parts; i++)
     job.tasks[i + 1] = job.tasks[i] + ((p.parts[i].rows + block - 1) / block + job.per_task - 1) / job.per_task;
   gomlx::pool_run(job.tasks[parts], [](void* j, long task, int) { ((const Job<Mode, Finish>*)j)->run(task); }, &job);

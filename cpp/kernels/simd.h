@@ -254,15 +254,29 @@ template <int type> constexpr long bytes_of = type == 0 ? 4 : 2;
 
 // The first n < lanes numbers, zeros behind them.
 template <int type> INLINE vf load_some(const void* p, long i, long n) {
+#if defined(__AVX512F__)
+  const __mmask16 mask = __mmask16((1u << n) - 1);
+  if constexpr (type == 0) return _mm512_maskz_loadu_ps(mask, (const float*)p + i);
+  const __m256i narrow = _mm256_maskz_loadu_epi16(mask, (const uint16_t*)p + i);
+  if constexpr (type == 1) return _mm512_cvtph_ps(narrow);
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
+#else
   alignas(64) char buffer[4 * lanes] = {};
   memcpy(buffer, (const char*)p + i * bytes_of<type>, n * bytes_of<type>);
   return load_as<type>(buffer, 0);
+#endif
 }
 
 template <int type> INLINE void store_some(void* p, long i, vf v, long n) {
   alignas(64) char buffer[4 * lanes];
   store_as<type>(buffer, 0, v);
+#if defined(__AVX512F__)
+  const __mmask16 mask = __mmask16((1u << n) - 1);
+  if constexpr (type == 0) _mm512_mask_storeu_ps((float*)p + i, mask, v);
+  else _mm256_mask_storeu_epi16((uint16_t*)p + i, mask, _mm256_load_si256((const __m256i*)buffer));
+#else
   memcpy((char*)p + i * bytes_of<type>, buffer, n * bytes_of<type>);
+#endif
 }
 
 // Calls f with each vector's place and how many of its lanes count.
