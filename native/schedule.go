@@ -239,10 +239,7 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 	if err != nil {
 		return err
 	}
-	wanted, err := drawPlain(s, group, logits, rows)
-	if err != nil {
-		return err
-	}
+	wanted := drawPlain(s, group, logits, rows)
 	if b := group[0].batch; b != nil {
 		wanted = append(wanted, b.arrays()...)
 	}
@@ -299,7 +296,7 @@ func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Arr
 
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
 // single one there is nothing to share.
-func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array, err error) {
+func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array) {
 	var plain []int // in group
 	var theirs []int32
 	for i, st := range group {
@@ -308,7 +305,7 @@ func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int3
 		}
 	}
 	if len(plain) < 2 {
-		return nil, nil
+		return nil
 	}
 	all := len(plain) == len(group) // then rows of nobody do not matter
 	if !all {
@@ -322,16 +319,13 @@ func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int3
 		}
 		wanted = append(wanted, group[which].await(s, pending{token: s.Slice(tokens, 0, row, row+1)})...)
 	}
-	if b := group[0].batch; b != nil {
-		err = b.drawn.free()
-		if all && len(b.rows) > 0 {
-			b.drawn = drawnTokens{s.Keep(tokens), make([]*stream, len(b.rows))}
-			for i, st := range group {
-				b.drawn.rows[rows[i]] = st
-			}
+	if b := group[0].batch; b != nil && all && len(b.rows) > 0 {
+		b.drawn = drawnTokens{s.Keep(tokens), make([]*stream, len(b.rows))}
+		for i, st := range group {
+			b.drawn.rows[rows[i]] = st
 		}
 	}
-	return wanted, err
+	return wanted
 }
 
 // drop takes a stream out of the schedule.
