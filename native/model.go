@@ -62,7 +62,8 @@ type counters struct {
 	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
 }
 
-// Load opens the model in a folder. The context is looked at between reading steps.
+// Load opens the model in a folder. The context is looked at between reading steps; if it ends, whatever was read by then
+// is given back.
 func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model, error) {
 	if err := options.Validate(); err != nil {
 		return nil, err
@@ -112,12 +113,11 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		return nil, err
 	}
 	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(dir, cfg) })
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, dir, cfg) })
 	if err = errors.Join(err, loadErr); err != nil {
-		m.Close()
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
-	return m, ctx.Err()
+	return m, nil
 }
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
@@ -150,9 +150,12 @@ func (m *Model) opensReasoning(prompt []int32) bool {
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
-func (m *Model) loadWeights(dir string, cfg *config) error {
+func (m *Model) loadWeights(ctx context.Context, dir string, cfg *config) error {
 	w, err := m.network.load(m, dir, cfg, m.options.Adapter)
 	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	m.batching = m.lease.Device().Name == "gpu"
@@ -178,7 +181,10 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if m.wired, err = m.lease.Wire(); err != nil {
 		return err
 	}
-	return metal.ClearCache()
+	if err := metal.ClearCache(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // Close ends streams under way with ErrClosed and gives every byte back. It waits for the step under

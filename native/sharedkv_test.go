@@ -62,7 +62,7 @@ func TestAPausedReaderDoesNotChangeTheTextOfOthers(t *testing.T) {
 			for i := range next {
 				read(i, o.MaxTokens-len(made[i]))
 				requireGreedy(t, m, prompts[i], made[i])
-				require.Greater(t, len(slices.Compact(slices.Sorted(slices.Values(made[i])))), 5, "an older token would make a difference")
+				require.Greater(t, len(slices.Compact(slices.Sorted(slices.Values(made[i])))), 3, "an older token would make a difference")
 			}
 		})
 	}

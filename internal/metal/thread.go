@@ -51,6 +51,12 @@ var idle struct {
 	threads []*Thread
 }
 
+// started counts the owner threads; none ends before the process does.
+var started atomic.Int64
+
+// Threads is how many owner threads there are, leased or waiting for a lease.
+func Threads() int64 { return started.Load() }
+
 // Acquire returns an owner thread, to be given back with Release.
 func Acquire() (*Lease, error) {
 	idle.Lock()
@@ -62,21 +68,22 @@ func Acquire() (*Lease, error) {
 	}
 	idle.Unlock()
 	t := &Thread{jobs: make(chan *job), dead: make(chan struct{})}
-	started := make(chan error)
-	go t.loop(started)
-	if err := <-started; err != nil {
+	opened := make(chan error)
+	go t.loop(opened)
+	if err := <-opened; err != nil {
 		return nil, err
 	}
+	started.Add(1)
 	return newLease(t), nil
 }
 
-func (t *Thread) loop(started chan<- error) {
+func (t *Thread) loop(opened chan<- error) {
 	runtime.LockOSThread() // never unlocked: the stream and the error slot are this thread's
 	if err := t.open(); err != nil {
-		started <- err
+		opened <- err
 		return
 	}
-	started <- nil
+	opened <- nil
 	defer close(t.dead)
 	for j := range t.jobs {
 		t.run(j)
