@@ -194,11 +194,14 @@ func (m *Model) Close() error {
 		close(m.closed)
 		var errs []error
 		err := m.lease.Release(func() {
-			for len(m.streams) > 0 {
-				errs = append(errs, m.streams[0].free(false))
+			for _, st := range slices.Clone(m.streams) { // freeing one takes it out
+				errs = append(errs, st.free(false))
 			}
-			errs = append(errs, m.prefixes.free(), m.prompts.shrink(0))
-			errs = append(errs, m.draft.close(), m.network.close(), metal.ClearCache())
+			for _, step := range []func() error{
+				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, metal.ClearCache,
+			} {
+				errs = append(errs, protect(step))
+			}
 		})
 		m.closeText()
 		m.failure = errors.Join(append(errs, err)...)

@@ -96,6 +96,9 @@ func logProbs(s *metal.Scope, logits *metal.Array) *metal.Array {
 func (sp *sampler) plain() bool { return sp.key == nil && sp.biased == nil && sp.recent == nil }
 
 func (sp *sampler) free() error {
+	if sp == nil {
+		return nil
+	}
 	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free())
 }
 

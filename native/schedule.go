@@ -142,17 +142,12 @@ func (m *Model) groups() [][]*stream {
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
 func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 	s := m.lease.NewScope()
-	err := func() (err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = &metal.PanicError{Value: v, Stack: debug.Stack()}
-			}
-		}()
+	err := protect(func() error {
 		if err := work(s); err != nil {
 			return err
 		}
 		return s.Err()
-	}()
+	})
 	if err = errors.Join(err, s.Close()); err != nil {
 		for _, st := range group {
 			st.end(item{err: err})
@@ -161,10 +156,20 @@ func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 	m.tellEndings()
 }
 
+// protect runs fn; a panic in it comes back as an error.
+func protect(fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &metal.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return fn()
+}
+
 // failAll ends every stream with an error.
 func (m *Model) failAll(err error) {
-	for len(m.streams) > 0 {
-		m.streams[0].end(item{err: err})
+	for _, st := range slices.Clone(m.streams) { // ending one takes it out
+		st.end(item{err: err})
 	}
 	m.tellEndings()
 }
