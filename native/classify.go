@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
@@ -94,7 +93,7 @@ type scoreRow struct {
 }
 
 func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
-	key := strings.Join(append([]string{options.Prompt}, options.Labels...), "\x00")
+	key := fmt.Sprintf("%q %q", options.Prompt, options.Labels) // quoted, because texts may hold any separator
 	t := &labelTask{model: m, options: options}
 	if set, ok := m.labelSets.get(key); ok {
 		t.labelSet = set
@@ -111,6 +110,9 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 		}
 		if len(ids) == 0 {
 			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q has no tokens", label)}
+		}
+		if err := m.checkVocabulary(ids); err != nil {
+			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q: %v", label, err)}
 		}
 		t.labels = append(t.labels, ids)
 		t.longest = max(t.longest, len(ids))

@@ -343,9 +343,18 @@ func (m *Model) checkIDs(ids []int32) error {
 	if limit := m.info.ContextLength; limit > 0 && len(ids) >= limit {
 		return &engine.ContextLengthError{Tokens: len(ids), Limit: limit}
 	}
+	if err := m.checkVocabulary(ids); err != nil {
+		return fmt.Errorf("prompt: %w", err)
+	}
+	return nil
+}
+
+// checkVocabulary refuses ids that the embedding has no row for: MLX reads past its end. All ids that go to the model must
+// have been through here.
+func (m *Model) checkVocabulary(ids []int32) error {
 	for _, id := range ids {
 		if id < 0 || int(id) >= m.shape.vocabSize {
-			return fmt.Errorf("prompt: token id %d is outside the model's vocabulary of %d: the tokenizer does not belong to these weights", id, m.shape.vocabSize)
+			return &engine.TokenError{ID: id, VocabSize: m.shape.vocabSize}
 		}
 	}
 	return nil

@@ -30,7 +30,9 @@ func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, 
 		if options.XTCProbability > 0 {
 			spared := make([]bool, vocab)
 			for _, id := range xtcSpared {
-				spared[id] = true
+				if id >= 0 && int(id) < vocab { // end tokens come from configs, and need not be tokens of the model
+					spared[id] = true
+				}
 			}
 			sp.xtcSpared = s.Keep(s.FromBools(spared, 1, vocab))
 		}

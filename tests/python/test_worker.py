@@ -6,11 +6,16 @@ import struct
 import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
+from go_mlx_worker.errors import RequestError
 from go_mlx_worker.frames import MAX_FRAME, FrameError, encode_frame, read_frame
+from go_mlx_worker.model import LoadedModel
+from go_mlx_worker.scoring import classify
+from go_mlx_worker.stream import Stream
 from go_mlx_worker.text import StopMatcher, StreamDecoder
 
 GO_FRAMES = {
@@ -131,6 +136,28 @@ class Decoding(unittest.TestCase):
             pieces = [decoder.add(i) for i in ids]
             self.assertNotIn("\ufffd", "".join(pieces))
             self.assertEqual("".join(pieces) + decoder.finish(), text)
+
+
+class TokensBeyondTheTable(unittest.TestCase):
+    """Tokens that a tokenizer has and the model does not: MLX would read or write past its arrays."""
+
+    def loaded(self, ids):
+        loaded = LoadedModel.__new__(LoadedModel)
+        loaded.vocab_size, loaded.context_length, loaded.has_template = 5, 0, False
+        loaded.encode = lambda text, special: ids[text]
+        loaded.tokenizer = SimpleNamespace(eos_token_ids={1, 5, 1 << 30, None})
+        return loaded
+
+    def test_labels_are_refused(self):
+        loaded = self.loaded({"good": [1, 4], "bad": [1, 5]})
+        with self.assertRaises(RequestError) as refused:
+            list(classify(loaded, {"texts": [], "labels": ["good", "bad"], "from": 0}))
+        self.assertEqual(refused.exception.code, "invalid_option")
+
+    def test_end_tokens_are_left_out_of_the_sampler(self):
+        loaded = self.loaded({"a": [2], "\n": [3, 7]})
+        stream = Stream(loaded, GO_FRAMES["generate"] | {"ids": [2], "resume": [], "logit_bias": [], "temperature": 1})
+        self.assertEqual(sorted(stream._special), [1, 3])
 
 
 if __name__ == "__main__":
