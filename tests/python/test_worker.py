@@ -8,12 +8,15 @@ import unittest
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlx.core as mx
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
 from go_mlx_worker.errors import RequestError
 from go_mlx_worker.frames import MAX_FRAME, FrameError, encode_frame, read_frame
 from go_mlx_worker.model import LoadedModel
+from go_mlx_worker.sampling import make_processors, make_sampler
 from go_mlx_worker.scoring import classify
 from go_mlx_worker.stream import Stream
 from go_mlx_worker.text import StopMatcher, StreamDecoder
@@ -158,6 +161,32 @@ class TokensBeyondTheTable(unittest.TestCase):
         loaded = self.loaded({"a": [2], "\n": [3, 7]})
         stream = Stream(loaded, GO_FRAMES["generate"] | {"ids": [2], "resume": [], "logit_bias": [], "temperature": 1})
         self.assertEqual(sorted(stream._special), [1, 3])
+
+
+class Ranges(unittest.TestCase):
+    def test_options_of_any_size_leave_numbers(self):
+        row = [-9, -9, 9, 1, -9, -9]
+        request = GO_FRAMES["generate"] | {
+            "top_p": 1, "repetition_penalty": 1, "repetition_context": 20, "logit_bias": [], "seed": 1, "temperature": 1e-6,
+        }
+        huge = 3.4028234663852886e38
+        for option, values in {
+            "temperature": {1e-4: 2, 1e-5: 2, 1e-30: 2, 1e-38: 2, 1e-45: 2},
+            "logit_bias": {60000: 3, 1e5: 3, huge: 3, -1e5: 2, -huge: 2},
+            "presence_penalty": {1e5: 3, huge: 3, -1e5: 2, -huge: 2},
+            "frequency_penalty": {1e4: 3, huge: 3, -1e4: 2, -huge: 2},
+            "repetition_penalty": {1e5: 3, huge: 3, 1e-5: 2, 1e-38: 2, 1e-45: 2},
+        }.items():
+            for value, want in values.items():
+                for dtype in (mx.float16, mx.bfloat16, mx.float32):
+                    asked = request | {option: [[3, value]] if option == "logit_bias" else value}
+                    logits = mx.array([row], dtype)
+                    for process in make_processors(asked):
+                        logits = process(mx.array([2] * 20), logits)
+                    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+                    self.assertFalse(mx.any(mx.isnan(logprobs)).item(), (option, value, dtype))
+                    token = make_sampler(asked, [], [])(logprobs)
+                    self.assertEqual(token.item(), want, (option, value, dtype))
 
 
 if __name__ == "__main__":
