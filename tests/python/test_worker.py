@@ -2,8 +2,10 @@
 
 import io
 import random
+import shutil
 import struct
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ sys.path.insert(0, str(ROOT / "python"))
 
 from go_mlx_worker.errors import RequestError
 from go_mlx_worker.frames import MAX_FRAME, FrameError, encode_frame, read_frame
-from go_mlx_worker.model import LoadedModel
+from go_mlx_worker.model import LoadedModel, checkpoint_bytes
 from go_mlx_worker.sampling import make_processors, make_sampler
 from go_mlx_worker.scoring import classify
 from go_mlx_worker.stream import Stream
@@ -161,6 +163,18 @@ class TokensBeyondTheTable(unittest.TestCase):
         loaded = self.loaded({"a": [2], "\n": [3, 7]})
         stream = Stream(loaded, GO_FRAMES["generate"] | {"ids": [2], "resume": [], "logit_bias": [], "temperature": 1})
         self.assertEqual(sorted(stream._special), [1, 3])
+
+
+class Folders(unittest.TestCase):
+    def test_folders_with_any_name_load(self):
+        for name in ("a[b]", "a[b", "*"):
+            with tempfile.TemporaryDirectory() as above:
+                folder = Path(above, name)
+                shutil.copytree(ROOT / "tests/models/domains", folder)
+                loaded = LoadedModel({"path": str(folder), "trust_remote_code": False, "draft": str(folder)})
+                self.assertEqual(loaded.vocab_size, 4160)
+                self.assertEqual(len(loaded.info()["tokenizer_hash"]), 16)
+                self.assertGreater(checkpoint_bytes(folder), 1 << 20)
 
 
 class Ranges(unittest.TestCase):
