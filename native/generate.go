@@ -67,7 +67,6 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err != nil {
 		return err
 	}
-	defer matcher.Close()
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
 	defer m.counters.active.Add(-1)
@@ -75,6 +74,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	st := m.newStream(ids, options)
 	st.matcher = matcher
 	if err := m.add(ctx, st); err != nil {
+		matcher.Close() // the scheduler never saw it
 		return err
 	}
 	defer func() { err = errors.Join(err, st.close()) }()

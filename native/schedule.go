@@ -178,6 +178,7 @@ func (m *Model) failAll(err error) {
 func (m *Model) abandonAll(err error) {
 	for _, st := range m.streams {
 		st.freed = true
+		st.matcher.Close()
 		m.endings = append(m.endings, ending{st, item{err: err}})
 	}
 	m.streams, m.batches = nil, nil

@@ -25,7 +25,7 @@ type stream struct {
 	batch   *decodeBatch // whom it decodes with; nil for none
 	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
-	matcher *tokenizer.Matcher // follows the text through a grammar; nil without one
+	matcher *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
 	sampled int                // tokens drawn
 	draft   *drafting          // nil without a draft model
 	pending pending
@@ -256,6 +256,7 @@ func (st *stream) free(keep bool) error {
 		// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
 		s.Synchronize,
 		st.pending.free, st.draft.free, st.sampler.free,
+		func() error { st.matcher.Close(); return nil },
 	}
 	for _, c := range st.state.caches {
 		steps = append(steps, c.Free)
