@@ -8,7 +8,6 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
-from types import SimpleNamespace
 
 import mlx.core as mx
 
@@ -21,7 +20,7 @@ from go_mlx_worker.model import LoadedModel, checkpoint_bytes
 from go_mlx_worker.sampling import make_processors, make_sampler
 from go_mlx_worker.scoring import classify
 from go_mlx_worker.stream import Stream
-from go_mlx_worker.text import StopMatcher, StreamDecoder
+from go_mlx_worker.text import StopMatcher, StreamDecoder, byte_tokens
 
 GO_FRAMES = {
     "cancel": {"t": "cancel", "id": 3},
@@ -142,15 +141,37 @@ class Decoding(unittest.TestCase):
             self.assertNotIn("\ufffd", "".join(pieces))
             self.assertEqual("".join(pieces) + decoder.finish(), text)
 
+    def test_pieces_of_random_ids_are_the_whole_text(self):
+        from mlx_lm.utils import load_tokenizer
+
+        tokenizer = load_tokenizer(ROOT / "tests/models/domains")
+        self.assertEqual(len(byte_tokens(tokenizer)), 256)
+        rng = random.Random(5)
+        cut = tokenizer.encode("𓀀𓁐", add_special_tokens=False)
+        rows = [cut[:n] for n in range(len(cut) + 1)] + [cut[:4] + [1] + cut[4:6], cut[:4] + [300] + cut[4:6], cut[:4] + [9999] + cut[4:]]
+        rows += [[rng.choice((rng.randrange(4160), 6 + rng.randrange(300))) for _ in range(rng.randrange(20))] for _ in range(400)]
+        for ids in rows:
+            for skip in (True, False):
+                decoder = StreamDecoder(tokenizer, skip_special=skip)
+                pieces = [decoder.add(i) for i in ids]
+                whole = tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+                self.assertEqual("".join(pieces) + decoder.finish(), whole, ids)
+
 
 class TokensBeyondTheTable(unittest.TestCase):
     """Tokens that a tokenizer has and the model does not: MLX would read or write past its arrays."""
+
+    class Tokenizer:
+        eos_token_ids = (1, 5, 1 << 30, None)
+
+        def convert_tokens_to_ids(self, name):
+            return None
 
     def loaded(self, ids):
         loaded = LoadedModel.__new__(LoadedModel)
         loaded.vocab_size, loaded.context_length, loaded.has_template = 5, 0, False
         loaded.encode = lambda text, special: ids[text]
-        loaded.tokenizer = SimpleNamespace(eos_token_ids={1, 5, 1 << 30, None})
+        loaded.tokenizer = self.Tokenizer()
         return loaded
 
     def test_labels_are_refused(self):
