@@ -93,8 +93,14 @@ type scoreRow struct {
 }
 
 func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
-	key := fmt.Sprintf("%q %q", options.Prompt, options.Labels) // quoted, because texts may hold any separator
 	t := &labelTask{model: m, options: options}
+	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
+	// to the key. Parts are quoted, because they may hold any separator.
+	rendered, err := t.render("a")
+	if err != nil {
+		return nil, err
+	}
+	key := fmt.Sprintf("%q %q %q", options.Prompt, options.Labels, rendered)
 	if set, ok := m.labelSets.get(key); ok {
 		t.labelSet = set
 		return t, nil
@@ -137,7 +143,19 @@ func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	if t.model.template == nil {
 		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user)}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: []engine.Message{{Role: "user", Content: user}}}, nil)
+	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(user)}, nil)
+}
+
+// render is the prompt of a text as the chat template writes it; "" without one.
+func (t *labelTask) render(text string) (string, error) {
+	if t.model.template == nil {
+		return "", nil
+	}
+	return t.model.renderChat(userTurn(t.options.UserText(text)), nil)
+}
+
+func userTurn(content string) []engine.Message {
+	return []engine.Message{{Role: "user", Content: content}}
 }
 
 func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, error) {
