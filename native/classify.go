@@ -51,6 +51,7 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 		return cmp.Or(cmp.Compare(len(b.prefix), len(a.prefix)), cmp.Compare(len(a.ids), len(b.ids)))
 	})
 	results := make([]engine.Classification, len(texts))
+	rows, long := splitLong(rows)
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
@@ -58,14 +59,27 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 			return nil, err
 		}
 	}
+	for _, row := range long {
+		scores, err := task.scoreLong(ctx, row)
+		if err == nil {
+			results[row.index], err = options.Result(scores)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("text %d: %w", row.index, err)
+		}
+		m.counters.classified.Add(1)
+	}
 	return results, nil
 }
 
 // batchSize is how many of the sorted rows make the next pass.
 func batchSize(rows []scoreRow) int {
-	n := 1
-	for n < len(rows) && n < maxBatchRows && len(rows[n].prefix) == len(rows[0].prefix) &&
-		(n+1)*len(rows[n].ids) <= maxBatchTokens {
+	n, prefix := 1, len(rows[0].prefix)
+	for n < len(rows) && n < maxBatchRows && len(rows[n].prefix) == prefix {
+		width := len(rows[n].ids)
+		if (n+1)*width > maxBatchTokens || (n+1)*(prefix+width) > maxBatchPositions {
+			break
+		}
 		n++
 	}
 	return n
@@ -178,11 +192,11 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 	var scores [][]float64
 	err := m.do(ctx, func() (err error) {
 		if err := m.reserve("a batch of texts", func() int64 {
-			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids)+t.longest)
+			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids), t.longest)
 		}); err != nil {
 			return err
 		}
-		past, err := m.prefixes.get(m, batch[0].prefix)
+		past, err := m.prefixes.get(ctx, m, batch[0].prefix)
 		if err != nil {
 			return err
 		}
@@ -242,7 +256,7 @@ func (t *labelTask) logProbs(s *metal.Scope, past *history, batch []scoreRow) ([
 			scores[b][l] = float64(begin[b*len(t.labels)+l])
 		}
 	}
-	group := max(1, maxBatchRows/len(batch))
+	group := max(1, min(maxBatchRows, maxBatchPositions/st.seen.length)/len(batch))
 	for labels := range slices.Chunk(longer, group) {
 		if err := t.addRest(s, &st.seen, lengths, labels, scores); err != nil {
 			return nil, err

@@ -49,6 +49,7 @@ type Model struct {
 	rounded  int
 	prefixes prefixCache
 	prompts  *promptCache
+	scored   []*decodeState // of long texts, between two jobs
 
 	pumping atomic.Bool  // the scheduler runs
 	kicks   atomic.Int64 // grows when a stream may have something to do
@@ -197,6 +198,9 @@ func (m *Model) Close() error {
 			for _, st := range slices.Clone(m.streams) { // freeing one takes it out
 				errs = append(errs, st.free(false))
 			}
+			for _, st := range m.scored {
+				errs = append(errs, protect(st.free))
+			}
 			for _, step := range []func() error{
 				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, metal.ClearCache,
 			} {
@@ -263,6 +267,9 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	err = m.do(ctx, func() error {
 		for _, st := range m.streams {
 			out.KVBytes += st.state.bytes() + st.draft.bytes()
+		}
+		for _, st := range m.scored {
+			out.KVBytes += st.bytes()
 		}
 		for _, b := range m.batches {
 			out.KVBytes += b.bytes()
