@@ -212,11 +212,31 @@ func (m *Model) withScored(t *testing.T) (n int) {
 }
 
 func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
-	m := openWide(t, false, engine.NativeOptions{})
-	text := textOf(t, m, maxBatchTokens+1)
-	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt}
-	failEverywhere(t, 97, func() error {
-		_, err := m.Classify(t.Context(), []string{text}, options)
-		return err
-	})
+	m := open(t)
+	task, err := m.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
+	require.NoError(t, err)
+	row, err := task.row(t.Context(), 0, "goal")
+	require.NoError(t, err)
+	for _, work := range []func() error{
+		func() error { _, err := task.scoreLong(t.Context(), row); return err },
+		func() error { _, err := m.embedLong(t.Context(), row.ids); return err },
+		func() error {
+			return m.job(t.Context(), func(s *metal.Scope) error {
+				n := len(row.ids)
+				_, err := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows)).Floats()
+				return err
+			})
+		},
+		func() error {
+			return m.do(t.Context(), func() error {
+				kv, err := m.prefillPrefix(t.Context(), row.prefix)
+				if err != nil {
+					return err
+				}
+				return kv.free()
+			})
+		},
+	} {
+		failEverywhere(t, 3, work)
+	}
 }
