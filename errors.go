@@ -43,6 +43,8 @@ type (
 	OptionError = engine.OptionError
 	// ContextLengthError is a prompt that does not fit into the model's context.
 	ContextLengthError = engine.ContextLengthError
+	// TokenError is a token id, given or in a text, that the model has no row for.
+	TokenError = engine.TokenError
 	// CheckpointError lists what is wrong with a model folder's weights.
 	CheckpointError = engine.CheckpointError
 	// WorkerError says how a Python worker ended, with its last lines of stderr.

@@ -49,11 +49,13 @@ func (n *network) positionBytes() int64 {
 	return 2 * int64(n.shape.kvHeads*n.shape.headDim) * n.element
 }
 
-// scoreBytes is what a batch of a classification holds at its widest: its labels may go on in passes of
-// maxBatchRows rows of their own.
-func (n *network) scoreBytes(prefix, width int) int64 {
-	positions := maxBatchRows * (prefix + width) * len(n.shape.windows)
-	return 2*int64(positions)*n.positionBytes() + n.passBytes(maxBatchRows*width, prefix+width, maxBatchRows)
+// scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens behind a prefix, whose
+// labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See batchSize for the bounds.
+func (n *network) scoreBytes(prefix, width, longest int) int64 {
+	each := prefix + width + longest
+	positions := max(each, min(maxBatchRows*each, maxBatchPositions+maxBatchRows*longest)) * len(n.shape.windows)
+	tokens := max(width, min(maxBatchRows*width, maxBatchTokens), maxBatchRows*longest)
+	return 2*int64(positions)*n.positionBytes() + n.passBytes(tokens, each, maxBatchRows)
 }
 
 // passBytes is what a pass holds at its widest, besides KV. It is an estimate from above: 24 bytes for each
@@ -61,8 +63,19 @@ func (n *network) scoreBytes(prefix, width int) int64 {
 // widens some of them (measured on the CPU: 23 bytes with chunks of 100 to 512 tokens), attention scores in
 // float32 over past positions where the back end makes them, and logits in float32 for some of the rows.
 func (n *network) passBytes(tokens, past, logitRows int) int64 {
+	return n.layerBytes(tokens) + n.attentionBytes(tokens, past+tokens) + 12*int64(logitRows)*int64(n.shape.vocabSize)
+}
+
+// wideBytes is passBytes for a wideState, which has the scores of one chunk at a time.
+func (n *network) wideBytes(tokens int) int64 {
+	return n.layerBytes(tokens) + n.attentionBytes(prefillChunk, tokens)
+}
+
+func (n *network) layerBytes(tokens int) int64 {
 	s := n.shape
-	perToken := 4*s.hiddenSize + 3*s.intermediate + 2*(s.heads+2*s.kvHeads)*s.headDim
-	scores := s.heads * tokens * (past + tokens)
-	return 24*int64(tokens)*int64(perToken) + 4*int64(scores) + 12*int64(logitRows)*int64(s.vocabSize)
+	return 24 * int64(tokens) * int64(4*s.hiddenSize+3*s.intermediate+2*(s.heads+2*s.kvHeads)*s.headDim)
+}
+
+func (n *network) attentionBytes(queries, keys int) int64 {
+	return 4 * int64(n.shape.heads) * int64(queries) * int64(keys)
 }

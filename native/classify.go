@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
@@ -52,6 +51,7 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 		return cmp.Or(cmp.Compare(len(b.prefix), len(a.prefix)), cmp.Compare(len(a.ids), len(b.ids)))
 	})
 	results := make([]engine.Classification, len(texts))
+	rows, long := splitLong(rows)
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
@@ -59,14 +59,27 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 			return nil, err
 		}
 	}
+	for _, row := range long {
+		scores, err := task.scoreLong(ctx, row)
+		if err == nil {
+			results[row.index], err = options.Result(scores)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("text %d: %w", row.index, err)
+		}
+		m.counters.classified.Add(1)
+	}
 	return results, nil
 }
 
 // batchSize is how many of the sorted rows make the next pass.
 func batchSize(rows []scoreRow) int {
-	n := 1
-	for n < len(rows) && n < maxBatchRows && len(rows[n].prefix) == len(rows[0].prefix) &&
-		(n+1)*len(rows[n].ids) <= maxBatchTokens {
+	n, prefix := 1, len(rows[0].prefix)
+	for n < len(rows) && n < maxBatchRows && len(rows[n].prefix) == prefix {
+		width := len(rows[n].ids)
+		if (n+1)*width > maxBatchTokens || (n+1)*(prefix+width) > maxBatchPositions {
+			break
+		}
 		n++
 	}
 	return n
@@ -94,8 +107,14 @@ type scoreRow struct {
 }
 
 func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
-	key := strings.Join(append([]string{options.Prompt}, options.Labels...), "\x00")
 	t := &labelTask{model: m, options: options}
+	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
+	// to the key. Parts are quoted, because they may hold any separator.
+	rendered, err := t.render("a")
+	if err != nil {
+		return nil, err
+	}
+	key := fmt.Sprintf("%q %q %q", options.Prompt, options.Labels, rendered)
 	if set, ok := m.labelSets.get(key); ok {
 		t.labelSet = set
 		return t, nil
@@ -111,6 +130,9 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 		}
 		if len(ids) == 0 {
 			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q has no tokens", label)}
+		}
+		if err := m.checkVocabulary(ids); err != nil {
+			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q: %v", label, err)}
 		}
 		t.labels = append(t.labels, ids)
 		t.longest = max(t.longest, len(ids))
@@ -144,7 +166,19 @@ func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	if t.model.template == nil {
 		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user)}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: []engine.Message{{Role: "user", Content: user}}}, nil)
+	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(user)}, nil)
+}
+
+// render is the prompt of a text as the chat template writes it; "" without one.
+func (t *labelTask) render(text string) (string, error) {
+	if t.model.template == nil {
+		return "", nil
+	}
+	return t.model.renderChat(userTurn(t.options.UserText(text)), nil)
+}
+
+func userTurn(content string) []engine.Message {
+	return []engine.Message{{Role: "user", Content: content}}
 }
 
 func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, error) {
@@ -167,11 +201,11 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 	var scores [][]float64
 	err := m.do(ctx, func() (err error) {
 		if err := m.reserve("a batch of texts", func() int64 {
-			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids)+t.longest)
+			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids), t.longest)
 		}); err != nil {
 			return err
 		}
-		past, err := m.prefixes.get(m, batch[0].prefix)
+		past, err := m.prefixes.get(ctx, m, batch[0].prefix)
 		if err != nil {
 			return err
 		}
@@ -233,7 +267,7 @@ func (t *labelTask) logProbs(s *metal.Scope, past *history, batch []scoreRow) ([
 			scores[b][l] = float64(begin[b*len(t.labels)+l])
 		}
 	}
-	group := max(1, maxBatchRows/len(batch))
+	group := max(1, min(maxBatchRows, maxBatchPositions/st.seen.length)/len(batch))
 	for labels := range slices.Chunk(longer, group) {
 		if err := t.addRest(s, &st.seen, lengths, labels, scores); err != nil {
 			return nil, err

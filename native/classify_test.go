@@ -134,3 +134,38 @@ func TestPrefixIsSharedOnlyWhereItIsOne(t *testing.T) {
 	require.Equal(t, []int32{1, 2}, commonPrefix([]int32{1, 2, 3}, []int32{1, 2, 3}), "the last id is the row's own")
 	require.Empty(t, commonPrefix([]int32{1}, []int32{1, 2}))
 }
+
+// A template may write the date. The prefix of yesterday begins no prompt of today, so it must not be taken for theirs.
+func TestThePrefixFollowsTheClock(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	testenv.EditJSON(t, dir, "tokenizer_config.json", func(c map[string]any) {
+		c["chat_template"] = "{{ bos_token }}{{ strftime_now('%H:%M:%S') }}{% for m in messages %}\n{{ m.content }}\n{% endfor %}"
+	})
+	m := openPath(t, dir, engine.NativeOptions{})
+	o := domainOptions(t)
+	shares := func() bool {
+		task, err := m.newLabelTask(t.Context(), o)
+		require.NoError(t, err)
+		row, err := task.row(t.Context(), 0, "goal")
+		require.NoError(t, err)
+		return len(row.prefix) > 0
+	}
+	for !shares() { // a second may pass between a prefix and its row
+	}
+	sets := m.labelSets.entries
+	before := sets[len(sets)-1].value.prefix
+	stale := func() bool {
+		now, err := (&labelTask{model: m, options: o}).prompt(t.Context(), "goal")
+		require.NoError(t, err)
+		return !slices.Equal(before, now[:len(before)])
+	}
+	for !stale() { // until the clock goes on
+	}
+	shared := 0
+	for range 20 {
+		if shares() {
+			shared++
+		}
+	}
+	require.Greater(t, shared, 10)
+}

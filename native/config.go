@@ -89,16 +89,24 @@ func readJSON(path string, into any) error {
 	return nil
 }
 
-// tokenList reads one id or a list of ids.
+// tokenList reads one id or a list of ids. null, alone or in the list, is no id: encoding/json would make it id 0.
 type tokenList []int32
 
 func (l *tokenList) UnmarshalJSON(data []byte) error {
-	var one int32
+	var one *int32
+	many := []*int32{}
 	if json.Unmarshal(data, &one) == nil {
-		*l = tokenList{one}
-		return nil
+		many = append(many, one)
+	} else if err := json.Unmarshal(data, &many); err != nil {
+		return err
 	}
-	return json.Unmarshal(data, (*[]int32)(l))
+	*l = nil
+	for _, id := range many {
+		if id != nil {
+			*l = append(*l, *id)
+		}
+	}
+	return nil
 }
 
 // ropeScaling is the rope_scaling object of a config.

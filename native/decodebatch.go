@@ -23,7 +23,8 @@ type decodeBatch struct {
 	drawn   drawnTokens
 }
 
-// drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are.
+// drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are, or
+// drops them.
 type drawnTokens struct {
 	tokens *metal.Array
 	rows   []*stream // nil where the token is of no use
@@ -238,8 +239,16 @@ func (b *decodeBatch) tokens(s *metal.Scope, group []*stream, rows []int32, inpu
 	for i, st := range group {
 		known = known && b.drawn.rows[rows[i]] == st
 	}
+	// They are good for this step only, whether it takes them or not: the tokens of the next one may be drawn otherwise.
+	var drawn *metal.Array
 	if known {
-		return s.Reshape(s.Share(b.drawn.tokens), len(b.rows), 1)
+		drawn = s.Reshape(s.Share(b.drawn.tokens), len(b.rows), 1)
+	}
+	if err := b.drawn.free(); err != nil {
+		s.Fail(err)
+	}
+	if known {
+		return drawn
 	}
 	all := slices.Repeat([]*metal.Array{s.FromUints([]uint32{0}, 1)}, len(b.rows))
 	for i, row := range rows {

@@ -42,6 +42,15 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 	}
 	slices.SortStableFunc(rows, func(a, b scoreRow) int { return cmp.Compare(len(a.ids), len(b.ids)) })
 	vectors := make([][]float32, len(texts))
+	if !m.shape.bidirectional { // such a model takes a long row as a batch of its own
+		var long []scoreRow
+		rows, long = splitLong(rows)
+		for _, row := range long {
+			if vectors[row.index], err = m.embedLong(ctx, row.ids); err != nil {
+				return nil, fmt.Errorf("text %d: %w", row.index, err)
+			}
+		}
+	}
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
@@ -77,7 +86,10 @@ func (m *Model) checkEmbed(texts []string, options engine.EmbedOptions) (prompt 
 func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	if err := m.reserve("a batch of texts", func() int64 {
-		return m.scoreBytes(0, width)
+		if isLong(0, width) { // a chunk's scores at a time
+			return m.wideBytes(width)
+		}
+		return m.scoreBytes(0, width, 0)
 	}); err != nil {
 		return err
 	}
@@ -107,11 +119,14 @@ func (m *Model) embedPadded(s *metal.Scope, batch []scoreRow, width int) ([]floa
 		copy(padded[b*width:], row.ids)
 		lengths[b] = len(row.ids)
 	}
-	var st *scoreState
-	if m.shape.bidirectional {
-		st = newBidirectionalState(s, lengths, width, m.shape.windows)
-	} else {
+	var st state
+	switch {
+	case !m.shape.bidirectional:
 		st = newScoreState(s, &history{}, width, m.shape.windows)
+	case isLong(0, width):
+		st = newWideState(m.shape.windows)
+	default:
+		st = newBidirectionalState(s, lengths, width, m.shape.windows)
 	}
 	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
 	return m.embedder.apply(s, h, lengths, width).Floats()

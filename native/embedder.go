@@ -158,6 +158,27 @@ func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int, width in
 		}
 		x = s.Squeeze(s.Matmul(s.FromFloats(weights, rows, 1, width), s.AsType(h, metal.Float32)), 1)
 	}
+	return e.project(s, x)
+}
+
+// poolPart is the part that the states h [1, n, hidden] of a text of total tokens, of which the first is at from, have in its
+// pooled state, float32 [1, hidden]: the sum of all parts is that.
+func (e *embedder) poolPart(s *metal.Scope, h *metal.Array, from, total int) *metal.Array {
+	n := h.Dim(1)
+	weights := make([]float32, n)
+	for t := range weights {
+		switch {
+		case !e.lastToken:
+			weights[t] = 1 / float32(total)
+		case from+t == total-1:
+			weights[t] = 1
+		}
+	}
+	return s.Squeeze(s.Matmul(s.FromFloats(weights, 1, 1, n), s.AsType(h, metal.Float32)), 1)
+}
+
+// project runs pooled states [B, hidden] through the layers behind the pooling.
+func (e *embedder) project(s *metal.Scope, x *metal.Array) *metal.Array {
 	for _, layer := range e.dense {
 		x = s.AsType(layer.Apply(s, x), metal.Float32)
 	}

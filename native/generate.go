@@ -25,14 +25,19 @@ const clearEvery = 256
 // Generate streams tokens; see engine.Engine.
 func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
 	return func(yield func(engine.Token, error) bool) {
-		if err := m.generate(ctx, prompt, options, yield); err != nil {
+		left := false // the reader; it must not be called again
+		if err := m.generate(ctx, prompt, options, func(token engine.Token) bool {
+			left = !yield(token, nil)
+			return !left
+		}); err != nil && !left {
 			yield(engine.Token{}, err)
 		}
 	}
 }
 
-// generate returns nil also when the reader stopped the stream.
-func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions, yield func(engine.Token, error) bool) (err error) {
+// generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, with the reader gone
+// too: then there is nobody to tell.
+func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -62,7 +67,6 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err != nil {
 		return err
 	}
-	defer matcher.Close()
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
 	defer m.counters.active.Add(-1)
@@ -70,6 +74,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	st := m.newStream(ids, options)
 	st.matcher = matcher
 	if err := m.add(ctx, st); err != nil {
+		matcher.Close() // the scheduler never saw it
 		return err
 	}
 	defer func() { err = errors.Join(err, st.close()) }()
@@ -107,7 +112,7 @@ func templateExtras(o engine.GenerateOptions) map[string]any {
 }
 
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
-func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token, error) bool) error {
+func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) bool) error {
 	text := newTextStream(m.tokenizer, st.options)
 	var splitter *segment.Splitter
 	if st.options.Segments {
@@ -144,7 +149,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token, 
 		if splitter != nil {
 			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
 		}
-		if !yield(token, nil) || token.FinishReason != "" {
+		if !yield(token) || token.FinishReason != "" {
 			return nil
 		}
 	}

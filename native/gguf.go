@@ -2,12 +2,12 @@ package native
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
@@ -29,7 +29,7 @@ var ggufSandwich = map[string]string{
 
 // ggufFile is the GGUF file of a folder, or "".
 func ggufFile(dir string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.gguf"))
+	files, err := modelfiles.Files(dir, "*.gguf")
 	if err != nil || len(files) == 0 {
 		return "", err
 	}

@@ -133,6 +133,39 @@ func TestFailedLoadsLeaveNothingBehind(t *testing.T) {
 	require.Equal(t, before, measure(t))
 }
 
+// endingContext ends when it is looked at for the n-th time.
+type endingContext struct {
+	context.Context
+	left int
+}
+
+func (c *endingContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A load that is given up at whatever point it looks at its context returns no model, and keeps no weights and no thread.
+func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
+	before, threads := measure(t), int64(0)
+	for n := 0; ; n++ {
+		m, err := Load(&endingContext{t.Context(), n}, testenv.Model(t), engine.NativeOptions{Draft: testenv.Model(t)})
+		if err == nil {
+			require.NoError(t, m.Close())
+			require.Greater(t, n, 2, "the context is looked at while weights are read")
+			break
+		}
+		require.ErrorIs(t, err, context.Canceled)
+		require.Nil(t, m)
+		require.Equal(t, before, measure(t))
+		if n == 0 {
+			threads = metal.Threads()
+		}
+		require.Equal(t, threads, metal.Threads(), "the next load takes the same thread")
+	}
+}
+
 // Weights are read into their place: loading holds little more than the file, also where norms are changed or a
 // draft model is loaded too.
 func TestLoadingHoldsTheWeightsOnce(t *testing.T) {

@@ -49,6 +49,7 @@ type Model struct {
 	rounded  int
 	prefixes prefixCache
 	prompts  *promptCache
+	scored   []*decodeState // of long texts, between two jobs
 
 	pumping atomic.Bool  // the scheduler runs
 	kicks   atomic.Int64 // grows when a stream may have something to do
@@ -62,7 +63,8 @@ type counters struct {
 	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
 }
 
-// Load opens the model in a folder. The context is looked at between reading steps.
+// Load opens the model in a folder. The context is looked at between reading steps; if it ends, whatever was read by then
+// is given back.
 func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model, error) {
 	if err := options.Validate(); err != nil {
 		return nil, err
@@ -112,12 +114,11 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		return nil, err
 	}
 	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(dir, cfg) })
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, dir, cfg) })
 	if err = errors.Join(err, loadErr); err != nil {
-		m.Close()
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
-	return m, ctx.Err()
+	return m, nil
 }
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
@@ -150,9 +151,12 @@ func (m *Model) opensReasoning(prompt []int32) bool {
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
-func (m *Model) loadWeights(dir string, cfg *config) error {
+func (m *Model) loadWeights(ctx context.Context, dir string, cfg *config) error {
 	w, err := m.network.load(m, dir, cfg, m.options.Adapter)
 	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	m.batching = m.lease.Device().Name == "gpu"
@@ -178,7 +182,10 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 	if m.wired, err = m.lease.Wire(); err != nil {
 		return err
 	}
-	return metal.ClearCache()
+	if err := metal.ClearCache(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // Close ends streams under way with ErrClosed and gives every byte back. It waits for the step under
@@ -188,11 +195,17 @@ func (m *Model) Close() error {
 		close(m.closed)
 		var errs []error
 		err := m.lease.Release(func() {
-			for len(m.streams) > 0 {
-				errs = append(errs, m.streams[0].free(false))
+			for _, st := range slices.Clone(m.streams) { // freeing one takes it out
+				errs = append(errs, st.free(false))
 			}
-			errs = append(errs, m.prefixes.free(), m.prompts.shrink(0))
-			errs = append(errs, m.draft.close(), m.network.close(), metal.ClearCache())
+			for _, st := range m.scored {
+				errs = append(errs, protect(st.free))
+			}
+			for _, step := range []func() error{
+				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, metal.ClearCache,
+			} {
+				errs = append(errs, protect(step))
+			}
 		})
 		m.closeText()
 		m.failure = errors.Join(append(errs, err)...)
@@ -254,6 +267,9 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	err = m.do(ctx, func() error {
 		for _, st := range m.streams {
 			out.KVBytes += st.state.bytes() + st.draft.bytes()
+		}
+		for _, st := range m.scored {
+			out.KVBytes += st.bytes()
 		}
 		for _, b := range m.batches {
 			out.KVBytes += b.bytes()
@@ -334,9 +350,18 @@ func (m *Model) checkIDs(ids []int32) error {
 	if limit := m.info.ContextLength; limit > 0 && len(ids) >= limit {
 		return &engine.ContextLengthError{Tokens: len(ids), Limit: limit}
 	}
+	if err := m.checkVocabulary(ids); err != nil {
+		return fmt.Errorf("prompt: %w", err)
+	}
+	return nil
+}
+
+// checkVocabulary refuses ids that the embedding has no row for: MLX reads past its end. All ids that go to the model must
+// have been through here.
+func (m *Model) checkVocabulary(ids []int32) error {
 	for _, id := range ids {
 		if id < 0 || int(id) >= m.shape.vocabSize {
-			return fmt.Errorf("prompt: token id %d is outside the model's vocabulary of %d: the tokenizer does not belong to these weights", id, m.shape.vocabSize)
+			return &engine.TokenError{ID: id, VocabSize: m.shape.vocabSize}
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func (kernelOnly) attend(s *metal.Scope, _ int, q, _, _ *metal.Array, _ float32)
 
 func (kernelOnly) observe(*metal.Scope, int, string, *metal.Array) {}
 
-// packedState is what the model runs for a packed pass on the CPU.
+// cpuPackedState is what the model runs for a packed pass on the CPU.
 type cpuPackedState struct {
 	kernelOnly
 	packedPass
@@ -79,7 +79,7 @@ func (t *labelTask) cpuLogProbs(s *metal.Scope, past *history, batch []scoreRow)
 		if total <= maxPackedTokens {
 			err = t.scorePacked(s, past.state, t.newPackedRow(past.length, batch[:n], all), scores[len(scores)-len(batch):])
 		} else {
-			err = t.scoreLong(s, past, batch[0], scores[len(scores)-len(batch):])
+			err = t.scoreInGroups(s, past, batch[0], scores[len(scores)-len(batch):])
 		}
 		if err != nil {
 			return nil, err
@@ -109,9 +109,9 @@ func (t *labelTask) scorePacked(parent *metal.Scope, past *decodeState, row *pac
 	return nil
 }
 
-// scoreLong scores one text that is too long for a pass, or whose labels are: its tokens but the last are prefilled in chunks, and
-// groups of labels go on from there.
-func (t *labelTask) scoreLong(parent *metal.Scope, past *history, row scoreRow, scores [][]float64) (err error) {
+// scoreInGroups scores one text whose labels are too many for a pass: its tokens but the last are prefilled, and groups of labels
+// go on from there.
+func (t *labelTask) scoreInGroups(parent *metal.Scope, past *history, row scoreRow, scores [][]float64) (err error) {
 	s := parent.Child()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	m := t.model

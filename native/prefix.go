@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -22,7 +23,7 @@ type prefixEntry struct {
 }
 
 // get returns the KV of a prefix, making it if need be. An empty prefix has an empty history.
-func (c *prefixCache) get(m *Model, ids []int32) (*history, error) {
+func (c *prefixCache) get(ctx context.Context, m *Model, ids []int32) (*history, error) {
 	if len(ids) == 0 {
 		return &history{}, nil
 	}
@@ -33,7 +34,7 @@ func (c *prefixCache) get(m *Model, ids []int32) (*history, error) {
 			return e.kv, nil
 		}
 	}
-	kv, err := m.prefillPrefix(ids)
+	kv, err := m.prefillPrefix(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -55,17 +56,48 @@ func prefixKey(ids []int32) string {
 	return string(key)
 }
 
-func (m *Model) prefillPrefix(ids []int32) (_ *history, err error) {
+// prefillPrefix computes the KV of a prefix a chunk at a time, and looks at the context between two.
+func (m *Model) prefillPrefix(ctx context.Context, ids []int32) (*history, error) {
+	kv := &history{}
+	for chunk := range slices.Chunk(ids, prefillChunk) {
+		err := ctx.Err()
+		var longer *history
+		if err == nil {
+			longer, err = m.extendPrefix(kv, chunk)
+		}
+		if err = errors.Join(err, kv.free()); err != nil {
+			if longer != nil {
+				err = errors.Join(err, longer.free())
+			}
+			return nil, err
+		}
+		kv = longer
+	}
+	return kv, nil
+}
+
+// extendPrefix is a history of its own of what past has seen and ids.
+func (m *Model) extendPrefix(past *history, ids []int32) (_ *history, err error) {
+	if err := m.reserve("the prefix of the texts", func() int64 {
+		positions := (past.length + len(ids)) * len(m.shape.windows)
+		return 2*int64(positions)*m.positionBytes() + m.passBytes(len(ids), past.length, 0)
+	}); err != nil {
+		return nil, err
+	}
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if m.shape.kernels {
 		state := newDecodeState(m.shape)
-		if err := m.prefillInto(s, state, ids); err != nil {
+		if past.state != nil {
+			state = past.state.share(s)
+		}
+		m.pass(s, state, s.FromInts(ids, 1, len(ids)))
+		if err := s.Eval(state.arrays()...); err != nil {
 			return nil, errors.Join(err, state.free())
 		}
-		return &history{state: state, length: len(ids)}, nil
+		return &history{state: state, length: past.length + len(ids)}, nil
 	}
-	st := newScoreState(s, &history{}, len(ids), m.shape.windows)
+	st := newScoreState(s, past, len(ids), m.shape.windows)
 	m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), st)
 	kv := st.seen
 	if err := s.Eval(slices.Concat(kv.keys, kv.values)...); err != nil {

@@ -17,6 +17,7 @@ import (
 type sampler struct {
 	options engine.GenerateOptions
 	kernels bool         // logits come from the CPU kernels, in float32
+	wide    bool         // some number of the options is too large for float16
 	key     *metal.Array // kept; nil when greedy
 	recent  *metal.Array // kept int32 [1, n]: the last RepetitionContext tokens; nil without a penalty
 	// biased and bias are kept int32 and float32 [1, n], xtcSpared kept bool [1, vocab]: tokens that XTC
@@ -25,13 +26,15 @@ type sampler struct {
 }
 
 func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int, kernels bool) *sampler {
-	sp := &sampler{options: options, kernels: kernels}
+	sp := &sampler{options: withinRange(options), wide: !options.FitsHalf(), kernels: kernels}
 	if options.Temperature > 0 {
 		sp.key = s.Keep(s.RandomKey(options.Seed))
 		if options.XTCProbability > 0 {
 			spared := make([]bool, vocab)
 			for _, id := range xtcSpared {
-				spared[id] = true
+				if id >= 0 && int(id) < vocab { // end tokens come from configs, and need not be tokens of the model
+					spared[id] = true
+				}
 			}
 			sp.xtcSpared = s.Keep(s.FromBools(spared, 1, vocab))
 		}
@@ -40,7 +43,7 @@ func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, 
 		ids := slices.Sorted(maps.Keys(options.LogitBias))
 		values := make([]float32, n)
 		for i, id := range ids {
-			values[i] = options.LogitBias[id]
+			values[i] = clampNumber(options.LogitBias[id])
 		}
 		sp.biased, sp.bias = s.Keep(s.FromInts(ids, 1, n)), s.Keep(s.FromFloats(values, 1, n))
 	}
@@ -71,6 +74,9 @@ func (sp *sampler) observe(s *metal.Scope, token *metal.Array) {
 
 // sample returns the token [1] and the log-probabilities [1, vocab] it was chosen by.
 func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs *metal.Array) {
+	if sp.wide && logits.DType() == metal.Float16 {
+		logits = s.AsType(logits, metal.Float32)
+	}
 	if sp.biased != nil {
 		logits = s.ScatterAdd(logits, sp.biased, s.AsType(sp.bias, logits.DType()), -1)
 	}
@@ -84,8 +90,40 @@ func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs 
 	next, use := s.RandomSplit(sp.key)
 	hold(s, &sp.key, next)
 	kept, use := sp.filter(s, logprobs, use)
-	scaled := s.Multiply(kept, s.Scalar(1/float64(sp.options.Temperature), kept.DType()))
-	return s.Categorical(scaled, -1, use), logprobs
+	return s.Categorical(temper(s, kept, sp.options.Temperature), -1, use), logprobs
+}
+
+// largest is a number that any sum or product with logits leaves finite in float32 and bfloat16: larger ones of options
+// come to the same.
+const largest = 1e30
+
+func clampNumber(v float32) float32 { return max(-largest, min(v, largest)) }
+
+// withinRange bounds the penalties, so that neither they nor what they do to logits becomes infinite: of an infinite logit
+// the log-probabilities are no numbers.
+func withinRange(o engine.GenerateOptions) engine.GenerateOptions {
+	o.PresencePenalty, o.FrequencyPenalty = clampNumber(o.PresencePenalty), clampNumber(o.FrequencyPenalty)
+	o.RepetitionPenalty = max(1/float32(largest), min(o.RepetitionPenalty, largest))
+	return o
+}
+
+// temper divides log-probabilities by a temperature, in their type as mlx-lm does. Where quotients may become infinite, the
+// draw would be one of any tokens: there the best is first shifted to 0, which changes no draw, and float32 is used.
+func temper(s *metal.Scope, logprobs *metal.Array, temperature float32) *metal.Array {
+	inverse := 1 / float64(temperature)
+	if inverse <= largestInverse(logprobs.DType()) {
+		return s.Multiply(logprobs, s.Scalar(inverse, logprobs.DType()))
+	}
+	shifted := s.AsType(s.Subtract(logprobs, s.Max(logprobs, -1, true)), metal.Float32)
+	return s.Multiply(shifted, s.Scalar(min(inverse, largest), metal.Float32))
+}
+
+// largestInverse is the largest factor that leaves log-probabilities of a type finite.
+func largestInverse(dtype metal.DType) float64 {
+	if dtype == metal.Float16 { // up to 65504
+		return 1000
+	}
+	return largest
 }
 
 // logProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
@@ -109,6 +147,9 @@ func mostLikely(s *metal.Scope, logits, logprobs *metal.Array, kernels bool) *me
 func (sp *sampler) plain() bool { return sp.key == nil && sp.biased == nil && sp.recent == nil }
 
 func (sp *sampler) free() error {
+	if sp == nil {
+		return nil
+	}
 	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free())
 }
 

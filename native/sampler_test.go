@@ -131,7 +131,7 @@ func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 		onThread(t, func(s *metal.Scope) {
 			options := engine.DefaultGenerateOptions()
 			options.Temperature, options.Seed = temperature, 17
-			sp := newSampler(s, options, []int32{0}, nil, 0)
+			sp := newSampler(s, options, []int32{0}, nil, 0, false)
 			const draws = 4000
 			counts := make([]float64, len(logprobs))
 			for range draws {
@@ -159,7 +159,7 @@ func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 
 func TestGreedyTakesTheBestAndReportsNormalisedLogProbs(t *testing.T) {
 	onThread(t, func(s *metal.Scope) {
-		sp := newSampler(s, engine.DefaultGenerateOptions(), []int32{0}, nil, 0)
+		sp := newSampler(s, engine.DefaultGenerateOptions(), []int32{0}, nil, 0, false)
 		token, logprobs := sp.sample(s, s.FromFloats([]float32{1, 7, 3}, 1, 3))
 		id, err := token.Int()
 		require.NoError(t, err)
@@ -181,4 +181,57 @@ func TestGreedyTakesTheBestAndReportsNormalisedLogProbs(t *testing.T) {
 		require.EqualValues(t, 2, sorted[1].ID)
 		require.NoError(t, sp.free())
 	})
+}
+
+// Numbers that a type cannot hold must not make log-probabilities infinite or no numbers: then any token would be drawn.
+func TestOptionsOfAnySizeLeaveNumbers(t *testing.T) {
+	// Token 2 is the best by far in one row, by little in the other; 3 comes next.
+	steep, flat := []float32{-9, -9, 9, 1, -9, -9}, []float32{1, 1, 1.5, 1.25, 1, 1}
+	many := make([]float32, 4160) // so flat that every log-probability is far from 0
+	copy(many, flat)
+	for i := range many[len(flat):] {
+		many[len(flat)+i] = 1
+	}
+	const prompt = 2 // what the penalties look at
+	for name, c := range map[string]struct {
+		set  func(o *engine.GenerateOptions, v float32)
+		want map[float32]int // the token for each value
+	}{
+		"temperature": {func(o *engine.GenerateOptions, v float32) { o.Temperature = v },
+			map[float32]int{1e-3: 2, 2e-4: 2, 1e-4: 2, 1e-5: 2, 1e-8: 2, 1e-30: 2, 1e-37: 2, 1e-38: 2, 1e-45: 2}},
+		"bias": {func(o *engine.GenerateOptions, v float32) { o.LogitBias = map[int32]float32{3: v} },
+			map[float32]int{60000: 3, 65504: 3, 1e5: 3, 1e30: 3, math.MaxFloat32: 3, -65504: 2, -1e5: 2, -math.MaxFloat32: 2}},
+		"presence": {func(o *engine.GenerateOptions, v float32) { o.PresencePenalty = v },
+			map[float32]int{1e5: 3, math.MaxFloat32: 3, -1e5: 2, -math.MaxFloat32: 2}},
+		"frequency": {func(o *engine.GenerateOptions, v float32) { o.FrequencyPenalty = v },
+			map[float32]int{1e4: 3, 1e5: 3, math.MaxFloat32: 3, -1e4: 2, -1e5: 2, -math.MaxFloat32: 2}},
+		"repetition": {func(o *engine.GenerateOptions, v float32) { o.RepetitionPenalty = v },
+			map[float32]int{1e5: 3, math.MaxFloat32: 3, 1e-5: 2, 1e-8: 2, 1e-38: 2, 1e-45: 2}},
+	} {
+		for _, dtype := range []metal.DType{metal.Float16, metal.BFloat16, metal.Float32} {
+			for value, want := range c.want {
+				for _, row := range [][]float32{steep, flat, many} {
+					onThread(t, func(s *metal.Scope) {
+						for _, temperature := range []float32{0, 1e-6} {
+							o := engine.DefaultGenerateOptions()
+							o.Temperature, o.Seed, o.HasSeed = temperature, 3, true
+							c.set(&o, value)
+							require.NoError(t, o.Validate(len(row)))
+							sp := newSampler(s, o, slices.Repeat([]int32{prompt}, 20), nil, len(row), false)
+							for range 3 {
+								token, logprobs := sp.sample(s, s.AsType(s.FromFloats(row, 1, len(row)), dtype))
+								id, err := token.Int()
+								require.NoError(t, err)
+								require.Equal(t, want, id, "%s %v, %v, %d tokens", name, value, dtype, len(row))
+								values, err := s.AsType(logprobs, metal.Float32).Floats()
+								require.NoError(t, err)
+								require.False(t, slices.ContainsFunc(values, func(v float32) bool { return v != v }), "%s %v, %v", name, value, dtype)
+							}
+							require.NoError(t, sp.free())
+						}
+					})
+				}
+			}
+		}
+	}
 }

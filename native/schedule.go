@@ -145,17 +145,12 @@ func (m *Model) groups() [][]*stream {
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
 func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 	s := m.lease.NewScope()
-	err := func() (err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = &metal.PanicError{Value: v, Stack: debug.Stack()}
-			}
-		}()
+	err := protect(func() error {
 		if err := work(s); err != nil {
 			return err
 		}
 		return s.Err()
-	}()
+	})
 	if err = errors.Join(err, s.Close()); err != nil {
 		for _, st := range group {
 			st.end(item{err: err})
@@ -164,10 +159,20 @@ func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 	m.tellEndings()
 }
 
+// protect runs fn; a panic in it comes back as an error.
+func protect(fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &metal.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return fn()
+}
+
 // failAll ends every stream with an error.
 func (m *Model) failAll(err error) {
-	for len(m.streams) > 0 {
-		m.streams[0].end(item{err: err})
+	for _, st := range slices.Clone(m.streams) { // ending one takes it out
+		st.end(item{err: err})
 	}
 	m.tellEndings()
 }
@@ -176,6 +181,7 @@ func (m *Model) failAll(err error) {
 func (m *Model) abandonAll(err error) {
 	for _, st := range m.streams {
 		st.freed = true
+		st.matcher.Close()
 		m.endings = append(m.endings, ending{st, item{err: err}})
 	}
 	m.streams, m.batches = nil, nil
@@ -242,10 +248,7 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 	if err != nil {
 		return err
 	}
-	wanted, err := drawPlain(s, group, logits, rows)
-	if err != nil {
-		return err
-	}
+	wanted := drawPlain(s, group, logits, rows)
 	if b := group[0].batch; b != nil {
 		wanted = append(wanted, b.arrays()...)
 	}
@@ -302,7 +305,7 @@ func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Arr
 
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
 // single one there is nothing to share.
-func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array, err error) {
+func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array) {
 	var plain []int // in group
 	var theirs []int32
 	for i, st := range group {
@@ -311,7 +314,7 @@ func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int3
 		}
 	}
 	if len(plain) < 2 {
-		return nil, nil
+		return nil
 	}
 	all := len(plain) == len(group) // then rows of nobody do not matter
 	if !all {
@@ -326,16 +329,13 @@ func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int3
 		}
 		wanted = append(wanted, group[which].await(s, pending{token: s.Slice(tokens, 0, row, row+1)})...)
 	}
-	if b := group[0].batch; b != nil {
-		err = b.drawn.free()
-		if all && len(b.rows) > 0 {
-			b.drawn = drawnTokens{s.Keep(tokens), make([]*stream, len(b.rows))}
-			for i, st := range group {
-				b.drawn.rows[rows[i]] = st
-			}
+	if b := group[0].batch; b != nil && all && len(b.rows) > 0 {
+		b.drawn = drawnTokens{s.Keep(tokens), make([]*stream, len(b.rows))}
+		for i, st := range group {
+			b.drawn.rows[rows[i]] = st
 		}
 	}
-	return wanted, err
+	return wanted
 }
 
 // drop takes a stream out of the schedule.

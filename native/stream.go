@@ -25,7 +25,7 @@ type stream struct {
 	batch   *decodeBatch // whom it decodes with; nil for none
 	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
-	matcher *tokenizer.Matcher // follows the text through a grammar; nil without one
+	matcher *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
 	sampled int                // tokens drawn
 	draft   *drafting          // nil without a draft model
 	pending pending
@@ -210,7 +210,7 @@ func (st *stream) deliver(token engine.Token) {
 	st.end(item{token: token})
 }
 
-// end frees everything; the reader is told why once the pass under way has given back what it holds too.
+// end frees everything, and does not panic; the reader is told why once the pass under way has given back what it holds too.
 // It does nothing on a stream that has ended.
 func (st *stream) end(last item) {
 	if st.freed {
@@ -237,27 +237,39 @@ func (m *Model) tellEndings() {
 	m.endings = m.endings[:0]
 }
 
-// free gives back what the stream holds. With keep, what it has seen is kept for later requests.
+// free gives back what the stream holds. With keep, what it has seen is kept for later requests. Whatever fails or panics
+// on the way is returned, and does not stop the rest from being freed: a stream is freed once, and nobody can try again.
 func (st *stream) free(keep bool) error {
 	if st.freed {
 		return nil
 	}
 	st.freed = true
+	st.model.drop(st)
 	s := st.model.lease.NewScope()
 	keep = keep && len(st.made) > 0 && st.reusable()
-	errs := []error{st.leave(s, keep)}
-	if keep {
-		// One token of those made may not have been through the model.
-		seen := append(slices.Clone(st.prompt), st.made...)[:st.state.position()]
-		errs = append(errs, st.keep(s, seen))
+	steps := []func() error{
+		func() error { return st.leave(s, keep) },
+		func() error {
+			if !keep {
+				return nil
+			}
+			// One token of those made may not have been through the model.
+			return st.keep(s, append(slices.Clone(st.prompt), st.made...)[:st.state.position()])
+		},
+		// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
+		s.Synchronize,
+		st.pending.free, st.draft.free, st.sampler.free,
+		func() error { st.matcher.Close(); return nil },
 	}
-	st.model.drop(st)
-	// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
-	errs = append(errs, s.Synchronize(), st.pending.free(), st.state.free(), st.draft.free())
-	if st.sampler != nil {
-		errs = append(errs, st.sampler.free())
+	for _, c := range st.state.caches {
+		steps = append(steps, c.Free)
 	}
-	return errors.Join(append(errs, s.Close(), metal.TrimCache(cacheLimit))...)
+	steps = append(steps, s.Close, func() error { return metal.TrimCache(cacheLimit) })
+	var errs []error
+	for _, step := range steps {
+		errs = append(errs, protect(step))
+	}
+	return errors.Join(errs...)
 }
 
 // close ends the stream for a reader that leaves.

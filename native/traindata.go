@@ -50,6 +50,9 @@ func (m *Model) readExamples(path string, maskPrompt bool, longest int) ([]examp
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
 		}
 		e, err := m.encodeExample(line, maskPrompt)
+		if err == nil {
+			err = m.checkVocabulary(e.ids)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -45,7 +46,7 @@ const embeddingName = "model.embed_tokens.weight"
 
 // weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.
 func weightFiles(dir string) ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "model*.safetensors"))
+	files, err := modelfiles.Files(dir, "model*.safetensors")
 	if err != nil || len(files) > 0 {
 		return files, err
 	}

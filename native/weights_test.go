@@ -162,6 +162,18 @@ func TestMultimodalCheckpointsLoadTheirTextPart(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
+// A folder's name is no pattern.
+func TestFoldersWithAnyNameLoad(t *testing.T) {
+	for _, name := range []string{"gemma[4bit]", "a[b", "*", `a\b`} {
+		dir := filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.CopyFS(dir, os.DirFS(testenv.Model(t))))
+		m := openPath(t, dir, engine.NativeOptions{PromptCache: 1 << 20})
+		require.Positive(t, m.Info().WeightBytes, name)
+		ids, _ := collect(t, m, "Please", func(o *engine.GenerateOptions) { o.MaxTokens = 2 })
+		require.Len(t, ids, 2)
+	}
+}
+
 func TestShardedCheckpointsLoad(t *testing.T) {
 	plain := open(t)
 	want, _ := collect(t, plain, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 10 })

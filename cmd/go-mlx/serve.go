@@ -20,6 +20,7 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 )
@@ -208,16 +209,14 @@ func (r *serveRun) apiKeys() ([]string, error) {
 func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
 	specs := r.models
 	if r.modelsDir != "" {
-		found, err := filepath.Glob(filepath.Join(r.modelsDir, "*", "config.json"))
+		found, err := modelfiles.Folders(r.modelsDir)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--models-dir: %w", err)}
 		}
 		if len(found) == 0 {
 			return nil, fmt.Errorf("no folder in %s has a config.json", r.modelsDir)
 		}
-		for _, config := range found {
-			specs = append(specs, filepath.Dir(config))
-		}
+		specs = append(specs, found...)
 	}
 	var models []registry.Model
 	for _, spec := range specs {

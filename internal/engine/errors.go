@@ -56,6 +56,16 @@ func (e *ContextLengthError) Error() string {
 	return fmt.Sprintf("prompt has %d tokens; the model takes fewer than %d: shorten the prompt", e.Tokens, e.Limit)
 }
 
+// TokenError is a token id that a model has no row for.
+type TokenError struct {
+	ID        int32
+	VocabSize int // of the model
+}
+
+func (e *TokenError) Error() string {
+	return fmt.Sprintf("token id %d is outside the model's vocabulary of %d: leave its token (of an image, say) out of the text, or use the tokenizer that belongs to these weights", e.ID, e.VocabSize)
+}
+
 // CheckpointError lists everything that is wrong with a model folder's weights.
 type CheckpointError struct {
 	Path     string

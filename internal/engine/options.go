@@ -94,6 +94,20 @@ func checkTexts(texts []string) error {
 // maxTopLogProbs keeps a mistake from sending a whole vocabulary for every token.
 const maxTopLogProbs = 100
 
+// FitsHalf reports whether bias and penalties leave logits within the range of float16, which ends at 65504. The python
+// engine has the same bounds.
+func (o GenerateOptions) FitsHalf() bool {
+	const most, factor = 8192, 64
+	size := func(v float32) float64 { return math.Abs(float64(v)) }
+	for _, bias := range o.LogitBias {
+		if size(bias) > most {
+			return false
+		}
+	}
+	return size(o.PresencePenalty) <= most && size(o.FrequencyPenalty)*float64(o.RepetitionContext) <= most &&
+		o.RepetitionPenalty <= factor && o.RepetitionPenalty >= 1./factor
+}
+
 // Validate checks the options for a vocabulary of the given size; 0 skips what depends on it.
 func (o GenerateOptions) Validate(vocabSize int) error {
 	bad := func(option, format string, args ...any) error {

@@ -51,6 +51,12 @@ var idle struct {
 	threads []*Thread
 }
 
+// started counts the owner threads; none ends before the process does.
+var started atomic.Int64
+
+// Threads is how many owner threads there are, leased or waiting for a lease.
+func Threads() int64 { return started.Load() }
+
 // Acquire returns an owner thread, to be given back with Release.
 func Acquire() (*Lease, error) {
 	idle.Lock()
@@ -62,21 +68,22 @@ func Acquire() (*Lease, error) {
 	}
 	idle.Unlock()
 	t := &Thread{jobs: make(chan *job), dead: make(chan struct{})}
-	started := make(chan error)
-	go t.loop(started)
-	if err := <-started; err != nil {
+	opened := make(chan error)
+	go t.loop(opened)
+	if err := <-opened; err != nil {
 		return nil, err
 	}
+	started.Add(1)
 	return newLease(t), nil
 }
 
-func (t *Thread) loop(started chan<- error) {
+func (t *Thread) loop(opened chan<- error) {
 	runtime.LockOSThread() // never unlocked: the stream and the error slot are this thread's
 	if err := t.open(); err != nil {
-		started <- err
+		opened <- err
 		return
 	}
-	started <- nil
+	opened <- nil
 	defer close(t.dead)
 	for j := range t.jobs {
 		t.run(j)
@@ -117,12 +124,14 @@ func protect(run func()) (err error) {
 
 // Lease is the exclusive use of a Thread.
 type Lease struct {
-	thread *Thread
-	mu     sync.RWMutex // held for reading while a job is handed over
-	closed bool
+	thread   *Thread
+	mu       sync.Mutex
+	closing  bool           // set by Release, guarded by mu: from then on Do takes no job
+	jobs     sync.WaitGroup // calls of Do under way; counted up under mu while closing is not set
+	released chan struct{}  // closed when the thread is given back
 }
 
-func newLease(t *Thread) *Lease { return &Lease{thread: t} }
+func newLease(t *Thread) *Lease { return &Lease{thread: t, released: make(chan struct{})} }
 
 // Device is the device that the thread's stream runs on.
 func (l *Lease) Device() Device { return l.thread.device }
@@ -134,11 +143,10 @@ func (l *Lease) Do(ctx context.Context, fn func()) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if l.closed {
+	if !l.begin() {
 		return ErrReleased
 	}
+	defer l.jobs.Done()
 	j := &job{run: fn, done: make(chan struct{})}
 	l.thread.queued.Add(1)
 	select {
@@ -155,21 +163,36 @@ func (l *Lease) Do(ctx context.Context, fn func()) error {
 	return j.err
 }
 
+// begin counts a job, unless the lease is being released. It never waits.
+func (l *Lease) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return false
+	}
+	l.jobs.Add(1)
+	return true
+}
+
 // Awaited reports whether a caller of Do or Release waits for the job under way to end. A long job looks
 // at it between its steps.
 func (l *Lease) Awaited() bool { return l.thread.queued.Load() > 0 }
 
-// Release runs cleanup as the last job and gives the thread back. It waits for jobs under way; later
-// calls of Do return ErrReleased. A second Release does nothing.
+// Release runs cleanup as the last job and gives the thread back. It waits for jobs under way and for those that were
+// already queued; calls of Do from now on return ErrReleased at once. A second Release waits for the first and does nothing.
 func (l *Lease) Release(cleanup func()) error {
-	l.thread.queued.Add(1) // a Do under way keeps the lock
 	l.mu.Lock()
-	l.thread.queued.Add(-1)
-	defer l.mu.Unlock()
-	if l.closed {
+	again := l.closing
+	l.closing = true
+	l.mu.Unlock()
+	if again {
+		<-l.released
 		return nil
 	}
-	l.closed = true
+	defer close(l.released)
+	l.thread.queued.Add(1) // a long job under way should notice
+	l.jobs.Wait()
+	l.thread.queued.Add(-1)
 	j := &job{run: cleanup, done: make(chan struct{})}
 	select {
 	case l.thread.jobs <- j:

@@ -2,9 +2,12 @@ package metal
 
 import (
 	"context"
+	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -119,4 +122,54 @@ func TestErrorsStayOnTheirThread(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// While Release waits for a long job, whoever else comes is answered at once, and whoever queues still minds its context.
+func TestNobodyWaitsForARelease(t *testing.T) {
+	l, err := Acquire()
+	require.NoError(t, err)
+	hold, running := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = l.Do(context.Background(), func() { close(running); <-hold }) })
+	<-running
+	ctx, cancel := context.WithCancel(context.Background())
+	queued := make(chan error, 1)
+	go func() { queued <- l.Do(ctx, func() {}) }()
+	for !l.Awaited() {
+		runtime.Gosched()
+	}
+	released := make(chan error, 1)
+	cleaned := false
+	go func() { released <- l.Release(func() { cleaned = true }) }()
+	answered := make(chan error, 1)
+	go func() {
+		for { // until Release has begun, it queues too, and gives up
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			err := l.Do(ctx, func() {})
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) {
+				answered <- err
+				return
+			}
+		}
+	}()
+	soon := func(c chan error) error {
+		select {
+		case err := <-c:
+			return err
+		case <-time.After(20 * time.Second):
+			return errors.New("it waits for the job under way")
+		}
+	}
+	require.ErrorIs(t, soon(answered), ErrReleased)
+	cancel()
+	require.ErrorIs(t, soon(queued), context.Canceled)
+	require.False(t, cleaned)
+	again := make(chan error, 1)
+	go func() { again <- l.Release(func() { t.Error("cleaned up twice") }) }()
+	close(hold)
+	wg.Wait()
+	require.NoError(t, soon(released))
+	require.NoError(t, soon(again))
+	require.True(t, cleaned)
 }

@@ -43,9 +43,14 @@ func (b *BatchedKV) Select(s *metal.Scope, places *metal.Array) {
 	b.change(s, func(a *metal.Array) *metal.Array { return s.Take(a, places, 0) })
 }
 
-// Put copies keys and values [1, kv_heads, n, head_dim] to a place; n is at most the room.
+// Put copies keys and values [1, kv_heads, n, head_dim] to a place. Of positions without a room there, only such may be left
+// as hold nothing: a cache may have more room than it needs, because it grows from wherever it stands and keeps what it has
+// when it is cut back.
 func (b *BatchedKV) Put(s *metal.Scope, place int, keys, values *metal.Array) {
 	put := func(all, one *metal.Array) *metal.Array {
+		if n := b.Room(); n < one.Dim(timeAxis) {
+			one = s.Slice(one, timeAxis, 0, n)
+		}
 		return s.SliceUpdate(all, extend(s, one, timeAxis, b.Room()), 0, place, place+1)
 	}
 	b.Fill(s, put(b.keys, keys), put(b.values, values))

@@ -53,6 +53,8 @@ func (p *prompts) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	)
 	switch {
 	case value.Kind() == 'n':
+	case holdsNull(value):
+		return errNull
 	case try(&text):
 		*p = prompts{{text: text}}
 	case try(&texts):

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -65,16 +66,34 @@ func fieldName(p jsontext.Pointer) string {
 	return b.String()
 }
 
+// errNull is a list that holds null, which would be read as "" or as token 0.
+var errNull = errors.New("the list holds null")
+
+// holdsNull reports whether null is in a list, or in a list in it.
+func holdsNull(value jsontext.Value) bool {
+	var list []jsontext.Value
+	if value.Kind() != '[' || json.Unmarshal(value, &list) != nil {
+		return false
+	}
+	return slices.ContainsFunc(list, func(v jsontext.Value) bool { return v.Kind() == 'n' || holdsNull(v) })
+}
+
 // oneOrMany is a JSON string, or a list of them.
 type oneOrMany []string
 
 func (o *oneOrMany) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if d.PeekKind() == '[' {
-		var list []string
+		var list []*string
 		if err := json.UnmarshalDecode(d, &list); err != nil {
 			return err
 		}
-		*o = list
+		*o = make(oneOrMany, len(list))
+		for i, text := range list {
+			if text == nil {
+				return errNull
+			}
+			(*o)[i] = *text
+		}
 		return nil
 	}
 	var one *string

@@ -52,6 +52,7 @@ func explain(err error) *apiError {
 		api     *apiError
 		option  *mlx.OptionError
 		length  *mlx.ContextLengthError
+		token   *mlx.TokenError
 		unknown *registry.UnknownModelError
 		busy    *http.MaxBytesError
 	)
@@ -73,7 +74,7 @@ func explain(err error) *apiError {
 		return badField(field, "%s", option.Reason)
 	case errors.As(err, &length):
 		return bad("context_length_exceeded", "messages")
-	case errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
+	case errors.As(err, &token), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
 		return bad("invalid_value", "")
 	case errors.Is(err, mlx.ErrUnsupported):
 		return bad("unsupported", "model")

@@ -8,6 +8,10 @@ import (
 // StreamDecoder turns ids into text piece by piece. The pieces together are exactly what Decode gives
 // for all ids: a piece is held back while it ends in an incomplete UTF-8 character, and Finish gives
 // what is left.
+//
+// Vocabularies with byte fallback (Gemma, Llama 2) spell rare characters in tokens of one byte. Such tokens in a row are
+// decoded together, and one bad byte makes U+FFFD of them all, also of characters that were complete before it. So they are
+// held back to the end of the row.
 type StreamDecoder struct {
 	tokenizer *Tokenizer
 	skip      bool    // special tokens
@@ -23,7 +27,14 @@ func (t *Tokenizer) NewStreamDecoder(skipSpecial bool) *StreamDecoder {
 
 // Add takes the next id and returns the text that is certain by now.
 func (d *StreamDecoder) Add(id int32) (string, error) {
+	kind, err := d.tokenizer.kind(id, d.skip)
+	if err != nil || kind == kindNothing { // which does not end a row of bytes either
+		return "", err
+	}
 	d.ids = append(d.ids, id)
+	if kind == kindByte {
+		return "", nil
+	}
 	text, err := d.tokenizer.Decode(d.ids, d.skip)
 	if err != nil {
 		return "", err

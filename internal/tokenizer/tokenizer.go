@@ -102,6 +102,29 @@ func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) (string, error) {
 	return takeString(out), nil
 }
 
+// tokenKind is what a token is to a decoder that is given one token after the other; the numbers are those of rust/src/tokens.rs.
+type tokenKind int
+
+const (
+	kindText    tokenKind = iota // gives text of its own
+	kindNothing                  // gives none: a special token that is skipped, or no token
+	kindByte                     // one byte; bytes in a row are decoded together
+)
+
+func (t *Tokenizer) kind(id int32, skipSpecial bool) (tokenKind, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return 0, ErrClosed
+	}
+	var kind C.int32_t
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_kind(t.t, C.uint32_t(id), C.bool(skipSpecial), &kind, &e) != 0 {
+		return 0, takeError(e)
+	}
+	return tokenKind(kind), nil
+}
+
 // TokenID returns the id of a token, e.g. "<end_of_turn>".
 func (t *Tokenizer) TokenID(token string) (id int32, ok bool) {
 	t.mu.RLock()

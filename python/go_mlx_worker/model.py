@@ -1,7 +1,10 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
+import contextlib
+import glob
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import mlx.core as mx
@@ -28,18 +31,20 @@ class LoadedModel:
         if draft:
             _check_folder(draft, "config.json", "model folder (draft)")
         try:
-            self.model, self.tokenizer, self.config = load(
-                path,
-                return_config=True,
-                tokenizer_config={"trust_remote_code": trust},
-                trust_remote_code=trust,
-                adapter_path=adapter or None,
-            )
+            with _plain(path) as folder:
+                self.model, self.tokenizer, self.config = load(
+                    folder,
+                    return_config=True,
+                    tokenizer_config={"trust_remote_code": trust},
+                    trust_remote_code=trust,
+                    adapter_path=adapter or None,
+                )
             self.draft = None
             if draft:
-                self.draft, tokenizer = load(
-                    draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
-                )
+                with _plain(draft) as folder:
+                    self.draft, tokenizer = load(
+                        folder, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+                    )
                 if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                     raise ValueError("the draft model has another vocabulary than the model")
         except Exception as e:
@@ -127,6 +132,18 @@ class LoadedModel:
             raise RequestError(
                 "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
+
+
+@contextlib.contextmanager
+def _plain(path):
+    """The folder under a name that is no pattern: mlx-lm finds no weights in one that is called "a[b]"."""
+    if path == glob.escape(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="go-mlx-") as above:
+        link = Path(above, "model")
+        link.symlink_to(Path(path).resolve(), target_is_directory=True)
+        yield str(link)
 
 
 def _check_folder(path, file, what):

@@ -11,6 +11,20 @@ from mlx_lm.sample_utils import (
 )
 
 
+# What leaves sums and products with logits finite in float32 and bfloat16; larger numbers of options come to the same.
+LARGEST = 1e30
+
+
+def temper(logprobs, temperature):
+    """Log-probabilities divided by a temperature. Where quotients may become infinite, the draw would be one of any tokens:
+    there the best is first shifted to 0, which changes no draw, and float32 is used. As the native engine does."""
+    inverse = 1.0 / temperature
+    if inverse <= (1000 if logprobs.dtype == mx.float16 else LARGEST):
+        return logprobs * inverse
+    shifted = (logprobs - mx.max(logprobs, axis=-1, keepdims=True)).astype(mx.float32)
+    return shifted * min(inverse, LARGEST)
+
+
 class Keys:
     """The key of every position of one request: split once a token from the seed on, so that a token
     depends on the seed and its place, not on what else the worker draws."""
@@ -76,7 +90,7 @@ class Sampler:
             logprobs = mx.where(mx.random.uniform(key=coin) > probability, logprobs, cut)
         if 0 < self._top_k < logprobs.shape[-1]:
             logprobs = apply_top_k(logprobs, self._top_k)
-        return mx.random.categorical(logprobs * (1.0 / self._temperature), key=key)
+        return mx.random.categorical(temper(logprobs, self._temperature), key=key)
 
 
 class SpeculativeSampler:
@@ -112,15 +126,26 @@ def make_sampler(request, special_tokens, replay):
     return Sampler(request, special_tokens, replay)
 
 
+def clamp(value):
+    return max(-LARGEST, min(value, LARGEST))
+
+
 def make_processors(request):
-    bias = {int(token): value for token, value in request["logit_bias"]}
-    penalty = request["repetition_penalty"]
-    return make_logits_processors(
+    bias = {int(token): clamp(value) for token, value in request["logit_bias"]}
+    penalty = max(1 / LARGEST, min(request["repetition_penalty"], LARGEST))
+    presence, frequency = clamp(request["presence_penalty"]), clamp(request["frequency_penalty"])
+    processors = make_logits_processors(
         logit_bias=bias or None,
         repetition_penalty=penalty if penalty != 1 else None,
         repetition_context_size=request["repetition_context"],
-        presence_penalty=request["presence_penalty"] or None,
+        presence_penalty=presence or None,
         presence_context_size=request["repetition_context"],
-        frequency_penalty=request["frequency_penalty"] or None,
+        frequency_penalty=frequency or None,
         frequency_context_size=request["repetition_context"],
     )
+    # Logits beyond float16's 65504 would be infinite, and their log-probabilities no numbers. The bounds are those of the
+    # native engine (GenerateOptions.FitsHalf).
+    most = max([abs(presence), abs(frequency) * request["repetition_context"], *map(abs, bias.values())])
+    if most > 8192 or not 1 / 64 <= penalty <= 64:
+        processors.insert(0, lambda _, logits: logits.astype(mx.float32) if logits.dtype == mx.float16 else logits)
+    return processors

@@ -18,6 +18,7 @@ def classify(loaded, request):
     for name, ids in zip(request["labels"], labels):
         if not ids:
             raise RequestError("invalid_option", f"label {name!r} has no tokens", option="labels")
+        loaded.check_option_ids(ids, "labels")
     longest = max(len(label) for label in labels)
     prompts = []
     for i, text in enumerate(request["texts"]):

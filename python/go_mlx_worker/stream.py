@@ -33,7 +33,9 @@ class Stream:
         self._matcher = StopMatcher(request["stop"])
         self._segments = Segments(loaded.tokenizer, self.prompt, request.get("tools")) if request["segments"] else None
         self._logprobs, self._top = request["logprobs"], request["top_logprobs"]
-        self._special = list(loaded.tokenizer.eos_token_ids) + loaded.encode("\n", special=False)
+        special = list(loaded.tokenizer.eos_token_ids) + loaded.encode("\n", special=False)
+        # End tokens come from configs, and need not be tokens of the model; MLX would write past its arrays.
+        self._special = [t for t in special if t is not None and 0 <= t < (loaded.vocab_size or t + 1)]
         resumed = request.get("resume") or []
         loaded.check_ids(resumed, "resume")
         for i, token in enumerate(resumed):

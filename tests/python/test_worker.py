@@ -2,16 +2,25 @@
 
 import io
 import random
+import shutil
 import struct
 import sys
+import tempfile
 import unittest
 from pathlib import Path
+
+import mlx.core as mx
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
+from go_mlx_worker.errors import RequestError
 from go_mlx_worker.frames import MAX_FRAME, FrameError, encode_frame, read_frame
-from go_mlx_worker.text import StopMatcher, StreamDecoder
+from go_mlx_worker.model import LoadedModel, checkpoint_bytes
+from go_mlx_worker.sampling import make_processors, make_sampler
+from go_mlx_worker.scoring import classify
+from go_mlx_worker.stream import Stream
+from go_mlx_worker.text import StopMatcher, StreamDecoder, byte_tokens
 
 GO_FRAMES = {
     "cancel": {"t": "cancel", "id": 3},
@@ -131,6 +140,88 @@ class Decoding(unittest.TestCase):
             pieces = [decoder.add(i) for i in ids]
             self.assertNotIn("\ufffd", "".join(pieces))
             self.assertEqual("".join(pieces) + decoder.finish(), text)
+
+    def test_pieces_of_random_ids_are_the_whole_text(self):
+        from mlx_lm.utils import load_tokenizer
+
+        tokenizer = load_tokenizer(ROOT / "tests/models/domains")
+        self.assertEqual(len(byte_tokens(tokenizer)), 256)
+        rng = random.Random(5)
+        cut = tokenizer.encode("𓀀𓁐", add_special_tokens=False)
+        rows = [cut[:n] for n in range(len(cut) + 1)] + [cut[:4] + [1] + cut[4:6], cut[:4] + [300] + cut[4:6], cut[:4] + [9999] + cut[4:]]
+        rows += [[rng.choice((rng.randrange(4160), 6 + rng.randrange(300))) for _ in range(rng.randrange(20))] for _ in range(400)]
+        for ids in rows:
+            for skip in (True, False):
+                decoder = StreamDecoder(tokenizer, skip_special=skip)
+                pieces = [decoder.add(i) for i in ids]
+                whole = tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+                self.assertEqual("".join(pieces) + decoder.finish(), whole, ids)
+
+
+class TokensBeyondTheTable(unittest.TestCase):
+    """Tokens that a tokenizer has and the model does not: MLX would read or write past its arrays."""
+
+    class Tokenizer:
+        eos_token_ids = (1, 5, 1 << 30, None)
+
+        def convert_tokens_to_ids(self, name):
+            return None
+
+    def loaded(self, ids):
+        loaded = LoadedModel.__new__(LoadedModel)
+        loaded.vocab_size, loaded.context_length, loaded.has_template = 5, 0, False
+        loaded.encode = lambda text, special: ids[text]
+        loaded.tokenizer = self.Tokenizer()
+        return loaded
+
+    def test_labels_are_refused(self):
+        loaded = self.loaded({"good": [1, 4], "bad": [1, 5]})
+        with self.assertRaises(RequestError) as refused:
+            list(classify(loaded, {"texts": [], "labels": ["good", "bad"], "from": 0}))
+        self.assertEqual(refused.exception.code, "invalid_option")
+
+    def test_end_tokens_are_left_out_of_the_sampler(self):
+        loaded = self.loaded({"a": [2], "\n": [3, 7]})
+        stream = Stream(loaded, GO_FRAMES["generate"] | {"ids": [2], "resume": [], "logit_bias": [], "temperature": 1})
+        self.assertEqual(sorted(stream._special), [1, 3])
+
+
+class Folders(unittest.TestCase):
+    def test_folders_with_any_name_load(self):
+        for name in ("a[b]", "a[b", "*"):
+            with tempfile.TemporaryDirectory() as above:
+                folder = Path(above, name)
+                shutil.copytree(ROOT / "tests/models/domains", folder)
+                loaded = LoadedModel({"path": str(folder), "trust_remote_code": False, "draft": str(folder)})
+                self.assertEqual(loaded.vocab_size, 4160)
+                self.assertEqual(len(loaded.info()["tokenizer_hash"]), 16)
+                self.assertGreater(checkpoint_bytes(folder), 1 << 20)
+
+
+class Ranges(unittest.TestCase):
+    def test_options_of_any_size_leave_numbers(self):
+        row = [-9, -9, 9, 1, -9, -9]
+        request = GO_FRAMES["generate"] | {
+            "top_p": 1, "repetition_penalty": 1, "repetition_context": 20, "logit_bias": [], "seed": 1, "temperature": 1e-6,
+        }
+        huge = 3.4028234663852886e38
+        for option, values in {
+            "temperature": {1e-4: 2, 1e-5: 2, 1e-30: 2, 1e-38: 2, 1e-45: 2},
+            "logit_bias": {60000: 3, 1e5: 3, huge: 3, -1e5: 2, -huge: 2},
+            "presence_penalty": {1e5: 3, huge: 3, -1e5: 2, -huge: 2},
+            "frequency_penalty": {1e4: 3, huge: 3, -1e4: 2, -huge: 2},
+            "repetition_penalty": {1e5: 3, huge: 3, 1e-5: 2, 1e-38: 2, 1e-45: 2},
+        }.items():
+            for value, want in values.items():
+                for dtype in (mx.float16, mx.bfloat16, mx.float32):
+                    asked = request | {option: [[3, value]] if option == "logit_bias" else value}
+                    logits = mx.array([row], dtype)
+                    for process in make_processors(asked):
+                        logits = process(mx.array([2] * 20), logits)
+                    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+                    self.assertFalse(mx.any(mx.isnan(logprobs)).item(), (option, value, dtype))
+                    token = make_sampler(asked, [], [])(logprobs)
+                    self.assertEqual(token.item(), want, (option, value, dtype))
 
 
 if __name__ == "__main__":

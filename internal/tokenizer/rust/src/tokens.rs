@@ -1,7 +1,58 @@
 //! tokenizer.json: text to ids and back.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes, Ids};
-use tokenizers::Tokenizer;
+use tokenizers::{DecoderWrapper, Tokenizer};
+
+/// What a token is to a decoder that is given one token after the other.
+#[repr(i32)]
+enum Kind {
+    /// It gives text of its own.
+    Text = 0,
+    /// It gives none: a special token, where these are skipped, or no token at all.
+    Nothing = 1,
+    /// It is one byte. Bytes in a row are decoded together, and if they are not UTF-8, each of them becomes U+FFFD.
+    Byte = 2,
+}
+
+fn falls_back_to_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(all) => all.get_decoders().iter().any(falls_back_to_bytes),
+        _ => false,
+    }
+}
+
+/// By the same test as the decoder ByteFallback of the tokenizers crate.
+fn is_byte(token: &str) -> bool {
+    token.len() == 6
+        && token.starts_with("<0x")
+        && token.ends_with('>')
+        && token.get(3..5).is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
+}
+
+/// Stores the `Kind` of an id.
+///
+/// # Safety
+/// `t` must be live; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_kind(
+    t: *const Tokenizer,
+    id: u32,
+    skip_special_tokens: bool,
+    out: *mut i32,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let t = &*t;
+        let kind = match t.id_to_token(id) {
+            None => Kind::Nothing,
+            Some(token) if skip_special_tokens && t.get_added_vocabulary().is_special_token(&token) => Kind::Nothing,
+            Some(token) if is_byte(&token) && t.get_decoder().is_some_and(falls_back_to_bytes) => Kind::Byte,
+            Some(_) => Kind::Text,
+        };
+        Ok(kind as i32)
+    })
+}
 
 /// # Safety
 /// `json` must point to `len` bytes; `out` and `err` must be valid for writes.

@@ -1,0 +1,180 @@
+package native
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// badCache is a KV cache that cannot be freed without trouble.
+type badCache struct {
+	nn.KVCache
+	trouble func() error
+}
+
+func (c badCache) Free() error { return errors.Join(c.KVCache.Free(), c.trouble()) }
+
+var (
+	errFree     = errors.New("the cache cannot be freed")
+	failFree    = func() error { return errFree }
+	panicInFree = func() error { panic("the cache is broken") }
+)
+
+// breakStreams makes the streams under way have a cache that cannot be freed well.
+func breakStreams(t *testing.T, m *Model, trouble func() error) {
+	t.Helper()
+	require.NoError(t, m.do(t.Context(), func() error {
+		require.NotEmpty(t, m.streams)
+		for _, st := range m.streams {
+			st.state.caches[0] = badCache{st.state.caches[0], trouble}
+		}
+		return nil
+	}))
+}
+
+func longAnswer() engine.GenerateOptions {
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 400
+	return o
+}
+
+// within fails the test if work does not end.
+func within(t *testing.T, work func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work()
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("it does not end")
+	}
+}
+
+func TestAReaderThatLeavesIsNotCalledAgain(t *testing.T) {
+	m := open(t)
+	for name, trouble := range map[string]func() error{"an error": failFree, "a panic": panicInFree} {
+		require.NotPanics(t, func() {
+			read := 0
+			for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longAnswer()) {
+				require.NoError(t, err, name)
+				breakStreams(t, m, trouble)
+				read++
+				break
+			}
+			require.Equal(t, 1, read, name)
+		}, name)
+	}
+	ids, _ := collect(t, m, "Please", nil)
+	require.Len(t, ids, 256, "the model goes on")
+}
+
+// A reader that stays is told of what goes wrong at the end.
+func TestAFailureToFreeIsTold(t *testing.T) {
+	m := open(t)
+	for want, trouble := range map[string]func() error{errFree.Error(): failFree, "the cache is broken": panicInFree} {
+		var last error
+		read := 0
+		o := longAnswer()
+		o.MaxTokens = 30
+		for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, o) {
+			if read++; read == 1 {
+				breakStreams(t, m, trouble)
+			}
+			last = err
+		}
+		require.ErrorContains(t, last, want)
+	}
+}
+
+// broken is a model whose passes panic.
+type broken struct{ architecture }
+
+func (broken) hidden(*metal.Scope, *metal.Array, state) *metal.Array { panic("the pass is broken") }
+
+// paused starts streams whose readers wait behind their first token until goOn is called, which returns their answers.
+func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
+	t.Helper()
+	answers, started, reading := make([]answer, n), make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	for i := range answers {
+		all.Go(func() {
+			for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longAnswer()) {
+				if answers[i].err = err; err != nil {
+					break
+				}
+				if answers[i].ids = append(answers[i].ids, tok.ID); len(answers[i].ids) == 1 {
+					started <- struct{}{}
+					<-reading
+				}
+			}
+		})
+	}
+	for range answers {
+		<-started
+	}
+	return func() []answer {
+		close(reading)
+		within(t, all.Wait)
+		return answers
+	}
+}
+
+// A pass panics, and then the streams cannot even be freed: each reader gets its error, and the model goes on.
+func TestAPanicWhileFreeingEndsEveryStream(t *testing.T) {
+	withAndWithoutSharedKV(t, func(t *testing.T, m *Model) {
+		arch := m.arch
+		goOn := paused(t, m, 3)
+		breakStreams(t, m, panicInFree)
+		require.NoError(t, m.do(t.Context(), func() error { m.arch = broken{arch}; return nil }))
+		for _, a := range goOn() {
+			var panicked *metal.PanicError
+			require.ErrorAs(t, a.err, &panicked)
+		}
+		require.NoError(t, m.do(t.Context(), func() error { m.arch = arch; return nil }))
+		ids, _ := collect(t, m, "Please", nil)
+		require.Len(t, ids, 256)
+	})
+}
+
+// What fails outside of a pass ends all streams; that some cannot be freed holds up neither the others nor the scheduler.
+func TestAPanicBetweenPassesEndsEveryStream(t *testing.T) {
+	m := open(t)
+	goOn := paused(t, m, 3)
+	breakStreams(t, m, panicInFree)
+	require.NoError(t, m.do(t.Context(), func() error {
+		m.failAll(errFree)
+		require.Empty(t, m.streams)
+		return nil
+	}))
+	for _, a := range goOn() {
+		require.ErrorIs(t, a.err, errFree)
+		require.ErrorContains(t, a.err, "the cache is broken")
+	}
+	ids, _ := collect(t, m, "Please", nil)
+	require.Len(t, ids, 256)
+}
+
+func TestCloseEndsWhereAStreamCannotBeFreed(t *testing.T) {
+	before := measure(t)
+	m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
+	require.NoError(t, err)
+	goOn := paused(t, m, 3)
+	breakStreams(t, m, panicInFree)
+	within(t, func() { err = m.Close() })
+	require.ErrorContains(t, err, "the cache is broken")
+	for _, a := range goOn() {
+		require.ErrorIs(t, a.err, engine.ErrClosed)
+	}
+	require.Equal(t, before, measure(t), "the rest is given back")
+}

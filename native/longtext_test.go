@@ -1,0 +1,242 @@
+package native
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// openWide opens the trained model with a context that long texts fit into; both says that it attends in both directions.
+func openWide(t *testing.T, both bool, o engine.NativeOptions) *Model {
+	t.Helper()
+	dir := testenv.CopyModel(t)
+	editConfig(t, dir, func(c map[string]any) {
+		c["max_position_embeddings"], c["use_bidirectional_attention"] = 100000, both
+	})
+	return openPath(t, dir, o)
+}
+
+// text has about so many tokens.
+func textOf(t *testing.T, m *Model, tokens int) string {
+	t.Helper()
+	all := strings.Join(testenv.Texts(t), " ")
+	ids, err := m.Encode(t.Context(), all, false)
+	require.NoError(t, err)
+	for len(ids) < tokens {
+		ids = append(ids, ids...)
+	}
+	text, err := m.Decode(t.Context(), ids[:tokens])
+	require.NoError(t, err)
+	return text
+}
+
+// requireLittle checks that work holds no more than so many MiB at a time.
+func requireLittle(t *testing.T, mib int, work func()) {
+	t.Helper()
+	before := measure(t)
+	require.NoError(t, metal.ResetPeak())
+	work()
+	memory, err := metal.ReadMemory()
+	require.NoError(t, err)
+	peak := (memory.Peak - before.active) >> 20
+	t.Logf("at most %d MiB", peak)
+	require.LessOrEqual(t, peak, uint64(mib))
+}
+
+// In one pass the scores of 2,500 tokens alone would be 48 MiB in bfloat16, and as much again in each op on them.
+func TestLongTextsNeedLittleMemory(t *testing.T) {
+	const tokens, most = 2500, 70
+	causal := openWide(t, false, engine.NativeOptions{})
+	text := textOf(t, causal, tokens)
+	labels := engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt}
+	t.Run("classify", func(t *testing.T) {
+		requireLittle(t, most, func() {
+			results, err := causal.Classify(t.Context(), []string{text, "goal"}, labels)
+			require.NoError(t, err)
+			require.Len(t, results[0].Scores, len(longLabels))
+		})
+	})
+	t.Run("prefix", func(t *testing.T) {
+		o := labels
+		o.Prompt = text + "\n" + o.Prompt
+		requireLittle(t, most, func() {
+			_, err := causal.Classify(t.Context(), testenv.Texts(t)[:2], o)
+			require.NoError(t, err)
+		})
+		require.NoError(t, causal.do(t.Context(), causal.prefixes.free))
+	})
+	t.Run("embed", func(t *testing.T) {
+		requireLittle(t, most, func() {
+			_, err := causal.Embed(t.Context(), []string{text, "goal"}, engine.EmbedOptions{})
+			require.NoError(t, err)
+		})
+	})
+	t.Run("embed in both directions", func(t *testing.T) {
+		m := openWide(t, true, engine.NativeOptions{})
+		requireLittle(t, most, func() {
+			_, err := m.Embed(t.Context(), []string{text, "goal"}, engine.EmbedOptions{})
+			require.NoError(t, err)
+		})
+	})
+}
+
+// A text of more than a chunk can go both ways, and they agree.
+func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
+	const tokens = prefillChunk + 90
+	m := openWide(t, false, engine.NativeOptions{})
+	task, err := m.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt})
+	require.NoError(t, err)
+	row, err := task.row(t.Context(), 0, textOf(t, m, tokens))
+	require.NoError(t, err)
+	require.NotEmpty(t, row.prefix)
+	results := make([]engine.Classification, 1)
+	require.NoError(t, task.score(t.Context(), []scoreRow{row}, results))
+	got, err := task.scoreLong(t.Context(), row)
+	require.NoError(t, err)
+	for l, score := range results[0].Scores {
+		require.InDelta(t, score.Score, got[l], 0.1, score.Label)
+	}
+	for _, both := range []bool{false, true} {
+		m := openWide(t, both, engine.NativeOptions{})
+		for _, lastToken := range []bool{false, true} {
+			require.NoError(t, m.do(t.Context(), func() error { m.embedder.lastToken = lastToken; return nil }))
+			want := make([][]float32, 1)
+			require.NoError(t, m.do(t.Context(), func() error { return m.embedBatch([]scoreRow{{ids: row.ids}}, want) }))
+			var got []float32
+			if both {
+				err = m.job(t.Context(), func(s *metal.Scope) (err error) {
+					n := len(row.ids)
+					h := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows))
+					got, err = m.embedder.apply(s, h, []int{n}, n).Floats()
+					return err
+				})
+			} else {
+				got, err = m.embedLong(t.Context(), row.ids)
+			}
+			require.NoError(t, err)
+			require.Less(t, testenv.RelativeDifference(want[0], got), 0.05, "both directions: %v, last token: %v", both, lastToken)
+		}
+	}
+}
+
+// What is cut into chunks follows from a row alone, not from its company.
+func TestWhichRowsAreLong(t *testing.T) {
+	ids := func(n int) []int32 { return make([]int32, n) }
+	for _, c := range []struct {
+		prefix, tokens int
+		long           bool
+	}{{0, maxBatchTokens, false}, {0, maxBatchTokens + 1, true}, {100, maxBatchTokens - 99, true}, {30000, prefillChunk, false}, {30000, prefillChunk + 1, true}} {
+		require.Equal(t, c.long, isLong(c.prefix, c.tokens), "%v", c)
+	}
+	rows := []scoreRow{{index: 0, ids: ids(9)}, {index: 1, ids: ids(9000)}, {index: 2, ids: ids(10)}}
+	short, long := splitLong(rows)
+	require.Equal(t, []int{0, 2, 1}, []int{short[0].index, short[1].index, long[0].index})
+	// A long prefix is held once for each row, so that few rows go together.
+	many := slices.Repeat([]scoreRow{{prefix: ids(30000), ids: ids(5)}}, 64)
+	require.Equal(t, 1, batchSize(many))
+	require.Equal(t, 64, batchSize(slices.Repeat([]scoreRow{{prefix: ids(100), ids: ids(30)}}, 100)))
+}
+
+func TestALongPrefixIsThatOfOnePass(t *testing.T) {
+	m := openWide(t, false, engine.NativeOptions{})
+	ids := numbers(300, prefillChunk+90)
+	require.NoError(t, m.do(t.Context(), func() error {
+		whole, err := m.extendPrefix(&history{}, ids)
+		require.NoError(t, err)
+		chunked, err := m.prefillPrefix(t.Context(), ids)
+		require.NoError(t, err)
+		require.Equal(t, len(ids), chunked.length)
+		for i := range whole.keys {
+			want, err := whole.keys[i].Floats()
+			require.NoError(t, err)
+			got, err := chunked.keys[i].Floats()
+			require.NoError(t, err)
+			require.Less(t, testenv.RelativeDifference(want, got), 0.05, "layer %d", i)
+		}
+		require.NoError(t, whole.free())
+		return chunked.free()
+	}))
+}
+
+// Between two chunks others are served, and a call that is given up or whose model is closed ends; nothing stays.
+func TestLongTextsCanBeGivenUp(t *testing.T) {
+	m := openWide(t, false, engine.NativeOptions{})
+	text := textOf(t, m, maxBatchTokens+1)
+	options := engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt}
+	_, err := m.Classify(t.Context(), []string{"goal"}, options) // makes the prefix
+	require.NoError(t, err)
+	before := measure(t)
+	calls := map[string]func(context.Context) error{
+		"classify": func(ctx context.Context) error {
+			_, err := m.Classify(ctx, []string{text}, options)
+			return err
+		},
+		"embed": func(ctx context.Context) error {
+			_, err := m.Embed(ctx, []string{text}, engine.EmbedOptions{})
+			return err
+		},
+	}
+	underWay := func() {
+		for m.withScored(t) == 0 {
+		}
+	}
+	for name, call := range calls {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- call(ctx) }()
+		underWay()
+		ids, _ := collect(t, m, "Please", func(o *engine.GenerateOptions) { o.MaxTokens = 2 })
+		require.Len(t, ids, 2)
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled, name)
+		require.Equal(t, before, measure(t), name)
+	}
+	done := make(chan error)
+	go func() { done <- calls["classify"](t.Context()) }()
+	underWay()
+	require.NoError(t, m.Close())
+	require.ErrorIs(t, <-done, engine.ErrClosed)
+}
+
+// withScored is how many long texts are under way.
+func (m *Model) withScored(t *testing.T) (n int) {
+	require.NoError(t, m.do(t.Context(), func() error { n = len(m.scored); return nil }))
+	return n
+}
+
+func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
+	m := open(t)
+	task, err := m.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
+	require.NoError(t, err)
+	row, err := task.row(t.Context(), 0, "goal")
+	require.NoError(t, err)
+	for _, work := range []func() error{
+		func() error { _, err := task.scoreLong(t.Context(), row); return err },
+		func() error { _, err := m.embedLong(t.Context(), row.ids); return err },
+		func() error {
+			return m.job(t.Context(), func(s *metal.Scope) error {
+				n := len(row.ids)
+				_, err := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows)).Floats()
+				return err
+			})
+		},
+		func() error {
+			return m.do(t.Context(), func() error {
+				kv, err := m.prefillPrefix(t.Context(), row.prefix)
+				if err != nil {
+					return err
+				}
+				return kv.free()
+			})
+		},
+	} {
+		failEverywhere(t, 3, work)
+	}
+}
