@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // LoadModel loads the model in a folder of Hugging Face layout (config.json, *.safetensors,
@@ -41,8 +41,12 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
-		return nil, fmt.Errorf("not a model folder: %w", err)
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return nil, err
+	}
+	if from.GGUF != "" {
+		return loadGGUF(ctx, path, o)
 	}
 	switch o.engine {
 	case EngineNative:
@@ -90,6 +94,22 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 	}
 	return m, nil
 }
+
+// loadGGUF takes the native engine, which alone reads GGUF files.
+func loadGGUF(ctx context.Context, path string, o loadOptions) (*model, error) {
+	err := fmt.Errorf("%w; go-mlx convert %s --out DIR writes it as safetensors, which that engine reads", errGGUF, filepath.Base(path))
+	switch {
+	case len(o.pythonOnly) > 0:
+		return nil, &OptionError{Option: o.pythonOnly[0], Reason: err.Error()}
+	case o.engine == EngineNative:
+		return loadNative(ctx, path, o.native, "asked for")
+	case o.engine == EngineAuto:
+		return loadNative(ctx, path, o.native, "it reads GGUF files")
+	}
+	return nil, &OptionError{Option: "WithEngine", Reason: err.Error()}
+}
+
+var errGGUF = errors.New("the python engine does not read GGUF files")
 
 func loadPython(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
 	m, err := bridge.Load(ctx, path, o.bridge)

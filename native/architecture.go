@@ -8,6 +8,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // architecture is the forward pass of one family of models. To add a family, write one file with a
@@ -63,10 +64,14 @@ var architectures = map[string]constructor{
 	"qwen3":       newQwen3,
 }
 
-// Supported reports whether the engine has code for the model in a folder, and if not, why. It reads
-// config.json only.
-func Supported(dir string) error {
-	c, err := readConfig(dir)
+// Supported reports whether the engine has code for the model in a folder or a GGUF file, and if not, why. It reads
+// its config only.
+func Supported(path string) error {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return err
+	}
+	c, err := readConfig(from)
 	if err != nil {
 		return err
 	}

@@ -20,13 +20,15 @@ import (
 // by token.
 type Model struct {
 	info        engine.Info
+	source      *modelfiles.Source
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
 	eos         map[int32]bool
 	endToken    int32   // the tokenizer's own, or -1
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
-	template    *tokenizer.Template // nil: the model has none
+	template    *tokenizer.Template // nil: the model has none, or templateErr says why it cannot be read
+	templateErr error
 	marks       segment.Marks
 	marksErr    error // why text cannot be split into segments
 	options     engine.NativeOptions
@@ -62,33 +64,36 @@ type counters struct {
 	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
 }
 
-// Load opens the model in a folder. The context is looked at between reading steps.
-func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model, error) {
+// Load opens the model in a folder or a GGUF file. The context is looked at between reading steps.
+func Load(ctx context.Context, path string, options engine.NativeOptions) (*Model, error) {
 	if err := options.Validate(); err != nil {
 		return nil, err
 	}
 	if options.Batch == 0 {
 		options.Batch = defaultBatch
 	}
-	cfg, err := readConfig(dir)
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := readConfig(from)
 	if err != nil {
 		return nil, err
 	}
 	if err := cfg.supported(); err != nil {
 		return nil, err
 	}
-	m := &Model{options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
+	m := &Model{source: from, options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
 	for _, id := range cfg.eos {
 		m.eos[id] = true
 	}
-	if m.tokenizer, err = tokenizer.Load(dir); err != nil {
+	if m.tokenizer, err = tokenizer.Load(from); err != nil {
 		return nil, err
 	}
-	if m.template, err = tokenizer.LoadTemplate(dir); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
-		m.tokenizer.Close()
-		return nil, err
+	if m.template, err = tokenizer.LoadTemplate(from); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
+		m.templateErr = err // which costs chats and nothing else
 	}
-	if err := m.addTokenizerEOS(dir); err != nil {
+	if err := m.addTokenizerEOS(); err != nil {
 		m.closeText()
 		return nil, err
 	}
@@ -102,7 +107,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 	}
 	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
 	if options.PromptCache > 0 {
-		if m.fingerprint, err = fingerprint(dir, options.Adapter); err != nil {
+		if m.fingerprint, err = fingerprint(from, options.Adapter); err != nil {
 			m.closeText()
 			return nil, err
 		}
@@ -112,7 +117,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		return nil, err
 	}
 	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(dir, cfg) })
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(path, cfg) })
 	if err = errors.Join(err, loadErr); err != nil {
 		m.Close()
 		return nil, err
@@ -121,8 +126,8 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 }
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
-func (m *Model) addTokenizerEOS(dir string) error {
-	special, err := modelfiles.SpecialTokens(dir)
+func (m *Model) addTokenizerEOS() error {
+	special, err := m.source.SpecialTokens()
 	if err != nil {
 		return err
 	}
@@ -150,8 +155,8 @@ func (m *Model) opensReasoning(prompt []int32) bool {
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
-func (m *Model) loadWeights(dir string, cfg *config) error {
-	w, err := m.network.load(m, dir, cfg, m.options.Adapter)
+func (m *Model) loadWeights(path string, cfg *config) error {
+	w, err := m.network.load(m, m.source, cfg, m.options.Adapter)
 	if err != nil {
 		return err
 	}
@@ -161,13 +166,13 @@ func (m *Model) loadWeights(dir string, cfg *config) error {
 		return err
 	}
 	m.info = engine.Info{
-		Path: dir, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
+		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
 		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
 		ContextLength: cfg.context, DType: w.dtype(),
 		MLXVersion: version,
 	}
 	w.summary(&m.info)
-	if m.embedder, err = readEmbedder(dir, m.weights, m.shape.hiddenSize); err != nil {
+	if m.embedder, err = readEmbedder(m.source.Dir, m.weights, m.shape.hiddenSize); err != nil {
 		return err
 	}
 	if m.options.Draft != "" {
@@ -290,7 +295,10 @@ func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options
 
 // renderChat gives extras to the template by name.
 func (m *Model) renderChat(messages []engine.Message, extras map[string]any) (string, error) {
-	if m.template == nil {
+	switch {
+	case m.templateErr != nil:
+		return "", fmt.Errorf("%w that the native engine can read: %w; load the model with the python engine to chat", engine.ErrNoChatTemplate, m.templateErr)
+	case m.template == nil:
 		return "", engine.ErrNoChatTemplate
 	}
 	text, err := m.template.Render(messages, true, extras)

@@ -5,6 +5,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // network is weights with their forward pass. It belongs to the owner thread of its lease.
@@ -21,9 +22,14 @@ type network struct {
 }
 
 // load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
-func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weights, error) {
+func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter string) (_ *weights, err error) {
 	n.weights = n.lease.NewScope()
-	w, err := openWeights(dir, n.weights)
+	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
+	packed := m.options.Packed || n.lease.Device().Name == "gpu"
+	w, err := openWeights(from, n.weights, packed)
+	if w != nil && w.close != nil {
+		defer func() { err = errors.Join(err, w.close()) }()
+	}
 	if err != nil {
 		return nil, err
 	}

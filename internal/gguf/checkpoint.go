@@ -124,6 +124,12 @@ func partsOf(path string, h *Header) ([]string, error) {
 	return paths, nil
 }
 
+// LaterPart reports whether a file's name is that of the second or a later part of a split model.
+func LaterPart(path string) bool {
+	name := splitName.FindStringSubmatch(path)
+	return name != nil && name[2] != "00001"
+}
+
 // Close closes the files.
 func (c *Checkpoint) Close() error {
 	if c == nil {
