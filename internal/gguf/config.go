@@ -50,10 +50,14 @@ func (h *Header) tensor(name string) (Tensor, bool) {
 	return h.Tensors[i], true
 }
 
-// Config is the model's config.json as far as the file tells it.
-func (c *Checkpoint) Config() (map[string]any, error) {
+// Config is the model's config.json: what the file says, and what is assumed because files do not say it.
+func (c *Checkpoint) Config() (said, assumed map[string]any, err error) {
+	said, assumed = map[string]any{"model_type": c.arch.modelType}, map[string]any{}
+	return said, assumed, c.config(said, assumed)
+}
+
+func (c *Checkpoint) config(out, assumed map[string]any) error {
 	h := c.Header
-	out := map[string]any{"model_type": c.arch.modelType}
 	for name, key := range map[string]string{
 		"hidden_size": "embedding_length", "num_hidden_layers": "block_count", "intermediate_size": "feed_forward_length",
 		"num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
@@ -62,9 +66,9 @@ func (c *Checkpoint) Config() (map[string]any, error) {
 		if v, ok := h.arch(key); ok {
 			out[name] = v
 		} else if _, there := h.Metadata[h.Architecture()+"."+key]; there {
-			return nil, fmt.Errorf("%s.%s is %v: %w", h.Architecture(), key, h.Metadata[h.Architecture()+"."+key], ErrUnsupported)
+			return fmt.Errorf("%s.%s is %v: %w", h.Architecture(), key, h.Metadata[h.Architecture()+"."+key], ErrUnsupported)
 		} else if name != "num_key_value_heads" && name != "head_dim" {
-			return nil, fmt.Errorf("%w: the metadata has no %s.%s", ErrMalformed, h.Architecture(), key)
+			return fmt.Errorf("%w: the metadata has no %s.%s", ErrMalformed, h.Architecture(), key)
 		}
 	}
 	if out["num_key_value_heads"] == nil {
@@ -74,7 +78,7 @@ func (c *Checkpoint) Config() (map[string]any, error) {
 		out["head_dim"] = out["hidden_size"].(int) / heads
 	}
 	if experts, _ := h.arch("expert_count"); experts > 0 {
-		return nil, fmt.Errorf("a mixture of %d experts is %w in GGUF files: get the model's safetensors for the python engine", experts, ErrUnsupported)
+		return fmt.Errorf("a mixture of %d experts is %w in GGUF files: get the model's safetensors for the python engine", experts, ErrUnsupported)
 	}
 	if eps, ok := h.archFloat("attention.layer_norm_rms_epsilon"); ok {
 		out["rms_norm_eps"] = eps
@@ -90,21 +94,19 @@ func (c *Checkpoint) Config() (map[string]any, error) {
 	if bos, ok := h.tokenID("bos"); ok {
 		out["bos_token_id"] = bos
 	}
-	if err := c.arch.config(h, func(name string, value any) { out[name] = value }); err != nil {
-		return nil, err
+	if err := c.arch.config(h, out, assumed); err != nil {
+		return err
 	}
 	if c.arch.interleaved {
-		if err := c.putFactors(out); err != nil {
-			return nil, err
-		}
+		return c.putFactors(out)
 	}
-	return out, nil
+	return nil
 }
 
 // ropeConfig is what architectures without further settings have.
-func ropeConfig(h *Header, put func(string, any)) error {
+func ropeConfig(h *Header, said, _ map[string]any) error {
 	if base, ok := h.archFloat("rope.freq_base"); ok {
-		put("rope_theta", base)
+		said["rope_theta"] = base
 	}
 	head, _ := h.arch("attention.key_length")
 	if turned, ok := h.arch("rope.dimension_count"); ok && head != 0 && turned != head {
@@ -114,25 +116,24 @@ func ropeConfig(h *Header, put func(string, any)) error {
 	case "", "none":
 	case "linear":
 		factor, _ := h.archFloat("rope.scaling.factor")
-		put("rope_scaling", map[string]any{"rope_type": "linear", "factor": factor})
+		said["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": factor}
 	default:
 		return fmt.Errorf("scaling of position embeddings by %q: %w", kind, ErrUnsupported)
 	}
 	return nil
 }
 
-func gemma3Config(h *Header, put func(string, any)) error {
-	put("sliding_window_pattern", 6) // which files do not say, since all models have it
+func gemma3Config(h *Header, said, assumed map[string]any) error {
+	assumed["sliding_window_pattern"], assumed["rope_theta"] = 6, 1e6 // in all models
 	if pattern, ok := h.arch("attention.sliding_window_pattern"); ok && pattern > 0 {
-		put("sliding_window_pattern", pattern)
+		said["sliding_window_pattern"] = pattern
 	}
 	if window, ok := h.arch("attention.sliding_window"); ok {
-		put("sliding_window", window)
+		said["sliding_window"] = window
 	}
 	if base, ok := h.archFloat("rope.freq_base_swa"); ok {
-		put("rope_local_base_freq", base)
+		said["rope_local_base_freq"] = base
 	}
-	put("rope_theta", 1e6)
 	scalar, _ := h.arch("attention.key_length")
 	layers, _ := h.arch("block_count")
 	if heads, _ := h.arch("attention.head_count"); layers == 62 && heads > 0 { // the 27B model alone scales by the width of a head
@@ -140,20 +141,18 @@ func gemma3Config(h *Header, put func(string, any)) error {
 		scalar = width / heads
 	}
 	if scalar > 0 {
-		put("query_pre_attn_scalar", scalar)
+		assumed["query_pre_attn_scalar"] = scalar
 	}
 	if limit, ok := h.archFloat("final_logit_softcapping"); ok && limit != 0 {
 		return fmt.Errorf("final_logit_softcapping %v: %w", limit, ErrUnsupported)
 	}
-	return ropeConfig(h, put)
+	return ropeConfig(h, said, assumed)
 }
 
-func llamaConfig(h *Header, put func(string, any)) error {
-	_, bias := h.tensor("blk.0.attn_q.bias")
-	put("attention_bias", bias)
-	_, bias = h.tensor("blk.0.ffn_gate.bias")
-	put("mlp_bias", bias)
-	return ropeConfig(h, put)
+func llamaConfig(h *Header, said, assumed map[string]any) error {
+	_, said["attention_bias"] = h.tensor("blk.0.attn_q.bias")
+	_, said["mlp_bias"] = h.tensor("blk.0.ffn_gate.bias")
+	return ropeConfig(h, said, assumed)
 }
 
 // putFactors turns the factors of Llama 3.1's position embeddings back into the setting that they were computed from.

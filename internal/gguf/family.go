@@ -13,7 +13,7 @@ type family struct {
 	sandwich    bool // norms what a block puts out, too
 	normPlusOne bool // norms are kept with one added
 	interleaved bool // rotated pairs lie side by side
-	config      func(h *Header, put func(name string, value any)) error
+	config      func(h *Header, said, assumed map[string]any) error
 }
 
 // families are by general.architecture.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/gguf"
 )
 
@@ -77,7 +78,7 @@ func ggufIn(dir string) (string, error) {
 	for i, m := range models {
 		names[i] = filepath.Base(m)
 	}
-	return "", fmt.Errorf("%s holds %d .gguf files: name one of them: %s", dir, len(models), strings.Join(names, ", "))
+	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
 }
 
 // Header is the header of the GGUF file.
@@ -153,17 +154,18 @@ func (s *Source) config(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer c.Close()
-	own, err := c.Config()
+	said, assumed, err := c.Config()
 	if err != nil {
 		if beside != nil && !s.alone && errors.Is(err, gguf.ErrMalformed) {
 			return beside, nil // which was written for it
 		}
 		return nil, fmt.Errorf("%s: %w", s.GGUF, err)
 	}
-	if beside == nil || s.alone {
-		return json.Marshal(own)
-	}
 	var given map[string]any
+	if beside == nil || s.alone {
+		maps.Copy(assumed, said)
+		return json.Marshal(assumed)
+	}
 	if err := Unmarshal(beside, &given); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -174,8 +176,9 @@ func (s *Source) config(path string) ([]byte, error) {
 	if eos != nil {
 		given["eos_token_id"] = eos
 	}
-	maps.Copy(given, own)
-	return json.Marshal(given)
+	maps.Copy(assumed, given)
+	maps.Copy(assumed, said)
+	return json.Marshal(assumed)
 }
 
 // Bytes is about what loading will need.
