@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -93,8 +92,8 @@ func promptOf(args []string, stdin io.Reader) (string, error) {
 	if len(args) == 1 {
 		return args[0], nil
 	}
-	data, err := io.ReadAll(stdin)
-	return strings.TrimRight(string(data), "\n"), err
+	text, err := readText(stdin)
+	return strings.TrimRight(text, "\n"), err
 }
 
 func (r *generateRun) options() ([]mlx.GenerateOption, error) {
@@ -109,22 +108,22 @@ func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 	}
 	switch {
 	case r.schema != "":
-		data, err := os.ReadFile(r.schema)
+		data, err := readTextFile(r.schema)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		options = append(options, mlx.WithJSONSchema(data))
+		options = append(options, mlx.WithJSONSchema([]byte(data)))
 	case r.regex != "":
 		options = append(options, mlx.WithRegex(r.regex))
 	case len(r.choices) > 0:
 		options = append(options, mlx.WithChoices(r.choices...))
 	}
 	if r.tools != "" {
-		data, err := os.ReadFile(r.tools)
+		data, err := readTextFile(r.tools)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		options = append(options, mlx.WithTools(data))
+		options = append(options, mlx.WithTools([]byte(data)))
 	}
 	if r.templateArguments != "" {
 		var arguments map[string]any
