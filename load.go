@@ -78,6 +78,14 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 		return loadPython(ctx, path, o, "only the python engine has "+strings.Join(o.pythonOnly, " and "))
 	}
 	reason := nativeSupports(path)
+	if reason == nil && len(o.nativeOnly) == 0 {
+		// A chat template that only Python's Jinja reads is a reason for that engine, if it is there: without it only chats are lost.
+		if unread := nativeReadsTemplate(path); unread != nil {
+			if m, err := loadPython(ctx, path, o, "the native engine cannot read the chat template: "+unread.Error()); err == nil || ctx.Err() != nil {
+				return m, err
+			}
+		}
+	}
 	if reason == nil {
 		m, err := loadNative(ctx, path, o.native, "the native engine supports this architecture")
 		if err == nil || !errors.Is(err, ErrUnsupported) {

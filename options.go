@@ -253,6 +253,13 @@ func WithSegments() GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Segments = true }}
 }
 
+// WithPlainContent takes what spells a control token in messages and tools, such as <end_of_turn>, for the text that it is, so that
+// nobody whose text is part of a chat can end a turn or begin one. Use it for texts of others. Classify does so always; tokens that the
+// chat template itself writes keep their meaning.
+func WithPlainContent() GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.PlainContent = true }}
+}
+
 // WithTools gives tools, a JSON list, to the chat template.
 func WithTools(tools []byte) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Tools = tools }}

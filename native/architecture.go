@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // architecture is the forward pass of one family of models. To add a family, write one file with a
@@ -84,4 +86,21 @@ func (c *config) supported() error {
 	}
 	known := strings.Join(slices.Sorted(maps.Keys(architectures)), ", ")
 	return fmt.Errorf("model_type %q: %w (it has %s); use the python engine", c.modelType, engine.ErrUnsupported, known)
+}
+
+// ReadsTemplate reports whether the engine can read the model's chat template, and if not, why. A model without one has nothing to
+// read.
+func ReadsTemplate(path string) error {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return err
+	}
+	template, err := tokenizer.LoadTemplate(from)
+	if errors.Is(err, tokenizer.ErrNoTemplate) {
+		return nil
+	}
+	if err == nil {
+		template.Close()
+	}
+	return err
 }

@@ -133,9 +133,9 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	user := t.options.UserText(text)
 	if t.model.template == nil {
-		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user)}, nil)
+		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user), Plain: true}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: []engine.Message{{Role: "user", Content: user}}}, nil)
+	return t.model.encodePrompt(ctx, engine.Prompt{Messages: []engine.Message{{Role: "user", Content: user}}, Plain: true}, nil)
 }
 
 func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, error) {

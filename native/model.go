@@ -24,6 +24,8 @@ type Model struct {
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
 	eos         map[int32]bool
+	plain       *tokenizer.Guard
+	bos         string  // the text of the token that the tokenizer puts first; "" for none
 	endToken    int32   // the tokenizer's own, or -1
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
@@ -101,6 +103,10 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		_, ok := m.tokenizer.TokenID(token)
 		return ok
 	})
+	if m.plain, err = tokenizer.NewGuard(m.tokenizer, m.template.Source()); err != nil {
+		m.closeText()
+		return nil, err
+	}
 	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
 		m.closeText()
 		return nil, err
@@ -131,6 +137,7 @@ func (m *Model) addTokenizerEOS() error {
 	if err != nil {
 		return err
 	}
+	m.bos = special["bos_token"]
 	if m.endToken = -1; special["eos_token"] != "" {
 		if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
 			m.eos[id], m.endToken = true, id
@@ -283,48 +290,6 @@ func (m *Model) Encode(_ context.Context, text string, special bool) ([]int32, e
 func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
 	text, err := m.tokenizer.Decode(ids, true)
 	return text, m.explain(err)
-}
-
-// RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
-	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
-		return "", err
-	}
-	return m.renderChat(messages, templateExtras(options))
-}
-
-// renderChat gives extras to the template by name.
-func (m *Model) renderChat(messages []engine.Message, extras map[string]any) (string, error) {
-	switch {
-	case m.templateErr != nil:
-		return "", fmt.Errorf("%w that the native engine can read: %w; load the model with the python engine to chat", engine.ErrNoChatTemplate, m.templateErr)
-	case m.template == nil:
-		return "", engine.ErrNoChatTemplate
-	}
-	text, err := m.template.Render(messages, true, extras)
-	return text, m.explain(err)
-}
-
-// encodePrompt turns any form of prompt into ids and checks them.
-func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	ids := p.IDs
-	var err error
-	switch {
-	case len(p.Messages) > 0:
-		var text string
-		if text, err = m.renderChat(p.Messages, extras); err == nil {
-			ids, err = m.Encode(ctx, text, false) // the template writes <bos> itself
-		}
-	case p.Text != "":
-		ids, err = m.Encode(ctx, p.Text, true)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return ids, m.checkIDs(ids)
 }
 
 // checkCausal refuses what a model that attends in both directions cannot do.

@@ -61,6 +61,9 @@ type Prompt struct {
 	Text     string    // raw text; the tokenizer's special tokens are added
 	Messages []Message // a chat, rendered with the model's template
 	IDs      []int32   // token ids, taken as they are
+
+	// Plain takes what spells a control token in text and messages for text: nobody who writes a message can end its turn.
+	Plain bool
 }
 
 // FinishReason says why generation ended.

@@ -77,12 +77,7 @@ func (t *Tokenizer) Encode(text string, special bool) ([]int32, error) {
 	if C.gomlx_tokenizer_encode(t.t, stringPtr(text), C.size_t(len(text)), C.bool(special), &ids, &e) != 0 {
 		return nil, takeError(e)
 	}
-	defer C.gomlx_ids_free(ids)
-	out := make([]int32, int(ids.len))
-	for i, id := range unsafe.Slice((*uint32)(ids.data), int(ids.len)) {
-		out[i] = int32(id)
-	}
-	return out, nil
+	return takeIDs(ids), nil
 }
 
 // Decode returns the text of token ids; bytes that are not UTF-8 become U+FFFD. With skipSpecial,
