@@ -36,12 +36,14 @@ type classifyRun struct {
 func classifyCommand() *cobra.Command {
 	run := &classifyRun{}
 	cmd := &cobra.Command{
-		Use:   "classify --model DIR --labels FILE < sentences.txt",
+		Use:   "classify MODEL --labels FILE < sentences.txt",
 		Short: "Classify each line of standard input",
 		Long: `Classify each line of standard input. The labels file holds one label a line. For each line the
 label, its probability and its margin over the second best label are printed, and the text.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}

@@ -138,7 +138,7 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"huge text":      {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
 		"unknown flag":   {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
 		"no labels flag": {"", []string{"classify", "-m", model}, "required flag", true},
-		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown command", true},
+		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown argument", true},
 		"no command":     {"", []string{"what"}, "unknown command", true},
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
 		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -45,13 +46,19 @@ type generateRun struct {
 func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
-		Use:   "generate --model DIR [PROMPT]",
+		Use:   "generate MODEL [PROMPT]",
 		Short: "Continue a prompt, or answer it with --chat",
-		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read.",
-		Args:  cobra.MaximumNArgs(1),
+		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.seeded = cmd.Flags().Changed("seed")
-			prompt, err := promptOf(args, cmd.InOrStdin())
+			args, err := takeModel(&run.path, args)
+			if err != nil {
+				return err
+			}
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("unknown argument %q behind the prompt: put the prompt in quotes", args[1])}
+			}
+			prompt, err := promptOf(args, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -88,9 +95,12 @@ func generateCommand() *cobra.Command {
 	return cmd
 }
 
-func promptOf(args []string, stdin io.Reader) (string, error) {
+func promptOf(args []string, stdin io.Reader, stderr io.Writer) (string, error) {
 	if len(args) == 1 {
 		return args[0], nil
+	}
+	if f, ok := stdin.(*os.File); ok && isTerminal(f) {
+		fmt.Fprintln(stderr, "waiting for the prompt: type it, then Ctrl-D (or give it as an argument)")
 	}
 	text, err := readText(stdin)
 	return strings.TrimRight(text, "\n"), err

@@ -144,6 +144,7 @@ type Classification struct {
 // Info describes a loaded model.
 type Info struct {
 	Path          string
+	Source        string // what was found where, e.g. "safetensors in DIR"
 	Engine        string // "native" or "python"
 	Reason        string // why this engine was chosen
 	Architecture  string // model_type of config.json
