@@ -31,8 +31,8 @@ func pullCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull ORG/NAME[@REVISION][:FILE.gguf]",
 		Short: "Download a model from the Hugging Face hub",
-		Long: `Download a model into the cache that huggingface_hub and everything built on it share, and print its folder. A download that was cut
-off goes on where it stopped. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
+		Long: `Download a model into the cache that huggingface_hub and everything built on it share, and print its folder. A connection
+that is cut is taken up again where it ended; files that are there already are not fetched again. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			stderr := cmd.ErrOrStderr()

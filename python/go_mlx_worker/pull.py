@@ -4,18 +4,21 @@ Progress goes to stderr; the last line of stdout is a JSON object: {"path": ...}
 """
 
 import argparse
+import errno
 import fnmatch
 import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
-os.environ.pop("HF_HUB_OFFLINE", None)  # whoever runs this asked for a download
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(name, None)  # whoever runs this asked for a download
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP resumes, and works with every endpoint
 
-from huggingface_hub import HfApi, constants, snapshot_download  # noqa: E402
+from huggingface_hub import HfApi, constants, hf_hub_download  # noqa: E402
 from huggingface_hub.errors import (  # noqa: E402
     EntryNotFoundError,
     GatedRepoError,
@@ -29,6 +32,8 @@ from huggingface_hub.errors import (  # noqa: E402
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.gguf", "*.model", "*.tiktoken", "*.txt", "*.py", "*.md", "LICENSE*"]
 ORIGINALS = ["original/*", "metal/*", "onnx/*", "consolidated*"]
 ATTEMPTS = 5
+# What a cut connection loses at most: the library goes on behind the last whole chunk.
+constants.DOWNLOAD_CHUNK_SIZE = 256 << 10
 
 
 class Refused(Exception):
@@ -103,22 +108,26 @@ def pull(name, revision, file):
     names = wanted(info.siblings, file)
     folder = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--"))
     print(f"{name}: {len(names)} files, {check_space(info.siblings, names, folder) / 1e6:.1f} MB to fetch", file=sys.stderr)
-    for attempt in range(ATTEMPTS):
-        try:
-            path = Path(snapshot_download(name, revision=revision, allow_patterns=[_literal(n) for n in names], max_workers=4))
-            break
-        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
-            raise
-        except Exception as e:  # a cut connection: what came is kept, the next attempt goes on behind it
-            if attempt == ATTEMPTS - 1:
-                raise
-            print(f"{type(e).__name__}: {e}; trying again", file=sys.stderr)
+    paths = [Path(fetch(name, revision, n)) for n in names]
+    path = paths[0].parents[len(Path(names[0]).parts) - 1]
     check_hashes(info.siblings, names, path)
     return {"path": str(path / file) if file else str(path), "commit": info.sha}
 
 
-def _literal(name):
-    return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+def fetch(name, revision, file):
+    """The library goes on by itself where a connection was cut, a few times; then the file begins anew."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return hf_hub_download(name, file, revision=revision)
+        except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except (TypeError, AttributeError, LookupError, NameError):
+            raise  # a mistake here or in the library, and no trouble of the network
+        except Exception as e:
+            if attempt == ATTEMPTS - 1 or isinstance(e, OSError) and e.errno == errno.ENOSPC:
+                raise
+            print(f"{file}: {type(e).__name__}; trying again", file=sys.stderr)
+            time.sleep(0.1 * attempt)
 
 
 def explain(e, name):
@@ -129,6 +138,8 @@ def explain(e, name):
         return "missing", f"{name} has no such revision"
     if isinstance(e, (RepositoryNotFoundError, EntryNotFoundError)) and not isinstance(e, LocalEntryNotFoundError):
         return "missing", f"there is no model {name}, or it is private: check the name, or {login}"
+    if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+        return "space", "the disk is full: make room, or set HF_HOME to another disk"
     if isinstance(e, HfHubHTTPError) and e.response is not None and e.response.status_code in (401, 403):
         return "gated", f"the hub refuses {name} ({e.response.status_code}): {login}"
     return "failed", f"{type(e).__name__}: {e}"
