@@ -171,6 +171,9 @@ func (c *Checkpoint) arrange(packed bool) error {
 		}
 		name := c.arch.name(t.Name)
 		p := part{source: t, heads: c.arch.rotated(c.Header, t.Name)}
+		if rows := t.rows(p.heads); p.heads > 0 && rows%(2*p.heads) != 0 {
+			return fmt.Errorf("%w: tensor %q has %d rows for %d heads", ErrMalformed, t.Name, rows, p.heads)
+		}
 		if c.arch.normPlusOne && strings.HasSuffix(t.Name, "norm.weight") {
 			p.minus = 1
 		}
@@ -305,6 +308,20 @@ func (c *Checkpoint) WriteTo(w io.Writer) (int64, error) {
 	return written, err
 }
 
+// rows is how many rows a tensor has; a vector is one, or has a value for each row of a matrix with heads.
+func (t Tensor) rows(heads int) int {
+	n := len(t.Shape)
+	switch {
+	case n == 0:
+		return 1
+	case n == 1 && heads > 0:
+		return t.Shape[0]
+	case t.Shape[n-1] == 0:
+		return 0
+	}
+	return int(t.Elements()) / t.Shape[n-1]
+}
+
 // bytesAtATime is how much of a file is in memory while it is converted, for each processor.
 const bytesAtATime = 1 << 20
 
@@ -314,17 +331,10 @@ func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 	if !ok || int64(len(out)) != c.Virtual[name].Bytes() {
 		return fmt.Errorf("tensor %q is not there in %d bytes", name, len(out))
 	}
-	rows, columns := 0, 1
-	if n := len(p.source.Shape); n > 0 {
-		columns = p.source.Shape[n-1]
-	}
-	if columns == 0 || len(out) == 0 {
+	rows := p.source.rows(p.heads)
+	if rows == 0 || len(out) == 0 {
 		return nil
 	}
-	if p.heads > 0 && len(p.source.Shape) == 1 { // a bias has a value for each row
-		columns = 1
-	}
-	rows = int(p.source.Elements()) / columns
 	inRow := int(p.source.Bytes()) / rows
 	outRow := len(out) / rows
 	step := max(1, bytesAtATime/max(inRow, 1))

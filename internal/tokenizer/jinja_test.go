@@ -41,7 +41,7 @@ var sources = []string{
 	"{{ 'x' | center(5) }}|{{ 'xy' | center(7) }}|", "{{ x | replace('a', 'b', 1) }}{{ 'aaa' | replace('a', 'b') }}", "{{ 'hello wORLD-wide (web)' | title }}{{ 'hELLO' | capitalize }}", "{{ '3' | int + 1 }}{{ 'x' | int }}{{ 'x' | int(5) }}{{ 3.9 | int }}{{ '2.5' | float }}{{ 'y' | float }}",
 	"{{ l | map('string') | join('+') }}{{ messages | map(attribute='role') | list }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "{{ messages | rejectattr('role', 'eq', 'user') | map(attribute='content') | first }}",
 	"{{ l | first }}{{ l | last }}{{ l | length }}{{ l | sum }}{{ l | max }}{{ l | reverse | list }}{{ [3, 1, 2] | sort }}{{ [1, 1, 2] | unique | list }}", "{{ missing | default('d') }}{{ '' | default('e', true) }}", "{{ '  a  ' | trim }}|{{ 'a\nb' | indent(2) }}|{{ 'a\nb' | indent(2, true) }}",
-	"{{ messages | join(',', attribute='role') }}", "{{ 'A' | lower }}{{ 'a' | upper }}{{ 2.567 | round(1) }}{{ -2 | abs }}", "{{ l | batch(2) | list }}", "{{ x | list }}",
+	"{{ l | trim }}{{ none | upper }}{{ d | trim('{}') }}", "{{ messages | join(',', attribute='role') }}", "{{ 'A' | lower }}{{ 'a' | upper }}{{ 2.567 | round(1) }}{{ -2 | abs }}", "{{ l | batch(2) | list }}", "{{ x | list }}",
 	// Statements.
 	"{% set ns = namespace(found=false, n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if m.role == 'assistant' %}{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }}{{ ns.n }}",
 	"{% macro show(m, end='.') %}{{ m.role }}{{ end }}{% endmacro %}{% for m in messages %}{{ show(m) }}{{ show(m, end='!') }}{% endfor %}", "{% for m in messages %}{{ loop.index0 }}{{ loop.last }}{{ loop.previtem.role if loop.previtem is defined }}{% endfor %}",

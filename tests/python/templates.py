@@ -9,7 +9,8 @@ out = []
 for source, messages, more in json.load(sys.stdin):
     try:
         template = _compile_jinja_template(source)
-        out.append(template.render(messages=messages, add_generation_prompt=False, bos_token="<s>", **(more or {})))
+        context = {"add_generation_prompt": False, "bos_token": "<s>", **(more or {})}
+        out.append(template.render(messages=messages, **context))
     except Exception as e:
         out.append(f"error: {type(e).__name__}: {e}")
 json.dump(out, sys.stdout)

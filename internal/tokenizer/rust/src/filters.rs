@@ -23,6 +23,8 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_filter("title", |v: Value| title(&pytext::str(&v)));
     env.add_filter("upper", |v: Value| pytext::str(&v).to_uppercase());
     env.add_filter("lower", |v: Value| pytext::str(&v).to_lowercase());
+    env.add_filter("trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
+    env.add_filter("capitalize", |v: Value| capitalize(&pytext::str(&v)));
     env.add_filter("wordcount", |v: Value| word_count(&pytext::str(&v)));
     env.add_filter("truncate", truncate);
     env.add_filter("center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
@@ -103,6 +105,19 @@ fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Err
         parts.push(pytext::str(&item));
     }
     Ok(parts.join(&sep))
+}
+
+fn trim(s: &str, chars: Option<&str>) -> String {
+    match chars {
+        Some(set) => s.trim_matches(|c| set.contains(c)).to_owned(),
+        None => s.trim_matches(pymethods::space).to_owned(),
+    }
+}
+
+fn capitalize(s: &str) -> String {
+    let mut chars = s.chars();
+    let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+    first + &chars.as_str().to_lowercase()
 }
 
 /// Jinja's own: a capital after white space and some punctuation.

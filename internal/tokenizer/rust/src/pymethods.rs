@@ -30,7 +30,7 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 /// Python's white space: Unicode's, and four separators.
-fn space(c: char) -> bool {
+pub fn space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
