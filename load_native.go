@@ -14,6 +14,9 @@ var _ engine.Engine = (*native.Model)(nil)
 // nativeSupports returns nil or why the native engine cannot run the model.
 func nativeSupports(path string) error { return native.Supported(path) }
 
+// nativeReadsTemplate returns nil or why the native engine cannot read the model's chat template.
+func nativeReadsTemplate(path string) error { return native.ReadsTemplate(path) }
+
 func loadNative(ctx context.Context, path string, o engine.NativeOptions, reason string) (*model, error) {
 	m, err := native.Load(ctx, path, o)
 	if err != nil {

@@ -15,6 +15,8 @@ func nativeSupports(string) error {
 	return fmt.Errorf("this program was built without the native engine: %w", ErrUnsupported)
 }
 
+func nativeReadsTemplate(string) error { return nil }
+
 func loadNative(_ context.Context, path string, _ engine.NativeOptions, _ string) (*model, error) {
 	return nil, nativeSupports(path)
 }

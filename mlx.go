@@ -140,6 +140,7 @@ type Tokenizer interface {
 type model struct {
 	engine engine.Engine
 	reason string  // why this engine was chosen
+	source string  // what was found where
 	shadow *shadow // nil without
 }
 
@@ -194,7 +195,7 @@ func (t tokens) RenderChat(ctx context.Context, messages []Message, options ...G
 
 func (m *model) Info() ModelInfo {
 	info := m.engine.Info()
-	info.Reason = m.reason
+	info.Reason, info.Source = m.reason, m.source
 	return info
 }
 

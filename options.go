@@ -93,6 +93,13 @@ func WithMemoryBudget(bytes int64) LoadOption {
 	return nativeOption("WithMemoryBudget", func(o *loadOptions) { o.native.MemoryBudget = bytes })
 }
 
+// WithPackedWeights keeps the weights of a GGUF file packed also where plain ones are computed with much faster, which is on a CPU: less
+// memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, F16), as is done on
+// GPUs anyway.
+func WithPackedWeights() LoadOption {
+	return nativeOption("WithPackedWeights", func(o *loadOptions) { o.native.Packed = true })
+}
+
 // WithExact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them. Without it
 // small steps of a layer run together in kernels of this package where there are such, on NVIDIA GPUs:
 // faster, but sums inside a norm or an attention are made in another order, which may show in the last bit.
@@ -244,6 +251,13 @@ func WithXTC(probability, threshold float32) GenerateOption {
 // there.
 func WithSegments() GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Segments = true }}
+}
+
+// WithPlainContent takes what spells a control token in messages and tools, such as <end_of_turn>, for the text that it is, so that
+// nobody whose text is part of a chat can end a turn or begin one. Use it for texts of others. Classify does so always; tokens that the
+// chat template itself writes keep their meaning.
+func WithPlainContent() GenerateOption {
+	return GenerateOption{func(o *engine.GenerateOptions) { o.PlainContent = true }}
 }
 
 // WithTools gives tools, a JSON list, to the chat template.

@@ -135,6 +135,7 @@ type generateRequest struct {
 	Text string `msgpack:"text,omitempty"`
 	// Chats travel as JSON, which keeps the order of keys in tools and arguments.
 	Messages          string      `msgpack:"messages,omitempty"`
+	Plain             bool        `msgpack:"plain,omitempty"` // messages hold no control tokens
 	IDs               []int32     `msgpack:"ids,omitempty"`
 	Tools             string      `msgpack:"tools,omitempty"`
 	TemplateArguments string      `msgpack:"template_arguments,omitempty"`

@@ -134,7 +134,7 @@ func generateFrame(prompt engine.Prompt, o engine.GenerateOptions) (*generateReq
 	}
 	return &generateRequest{
 		head: head{Type: "generate"},
-		Text: prompt.Text, Messages: messages, IDs: prompt.IDs,
+		Text: prompt.Text, Messages: messages, IDs: prompt.IDs, Plain: o.PlainContent && len(prompt.Messages) > 0,
 		Tools: string(o.Tools), TemplateArguments: arguments,
 		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
 		XTCProbability: o.XTCProbability, XTCThreshold: o.XTCThreshold,

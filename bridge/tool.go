@@ -31,6 +31,9 @@ func NewTool(python string) (*Tool, error) {
 	return &Tool{interpreter: interpreter, env: environment(source, false)}, nil
 }
 
+// AddEnv gives Python more environment variables, as NAME=VALUE.
+func (t *Tool) AddEnv(entries ...string) { t.env = append(t.env, entries...) }
+
 // toolStderr is how much of a failed tool's stderr comes with the error.
 const toolStderr = 4 << 10
 

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +9,8 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // architecture is a model's forward pass: a decoder, or in tests something around one. To add a family, write one file that
@@ -71,10 +74,14 @@ var architectures = map[string]constructor{
 	"qwen3":       newQwen3,
 }
 
-// Supported reports whether the engine has code for the model in a folder, and if not, why. It reads
-// config.json only.
-func Supported(dir string) error {
-	c, err := readConfig(dir)
+// Supported reports whether the engine has code for the model in a folder or a GGUF file, and if not, why. It reads
+// its config only.
+func Supported(path string) error {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return err
+	}
+	c, err := readConfig(from)
 	if err != nil {
 		return err
 	}
@@ -87,4 +94,21 @@ func (c *config) supported() error {
 	}
 	known := strings.Join(slices.Sorted(maps.Keys(architectures)), ", ")
 	return fmt.Errorf("model_type %q: %w (it has %s); use the python engine", c.modelType, engine.ErrUnsupported, known)
+}
+
+// ReadsTemplate reports whether the engine can read the model's chat template, and if not, why. A model without one has nothing to
+// read.
+func ReadsTemplate(path string) error {
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return err
+	}
+	template, err := tokenizer.LoadTemplate(from)
+	if errors.Is(err, tokenizer.ErrNoTemplate) {
+		return nil
+	}
+	if err == nil {
+		template.Close()
+	}
+	return err
 }

@@ -164,9 +164,9 @@ func (t *labelTask) allLabels() []int {
 func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	user := t.options.UserText(text)
 	if t.model.template == nil {
-		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user)}, nil)
+		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user), Plain: true}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(user)}, nil)
+	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(user), Plain: true}, nil)
 }
 
 // render is the prompt of a text as the chat template writes it; "" without one.

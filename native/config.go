@@ -10,6 +10,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // config is config.json: the raw text, from which each architecture reads its own struct, and what all
@@ -24,11 +25,14 @@ type config struct {
 // multimodal maps the model type of a checkpoint with several parts to that of its text part.
 var multimodal = map[string]string{"gemma3": "gemma3_text"}
 
-func readConfig(dir string) (*config, error) {
-	path := filepath.Join(dir, "config.json")
-	data, err := os.ReadFile(path)
+func readConfig(from *modelfiles.Source) (*config, error) {
+	const path = "config.json"
+	data, err := from.Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("not a model folder: %w", err)
+		return nil, fmt.Errorf("%s: %w", from.Dir, err)
+	}
+	if data, err = modelfiles.CleanConfig(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(from.Dir, path), err)
 	}
 	var top struct {
 		ModelType  string          `json:"model_type"`
@@ -56,25 +60,20 @@ func readConfig(dir string) (*config, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	c.context = shared.Context
-	return c, c.readGenerationConfig(dir)
+	c.readGenerationConfig(from)
+	return c, nil
 }
 
-// readGenerationConfig prefers the end tokens of generation_config.json, as mlx-lm does.
-func (c *config) readGenerationConfig(dir string) error {
+// readGenerationConfig prefers the end tokens of generation_config.json, as mlx-lm does; which also passes over a file that it
+// cannot read.
+func (c *config) readGenerationConfig(from *modelfiles.Source) {
 	var generation struct {
 		EOS tokenList `json:"eos_token_id"`
 	}
-	err := readJSON(filepath.Join(dir, "generation_config.json"), &generation)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if len(generation.EOS) > 0 {
+	data, err := from.Read("generation_config.json")
+	if err == nil && modelfiles.Unmarshal(data, &generation) == nil && len(generation.EOS) > 0 {
 		c.eos = generation.EOS
 	}
-	return nil
 }
 
 // readJSON reads a file into a value.
@@ -83,7 +82,7 @@ func readJSON(path string, into any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, into); err != nil {
+	if err := modelfiles.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil

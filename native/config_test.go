@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -39,7 +41,9 @@ func TestEndTokensOfConfigs(t *testing.T) {
 			if c.generation != "" {
 				write("generation_config.json", `"a": 1`, c.generation)
 			}
-			cfg, err := readConfig(dir)
+			source, err := modelfiles.Find(dir)
+			require.NoError(t, err)
+			cfg, err := readConfig(source)
 			require.NoError(t, err)
 			require.Equal(t, c.want, []int32(cfg.eos))
 		})
@@ -50,7 +54,9 @@ func TestEndTokensThatAreNoneAreRefused(t *testing.T) {
 	for _, value := range []any{"1", 1.5, map[string]any{}, []any{"x"}, true} {
 		dir := testenv.CopyModel(t)
 		editConfig(t, dir, func(c map[string]any) { c["eos_token_id"] = value })
-		_, err := readConfig(dir)
+		source, err := modelfiles.Find(dir)
+		require.NoError(t, err)
+		_, err = readConfig(source)
 		require.ErrorContains(t, err, "config.json", "%v", value)
 	}
 }

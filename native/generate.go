@@ -53,6 +53,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err := m.checkSupported(options); err != nil {
 		return err
 	}
+	prompt.Plain = options.PlainContent && len(prompt.Messages) > 0
 	ids, err := m.encodePrompt(ctx, prompt, templateExtras(options))
 	if err != nil {
 		return err

@@ -44,7 +44,6 @@ func newLlama(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkvBias, cfg.outBias = cfg.AttentionBias, cfg.AttentionBias
-	cfg.RopeTraditional = cfg.RopeTraditional || w.gguf // whose rotated pairs are neighbours in this family
 	for _, kind := range cfg.LayerTypes {
 		if kind != "full_attention" {
 			return nil, fmt.Errorf("config.json: layer type %q: %w", kind, engine.ErrUnsupported)

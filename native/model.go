@@ -20,13 +20,17 @@ import (
 // by token.
 type Model struct {
 	info        engine.Info
+	source      *modelfiles.Source
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
 	eos         map[int32]bool
+	plain       *tokenizer.Guard
+	bos         string  // the text of the token that the tokenizer puts first; "" for none
 	endToken    int32   // the tokenizer's own, or -1
 	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	tokenizer   *tokenizer.Tokenizer
-	template    *tokenizer.Template // nil: the model has none
+	template    *tokenizer.Template // nil: the model has none, or templateErr says why it cannot be read
+	templateErr error
 	marks       segment.Marks
 	marksErr    error // why text cannot be split into segments
 	options     engine.NativeOptions
@@ -63,34 +67,37 @@ type counters struct {
 	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
 }
 
-// Load opens the model in a folder. The context is looked at between reading steps; if it ends, whatever was read by then
-// is given back.
-func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model, error) {
+// Load opens the model in a folder or a GGUF file. The context is looked at between reading steps; if it ends, whatever was
+// read by then is given back.
+func Load(ctx context.Context, path string, options engine.NativeOptions) (*Model, error) {
 	if err := options.Validate(); err != nil {
 		return nil, err
 	}
 	if options.Batch == 0 {
 		options.Batch = defaultBatch
 	}
-	cfg, err := readConfig(dir)
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := readConfig(from)
 	if err != nil {
 		return nil, err
 	}
 	if err := cfg.supported(); err != nil {
 		return nil, err
 	}
-	m := &Model{options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
+	m := &Model{source: from, options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
 	for _, id := range cfg.eos {
 		m.eos[id] = true
 	}
-	if m.tokenizer, err = tokenizer.Load(dir); err != nil {
+	if m.tokenizer, err = tokenizer.Load(from); err != nil {
 		return nil, err
 	}
-	if m.template, err = tokenizer.LoadTemplate(dir); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
-		m.tokenizer.Close()
-		return nil, err
+	if m.template, err = tokenizer.LoadTemplate(from); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
+		m.templateErr = err // which costs chats and nothing else
 	}
-	if err := m.addTokenizerEOS(dir); err != nil {
+	if err := m.addTokenizerEOS(); err != nil {
 		m.closeText()
 		return nil, err
 	}
@@ -98,13 +105,17 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		_, ok := m.tokenizer.TokenID(token)
 		return ok
 	})
+	if m.plain, err = tokenizer.NewGuard(m.tokenizer, m.template.Source()); err != nil {
+		m.closeText()
+		return nil, err
+	}
 	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
 		m.closeText()
 		return nil, err
 	}
 	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
 	if options.PromptCache > 0 {
-		if m.fingerprint, err = fingerprint(dir, options.Adapter); err != nil {
+		if m.fingerprint, err = fingerprint(from, options.Adapter); err != nil {
 			m.closeText()
 			return nil, err
 		}
@@ -114,7 +125,7 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 		return nil, err
 	}
 	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, dir, cfg) })
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg) })
 	if err = errors.Join(err, loadErr); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -122,11 +133,12 @@ func Load(ctx context.Context, dir string, options engine.NativeOptions) (*Model
 }
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
-func (m *Model) addTokenizerEOS(dir string) error {
-	special, err := modelfiles.SpecialTokens(dir)
+func (m *Model) addTokenizerEOS() error {
+	special, err := m.source.SpecialTokens()
 	if err != nil {
 		return err
 	}
+	m.bos = special["bos_token"]
 	if m.endToken = -1; special["eos_token"] != "" {
 		if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
 			m.eos[id], m.endToken = true, id
@@ -151,8 +163,8 @@ func (m *Model) opensReasoning(prompt []int32) bool {
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
-func (m *Model) loadWeights(ctx context.Context, dir string, cfg *config) error {
-	w, err := m.network.load(m, dir, cfg, m.options.Adapter)
+func (m *Model) loadWeights(ctx context.Context, path string, cfg *config) error {
+	w, err := m.network.load(m, m.source, cfg, m.options.Adapter)
 	if err != nil {
 		return err
 	}
@@ -165,13 +177,13 @@ func (m *Model) loadWeights(ctx context.Context, dir string, cfg *config) error 
 		return err
 	}
 	m.info = engine.Info{
-		Path: dir, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
+		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
 		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
 		ContextLength: cfg.context, DType: w.dtype(),
 		MLXVersion: version,
 	}
 	w.summary(&m.info)
-	if m.embedder, err = readEmbedder(dir, m.weights, m.shape.hiddenSize); err != nil {
+	if m.embedder, err = readEmbedder(m.source.Dir, m.weights, m.shape.hiddenSize); err != nil {
 		return err
 	}
 	if m.options.Draft != "" {
@@ -294,45 +306,6 @@ func (m *Model) Encode(_ context.Context, text string, special bool) ([]int32, e
 func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
 	text, err := m.tokenizer.Decode(ids, true)
 	return text, m.explain(err)
-}
-
-// RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
-	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
-		return "", err
-	}
-	return m.renderChat(messages, templateExtras(options))
-}
-
-// renderChat gives extras to the template by name.
-func (m *Model) renderChat(messages []engine.Message, extras map[string]any) (string, error) {
-	if m.template == nil {
-		return "", engine.ErrNoChatTemplate
-	}
-	text, err := m.template.Render(messages, true, extras)
-	return text, m.explain(err)
-}
-
-// encodePrompt turns any form of prompt into ids and checks them.
-func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
-	if err := p.Validate(); err != nil {
-		return nil, err
-	}
-	ids := p.IDs
-	var err error
-	switch {
-	case len(p.Messages) > 0:
-		var text string
-		if text, err = m.renderChat(p.Messages, extras); err == nil {
-			ids, err = m.Encode(ctx, text, false) // the template writes <bos> itself
-		}
-	case p.Text != "":
-		ids, err = m.Encode(ctx, p.Text, true)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return ids, m.checkIDs(ids)
 }
 
 // checkCausal refuses what a model that attends in both directions cannot do.

@@ -5,6 +5,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // network is weights with their forward pass. It belongs to the owner thread of its lease.
@@ -22,9 +23,23 @@ type network struct {
 }
 
 // load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
-func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weights, error) {
+func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter string) (_ *weights, err error) {
 	n.weights = n.lease.NewScope()
-	w, err := openWeights(dir, n.weights)
+	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
+	kernels := !m.options.Exact && n.lease.Device().Name == "cpu"
+	if kernels {
+		if _, err := metal.CPULevel(); err != nil {
+			return nil, err
+		}
+	}
+	packed := m.options.Packed || n.lease.Device().Name == "gpu" || kernels
+	w, err := openWeights(from, n.weights, packed, kernels)
+	if w != nil {
+		defer w.closeFiles()
+	}
+	if w != nil && w.close != nil {
+		defer func() { err = errors.Join(err, w.close()) }()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +50,6 @@ func (n *network) load(m *Model, dir string, cfg *config, adapter string) (*weig
 	if err != nil {
 		return nil, err
 	}
-	w.kernels = !m.options.Exact && n.lease.Device().Name == "cpu"
 	w.fuse = capability >= fused.MinCapability && !m.options.Exact && adapter == ""
 	// What a constructor returns beside an error still holds something.
 	if n.arch, err = architectures[cfg.modelType](cfg, w, n.lease); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -148,14 +149,14 @@ const fingerprintSamples = 64
 
 // fingerprint tells models apart: a hash of the config and of samples of the weights. Reading all weights
 // would take as long as loading them.
-func fingerprint(dir, adapter string) (string, error) {
+func fingerprint(from *modelfiles.Source, adapter string) (string, error) {
 	hash := sha256.New()
-	config, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	config, err := from.Read("config.json")
 	if err != nil {
 		return "", err
 	}
 	hash.Write(config)
-	files, err := weightFiles(dir)
+	files, err := weightFiles(from)
 	if err != nil {
 		return "", err
 	}

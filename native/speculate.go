@@ -5,12 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -49,18 +48,22 @@ func (d *drafting) free() error {
 
 // loadDraft reads the draft model.
 func (m *Model) loadDraft() error {
-	cfg, err := readConfig(m.options.Draft)
+	from, err := modelfiles.Find(m.options.Draft)
+	if err != nil {
+		return err
+	}
+	cfg, err := readConfig(from)
 	if err != nil {
 		return err
 	}
 	if err := cfg.supported(); err != nil {
 		return err
 	}
-	if err := m.sameTokens(m.options.Draft); err != nil {
+	if err := m.sameTokens(from); err != nil {
 		return err
 	}
 	m.draft = &network{lease: m.lease}
-	w, err := m.draft.load(m, m.options.Draft, cfg, "")
+	w, err := m.draft.load(m, from, cfg, "")
 	if err != nil {
 		return err
 	}
@@ -73,14 +76,14 @@ func (m *Model) loadDraft() error {
 
 // sameTokens compares the tokenizer of a folder with the model's: the files, and where these differ the ids of a text of
 // many kinds of characters.
-func (m *Model) sameTokens(dir string) error {
+func (m *Model) sameTokens(from *modelfiles.Source) error {
 	const name = "tokenizer.json"
-	if own, err := os.ReadFile(filepath.Join(m.info.Path, name)); err == nil {
-		if other, err := os.ReadFile(filepath.Join(dir, name)); err == nil && bytes.Equal(own, other) {
+	if own, err := m.source.Read(name); err == nil {
+		if other, err := from.Read(name); err == nil && bytes.Equal(own, other) {
 			return nil
 		}
 	}
-	other, err := tokenizer.Load(dir)
+	other, err := tokenizer.Load(from)
 	if err != nil {
 		return err
 	}

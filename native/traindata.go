@@ -2,6 +2,7 @@ package native
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,11 +43,15 @@ func (m *Model) readExamples(path string, maskPrompt bool, longest int) ([]examp
 	lines.Buffer(nil, 64<<20)
 	var out []example
 	for n := 1; lines.Scan(); n++ {
-		if len(lines.Bytes()) == 0 {
+		data := lines.Bytes()
+		if n == 1 {
+			data = bytes.TrimPrefix(data, []byte("\ufeff"))
+		}
+		if len(data) == 0 {
 			continue
 		}
 		var line trainLine
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+		if err := json.Unmarshal(data, &line); err != nil {
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
 		}
 		e, err := m.encodeExample(line, maskPrompt)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -22,9 +21,9 @@ type weights struct {
 	scope   *metal.Scope // owns every array of the model
 	headers map[string]safetensors.Tensor
 	arrays  map[string]*metal.Array
-	prefix  string // in front of every name, e.g. "language_model."
-	bare    bool   // names lack "model.", as in folders of embedding models
-	gguf    bool   // from a GGUF file
+	prefix  string             // in front of every name, e.g. "language_model."
+	bare    bool               // names lack "model.", as in folders of embedding models
+	gguf    *metal.VirtualFile // the weights are in a GGUF file; nil for safetensors
 	used    map[string]bool
 	ignored map[string]bool
 	problems
@@ -33,8 +32,10 @@ type weights struct {
 	derived  []*metal.Array // computed from tensors when these are read
 	spent    []*metal.Array // not needed once derived is computed
 	joins    []join
-	fuse     bool // join what layers compute together, for the CUDA kernels
-	kernels  bool // compute with the CPU kernels
+	close    func() error // of the file that tensors are read from; nil for MLX's own
+	fuse     bool         // join what layers compute together, for the CUDA kernels
+	kernels  bool         // compute with the CPU kernels
+	files    []*weightFile
 }
 
 type problems []string
@@ -45,34 +46,30 @@ func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf
 const embeddingName = "model.embed_tokens.weight"
 
 // weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.
-func weightFiles(dir string) ([]string, error) {
-	files, err := modelfiles.Files(dir, "model*.safetensors")
-	if err != nil || len(files) > 0 {
-		return files, err
+func weightFiles(from *modelfiles.Source) ([]string, error) {
+	if from.GGUF != "" {
+		return []string{from.GGUF}, nil
 	}
-	file, err := ggufFile(dir)
-	if file == "" {
-		return nil, err
-	}
-	return []string{file}, nil
+	return modelfiles.Files(from.Dir, "model*.safetensors")
 }
 
-// openWeights checks the files of a checkpoint and opens them; nothing is read yet.
-func openWeights(dir string, scope *metal.Scope) (*weights, error) {
-	files, err := weightFiles(dir)
+// openWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
+// gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
+func openWeights(from *modelfiles.Source, scope *metal.Scope, packed, kernels bool) (*weights, error) {
+	files, err := weightFiles(from)
 	if err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, &engine.CheckpointError{Path: dir, Problems: []string{"no model*.safetensors and no .gguf file"}}
+		return nil, &engine.CheckpointError{Path: from.Dir, Problems: []string{"no model*.safetensors and no .gguf file"}}
 	}
 	w := &weights{
-		dir: dir, scope: scope,
+		dir: from.Dir, scope: scope, kernels: kernels,
 		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
 		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{}, linears: linears{},
 	}
-	if filepath.Ext(files[0]) == ".gguf" {
-		return w, w.readGGUF(files[0])
+	if from.GGUF != "" {
+		return w, w.openGGUF(from, packed)
 	}
 	for _, file := range files {
 		header, err := safetensors.ReadFile(file)
@@ -88,9 +85,24 @@ func openWeights(dir string, scope *metal.Scope) (*weights, error) {
 		}
 	}
 	for _, file := range files {
-		maps.Copy(w.arrays, scope.LoadSafetensors(file))
+		if !w.kernels || !w.openFile(file) {
+			maps.Copy(w.arrays, scope.LoadSafetensors(file))
+		}
 	}
 	return w, scope.Err()
+}
+
+// openGGUF takes the tensors of a GGUF file, which are converted while MLX reads them. The caller closes it.
+func (w *weights) openGGUF(from *modelfiles.Source, packed bool) error {
+	c, err := from.OpenGGUF(packed)
+	if err != nil {
+		return err
+	}
+	w.close = c.Close
+	w.headers = c.Virtual
+	w.gguf = metal.NewVirtualFile(from.GGUF, c, c.Size())
+	w.arrays = w.scope.LoadVirtual(w.gguf)
+	return w.scope.Err()
 }
 
 // bytes is the size of all tensors.
@@ -139,7 +151,7 @@ func (w *weights) ignore(name string) { w.ignored[w.key(name)] = true }
 // norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *weights) norm(name string, size int, offset float64) *metal.Array {
 	a := w.tensor(name+".weight", size)
-	if a == nil || offset == 0 || w.gguf { // which holds the sum
+	if a == nil || offset == 0 {
 		return a
 	}
 	scalar := w.scope.Scalar(offset, a.DType())
@@ -229,7 +241,7 @@ func (w *weights) finish() error {
 		slices.Sort(w.problems)
 		return &engine.CheckpointError{Path: w.dir, Problems: w.problems}
 	}
-	if err := w.readJoins(); err != nil {
+	if err := errors.Join(w.readFiles(), w.readJoins()); err != nil {
 		return err
 	}
 	arrays := w.derived
@@ -242,6 +254,9 @@ func (w *weights) finish() error {
 		return err
 	}
 	var errs []error
+	if w.gguf != nil {
+		errs = append(errs, w.gguf.Err())
+	}
 	for _, a := range w.spent {
 		errs = append(errs, w.scope.Keep(a).Free())
 	}

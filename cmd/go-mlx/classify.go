@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -37,12 +36,14 @@ type classifyRun struct {
 func classifyCommand() *cobra.Command {
 	run := &classifyRun{}
 	cmd := &cobra.Command{
-		Use:   "classify --model DIR --labels FILE < sentences.txt",
+		Use:   "classify MODEL --labels FILE < sentences.txt",
 		Short: "Classify each line of standard input",
 		Long: `Classify each line of standard input. The labels file holds one label a line. For each line the
 label, its probability and its margin over the second best label are printed, and the text.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -127,89 +128,6 @@ func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string,
 		return mlx.Calibration{}, err
 	}
 	return mlx.Calibrate(ctx, m, labelled, labels, options...)
-}
-
-// readLines are a file's lines that are not empty.
-func readLines(path string) ([]string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var lines []string
-	for line := range strings.Lines(string(data)) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return lines, nil
-}
-
-// line is one input line with a text.
-type line struct {
-	number int
-	label  string // with --labelled
-	text   string
-}
-
-func texts(batch []line) []string {
-	out := make([]string, len(batch))
-	for i, l := range batch {
-		out[i] = l.text
-	}
-	return out
-}
-
-// lineReader reads lines, leaving out empty ones.
-type lineReader struct {
-	scanner  *bufio.Scanner
-	number   int
-	labelled bool
-}
-
-// eachBatch hands the input's lines to do, as many at a time as make good batches.
-func eachBatch(in io.Reader, labelled bool, do func(batch []line) error) error {
-	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: labelled}
-	lines.scanner.Buffer(nil, maxLine)
-	for {
-		batch, err := lines.next(classifyBatch)
-		if err != nil || len(batch) == 0 {
-			return err
-		}
-		if err := do(batch); err != nil {
-			return err
-		}
-	}
-}
-
-// inLines says which lines an error is about.
-func inLines(batch []line, err error) error {
-	return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
-}
-
-// next returns at most n lines, none at the end of the input.
-func (r *lineReader) next(n int) ([]line, error) {
-	var batch []line
-	for len(batch) < n && r.scanner.Scan() {
-		r.number++
-		l := line{number: r.number, text: strings.TrimRight(r.scanner.Text(), "\r")}
-		if strings.TrimSpace(l.text) == "" {
-			continue
-		}
-		if !utf8.ValidString(l.text) {
-			return nil, fmt.Errorf("line %d: %w", l.number, mlx.ErrInvalidUTF8)
-		}
-		if r.labelled {
-			var found bool
-			if l.label, l.text, found = strings.Cut(l.text, "\t"); !found {
-				return nil, fmt.Errorf("line %d: no tab between label and text", l.number)
-			}
-		}
-		batch = append(batch, l)
-	}
-	if err := r.scanner.Err(); err != nil {
-		return nil, fmt.Errorf("line %d: %w", r.number+1, err)
-	}
-	return batch, nil
 }
 
 type classifyPrinter struct {

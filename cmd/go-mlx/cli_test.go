@@ -138,12 +138,12 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"huge text":      {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
 		"unknown flag":   {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
 		"no labels flag": {"", []string{"classify", "-m", model}, "required flag", true},
-		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown command", true},
+		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown argument", true},
 		"no command":     {"", []string{"what"}, "unknown command", true},
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
 		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
 		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
-		"native option":  {"", []string{"info", "-m", model, "-e", "native", "--workers", "2"}, "option WithWorkers", false},
+		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "option WithWorkers", false},
 	} {
 		_, _, err := run(t, c.stdin, c.args...)
 		require.ErrorContains(t, err, c.want, name)
@@ -175,4 +175,49 @@ func TestGenerateFollowsAGrammar(t *testing.T) {
 	}
 	_, _, err := run(t, "", "generate", "-q", "-m", testenv.Model(t), "--regex", "a", "--choice", "b", "x")
 	require.Error(t, err)
+}
+
+// Editors on Windows put a byte order mark in front of a text. It is no part of the first label, text or anything else.
+func TestAByteOrderMarkIsNoText(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte("\ufeff"+text), 0o644))
+		return path
+	}
+	marked := write("labels.txt", "sport\r\nfood\r\n")
+	const input = "\ufeffsport\tThe goalkeeper saved a penalty\n"
+	out, errOut, err := run(t, input, "classify", "-m", testenv.Model(t), "-l", marked, "--labelled", "--json", "--scores")
+	require.NoError(t, err)
+	require.NotContains(t, out, "\ufeff")
+	require.Contains(t, out, `"label":"sport"`)
+	require.Contains(t, errOut, "accuracy 100.0% (1 of 1)")
+
+	labelled := write("labelled.tsv", "sport\tThe goalkeeper saved a penalty\nfood\tBake the cake\n")
+	_, errOut, err = run(t, "x\n", "classify", "-m", testenv.Model(t), "-l", marked, "--calibrate", labelled)
+	require.NoError(t, err)
+	require.Contains(t, errOut, "calibrated on 2 texts")
+
+	schema := write("schema.json", `{"enum": ["red"]}`)
+	out, _, err = run(t, "\ufeffThe colour is", "generate", "-q", "-m", testenv.Model(t), "--json-schema", schema)
+	require.NoError(t, err)
+	require.Equal(t, `"red"`, strings.TrimSpace(out))
+}
+
+func TestWhatStandsBeforeABadLineIsAnswered(t *testing.T) {
+	for name, bad := range map[string]string{"UTF-8": "\xff\n", "length": strings.Repeat("x", maxLine+1), "no tab": "sport\n"} {
+		args := []string{"classify", "-q", "-m", testenv.Model(t), "-l", labels()}
+		good := "The goalkeeper saved a penalty\n"
+		if name == "no tab" {
+			args, good = append(args, "--labelled"), "sport\t"+good
+		}
+		out, _, err := run(t, good+good+bad+good, args...)
+		require.ErrorContains(t, err, "line 3", name)
+		require.Equal(t, 2, strings.Count(out, "goalkeeper"), name)
+	}
+	bad := filepath.Join(t.TempDir(), "labels")
+	require.NoError(t, os.WriteFile(bad, []byte("sport\nfoo\xffd\n"), 0o644))
+	_, _, err := run(t, "x\n", "classify", "-m", testenv.Model(t), "-l", bad)
+	require.ErrorContains(t, err, "line 2")
+	require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
 }

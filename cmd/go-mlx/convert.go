@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 type convertRun struct {
+	model                       string
 	out, adapter, dtype, python string
 	bits, groupSize             int
 	dequantize, trust, quiet    bool
@@ -25,13 +29,17 @@ func convertCommand() *cobra.Command {
 		Use:   "convert MODEL --out DIR",
 		Short: "Quantise or dequantise a model, or merge a LoRA adapter into it",
 		Long: `Write a model to another folder by way of mlx-lm: quantised with --bits, dequantised with --dequantize, in another type with
---dtype, or with the adapter of --adapter merged into its weights.`,
-		Args: cobra.ExactArgs(1),
+--dtype, or with the adapter of --adapter merged into its weights. A GGUF file becomes a folder with safetensors, which every program
+for MLX reads; without further flags its quantised weights are written in bfloat16.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run.run(cmd.Context(), args[0], cmd.ErrOrStderr())
+			if err := onlyModel(&run.model, args); err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), run.model, cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
+	addModelFlag(cmd, &run.model)
 	flags.StringVar(&run.out, "out", "", "folder to write, which must not exist (required)")
 	flags.IntVar(&run.bits, "bits", 0, "quantise: 2, 3, 4, 5, 6 or 8")
 	flags.IntVar(&run.groupSize, "group-size", 64, "weights that share a scale, with --bits")
@@ -78,15 +86,34 @@ func (r *convertRun) arguments(model string) ([]string, error) {
 }
 
 func (r *convertRun) run(ctx context.Context, model string, stderr io.Writer) error {
-	args, err := r.arguments(model)
-	if err != nil {
-		return usageError{err}
-	}
 	if _, err := os.Stat(r.out); err == nil {
 		return fmt.Errorf("%s exists already", r.out)
 	}
-	if _, err := os.Stat(model); err != nil {
-		return err // mlx-lm would take it for a name on the hub
+	model, err := mlx.Locate(model) // or mlx-lm would take what does not exist for a name on the hub
+	if err != nil {
+		return err
+	}
+	from, err := modelfiles.Find(model)
+	if err != nil {
+		return err
+	}
+	if from.GGUF != "" {
+		if r.bits == 0 && r.dtype == "" && r.adapter == "" {
+			return from.Export(r.out)
+		}
+		temp, err := os.MkdirTemp("", "go-mlx-convert-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(temp)
+		model = filepath.Join(temp, "model")
+		if err := from.Export(model); err != nil {
+			return err
+		}
+	}
+	args, err := r.arguments(model)
+	if err != nil {
+		return usageError{err}
 	}
 	tool, err := bridge.NewTool(r.python)
 	if err != nil {

@@ -20,11 +20,13 @@ type embedRun struct {
 func embedCommand() *cobra.Command {
 	run := &embedRun{}
 	cmd := &cobra.Command{
-		Use:   "embed --model DIR < TEXTS",
+		Use:   "embed MODEL < TEXTS",
 		Short: "Print a vector for each line of standard input",
 		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty. Native engine only.",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}

@@ -46,13 +46,19 @@ type generateRun struct {
 func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
-		Use:   "generate --model DIR [PROMPT]",
+		Use:   "generate MODEL [PROMPT]",
 		Short: "Continue a prompt, or answer it with --chat",
-		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read.",
-		Args:  cobra.MaximumNArgs(1),
+		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.seeded = cmd.Flags().Changed("seed")
-			prompt, err := promptOf(args, cmd.InOrStdin())
+			args, err := takeModel(&run.path, args)
+			if err != nil {
+				return err
+			}
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("unknown argument %q behind the prompt: put the prompt in quotes", args[1])}
+			}
+			prompt, err := promptOf(args, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -89,12 +95,15 @@ func generateCommand() *cobra.Command {
 	return cmd
 }
 
-func promptOf(args []string, stdin io.Reader) (string, error) {
+func promptOf(args []string, stdin io.Reader, stderr io.Writer) (string, error) {
 	if len(args) == 1 {
 		return args[0], nil
 	}
-	data, err := io.ReadAll(stdin)
-	return strings.TrimRight(string(data), "\n"), err
+	if f, ok := stdin.(*os.File); ok && isTerminal(f) {
+		fmt.Fprintln(stderr, "waiting for the prompt: type it, then Ctrl-D (or give it as an argument)")
+	}
+	text, err := readText(stdin)
+	return strings.TrimRight(text, "\n"), err
 }
 
 func (r *generateRun) options() ([]mlx.GenerateOption, error) {
@@ -109,22 +118,22 @@ func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 	}
 	switch {
 	case r.schema != "":
-		data, err := os.ReadFile(r.schema)
+		data, err := readTextFile(r.schema)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		options = append(options, mlx.WithJSONSchema(data))
+		options = append(options, mlx.WithJSONSchema([]byte(data)))
 	case r.regex != "":
 		options = append(options, mlx.WithRegex(r.regex))
 	case len(r.choices) > 0:
 		options = append(options, mlx.WithChoices(r.choices...))
 	}
 	if r.tools != "" {
-		data, err := os.ReadFile(r.tools)
+		data, err := readTextFile(r.tools)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		options = append(options, mlx.WithTools(data))
+		options = append(options, mlx.WithTools([]byte(data)))
 	}
 	if r.templateArguments != "" {
 		var arguments map[string]any

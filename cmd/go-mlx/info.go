@@ -5,33 +5,37 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
 )
 
 func infoCommand() *cobra.Command {
-	var flags modelFlags
+	var path string
+	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "info --model DIR",
-		Short: "Load a model and describe it",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			flags.quiet = true
-			m, err := flags.load(cmd.Context(), cmd.ErrOrStderr())
+		Use:   "info MODEL",
+		Short: "Describe a model without loading it",
+		Long:  "Describe a model, a folder, a .gguf file or a name ORG/NAME, by its config and the headers of its weight files. Nothing is loaded.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := onlyModel(&path, args); err != nil {
+				return err
+			}
+			i, err := mlx.Inspect(path)
 			if err != nil {
 				return err
 			}
-			defer m.Close()
-			metrics, err := m.Metrics(cmd.Context())
-			if err != nil {
-				return err
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), i)
 			}
-			i := m.Info()
+			template := "none: it can generate and classify, but not chat"
+			if i.ChatTemplate {
+				template = "yes"
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, row := range [][2]string{
-				{"path", i.Path},
+				{"source", i.Source},
 				{"engine", fmt.Sprintf("%s (%s)", i.Engine, i.Reason)},
 				{"architecture", i.Architecture},
-				{"device", i.Device},
-				{"MLX", i.MLXVersion},
 				{"layers", fmt.Sprint(i.Layers)},
 				{"hidden size", fmt.Sprint(i.HiddenSize)},
 				{"vocabulary", fmt.Sprint(i.VocabSize)},
@@ -40,14 +44,15 @@ func infoCommand() *cobra.Command {
 				{"quantization", orNone(i.Quantization)},
 				{"parameters", fmt.Sprintf("%.2f M", float64(i.Parameters)/1e6)},
 				{"weights", fmt.Sprintf("%.2f MB", float64(i.WeightBytes)/1e6)},
-				{"MLX active", fmt.Sprintf("%.2f MB", float64(metrics.ActiveBytes)/1e6)},
+				{"chat template", template},
 			} {
 				fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
 			}
 			return w.Flush()
 		},
 	}
-	flags.add(cmd)
+	addModelFlag(cmd, &path)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -101,9 +102,36 @@ type modelFlags struct {
 
 func (f *modelFlags) add(cmd *cobra.Command) {
 	f.loadFlags.add(cmd)
-	cmd.Flags().StringVarP(&f.path, "model", "m", "", "model folder (required)")
-	_ = cmd.MarkFlagRequired("model")
+	addModelFlag(cmd, &f.path)
 }
+
+// addModelFlag adds --model, in whose place a command's first argument may stand.
+func addModelFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVarP(path, "model", "m", "", "model: a folder, a .gguf file or a name ORG/NAME; or the first argument")
+}
+
+// takeModel takes the model from the arguments where --model does not name it.
+func takeModel(path *string, args []string) (rest []string, err error) {
+	if *path != "" {
+		return args, nil
+	}
+	if len(args) == 0 {
+		return nil, usageError{errors.New("required flag(s) \"model\" not set: name a model, as MODEL or with --model: a folder, a .gguf file or ORG/NAME")}
+	}
+	*path = args[0]
+	return args[1:], nil
+}
+
+// onlyModel is takeModel for commands without further arguments.
+func onlyModel(path *string, args []string) error {
+	rest, err := takeModel(path, args)
+	if err == nil && len(rest) > 0 {
+		err = usageError{fmt.Errorf("unknown argument %q behind the model", rest[0])}
+	}
+	return err
+}
+
+func (f *modelFlags) only(args []string) error { return onlyModel(&f.path, args) }
 
 // load loads the model and says on stderr which engine runs it, and why.
 func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -34,6 +33,7 @@ var parityPrompts = []string{
 }
 
 type parityRun struct {
+	model                                string
 	python, prompts, labels, html, check string
 	trust, exact, json, quiet            bool
 	options                              parity.Options
@@ -47,12 +47,15 @@ func parityCommand() *cobra.Command {
 		Long: `Compare the native engine with mlx-lm on one model: token ids, the chat template, every layer's states, logits, chosen
 tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers part, the first op that differs
 is named. The exit status is 1 if the engines differ by more than the tolerance.`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if err := onlyModel(&run.model, args); err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
+	addModelFlag(cmd, &run.model)
 	flags.StringVar(&run.prompts, "prompts", "", "file with one prompt a line")
 	flags.StringVarP(&run.labels, "labels", "l", "", "file with labels: compare classifications of the prompts too")
 	flags.IntVarP(&run.options.Tokens, "max-tokens", "n", 32, "tokens to generate for each prompt")
@@ -72,7 +75,7 @@ is named. The exit status is 1 if the engines differ by more than the tolerance.
 var errDiffer = errors.New("the engines differ")
 
 func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Writer) error {
-	dir, err := filepath.Abs(model)
+	dir, err := mlx.Locate(model)
 	if err != nil {
 		return err
 	}

@@ -5,17 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 type probeRun struct {
+	model                string
 	python               string
 	trust, json, noSmoke bool
 }
@@ -28,12 +28,15 @@ func probeCommand() *cobra.Command {
 		Long: `Read a model's config.json and the headers of its weight files, and say which file of mlx-lm serves it, which tensors are missing
 or too many, how much memory it needs, whether the native engine has it, and if not, what a port would need. Then generate one
 token in a worker of its own. The exit status is 1 if no engine can run the model.`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run.run(cmd.Context(), args[0], cmd.OutOrStdout())
+			if err := onlyModel(&run.model, args); err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), run.model, cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
+	addModelFlag(cmd, &run.model)
 	flags.StringVar(&run.python, "python", "", "Python interpreter with mlx-lm")
 	flags.BoolVar(&run.trust, "trust-remote-code", false, "let Python code in the model folder run")
 	flags.BoolVar(&run.json, "json", false, "print one JSON object")
@@ -52,12 +55,16 @@ type probeResult struct {
 var errNoEngine = errors.New("no engine runs this model")
 
 func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) error {
-	dir, err := filepath.Abs(model)
+	dir, err := mlx.Locate(model)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "config.json")); err != nil {
-		return fmt.Errorf("not a model folder: %w", err)
+	from, err := modelfiles.Find(dir)
+	if err != nil {
+		return err
+	}
+	if from.GGUF != "" {
+		return r.probeGGUF(ctx, from, stdout)
 	}
 	tool, err := bridge.NewTool(r.python)
 	if err != nil {
@@ -73,7 +80,7 @@ func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) erro
 	}
 	if !r.noSmoke && probe.Supported {
 		result.Smoke = "passed"
-		if err := r.smoke(ctx, dir); err != nil {
+		if err := r.smoke(ctx, dir, r.pythonOptions()...); err != nil {
 			result.Smoke = err.Error()
 		}
 	}
@@ -91,8 +98,44 @@ func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) erro
 	return nil
 }
 
-// smoke generates one token in a worker that is ended again.
-func (r *probeRun) smoke(ctx context.Context, dir string) (err error) {
+// probeGGUF looks at a file that only the native engine reads.
+func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdout io.Writer) error {
+	h, err := from.Header()
+	if err != nil {
+		return err
+	}
+	result := probeResult{
+		Probe:  &bridge.Probe{ModelType: h.Architecture(), Reason: "mlx-lm does not read GGUF files", WeightBytes: from.Bytes()},
+		Native: "supported", Smoke: "skipped",
+	}
+	if err := mlx.NativeSupport(from.GGUF); err != nil {
+		result.Native = err.Error()
+	} else if !r.noSmoke {
+		result.Smoke = "passed"
+		if err := r.smoke(ctx, from.GGUF, mlx.WithEngine(mlx.EngineNative)); err != nil {
+			result.Smoke = err.Error()
+		}
+	}
+	if r.json {
+		err = printJSON(stdout, result)
+	} else {
+		w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+		for _, row := range [][2]string{
+			{"model type", result.ModelType}, {"native engine", result.Native}, {"mlx-lm", result.Reason}, {"smoke test", result.Smoke},
+			{"matrices", h.Types()}, {"weights", fmt.Sprintf("%.2f MB", float64(result.WeightBytes)/1e6)},
+		} {
+			fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
+		}
+		err = w.Flush()
+	}
+	if err == nil && (result.Native != "supported" || result.Smoke != "passed" && !r.noSmoke) {
+		return errNoEngine
+	}
+	return err
+}
+
+// pythonOptions are those of a worker.
+func (r *probeRun) pythonOptions() []mlx.LoadOption {
 	options := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython)}
 	if r.python != "" {
 		options = append(options, mlx.WithPython(r.python))
@@ -100,6 +143,11 @@ func (r *probeRun) smoke(ctx context.Context, dir string) (err error) {
 	if r.trust {
 		options = append(options, mlx.WithTrustRemoteCode())
 	}
+	return options
+}
+
+// smoke generates one token with a model that is closed again.
+func (r *probeRun) smoke(ctx context.Context, dir string, options ...mlx.LoadOption) (err error) {
 	m, err := mlx.LoadModelContext(ctx, dir, options...)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 )
 
 type trainRun struct {
+	model string
 	mlx.TrainOptions
 	engine, python, plot string
 	quiet                bool
@@ -31,12 +32,15 @@ func trainCommand() *cobra.Command {
 		Long: `Train a LoRA adapter on DIR/train.jsonl, with DIR/valid.jsonl for validation. Lines are {"text": ...}, {"prompt": ...,
 "completion": ...} or {"messages": [...]}, as in mlx-lm. The adapter serves both engines (--adapter). Every line of the log that
 is printed is also written to training_log.jsonl in the output folder.`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if err := onlyModel(&run.model, args); err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
+	addModelFlag(cmd, &run.model)
 	flags.StringVar(&run.Data, "data", "", "folder with train.jsonl and valid.jsonl (required)")
 	flags.StringVar(&run.Out, "out", "", "folder of the adapter (required)")
 	flags.StringVarP(&run.engine, "engine", "e", "native", "native, or python for mlx-lm's own tuner")
@@ -69,6 +73,9 @@ is printed is also written to training_log.jsonl in the output folder.`,
 }
 
 func (r *trainRun) run(ctx context.Context, model string, stdout, stderr io.Writer) (err error) {
+	if model, err = mlx.Locate(model); err != nil {
+		return err
+	}
 	if err := r.TrainOptions.Validate(); err != nil {
 		return usageError{err}
 	}

@@ -68,12 +68,16 @@ GOMLX_API int gomlx_scores(mlx_array* out, mlx_array x, const gomlx_linear* laye
 // x - log(sum(exp(x))) over the last axis of float32 x.
 GOMLX_API int gomlx_log_softmax(mlx_array* out, mlx_array x, mlx_stream s);
 
-// A file in memory. It must not be made shorter while arrays of it live.
-typedef struct gomlx_mapping gomlx_mapping;
-GOMLX_API int gomlx_map_file(gomlx_mapping** out, const char* path);
-// An array of the file's bytes from offset on, aligned for dtype. The file stays mapped for as long as such arrays live.
-GOMLX_API int gomlx_map_array(mlx_array* out, const gomlx_mapping* file, size_t offset, const int* shape, int ndim, mlx_dtype dtype);
-GOMLX_API void gomlx_map_release(gomlx_mapping* file);
+// A file of weights, of which arrays are made before it is read. Reading puts bytes straight to where the arrays have them. The
+// memory lives as long as arrays of it do.
+typedef struct gomlx_file gomlx_file;
+GOMLX_API int gomlx_file_open(gomlx_file** out, const char* path);
+// The array of the bytes from offset on, aligned for dtype.
+GOMLX_API int gomlx_file_array(mlx_array* out, const gomlx_file* file, size_t offset, const int* shape, int ndim, mlx_dtype dtype);
+GOMLX_API int gomlx_file_read(gomlx_file* file, const size_t* offsets, const size_t* lengths, size_t n);
+GOMLX_API void gomlx_file_close(gomlx_file* file);
+// Bytes read from files, in the whole process, that arrays still hold. MLX's own account does not have them.
+GOMLX_API size_t gomlx_file_bytes(void);
 
 #ifdef __cplusplus
 }

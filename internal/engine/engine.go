@@ -61,6 +61,9 @@ type Prompt struct {
 	Text     string    // raw text; the tokenizer's special tokens are added
 	Messages []Message // a chat, rendered with the model's template
 	IDs      []int32   // token ids, taken as they are
+
+	// Plain takes what spells a control token in text and messages for text: nobody who writes a message can end its turn.
+	Plain bool
 }
 
 // FinishReason says why generation ended.
@@ -141,6 +144,7 @@ type Classification struct {
 // Info describes a loaded model.
 type Info struct {
 	Path          string
+	Source        string // what was found where, e.g. "safetensors in DIR"
 	Engine        string // "native" or "python"
 	Reason        string // why this engine was chosen
 	Architecture  string // model_type of config.json

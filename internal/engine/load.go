@@ -10,6 +10,7 @@ type NativeOptions struct {
 	Adapter      string // folder of a LoRA adapter; "" for none
 	Draft        string // folder of a model that proposes tokens; "" for none
 	MemoryBudget int64  // bytes of MLX memory, weights included; 0 for no limit
+	Packed       bool   // hold GGUF's types packed on a CPU too
 }
 
 // Validate checks the options.

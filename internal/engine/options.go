@@ -31,6 +31,7 @@ type GenerateOptions struct {
 	IgnoreEOS         bool // the model's own end tokens do not end the stream
 	LogProbs          bool
 	TopLogProbs       int  // implies LogProbs
+	PlainContent      bool // texts of messages never become control tokens: see Prompt.Plain
 	Segments          bool // split text into reasoning, tool calls and the rest
 
 	Tools             json.RawMessage // a JSON list, given to the chat template as "tools"

@@ -1,5 +1,5 @@
-// Package gguf checks GGUF files before MLX reads them: the library that MLX uses trusts what a file says of
-// itself, and a truncated one would be read beyond its end.
+// Package gguf reads GGUF files: their metadata and tensors, as the checkpoint that they stand for. A file is checked against
+// its size before anything is made of it, since it may be cut off, broken or hostile.
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 package gguf
@@ -10,57 +10,83 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"os"
 )
 
-// ErrMalformed is wrapped by every error about a file's contents.
+// ErrMalformed is wrapped by every error about a file that breaks the format.
 var ErrMalformed = errors.New("malformed GGUF file")
 
 const (
 	maxCount  = 1 << 20 // of tensors and of metadata entries
-	maxString = 1 << 20
-	alignment = 32 // of the data, unless the metadata says otherwise
+	maxString = 1 << 24 // a whole tokenizer.json may be one
+	alignment = 32      // of the data, unless the metadata says otherwise
 )
-
-// layouts are the types of tensors: how many values a block has, and how many bytes.
-var layouts = map[uint32]struct{ values, bytes uint64 }{
-	0: {1, 4}, 1: {1, 2}, 2: {32, 18}, 3: {32, 20}, 6: {32, 22}, 7: {32, 24}, 8: {32, 34}, 9: {32, 36},
-	10: {256, 84}, 11: {256, 110}, 12: {256, 144}, 13: {256, 176}, 14: {256, 210}, 15: {256, 292},
-	24: {1, 1}, 25: {1, 2}, 26: {1, 4}, 27: {1, 8}, 28: {1, 8}, 30: {1, 2},
-}
 
 // sizes are the bytes of metadata values of fixed size, by type.
 var sizes = map[uint32]int64{0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 const (
-	typeUint32 = 4
 	typeString = 8
 	typeArray  = 9
 )
 
-// CheckFile reads the header of a file and checks it against the file's size.
-func CheckFile(path string) error {
+// Tensor is an entry of the header.
+type Tensor struct {
+	Name   string
+	Shape  []int // outermost axis first, as everywhere but in GGUF itself
+	Type   Type
+	Offset int64 // in the file
+	File   int   // which part of a split model holds it, from 0
+}
+
+// Elements is the number of values.
+func (t Tensor) Elements() int64 {
+	n := int64(1)
+	for _, d := range t.Shape {
+		n *= int64(d)
+	}
+	return n
+}
+
+// Bytes is the length of the data.
+func (t Tensor) Bytes() int64 {
+	l := layouts[t.Type]
+	return t.Elements() / int64(l.values) * int64(l.bytes)
+}
+
+// Header is what stands before the data.
+type Header struct {
+	// Metadata has int64, uint64 (only those beyond int64), float64, bool and string, and slices of them.
+	Metadata map[string]any
+	Tensors  []Tensor
+}
+
+// ReadHeader reads the header of a file and checks it against the file's size.
+func ReadHeader(path string) (*Header, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	stat, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := Check(f, stat.Size()); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	h, err := Parse(f, stat.Size())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return nil
+	return h, nil
 }
 
 // reader latches the first error and counts bytes.
 type reader struct {
-	r   *bufio.Reader
-	at  int64
-	err error
+	r    *bufio.Reader
+	at   int64
+	size int64
+	err  error
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -69,21 +95,41 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-func read[T uint32 | uint64](r *reader) (v T) {
+// take returns the next n bytes. What a file claims is compared with what is left of it before memory is set aside.
+func (r *reader) take(n int64) []byte {
 	if r.err != nil {
-		return 0
+		return nil
 	}
-	if err := binary.Read(r.r, binary.LittleEndian, &v); err != nil {
+	if n > r.size-r.at {
+		r.fail("cut off at byte %d", r.size)
+		return nil
+	}
+	data := make([]byte, n)
+	if _, err := io.ReadFull(r.r, data); err != nil {
 		r.fail("cut off at byte %d", r.at)
-		return 0
+		return nil
 	}
-	r.at += int64(binary.Size(v))
-	return v
+	r.at += n
+	return data
+}
+
+func (r *reader) uint32() uint32 {
+	if data := r.take(4); data != nil {
+		return binary.LittleEndian.Uint32(data)
+	}
+	return 0
+}
+
+func (r *reader) uint64() uint64 {
+	if data := r.take(8); data != nil {
+		return binary.LittleEndian.Uint64(data)
+	}
+	return 0
 }
 
 // count reads a number of things of at least one byte each.
 func (r *reader) count(what string, most uint64) uint64 {
-	n := read[uint64](r)
+	n := r.uint64()
 	if n > most {
 		r.fail("%d %s", n, what)
 		return 0
@@ -91,122 +137,193 @@ func (r *reader) count(what string, most uint64) uint64 {
 	return n
 }
 
-func (r *reader) skip(n int64) {
-	if r.err != nil {
-		return
-	}
-	skipped, err := io.CopyN(io.Discard, r.r, n)
-	if r.at += skipped; err != nil {
-		r.fail("cut off at byte %d", r.at)
-	}
-}
+func (r *reader) str() string { return string(r.take(int64(r.count("bytes in a string", maxString)))) }
 
-func (r *reader) str() string {
-	data := make([]byte, r.count("bytes in a string", maxString))
-	if r.err != nil {
-		return ""
-	}
-	n, err := io.ReadFull(r.r, data)
-	if r.at += int64(n); err != nil {
-		r.fail("cut off at byte %d", r.at)
-	}
-	return string(data)
-}
-
-// value passes over a metadata value; of arrays there are none within arrays.
-func (r *reader) value(kind uint32, nested bool, size uint64) {
+// value reads a metadata value; of lists there are none within lists.
+func (r *reader) value(kind uint32) any {
 	switch fixed := sizes[kind]; {
 	case fixed > 0:
-		r.skip(fixed)
+		return number(kind, r.take(fixed))
 	case kind == typeString:
-		r.str()
-	case kind == typeArray && !nested:
-		item := read[uint32](r)
-		n := r.count("values in a list", size)
-		if fixed := sizes[item]; fixed > 0 {
-			r.skip(int64(n) * fixed)
-			return
+		return r.str()
+	case kind == typeArray:
+		item := r.uint32()
+		n := r.count("values in a list", uint64(r.size))
+		if r.err != nil {
+			return nil
 		}
-		for range n {
-			if r.value(item, true, size); r.err != nil {
-				return
-			}
-		}
-	default:
-		r.fail("metadata of type %d", kind)
+		return r.list(item, int64(n))
 	}
+	r.fail("metadata of type %d", kind)
+	return nil
 }
 
-// Check reads the header of a file of the given size.
-func Check(from io.Reader, size int64) error {
-	r := &reader{r: bufio.NewReaderSize(from, 1<<16)}
-	if magic := read[uint32](r); r.err == nil && magic != 0x46554747 {
+func (r *reader) list(item uint32, n int64) any {
+	if item == typeString {
+		var out []string
+		for range n {
+			if out = append(out, r.str()); r.err != nil {
+				return nil
+			}
+		}
+		return out
+	}
+	fixed := sizes[item]
+	if fixed == 0 {
+		r.fail("a list of values of type %d", item)
+		return nil
+	}
+	if n > (r.size-r.at)/fixed {
+		r.fail("cut off at byte %d", r.size)
+		return nil
+	}
+	data := r.take(n * fixed)
+	if data == nil {
+		return nil
+	}
+	switch number(item, data[:min(fixed, int64(len(data)))]).(type) {
+	case float64:
+		return items[float64](item, fixed, data)
+	case bool:
+		return items[bool](item, fixed, data)
+	}
+	return items[int64](item, fixed, data)
+}
+
+func items[T any](kind uint32, size int64, data []byte) []T {
+	out := make([]T, int64(len(data))/size)
+	for i := range out {
+		out[i], _ = number(kind, data[int64(i)*size:][:size]).(T)
+	}
+	return out
+}
+
+// number is a value of fixed size; nil where there are no bytes.
+func number(kind uint32, b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	switch kind {
+	case 0:
+		return int64(b[0])
+	case 1:
+		return int64(int8(b[0]))
+	case 2:
+		return int64(binary.LittleEndian.Uint16(b))
+	case 3:
+		return int64(int16(binary.LittleEndian.Uint16(b)))
+	case 4:
+		return int64(binary.LittleEndian.Uint32(b))
+	case 5:
+		return int64(int32(binary.LittleEndian.Uint32(b)))
+	case 6:
+		return float64(math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	case 7:
+		return b[0] != 0
+	case 12:
+		return math.Float64frombits(binary.LittleEndian.Uint64(b))
+	}
+	v := binary.LittleEndian.Uint64(b)
+	if kind == 10 && v > math.MaxInt64 {
+		return v
+	}
+	return int64(v)
+}
+
+// Parse reads the header of a file of the given size.
+func Parse(from io.Reader, size int64) (*Header, error) {
+	r := &reader{r: bufio.NewReaderSize(from, 1<<16), size: size}
+	if magic := r.uint32(); r.err == nil && magic != 0x46554747 {
 		r.fail("it does not begin with GGUF")
 	}
-	if version := read[uint32](r); r.err == nil && version != 2 && version != 3 {
+	if version := r.uint32(); r.err == nil && version != 2 && version != 3 {
 		r.fail("version %d; 2 and 3 are known", version)
 	}
 	tensors := r.count("tensors", maxCount)
-	align := int64(alignment)
+	h := &Header{Metadata: map[string]any{}}
 	for range r.count("metadata entries", maxCount) {
 		key := r.str()
-		kind := read[uint32](r)
-		if key == "general.alignment" && kind == typeUint32 {
-			if align = int64(read[uint32](r)); align < 1 || align > 1<<20 {
-				r.fail("alignment %d", align)
-			}
-		} else {
-			r.value(kind, false, uint64(size))
-		}
+		h.Metadata[key] = r.value(r.uint32())
 		if r.err != nil {
-			return r.err
+			return nil, r.err
 		}
 	}
-	type extent struct {
-		name  string
-		end   uint64
-		bytes uint64
+	align := int64(alignment)
+	if given, ok := h.Metadata["general.alignment"].(int64); ok {
+		if align = given; align < 1 || align > 1<<20 {
+			r.fail("alignment %d", align)
+			return nil, r.err
+		}
 	}
-	var extents []extent
 	for range tensors {
-		name := r.str()
-		axes := read[uint32](r)
-		if axes > 4 {
-			r.fail("tensor %q has %d axes", name, axes)
-			return r.err // or a false number would be counted up to
-		}
-		elements := uint64(1)
-		for range axes {
-			hi, lo := bits.Mul64(elements, read[uint64](r))
-			if elements = lo; hi != 0 {
-				r.fail("tensor %q is too large", name)
-			}
-		}
-		kind := read[uint32](r)
-		offset := read[uint64](r)
-		layout, known := layouts[kind]
-		if r.err == nil && !known {
-			r.fail("tensor %q has the unknown type %d", name, kind)
-		}
+		h.Tensors = append(h.Tensors, r.tensor())
 		if r.err != nil {
-			return r.err
+			return nil, r.err
 		}
-		hi, bytes := bits.Mul64((elements+layout.values-1)/layout.values, layout.bytes)
-		end, carry := bits.Add64(offset, bytes, 0)
-		if hi != 0 || carry != 0 || elements%layout.values != 0 {
-			r.fail("tensor %q: %d values in blocks of %d at byte %d", name, elements, layout.values, offset)
-			return r.err
-		}
-		extents = append(extents, extent{name, end, bytes})
 	}
 	if r.err != nil {
-		return r.err
+		return nil, r.err
 	}
-	available := size - (r.at+align-1)/align*align
-	for _, e := range extents {
-		if e.bytes > 0 && (available < 0 || e.end > uint64(available)) {
-			r.fail("tensor %q ends at byte %d of the data but the file holds %d: it is truncated, copy it again", e.name, e.end, max(available, 0))
+	start := (r.at + align - 1) / align * align
+	return h, h.place(start, size)
+}
+
+// place makes offsets those in the file and checks that the data is there.
+func (h *Header) place(start, size int64) error {
+	names := map[string]bool{}
+	for i := range h.Tensors {
+		t := &h.Tensors[i]
+		if names[t.Name] {
+			return fmt.Errorf("%w: two tensors have the name %q", ErrMalformed, t.Name)
 		}
+		names[t.Name] = true
+		if bytes := t.Bytes(); bytes > 0 && (t.Offset > size-start || bytes > size-start-t.Offset) {
+			return fmt.Errorf("%w: tensor %q ends at byte %d of the data but the file holds %d: it is truncated, copy it again",
+				ErrMalformed, t.Name, uint64(t.Offset)+uint64(bytes), max(size-start, 0))
+		}
+		t.Offset += start
 	}
-	return r.err
+	return nil
+}
+
+// tensor reads an entry; its offset counts from the start of the data.
+func (r *reader) tensor() Tensor {
+	t := Tensor{Name: r.str()}
+	axes := r.uint32()
+	if axes > 4 {
+		r.fail("tensor %q has %d axes", t.Name, axes)
+	}
+	if r.err != nil {
+		return t // or a false number would be counted up to
+	}
+	elements, innermost := uint64(1), uint64(1)
+	t.Shape = make([]int, axes)
+	for i := range t.Shape {
+		d := r.uint64()
+		hi, lo := bits.Mul64(elements, d)
+		if elements = lo; hi != 0 || d > math.MaxInt32 || elements > math.MaxInt64/8 {
+			r.fail("tensor %q is too large", t.Name)
+			return t
+		}
+		if i == 0 {
+			innermost = d
+		}
+		t.Shape[len(t.Shape)-1-i] = int(d)
+	}
+	t.Type = Type(r.uint32())
+	offset := r.uint64()
+	if r.err != nil {
+		return t
+	}
+	layout, known := layouts[t.Type]
+	switch {
+	case !known:
+		r.err = &TypeError{Tensor: t.Name, Type: t.Type}
+	case innermost%uint64(layout.values) != 0:
+		r.fail("tensor %q: rows of %d values in blocks of %d", t.Name, innermost, layout.values)
+	case offset > math.MaxInt64/2:
+		r.fail("tensor %q begins at byte %d", t.Name, offset)
+	}
+	t.Offset = int64(offset)
+	return t
 }

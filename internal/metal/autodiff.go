@@ -46,8 +46,8 @@ func (g *GradFunction) Call(s *Scope, in ...*Array) (values, gradients []*Array)
 	args := vector(in)
 	defer C.mlx_vector_array_free(args)
 	out, grads := C.mlx_vector_array_new(), C.mlx_vector_array_new()
-	defer C.mlx_vector_array_free(out)
-	defer C.mlx_vector_array_free(grads)
+	defer func() { C.mlx_vector_array_free(out) }()
+	defer func() { C.mlx_vector_array_free(grads) }()
 	if rc := C.mlx_closure_value_and_grad_apply(&out, &grads, g.closure, args); rc != 0 {
 		s.err = g.traced.failure(op)
 		return nil, nil
@@ -102,8 +102,8 @@ func (l *Lease) jacobian(s *Scope, op string, fn func(s *Scope, in []*Array) []*
 	a, b, out, results := vector(at), vector(along), C.mlx_vector_array_new(), C.mlx_vector_array_new()
 	defer C.mlx_vector_array_free(a)
 	defer C.mlx_vector_array_free(b)
-	defer C.mlx_vector_array_free(out)
-	defer C.mlx_vector_array_free(results)
+	defer func() { C.mlx_vector_array_free(out) }()
+	defer func() { C.mlx_vector_array_free(results) }()
 	if apply(&out, &results, f, a, b) != 0 {
 		s.err = traced.failure(op)
 		return nil, nil
@@ -127,7 +127,7 @@ func (s *Scope) Checkpointed(fn func(s *Scope, in []*Array) []*Array, in ...*Arr
 	defer C.mlx_closure_free(checkpoint)
 	args, out := vector(in), C.mlx_vector_array_new()
 	defer C.mlx_vector_array_free(args)
-	defer C.mlx_vector_array_free(out)
+	defer func() { C.mlx_vector_array_free(out) }()
 	if C.mlx_closure_apply(&out, checkpoint, args) != 0 {
 		s.err = t.failure(op)
 		return nil

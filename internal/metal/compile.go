@@ -44,7 +44,7 @@ func (f *Function) Call(s *Scope, in ...*Array) []*Array {
 	args := vector(in)
 	defer C.mlx_vector_array_free(args)
 	out := C.mlx_vector_array_new()
-	defer C.mlx_vector_array_free(out)
+	defer func() { C.mlx_vector_array_free(out) }()
 	if rc := C.mlx_closure_apply(&out, f.closure, args); rc != 0 {
 		s.err = f.traced.failure("compiled function")
 		return nil

@@ -89,7 +89,7 @@ func failForReal(op string) error {
 	a = C.mlx_array_new_float(1)
 	defer C.mlx_array_free(a)
 	r = C.mlx_array_new()
-	defer C.mlx_array_free(r)
+	defer func() { C.mlx_array_free(r) }()
 	shape := C.int(7)
 	stream := C.mlx_default_cpu_stream_new()
 	defer C.mlx_stream_free(stream)

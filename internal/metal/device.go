@@ -22,7 +22,7 @@ func (d Device) String() string { return fmt.Sprintf("%s:%d", d.Name, d.Index) }
 
 func defaultDevice() (Device, error) {
 	dev := C.mlx_device_new()
-	defer C.mlx_device_free(dev)
+	defer func() { C.mlx_device_free(dev) }()
 	if err := check("default device", C.mlx_get_default_device(&dev)); err != nil {
 		return Device{}, err
 	}
@@ -46,7 +46,7 @@ func (l *Lease) deviceInfo(name string) (value uint64, has bool, err error) {
 	dev := C.mlx_device_new_type(C.mlx_device_type(l.thread.device.kind), C.int(l.thread.device.Index))
 	defer C.mlx_device_free(dev)
 	info := C.mlx_device_info_new()
-	defer C.mlx_device_info_free(info)
+	defer func() { C.mlx_device_info_free(info) }()
 	if err := checkAnywhere("device info", func() C.int { return C.mlx_device_info_get(&info, dev) }); err != nil {
 		return 0, false, err
 	}
@@ -70,7 +70,7 @@ func (l *Lease) MemorySize() (uint64, error) {
 // Version is the version of the linked MLX library, e.g. "0.32.2".
 func Version() (string, error) {
 	str := C.mlx_string_new()
-	defer C.mlx_string_free(str)
+	defer func() { C.mlx_string_free(str) }()
 	if err := checkAnywhere("version", func() C.int { return C.mlx_version(&str) }); err != nil {
 		return "", err
 	}

@@ -66,3 +66,54 @@ int gomlx_cuda_kernel_apply(mlx_vector_array* out, mlx_fast_cuda_kernel kernel, 
   mlx_fast_cuda_kernel_config_free(config);
   return rc;
 }
+
+extern size_t gomlxReaderRead(uintptr_t handle, void* data, size_t n);
+extern size_t gomlxReaderReadAt(uintptr_t handle, void* data, size_t n, size_t offset);
+extern int gomlxReaderSeek(uintptr_t handle, int64_t offset, int whence);
+extern size_t gomlxReaderTell(uintptr_t handle);
+extern void gomlxReaderFree(uintptr_t handle);
+
+typedef struct {
+  uintptr_t handle;
+  char name[1024];
+} go_reader;
+
+static bool reader_ok(void* r) {
+  (void)r;
+  return true;
+}
+
+static size_t reader_tell(void* r) {
+  return gomlxReaderTell(((go_reader*)r)->handle);
+}
+
+static int reader_seek(void* r, int64_t offset, int whence) {
+  return gomlxReaderSeek(((go_reader*)r)->handle, offset, whence);
+}
+
+static size_t reader_read(void* r, char* data, size_t n) {
+  return gomlxReaderRead(((go_reader*)r)->handle, data, n);
+}
+
+static size_t reader_read_at(void* r, char* data, size_t n, size_t offset) {
+  return gomlxReaderReadAt(((go_reader*)r)->handle, data, n, offset);
+}
+
+static const char* reader_name(void* r) {
+  return ((go_reader*)r)->name;
+}
+
+static void reader_free(void* r) {
+  gomlxReaderFree(((go_reader*)r)->handle);
+  free(r);
+}
+
+mlx_io_reader gomlx_reader_new(uintptr_t handle, const char* name) {
+  go_reader* r = malloc(sizeof *r);
+  r->handle = handle;
+  snprintf(r->name, sizeof r->name, "%s", name);
+  mlx_io_vtable table = {
+      .is_open = reader_ok, .good = reader_ok, .tell = reader_tell, .seek = reader_seek, .read = reader_read,
+      .read_at_offset = reader_read_at, .label = reader_name, .free = reader_free};
+  return mlx_io_reader_new(r, table);
+}

@@ -37,3 +37,6 @@ typedef struct {
 
 int gomlx_cuda_kernel_apply(mlx_vector_array* out, mlx_fast_cuda_kernel kernel, const mlx_array* in, int inputs,
                             const gomlx_launch* launch, mlx_stream stream);
+
+// A reader that calls back into Go; handle is a runtime/cgo.Handle of a VirtualFile. The name is copied.
+mlx_io_reader gomlx_reader_new(uintptr_t handle, const char* name);

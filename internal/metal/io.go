@@ -20,12 +20,21 @@ func (s *Scope) LoadSafetensors(path string) map[string]*Array {
 	if !s.ready(op) {
 		return nil
 	}
+	return s.load(op, func(weights *C.mlx_map_string_to_array, metadata *C.mlx_map_string_to_string) C.int {
+		return fromFile(path, func(file *C.char, cpu C.mlx_stream) C.int {
+			return C.mlx_load_safetensors(weights, metadata, file, cpu)
+		})
+	})
+}
+
+// load makes arrays of the scope of what a function reads.
+func (s *Scope) load(op string, read func(*C.mlx_map_string_to_array, *C.mlx_map_string_to_string) C.int) map[string]*Array {
 	weights, metadata := C.mlx_map_string_to_array_new(), C.mlx_map_string_to_string_new()
-	defer C.mlx_map_string_to_array_free(weights)
-	defer C.mlx_map_string_to_string_free(metadata)
-	if rc := fromFile(path, func(file *C.char, cpu C.mlx_stream) C.int {
-		return C.mlx_load_safetensors(&weights, &metadata, file, cpu)
-	}); rc != 0 {
+	defer func() { // of the handles as read leaves them
+		C.mlx_map_string_to_array_free(weights)
+		C.mlx_map_string_to_string_free(metadata)
+	}()
+	if read(&weights, &metadata) != 0 {
 		s.err = lastError(op)
 		return nil
 	}

@@ -144,7 +144,7 @@ func (s *Scope) Run(k *Kernel, launch Launch, inputs ...*Array) []*Array {
 		pins.Pin(c.names)
 	}
 	out := C.mlx_vector_array_new()
-	defer C.mlx_vector_array_free(out)
+	defer func() { C.mlx_vector_array_free(out) }()
 	if C.gomlx_cuda_kernel_apply(&out, k.h, unsafe.SliceData(handles), C.int(len(handles)), &c, s.stream) != 0 {
 		s.err = lastError(k.Name)
 		return none

@@ -265,35 +265,3 @@ func (s *Scope) LogSoftmax(x *Array) *Array {
 	r := s.fresh()
 	return s.done(op, r, C.gomlx_log_softmax(&r.h, x.h, s.stream))
 }
-
-// Mapping is a file in memory. The owner closes it; arrays of it keep it there for as long as they live.
-type Mapping struct{ h *C.gomlx_mapping }
-
-// MapFile maps a file for a model on the CPU. It must not be made shorter while arrays of it live: a process that reads what is
-// gone is ended by the system.
-func MapFile(path string) (*Mapping, error) {
-	c := C.CString(path)
-	defer C.free(unsafe.Pointer(c))
-	m := &Mapping{}
-	return m, checkAnywhere("map file", func() C.int { return C.gomlx_map_file(&m.h, c) })
-}
-
-// Close gives the file back once its arrays are freed.
-func (m *Mapping) Close() {
-	if m != nil && m.h != nil {
-		C.gomlx_map_release(m.h)
-		m.h = nil
-	}
-}
-
-// View is an array of the bytes of a mapped file from offset on. Nothing is read before its values are needed.
-func (s *Scope) View(m *Mapping, offset int64, dtype DType, shape ...int) *Array {
-	const op = "view"
-	if !s.ready(op) {
-		return s.none()
-	}
-	dims := ints(shape)
-	p, n := intsPtr(dims)
-	r := s.fresh()
-	return s.done(op, r, C.gomlx_map_array(&r.h, m.h, C.size_t(offset), p, C.int(n), C.mlx_dtype(dtype)))
-}

@@ -2,6 +2,7 @@ package metal
 
 /*
 #include "glue.h"
+#include "gomlx_kernels.h"
 */
 import "C"
 
@@ -12,7 +13,7 @@ var live atomic.Int64
 // LiveArrays is the number of array handles that are not freed yet, in the whole process.
 func LiveArrays() int64 { return live.Load() }
 
-// Memory is MLX's own account of its allocator, in bytes, for the whole process.
+// Memory is MLX's own account of its allocator and, beside it, what arrays of weight files hold: bytes in the whole process.
 type Memory struct {
 	Active uint64 // held by arrays
 	Cache  uint64 // freed by arrays, kept by MLX for reuse
@@ -37,6 +38,9 @@ func ReadMemory() (Memory, error) {
 		}
 		*f.dst = uint64(n)
 	}
+	files := uint64(C.gomlx_file_bytes())
+	m.Active += files
+	m.Peak += files
 	return m, nil
 }
 

@@ -48,7 +48,7 @@ func (s *Scope) Quantize(w *Array, q Quantization) (packed, scales, biases *Arra
 	}
 	group, bits := q.args()
 	out := C.mlx_vector_array_new()
-	defer C.mlx_vector_array_free(out)
+	defer func() { C.mlx_vector_array_free(out) }()
 	var global C.mlx_array
 	if rc := C.mlx_quantize(&out, w.h, group, bits, C.gomlx_affine, global, s.stream); rc != 0 {
 		s.err = lastError(op)

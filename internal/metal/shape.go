@@ -175,7 +175,7 @@ func (s *Scope) Split(a *Array, n, axis int) []*Array {
 		return slices.Repeat([]*Array{s.none()}, n)
 	}
 	out := C.mlx_vector_array_new()
-	defer C.mlx_vector_array_free(out)
+	defer func() { C.mlx_vector_array_free(out) }()
 	if rc := C.mlx_split(&out, a.h, C.int(n), C.int(axis), s.stream); rc != 0 {
 		s.err = lastError("split")
 		return slices.Repeat([]*Array{s.none()}, n)

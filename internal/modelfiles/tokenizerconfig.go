@@ -6,16 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
 // specialNames are the tokens of tokenizer_config.json that templates may name.
 var specialNames = []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
 
-// SpecialTokens reads the named tokens (bos_token, eos_token, ...) of tokenizer_config.json. A folder
+// SpecialTokens reads the named tokens (bos_token, eos_token, ...) of tokenizer_config.json. A model
 // without that file has none.
-func SpecialTokens(dir string) (map[string]string, error) {
-	config, err := readTokenizerConfig(dir)
+func (s *Source) SpecialTokens() (map[string]string, error) {
+	config, err := s.tokenizerConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -28,8 +27,8 @@ func SpecialTokens(dir string) (map[string]string, error) {
 	return special, nil
 }
 
-func readTokenizerConfig(dir string) (map[string]json.RawMessage, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "tokenizer_config.json"))
+func (s *Source) tokenizerConfig() (map[string]json.RawMessage, error) {
+	data, err := s.Read("tokenizer_config.json")
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -37,20 +36,29 @@ func readTokenizerConfig(dir string) (map[string]json.RawMessage, error) {
 		return nil, err
 	}
 	var config map[string]json.RawMessage
-	if err := json.Unmarshal(data, &config); err != nil {
+	if err := Unmarshal(data, &config); err != nil {
 		return nil, fmt.Errorf("tokenizer_config.json: %w", err)
 	}
 	return config, nil
 }
 
-// ChatTemplate reads the Jinja source of a model folder's chat template: chat_template.jinja, or chat_template in
-// tokenizer_config.json (a string, or a list of named ones of which "default" is used). A folder without one has "".
-func ChatTemplate(dir string) (string, error) {
-	source, err := os.ReadFile(filepath.Join(dir, "chat_template.jinja"))
+// ChatTemplate reads the Jinja source of a model's chat template; see Source.ChatTemplate.
+func ChatTemplate(path string) (string, error) {
+	s, err := Find(path)
+	if err != nil {
+		return "", err
+	}
+	return s.ChatTemplate()
+}
+
+// ChatTemplate reads the Jinja source of the chat template: chat_template.jinja, or chat_template in tokenizer_config.json (a
+// string, or a list of named ones of which "default" is used). A model without one has "".
+func (s *Source) ChatTemplate() (string, error) {
+	source, err := s.Read("chat_template.jinja")
 	if err == nil || !errors.Is(err, os.ErrNotExist) {
 		return string(source), err
 	}
-	config, err := readTokenizerConfig(dir)
+	config, err := s.tokenizerConfig()
 	if err != nil {
 		return "", err
 	}

@@ -25,8 +25,12 @@ func Files(dir, pattern string) ([]string, error) {
 	return out, nil
 }
 
-// Bytes is the size of a folder's files that match one of the patterns, such as "*.safetensors": what loading will need, about.
+// Bytes is the size of a folder's files that match one of the patterns, such as "*.safetensors": what loading will need, about. Of a
+// file it is its own.
 func Bytes(dir string, patterns ...string) int64 {
+	if info, err := os.Stat(dir); err == nil && info.Mode().IsRegular() {
+		return info.Size()
+	}
 	var total int64
 	for _, pattern := range patterns {
 		files, _ := Files(dir, pattern) // what cannot be read has no size; loading says why

@@ -103,7 +103,7 @@ func TestCachesShowEveryQueryExactlyItsWindow(t *testing.T) {
 		run(t, func(_ *metal.Lease, s *metal.Scope) {
 			for name, c := range map[string]struct {
 				cache interface {
-					KVCache
+					OpCache
 					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
 				}
 				window int
@@ -213,7 +213,7 @@ func TestLinearAndEmbeddingAgreeWithTheirDequantisedSelves(t *testing.T) {
 		ids := s.FromInts([]int32{5, 0, 5}, 3)
 		a, b := NewEmbedding(s, plain), NewQuantizedEmbedding(packed, scales, biases, q)
 		require.InDeltaSlice(t, values(t, a.Lookup(s, ids)), values(t, b.Lookup(s, ids)), 1e-6)
-		require.InDeltaSlice(t, values(t, a.AsLinear(s, x)), values(t, b.AsLinear(s, x)), 1e-3)
+		require.InDeltaSlice(t, values(t, a.Output().Apply(s, x)), values(t, b.Output().Apply(s, x)), 1e-3)
 	})
 }
 
@@ -230,7 +230,7 @@ func TestATrimmedCacheIsTheShorterCache(t *testing.T) {
 		run(t, func(_ *metal.Lease, s *metal.Scope) {
 			for name, c := range map[string]struct {
 				cache interface {
-					KVCache
+					OpCache
 					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
 				}
 				window int

@@ -25,6 +25,10 @@ func NewKey(dir string, options Options, versions map[string]string) (Key, error
 	}
 	sum := sha256.Sum256(data)
 	key["options"] = hex.EncodeToString(sum[:])
+	if info, err := os.Stat(dir); err == nil && info.Mode().IsRegular() { // a GGUF file
+		key[filepath.Base(dir)], err = hashFile(dir)
+		return key, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err

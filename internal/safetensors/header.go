@@ -69,6 +69,20 @@ func ReadFileMetadata(path string) (map[string]Tensor, map[string]string, error)
 	return tensors, metadata, nil
 }
 
+// DataStart is where the data section of a file begins, from which tensors' offsets count.
+func DataStart(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var length uint64
+	if err := binary.Read(f, binary.LittleEndian, &length); err != nil || length > maxHeader {
+		return 0, fmt.Errorf("%s: %w: no header", path, ErrMalformed)
+	}
+	return 8 + int64(length), nil
+}
+
 // Read reads and checks the header of a file of the given size.
 func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[string]string, err error) {
 	fail := func(format string, args ...any) (map[string]Tensor, map[string]string, error) {

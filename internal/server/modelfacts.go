@@ -1,11 +1,8 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -42,15 +39,19 @@ func (b *factBook) of(path string) (modelFacts, error) {
 
 func readGenerationConfig(path string) (generationConfig, error) {
 	var c generationConfig
-	data, err := os.ReadFile(filepath.Join(path, "generation_config.json"))
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return c, err
+	}
+	data, err := from.Read("generation_config.json")
 	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
 	}
 	if err != nil {
 		return c, err
 	}
-	if err := json.Unmarshal(data, &c); err != nil {
-		return c, fmt.Errorf("generation_config.json: %w", err)
+	if err := modelfiles.Unmarshal(data, &c); err != nil {
+		return generationConfig{}, nil // the engines pass over it too, as mlx-lm does
 	}
 	if c.DoSample != nil && !*c.DoSample {
 		c = generationConfig{RepetitionPenalty: c.RepetitionPenalty}

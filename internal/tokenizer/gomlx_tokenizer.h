@@ -26,6 +26,8 @@ void gomlx_ids_free(gomlx_ids v);
 int gomlx_tokenizer_new(const uint8_t* json, size_t len, gomlx_tokenizer** out, gomlx_bytes* err);
 void gomlx_tokenizer_free(gomlx_tokenizer* t);
 int gomlx_tokenizer_encode(const gomlx_tokenizer* t, const uint8_t* text, size_t len, bool add_special_tokens, gomlx_ids* out, gomlx_bytes* err);
+int gomlx_tokenizer_encode_plain(const gomlx_tokenizer* t, const uint8_t* text, size_t len, gomlx_ids* out, gomlx_bytes* err);
+int gomlx_tokenizer_added(const gomlx_tokenizer* t, gomlx_bytes* out, gomlx_bytes* err);
 int gomlx_tokenizer_decode(const gomlx_tokenizer* t, const uint32_t* ids, size_t n, bool skip_special_tokens, gomlx_bytes* out, gomlx_bytes* err);
 int gomlx_tokenizer_token_to_id(const gomlx_tokenizer* t, const uint8_t* token, size_t len, int64_t* out, gomlx_bytes* err);
 int gomlx_tokenizer_kind(const gomlx_tokenizer* t, uint32_t id, bool skip_special_tokens, int32_t* out, gomlx_bytes* err);

@@ -121,3 +121,16 @@ func FuzzGrammar(f *testing.F) {
 		}
 	})
 }
+
+// Choices are texts, whatever is in them; the grammar's own syntax takes no control characters.
+func TestChoicesMayHoldAnyCharacter(t *testing.T) {
+	tok, v := vocabulary(t)
+	for _, choice := range []string{"\x7f", "a\x00b", "\u0085", "\"\\", "\n\t", "/x/", "é\u2028"} {
+		list, err := json.Marshal([]string{choice})
+		require.NoError(t, err)
+		m, err := v.NewMatcher("choices", string(list))
+		require.NoError(t, err, "%q", choice)
+		require.Equal(t, choice, walk(t, tok, m, func(int) int { return 0 }))
+		m.Close()
+	}
+}

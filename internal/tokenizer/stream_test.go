@@ -45,10 +45,10 @@ func fallback(t testing.TB, decoders ...map[string]any) (tok *Tokenizer, firstBy
 }
 
 var (
-	spaces = map[string]any{"type": "Replace", "pattern": map[string]any{"String": "▁"}, "content": " "}
-	bytes  = map[string]any{"type": "ByteFallback"}
-	fuse   = map[string]any{"type": "Fuse"}
-	strip  = map[string]any{"type": "Strip", "content": " ", "start": 1, "stop": 0}
+	spaces       = map[string]any{"type": "Replace", "pattern": map[string]any{"String": "▁"}, "content": " "}
+	byteFallback = map[string]any{"type": "ByteFallback"}
+	fuse         = map[string]any{"type": "Fuse"}
+	strip        = map[string]any{"type": "Strip", "content": " ", "start": 1, "stop": 0}
 )
 
 // stream decodes ids piece by piece.
@@ -80,7 +80,7 @@ func requireWhole(t testing.TB, tok *Tokenizer, ids []int32) {
 
 // A character that is cut makes U+FFFD of all bytes in its row: those before it must not have been given out.
 func TestCutCharactersOfByteFallback(t *testing.T) {
-	tok, first, _ := fallback(t, spaces, bytes, fuse)
+	tok, first, _ := fallback(t, spaces, byteFallback, fuse)
 	ids, err := tok.Encode("𓀀𓁐", false)
 	require.NoError(t, err)
 	require.Len(t, ids, 8)
@@ -105,7 +105,7 @@ func TestStreamsOfRandomIDsAreTheWholeText(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	text := []rune("𓀀𓁐日本é\u0301 ab\n\t🏳️‍🌈語")
 	for name, decoders := range map[string][]map[string]any{
-		"gemma": {spaces, bytes, fuse}, "llama 2": {spaces, bytes, fuse, strip}, "not fused": {spaces, bytes}, "no fallback": {spaces, fuse},
+		"gemma": {spaces, byteFallback, fuse}, "llama 2": {spaces, byteFallback, fuse, strip}, "not fused": {spaces, byteFallback}, "no fallback": {spaces, fuse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tok, first, size := fallback(t, decoders...)

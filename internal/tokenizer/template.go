@@ -33,13 +33,13 @@ func (t *Template) Source() string {
 	return t.source
 }
 
-// LoadTemplate compiles the chat template of a model folder.
-func LoadTemplate(dir string) (*Template, error) {
-	special, err := modelfiles.SpecialTokens(dir)
+// LoadTemplate compiles the chat template of a model.
+func LoadTemplate(from *modelfiles.Source) (*Template, error) {
+	special, err := from.SpecialTokens()
 	if err != nil {
 		return nil, err
 	}
-	source, err := modelfiles.ChatTemplate(dir)
+	source, err := from.ChatTemplate()
 	if err != nil {
 		return nil, err
 	}

@@ -11,11 +11,11 @@ import "C"
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"unicode/utf8"
 	"unsafe"
+
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // ErrClosed is returned by a tokenizer or template after Close.
@@ -30,16 +30,15 @@ type Tokenizer struct {
 	t  *C.gomlx_tokenizer
 }
 
-// Load reads tokenizer.json of a model folder.
-func Load(dir string) (*Tokenizer, error) {
-	path := filepath.Join(dir, "tokenizer.json")
-	data, err := os.ReadFile(path)
+// Load reads a model's tokenizer.json, or what a GGUF file has in its place.
+func Load(from *modelfiles.Source) (*Tokenizer, error) {
+	data, err := from.Read("tokenizer.json")
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w (the native engine needs tokenizer.json; the python engine also reads other formats)", err)
 	}
 	t, err := New(data)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %s: %w", path, err)
+		return nil, fmt.Errorf("tokenizer: %s: tokenizer.json: %w", from.Dir, err)
 	}
 	return t, nil
 }
@@ -78,12 +77,7 @@ func (t *Tokenizer) Encode(text string, special bool) ([]int32, error) {
 	if C.gomlx_tokenizer_encode(t.t, stringPtr(text), C.size_t(len(text)), C.bool(special), &ids, &e) != 0 {
 		return nil, takeError(e)
 	}
-	defer C.gomlx_ids_free(ids)
-	out := make([]int32, int(ids.len))
-	for i, id := range unsafe.Slice((*uint32)(ids.data), int(ids.len)) {
-		out[i] = int32(id)
-	}
-	return out, nil
+	return takeIDs(ids), nil
 }
 
 // Decode returns the text of token ids; bytes that are not UTF-8 become U+FFFD. With skipSpecial,

@@ -10,12 +10,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
+// source is a folder that need not be a whole model.
+func source(dir string) *modelfiles.Source { return &modelfiles.Source{Dir: dir} }
+
 func load(t testing.TB) *Tokenizer {
 	t.Helper()
-	tok, err := Load(testenv.Model(t))
+	tok, err := Load(source(testenv.Model(t)))
 	require.NoError(t, err)
 	t.Cleanup(tok.Close)
 	return tok
@@ -83,7 +87,7 @@ func TestIdsAndTextAndChatsAreThoseOfPython(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want.Decoded[i], decoded, "%q", text)
 	}
-	template, err := LoadTemplate(testenv.Model(t))
+	template, err := LoadTemplate(source(testenv.Model(t)))
 	require.NoError(t, err)
 	defer template.Close()
 	for i, chat := range chats {
@@ -145,7 +149,7 @@ func TestBadInputIsAnError(t *testing.T) {
 	require.Error(t, err)
 	_, err = New(nil)
 	require.Error(t, err)
-	_, err = Load(t.TempDir())
+	_, err = Load(source(t.TempDir()))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	text, err := tok.Decode([]int32{1 << 30, -1}, false)
 	require.NoError(t, err)
@@ -163,7 +167,7 @@ func TestTokenIDs(t *testing.T) {
 }
 
 func TestClosedTokenizersSaySo(t *testing.T) {
-	tok, err := Load(testenv.Model(t))
+	tok, err := Load(source(testenv.Model(t)))
 	require.NoError(t, err)
 	tok.Close()
 	tok.Close()
@@ -253,7 +257,7 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 		"no default":      {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}]}`}, ""},
 		"no such content": {map[string]string{"tokenizer_config.json": `{"chat_template": 3}`}, ""},
 	} {
-		template, err := LoadTemplate(write(c.files))
+		template, err := LoadTemplate(source(write(c.files)))
 		if c.want == "" {
 			require.ErrorIs(t, err, ErrNoTemplate, name)
 			continue
@@ -264,7 +268,7 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 		require.Equal(t, c.want, text, name)
 		template.Close()
 	}
-	_, err := LoadTemplate(write(map[string]string{"tokenizer_config.json": "{"}))
+	_, err := LoadTemplate(source(write(map[string]string{"tokenizer_config.json": "{"})))
 	require.ErrorContains(t, err, "tokenizer_config.json")
 }
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
+from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
 from .errors import RequestError
 
@@ -92,12 +93,14 @@ class LoadedModel:
         """The prompt of a chat; tools and arguments go to the template as they are."""
         if not self.has_template:
             raise RequestError("no_chat_template", "model has no chat template")
+        # Plain messages are tokenized here, so that what spells a control token in them stays text.
+        plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
         try:
             return self.tokenizer.apply_chat_template(
                 json.loads(request["messages"]),
                 tools=json.loads(request.get("tools") or "null"),
-                tokenize=False,
                 add_generation_prompt=True,
+                **(plain if request.get("plain") else {"tokenize": False}),
                 **json.loads(request.get("template_arguments") or "{}"),
             )
         except Exception as e:
@@ -106,9 +109,14 @@ class LoadedModel:
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
         if request.get("messages"):
-            ids = self.encode(self.render_chat(request), special=False)
+            rendered = self.render_chat(request)
+            ids = list(rendered) if request.get("plain") else self.encode(rendered, special=False)
+        elif request.get("plain"):
+            ids = self.encode_plain(request["text"])
         elif request.get("text"):
-            ids = self.encode(request["text"], special=True)
+            # A text that was rendered by the template has <bos> already; as in mlx-lm.
+            bos = self.tokenizer.bos_token
+            ids = self.encode(request["text"], special=not bos or not request["text"].startswith(bos))
         else:
             ids = request.get("ids") or []
         if not ids:
@@ -119,6 +127,15 @@ class LoadedModel:
             )
         self.check_ids(ids, "prompt")
         return ids
+
+    def encode_plain(self, text):
+        """A text in which no special token counts, with what the tokenizer puts in front of every text."""
+        front = self.encode("", special=True)
+        if front and front[-1] == self.tokenizer.eos_token_id:
+            front.pop()
+        tokens = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+        control, _ = _get_control_token_patterns(tokens)
+        return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
 
     def check_option_ids(self, ids, option):
         for token in ids:

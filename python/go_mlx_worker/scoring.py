@@ -23,6 +23,7 @@ def classify(loaded, request):
     prompts = []
     for i, text in enumerate(request["texts"]):
         form = {"messages": json.dumps([{"role": "user", "content": text}])} if loaded.has_template else {"text": text}
+        form["plain"] = True
         try:
             ids = loaded.prompt_ids(form)
         except RequestError as e:

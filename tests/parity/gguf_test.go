@@ -76,7 +76,10 @@ func traceOf(t *testing.T, dir string) []float32 {
 }
 
 func TestGGUFOfTheTrainedModelClassifiesAlike(t *testing.T) {
-	original, packed := load(t, mlx.EngineNative), loadFrom(t, asGGUF(t, testenv.Model(t), "q8_0"), mlx.EngineNative)
+	original := load(t, mlx.EngineNative)
+	packed, err := mlx.LoadModel(asGGUF(t, testenv.Model(t), "q8_0"), mlx.WithEngine(mlx.EngineNative), mlx.WithPackedWeights())
+	require.NoError(t, err)
+	defer packed.Close()
 	require.Equal(t, "8-bit, groups of 32", packed.Info().Quantization)
 	texts := testenv.Texts(t)[:20]
 	a, err := original.Classify(t.Context(), texts, testenv.Labels(t))

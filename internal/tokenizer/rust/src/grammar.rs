@@ -118,12 +118,19 @@ fn top_level(kind: &str, text: &str) -> Result<TopLevelGrammar, String> {
         "regex" => Ok(TopLevelGrammar::from_regex(text)),
         "choices" => {
             let choices: Vec<String> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-            let quoted: Vec<String> = choices.iter().map(|c| json!(c).to_string()).collect();
+            let quoted: Vec<String> = choices.iter().map(|c| literal(c)).collect();
             Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
         }
         "lark" => Ok(TopLevelGrammar::from_lark(text.into())),
         _ => Err(format!("unknown kind of grammar {kind:?}")),
     }
+}
+
+/// A text as a string of a Lark grammar, whose lexer takes no control characters.
+fn literal(text: &str) -> String {
+    let quoted = json!(text).to_string();
+    let escape = |c: char| if c.is_control() { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    quoted.chars().map(escape).collect()
 }
 
 /// The bytes that each token stands for; special tokens stand for none, and are marked as such.

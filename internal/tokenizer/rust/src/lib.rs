@@ -5,7 +5,11 @@
 //! becomes a failure with the panic's text.
 
 mod abi;
+mod filters;
 mod grammar;
 mod pyjson;
+mod pymethods;
+mod pytext;
+mod rewrite;
 mod template;
 mod tokens;

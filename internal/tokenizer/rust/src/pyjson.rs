@@ -3,21 +3,36 @@
 use serde_json::Value;
 use std::fmt::Write;
 
-/// `json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys)`.
-pub fn dumps(value: &Value, indent: Option<usize>, ensure_ascii: bool, sort_keys: bool) -> String {
-    let mut w = Writer { out: String::new(), indent, ensure_ascii, sort_keys };
+/// The arguments of `json.dumps`.
+pub struct Style {
+    pub indent: Option<String>,
+    pub item: String, // between items
+    pub key: String,  // behind a key
+    pub ensure_ascii: bool,
+    pub sort_keys: bool,
+}
+
+impl Style {
+    /// Python's defaults: with an indent, no space stands at the end of a line.
+    pub fn new(indent: Option<String>) -> Self {
+        let item = if indent.is_some() { "," } else { ", " };
+        Style { indent, item: item.into(), key: ": ".into(), ensure_ascii: false, sort_keys: false }
+    }
+}
+
+/// `json.dumps(value)` in a style.
+pub fn dumps(value: &Value, style: &Style) -> String {
+    let mut w = Writer { out: String::new(), style };
     w.value(value, 0);
     w.out
 }
 
-struct Writer {
+struct Writer<'a> {
     out: String,
-    indent: Option<usize>,
-    ensure_ascii: bool,
-    sort_keys: bool,
+    style: &'a Style,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn value(&mut self, v: &Value, depth: usize) {
         match v {
             Value::Null => self.out.push_str("null"),
@@ -34,12 +49,13 @@ impl Writer {
             }
             Value::Object(map) => {
                 let mut entries: Vec<_> = map.iter().collect();
-                if self.sort_keys {
+                if self.style.sort_keys {
                     entries.sort_by(|a, b| a.0.cmp(b.0));
                 }
                 self.sequence('{', '}', entries.into_iter(), depth, |w, (k, item), d| {
                     w.string(k);
-                    w.out.push_str(": ");
+                    let key = &w.style.key;
+                    w.out.push_str(key);
                     w.value(item, d);
                 })
             }
@@ -57,11 +73,8 @@ impl Writer {
         self.out.push(open);
         let mut empty = true;
         for item in items {
-            match (self.indent, empty) {
-                (Some(_), true) => {}
-                (Some(_), false) => self.out.push(','),
-                (None, true) => {}
-                (None, false) => self.out.push_str(", "),
+            if !empty {
+                self.out.push_str(&self.style.item);
             }
             self.newline(depth + 1);
             write_item(self, item, depth + 1);
@@ -74,9 +87,9 @@ impl Writer {
     }
 
     fn newline(&mut self, depth: usize) {
-        if let Some(n) = self.indent {
+        if let Some(indent) = &self.style.indent {
             self.out.push('\n');
-            self.out.extend(std::iter::repeat(' ').take(n * depth));
+            self.out.push_str(&indent.repeat(depth));
         }
     }
 
@@ -92,7 +105,7 @@ impl Writer {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 c if (c as u32) < 0x20 => write!(self.out, "\\u{:04x}", c as u32).unwrap(),
-                c if self.ensure_ascii && (c as u32) > 0x7e => {
+                c if self.style.ensure_ascii && (c as u32) > 0x7e => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         write!(self.out, "\\u{unit:04x}").unwrap();
                     }
@@ -105,7 +118,7 @@ impl Writer {
 }
 
 /// Python's `repr(float)`: shortest digits that round-trip, exponent form outside 1e-4..1e16.
-fn float_repr(f: f64) -> String {
+pub fn float_repr(f: f64) -> String {
     if f.is_nan() {
         return "NaN".into();
     }
@@ -151,13 +164,13 @@ mod tests {
     fn separators_and_escapes_are_pythons() {
         let v: Value = serde_json::from_str(r#"{"b":[1,2.0,{}],"a":"é\n\"\u0001"}"#).unwrap();
         assert_eq!(
-            dumps(&v, None, false, false),
+            dumps(&v, &Style::new(None)),
             "{\"b\": [1, 2.0, {}], \"a\": \"é\\n\\\"\\u0001\"}"
         );
         assert_eq!(
-            dumps(&v, None, true, true),
+            dumps(&v, &Style { ensure_ascii: true, sort_keys: true, ..Style::new(None) }),
             "{\"a\": \"\\u00e9\\n\\\"\\u0001\", \"b\": [1, 2.0, {}]}"
         );
-        assert_eq!(dumps(&v["b"], Some(2), false, false), "[\n  1,\n  2.0,\n  {}\n]");
+        assert_eq!(dumps(&v["b"], &Style::new(Some("  ".into()))), "[\n  1,\n  2.0,\n  {}\n]");
     }
 }

@@ -1,35 +1,12 @@
 //! Chat templates: Jinja as Hugging Face's `apply_chat_template` renders it.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes};
-use crate::pyjson;
-use minijinja::{value::Kwargs, Environment, Error, ErrorKind, Value};
+use crate::{filters, pymethods, pytext, rewrite};
+use minijinja::{Environment, Value};
 
 /// A compiled chat template.
 pub struct Template {
     env: Environment<'static>,
-}
-
-fn raise_exception(message: String) -> Result<String, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-fn strftime_now(format: String) -> Result<String, Error> {
-    use std::fmt::Write;
-    let mut out = String::new();
-    write!(out, "{}", chrono::Local::now().format(&format))
-        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("bad date format {format:?}")))?;
-    Ok(out)
-}
-
-/// `tojson` as Python's json.dumps prints it: Hugging Face replaces Jinja's own HTML-safe one.
-fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
-    let indent = kwargs.get::<Option<usize>>("indent")?;
-    let ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    kwargs.assert_all_used()?;
-    let json = serde_json::to_value(&value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(Value::from_safe_string(pyjson::dumps(&json, indent, ensure_ascii, sort_keys)))
 }
 
 /// # Safety
@@ -47,11 +24,10 @@ pub unsafe extern "C" fn gomlx_template_new(
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_function("raise_exception", raise_exception);
-        env.add_function("strftime_now", strftime_now);
-        env.add_filter("tojson", tojson);
-        env.add_template_owned("chat", source.to_owned()).map_err(|e| format!("{e:#}"))?;
+        env.set_unknown_method_callback(pymethods::call);
+        env.set_formatter(|out, _, value| out.write_str(&pytext::str(value)).map_err(Into::into));
+        filters::add(&mut env);
+        env.add_template_owned("chat", rewrite::rewrite(source)).map_err(|e| format!("{e:#}"))?;
         Ok(Box::into_raw(Box::new(Template { env })))
     })
 }

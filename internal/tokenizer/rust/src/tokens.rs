@@ -1,7 +1,7 @@
 //! tokenizer.json: text to ids and back.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes, Ids};
-use tokenizers::{DecoderWrapper, Tokenizer};
+use tokenizers::{DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
 /// What a token is to a decoder that is given one token after the other.
 #[repr(i32)]
@@ -147,4 +147,48 @@ pub unsafe extern "C" fn gomlx_tokenizer_vocab_size(
     err: *mut Bytes,
 ) -> i32 {
     guard(out, err, || Ok((*t).get_vocab_size(true)))
+}
+
+/// Encodes a text in which no added token counts, special or not: text that may spell a token without being it.
+///
+/// # Safety
+/// As for `gomlx_tokenizer_encode`.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_encode_plain(
+    t: *const Tokenizer,
+    text: *const u8,
+    len: usize,
+    out: *mut Ids,
+    err: *mut Bytes,
+) -> i32 {
+    guard(out, err, || {
+        let mut text = NormalizedString::from(borrow_str(text, len)?);
+        if let Some(normalizer) = (*t).get_normalizer() {
+            normalizer.normalize(&mut text).map_err(|e| e.to_string())?;
+        }
+        let mut pieces = PreTokenizedString::from(text);
+        if let Some(splitter) = (*t).get_pre_tokenizer() {
+            splitter.pre_tokenize(&mut pieces).map_err(|e| e.to_string())?;
+        }
+        pieces.tokenize(|piece| (*t).get_model().tokenize(piece.get())).map_err(|e| e.to_string())?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte).map_err(|e| e.to_string())?;
+        Ok(Ids::from_vec(encoding.get_ids().to_vec()))
+    })
+}
+
+/// Stores the added tokens as a JSON list of {"id", "content", "special"}, in the order of their ids.
+///
+/// # Safety
+/// `t` must be live; `out` and `err` must be valid for writes.
+#[no_mangle]
+pub unsafe extern "C" fn gomlx_tokenizer_added(t: *const Tokenizer, out: *mut Bytes, err: *mut Bytes) -> i32 {
+    guard(out, err, || {
+        let mut added: Vec<_> = (*t).get_added_tokens_decoder().into_iter().collect();
+        added.sort_by_key(|(id, _)| *id);
+        let list: Vec<_> = added
+            .into_iter()
+            .map(|(id, token)| serde_json::json!({"id": id, "content": token.content, "special": token.special}))
+            .collect();
+        Ok(Bytes::from_vec(serde_json::Value::from(list).to_string().into_bytes()))
+    })
 }

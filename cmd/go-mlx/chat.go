@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+const chatHelp = `Type a message and press Enter. End a line with \ to go on in the next one, or put several lines between two lines of """.
+Ctrl-C stops an answer; Ctrl-D on an empty line ends the conversation.
+
+  /system TEXT      begin anew with a system message; without TEXT show it
+  /set NAME VALUE   temperature, top-p, top-k, max-tokens or seed; without NAME show all
+  /clear            forget the conversation, keep the system message
+  /save FILE        write the conversation as JSON
+  /help, /quit
+`
+
+type chatRun struct {
+	modelFlags
+	system   string
+	settings chatSettings
+}
+
+// chatSettings can be changed within the conversation.
+type chatSettings struct {
+	temperature, topP float64
+	topK, maxTokens   int
+	seed              uint64
+	seeded            bool
+}
+
+func chatCommand() *cobra.Command {
+	run := &chatRun{}
+	cmd := &cobra.Command{
+		Use:   "chat MODEL",
+		Short: "Hold a conversation in the terminal",
+		Long:  "Hold a conversation in the terminal.\n\n" + chatHelp,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
+			run.settings.seeded = cmd.Flags().Changed("seed")
+			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&run.system, "system", "", "system message")
+	flags.Float64VarP(&run.settings.temperature, "temperature", "t", 0.7, "0 takes the most likely token")
+	flags.Float64Var(&run.settings.topP, "top-p", 0.95, "draw among the most likely tokens of this total probability")
+	flags.IntVar(&run.settings.topK, "top-k", 0, "draw among the k most likely tokens")
+	flags.IntVarP(&run.settings.maxTokens, "max-tokens", "n", 1024, "largest number of tokens of an answer")
+	flags.Uint64Var(&run.settings.seed, "seed", 0, "makes the draws repeatable")
+	return cmd
+}
+
+func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	// Ctrl-C is for an answer; the conversation ends by the user's word, and by SIGTERM.
+	quit, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM)
+	defer stop()
+	c := &conversation{model: m, out: out, settings: r.settings, system: r.system}
+	lines := newLineSource(in, out)
+	if lines.terminal != nil {
+		r.say(stderr, "/help lists the commands")
+	}
+	for quit.Err() == nil {
+		text, err := lines.message()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch text = strings.TrimSpace(text); {
+		case text == "":
+		case text == "/quit" || text == "/exit" || text == "/bye":
+			return nil
+		case strings.HasPrefix(text, "/"):
+			if err := c.command(text); err != nil {
+				fmt.Fprintln(stderr, err)
+			}
+		default:
+			if err := c.answer(quit, text); err != nil {
+				if errors.Is(err, mlx.ErrNoChatTemplate) {
+					return err // no answer will ever come
+				}
+				fmt.Fprintln(stderr, err)
+			}
+		}
+	}
+	return nil
+}
+
+// conversation is what was said, and how it goes on.
+type conversation struct {
+	model    mlx.TextModel
+	out      io.Writer
+	settings chatSettings
+	system   string
+	messages []mlx.Message // without the system message
+}
+
+// all is what the model is given.
+func (c *conversation) all() []mlx.Message {
+	if c.system == "" {
+		return c.messages
+	}
+	return append([]mlx.Message{{Role: "system", Content: c.system}}, c.messages...)
+}
+
+// answer streams the answer to a message. One that is stopped counts as far as it came.
+func (c *conversation) answer(ctx context.Context, text string) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	before := c.messages
+	c.messages = append(c.messages, mlx.Message{Role: "user", Content: text})
+	s := c.settings
+	options := []mlx.GenerateOption{
+		mlx.WithMaxTokens(s.maxTokens), mlx.WithTemperature(float32(s.temperature)), mlx.WithTopP(float32(s.topP)), mlx.WithTopK(s.topK), mlx.WithPlainContent(),
+	}
+	if s.seeded {
+		options = append(options, mlx.WithSeed(s.seed))
+	}
+	var said strings.Builder
+	for tok, err := range c.model.Chat(ctx, c.all(), options...) {
+		if err != nil {
+			if ctx.Err() != nil && said.Len() > 0 {
+				break // Ctrl-C
+			}
+			c.messages = before
+			if ctx.Err() != nil {
+				fmt.Fprintln(c.out)
+				return nil
+			}
+			return err
+		}
+		said.WriteString(tok.Text)
+		if _, err := io.WriteString(c.out, tok.Text); err != nil {
+			return err
+		}
+		if tok.FinishReason == mlx.FinishLength {
+			fmt.Fprintf(c.out, " [cut off after %d tokens; /set max-tokens N allows more]", s.maxTokens)
+		}
+	}
+	fmt.Fprint(c.out, "\n\n")
+	c.messages = append(c.messages, mlx.Message{Role: "assistant", Content: said.String()})
+	return nil
+}
+
+func (c *conversation) command(line string) error {
+	name, rest, _ := strings.Cut(line, " ")
+	rest = strings.TrimSpace(rest)
+	switch name {
+	case "/help", "/?":
+		fmt.Fprint(c.out, chatHelp)
+	case "/clear":
+		c.messages = nil
+	case "/system":
+		if rest == "" {
+			fmt.Fprintf(c.out, "system message: %q\n", c.system)
+			return nil
+		}
+		c.system, c.messages = rest, nil
+	case "/save":
+		return c.save(rest)
+	case "/set":
+		return c.set(rest)
+	default:
+		return fmt.Errorf("there is no %s; /help lists the commands", name)
+	}
+	return nil
+}
+
+func (c *conversation) save(path string) error {
+	if path == "" {
+		return errors.New("/save needs a file")
+	}
+	data, err := json.MarshalIndent(c.all(), "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%d messages are in %s\n", len(c.all()), path)
+	return nil
+}
+
+func (c *conversation) set(rest string) error {
+	s := c.settings
+	name, value, _ := strings.Cut(rest, " ")
+	value = strings.TrimSpace(value)
+	var err error
+	number := func(low, high float64) (v float64) {
+		if v, err = strconv.ParseFloat(value, 64); err == nil && !(v >= low && v <= high) {
+			err = fmt.Errorf("%s is not between %v and %v", value, low, high)
+		}
+		return v
+	}
+	whole := func(least int) (v int) {
+		if v, err = strconv.Atoi(value); err == nil && v < least {
+			err = fmt.Errorf("%d is less than %d", v, least)
+		}
+		return v
+	}
+	switch name {
+	case "":
+		fmt.Fprintf(c.out, "temperature %v, top-p %v, top-k %d, max-tokens %d", s.temperature, s.topP, s.topK, s.maxTokens)
+		if s.seeded {
+			fmt.Fprintf(c.out, ", seed %d", s.seed)
+		}
+		fmt.Fprintln(c.out)
+	case "temperature":
+		s.temperature = number(0, 100)
+	case "top-p":
+		s.topP = number(1e-6, 1)
+	case "top-k":
+		s.topK = whole(0)
+	case "max-tokens":
+		s.maxTokens = whole(1)
+	case "seed":
+		s.seed, err = strconv.ParseUint(value, 10, 64)
+		s.seeded = true
+	default:
+		err = errors.New("there are temperature, top-p, top-k, max-tokens and seed")
+	}
+	if err != nil {
+		return fmt.Errorf("/set %s: %w", name, err)
+	}
+	c.settings = s
+	return nil
+}
+
+// lineSource reads what the user types: with an editor on a terminal, as it comes elsewhere.
+type lineSource struct {
+	scanner  *bufio.Scanner
+	file     *os.File
+	terminal *term.Terminal
+}
+
+func newLineSource(in io.Reader, out io.Writer) *lineSource {
+	if f, ok := in.(*os.File); ok && isTerminal(f) && isTerminal(out) {
+		t := term.NewTerminal(struct {
+			io.Reader
+			io.Writer
+		}{in, out}, "> ")
+		return &lineSource{file: f, terminal: t}
+	}
+	s := &lineSource{scanner: bufio.NewScanner(in)}
+	s.scanner.Buffer(nil, maxLine)
+	return s
+}
+
+func (s *lineSource) line(prompt string) (string, error) {
+	if s.terminal == nil {
+		if !s.scanner.Scan() {
+			if err := s.scanner.Err(); err != nil {
+				return "", err
+			}
+			return "", io.EOF
+		}
+		return s.scanner.Text(), nil
+	}
+	fd := int(s.file.Fd())
+	old, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", err
+	}
+	defer term.Restore(fd, old)
+	if width, height, err := term.GetSize(fd); err == nil && width > 0 {
+		_ = s.terminal.SetSize(width, height)
+	}
+	s.terminal.SetPrompt(prompt)
+	s.terminal.SetBracketedPasteMode(true)
+	defer s.terminal.SetBracketedPasteMode(false)
+	text, err := s.terminal.ReadLine()
+	if errors.Is(err, term.ErrPasteIndicator) {
+		err = nil
+	}
+	return text, err
+}
+
+const quotes = `"""`
+
+// message is one line, or several: see chatHelp.
+func (s *lineSource) message() (string, error) {
+	text, err := s.line("> ")
+	if err != nil {
+		return "", err
+	}
+	if first, ok := strings.CutPrefix(strings.TrimSpace(text), quotes); ok {
+		lines := []string{}
+		for rest := first; ; {
+			if before, ends := strings.CutSuffix(rest, quotes); ends {
+				return strings.TrimSpace(strings.Join(append(lines, before), "\n")), nil
+			}
+			lines = append(lines, rest)
+			if rest, err = s.line(". "); err != nil {
+				return "", err
+			}
+		}
+	}
+	for strings.HasSuffix(text, `\`) {
+		more, err := s.line(". ")
+		if err != nil {
+			return "", err
+		}
+		text = strings.TrimSuffix(text, `\`) + "\n" + more
+	}
+	return text, nil
+}

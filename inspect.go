@@ -1,0 +1,53 @@
+package mlx
+
+import (
+	"errors"
+	"fmt"
+
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+)
+
+// ModelDescription is what a model's files tell of it.
+type ModelDescription struct {
+	ModelInfo    // Engine and Reason say which engine LoadModel would take, and why; Device and MLXVersion are empty
+	ChatTemplate bool
+}
+
+// Inspect describes a model (see LoadModel for what names one) by its config and the headers of its weight files. Nothing is loaded.
+func Inspect(model string) (ModelDescription, error) {
+	d, err := inspect(model)
+	if err != nil {
+		return d, fmt.Errorf("inspect %s: %w", model, err)
+	}
+	return d, nil
+}
+
+func inspect(model string) (d ModelDescription, err error) {
+	path, err := Locate(model)
+	if err != nil {
+		return d, err
+	}
+	from, err := modelfiles.Find(path)
+	if err != nil {
+		return d, err
+	}
+	if d.ModelInfo, err = from.Describe(); err != nil {
+		return d, err
+	}
+	if d.ChatTemplate, err = from.HasTemplate(); err != nil {
+		return d, err
+	}
+	if d.Source, err = describeSource(model, path); err != nil {
+		return d, err
+	}
+	reason := nativeSupports(path)
+	switch {
+	case reason == nil:
+		d.Engine, d.Reason = "native", "the native engine supports this architecture"
+	case from.GGUF == "" && errors.Is(reason, ErrUnsupported):
+		d.Engine, d.Reason = "python", reason.Error()
+	default:
+		d.Engine, d.Reason = "none", reason.Error()
+	}
+	return d, nil
+}

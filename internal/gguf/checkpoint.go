@@ -1,0 +1,454 @@
+package gguf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// ErrUnsupported is wrapped by errors about files that keep to the format and hold something that is not known here.
+var ErrUnsupported = errors.New("not supported")
+
+// Checkpoint is a GGUF file as the safetensors checkpoint that it stands for, under Hugging Face's names: tensors are
+// converted when they are read, with what llama.cpp changed (order of rotated rows, norms plus one) changed back. It is safe for
+// concurrent use.
+type Checkpoint struct {
+	Path string
+	*Header
+	// DType is the type of weights that are not packed, by safetensors' name.
+	DType string
+	// Tensors by name, with offsets in the virtual file's data.
+	Virtual map[string]safetensors.Tensor
+
+	files   []*os.File // one, or the parts of a split model in order
+	arch    *family
+	parts   map[string]part // by virtual name
+	order   []string        // of virtual names, by offset
+	header  []byte          // of the virtual file, with its length
+	encoded int64           // bytes of data
+}
+
+// part is what a virtual tensor is made of.
+type part struct {
+	source Tensor
+	kind   partKind
+	heads  int     // of rotated rows, 0 for rows in order
+	minus  float32 // subtracted from every value
+}
+
+type partKind int
+
+const (
+	plain partKind = iota
+	packedWeight
+	packedScales
+	packedBiases
+)
+
+// Open reads the header of a file and arranges its tensors; packed keeps types that are MLX's affine format exactly as such, if all
+// matrices of the file are of these types. Of a split model, path is the first part. The caller closes the checkpoint.
+func Open(path string, packed bool) (_ *Checkpoint, err error) {
+	h, err := ReadHeader(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &Checkpoint{Path: path, Header: h}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if c.arch, err = familyOf(h); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	paths, err := partsOf(path, h)
+	if err != nil {
+		return nil, err
+	}
+	for i, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		c.files = append(c.files, f)
+		if i == 0 {
+			continue
+		}
+		more, err := ReadHeader(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range more.Tensors {
+			t.File = i
+			h.Tensors = append(h.Tensors, t)
+		}
+	}
+	if err := c.arrange(packed); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+var splitName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
+
+// partsOf are the files of a split model, of which path is the first.
+func partsOf(path string, h *Header) ([]string, error) {
+	count, _ := h.Metadata["split.count"].(int64)
+	if count <= 1 {
+		return []string{path}, nil
+	}
+	name := splitName.FindStringSubmatch(path)
+	if name == nil || name[3] != fmt.Sprintf("%05d", count) {
+		return nil, fmt.Errorf("%s says that it is one of %d parts, but is not named like NAME-00001-of-%05d.gguf: give it its name back", path, count, count)
+	}
+	if number, _ := h.Metadata["split.no"].(int64); number != 0 || name[2] != "00001" {
+		return nil, fmt.Errorf("%s is part %s of a model: give the first part, %s-00001-of-%s.gguf", path, name[2], name[1], name[3])
+	}
+	paths := make([]string, count)
+	for i := range paths {
+		paths[i] = fmt.Sprintf("%s-%05d-of-%s.gguf", name[1], i+1, name[3])
+	}
+	return paths, nil
+}
+
+// LaterPart reports whether a file's name is that of the second or a later part of a split model.
+func LaterPart(path string) bool {
+	name := splitName.FindStringSubmatch(path)
+	return name != nil && name[2] != "00001"
+}
+
+// Close closes the files.
+func (c *Checkpoint) Close() error {
+	if c == nil {
+		return nil
+	}
+	var errs []error
+	for _, f := range c.files {
+		errs = append(errs, f.Close())
+	}
+	c.files = nil
+	return errors.Join(errs...)
+}
+
+// arrange lays the virtual file out.
+func (c *Checkpoint) arrange(packed bool) error {
+	packed = packed && c.exact()
+	c.DType = c.dtype(packed)
+	c.Virtual, c.parts = map[string]safetensors.Tensor{}, map[string]part{}
+	width := int64(2)
+	if c.DType == "F32" {
+		width = 4
+	}
+	add := func(name, dtype string, shape []int, bytes int64, p part) error {
+		if _, taken := c.Virtual[name]; taken {
+			return fmt.Errorf("%w: two tensors stand for %q", ErrMalformed, name)
+		}
+		c.Virtual[name] = safetensors.Tensor{DType: dtype, Shape: shape, Offset: [2]int64{c.encoded, c.encoded + bytes}}
+		c.parts[name] = p
+		c.order = append(c.order, name)
+		c.encoded += bytes
+		return nil
+	}
+	for _, t := range c.Header.Tensors {
+		if t.Name == ropeFactors { // is in the config
+			continue
+		}
+		if layouts[t.Type].unpack == nil {
+			return &TypeError{Tensor: t.Name, Type: t.Type}
+		}
+		name := c.arch.name(t.Name)
+		p := part{source: t, heads: c.arch.rotated(c.Header, t.Name)}
+		if rows := t.rows(p.heads); p.heads > 0 && rows%(2*p.heads) != 0 {
+			return fmt.Errorf("%w: tensor %q has %d rows for %d heads", ErrMalformed, t.Name, rows, p.heads)
+		}
+		if c.arch.normPlusOne && strings.HasSuffix(t.Name, "norm.weight") {
+			p.minus = 1
+		}
+		form, ok := affine[t.Type]
+		stem, isWeight := strings.CutSuffix(name, ".weight")
+		if !packed || !ok || !isWeight || len(t.Shape) != 2 {
+			if err := add(name, c.DType, t.Shape, t.Elements()*width, p); err != nil {
+				return err
+			}
+			continue
+		}
+		rows, groups := t.Shape[0], t.Shape[1]/packedGroup
+		weight, scales, biases := p, p, p
+		weight.kind, scales.kind, biases.kind = packedWeight, packedScales, packedBiases
+		words := groups * form.bits
+		if err := errors.Join(
+			add(name, "U32", []int{rows, words}, int64(rows)*int64(words)*4, weight),
+			add(stem+".scales", "F16", []int{rows, groups}, int64(rows)*int64(groups)*2, scales),
+			add(stem+".biases", "F16", []int{rows, groups}, int64(rows)*int64(groups)*2, biases),
+		); err != nil {
+			return err
+		}
+	}
+	return c.writeHeader()
+}
+
+// exact reports whether all matrices are float16 or are packed without any change.
+func (c *Checkpoint) exact() bool {
+	quantised := false
+	for _, t := range c.Header.Tensors {
+		if len(t.Shape) < 2 {
+			continue
+		}
+		if _, ok := affine[t.Type]; !ok && t.Type != F16 {
+			return false
+		} else if ok {
+			quantised = true
+		}
+	}
+	return quantised
+}
+
+// dtype is the type of what is not packed: that of the file's matrices, or bfloat16 for those that are quantised.
+func (c *Checkpoint) dtype(packed bool) string {
+	if packed {
+		return "F16"
+	}
+	seen := map[Type]bool{}
+	for _, t := range c.Header.Tensors {
+		if len(t.Shape) >= 2 {
+			seen[t.Type] = true
+		}
+	}
+	switch {
+	case len(seen) == 1 && seen[F32]:
+		return "F32"
+	case len(seen) == 1 && seen[F16]:
+		return "F16"
+	}
+	return "BF16"
+}
+
+func (c *Checkpoint) writeHeader() error {
+	entries := map[string]any{"__metadata__": map[string]string{"format": "pt"}}
+	for name, t := range c.Virtual {
+		entries[name] = map[string]any{"dtype": t.DType, "shape": t.Shape, "data_offsets": t.Offset}
+	}
+	text, err := json.Marshal(entries)
+	if err != nil {
+		return err
+	}
+	text = append(text, bytes.Repeat([]byte(" "), (8-len(text)%8)%8)...)
+	c.header = append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...)
+	return nil
+}
+
+// Size is the length of the virtual safetensors file.
+func (c *Checkpoint) Size() int64 { return int64(len(c.header)) + c.encoded }
+
+// ReadAt reads from the virtual safetensors file. Whole tensors are converted into p itself.
+func (c *Checkpoint) ReadAt(p []byte, offset int64) (n int, err error) {
+	if offset < int64(len(c.header)) {
+		n = copy(p, c.header[offset:])
+	}
+	for n < len(p) {
+		at := offset + int64(n) - int64(len(c.header))
+		i, found := slices.BinarySearchFunc(c.order, at, func(name string, at int64) int {
+			t := c.Virtual[name]
+			switch {
+			case t.Offset[1] <= at:
+				return -1
+			case t.Offset[0] > at:
+				return 1
+			}
+			return 0
+		})
+		if !found {
+			return n, io.EOF
+		}
+		t := c.Virtual[c.order[i]]
+		into := p[n:]
+		if at == t.Offset[0] && int64(len(into)) >= t.Bytes() {
+			if err := c.ReadTensor(c.order[i], into[:t.Bytes()]); err != nil {
+				return n, err
+			}
+			n += int(t.Bytes())
+			continue
+		}
+		whole := make([]byte, t.Bytes())
+		if err := c.ReadTensor(c.order[i], whole); err != nil {
+			return n, err
+		}
+		n += copy(into, whole[at-t.Offset[0]:])
+	}
+	return n, nil
+}
+
+// WriteTo writes the virtual safetensors file.
+func (c *Checkpoint) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(c.header)
+	written := int64(n)
+	for _, name := range c.order {
+		if err != nil {
+			return written, err
+		}
+		data := make([]byte, c.Virtual[name].Bytes())
+		if err = c.ReadTensor(name, data); err == nil {
+			n, err = w.Write(data)
+			written += int64(n)
+		}
+	}
+	return written, err
+}
+
+// rows is how many rows a tensor has; a vector is one, or has a value for each row of a matrix with heads.
+func (t Tensor) rows(heads int) int {
+	n := len(t.Shape)
+	switch {
+	case n == 0:
+		return 1
+	case n == 1 && heads > 0:
+		return t.Shape[0]
+	case t.Shape[n-1] == 0:
+		return 0
+	}
+	return int(t.Elements()) / t.Shape[n-1]
+}
+
+// bytesAtATime is how much of a file is in memory while it is converted, for each processor.
+const bytesAtATime = 1 << 20
+
+// ReadTensor converts a virtual tensor into out, which is as long as it.
+func (c *Checkpoint) ReadTensor(name string, out []byte) error {
+	p, ok := c.parts[name]
+	if !ok || int64(len(out)) != c.Virtual[name].Bytes() {
+		return fmt.Errorf("tensor %q is not there in %d bytes", name, len(out))
+	}
+	rows := p.source.rows(p.heads)
+	if rows == 0 || len(out) == 0 {
+		return nil
+	}
+	inRow := int(p.source.Bytes()) / rows
+	outRow := len(out) / rows
+	step := max(1, bytesAtATime/max(inRow, 1))
+	if p.heads > 0 {
+		step = 1
+	}
+	var wait sync.WaitGroup
+	var once sync.Once
+	var failure error
+	next := make(chan int)
+	for range min(runtime.GOMAXPROCS(0), (rows+step-1)/step) {
+		wait.Go(func() {
+			buffer := make([]byte, min(step, rows)*inRow)
+			scratch := make([]float32, 256)
+			for row := range next {
+				n := min(step, rows-row)
+				from := c.sourceRow(p, row, rows)
+				if _, err := c.files[p.source.File].ReadAt(buffer[:n*inRow], p.source.Offset+int64(from)*int64(inRow)); err != nil {
+					once.Do(func() { failure = fmt.Errorf("tensor %q: %w", p.source.Name, err) })
+					continue
+				}
+				c.convert(p, buffer[:n*inRow], out[row*outRow:(row+n)*outRow], scratch)
+			}
+		})
+	}
+	for row := 0; row < rows; row += step {
+		next <- row
+	}
+	close(next)
+	wait.Wait()
+	return failure
+}
+
+// sourceRow is where the file keeps a row: the two halves that rotate together lie side by side there.
+func (c *Checkpoint) sourceRow(p part, row, rows int) int {
+	if p.heads == 0 {
+		return row
+	}
+	dim := rows / p.heads
+	head, within := row/dim, row%dim
+	return head*dim + within%(dim/2)*2 + within/(dim/2)
+}
+
+// convert makes the values of whole blocks.
+func (c *Checkpoint) convert(p part, in, out []byte, scratch []float32) {
+	l := layouts[p.source.Type]
+	if p.kind != plain {
+		convertPacked(p, in, out)
+		return
+	}
+	same := map[Type]string{F32: "F32", F16: "F16", BF16: "BF16"}[p.source.Type] == c.DType
+	if same && p.minus == 0 {
+		copy(out, in)
+		return
+	}
+	for at := 0; at < len(in); at += l.bytes {
+		values := scratch[:l.values]
+		l.unpack(in[at:at+l.bytes], values)
+		if p.minus != 0 {
+			for i := range values {
+				values[i] -= p.minus
+			}
+		}
+		out = putFloats(out, values, c.DType)
+	}
+}
+
+// putFloats writes values in a type and returns what is behind them.
+func putFloats(out []byte, values []float32, dtype string) []byte {
+	switch dtype {
+	case "F32":
+		for i, v := range values {
+			binary.LittleEndian.PutUint32(out[4*i:], math.Float32bits(v))
+		}
+		return out[4*len(values):]
+	case "F16":
+		for i, v := range values {
+			binary.LittleEndian.PutUint16(out[2*i:], toFloat16(v))
+		}
+	default:
+		for i, v := range values {
+			binary.LittleEndian.PutUint16(out[2*i:], toBFloat16(v))
+		}
+	}
+	return out[2*len(values):]
+}
+
+func convertPacked(p part, in, out []byte) {
+	form, size := affine[p.source.Type], layouts[p.source.Type].bytes
+	var q [packedGroup]byte
+	for i := 0; i < len(in)/size; i++ {
+		scale, bias := form.pack(in[i*size:(i+1)*size], q[:])
+		switch p.kind {
+		case packedWeight:
+			putBits(out[i*4*form.bits:(i+1)*4*form.bits], q[:], form.bits)
+		case packedScales:
+			binary.LittleEndian.PutUint16(out[2*i:], scale)
+		case packedBiases:
+			binary.LittleEndian.PutUint16(out[2*i:], bias)
+		}
+	}
+}
+
+// Types names the types of the file's matrices, with how many tensors are of each.
+func (h *Header) Types() string {
+	counts := map[string]int{}
+	for _, t := range h.Tensors {
+		if len(t.Shape) > 1 {
+			counts[t.Type.String()]++
+		}
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		out = append(out, fmt.Sprintf("%s (%d)", name, counts[name]))
+	}
+	return strings.Join(out, ", ")
+}

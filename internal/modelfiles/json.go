@@ -1,0 +1,85 @@
+package modelfiles
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, and a byte order mark is passed over.
+func Unmarshal(data []byte, into any) error {
+	return json.Unmarshal(withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), into)
+}
+
+// CleanConfig is a config as encoding/json can read it: see Unmarshal, and without keys that it would take for others.
+func CleanConfig(data []byte) ([]byte, error) {
+	data = withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff")))
+	var value any
+	if err := json.Unmarshal(data, &value); err != nil {
+		return nil, err
+	}
+	return exactKeys(data)
+}
+
+// withoutNaN replaces what Python's json writes and JSON does not have.
+func withoutNaN(data []byte) []byte {
+	if !bytes.Contains(data, []byte("NaN")) && !bytes.Contains(data, []byte("Infinity")) {
+		return data
+	}
+	out := make([]byte, 0, len(data))
+	for inString, i := false, 0; i < len(data); {
+		rest := data[i:]
+		switch {
+		case inString && rest[0] == '\\' && len(rest) > 1:
+			out = append(out, rest[:2]...)
+			i += 2
+			continue
+		case rest[0] == '"':
+			inString = !inString
+		case !inString:
+			if n := notANumber(rest); n > 0 {
+				out = append(out, "null"...)
+				i += n
+				continue
+			}
+		}
+		out = append(out, rest[0])
+		i++
+	}
+	return out
+}
+
+func notANumber(text []byte) int {
+	for _, word := range []string{"NaN", "Infinity", "-Infinity"} {
+		if bytes.HasPrefix(text, []byte(word)) {
+			return len(word)
+		}
+	}
+	return 0
+}
+
+// exactKeys drops keys with capital letters, which no setting of a config has, and to which encoding/json would give the meaning
+// of the key in small letters. The last of several equal keys counts.
+func exactKeys(data []byte) ([]byte, error) {
+	switch trimmed := bytes.TrimSpace(data); {
+	case bytes.HasPrefix(trimmed, []byte("{")):
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(data, &object); err != nil {
+			return nil, err
+		}
+		for key, value := range object {
+			if key != strings.ToLower(key) {
+				delete(object, key)
+				continue
+			}
+			clean, err := exactKeys(value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", key, err)
+			}
+			object[key] = clean
+		}
+		return json.Marshal(object)
+	}
+	return data, nil
+}

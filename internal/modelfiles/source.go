@@ -1,0 +1,194 @@
+package modelfiles
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
+)
+
+// Source is where a model's files are: a folder in Hugging Face's layout, a folder with a GGUF file, or a GGUF file by itself. What
+// a GGUF file tells of itself is read as if it were in the usual files. It is safe for concurrent use.
+type Source struct {
+	Dir  string // the folder
+	GGUF string // the GGUF file that holds the weights; "" for safetensors
+
+	alone  bool // the file was named, not its folder: what it says of itself comes first
+	once   sync.Once
+	header *gguf.Header
+	err    error // of reading the header
+}
+
+// ErrNotAModel is wrapped by errors about paths that are no model.
+var ErrNotAModel = errors.New("not a model folder")
+
+// Find looks at a path: a folder or a .gguf file.
+func Find(path string) (*Source, error) {
+	stat, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
+	case !stat.IsDir() && strings.EqualFold(filepath.Ext(path), ".gguf"):
+		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
+	case !stat.IsDir():
+		return nil, fmt.Errorf("%w: %s is a file, and not a .gguf one", ErrNotAModel, path)
+	}
+	s := &Source{Dir: path}
+	tensors, err := Files(path, "model*.safetensors")
+	if err != nil {
+		return nil, err
+	}
+	if len(tensors) == 0 {
+		if s.GGUF, err = ggufIn(path); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil && s.GGUF == "" {
+		return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
+	}
+	return s, nil
+}
+
+// ggufIn is the GGUF model of a folder, or "".
+func ggufIn(dir string) (string, error) {
+	files, err := Files(dir, "*.gguf")
+	if err != nil {
+		return "", err
+	}
+	models := slices.DeleteFunc(files, func(file string) bool {
+		return gguf.LaterPart(file) || strings.HasPrefix(filepath.Base(file), "mmproj") // the vision part of a model
+	})
+	switch len(models) {
+	case 0:
+		return "", nil
+	case 1:
+		return models[0], nil
+	}
+	names := make([]string, len(models))
+	for i, m := range models {
+		names[i] = filepath.Base(m)
+	}
+	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
+}
+
+// Header is the header of the GGUF file.
+func (s *Source) Header() (*gguf.Header, error) {
+	s.once.Do(func() { s.header, s.err = gguf.ReadHeader(s.GGUF) })
+	return s.header, s.err
+}
+
+// OpenGGUF opens the weights of a GGUF file; see gguf.Open.
+func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) { return gguf.Open(s.GGUF, packed) }
+
+// Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
+func (s *Source) Read(name string) ([]byte, error) {
+	data, err := s.read(name)
+	return bytes.TrimPrefix(data, []byte("\ufeff")), err
+}
+
+func (s *Source) read(name string) ([]byte, error) {
+	path := filepath.Join(s.Dir, name)
+	if s.GGUF == "" {
+		return os.ReadFile(path)
+	}
+	if name == "config.json" {
+		return s.config(path)
+	}
+	first, second := func() ([]byte, error) { return os.ReadFile(path) }, func() ([]byte, error) { return s.derived(name) }
+	if s.alone {
+		first, second = second, first
+	}
+	data, err := first()
+	if errors.Is(err, fs.ErrNotExist) {
+		if other, err2 := second(); err2 == nil || !errors.Is(err2, fs.ErrNotExist) {
+			return other, err2
+		}
+	}
+	return data, err
+}
+
+// missing is the error of a file that the GGUF file cannot stand for.
+func missing(name string, reason error) error {
+	return fmt.Errorf("%s: %w: %w", name, reason, fs.ErrNotExist)
+}
+
+// derived is a file as the GGUF file tells it.
+func (s *Source) derived(name string) ([]byte, error) {
+	h, err := s.Header()
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "tokenizer.json":
+		data, err := h.Tokenizer()
+		if err != nil { // a file beside may still have it
+			return nil, missing(name, fmt.Errorf("%s: %w", s.GGUF, err))
+		}
+		return data, nil
+	case "tokenizer_config.json":
+		if tokens, _ := h.Metadata["tokenizer.ggml.tokens"].([]string); len(tokens) > 0 {
+			return json.Marshal(h.TokenizerConfig())
+		}
+	}
+	return nil, missing(name, errors.New("a GGUF file has none"))
+}
+
+// config is the config that the file tells, over that of the folder: the file knows the weights that it holds.
+func (s *Source) config(path string) ([]byte, error) {
+	beside, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	c, err := s.OpenGGUF(false)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	said, assumed, err := c.Config()
+	if err != nil {
+		if beside != nil && !s.alone && errors.Is(err, gguf.ErrMalformed) {
+			return beside, nil // which was written for it
+		}
+		return nil, fmt.Errorf("%s: %w", s.GGUF, err)
+	}
+	var given map[string]any
+	if beside == nil || s.alone {
+		maps.Copy(assumed, said)
+		return json.Marshal(assumed)
+	}
+	if err := Unmarshal(beside, &given); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	eos := given["eos_token_id"]
+	if text, ok := given["text_config"].(map[string]any); ok {
+		given = text
+	}
+	if eos != nil {
+		given["eos_token_id"] = eos
+	}
+	maps.Copy(assumed, given)
+	maps.Copy(assumed, said)
+	return json.Marshal(assumed)
+}
+
+// Bytes is about what loading will need.
+func (s *Source) Bytes() int64 {
+	if s.GGUF == "" {
+		return Bytes(s.Dir, "*.safetensors")
+	}
+	stat, err := os.Stat(s.GGUF)
+	if err != nil {
+		return 0
+	}
+	return stat.Size()
+}

@@ -1,0 +1,186 @@
+package tokenizer
+
+/*
+#include "gomlx_tokenizer.h"
+*/
+import "C"
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// Marks that stand around a control token in a user's text until the template is rendered: private characters, which no
+// template writes. They are those of transformers' sanitize_control_tokens, whose rules are followed here.
+const (
+	controlStart = "\U000F0000"
+	controlEnd   = "\U000F0001"
+)
+
+// Guard keeps texts of users from becoming control tokens: what spells one, such as <end_of_turn>, is encoded as the plain text that
+// it is. It is safe for concurrent use.
+type Guard struct {
+	tokenizer *Tokenizer
+	control   *regexp.Regexp // any control token; nil if there is none
+	marked    *regexp.Regexp // one between marks, or a lone mark
+}
+
+// added is an added token of a tokenizer.
+type added struct {
+	Content string `json:"content"`
+	Special bool   `json:"special"`
+}
+
+func (t *Tokenizer) added() (list []added, err error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return nil, ErrClosed
+	}
+	var out, e C.gomlx_bytes
+	if C.gomlx_tokenizer_added(t.t, &out, &e) != 0 {
+		return nil, takeError(e)
+	}
+	return list, json.Unmarshal([]byte(takeString(out)), &list)
+}
+
+// EncodePlain encodes a text in which no added token counts.
+func (t *Tokenizer) EncodePlain(text string) ([]int32, error) {
+	if !utf8.ValidString(text) {
+		return nil, ErrInvalidUTF8
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.t == nil {
+		return nil, ErrClosed
+	}
+	var ids C.gomlx_ids
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_encode_plain(t.t, stringPtr(text), C.size_t(len(text)), &ids, &e) != 0 {
+		return nil, takeError(e)
+	}
+	return takeIDs(ids), nil
+}
+
+// takeIDs copies ids and frees them.
+func takeIDs(ids C.gomlx_ids) []int32 {
+	defer C.gomlx_ids_free(ids)
+	out := make([]int32, int(ids.len))
+	for i, id := range unsafe.Slice((*uint32)(ids.data), int(ids.len)) {
+		out[i] = int32(id)
+	}
+	return out
+}
+
+// NewGuard knows a tokenizer's control tokens: the special ones, and those that the chat template names.
+func NewGuard(t *Tokenizer, template string) (*Guard, error) {
+	list, err := t.added()
+	if err != nil {
+		return nil, err
+	}
+	var control []string
+	for _, token := range list {
+		if token.Content != "" && (token.Special || strings.TrimSpace(token.Content) != "" && strings.Contains(template, token.Content)) {
+			control = append(control, token.Content)
+		}
+	}
+	g := &Guard{tokenizer: t}
+	if len(control) == 0 {
+		return g, nil
+	}
+	// The longest one counts, where one token holds another.
+	slices.SortStableFunc(control, func(a, b string) int { return len(b) - len(a) })
+	for i, token := range control {
+		control[i] = regexp.QuoteMeta(token)
+	}
+	any := strings.Join(control, "|")
+	if g.control, err = regexp.Compile(any); err != nil {
+		return nil, fmt.Errorf("control tokens: %w", err)
+	}
+	g.marked, err = regexp.Compile(controlStart + "(" + any + ")" + controlEnd + "|[" + controlStart + controlEnd + "]")
+	return g, err
+}
+
+// Mark puts marks around the control tokens in a text; marks that it holds already are dropped.
+func (g *Guard) Mark(text string) string {
+	text = strings.NewReplacer(controlStart, "", controlEnd, "").Replace(text)
+	if g.control == nil {
+		return text
+	}
+	return g.control.ReplaceAllString(text, controlStart+"$0"+controlEnd)
+}
+
+// MarkJSON marks every text in a JSON value but keys.
+func (g *Guard) MarkJSON(data json.RawMessage) (json.RawMessage, error) {
+	if g.control == nil || len(data) == 0 {
+		return data, nil
+	}
+	var out []byte
+	err := walkStrings(data, func(text string, key bool) string {
+		if key {
+			return text
+		}
+		return g.Mark(text)
+	}, &out)
+	return out, err
+}
+
+// Encode encodes a rendered text without special tokens around it. What is marked is plain text.
+func (g *Guard) Encode(text string) ([]int32, error) {
+	if g.marked == nil {
+		return g.tokenizer.Encode(text, false)
+	}
+	var ids []int32
+	behind := false
+	add := func(encode func(string) ([]int32, error), piece string) error {
+		more, err := g.encodePiece(encode, piece, behind)
+		ids, behind = append(ids, more...), true
+		return err
+	}
+	normal := func(s string) ([]int32, error) { return g.tokenizer.Encode(s, false) }
+	at := 0
+	for _, m := range g.marked.FindAllStringSubmatchIndex(text, -1) {
+		if err := add(normal, text[at:m[0]]); err != nil {
+			return nil, err
+		}
+		if m[2] >= 0 {
+			token := text[m[2]:m[3]]
+			before := len(ids)
+			if err := add(g.tokenizer.EncodePlain, token); err != nil {
+				return nil, err
+			}
+			if id, ok := g.tokenizer.TokenID(token); ok && slices.Contains(ids[before:], id) {
+				return nil, fmt.Errorf("the text holds the control token %q, and the tokenizer has no other way to write it", token)
+			}
+		}
+		at = m[1]
+	}
+	return ids, add(normal, text[at:])
+}
+
+// encodePiece encodes a piece. Tokenizers may put a space before the first word of a text: behind other pieces, a newline goes
+// in front and is taken off again.
+func (g *Guard) encodePiece(encode func(string) ([]int32, error), piece string, behind bool) ([]int32, error) {
+	if piece == "" {
+		return nil, nil
+	}
+	if behind {
+		newline, err := g.tokenizer.Encode("\n", false)
+		if err != nil {
+			return nil, err
+		}
+		ids, err := encode("\n" + piece)
+		if err != nil {
+			return nil, err
+		}
+		if len(ids) >= len(newline) && slices.Equal(ids[:len(newline)], newline) {
+			return ids[len(newline):], nil
+		}
+	}
+	return encode(piece)
+}

@@ -1,0 +1,262 @@
+//! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
+
+use crate::pytext;
+use minijinja::value::{from_args, Kwargs, ValueKind};
+use minijinja::{Error, ErrorKind, State, Value};
+
+/// Calls a method that a value does not have of its own.
+pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(s) = value.as_str() {
+        if let Some(result) = string(s, method, args)? {
+            return Ok(result);
+        }
+    }
+    match (value.kind(), method) {
+        (ValueKind::Seq, "index") => {
+            let (wanted,): (Value,) = from_args(args)?;
+            let at = value.try_iter()?.position(|item| item == wanted);
+            at.map(Value::from).ok_or_else(|| bad(format!("{} is not in list", pytext::repr(&wanted))))
+        }
+        (ValueKind::Seq | ValueKind::Map, "copy") => {
+            let () = from_args(args)?;
+            Ok(value.clone())
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    }
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// Python's white space: Unicode's, and four separators.
+pub fn space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+fn cased(c: char) -> bool {
+    c.is_uppercase() || c.is_lowercase()
+}
+
+/// The part of a text between two indexes as Python counts them, and how many characters come before it.
+fn part(s: &str, start: Option<i64>, end: Option<i64>) -> (usize, String) {
+    let length = s.chars().count() as i64;
+    let place = |i: i64| if i < 0 { (i + length).max(0) } else { i.min(length) } as usize;
+    let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(length)));
+    (start, s.chars().skip(start).take(end.saturating_sub(start)).collect())
+}
+
+fn find(s: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> {
+    let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+    let (before, text) = part(s, start, end);
+    let at = if last { text.rfind(what) } else { text.find(what) };
+    Ok(at.map(|at| before + text[..at].chars().count()))
+}
+
+fn list(parts: Vec<&str>) -> Value {
+    parts.into_iter().map(Value::from).collect()
+}
+
+fn split(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
+    let (sep, most, kwargs): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
+    let sep = match sep {
+        Some(sep) => Some(sep),
+        None => kwargs.get("sep")?,
+    };
+    let most = match most {
+        Some(n) => n,
+        None => kwargs.get::<Option<i64>>("maxsplit")?.unwrap_or(-1),
+    };
+    kwargs.assert_all_used()?;
+    let pieces = if most < 0 { usize::MAX } else { most as usize + 1 };
+    let sep = sep.filter(|v| !v.is_none() && !v.is_undefined());
+    if let Some(sep) = &sep {
+        let sep = sep.as_str().ok_or_else(|| bad("split: the separator must be a string"))?;
+        if sep.is_empty() {
+            return Err(bad("empty separator"));
+        }
+        return Ok(list(if from_right {
+            let mut parts: Vec<_> = s.rsplitn(pieces, sep).collect();
+            parts.reverse();
+            parts
+        } else {
+            s.splitn(pieces, sep).collect()
+        }));
+    }
+    let mut parts = Vec::new();
+    // What is left when there are enough pieces keeps the white space at its far end.
+    let mut rest = if from_right { s.trim_end_matches(space) } else { s.trim_start_matches(space) };
+    while !rest.is_empty() {
+        let at = if from_right { rest.rfind(space) } else { rest.find(space) };
+        let Some(at) = at.filter(|_| parts.len() + 1 < pieces) else {
+            parts.push(rest);
+            break;
+        };
+        if from_right {
+            let width = rest[at..].chars().next().map_or(1, char::len_utf8);
+            parts.push(&rest[at + width..]);
+            rest = rest[..at].trim_end_matches(space);
+        } else {
+            parts.push(&rest[..at]);
+            rest = rest[at..].trim_start_matches(space);
+        }
+    }
+    if from_right {
+        parts.reverse();
+    }
+    Ok(list(parts))
+}
+
+fn partition(s: &str, sep: &str, last: bool) -> Result<Value, Error> {
+    if sep.is_empty() {
+        return Err(bad("empty separator"));
+    }
+    Ok(list(match (if last { s.rfind(sep) } else { s.find(sep) }, last) {
+        (Some(at), _) => vec![&s[..at], sep, &s[at + sep.len()..]],
+        (None, false) => vec![s, "", ""],
+        (None, true) => vec!["", "", s],
+    }))
+}
+
+fn pad(s: &str, args: &[Value], method: &str) -> Result<Value, Error> {
+    let (width, fill): (i64, Option<&str>) = from_args(args)?;
+    let missing = width.clamp(0, 1 << 20).saturating_sub(s.chars().count() as i64).max(0) as usize;
+    let fill = fill.unwrap_or(" ");
+    if fill.chars().count() != 1 {
+        return Err(bad("the fill character must be exactly one character long"));
+    }
+    let left = match method {
+        "ljust" => 0,
+        "rjust" => missing,
+        // As CPython does: the odd one goes to the left where the width is odd.
+        _ => missing / 2 + (missing & width as usize & 1),
+    };
+    Ok(Value::from(format!("{}{s}{}", fill.repeat(left), fill.repeat(missing - left))))
+}
+
+/// `str.title`: a capital letter after every character that is no letter.
+pub fn title(s: &str) -> String {
+    let mut inside = false;
+    let mut out = String::new();
+    for c in s.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = cased(c);
+    }
+    out
+}
+
+/// `str.replace` with at most `count` replacements.
+pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> String {
+    match count {
+        Some(n) if n >= 0 => s.replacen(old, new, n as usize),
+        _ => s.replace(old, new),
+    }
+}
+
+fn lines(s: &str, keep: bool) -> Vec<&str> {
+    let breaks = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut out = Vec::new();
+    let mut rest = s;
+    while let Some(at) = rest.find(breaks) {
+        let width = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        out.push(&rest[..if keep { at + width } else { at }]);
+        rest = &rest[at + width..];
+    }
+    if !rest.is_empty() {
+        out.push(rest);
+    }
+    out
+}
+
+fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let all = |test: fn(char) -> bool| !s.is_empty() && s.chars().all(test);
+    let strip = |left: bool, right: bool| -> Result<Value, Error> {
+        let (chars,): (Option<Value>,) = from_args(args)?;
+        let chars: Option<Vec<char>> = chars.as_ref().and_then(Value::as_str).map(|c| c.chars().collect());
+        let drop = |c: char| chars.as_ref().map_or_else(|| space(c), |set| set.contains(&c));
+        let text = if left { s.trim_start_matches(drop) } else { s };
+        Ok(Value::from(if right { text.trim_end_matches(drop) } else { text }))
+    };
+    Ok(Some(match method {
+        "strip" => strip(true, true)?,
+        "lstrip" => strip(true, false)?,
+        "rstrip" => strip(false, true)?,
+        "split" => split(s, args, false)?,
+        "rsplit" => split(s, args, true)?,
+        "splitlines" => {
+            let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
+            let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
+            kwargs.assert_all_used()?;
+            list(lines(s, keep))
+        }
+        "partition" | "rpartition" => {
+            let (sep,): (&str,) = from_args(args)?;
+            partition(s, sep, method == "rpartition")?
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(s.strip_prefix(prefix).unwrap_or(s))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(s.strip_suffix(suffix).unwrap_or(s))
+        }
+        "replace" => {
+            let (old, new, count, kwargs): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
+            let count = count.or(kwargs.get("count")?);
+            kwargs.assert_all_used()?;
+            Value::from(replace(s, old, new, count))
+        }
+        "find" | "rfind" => find(s, args, method == "rfind")?.map_or(Value::from(-1), Value::from),
+        "index" | "rindex" => Value::from(find(s, args, method == "rindex")?.ok_or_else(|| bad("substring not found"))?),
+        "count" => {
+            let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+            let text = part(s, start, end).1;
+            Value::from(if what.is_empty() { text.chars().count() + 1 } else { text.matches(what).count() })
+        }
+        "zfill" => {
+            let (width,): (i64,) = from_args(args)?;
+            let (sign, digits) = if s.starts_with(['+', '-']) { s.split_at(1) } else { ("", s) };
+            let missing = width.clamp(0, 1 << 20).saturating_sub(s.chars().count() as i64).max(0);
+            Value::from(format!("{sign}{}{digits}", "0".repeat(missing as usize)))
+        }
+        "ljust" | "rjust" | "center" => pad(s, args, method)?,
+        "title" => Value::from(title(s)),
+        "capitalize" => {
+            let mut chars = s.chars();
+            let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+            Value::from(first + &chars.as_str().to_lowercase())
+        }
+        "swapcase" => {
+            let swap = |c: char| -> String { if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() } };
+            Value::from(s.chars().map(swap).collect::<String>())
+        }
+        "casefold" => Value::from(s.to_lowercase().replace('ß', "ss")),
+        "islower" => Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
+        "isupper" => Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)),
+        "istitle" => Value::from(s.chars().any(cased) && title(s) == s),
+        "isspace" => Value::from(all(space)),
+        "isalpha" => Value::from(all(char::is_alphabetic)),
+        "isalnum" => Value::from(all(char::is_alphanumeric)),
+        "isdecimal" => Value::from(all(|c| c.is_ascii_digit() || c.is_numeric() && c.to_digit(10).is_some())),
+        "isdigit" | "isnumeric" => Value::from(all(char::is_numeric)),
+        "isidentifier" => {
+            let word = s.chars().all(|c| c.is_alphanumeric() || c == '_');
+            Value::from(word && !s.is_empty() && !s.starts_with(|c: char| c.is_numeric()))
+        }
+        "join" => {
+            let (values,): (Value,) = from_args(args)?;
+            let mut parts = Vec::new();
+            for (i, item) in values.try_iter()?.enumerate() {
+                let text = item.as_str().ok_or_else(|| bad(format!("sequence item {i}: expected str instance, {} found", item.kind())))?;
+                parts.push(text.to_owned());
+            }
+            Value::from(parts.join(s))
+        }
+        _ => return Ok(None),
+    }))
+}

@@ -1,0 +1,263 @@
+//! Values as Python prints and formats them.
+
+use crate::pyjson::float_repr;
+use minijinja::{value::ValueKind, Error, ErrorKind, Value};
+use std::fmt::Write;
+
+/// `str(value)`.
+pub fn str(v: &Value) -> String {
+    match v.kind() {
+        ValueKind::Undefined => String::new(),
+        ValueKind::String => v.as_str().map_or_else(|| v.to_string(), Into::into),
+        _ => repr(v),
+    }
+}
+
+/// `repr(value)`.
+pub fn repr(v: &Value) -> String {
+    match v.kind() {
+        ValueKind::Undefined => "Undefined".into(),
+        ValueKind::None => "None".into(),
+        ValueKind::Number if !v.is_integer() => f64::try_from(v.clone()).map_or_else(|_| v.to_string(), python_float),
+        ValueKind::String => quoted(v.as_str().unwrap_or_default()),
+        ValueKind::Seq | ValueKind::Iterable => match v.try_iter() {
+            Ok(items) => format!("[{}]", items.map(|item| repr(&item)).collect::<Vec<_>>().join(", ")),
+            Err(_) => v.to_string(),
+        },
+        ValueKind::Map => {
+            let Ok(keys) = v.try_iter() else { return v.to_string() };
+            let entries = keys.map(|k| format!("{}: {}", repr(&k), repr(&v.get_item(&k).unwrap_or_default())));
+            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        _ => v.to_string(),
+    }
+}
+
+fn python_float(f: f64) -> String {
+    match f {
+        f if f.is_nan() => "nan".into(),
+        f if f.is_infinite() => if f > 0.0 { "inf" } else { "-inf" }.into(),
+        f => float_repr(f),
+    }
+}
+
+fn quoted(s: &str) -> String {
+    let quote = if s.contains('\'') && !s.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in s.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => {
+                write!(out, "\\x{:02x}", c as u32).unwrap()
+            }
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e000}'..='\u{f8ff}' => {
+                write!(out, "\\u{:04x}", c as u32).unwrap()
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+/// `left % right`: formats a text, or is the remainder of numbers.
+pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
+    if let Some(format) = left.as_str() {
+        return percent(format, right).map(Value::from);
+    }
+    if left.is_integer() && right.is_integer() {
+        if let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone())) {
+            if b == 0 {
+                return Err(bad("integer modulo by zero"));
+            }
+            return Ok(Value::from(((a % b) + b) % b));
+        }
+    }
+    match (f64::try_from(left.clone()), f64::try_from(right.clone())) {
+        (Ok(_), Ok(0.0)) => Err(bad("float modulo by zero")),
+        (Ok(a), Ok(b)) => Ok(Value::from(a - b * (a / b).floor())),
+        _ => Err(bad(format!("cannot take {} % {}", left.kind(), right.kind()))),
+    }
+}
+
+struct Spec {
+    name: Option<String>,
+    left: bool,
+    zero: bool,
+    plus: bool,
+    space: bool,
+    alternate: bool,
+    width: usize,
+    precision: Option<usize>,
+    conversion: char,
+}
+
+/// Python's printf-style formatting.
+fn percent(format: &str, values: &Value) -> Result<String, Error> {
+    enum Part {
+        Text(String),
+        Spec(Spec),
+    }
+    let mut parts = Vec::new();
+    let mut chars = format.chars().peekable();
+    let mut text = String::new();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        let mut s =
+            Spec { name: None, left: false, zero: false, plus: false, space: false, alternate: false, width: 0, precision: None, conversion: '%' };
+        if chars.peek() == Some(&'(') {
+            chars.next();
+            s.name = Some(chars.by_ref().take_while(|c| *c != ')').collect());
+        }
+        while let Some(flag) = chars.next_if(|c| "-0+ #".contains(*c)) {
+            match flag {
+                '-' => s.left = true,
+                '0' => s.zero = true,
+                '+' => s.plus = true,
+                ' ' => s.space = true,
+                _ => s.alternate = true,
+            }
+        }
+        let number = |chars: &mut std::iter::Peekable<std::str::Chars>| -> Result<usize, Error> {
+            let mut n = 0usize;
+            while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+                n = n * 10 + digit as usize - '0' as usize;
+                if n > 1 << 20 {
+                    return Err(bad("a width of more than a million"));
+                }
+            }
+            Ok(n)
+        };
+        s.width = number(&mut chars)?;
+        if chars.next_if_eq(&'.').is_some() {
+            s.precision = Some(number(&mut chars)?);
+        }
+        while chars.next_if(|c| "hlL".contains(*c)).is_some() {}
+        s.conversion = chars.next().ok_or_else(|| bad("incomplete format"))?;
+        if s.conversion == '%' {
+            text.push('%');
+            continue;
+        }
+        parts.push(Part::Text(std::mem::take(&mut text)));
+        parts.push(Part::Spec(s));
+    }
+    parts.push(Part::Text(text));
+
+    let wanted = parts.iter().filter(|p| matches!(p, Part::Spec(s) if s.name.is_none())).count();
+    let named = parts.iter().any(|p| matches!(p, Part::Spec(s) if s.name.is_some()));
+    // A tuple is a list here: it gives its items, unless the format takes one value and the list has another number.
+    let list: Vec<Value> = match values.kind() {
+        ValueKind::Seq if wanted != 1 || values.len() == Some(1) => values.try_iter()?.collect(),
+        ValueKind::Map if named || wanted == 0 => Vec::new(),
+        _ => vec![values.clone()],
+    };
+    if !named && list.len() < wanted {
+        return Err(bad("not enough arguments for format string"));
+    }
+    if !named && list.len() > wanted {
+        return Err(bad("not all arguments converted during string formatting"));
+    }
+    let mut next = list.into_iter();
+    let mut out = String::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => out.push_str(&text),
+            Part::Spec(s) => {
+                let value = match &s.name {
+                    Some(name) => values.get_attr(name)?,
+                    None => next.next().ok_or_else(|| bad("not enough arguments for format string"))?,
+                };
+                out.push_str(&s.format(&value)?);
+            }
+        }
+    }
+    Ok(out)
+}
+
+impl Spec {
+    fn format(&self, v: &Value) -> Result<String, Error> {
+        let cut = |text: String| match self.precision {
+            Some(n) => text.chars().take(n).collect(),
+            None => text,
+        };
+        let float = || f64::try_from(v.clone()).map_err(|_| bad(format!("%{} format: a real number is required, not {}", self.conversion, v.kind())));
+        let whole = || -> Result<i128, Error> { i128::try_from(v.clone()).or_else(|_| float().map(|f| f.trunc() as i128)) };
+        let precision = self.precision.unwrap_or(6);
+        let prefix = |text: &'static str| if self.alternate { text } else { "" };
+        let (number, body) = match self.conversion {
+            's' => (false, cut(str(v))),
+            'r' | 'a' => (false, cut(repr(v))),
+            'c' if v.is_integer() => (false, char::from_u32(whole()? as u32).unwrap_or('\u{fffd}').to_string()),
+            'c' => (false, str(v)),
+            'd' | 'i' | 'u' => (true, whole()?.to_string()),
+            'x' => (true, signed(whole()?, |n| format!("{}{n:x}", prefix("0x")))),
+            'X' => (true, signed(whole()?, |n| format!("{}{n:X}", prefix("0X")))),
+            'o' => (true, signed(whole()?, |n| format!("{}{n:o}", prefix("0o")))),
+            'f' | 'F' => (true, format!("{:.*}", precision, float()?)),
+            'e' | 'E' => {
+                let text = exponent(float()?, precision);
+                (true, if self.conversion == 'E' { text.to_uppercase() } else { text })
+            }
+            'g' | 'G' => {
+                let text = general(float()?, precision.max(1));
+                (true, if self.conversion == 'G' { text.to_uppercase() } else { text })
+            }
+            other => return Err(bad(format!("unsupported format character {other:?}"))),
+        };
+        let (sign, digits) = match body.strip_prefix('-') {
+            Some(digits) if number => ("-", digits),
+            _ if number && self.plus => ("+", &body[..]),
+            _ if number && self.space => (" ", &body[..]),
+            _ => ("", &body[..]),
+        };
+        let missing = self.width.saturating_sub(sign.len() + digits.chars().count());
+        Ok(if self.left {
+            format!("{sign}{digits}{}", " ".repeat(missing))
+        } else if self.zero && number {
+            format!("{sign}{}{digits}", "0".repeat(missing))
+        } else {
+            format!("{}{sign}{digits}", " ".repeat(missing))
+        })
+    }
+}
+
+fn signed(n: i128, digits: impl Fn(u128) -> String) -> String {
+    format!("{}{}", if n < 0 { "-" } else { "" }, digits(n.unsigned_abs()))
+}
+
+/// C's %e.
+fn exponent(f: f64, precision: usize) -> String {
+    let text = format!("{f:.precision$e}");
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text };
+    let n: i32 = exponent.parse().unwrap_or(0);
+    format!("{mantissa}e{}{:02}", if n < 0 { '-' } else { '+' }, n.abs())
+}
+
+/// C's %g.
+fn general(f: f64, precision: usize) -> String {
+    if f == 0.0 {
+        return "0".into();
+    }
+    let scientific = exponent(f, precision - 1);
+    let Some((mantissa, power)) = scientific.split_once('e') else { return scientific };
+    let n: i32 = power.parse().unwrap_or(0);
+    let trim = |text: &str| if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() };
+    if n < -4 || n >= precision as i32 {
+        return format!("{}e{power}", trim(mantissa));
+    }
+    trim(&format!("{:.*}", (precision as i32 - 1 - n).max(0) as usize, f))
+}

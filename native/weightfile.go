@@ -1,0 +1,73 @@
+package native
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// weightFile is a safetensors file whose tensors are read to where they stay.
+type weightFile struct {
+	*metal.WeightFile
+	start   int64 // of the data section
+	tensors map[string]safetensors.Tensor
+}
+
+// fileTypes are the types that tensors of a weightFile may have.
+var fileTypes = map[string]metal.DType{
+	"BF16": metal.BFloat16, "F16": metal.Float16, "F32": metal.Float32, "U32": metal.Uint32, "I32": metal.Int32,
+	"U8": metal.Uint8, "I8": metal.Int8, "U16": metal.Uint16, "I16": metal.Int16,
+}
+
+// openFile makes the arrays of a file whose header is checked. It returns false, and MLX reads the file, if a tensor has a type of
+// which there are no such arrays, or is not aligned.
+func (w *weights) openFile(path string) bool {
+	tensors, err := safetensors.ReadFile(path)
+	if err != nil {
+		w.scope.Fail(err)
+		return true
+	}
+	start, err := safetensors.DataStart(path)
+	if err != nil {
+		w.scope.Fail(err)
+		return true
+	}
+	for _, t := range tensors {
+		dtype, ok := fileTypes[t.DType]
+		if !ok || (start+t.Offset[0])%int64(dtype.Size()) != 0 {
+			return false
+		}
+	}
+	file, err := metal.OpenWeightFile(path)
+	if err != nil {
+		w.scope.Fail(err)
+		return true
+	}
+	w.files = append(w.files, &weightFile{file, start, tensors})
+	for name, t := range tensors {
+		w.arrays[name] = file.Array(w.scope, start+t.Offset[0], fileTypes[t.DType], t.Shape...)
+	}
+	return true
+}
+
+// readFiles reads the tensors that are used.
+func (w *weights) readFiles() error {
+	for _, f := range w.files {
+		var parts []metal.Range
+		for name, t := range f.tensors {
+			if w.used[name] {
+				parts = append(parts, metal.Range{Offset: f.start + t.Offset[0], Length: t.Bytes()})
+			}
+		}
+		if err := f.Read(parts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closeFiles closes what openFile opened; arrays stay.
+func (w *weights) closeFiles() {
+	for _, f := range w.files {
+		f.Close()
+	}
+}
