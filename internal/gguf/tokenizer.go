@@ -233,8 +233,9 @@ func (b *tokenizerBuilder) free(token string) bool {
 // to make a token of two others, the best token first. The order within a score is that of Hugging Face's converter.
 func (b *tokenizerBuilder) mergesOf(scores []float64) [][2]string {
 	type merge struct {
-		left, right string
-		score       float64
+		left, right               string
+		score                     float64
+		leftLetters, rightLetters int
 	}
 	var all []merge
 	for id, token := range b.tokens {
@@ -249,14 +250,14 @@ func (b *tokenizerBuilder) mergesOf(scores []float64) [][2]string {
 		if b.ids[token] != id {
 			continue
 		}
-		first := len(all)
+		first, letters, before := len(all), utf8.RuneCountInString(token), -1
 		for at := range token {
-			if at == 0 {
+			if before++; at == 0 {
 				continue
 			}
 			left, right := token[:at], token[at:]
 			if b.mergeable(left) && b.mergeable(right) {
-				all = append(all, merge{left, right, score})
+				all = append(all, merge{left, right, score, before, letters - before})
 			}
 		}
 		slices.SortFunc(all[first:], func(x, y merge) int {
@@ -264,8 +265,10 @@ func (b *tokenizerBuilder) mergesOf(scores []float64) [][2]string {
 		})
 	}
 	slices.SortStableFunc(all, func(x, y merge) int {
-		return cmp.Or(cmp.Compare(y.score, x.score), utf8.RuneCountInString(y.left)-utf8.RuneCountInString(x.left),
-			utf8.RuneCountInString(y.right)-utf8.RuneCountInString(x.right))
+		if y.score != x.score {
+			return cmp.Compare(y.score, x.score)
+		}
+		return cmp.Or(y.leftLetters-x.leftLetters, y.rightLetters-x.rightLetters)
 	})
 	out := make([][2]string, len(all))
 	for i, m := range all {
