@@ -1,0 +1,41 @@
+package mlx
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// A template that the native engine cannot read sends auto to Python, whose Jinja may know it; without Python only chats are lost.
+func TestAnUnreadableTemplateSendsAutoToPython(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("{% nonsense %}"), 0o644))
+	for python, want := range map[string]string{testenv.Python(t): "python", "/none": "native"} {
+		t.Setenv("GO_MLX_PYTHON", python)
+		m, err := LoadModel(dir)
+		require.NoError(t, err)
+		require.Equal(t, want, m.Info().Engine)
+		if want == "python" {
+			require.Contains(t, m.Info().Reason, "chat template")
+		}
+		require.Contains(t, m.Info().Source, "safetensors in "+dir)
+		require.NoError(t, m.Close())
+	}
+}
+
+func TestGGUFFilesAreForTheNativeEngine(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "m.gguf")
+	require.NoError(t, os.WriteFile(file, []byte("GGUF"), 0o644))
+	for _, option := range []LoadOption{WithEngine(EnginePython), WithWorkers(2)} {
+		_, err := LoadModel(file, option)
+		var bad *OptionError
+		require.ErrorAs(t, err, &bad)
+		require.ErrorContains(t, err, "go-mlx convert m.gguf")
+	}
+	_, err := LoadModel("org/none")
+	require.ErrorContains(t, err, "go-mlx pull org/none")
+}
