@@ -122,6 +122,8 @@ func (e *RemoteError) Unwrap() error {
 func remoteError(m *message) error {
 	var err error
 	switch m.Code {
+	case "invalid_utf8":
+		err = fmt.Errorf("%w: %s", engine.ErrInvalidUTF8, m.Message)
 	case "empty_prompt":
 		err = engine.ErrEmptyPrompt
 	case "no_chat_template":

@@ -37,7 +37,7 @@ func openTerminal() (terminal, child *os.File, err error) {
 // outputLog reads what a worker prints: it keeps the last lines for diagnosis and reports progress bars.
 type outputLog struct {
 	terminal *os.File
-	onBar    func(bar) // called on the reading goroutine; must not wait
+	hear     listener
 	done     chan struct{}
 
 	mu    sync.Mutex // guards what follows
@@ -54,8 +54,14 @@ const (
 	lineBytes = 2 << 10
 )
 
-func newOutputLog(terminal *os.File, onBar func(bar)) *outputLog {
-	return &outputLog{terminal: terminal, onBar: onBar, done: make(chan struct{})}
+// listener is told of what a worker prints, on the goroutine that reads it; its funcs may be nil and must not wait.
+type listener struct {
+	bar  func(bar)
+	line func(string) // whole lines that are no progress bars
+}
+
+func newOutputLog(terminal *os.File, hear listener) *outputLog {
+	return &outputLog{terminal: terminal, hear: hear, done: make(chan struct{})}
 }
 
 // read takes everything until the terminal is closed on both sides.
@@ -88,6 +94,7 @@ func (l *outputLog) finish(deadline time.Time) {
 
 func (l *outputLog) add(text string) {
 	var bars []bar
+	var lines []string
 	l.mu.Lock()
 	l.bytes += int64(len(text))
 	for text != "" {
@@ -99,7 +106,8 @@ func (l *outputLog) add(text string) {
 		}
 		l.open += text[:end]
 		line := cleanLine(l.open[max(0, len(l.open)-lineBytes):])
-		if b, ok := parseBar(line); ok {
+		b, isBar := parseBar(line)
+		if isBar {
 			bars = append(bars, b)
 		}
 		// What a carriage return overwrites is gone, unless the line ends there.
@@ -112,15 +120,23 @@ func (l *outputLog) add(text string) {
 			if line = strings.TrimRight(line, " \t"); line != "" {
 				l.lines = append(l.lines, line)
 				l.lines = l.lines[max(0, len(l.lines)-tailLines):]
+				if !isBar {
+					lines = append(lines, line)
+				}
 			}
 			l.overwritten = ""
 		}
 		l.open, text = "", text[end+1:]
 	}
 	l.mu.Unlock()
-	if l.onBar != nil {
+	if l.hear.bar != nil {
 		for _, b := range bars {
-			l.onBar(b)
+			l.hear.bar(b)
+		}
+	}
+	if l.hear.line != nil {
+		for _, line := range lines {
+			l.hear.line(line)
 		}
 	}
 }

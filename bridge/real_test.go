@@ -213,7 +213,7 @@ func TestRealLoadErrors(t *testing.T) {
 
 func TestRealWorkerEndsWhenItsSupervisorIsGone(t *testing.T) {
 	m := loadReal(t, nil)
-	w := m.pool.members[0].worker
+	w := m.pool.members[0].worker()
 	require.NoError(t, w.process.stdin.Close()) // what the kernel does when the supervisor dies
 	select {
 	case <-w.process.exited:

@@ -45,7 +45,14 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if s.options.Temperature > 0 && !s.options.HasSeed {
 		s.options.Seed = engine.RandomSeed()
 	}
-	defer m.begin()()
+	if err := checkTemplateText(prompt.Messages, s.options); err != nil {
+		return err
+	}
+	end, err := m.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
 	frame, err := generateFrame(prompt, s.options)
 	if err != nil {
 		return err
@@ -54,7 +61,7 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
 		key: func() (requestKey, error) {
 			clean := *frame
-			clean.ID, clean.Resume, clean.Seed = 0, nil, s.options.Seed
+			clean.ID, clean.Resume, clean.Seed, clean.AloneFrom, clean.AloneUntil = 0, nil, s.options.Seed, 0, 0
 			if !s.options.HasSeed {
 				clean.Seed = 0 // drawn: not part of what was asked
 			}
@@ -62,9 +69,9 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 		},
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
 	}
-	return j.run(ctx, func(w *worker, share func()) error {
-		frame.Resume = s.made
-		return s.serve(ctx, w, frame, share)
+	return j.run(ctx, func(w *worker, from, until int) (uint64, error) {
+		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, from, until
+		return s.serve(ctx, w, frame)
 	})
 }
 
@@ -74,46 +81,49 @@ func (s *stream) event(e engine.Event) {
 	}
 }
 
-// serve streams from one worker, behind what was made already. It returns nil also when the reader left.
-func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest, share func()) error {
+// serve streams from one worker, behind what was made already, and returns the request's id there. The error is nil also when
+// the reader left. However the reader leaves, by a panic too, the worker stops.
+func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest) (id uint64, err error) {
 	e, err := w.conn.begin(frame, s.options.Events != nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	defer w.conn.end(e)
+	over := false
+	defer func() {
+		if over {
+			w.conn.end(e)
+		} else {
+			w.conn.cancel(e)
+		}
+	}()
 	onProgress := func(p *message) {
 		s.event(engine.Event{Kind: engine.EventPrefill, Done: p.Done, Total: p.Total})
 	}
 	for taken := 1; ; taken++ {
 		reply, err := w.conn.next(ctx, e, onProgress)
 		if err != nil {
-			return err
+			over = true // next has told the worker, if the end was ours
+			return e.id, err
 		}
 		token, err := reply.token()
 		if err != nil {
-			w.conn.cancel(e)
-			return err
+			return e.id, err
 		}
 		s.made = append(s.made, token.ID)
 		s.model.counters.generated.Add(1)
 		s.model.counters.prompt.Add(int64(token.PromptTokens))
-		last := token.FinishReason != ""
+		over = token.FinishReason != ""
 		if !s.yield(token, nil) {
 			s.left = true
-			if !last {
-				w.conn.cancel(e)
-			}
-			return nil
+			return e.id, nil
 		}
-		if last {
-			return nil
-		}
-		if taken == probation {
-			share()
+		if over {
+			return e.id, nil
 		}
 		if taken%(streamCredit/2) == 0 {
 			if err := w.conn.grant(e, streamCredit/2); err != nil {
-				return err
+				over = true
+				return e.id, err
 			}
 		}
 	}

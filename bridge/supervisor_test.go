@@ -127,7 +127,8 @@ func TestSupervisorLetsRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 	release := hold(t, b, 1)
 	got := make(chan error, 1)
 	go func() {
-		m, err := b.pool.acquire(t.Context(), "", false)
+		var ticket uint64
+		m, err := b.pool.acquire(t.Context(), "", &ticket)
 		if err == nil {
 			b.pool.release(m, true)
 		}

@@ -18,6 +18,7 @@ import (
 type command struct {
 	name      string
 	args, env []string
+	dir       string // the working directory; a worker's own, where nothing foreign is imported from
 }
 
 // worker is one process that has said hello.
@@ -28,7 +29,7 @@ type worker struct {
 	versions Versions
 	info     *workerInfo // set by load
 
-	active   atomic.Int64 // requests under way
+	active   atomic.Int64 // requests with a slot under way; those of a worker that died are not taken out
 	company  atomic.Int64 // requests that were under way when it died
 	stopping atomic.Bool  // the end of the process is wanted
 
@@ -37,9 +38,9 @@ type worker struct {
 }
 
 // startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
-// given up. onBar sees the progress bars that it prints.
-func startWorker(ctx context.Context, cmd command, stall time.Duration, onBar func(bar)) (*worker, error) {
-	p, err := startProcess(cmd, onBar)
+// given up.
+func startWorker(ctx context.Context, cmd command, stall time.Duration, hear listener) (*worker, error) {
+	p, err := startProcess(cmd, hear)
 	if err != nil {
 		return nil, &WorkerError{State: "could not be started", Hint: err.Error()}
 	}
@@ -140,6 +141,10 @@ func (w *worker) explain() error {
 
 func (w *worker) alive() bool { return w.conn.failure() == nil }
 
+func (w *worker) done() <-chan struct{} { return w.conn.done }
+
+func (w *worker) failure() error { return w.conn.failure() }
+
 // load makes the worker load a model; onProgress sees how many bytes are loaded.
 func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {
 	r.head = head{Type: "load"}
@@ -157,7 +162,7 @@ func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*messa
 // stop ends the process the gentle way first and returns when it is reaped.
 func (w *worker) stop() {
 	w.stopping.Store(true)
-	w.process.stop(func() { go func() { _ = w.conn.send(&bareRequest{head{Type: "shutdown"}}) }() })
+	w.process.stop(func() { _ = w.conn.send(&bareRequest{head{Type: "shutdown"}}) })
 	<-w.conn.done
 }
 

@@ -9,7 +9,14 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 
-from .errors import RequestError
+from .errors import RequestError, is_out_of_memory
+from .folders import check_folder, fingerprint, plain_paths
+from .limits import limited
+
+# A chat template may take so long. It is a program of whoever made the checkpoint, and can loop.
+RENDER_SECONDS = 10
+# Some checkpoints say 1e30 for "no limit".
+MAX_CONTEXT = 1 << 30
 
 
 def checkpoint_bytes(*folders):
@@ -22,38 +29,45 @@ class LoadedModel:
         path, trust = request["path"], request["trust_remote_code"]
         self.path = path
         adapter, draft = request.get("adapter"), request.get("draft")
-        _check_folder(path, "config.json", "model folder")
+        check_folder(path, "config.json", "model folder")
         if adapter:
-            _check_folder(adapter, "adapter_config.json", "folder of an adapter")
+            check_folder(adapter, "adapter_config.json", "folder of an adapter")
         if draft:
-            _check_folder(draft, "config.json", "model folder (draft)")
+            check_folder(draft, "config.json", "model folder (draft)")
         try:
-            self.model, self.tokenizer, self.config = load(
-                path,
-                return_config=True,
-                tokenizer_config={"trust_remote_code": trust},
-                trust_remote_code=trust,
-                adapter_path=adapter or None,
-            )
-            self.draft = None
-            if draft:
-                self.draft, tokenizer = load(
-                    draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
-                )
-                if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                    raise ValueError("the draft model has another vocabulary than the model")
+            self.fingerprint = fingerprint(path, adapter, draft)
+            with plain_paths(path, adapter, draft) as (path, adapter, draft):
+                self._load(path, adapter, draft, trust)
         except Exception as e:
-            raise RequestError("load_failed", f"{type(e).__name__}: {e}") from e
+            code = "out_of_memory" if is_out_of_memory(e) else "load_failed"
+            raise RequestError(code, f"{type(e).__name__}: {e}") from e
+        if fingerprint(self.path, request.get("adapter"), request.get("draft")) != self.fingerprint:
+            raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
         text = self.config.get("text_config", {})
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
-        self.context_length = (
-            self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
-        )
+        limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
+        self.context_length = min(int(limit), MAX_CONTEXT)
         self.has_template = self.tokenizer.has_chat_template
         caches = make_prompt_cache(self.model)
         self.batchable = all(hasattr(c, "merge") for c in caches)
         # Whether tokens can be taken back out of the KV at any length.
         self.trimmable = all(c.is_trimmable() and not getattr(c, "max_size", None) for c in caches)
+
+    def _load(self, path, adapter, draft, trust):
+        self.model, self.tokenizer, self.config = load(
+            path,
+            return_config=True,
+            tokenizer_config={"trust_remote_code": trust},
+            trust_remote_code=trust,
+            adapter_path=adapter or None,
+        )
+        self.draft = None
+        if draft:
+            self.draft, tokenizer = load(
+                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+            )
+            if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                raise ValueError("the draft model has another vocabulary than the model")
 
     def info(self):
         parameters = dict(tree_flatten(self.model.parameters()))
@@ -73,6 +87,7 @@ class LoadedModel:
             "weight_bytes": sum(v.nbytes for v in parameters.values()),
             "has_template": self.has_template,
             "batchable": self.batchable,
+            "fingerprint": self.fingerprint,
             "tokenizer_hash": _hash(Path(self.path, "tokenizer.json")),
             "template_hash": _hash_text(getattr(self.tokenizer, "chat_template", None)),
         }
@@ -81,22 +96,24 @@ class LoadedModel:
         return list(self.tokenizer.encode(text, add_special_tokens=special))
 
     def decode(self, ids):
+        self.check_ids(ids, "decode")
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def render_chat(self, request):
         """The prompt of a chat; tools and arguments go to the template as they are."""
         if not self.has_template:
             raise RequestError("no_chat_template", "model has no chat template")
-        try:
-            return self.tokenizer.apply_chat_template(
-                json.loads(request["messages"]),
-                tools=json.loads(request.get("tools") or "null"),
-                tokenize=False,
-                add_generation_prompt=True,
-                **json.loads(request.get("template_arguments") or "{}"),
-            )
-        except Exception as e:
-            raise RequestError("bad_request", f"chat template: {e}") from e
+        with limited(RENDER_SECONDS, "the chat template"):
+            try:
+                return self.tokenizer.apply_chat_template(
+                    json.loads(request["messages"]),
+                    tools=json.loads(request.get("tools") or "null"),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **json.loads(request.get("template_arguments") or "{}"),
+                )
+            except Exception as e:
+                raise RequestError("bad_request", f"chat template: {e}") from e
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -127,12 +144,6 @@ class LoadedModel:
             raise RequestError(
                 "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
-
-
-def _check_folder(path, file, what):
-    # mlx-lm would take a path that does not exist for a name on the hub.
-    if not Path(path, file).is_file():
-        raise RequestError("load_failed", f"{path} is not a {what}: it has no {file}")
 
 
 def _hash(path):

@@ -1,5 +1,6 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
+import io
 import random
 import sys
 import time
@@ -12,6 +13,7 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 
 from go_mlx_worker.channel import Progress
+from go_mlx_worker.frames import read_frame
 from go_mlx_worker.prompts import PromptCache
 from go_mlx_worker.sampling import Keys, Sampler, SpeculativeSampler
 from go_mlx_worker.server import Server
@@ -55,8 +57,11 @@ class Sink:
     def __init__(self):
         self.messages = []
 
-    def send(self, *messages):
-        self.messages += messages
+    def write(self, frames):
+        stream = io.BytesIO(frames)
+        while (message := read_frame(stream)) is not None:
+            if message["t"] != "pass":
+                self.messages.append(message)
 
 
 def make_server(**load):
@@ -91,7 +96,7 @@ class Serving(unittest.TestCase):
             made = [m for m in sink.messages if m["t"] == "token" and m["id"] == request]
             if steps < 1000:
                 self.assertEqual(acks[0]["tokens"], len(made))
-        self.assertFalse(server._cancelled or server._acknowledged or server._batch.streams())
+        self.assertFalse(server._cancelled or server._acknowledged or server._stepper.streams())
 
     def test_no_request_ends_the_server_or_goes_unanswered(self):
         server, sink = make_server(prompt_cache=1 << 20)
