@@ -153,15 +153,12 @@ func (c *conn) failure() error {
 	return c.err
 }
 
-// suspect says whether a request can be what ended the session, and whether nothing else can: it was in what the worker was
-// computing, alone or not. Of a worker that never said what it computes, all its requests are suspects.
-func (c *conn) suspect(id uint64, active int) (suspected, alone bool) {
+// computed is whether the worker, when it last said so, computed a request. One that never said what it computes may have
+// computed any.
+func (c *conn) computed(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pass == nil {
-		return true, active <= 1
-	}
-	return slices.Contains(c.pass, id), len(c.pass) == 1
+	return c.pass == nil || slices.Contains(c.pass, id)
 }
 
 // begin registers a request and queues it for the worker. Progress is kept for next only if it is asked for.

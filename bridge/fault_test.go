@@ -187,7 +187,7 @@ func TestQuarantineEndsWhenTheRequestIsServed(t *testing.T) {
 	frame, err := generateFrame(prompt, o)
 	require.NoError(t, err)
 	frame.Seed = 0
-	key, err := keyOf(frame)
+	key, err := keyOf(frame)()
 	require.NoError(t, err)
 	m.quarantine.held = map[requestKey]*heldRequest{key: {err: &QuarantineError{Err: ErrWorkerStopped}, until: time.Now().Add(time.Hour)}}
 	_, err = drain(t.Context(), m, prompt, o)

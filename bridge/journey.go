@@ -14,7 +14,7 @@ type journey struct {
 	model   *Model
 	session string
 	ticket  uint64                     // its place in the pool's row
-	key     func() (requestKey, error) // names the request; asked for only when a worker died
+	key     func() (requestKey, error) // names the request; asked for only when a worker died, by any goroutine
 	frame   request                    // what is written to the repro file
 	onGap   func(error)                // told of a death that the request survives
 	made    func() []int32             // tokens made so far
@@ -36,9 +36,15 @@ const (
 	forever = 1 << 30
 )
 
-// run gives the request workers until one serves it. serve is told between which numbers of tokens the request is to have
-// passes of its own; it returns the request's id on the worker.
-func (j *journey) run(ctx context.Context, serve func(w *worker, from, until int) (id uint64, err error)) error {
+// visit is one request on one worker.
+type visit struct {
+	worker      *worker
+	from, until int             // between these numbers of tokens it is to have passes of its own
+	begun       func(id uint64) // to be told the request's id on the worker
+}
+
+// run gives the request workers until one serves it.
+func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 	q := j.model.quarantine
 	if err := q.check(j); err != nil {
 		return err
@@ -63,13 +69,16 @@ func (j *journey) run(ctx context.Context, serve func(w *worker, from, until int
 
 // attempt gives the request to one worker. The slot is given back however serve ends, also by a panic or runtime.Goexit of the
 // code that reads the stream.
-func (j *journey) attempt(ctx context.Context, serve func(w *worker, from, until int) (uint64, error)) (retry bool, err error) {
+func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
 	m, err := j.model.pool.acquire(ctx, j.session, &j.ticket)
 	if err != nil {
 		return false, err
 	}
 	w, served := m.worker(), false
-	defer func() { j.model.pool.release(m, served) }()
+	defer func() {
+		w.leave(j)
+		j.model.pool.release(m, served)
+	}()
 	if err := j.model.quarantine.check(j); err != nil { // found while it waited
 		return false, err
 	}
@@ -79,14 +88,12 @@ func (j *journey) attempt(ctx context.Context, serve func(w *worker, from, until
 		return false, &ModelChangedError{Path: j.model.path, Made: made}
 	}
 	from, until := j.apart()
-	w.active.Add(1)
-	id, err := serve(w, from, until)
+	err = serve(visit{w, from, until, func(id uint64) { w.enter(j, id) }})
 	served = err == nil
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
-		w.active.Add(-1)
 		return false, err
 	}
-	return j.afterDeath(ctx, w, id, err)
+	return j.afterDeath(ctx, w, err)
 }
 
 // apart is where the request has passes of its own.
@@ -102,10 +109,13 @@ func (j *journey) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *journey) afterDeath(ctx context.Context, w *worker, id uint64, cause error) (retry bool, err error) {
-	suspected, alone := w.conn.suspect(id, int(w.company.Load()))
+func (j *journey) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
+	}
+	suspected, alone, err := w.suspect(j)
+	if err != nil {
+		return false, errors.Join(cause, err)
 	}
 	if !suspected {
 		return true, cause

@@ -122,6 +122,15 @@ func (h *head) header() *head { return h }
 // request is any message that starts with a head.
 type request interface{ header() *head }
 
+// slotRequest is one that takes a slot. Its copy has no id, and is not changed when the original gets one.
+type slotRequest interface {
+	request
+	copy() request
+}
+
+func (r classifyRequest) copy() request { return &r }
+func (r traceRequest) copy() request    { return &r }
+
 type bareRequest struct{ head }
 
 type loadRequest struct {

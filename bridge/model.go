@@ -164,17 +164,17 @@ func describe(path string, i *workerInfo, v Versions) *description {
 
 // call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
 // given to another one. It returns the fingerprint of the weights that served it.
-func (m *Model) call(ctx context.Context, r request) (reply *message, weights string, err error) {
-	j := &journey{
-		model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil },
-		key: func() (requestKey, error) {
-			r.header().ID = 0
-			return keyOf(r)
-		},
-	}
-	err = j.run(ctx, func(w *worker, _, _ int) (id uint64, err error) {
-		reply, err = w.conn.call(ctx, r, nil)
-		return r.header().ID, err
+func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
+	j := &journey{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	err = j.run(ctx, func(v visit) (err error) {
+		e, err := v.worker.conn.begin(r, false)
+		if err != nil {
+			return err
+		}
+		v.begun(e.id)
+		defer v.worker.conn.end(e)
+		reply, err = v.worker.conn.next(ctx, e, nil)
+		return err
 	})
 	return reply, j.weights, err
 }

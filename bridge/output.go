@@ -49,7 +49,7 @@ type outputLog struct {
 }
 
 const (
-	tailLines = 20
+	tailLines = 40 // the stacks of a worker that hangs are among them
 	// lineBytes bounds one line: a flood without a line's end must not fill the memory.
 	lineBytes = 2 << 10
 )

@@ -18,13 +18,15 @@ import (
 // requestKey names a request by its content.
 type requestKey [sha256.Size]byte
 
-// keyOf is the key of a request's frame. The frame's id must be zero.
-func keyOf(frame request) (requestKey, error) {
-	body, err := msgpack.Marshal(frame)
-	if err != nil {
-		return requestKey{}, err
-	}
-	return sha256.Sum256(body), nil
+// keyOf names a request by its frame, which must not change any more and has no id. It is computed when it is first asked for.
+func keyOf(frame request) func() (requestKey, error) {
+	return sync.OnceValues(func() (requestKey, error) {
+		body, err := msgpack.Marshal(frame)
+		if err != nil {
+			return requestKey{}, err
+		}
+		return sha256.Sum256(body), nil
+	})
 }
 
 // quarantine remembers which requests were suspects of a worker's death, by their content: equal requests share what is known. One

@@ -122,7 +122,8 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	})
 	stat := m.Stat()
 	require.EqualValues(t, 2, stat.Crashes)
-	require.EqualValues(t, 5, stat.Resumed, "the company and the killer once")
+	require.EqualValues(t, 9, stat.Resumed, "the company twice, the killer once")
+	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
 	require.Equal(t, 1, stat.Quarantined)
 
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))

@@ -57,21 +57,18 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err != nil {
 		return err
 	}
+	clean := *frame
+	if !s.options.HasSeed {
+		clean.Seed = 0 // drawn: not part of what was asked
+	}
 	j := &journey{
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
-		key: func() (requestKey, error) {
-			clean := *frame
-			clean.ID, clean.Resume, clean.Seed, clean.AloneFrom, clean.AloneUntil = 0, nil, s.options.Seed, 0, 0
-			if !s.options.HasSeed {
-				clean.Seed = 0 // drawn: not part of what was asked
-			}
-			return keyOf(&clean)
-		},
+		key:   keyOf(&clean),
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
 	}
-	return j.run(ctx, func(w *worker, from, until int) (uint64, error) {
-		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, from, until
-		return s.serve(ctx, w, frame)
+	return j.run(ctx, func(v visit) error {
+		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, v.from, v.until
+		return s.serve(ctx, v, frame)
 	})
 }
 
@@ -81,13 +78,15 @@ func (s *stream) event(e engine.Event) {
 	}
 }
 
-// serve streams from one worker, behind what was made already, and returns the request's id there. The error is nil also when
-// the reader left. However the reader leaves, by a panic too, the worker stops.
-func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest) (id uint64, err error) {
+// serve streams from one worker, behind what was made already. The error is nil also when the reader left. However the reader
+// leaves, by a panic too, the worker stops.
+func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) error {
+	w := v.worker
 	e, err := w.conn.begin(frame, s.options.Events != nil)
 	if err != nil {
-		return 0, err
+		return err
 	}
+	v.begun(e.id)
 	over := false
 	defer func() {
 		if over {
@@ -103,11 +102,11 @@ func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest) (
 		reply, err := w.conn.next(ctx, e, onProgress)
 		if err != nil {
 			over = true // next has told the worker, if the end was ours
-			return e.id, err
+			return err
 		}
 		token, err := reply.token()
 		if err != nil {
-			return e.id, err
+			return err
 		}
 		s.made = append(s.made, token.ID)
 		s.model.counters.generated.Add(1)
@@ -115,15 +114,15 @@ func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest) (
 		over = token.FinishReason != ""
 		if !s.yield(token, nil) {
 			s.left = true
-			return e.id, nil
+			return nil
 		}
 		if over {
-			return e.id, nil
+			return nil
 		}
 		if taken%(streamCredit/2) == 0 {
 			if err := w.conn.grant(e, streamCredit/2); err != nil {
 				over = true
-				return e.id, err
+				return err
 			}
 		}
 	}
