@@ -10,6 +10,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // LoadModel loads the model in a folder of Hugging Face layout (config.json, *.safetensors,
@@ -26,7 +27,7 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	}
 	m, err := load(ctx, path, o)
 	if err == nil && o.shadow != nil {
-		if m.shadow, err = newShadow(ctx, path, o.shadow); err != nil {
+		if m.shadow, err = newShadow(ctx, path, o); err != nil {
 			err = errors.Join(err, m.Close())
 		}
 	}
@@ -59,6 +60,29 @@ func load(ctx context.Context, path string, o loadOptions) (*model, error) {
 		return loadAuto(ctx, path, o)
 	}
 	return nil, &OptionError{Option: "WithEngine", Reason: fmt.Sprintf("unknown engine %q; there are auto, native and python", o.engine)}
+}
+
+// WeightFileBytes is how large the weight files are that loading a model with these options reads: its own, those of a draft model
+// and an adapter, for each worker of the python engine once, and for a shadow's too. It is about what the weights need in memory.
+func WeightFileBytes(path string, options ...LoadOption) int64 {
+	o := loadOptions{engine: EngineAuto}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	one := modelfiles.Bytes(path, "*.safetensors", "*.gguf")
+	for _, dir := range []string{o.native.Draft, o.native.Adapter} {
+		if dir != "" {
+			one += modelfiles.Bytes(dir, "*.safetensors", "*.gguf")
+		}
+	}
+	total := one
+	if o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0 {
+		total *= int64(max(1, o.bridge.Workers))
+	}
+	if o.shadow != nil {
+		total += one * int64(max(1, o.shadow.load.bridge.Workers))
+	}
+	return total
 }
 
 // NativeSupport returns nil if the native engine has code for the model in a folder, or why it cannot run it. It reads

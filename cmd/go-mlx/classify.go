@@ -23,6 +23,9 @@ const classifyBatch = 256
 // maxLine is the longest input line; a longer one is an error and not a silent cut.
 const maxLine = 1 << 20
 
+// byteOrderMark is what some editors begin a file with; it is no part of the first line.
+const byteOrderMark = "\ufeff"
+
 type classifyRun struct {
 	modelFlags
 	labelsFile string
@@ -136,7 +139,7 @@ func readLines(path string) ([]string, error) {
 		return nil, err
 	}
 	var lines []string
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(strings.TrimPrefix(string(data), byteOrderMark)) {
 		if line = strings.TrimSpace(line); line != "" {
 			lines = append(lines, line)
 		}
@@ -192,6 +195,9 @@ func (r *lineReader) next(n int) ([]line, error) {
 	for len(batch) < n && r.scanner.Scan() {
 		r.number++
 		l := line{number: r.number, text: strings.TrimRight(r.scanner.Text(), "\r")}
+		if r.number == 1 {
+			l.text = strings.TrimPrefix(l.text, byteOrderMark)
+		}
 		if strings.TrimSpace(l.text) == "" {
 			continue
 		}
