@@ -3,6 +3,8 @@ package bridge
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -377,4 +379,127 @@ func TestRealWorkersDieWithTheirSupervisor(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
+}
+
+// A stream is alone, gets company, and the company's prompt makes the pass fail, again and again: no token is lost.
+func TestRealNoTokenIsLostWhenAPassFails(t *testing.T) {
+	m := loadFaulty(t, "raise")
+	o := longOptions(120)
+	want, err := collect(t.Context(), m, "Please check", o)
+	require.NoError(t, err)
+	var got []int32
+	var group sync.WaitGroup
+	for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please check"}, o) {
+		require.NoError(t, err)
+		if got = append(got, tok.ID); len(got)%30 == 10 {
+			begun := make(chan struct{})
+			group.Go(func() {
+				close(begun)
+				_, err := drain(t.Context(), m, engine.Prompt{IDs: []int32{5, badToken, 7, 8}}, longOptions(3))
+				if err == nil || errors.Is(err, ErrWorkerStopped) {
+					t.Errorf("the bad request: %v", err)
+				}
+			})
+			<-begun
+		}
+	}
+	group.Wait()
+	require.Equal(t, want, got)
+	require.Zero(t, m.Stat().Crashes)
+}
+
+// Every stream of a full worker goes on after its death, together, and who comes then waits no longer than for a slot.
+func TestRealAllStreamsGoOnTogether(t *testing.T) {
+	m := loadReal(t, []func(*Options){func(o *Options) { o.Queue = 4 }})
+	const n, tokens = 16, 60
+	var group, begun sync.WaitGroup
+	begun.Add(n)
+	var once sync.Map
+	for i := range n {
+		group.Go(func() {
+			count := 0
+			for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please check " + strconv.Itoa(i)}, longOptions(tokens)) {
+				if err != nil {
+					t.Errorf("stream %d: %v", i, err)
+				}
+				if count++; count == 5 {
+					if _, again := once.LoadOrStore(i, true); !again {
+						begun.Done()
+					}
+				}
+			}
+			if count != tokens {
+				t.Errorf("stream %d made %d tokens", i, count)
+			}
+		})
+	}
+	begun.Wait()
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "newcomer"}, longOptions(5))
+	require.NoError(t, err)
+	group.Wait()
+	require.EqualValues(t, 1, m.Stat().Crashes)
+	require.Zero(t, m.Stat().Refused)
+}
+
+// The folder is replaced while a stream runs; the next worker would go on with other weights.
+func TestRealStreamDoesNotGoOnWithOtherWeights(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	m := loadReal(t, nil, dir)
+	next := func() (stop func(), step func() (engine.Token, error, bool)) {
+		step, stop = iter.Pull2(m.Generate(t.Context(), engine.Prompt{Text: "Please check"}, longOptions(200)))
+		return stop, step
+	}
+	stop, step := next()
+	defer stop()
+	_, err, _ := step()
+	require.NoError(t, err)
+	weights := filepath.Join(dir, "model.safetensors")
+	data, err := os.ReadFile(weights)
+	require.NoError(t, err)
+	data[len(data)-1] ^= 1
+	require.NoError(t, os.WriteFile(weights, data, 0o600))
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	for ok := true; ok && err == nil; {
+		_, err, ok = step()
+	}
+	var changed *ModelChangedError
+	require.ErrorAs(t, err, &changed)
+	require.ErrorIs(t, err, ErrModelChanged)
+	// A request that has made nothing yet is served by what is there now.
+	_, err = drain(t.Context(), m, engine.Prompt{Text: "Please"}, longOptions(3))
+	require.NoError(t, err)
+}
+
+// Workers end at once and clean when they are asked to.
+func TestRealWorkersEndCleanly(t *testing.T) {
+	m := loadReal(t, nil)
+	w := m.pool.members[0].worker()
+	start := time.Now()
+	require.NoError(t, m.Close())
+	require.Less(t, time.Since(start), askPeriod, "it did not have to be pressed")
+	require.Equal(t, "exit status 0", w.process.state)
+}
+
+// A model's folder is the working directory, and has modules of its own.
+func TestRealWorkersImportNothingFromTheWorkingDirectory(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	ran := filepath.Join(t.TempDir(), "ran")
+	for _, name := range []string{"msgpack", "mlx", "go_mlx_worker", "runpy", "sitecustomize", "json"} {
+		code := "open(" + strconv.Quote(ran) + ", 'a').write(__name__)\n"
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name+".py"), []byte(code), 0o600))
+	}
+	t.Chdir(dir)
+	t.Setenv("PYTHONPATH", dir)
+	m := loadReal(t, nil, dir)
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "Please"}, longOptions(3))
+	require.NoError(t, err)
+	_, _, err = Inspect(t.Context(), testenv.Python(t))
+	require.NoError(t, err)
+	tool, err := NewTool(testenv.Python(t))
+	require.NoError(t, err)
+	probe, err := tool.Probe(t.Context(), ".", false)
+	require.NoError(t, err)
+	require.True(t, probe.Supported)
+	require.NoFileExists(t, ran)
 }

@@ -330,6 +330,9 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 	}
 }
 
+// steady is how long a worker lives that is not one of a crash loop.
+const steady = 10 * time.Second
+
 // died takes in that a worker is gone, once. Caller must hold p.mu.
 func (p *pool) died(m *member) {
 	if m.state == memberGone {
@@ -337,6 +340,10 @@ func (p *pool) died(m *member) {
 	}
 	if m.state != memberStopping {
 		m.crashed = true
+		// The end of one that had worked is no part of a row of those that do not.
+		if m.served > 0 || time.Since(m.started) >= steady {
+			p.crashes.reset()
+		}
 		p.crashes.crashed(time.Now(), m.instance.failure())
 		p.stats.crashed++
 	}

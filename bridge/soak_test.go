@@ -27,7 +27,7 @@ const soakVariable = "SOAK_REQUESTS"
 // Mixed requests over three workers, one of which is killed every now and then: every request is answered
 // once, and right, or with the error of its worker. Nothing is left behind.
 func TestRealSoak(t *testing.T) {
-	total := 300
+	total := 100
 	if s := os.Getenv(soakVariable); s != "" {
 		var err error
 		total, err = strconv.Atoi(s)

@@ -40,9 +40,16 @@ _MEMORY = re.compile(
 )
 
 
+def text_of(error):
+    try:
+        return printable(str(error))
+    except Exception as broken:  # an exception whose text cannot be made
+        return f"({type(broken).__name__} in its text)"
+
+
 def is_out_of_memory(error):
     while error is not None:
-        if isinstance(error, MemoryError) or _MEMORY.search(str(error)):
+        if isinstance(error, MemoryError) or _MEMORY.search(text_of(error)):
             return True
         error = error.__cause__
     return False
@@ -55,13 +62,10 @@ def error_message(request, error):
         code, data = error.code, error.data
     elif is_out_of_memory(error):
         code = "out_of_memory"
-    try:
-        text = printable(str(error))
-        if not isinstance(error, RequestError):
-            text = f"{type(error).__name__}: {text}"
-            trace = printable("".join(traceback.format_exception(error)))[-TRACE_CHARS:]
-    except Exception as broken:  # an exception whose text cannot be made
-        text = f"{type(error).__name__} ({type(broken).__name__} in its text)"
+    text = text_of(error)
+    if not isinstance(error, RequestError):
+        text = f"{type(error).__name__}: {text}"
+        trace = printable("".join(traceback.format_exception(error)))[-TRACE_CHARS:]
     message = {"t": "error", "id": request, "code": code, "message": text[:TRACE_CHARS]}
     if data:
         message["data"] = {k: printable(v) if isinstance(v, str) else v for k, v in data.items()}
