@@ -53,6 +53,9 @@ type description struct {
 
 // Load starts workers and loads the model in each.
 func Load(ctx context.Context, path string, options Options) (*Model, error) {
+	if err := platform(); err != nil {
+		return nil, err
+	}
 	interpreter, err := FindPython(options.Python)
 	if err != nil {
 		return nil, err

@@ -6,33 +6,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
-	"github.com/creack/pty"
 )
-
-// openTerminal opens a pseudo-terminal for a worker's stderr.
-func openTerminal() (terminal, child *os.File, err error) {
-	if terminal, child, err = pty.Open(); err != nil {
-		return nil, nil, err
-	}
-	// Wide enough that progress bars keep their figures.
-	_ = pty.Setsize(child, &pty.Winsize{Rows: 24, Cols: 160})
-	// Opened this way the descriptor blocks in read, and closing it would not wake the reader.
-	fd, err := syscall.Dup(int(terminal.Fd()))
-	_ = terminal.Close()
-	if err == nil {
-		syscall.CloseOnExec(fd)
-		err = syscall.SetNonblock(fd, true)
-	}
-	if err != nil {
-		_ = child.Close()
-		return nil, nil, err
-	}
-	return os.NewFile(uintptr(fd), "terminal"), child, nil
-}
 
 // outputLog reads what a worker prints: it keeps the last lines for diagnosis and reports progress bars.
 type outputLog struct {

@@ -61,6 +61,7 @@ type pool struct {
 // waiter is a request without a worker. granted is closed when it has one, or never will.
 type waiter struct {
 	ticket  uint64
+	fresh   bool // no worker had it before
 	session string
 	granted chan struct{}
 	member  *member
@@ -105,7 +106,7 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 		p.nextTicket++
 		*ticket = p.nextTicket
 	}
-	w.ticket = *ticket
+	w.ticket, w.fresh = *ticket, fresh
 	p.asleep = false
 	at, _ := slices.BinarySearchFunc(p.waiters, w.ticket, func(x *waiter, t uint64) int { return int(int64(x.ticket) - int64(t)) })
 	p.waiters = slices.Insert(p.waiters, at, w)

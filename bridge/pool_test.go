@@ -348,6 +348,36 @@ func TestPoolFailsRequestsAtOnceWhileNothingComesUp(t *testing.T) {
 	})
 }
 
+func TestARequestWhoseWorkerDiedOutlivesAStartThatFails(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 2}, func(t *testing.T, b *bench) {
+		var ticket uint64
+		m, err := b.acquire(t.Context(), "", &ticket)
+		require.NoError(t, err)
+		b.setFail(&WorkerError{State: "exit status 1"})
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		b.release(m, false)
+		again := make(chan error, 2)
+		go func() {
+			m, err := b.acquire(t.Context(), "", &ticket)
+			if err == nil {
+				b.release(m, true)
+			}
+			again <- err
+		}()
+		time.Sleep(1500 * time.Millisecond)
+		require.Equal(t, 1, b.waiting())
+		b.setFail(nil)
+		require.NoError(t, <-again)
+		// But not a row of them.
+		b.setFail(&WorkerError{State: "exit status 1"})
+		m = b.take(t, "")
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		b.release(m, false)
+		_, err = b.acquire(t.Context(), "", &ticket)
+		require.ErrorIs(t, err, ErrCrashLoop)
+	})
+}
+
 func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 	poolTest(t, limits{max: 1, rows: 1, queue: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
 		held := b.take(t, "")

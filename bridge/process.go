@@ -134,8 +134,5 @@ func (p *process) gone(within time.Duration) bool {
 	}
 }
 
-// signal reaches the whole group, so that what the worker started ends with it.
-func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
-
 // kill ends the whole group at once.
 func (p *process) kill() { p.signal(syscall.SIGKILL) }

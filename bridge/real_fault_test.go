@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -166,7 +168,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 }
 
 func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
-	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 4 * time.Second })
+	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 6 * time.Second })
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		prompt, o := badPrompt()
@@ -198,7 +200,7 @@ func TestRealPrintsDoNotReachTheFrames(t *testing.T) {
 
 // A stopped process answers no signal but SIGKILL.
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
-	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 3 * time.Second }})
+	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 6 * time.Second }})
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))

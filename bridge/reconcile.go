@@ -325,8 +325,20 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 		close(w.done)
 	}
 	p.watchers = nil
-	if p.count() == 0 {
-		p.failAll(err)
+	if p.count() > 0 {
+		return
+	}
+	if !errors.Is(err, ErrWorkerStopped) {
+		p.failAll(err) // the next one would say the same
+		return
+	}
+	// A request that a worker had before shows that workers can come up: it waits for the next try, as long as there are any.
+	for _, w := range slices.Concat(p.waiters, p.small) {
+		if w.fresh || w.ticket == 0 {
+			p.withdraw(w)
+			w.err = err
+			close(w.granted)
+		}
 	}
 }
 
