@@ -77,17 +77,23 @@ type shadow struct {
 	over bool
 }
 
-// newShadow loads the model that o describes once more, in a worker. What makes it another model, an adapter, is the same for both
-// unless the shadow was given its own.
-func newShadow(ctx context.Context, path string, o loadOptions) (*shadow, error) {
-	share, second := o.shadow.share, o.shadow.load.bridge
-	if !(share >= 0 && share <= 1) {
-		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", share)}
-	}
+// ofShadow are the options of the second engine. What makes a model another one, an adapter, is the same for both unless the
+// shadow was given its own.
+func (o loadOptions) ofShadow() bridge.Options {
+	second := o.shadow.load.bridge
 	if second.Adapter == "" {
 		second.Adapter = o.native.Adapter
 	}
-	python, err := bridge.Load(ctx, path, second)
+	return second
+}
+
+// newShadow loads the model that o describes once more, in a worker.
+func newShadow(ctx context.Context, path string, o loadOptions) (*shadow, error) {
+	share := o.shadow.share
+	if !(share >= 0 && share <= 1) {
+		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", share)}
+	}
+	python, err := bridge.Load(ctx, path, o.ofShadow())
 	if err != nil {
 		return nil, fmt.Errorf("shadow: %w", err)
 	}

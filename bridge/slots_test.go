@@ -205,3 +205,10 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 	require.ErrorIs(t, m.Shutdown(ctx), context.DeadlineExceeded)
 	require.ErrorIs(t, <-result, engine.ErrClosed)
 }
+
+func TestAListIsSpreadOverAllWorkers(t *testing.T) {
+	for _, c := range []struct{ workers, texts, want int }{{1, 512, 256}, {4, 512, 128}, {8, 512, 64}, {8, 10, 32}, {4, 5000, 256}} {
+		m := &Model{pool: newPool(limits{max: c.workers}, nil)}
+		require.Equal(t, c.want, m.classifyChunk(c.texts))
+	}
+}
