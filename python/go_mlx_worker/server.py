@@ -151,6 +151,8 @@ class Server:
 
     def _run(self, step):
         """Runs a pass. Its exception is the error of its request; a pass of several takes care of its own."""
+        if self._stepper is not None and step.phase in ("admit", "score"):
+            self._stepper.settle()
         self._outbox.announce(step.requests)
         self._progress.phase = step.phase
         try:

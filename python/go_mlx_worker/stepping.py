@@ -69,6 +69,15 @@ class Stepper:
                 phase = "prefill" if alone.prefilling else "decode"
                 yield Pass([request], phase, lambda alone=alone: self._step_alone(alone, mixed))
 
+    def settle(self):
+        """Waits for what streams have begun ahead of their next token, so that it cannot end another request's pass. An error of
+        it shows again in the pass of its own stream."""
+        if self.busy:
+            try:
+                mx.synchronize(generation_stream)
+            except Exception:
+                pass
+
     def _ended(self, stream, error):
         self._fail(stream.id, error)
 

@@ -4,9 +4,9 @@ use crate::abi::{borrow, borrow_str, guard, Bytes};
 use crate::pyjson;
 use minijinja::{value::Kwargs, Environment, Error, ErrorKind, Value};
 
-/// How many instructions a template may run: a second or two. It is a program of whoever made the checkpoint, and can loop; the
+/// How many instructions a template may run: a second, about. It is a program of whoever made the checkpoint, and can loop; the
 /// longest chats take some thousands an exchange.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 10_000_000;
 
 /// The widest indentation of `tojson`; a wider one would only fill the memory.
 const MAX_INDENT: usize = 100;
