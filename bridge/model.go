@@ -287,9 +287,9 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 		GeneratedTokens: m.counters.generated.Load(), Classified: m.counters.classified.Load(), WeightBytes: m.Info().WeightBytes,
 		Workers: m.pool.workers(),
 	}
-	member := m.pool.peek()
-	if member == nil {
-		return out, nil
+	member, err := m.pool.peek()
+	if member == nil || err != nil {
+		return out, err
 	}
 	w := member.worker()
 	short, cancel := context.WithTimeout(ctx, metricsWait)

@@ -143,10 +143,13 @@ func (p *pool) borrow(ctx context.Context) (*member, error) {
 }
 
 // peek is a live worker, or nil. Nothing is started.
-func (p *pool) peek() *member {
+func (p *pool) peek() (*member, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.pickSmall()
+	if p.closed {
+		return nil, engine.ErrClosed
+	}
+	return p.pickSmall(), nil
 }
 
 func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {

@@ -395,10 +395,12 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 		for range 30 {
 			time.Sleep(10 * time.Second)
 			require.EqualValues(t, 1, b.stats.starts)
-			if b.peek() == nil {
+			m, err := b.peek()
+			require.NoError(t, err)
+			if m == nil {
 				return
 			}
-			_, err := b.borrow(t.Context())
+			_, err = b.borrow(t.Context())
 			require.NoError(t, err)
 		}
 		t.Fatal("small calls keep an idle worker alive")
@@ -475,6 +477,8 @@ func TestPoolEndsWithEveryoneTold(t *testing.T) {
 		_, err := b.acquire(t.Context(), "", &ticket)
 		require.ErrorIs(t, err, engine.ErrClosed)
 		_, err = b.borrow(t.Context())
+		require.ErrorIs(t, err, engine.ErrClosed)
+		_, err = b.peek()
 		require.ErrorIs(t, err, engine.ErrClosed)
 		require.Empty(t, b.states())
 	})
