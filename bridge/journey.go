@@ -41,6 +41,7 @@ type visit struct {
 	worker      *worker
 	from, until int             // between these numbers of tokens it is to have passes of its own
 	begun       func(id uint64) // to be told the request's id on the worker
+	works       func()          // to be told when it has got something done
 }
 
 // run gives the request workers until one serves it.
@@ -88,7 +89,7 @@ func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry b
 		return false, &ModelChangedError{Path: j.model.path, Made: made}
 	}
 	from, until := j.apart()
-	err = serve(visit{w, from, until, func(id uint64) { w.enter(j, id) }})
+	err = serve(visit{w, from, until, func(id uint64) { w.enter(j, id) }, func() { j.model.pool.works(m) }})
 	served = err == nil
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
 		return false, err

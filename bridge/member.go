@@ -42,6 +42,7 @@ type member struct {
 	started  time.Time // when it became ready
 	idle     time.Time // end of its last request
 	polite   bool      // no request that may make others give way wants it
+	proven   bool      // it has got something done
 	crashed  bool      // it ended unasked
 	evicting bool
 }

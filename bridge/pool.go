@@ -46,7 +46,7 @@ type pool struct {
 	nextID     uint64
 	nextTicket uint64
 	crashes    backoff // workers that died at work
-	failures   backoff // workers that did not come up
+	failures   backoff // workers that did not come up, or died before they did anything
 	asleep     bool    // all workers were evicted; none is started before the next request
 	closed     bool
 	used       time.Time // end of the last request
@@ -209,10 +209,7 @@ func (p *pool) release(m *member, ok bool) {
 	if ok {
 		m.served++
 		p.stats.served++
-		// A worker that works again shows that the crashes have an end; one that worked all along does not.
-		if m.started.After(p.crashes.at) {
-			p.crashes.reset()
-		}
+		p.proven(m)
 	}
 	if !m.alive() {
 		p.died(m) // the request may see the end before the pool does
@@ -230,11 +227,19 @@ func (p *pool) idle() bool {
 	return len(p.waiters) == 0 && p.active == 0
 }
 
+// works says that a worker gets things done, before the request is over.
+func (p *pool) works(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.proven(m)
+}
+
 // explained takes crashes back: it was found what caused them, and that is no reason to start no more workers.
 func (p *pool) explained(crashes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.crashes.forgive(crashes)
+	p.failures.forgive(crashes)
 	p.reconcile()
 }
 

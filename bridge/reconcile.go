@@ -277,7 +277,6 @@ func (p *pool) run(ctx context.Context, m *member) {
 	}
 	p.mu.Lock()
 	m.instance, m.state, m.started, m.idle = inst, memberReady, time.Now(), time.Now()
-	p.failures.reset()
 	p.reconcile()
 	p.mu.Unlock()
 
@@ -314,6 +313,11 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 	if givenUp || m.generation != p.generation {
 		return
 	}
+	for _, x := range p.members { // those that came up since and live show that the row before has ended
+		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= infancy {
+			p.failures.reset()
+		}
+	}
 	if errors.Is(err, ErrBudget) {
 		p.failures.pause(time.Now()) // there was no room for it, which is no crash
 	} else if !p.closed {
@@ -342,8 +346,18 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 	}
 }
 
-// steady is how long a worker lives that is not one of a crash loop.
-const steady = 10 * time.Second
+// infancy is how long a worker that has done nothing yet may live and still count, when it dies, as one that did not come up.
+const infancy = time.Second
+
+// proven notes that a worker works: the row of crashes has an end. The row of those that did not come up has one only if this one
+// came up after them. Caller must hold p.mu.
+func (p *pool) proven(m *member) {
+	m.proven = true
+	p.crashes.reset()
+	if m.started.After(p.failures.at) {
+		p.failures.reset()
+	}
+}
 
 // died takes in that a worker is gone, once. Caller must hold p.mu.
 func (p *pool) died(m *member) {
@@ -352,11 +366,11 @@ func (p *pool) died(m *member) {
 	}
 	if m.state != memberStopping {
 		m.crashed = true
-		// The end of one that had worked is no part of a row of those that do not.
-		if m.served > 0 || time.Since(m.started) >= steady {
-			p.crashes.reset()
+		if m.proven || time.Since(m.started) >= infancy {
+			p.crashes.crashed(time.Now(), m.instance.failure())
+		} else {
+			p.failures.crashed(time.Now(), m.instance.failure())
 		}
-		p.crashes.crashed(time.Now(), m.instance.failure())
 		p.stats.crashed++
 	}
 	p.remove(m)

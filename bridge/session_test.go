@@ -122,7 +122,7 @@ func session(ctx context.Context, c *conn) (string, error) {
 			tokens = append(tokens, tok)
 			return len(tokens) != leaveAfter
 		}}
-		if err := s.serve(ctx, visit{worker: w, begun: func(uint64) {}}, frame); err != nil {
+		if err := s.serve(ctx, visit{worker: w, begun: func(uint64) {}, works: func() {}}, frame); err != nil {
 			results[name] = err.Error()
 			return nil
 		}

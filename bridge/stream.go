@@ -119,6 +119,9 @@ func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) err
 		if over {
 			return nil
 		}
+		if taken == probation {
+			v.works()
+		}
 		if taken%(streamCredit/2) == 0 {
 			if err := w.conn.grant(e, streamCredit/2); err != nil {
 				over = true
