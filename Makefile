@@ -12,6 +12,9 @@ LIB     := build/lib
 MODEL   := tests/models/domains
 CLI     := bin/go-mlx
 
+# Programs that are run from here find the workers' interpreter by this; it is not looked for in working directories.
+export GO_MLX_PYTHON ?= $(abspath $(VPYTHON))
+
 SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
@@ -216,6 +219,7 @@ lint: build
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
+	@for os in windows darwin freebsd; do CGO_ENABLED=0 GOOS=$$os $(GO) vet . ./bridge || exit 1; done
 
 # --- installing ------------------------------------------------------------------------------------
 # Everything in the form that it has below PREFIX: the program, the libraries, headers and a pkg-config file for programs

@@ -35,6 +35,10 @@ var (
 	ErrOutOfMemory = bridge.ErrOutOfMemory
 	// ErrVersion: the Python packages are not those that this program works with.
 	ErrVersion = bridge.ErrVersion
+	// ErrModelChanged: a stream whose worker ended cannot go on, since the model's files are not those that began it.
+	ErrModelChanged = bridge.ErrModelChanged
+	// ErrPlatform: the python engine does not run on this operating system.
+	ErrPlatform = bridge.ErrPlatform
 )
 
 // Errors to test for with errors.As, as pointers.
@@ -59,4 +63,6 @@ type (
 	BudgetError = bridge.BudgetError
 	// RemoteError is an error that Python raised.
 	RemoteError = bridge.RemoteError
+	// ModelChangedError says how far a stream was when its model's files had changed.
+	ModelChangedError = bridge.ModelChangedError
 )

@@ -29,7 +29,7 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	}
 	m, err := load(ctx, path, o)
 	if err == nil && o.shadow != nil {
-		if m.shadow, err = newShadow(ctx, m.Info().Path, o.shadow); err != nil {
+		if m.shadow, err = newShadow(ctx, m.Info().Path, o); err != nil {
 			err = errors.Join(err, m.Close())
 		}
 	}
@@ -115,6 +115,29 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 		return loadAuto(ctx, path, o)
 	}
 	return nil, &OptionError{Option: "WithEngine", Reason: fmt.Sprintf("unknown engine %q; there are auto, native and python", o.engine)}
+}
+
+// WeightFileBytes is how large the weight files are that loading a model with these options reads: its own, those of a draft model
+// and an adapter, for each worker of the python engine once, and for a shadow's too. It is about what the weights need in memory.
+func WeightFileBytes(path string, options ...LoadOption) int64 {
+	o := loadOptions{engine: EngineAuto}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	one := modelfiles.Bytes(path, "*.safetensors", "*.gguf")
+	for _, dir := range []string{o.native.Draft, o.native.Adapter} {
+		if dir != "" {
+			one += modelfiles.Bytes(dir, "*.safetensors", "*.gguf")
+		}
+	}
+	total := one
+	if o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0 {
+		total *= int64(max(1, o.bridge.Workers))
+	}
+	if o.shadow != nil {
+		total += one * int64(max(1, o.shadow.load.bridge.Workers))
+	}
+	return total
 }
 
 // NativeSupport returns nil if the native engine has code for a model, or why it cannot run it. It reads the config only.

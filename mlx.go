@@ -22,6 +22,7 @@ package mlx
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 
@@ -188,6 +189,17 @@ func (m *model) Tokenizer() Tokenizer { return tokens{m.engine} }
 
 // tokens is an engine as a Tokenizer.
 type tokens struct{ engine.Engine }
+
+// Decode refuses ids that the model does not have, for both engines alike.
+func (t tokens) Decode(ctx context.Context, ids []int32) (string, error) {
+	size := t.Info().VocabSize
+	for _, id := range ids {
+		if id < 0 || size > 0 && int(id) >= size {
+			return "", &OptionError{Option: "ids", Reason: fmt.Sprintf("the vocabulary of %d tokens has no id %d", size, id)}
+		}
+	}
+	return t.Engine.Decode(ctx, ids)
+}
 
 func (t tokens) RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error) {
 	return t.Engine.RenderChat(ctx, messages, generateOptions(options))

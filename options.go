@@ -2,6 +2,7 @@ package mlx
 
 import (
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -36,8 +37,8 @@ type loadOptions struct {
 func WithEngine(e Engine) LoadOption { return LoadOption{func(o *loadOptions) { o.engine = e }} }
 
 // WithPython names the Python interpreter of the python engine's workers. Without it the environment
-// variable GO_MLX_PYTHON, a .venv in or above the working directory or beside the program, and python3
-// are tried in turn.
+// variable GO_MLX_PYTHON, a .venv beside the program or one folder above it, and python3 are tried in turn; never one that
+// just happens to be in or above the working directory.
 func WithPython(path string) LoadOption {
 	return pythonOption("WithPython", func(o *loadOptions) { o.bridge.Python = path })
 }
@@ -146,6 +147,11 @@ func WithQuarantineDir(path string) LoadOption {
 // of its own. f must not close the model. The native engine, which loads in one go, sends none.
 func WithLoadEvents(f func(Event)) LoadOption {
 	return LoadOption{func(o *loadOptions) { o.bridge.Events = f }}
+}
+
+// WithLogger tells l of workers that start and of those that end unasked, and at slog.LevelDebug what they print.
+func WithLogger(l *slog.Logger) LoadOption {
+	return pythonOption("WithLogger", func(o *loadOptions) { o.bridge.Logger = l })
 }
 
 func pythonOption(name string, apply func(*loadOptions)) LoadOption {

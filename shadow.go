@@ -2,8 +2,10 @@ package mlx
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -75,15 +77,27 @@ type shadow struct {
 	over bool
 }
 
-func newShadow(ctx context.Context, path string, o *shadowOptions) (*shadow, error) {
-	if !(o.share >= 0 && o.share <= 1) {
-		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", o.share)}
+// ofShadow are the options of the second engine. What makes a model another one, an adapter, is the same for both unless the
+// shadow was given its own.
+func (o loadOptions) ofShadow() bridge.Options {
+	second := o.shadow.load.bridge
+	if second.Adapter == "" {
+		second.Adapter = o.native.Adapter
 	}
-	python, err := bridge.Load(ctx, path, o.load.bridge)
+	return second
+}
+
+// newShadow loads the model that o describes once more, in a worker.
+func newShadow(ctx context.Context, path string, o loadOptions) (*shadow, error) {
+	share := o.shadow.share
+	if !(share >= 0 && share <= 1) {
+		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", share)}
+	}
+	python, err := bridge.Load(ctx, path, o.ofShadow())
 	if err != nil {
 		return nil, fmt.Errorf("shadow: %w", err)
 	}
-	return startShadow(o.share, python), nil
+	return startShadow(share, python), nil
 }
 
 func startShadow(share float64, second engine.Engine) *shadow {
@@ -142,6 +156,7 @@ func (s *shadow) compared(differences []ShadowDifference, n int) {
 // classified compares labels.
 func (s *shadow) classified(texts []string, o engine.ClassifyOptions, results []Classification) {
 	texts, results = slices.Clone(texts), slices.Clone(results)
+	o.Labels = slices.Clone(o.Labels) // the caller may use it again
 	s.add(func(ctx context.Context) error {
 		others, err := s.engine.Classify(ctx, texts, o)
 		if err != nil {
@@ -165,6 +180,8 @@ func (s *shadow) generated(stream iter.Seq2[Token, error], prompt engine.Prompt,
 	if o.Temperature > 0 && !o.HasSeed || o.Grammar.Kind != "" || !s.chosen() {
 		return stream
 	}
+	// The comparison runs when the caller has all of it back.
+	prompt, o = clonePrompt(prompt), cloneOptions(o)
 	return func(yield func(Token, error) bool) {
 		var tokens []Token
 		for tok, err := range stream {
@@ -180,6 +197,34 @@ func (s *shadow) generated(stream iter.Seq2[Token, error], prompt engine.Prompt,
 		}
 		s.add(func(ctx context.Context) error { return s.compareTokens(ctx, tokens, prompt, o) })
 	}
+}
+
+func clonePrompt(p engine.Prompt) engine.Prompt {
+	p.IDs, p.Messages = slices.Clone(p.IDs), slices.Clone(p.Messages)
+	for i := range p.Messages {
+		calls := slices.Clone(p.Messages[i].ToolCalls)
+		for j := range calls {
+			calls[j].Function.Arguments = slices.Clone(calls[j].Function.Arguments)
+		}
+		p.Messages[i].ToolCalls = calls
+	}
+	return p
+}
+
+func cloneOptions(o engine.GenerateOptions) engine.GenerateOptions {
+	o.Tools, o.Stop, o.StopTokens = slices.Clone(o.Tools), slices.Clone(o.Stop), slices.Clone(o.StopTokens)
+	o.LogitBias = maps.Clone(o.LogitBias)
+	// What is in the template arguments may be anything, and only its JSON is used.
+	if o.TemplateArguments != nil {
+		frozen := map[string]any{}
+		for name, value := range o.TemplateArguments {
+			if data, err := json.Marshal(value); err == nil {
+				frozen[name] = json.RawMessage(data)
+			}
+		}
+		o.TemplateArguments = frozen
+	}
+	return o
 }
 
 func (s *shadow) compareTokens(ctx context.Context, tokens []Token, prompt engine.Prompt, o engine.GenerateOptions) error {

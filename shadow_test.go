@@ -2,7 +2,9 @@ package mlx
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"iter"
 	"os"
 	"path/filepath"
 	"testing"
@@ -154,4 +156,72 @@ func TestShadowOptionsAreChecked(t *testing.T) {
 	defer m.Close()
 	_, ok := ShadowOf(m)
 	require.False(t, ok)
+}
+
+func TestAShadowHasTheModelsAdapter(t *testing.T) {
+	adapter := func(options ...LoadOption) string {
+		var o loadOptions
+		for _, option := range options {
+			option.apply(&o)
+		}
+		return o.ofShadow().Adapter
+	}
+	require.Equal(t, "/a", adapter(WithAdapter("/a"), WithShadow(1)))
+	require.Equal(t, "/a", adapter(WithShadow(1), WithAdapter("/a")))
+	require.Equal(t, "/b", adapter(WithAdapter("/a"), WithShadow(1, WithAdapter("/b"))))
+	require.Empty(t, adapter(WithShadow(1)))
+}
+
+// seen keeps what it was asked.
+type seen struct {
+	engine.Engine
+	begin   chan struct{}
+	classes chan engine.ClassifyOptions
+	prompts chan engine.Prompt
+	options chan engine.GenerateOptions
+}
+
+func (s seen) Classify(_ context.Context, texts []string, o engine.ClassifyOptions) ([]Classification, error) {
+	<-s.begin
+	s.classes <- o
+	return make([]Classification, len(texts)), nil
+}
+
+func (s seen) Generate(_ context.Context, p engine.Prompt, o engine.GenerateOptions) iter.Seq2[Token, error] {
+	return func(func(Token, error) bool) {
+		<-s.begin
+		s.prompts <- p
+		s.options <- o
+	}
+}
+
+func (s seen) Close() error { return nil }
+
+// The comparison comes later, when the caller uses its slices and maps for something else.
+func TestAShadowKeepsCopiesOfWhatItWasGiven(t *testing.T) {
+	second := seen{begin: make(chan struct{}), classes: make(chan engine.ClassifyOptions, 1), prompts: make(chan engine.Prompt, 1), options: make(chan engine.GenerateOptions, 1)}
+	s := startShadow(1, second)
+	labels := []string{"a", "b"}
+	s.classified([]string{"x"}, engine.ClassifyOptions{Labels: labels}, make([]Classification, 1))
+	labels[0] = "changed"
+	messages := []Message{{Role: "user", Content: "x", ToolCalls: []ToolCall{{Function: FunctionCall{Arguments: []byte("{}")}}}}}
+	tools, arguments := []byte("[]"), map[string]any{"x": map[string]any{"y": 1}}
+	o := engine.DefaultGenerateOptions()
+	o.Tools, o.TemplateArguments = tools, arguments
+	one := func(yield func(Token, error) bool) { yield(Token{ID: 1}, nil) }
+	for range s.generated(one, engine.Prompt{Messages: messages}, o) {
+	}
+	messages[0].Content, tools[0] = "changed", 'X'
+	messages[0].ToolCalls[0].Function.Arguments[0] = 'X'
+	arguments["x"].(map[string]any)["y"] = 2
+	close(second.begin)
+	require.Equal(t, []string{"a", "b"}, (<-second.classes).Labels)
+	p, got := <-second.prompts, <-second.options
+	require.Equal(t, "x", p.Messages[0].Content)
+	require.Equal(t, "{}", string(p.Messages[0].ToolCalls[0].Function.Arguments))
+	require.Equal(t, "[]", string(got.Tools))
+	data, err := json.Marshal(got.TemplateArguments)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"x":{"y":1}}`, string(data))
+	require.NoError(t, s.close())
 }

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// backoff spaces the starts of workers that crash: at once after the first crash, then ever later, and
+// backoff spaces the starts of workers that crash, or that do not come up: at once after the first time, then ever later, and
 // after a row of them not at all for a while.
 type backoff struct {
 	crashes int
+	at      time.Time // the last one
 	until   time.Time
 	last    error
 }
@@ -22,7 +23,7 @@ const (
 // crashed counts a crash.
 func (b *backoff) crashed(now time.Time, err error) {
 	b.crashes++
-	b.last = err
+	b.at, b.last = now, err
 	var delay time.Duration
 	switch {
 	case b.crashes >= breakAfter:
@@ -37,8 +38,17 @@ func (b *backoff) crashed(now time.Time, err error) {
 // pause lets no worker start for a moment: there was no room for one, which is no crash.
 func (b *backoff) pause(now time.Time) { b.until = now.Add(backoffFirst) }
 
-// reset forgets the crashes: a request was served.
+// reset forgets the crashes.
 func (b *backoff) reset() { *b = backoff{} }
+
+// forgive takes crashes back whose cause is known and gone.
+func (b *backoff) forgive(crashes int) {
+	if b.crashes -= crashes; b.crashes <= 0 {
+		b.reset()
+	} else if !b.broken() {
+		b.until = time.Time{}
+	}
+}
 
 // wait is how long no worker may be started.
 func (b *backoff) wait(now time.Time) time.Duration { return max(0, b.until.Sub(now)) }

@@ -5,28 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
 
-// conn speaks requests and replies over a reader and a writer. One goroutine reads; replies find their
-// request by id, and replies to requests that are over are dropped, so that the stream stays in step.
-// A broken frame or a broken rule ends the session and fails every request once.
+// conn speaks requests and replies over a reader and a writer. One goroutine reads, and one writes what is queued for it, so
+// that nobody else waits for a pipe that a stopped worker does not empty. Replies find their request by id, and replies to
+// requests that are over are dropped, so that the stream stays in step. A broken frame or a broken rule ends the session and
+// fails every request once.
 type conn struct {
-	writeMu sync.Mutex // held while a frame is written
-	w       io.Writer
+	w io.Writer
 
 	mu      sync.Mutex // guards what follows
 	nextID  uint64
 	pending map[uint64]*exchange
-	cancels int   // cancelled requests whose acknowledgement is to come
-	stops   Stops // what the acknowledgements said
-	err     error // why the session ended
+	queue   []outgoing // frames that are not written yet
+	writing bool       // a goroutine writes the queue
+	cancels int        // cancelled requests whose acknowledgement is to come
+	stops   Stops      // what the acknowledgements said
+	pass    []uint64   // requests that the worker last said it was computing; nil if it never said
+	err     error      // why the session ended
 
 	done chan struct{} // closed when the session ended
 
 	// onBeat sees the worker's heartbeats on the reading goroutine; set before serve.
 	onBeat func(*message)
+}
+
+// outgoing is a frame that is to be written, the request that it belongs to, and whether it is that request's first.
+type outgoing struct {
+	id     uint64
+	begins bool
+	frame  []byte
 }
 
 // Stops sums up how cancelled requests stopped.
@@ -78,6 +89,11 @@ func (c *conn) deliver(m *message) error {
 		return nil
 	}
 	c.mu.Lock()
+	if m.Type == "pass" {
+		c.pass = append([]uint64{}, m.Requests...)
+		c.mu.Unlock()
+		return nil
+	}
 	e := c.pending[m.ID]
 	if m.Type == "cancelled" && c.cancels > 0 {
 		c.cancels--
@@ -125,6 +141,7 @@ func (c *conn) fail(err error) {
 	defer c.mu.Unlock()
 	if c.err == nil {
 		c.err = err
+		c.queue = nil
 		close(c.done)
 	}
 }
@@ -136,29 +153,39 @@ func (c *conn) failure() error {
 	return c.err
 }
 
-// begin registers a request and sends it. Progress is kept for next only if it is asked for.
+// computed is whether the worker, when it last said so, computed a request. One that never said what it computes may have
+// computed any.
+func (c *conn) computed(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pass == nil || slices.Contains(c.pass, id)
+}
+
+// begin registers a request and queues it for the worker. Progress is kept for next only if it is asked for.
 func (c *conn) begin(r request, progress bool) (*exchange, error) {
 	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		return nil, c.err
-	}
 	c.nextID++
+	id := c.nextID
+	c.mu.Unlock()
+	r.header().ID = id
+	frame, err := encodeFrame(r) // a long one holds nobody up
+	if err != nil {
+		return nil, err
+	}
 	// Room for the credit and the message that ends the exchange.
-	e := &exchange{id: c.nextID, replies: make(chan *message, streamCredit+1)}
+	e := &exchange{id: id, replies: make(chan *message, streamCredit+1)}
 	if _, ok := r.(*generateRequest); ok {
 		e.credit = streamCredit
 	}
 	if progress {
 		e.progress = make(chan *message, 1)
 	}
-	c.pending[e.id] = e
-	c.mu.Unlock()
-	r.header().ID = e.id
-	if err := c.send(r); err != nil {
-		c.end(e)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.enqueue(outgoing{id, true, frame}); err != nil {
 		return nil, err
 	}
+	c.pending[e.id] = e
 	return e, nil
 }
 
@@ -177,17 +204,50 @@ func (c *conn) end(e *exchange) {
 	c.mu.Unlock()
 }
 
-// send writes one frame. A write that fails ends the session: the worker is gone, and the caller gets
-// the reason from whoever watches the process.
-func (c *conn) send(r any) error {
-	c.writeMu.Lock()
-	err := writeFrame(c.w, r)
-	c.writeMu.Unlock()
-	if err == nil || errors.Is(err, ErrFrame) {
+// send queues one frame that begins nothing.
+func (c *conn) send(r request) error {
+	frame, err := encodeFrame(r)
+	if err != nil {
 		return err
 	}
-	<-c.done
-	return c.failure()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.enqueue(outgoing{r.header().ID, false, frame})
+}
+
+// enqueue sees that a frame is written. It does not wait for the pipe. Caller must hold c.mu.
+func (c *conn) enqueue(o outgoing) error {
+	if c.err != nil {
+		return c.err
+	}
+	c.queue = append(c.queue, o)
+	if !c.writing {
+		c.writing = true
+		go c.write()
+	}
+	return nil
+}
+
+// write writes the queue until it is empty. A write that fails leaves the session to whoever reads: the worker is gone, or its
+// stdin is closed.
+func (c *conn) write() {
+	for {
+		c.mu.Lock()
+		if len(c.queue) == 0 || c.err != nil {
+			c.writing, c.queue = false, nil
+			c.mu.Unlock()
+			return
+		}
+		next := c.queue[0]
+		c.queue = c.queue[1:]
+		c.mu.Unlock()
+		if _, err := c.w.Write(next.frame); err != nil {
+			c.mu.Lock()
+			c.queue = nil // writing stays set: nothing more can be written
+			c.mu.Unlock()
+			return
+		}
+	}
 }
 
 // next waits for a reply; onProgress, which may be nil, sees progress on the way. If ctx ends first the
@@ -229,14 +289,21 @@ func (c *conn) opened(m *message) (*message, error) {
 	return m, nil
 }
 
-// cancel tells the worker to stop a request. It does not wait, not even for the pipe: a worker that
-// hangs must not hang its caller.
+// cancel stops a request. It does not wait. A request whose frame is still in the queue is taken out of it; of another one the
+// worker is told.
 func (c *conn) cancel(e *exchange) {
-	c.end(e)
+	frame, err := encodeFrame(&bareRequest{head{Type: "cancel", ID: e.id}})
 	c.mu.Lock()
-	c.cancels++
-	c.mu.Unlock()
-	go func() { _ = c.send(&bareRequest{head{Type: "cancel", ID: e.id}}) }()
+	defer c.mu.Unlock()
+	delete(c.pending, e.id)
+	unsent := slices.ContainsFunc(c.queue, func(o outgoing) bool { return o.id == e.id && o.begins })
+	c.queue = slices.DeleteFunc(c.queue, func(o outgoing) bool { return o.id == e.id })
+	if unsent {
+		return
+	}
+	if err == nil && c.enqueue(outgoing{e.id, false, frame}) == nil {
+		c.cancels++
+	}
 }
 
 // call sends a request and waits for its one reply.

@@ -6,30 +6,55 @@ import (
 	"strings"
 )
 
-// environment is what a worker sees: what Python, MLX and the dynamic linker need, and no more. Without
-// online, Hugging Face's libraries do not touch the network.
-func environment(workerDir string, online bool) []string {
-	keep := []string{"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE"}
-	prefixes := []string{"MLX_", "CUDA_", "NVIDIA_", "METAL_", "MTL_", "HF_", "OMP_", "OPENBLAS_"}
+// What a worker sees of this program's environment: what Python, MLX and the dynamic linker need. Nothing that names code to
+// import, and no secret but with online.
+var (
+	passed = []string{
+		"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH",
+		"XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE",
+	}
+	passedPrefixes = []string{"MLX_", "CUDA_", "NVIDIA_", "METAL_", "MTL_", "OMP_", "OPENBLAS_"}
+	// passedOnline are for the network.
+	passedOnline = []string{
+		"HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+		"http_proxy", "https_proxy", "no_proxy",
+	}
+)
+
+// environment is the whole environment of a worker. Without online, Hugging Face's libraries do not touch the network.
+func environment(online bool) []string {
 	env := []string{
-		"PYTHONPATH=" + workerDir, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONIOENCODING=utf-8",
+		"PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONIOENCODING=utf-8",
 		"TOKENIZERS_PARALLELISM=false", "TERM=xterm",
 	}
 	if !online {
 		env = append(env, "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1")
 	}
-	if extra := os.Getenv("PYTHONPATH"); extra != "" {
-		env[0] += string(os.PathListSeparator) + extra
-	}
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
-		if name == "HF_HUB_OFFLINE" || name == "TRANSFORMERS_OFFLINE" {
-			continue // the option decides
-		}
 		hasPrefix := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
-		if slices.Contains(keep, name) || slices.ContainsFunc(prefixes, hasPrefix) {
+		if slices.Contains(passed, name) || slices.ContainsFunc(passedPrefixes, hasPrefix) || online && slices.Contains(passedOnline, name) {
 			env = append(env, entry)
 		}
 	}
 	return env
+}
+
+// withSource lets code import the modules of the worker's folder, its first argument, and nothing of the working directory:
+// Python would look there first, and a model's folder could hold a msgpack.py of its own. PYTHONSAFEPATH says the same to
+// Python 3.11 and later, also in processes that it starts.
+const withSource = `import sys
+source = sys.argv.pop(1)
+sys.path[:] = [source] + [p for p in sys.path if p]
+`
+
+// runModule runs a module, its second argument, as python -m would.
+const runModule = withSource + `import runpy
+sys.argv[:] = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+`
+
+// moduleArguments are the interpreter's arguments that run a module of the worker's folder, or one that is installed.
+func moduleArguments(source, module string, arguments ...string) []string {
+	return append([]string{"-c", runModule, source, module}, arguments...)
 }

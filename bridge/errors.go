@@ -21,6 +21,8 @@ var (
 	ErrQuarantined = errors.New("request is quarantined")
 	// ErrBudget: a worker would not fit into the memory budget.
 	ErrBudget = engine.ErrBudget
+	// ErrPlatform: workers do not run on this operating system.
+	ErrPlatform = errors.New("the python engine does not run")
 	// ErrOutOfMemory: a request needed more memory than there is. Its worker lives on.
 	ErrOutOfMemory = errors.New("out of memory")
 )
@@ -122,6 +124,8 @@ func (e *RemoteError) Unwrap() error {
 func remoteError(m *message) error {
 	var err error
 	switch m.Code {
+	case "invalid_utf8":
+		err = fmt.Errorf("%w: %s", engine.ErrInvalidUTF8, m.Message)
 	case "empty_prompt":
 		err = engine.ErrEmptyPrompt
 	case "no_chat_template":

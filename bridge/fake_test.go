@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -109,6 +111,10 @@ func runFake(fault string) {
 	}
 	for {
 		m, err := readFake(os.Stdin)
+		if fault == "ends slowly" && (err != nil || m["t"] == "shutdown") {
+			time.Sleep(100 * time.Millisecond)
+			return
+		}
 		if err != nil {
 			if fault == "ignores SIGTERM" {
 				time.Sleep(time.Hour)
@@ -155,13 +161,25 @@ func serveFake(fault string, m fields) {
 		}
 		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10}})
 	case "shutdown":
-		if fault == "healthy" {
+		if fault == "healthy" || fault == "default" || fault == "waits" {
 			os.Exit(0)
 		}
 	case "cancel":
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
+	case "memory":
+		reply(fields{"t": "result", "id": id, "active": 7})
 	case "generate":
+		text, _ := m["text"].(string)
+		if fault == "dies of poison and tells" {
+			reply(fields{"t": "pass", "id": 0, "requests": []any{id}})
+			if text != "poison" {
+				fault = "waits"
+			}
+		}
+		if strings.HasPrefix(fault, "dies of poison") && text == "poison" {
+			fault = "dies in mid-stream"
+		}
 		resumed, _ := m["resume"].([]any)
 		generateFake(fault, id, len(resumed))
 	case "classify":

@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -187,7 +189,7 @@ func TestQuarantineEndsWhenTheRequestIsServed(t *testing.T) {
 	frame, err := generateFrame(prompt, o)
 	require.NoError(t, err)
 	frame.Seed = 0
-	key, err := keyOf(frame)
+	key, err := keyOf(frame)()
 	require.NoError(t, err)
 	m.quarantine.held = map[requestKey]*heldRequest{key: {err: &QuarantineError{Err: ErrWorkerStopped}, until: time.Now().Add(time.Hour)}}
 	_, err = drain(t.Context(), m, prompt, o)
@@ -274,12 +276,20 @@ func TestWorkersGetAMinimalEnvironment(t *testing.T) {
 	t.Setenv("SECRET_TOKEN", "x")
 	t.Setenv("HF_HUB_OFFLINE", "0")
 	t.Setenv("MLX_TEST", "y")
-	env := environment("/w", false)
+	t.Setenv("HF_TOKEN", "secret")
+	t.Setenv("PYTHONPATH", "/foreign")
+	t.Setenv("HF_HOME", "/hf")
+	env := environment(false)
 	joined := strings.Join(env, "\n")
 	require.NotContains(t, joined, "SECRET_TOKEN")
 	require.NotContains(t, joined, "HF_HUB_OFFLINE=0")
 	require.Contains(t, env, "HF_HUB_OFFLINE=1")
 	require.Contains(t, env, "MLX_TEST=y")
-	require.Contains(t, joined, "PYTHONPATH=/w")
-	require.NotContains(t, strings.Join(environment("/w", true), "\n"), "OFFLINE")
+	require.NotContains(t, joined, "HF_TOKEN")
+	require.NotContains(t, joined, "PYTHONPATH")
+	require.Contains(t, env, "PYTHONSAFEPATH=1")
+	require.Contains(t, env, "HF_HOME=/hf")
+	online := environment(true)
+	require.NotContains(t, strings.Join(online, "\n"), "OFFLINE")
+	require.Contains(t, online, "HF_TOKEN=secret")
 }

@@ -16,17 +16,26 @@ const MaxFrame = 64 << 20
 // and the session is over.
 var ErrFrame = errors.New("bridge: broken frame")
 
-// writeFrame writes a length of 4 bytes, big endian, and a msgpack map.
-func writeFrame(w io.Writer, message any) error {
+// encodeFrame is a length of 4 bytes, big endian, and a msgpack map.
+func encodeFrame(message any) ([]byte, error) {
 	body, err := msgpack.Marshal(message)
 	if err != nil {
-		return fmt.Errorf("bridge: encode: %w", err)
+		return nil, fmt.Errorf("bridge: encode: %w", err)
 	}
 	if len(body) > MaxFrame {
-		return fmt.Errorf("%w: %d bytes to send; the limit is %d", ErrFrame, len(body), MaxFrame)
+		return nil, fmt.Errorf("%w: %d bytes to send; the limit is %d", ErrFrame, len(body), MaxFrame)
 	}
 	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
-	_, err = w.Write(append(frame, body...))
+	return append(frame, body...), nil
+}
+
+// writeFrame writes one frame.
+func writeFrame(w io.Writer, message any) error {
+	frame, err := encodeFrame(message)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(frame)
 	return err
 }
 

@@ -6,62 +6,143 @@ import (
 )
 
 // journey is one request on its way over workers. A worker's death does not end it: the next worker goes
-// on with it. But a request can be what kills its workers, and then it must not kill all of them. Which
-// one it was shows when it is alone: after a death every request that the worker had is given a worker
-// of its own for a while, and one whose worker then dies too is quarantined.
+// on with it. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests
+// it is computing; those are the suspects of its death, and the others are none. A suspect goes on, on any worker, in passes of
+// its own for a while: it has company in the worker but not in what kills it. One that is alone in the pass that ends a second
+// worker is quarantined.
 type journey struct {
 	model   *Model
 	session string
-	key     func() (requestKey, error) // names the request; asked for only when a worker died
+	ticket  uint64                     // its place in the pool's row
+	key     func() (requestKey, error) // names the request; asked for only when a worker died, by any goroutine
 	frame   request                    // what is written to the repro file
 	onGap   func(error)                // told of a death that the request survives
+	made    func() []int32             // tokens made so far
+	weights string                     // fingerprint of what made them; "" before there are any
 
-	deaths int
-	held   bool           // it was quarantined before
-	made   func() []int32 // tokens made so far, for the repro file
+	deaths int // of workers of which it was a suspect
+	held   bool
 }
 
 const (
-	// probation is how many tokens a stream makes alone after a death before it has company again. What
-	// killed its worker was most likely the next pass.
+	// probation is how many tokens a suspect makes by itself before it has company again. What killed its worker was most
+	// likely the next pass.
 	probation = 8
-	// maxDeaths ends a request that always had company when its workers died.
+	// lookback is how many tokens before the last one it is taken out of company: a worker computes ahead of what it sends.
+	lookback = 2
+	// maxDeaths ends a request that had company in every pass that ended a worker.
 	maxDeaths = 4
+	// forever is more tokens than any stream makes.
+	forever = 1 << 30
 )
 
+// visit is one request on one worker.
+type visit struct {
+	worker      *worker
+	from, until int             // between these numbers of tokens it is to have passes of its own
+	begun       func(id uint64) // to be told the request's id on the worker
+	works       func()          // to be told when it has got something done
+}
+
 // run gives the request workers until one serves it.
-func (j *journey) run(ctx context.Context, serve func(w *worker, share func()) error) error {
-	if err := j.model.quarantine.check(j); err != nil {
+func (j *journey) run(ctx context.Context, serve func(visit) error) error {
+	q := j.model.quarantine
+	if err := q.check(j); err != nil {
 		return err
 	}
 	for {
-		m, err := j.model.pool.acquire(ctx, j.session, j.deaths > 0)
-		if err != nil {
+		retry, err := j.attempt(ctx, serve)
+		if err == nil {
+			q.served(j)
+			return nil
+		}
+		if !retry {
 			return err
 		}
-		share := func() {
-			if j.deaths == 1 && !j.held { // a further death keeps it alone to its end
-				j.model.pool.share(m)
-			}
-		}
-		err = serve(m.worker, share)
-		died := err != nil && !m.worker.alive() && errors.Is(err, ErrWorkerStopped)
-		alone := m.worker.company.Load() <= 1
-		j.model.pool.release(m, err == nil)
-		if err == nil && j.held {
-			j.model.quarantine.release(j)
-		}
-		if !died || ctx.Err() != nil {
-			return err
-		}
-		j.deaths++
-		if j.deaths >= 2 && alone {
-			return j.model.quarantine.add(j, err)
-		}
-		if j.deaths >= maxDeaths {
+		// An equal request may have been found guilty meanwhile.
+		if err := q.check(j); err != nil {
 			return err
 		}
 		j.model.counters.resumed.Add(1)
 		j.onGap(err)
 	}
 }
+
+// attempt gives the request to one worker. The slot is given back however serve ends, also by a panic or runtime.Goexit of the
+// code that reads the stream.
+func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
+	m, err := j.model.pool.acquire(ctx, j.session, &j.ticket)
+	if err != nil {
+		return false, err
+	}
+	w, served := m.worker(), false
+	defer func() {
+		w.leave(j)
+		j.model.pool.release(m, served)
+	}()
+	if err := j.model.quarantine.check(j); err != nil { // found while it waited
+		return false, err
+	}
+	if made := len(j.made()); made == 0 {
+		j.weights = w.info.Fingerprint
+	} else if j.weights != w.info.Fingerprint {
+		return false, &ModelChangedError{Path: j.model.path, Made: made}
+	}
+	from, until := j.apart()
+	err = serve(visit{w, from, until, func(id uint64) { w.enter(j, id) }, func() { j.model.pool.works(m) }})
+	served = err == nil
+	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
+		return false, err
+	}
+	return j.afterDeath(ctx, w, err)
+}
+
+// apart is where the request has passes of its own.
+func (j *journey) apart() (from, until int) {
+	switch {
+	case j.deaths == 0 && !j.held:
+		return 0, 0
+	case j.deaths == 1 && !j.held:
+		made := len(j.made())
+		return max(0, made-lookback), made + probation
+	}
+	return 0, forever
+}
+
+// afterDeath decides what becomes of a request whose worker died.
+func (j *journey) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	suspected, alone, err := w.suspect(j)
+	if err != nil {
+		return false, errors.Join(cause, err)
+	}
+	if !suspected {
+		return true, cause
+	}
+	explained, err := j.model.quarantine.judge(j, w, alone, cause)
+	if explained > 0 {
+		j.model.pool.explained(explained)
+	}
+	if err != nil {
+		return false, err
+	}
+	return j.deaths < maxDeaths, cause
+}
+
+// ModelChangedError is a stream that could not go on after the death of its worker, since the model's files are not those that
+// made its first tokens.
+type ModelChangedError struct {
+	Path string
+	Made int // tokens that the reader has
+}
+
+// ErrModelChanged is wrapped by ModelChangedError.
+var ErrModelChanged = errors.New("model files have changed")
+
+func (e *ModelChangedError) Error() string {
+	return ErrModelChanged.Error() + ": " + e.Path + " is not what made the beginning of this stream; ask again"
+}
+
+func (e *ModelChangedError) Unwrap() error { return ErrModelChanged }

@@ -1,10 +1,10 @@
 package bridge
 
 // protocolVersion is what this side speaks; a worker's hello must carry the same.
-const protocolVersion = 3
+const protocolVersion = 4
 
 // message is every field that a worker sends, by type:
-// hello, beat, result, token, progress, cancelled, error.
+// hello, beat, pass, result, token, progress, cancelled, error.
 type message struct {
 	Type string `msgpack:"t"`
 	ID   uint64 `msgpack:"id"`
@@ -12,6 +12,9 @@ type message struct {
 	// hello
 	PID      int      `msgpack:"pid"`
 	Versions Versions `msgpack:"versions"`
+
+	// pass: the requests that the worker is about to compute together
+	Requests []uint64 `msgpack:"requests"`
 
 	// result, by the request's type
 	Info   *workerInfo `msgpack:"info"`
@@ -97,6 +100,7 @@ type workerInfo struct {
 	Batchable     bool   `msgpack:"batchable"` // requests can share a pass
 	TokenizerHash string `msgpack:"tokenizer_hash"`
 	TemplateHash  string `msgpack:"template_hash"`
+	Fingerprint   string `msgpack:"fingerprint"` // of the files that were loaded
 }
 
 // errorData holds what the codes' Go errors need.
@@ -117,6 +121,15 @@ func (h *head) header() *head { return h }
 
 // request is any message that starts with a head.
 type request interface{ header() *head }
+
+// slotRequest is one that takes a slot. Its copy has no id, and is not changed when the original gets one.
+type slotRequest interface {
+	request
+	copy() request
+}
+
+func (r classifyRequest) copy() request { return &r }
+func (r traceRequest) copy() request    { return &r }
 
 type bareRequest struct{ head }
 
@@ -140,6 +153,8 @@ type generateRequest struct {
 	Tools             string      `msgpack:"tools,omitempty"`
 	TemplateArguments string      `msgpack:"template_arguments,omitempty"`
 	Resume            []int32     `msgpack:"resume,omitempty"` // what an earlier worker made of it
+	AloneFrom         int         `msgpack:"alone_from,omitempty"`
+	AloneUntil        int         `msgpack:"alone_until,omitempty"` // between these numbers of tokens it has passes of its own
 	MaxTokens         int         `msgpack:"max_tokens"`
 	Temperature       float32     `msgpack:"temperature"`
 	TopK              int         `msgpack:"top_k"`

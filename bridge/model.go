@@ -2,9 +2,11 @@ package bridge
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
@@ -21,6 +23,16 @@ type Model struct {
 	pinned     atomic.Bool
 	described  atomic.Pointer[description]
 
+	log *slog.Logger
+
+	// requests counts those under way, for Shutdown.
+	requests struct {
+		mu      sync.Mutex // guards what follows
+		active  int
+		closing bool       // no more are let in
+		empty   *sync.Cond // active may have become 0
+	}
+
 	counters struct {
 		requests, active, prompt, generated, classified, resumed atomic.Int64
 	}
@@ -34,11 +46,14 @@ type description struct {
 	template bool
 	versions Versions
 
-	tokenizerHash, templateHash string
+	tokenizerHash, templateHash, fingerprint string
 }
 
 // Load starts workers and loads the model in each.
 func Load(ctx context.Context, path string, options Options) (*Model, error) {
+	if err := platform(); err != nil {
+		return nil, err
+	}
 	interpreter, err := FindPython(options.Python)
 	if err != nil {
 		return nil, err
@@ -48,7 +63,7 @@ func Load(ctx context.Context, path string, options Options) (*Model, error) {
 		return nil, err
 	}
 	return load(ctx, path, options, command{
-		name: interpreter, args: []string{"-m", "go_mlx_worker"}, env: environment(source, options.Online),
+		name: interpreter, args: moduleArguments(source, "go_mlx_worker"), env: environment(options.Online), dir: source,
 	})
 }
 
@@ -57,11 +72,11 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, supervisor: o.Supervisor, events: newEventQueue(o.Events)}
+	m := &Model{path: path, supervisor: o.Supervisor, events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
 	if m.supervisor == nil {
 		m.supervisor = NewSupervisor(0)
 	}
-	m.expected = checkpointBytes(path, o.Draft) + o.PromptCache
+	m.expected = checkpointBytes(path, o.Draft, o.Adapter) + o.PromptCache
 	request := loadRequest{
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
@@ -69,38 +84,56 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		dir: o.QuarantineDir, load: request, create: createPrivate,
 		versions: func() Versions { return m.described.Load().versions },
 	}
+	m.requests.empty = sync.NewCond(&m.requests.mu)
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
-	m.pool = newPool(l, func(ctx context.Context) (*worker, error) {
-		if err := m.supervisor.admit(ctx, m, m.expected); err != nil {
-			return nil, err
-		}
-		m.reserved.Add(m.expected)
+	m.pool = newPool(l, func(ctx context.Context) (instance, error) {
 		w, err := m.start(ctx, cmd, o, request)
 		if err != nil {
-			m.giveBack()
-			return nil, err
+			return nil, err // not w: a nil worker is no nil instance
 		}
 		return w, nil
 	})
-	m.pool.onGone = m.giveBack
-	m.pool.onIdle = m.supervisor.notify
-	m.pool.onCrash = func(err error) { m.events.put(engine.Event{Kind: engine.EventRestart, Err: err}) }
+	m.pool.admit = m.admit
+	m.pool.gone = m.giveBack
+	m.pool.onChange = m.supervisor.notify
+	m.pool.onCrash = func(err error) {
+		m.log.Warn("python worker ended unasked", "error", err)
+		m.events.put(engine.Event{Kind: engine.EventRestart, Err: err})
+	}
 	m.supervisor.add(m)
-	if err := m.pool.warm(ctx, max(1, o.MinWorkers)); err != nil {
+	first := max(1, o.MinWorkers)
+	if err := m.supervisor.fits(m, int64(first)*m.expected); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	if err := m.pool.ensure(ctx, first); err != nil {
 		_ = m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
+// admit waits until there is memory for one worker more.
+func (m *Model) admit(ctx context.Context, polite func() bool) error {
+	if err := m.supervisor.admit(ctx, m, m.expected, polite); err != nil {
+		return err
+	}
+	m.reserved.Add(m.expected)
+	return nil
+}
+
 // start starts one worker and loads the model in it.
 func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest) (*worker, error) {
-	w, err := startWorker(ctx, cmd, o.StallTimeout, func(b bar) {
-		m.events.put(engine.Event{Kind: engine.EventOutput, Label: b.label, Done: b.done, Total: b.total})
+	w, err := startWorker(ctx, cmd, o.StallTimeout, listener{
+		bar: func(b bar) {
+			m.events.put(engine.Event{Kind: engine.EventOutput, Label: b.label, Done: b.done, Total: b.total})
+		},
+		line: func(line string) { m.log.Debug("python worker printed", "line", line) },
 	})
 	if err != nil {
 		return nil, err
 	}
+	m.log.Info("python worker started", "pid", w.process.cmd.Process.Pid)
 	err = w.load(ctx, request, func(p *message) {
 		m.events.put(engine.Event{Kind: engine.EventLoad, Done: p.Done, Total: p.Total})
 	})
@@ -126,33 +159,64 @@ func describe(path string, i *workerInfo, v Versions) *description {
 			Quantization: i.Quantization, Parameters: i.Parameters, WeightBytes: i.WeightBytes, MLXVersion: v.MLX,
 		},
 		template: i.HasTemplate,
-		versions: v, tokenizerHash: i.TokenizerHash, templateHash: i.TemplateHash,
+		versions: v, tokenizerHash: i.TokenizerHash, templateHash: i.TemplateHash, fingerprint: i.Fingerprint,
 	}
 }
 
-// call gives one request to a worker of the pool and waits for its reply. A request whose worker dies is
-// given to another one.
-func (m *Model) call(ctx context.Context, r request) (*message, error) {
-	j := &journey{
-		model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil },
-		key: func() (requestKey, error) {
-			r.header().ID = 0
-			return keyOf(r)
-		},
-	}
-	var reply *message
-	err := j.run(ctx, func(w *worker, _ func()) (err error) {
-		reply, err = w.conn.call(ctx, r, nil)
+// call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
+// given to another one. It returns the fingerprint of the weights that served it.
+func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
+	j := &journey{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	err = j.run(ctx, func(v visit) (err error) {
+		e, err := v.worker.conn.begin(r, false)
+		if err != nil {
+			return err
+		}
+		v.begun(e.id)
+		defer v.worker.conn.end(e)
+		reply, err = v.worker.conn.next(ctx, e, nil)
 		return err
 	})
-	return reply, err
+	return reply, j.weights, err
+}
+
+// smallTries is how many workers a small call is given to: the first may end, being idle or killed.
+const smallTries = 3
+
+// small gives a call that computes next to nothing to any worker, without a slot: see pool.borrow.
+func (m *Model) small(ctx context.Context, r request) (*message, error) {
+	for try := 1; ; try++ {
+		member, err := m.pool.borrow(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w := member.worker()
+		reply, err := w.conn.call(ctx, r, nil)
+		if err == nil || w.alive() || try == smallTries || ctx.Err() != nil {
+			return reply, err
+		}
+	}
 }
 
 // begin counts a request until the returned func is called.
-func (m *Model) begin() (end func()) {
+func (m *Model) begin() (end func(), err error) {
+	r := &m.requests
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		return nil, engine.ErrClosed
+	}
+	r.active++
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
-	return func() { m.counters.active.Add(-1) }
+	return func() {
+		m.counters.active.Add(-1)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.active--; r.active == 0 {
+			r.empty.Broadcast()
+		}
+	}, nil
 }
 
 // Embed: mlx-lm has no embeddings.
@@ -160,79 +224,12 @@ func (m *Model) Embed(context.Context, []string, engine.EmbedOptions) ([][]float
 	return nil, &engine.OptionError{Option: "Embed", Reason: "only the native engine has it"}
 }
 
-// classifyChunk is how many texts travel in one request: a cancelled call stops between batches, and
-// several workers share a long list.
-const classifyChunk = 256
-
-// Classify scores labels; see engine.Engine. Long lists are spread over the workers.
-func (m *Model) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
-	if err := options.Validate(texts); err != nil {
-		return nil, err
-	}
-	defer m.begin()()
-	labels := options.Labels
-	if !m.described.Load().template {
-		labels = make([]string, len(options.Labels))
-		for i, label := range options.Labels {
-			labels[i] = engine.PlainLabel(label)
-		}
-	}
-	results := make([]engine.Classification, len(texts))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var group sync.WaitGroup
-	limit := make(chan struct{}, m.pool.limits.max)
-	for from := 0; from < len(texts); from += classifyChunk {
-		limit <- struct{}{}
-		if ctx.Err() != nil {
-			break
-		}
-		to := min(from+classifyChunk, len(texts))
-		group.Go(func() {
-			defer func() { <-limit }()
-			if err := m.classifyPart(ctx, from, texts[from:to], labels, options, results[from:to]); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	group.Wait()
-	if err := context.Cause(ctx); err != nil {
-		return nil, err
-	}
-	return results, nil
-}
-
-// classifyPart serves texts from the given index of the call on.
-func (m *Model) classifyPart(ctx context.Context, from int, texts, labels []string, options engine.ClassifyOptions, results []engine.Classification) error {
-	prompts, template := make([]string, len(texts)), m.described.Load().template
-	for i, text := range texts {
-		prompts[i] = options.UserText(text)
-		if !template {
-			prompts[i] = engine.PlainPrompt(prompts[i])
-		}
-	}
-	reply, err := m.call(ctx, &classifyRequest{head: head{Type: "classify"}, From: from, Texts: prompts, Labels: labels})
-	if err != nil {
-		return err
-	}
-	if len(reply.Scores) != len(texts) {
-		return fmt.Errorf("%w: scores for %d texts, want %d", errProtocol, len(reply.Scores), len(texts))
-	}
-	for i, scores := range reply.Scores {
-		if results[i], err = options.Result(scores); err != nil {
-			return fmt.Errorf("text %d: %w", from+i, err)
-		}
-	}
-	m.counters.classified.Add(int64(len(texts)))
-	return nil
-}
-
 // Encode returns token ids.
 func (m *Model) Encode(ctx context.Context, text string, special bool) ([]int32, error) {
 	if err := engine.CheckUTF8(text); err != nil {
 		return nil, err
 	}
-	reply, err := m.call(ctx, &encodeRequest{head: head{Type: "encode"}, Text: text, Special: special})
+	reply, err := m.small(ctx, &encodeRequest{head: head{Type: "encode"}, Text: text, Special: special})
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +238,10 @@ func (m *Model) Encode(ctx context.Context, text string, special bool) ([]int32,
 
 // Decode returns text without special tokens.
 func (m *Model) Decode(ctx context.Context, ids []int32) (string, error) {
-	reply, err := m.call(ctx, &decodeRequest{head: head{Type: "decode"}, IDs: append([]int32{}, ids...)})
+	if err := m.checkIDs(ids); err != nil {
+		return "", err
+	}
+	reply, err := m.small(ctx, &decodeRequest{head: head{Type: "decode"}, IDs: append([]int32{}, ids...)})
 	if err != nil {
 		return "", err
 	}
@@ -253,6 +253,9 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, optio
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
+	if err := checkTemplateText(messages, options); err != nil {
+		return "", err
+	}
 	text, err := jsonText(messages, true)
 	if err != nil {
 		return "", err
@@ -261,7 +264,7 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, optio
 	if err != nil {
 		return "", err
 	}
-	reply, err := m.call(ctx, &renderRequest{head: head{Type: "render"}, Messages: text, Tools: string(options.Tools), TemplateArguments: arguments})
+	reply, err := m.small(ctx, &renderRequest{head: head{Type: "render"}, Messages: text, Tools: string(options.Tools), TemplateArguments: arguments})
 	if err != nil {
 		return "", err
 	}
@@ -271,17 +274,33 @@ func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, optio
 // Info describes the model.
 func (m *Model) Info() engine.Info { return m.described.Load().info }
 
-// Metrics reads counters, and the memory figures of one worker.
+// metricsWait is how long Metrics waits for a worker that computes before it takes what its last heartbeat said.
+const metricsWait = 500 * time.Millisecond
+
+// Metrics reads counters, and the memory figures of one worker. It starts none, and keeps none from ending.
 func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
-	reply, err := m.call(ctx, &bareRequest{head{Type: "memory"}})
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return engine.Metrics{}, err
 	}
-	return engine.Metrics{
+	out := engine.Metrics{
 		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(), PromptTokens: m.counters.prompt.Load(),
 		GeneratedTokens: m.counters.generated.Load(), Classified: m.counters.classified.Load(), WeightBytes: m.Info().WeightBytes,
-		ActiveBytes: reply.Active, CacheBytes: reply.Cache, PeakBytes: reply.Peak, PromptCacheBytes: reply.PromptCache, Workers: m.pool.workers(),
-	}, nil
+		Workers: m.pool.workers(),
+	}
+	member, err := m.pool.peek()
+	if member == nil || err != nil {
+		return out, err
+	}
+	w := member.worker()
+	short, cancel := context.WithTimeout(ctx, metricsWait)
+	defer cancel()
+	figures, err := w.conn.call(short, &bareRequest{head{Type: "memory"}}, nil)
+	if err != nil {
+		last, _ := w.watchdog.state()
+		figures = &last
+	}
+	out.ActiveBytes, out.CacheBytes, out.PeakBytes, out.PromptCacheBytes = figures.Active, figures.Cache, figures.Peak, figures.PromptCache
+	return out, ctx.Err()
 }
 
 // Pin keeps the model's workers from being ended to make room for another model of its Supervisor.
@@ -298,6 +317,29 @@ func (m *Model) Unpin() {
 func (m *Model) Reset(ctx context.Context) error {
 	m.quarantine.clear()
 	return m.pool.reset(ctx)
+}
+
+// Shutdown lets no more requests in, waits until those under way have ended, and closes the model. If ctx ends first, the model
+// is closed at once, requests under way end with engine.ErrClosed, and ctx's error is returned.
+func (m *Model) Shutdown(ctx context.Context) error {
+	r := &m.requests
+	stop := context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.empty.Broadcast()
+	})
+	defer stop()
+	r.mu.Lock()
+	r.closing = true
+	for r.active > 0 && ctx.Err() == nil {
+		r.empty.Wait()
+	}
+	err := ctx.Err()
+	if r.active == 0 {
+		err = nil
+	}
+	r.mu.Unlock()
+	return errors.Join(err, m.Close())
 }
 
 // Close ends the workers and returns when all processes are gone. Streams under way end with

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -39,6 +40,8 @@ type Options struct {
 	QuarantineDir string
 	// Supervisor shares its memory budget with other models; nil for none.
 	Supervisor *Supervisor
+	// Logger is told of workers that start and end, and at level Debug what they print; nil for none.
+	Logger *slog.Logger
 	// Events is told of loading and restarts, on a goroutine of its own, one event after the other.
 	Events func(engine.Event)
 }
@@ -70,6 +73,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	orDefault(&o.Batch, 32)
 	orDefault(&o.Queue, 1024)
+	orDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	orDefault(&o.StallTimeout, 2*time.Minute)
 	orDefault(&o.QuarantineDir, filepath.Join(cacheDir(), "quarantine"))
 	for _, path := range []*string{&o.Adapter, &o.Draft} {

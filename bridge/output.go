@@ -6,38 +6,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
-	"github.com/creack/pty"
 )
-
-// openTerminal opens a pseudo-terminal for a worker's stderr.
-func openTerminal() (terminal, child *os.File, err error) {
-	if terminal, child, err = pty.Open(); err != nil {
-		return nil, nil, err
-	}
-	// Wide enough that progress bars keep their figures.
-	_ = pty.Setsize(child, &pty.Winsize{Rows: 24, Cols: 160})
-	// Opened this way the descriptor blocks in read, and closing it would not wake the reader.
-	fd, err := syscall.Dup(int(terminal.Fd()))
-	_ = terminal.Close()
-	if err == nil {
-		syscall.CloseOnExec(fd)
-		err = syscall.SetNonblock(fd, true)
-	}
-	if err != nil {
-		_ = child.Close()
-		return nil, nil, err
-	}
-	return os.NewFile(uintptr(fd), "terminal"), child, nil
-}
 
 // outputLog reads what a worker prints: it keeps the last lines for diagnosis and reports progress bars.
 type outputLog struct {
 	terminal *os.File
-	onBar    func(bar) // called on the reading goroutine; must not wait
+	hear     listener
 	done     chan struct{}
 
 	mu    sync.Mutex // guards what follows
@@ -49,13 +26,19 @@ type outputLog struct {
 }
 
 const (
-	tailLines = 20
+	tailLines = 40 // the stacks of a worker that hangs are among them
 	// lineBytes bounds one line: a flood without a line's end must not fill the memory.
 	lineBytes = 2 << 10
 )
 
-func newOutputLog(terminal *os.File, onBar func(bar)) *outputLog {
-	return &outputLog{terminal: terminal, onBar: onBar, done: make(chan struct{})}
+// listener is told of what a worker prints, on the goroutine that reads it; its funcs may be nil and must not wait.
+type listener struct {
+	bar  func(bar)
+	line func(string) // whole lines that are no progress bars
+}
+
+func newOutputLog(terminal *os.File, hear listener) *outputLog {
+	return &outputLog{terminal: terminal, hear: hear, done: make(chan struct{})}
 }
 
 // read takes everything until the terminal is closed on both sides.
@@ -88,6 +71,7 @@ func (l *outputLog) finish(deadline time.Time) {
 
 func (l *outputLog) add(text string) {
 	var bars []bar
+	var lines []string
 	l.mu.Lock()
 	l.bytes += int64(len(text))
 	for text != "" {
@@ -99,7 +83,8 @@ func (l *outputLog) add(text string) {
 		}
 		l.open += text[:end]
 		line := cleanLine(l.open[max(0, len(l.open)-lineBytes):])
-		if b, ok := parseBar(line); ok {
+		b, isBar := parseBar(line)
+		if isBar {
 			bars = append(bars, b)
 		}
 		// What a carriage return overwrites is gone, unless the line ends there.
@@ -112,15 +97,23 @@ func (l *outputLog) add(text string) {
 			if line = strings.TrimRight(line, " \t"); line != "" {
 				l.lines = append(l.lines, line)
 				l.lines = l.lines[max(0, len(l.lines)-tailLines):]
+				if !isBar {
+					lines = append(lines, line)
+				}
 			}
 			l.overwritten = ""
 		}
 		l.open, text = "", text[end+1:]
 	}
 	l.mu.Unlock()
-	if l.onBar != nil {
+	if l.hear.bar != nil {
 		for _, b := range bars {
-			l.onBar(b)
+			l.hear.bar(b)
+		}
+	}
+	if l.hear.line != nil {
+		for _, line := range lines {
+			l.hear.line(line)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestOutputKeepsTheLastLines(t *testing.T) {
-	l := newOutputLog(nil, nil)
+	l := newOutputLog(nil, listener{})
 	for i := range 5000 {
 		l.add(strings.Repeat("x", i%50) + "\n")
 	}
@@ -21,7 +21,7 @@ func TestOutputKeepsTheLastLines(t *testing.T) {
 }
 
 func TestOutputWithoutLinesDoesNotFillTheMemory(t *testing.T) {
-	l := newOutputLog(nil, nil)
+	l := newOutputLog(nil, listener{})
 	for range 1000 {
 		l.add(strings.Repeat("y", 10000))
 	}
@@ -33,7 +33,7 @@ func TestOutputWithoutLinesDoesNotFillTheMemory(t *testing.T) {
 
 func TestProgressBarsAreRead(t *testing.T) {
 	var bars []bar
-	l := newOutputLog(nil, func(b bar) { bars = append(bars, b) })
+	l := newOutputLog(nil, listener{bar: func(b bar) { bars = append(bars, b) }})
 	l.add("\rFetching 5 files:   0%|          | 0/5 [00:00<?, ?it/s]\rFetching 5 files:  40%|████      | 2/5 [00:01<00:01,  1.5it/s]\r")
 	l.add("model.safetensors:  50%|█████     | 1.20G/2.4G [00:10<00:10, 120MB/s]\nnot a bar: 50% | done\n")
 	require.Equal(t, []bar{{"Fetching 5 files", 0, 5}, {"Fetching 5 files", 2, 5}, {"model.safetensors", 1_200_000_000, 2_400_000_000}}, bars)

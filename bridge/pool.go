@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -12,36 +11,46 @@ import (
 
 // limits are what a pool may do.
 type limits struct {
-	min, max int           // workers kept, and at most
-	rows     int           // requests that one worker takes at a time
-	queue    int           // requests that may wait
-	idle     time.Duration // after this long without work, workers beyond min end; 0 keeps them
+	min, max int           // members kept, and at most
+	rows     int           // requests that one member takes at a time
+	queue    int           // new requests that may wait
+	idle     time.Duration // after this long without work, members beyond min end; 0 keeps them
 }
 
-// pool keeps the workers of one model. Requests are served in the order they came: by the worker their
-// session was with, or the one with the fewest requests. When all are full another one is started, up to
-// the limit; then requests wait.
+// pool keeps the workers of one model. There are two lanes. Requests that compute take a slot of a worker, in the order in which
+// they first asked: of the worker that their session was with, or the one with the fewest requests. When all are full another
+// one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see borrow.
+//
+// All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
+// else grants, starts or ends anything.
 type pool struct {
 	limits limits
-	// start starts a worker and loads the model. The start is the pool's, not a caller's: a request that
-	// gives up leaves the worker to the next one.
-	start func(context.Context) (*worker, error)
-	// Called without locks: when the last request of the pool is over, when a worker is gone, and when
-	// one is gone that nobody had stopped.
-	onIdle, onGone func()
-	onCrash        func(error)
+	// start starts a worker. The start is the pool's, not a caller's: a request that gives up leaves the worker to the
+	// next one. admit waits until there is room and takes it; gone gives it back. While polite says so, room is not made at
+	// others' cost.
+	admit func(ctx context.Context, polite func() bool) error
+	start func(context.Context) (instance, error)
+	gone  func()
+	// Called without locks: when the last request is over or somebody began to want room in earnest, and when a worker is
+	// gone that nobody had stopped.
+	onChange func()
+	onCrash  func(error)
 
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
-	waiters    []*waiter // in the order they came
+	waiters    []*waiter  // by ticket
+	small      []*waiter  // small calls that wait for a worker
+	watchers   []*watcher // who waits until there are workers
+	active     int        // slots that are held, those of dead workers too
 	generation int
 	nextID     uint64
-	crashes    backoff
-	evicted    bool // end of all workers was wanted; none is started before the next request
+	nextTicket uint64
+	crashes    backoff // workers that died at work
+	failures   backoff // workers that did not come up, or died before they did anything
+	asleep     bool    // all workers were evicted; none is started before the next request
 	closed     bool
 	used       time.Time // end of the last request
 	timer      *time.Timer
-	wakes      time.Time // when the timer fires; zero if it does not
 	stats      poolStats
 
 	ctx    context.Context // ends with the pool: workers being started are given up
@@ -49,87 +58,98 @@ type pool struct {
 	lives  sync.WaitGroup // one for each member
 }
 
-// member is a place in the pool with its worker.
-type member struct {
-	id         uint64
-	generation int
-	worker     *worker // nil while it starts
-	exclusive  bool    // it serves one request alone
-	reserved   *waiter // it takes nothing new until this one can have it alone
-	stopping   bool
-	served     int64
-	crashed    bool      // its death is counted
-	idle       time.Time // end of its last request
-}
-
 // waiter is a request without a worker. granted is closed when it has one, or never will.
 type waiter struct {
-	session   string
-	exclusive bool
-	warm      bool // it only waits for a worker to be started; a failed start is its error
-	granted   chan struct{}
-	member    *member
-	err       error
+	ticket  uint64
+	fresh   bool // no worker had it before
+	session string
+	granted chan struct{}
+	member  *member
+	err     error
+}
+
+// watcher waits until n workers of a generation are ready.
+type watcher struct {
+	n, generation int
+	done          chan struct{}
+	err           error
 }
 
 type poolStats struct {
 	served, refused, abandoned, starts, crashed, evicted int64
 }
 
-func newPool(l limits, start func(context.Context) (*worker, error)) *pool {
-	p := &pool{limits: l, start: start, onIdle: func() {}, onGone: func() {}, onCrash: func(error) {}}
+func newPool(l limits, start func(context.Context) (instance, error)) *pool {
+	p := &pool{
+		limits: l, start: start, onChange: func() {}, onCrash: func(error) {}, gone: func() {},
+		admit: func(context.Context, func() bool) error { return nil },
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
 
-// warm starts n workers and returns when all are ready, or with the first error.
-func (p *pool) warm(ctx context.Context, n int) error {
-	p.mu.Lock()
-	var fresh []*waiter
-	for range n {
-		// Each asks to be alone, so that each gets a worker of its own.
-		w := &waiter{exclusive: true, warm: true, granted: make(chan struct{})}
-		p.waiters = append(p.waiters, w)
-		fresh = append(fresh, w)
-		p.launch()
-	}
-	p.mu.Unlock()
-	var first error
-	for _, w := range fresh {
-		m, err := p.await(ctx, w)
-		if err == nil {
-			defer p.release(m, false)
-		} else if first == nil {
-			first = err
-		}
-	}
-	return first
-}
-
-// acquire gives a request a worker. The caller gives it back with release. An exclusive request is
-// alone on its worker.
-func (p *pool) acquire(ctx context.Context, session string, exclusive bool) (*member, error) {
+// acquire gives a request a slot. The caller gives it back with release. ticket holds the request's place in the row: zero at
+// its first call, and set by that. A request that has one, whose worker died, was served already: it is never refused,
+// and comes before those that came after it.
+func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*member, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	w := &waiter{session: session, exclusive: exclusive, granted: make(chan struct{})}
+	w := &waiter{session: session, granted: make(chan struct{})}
 	p.mu.Lock()
+	fresh := *ticket == 0
 	if p.closed {
 		p.mu.Unlock()
 		return nil, engine.ErrClosed
 	}
-	p.evicted = false
-	p.waiters = append(p.waiters, w)
-	p.dispatch()
-	if w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
+	if fresh {
+		p.nextTicket++
+		*ticket = p.nextTicket
+	}
+	w.ticket, w.fresh = *ticket, fresh
+	p.asleep = false
+	at, _ := slices.BinarySearchFunc(p.waiters, w.ticket, func(x *waiter, t uint64) int { return int(int64(x.ticket) - int64(t)) })
+	p.waiters = slices.Insert(p.waiters, at, w)
+	p.reconcile()
+	if fresh && w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
 		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
 		p.withdraw(w)
 		p.stats.refused++
+		p.reconcile()
 		p.mu.Unlock()
 		return nil, err
 	}
 	p.mu.Unlock()
 	return p.await(ctx, w)
+}
+
+// borrow gives a small call a worker without a slot: any that lives, however full. If there is none, the one that starts
+// is waited for; if none starts, one is started as far as memory is free: no other model ends its workers for it. Nothing is
+// given back, no timer is touched, and a worker that is idle may end under the call.
+func (p *pool) borrow(ctx context.Context) (*member, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	w := &waiter{granted: make(chan struct{})}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, engine.ErrClosed
+	}
+	p.small = append(p.small, w)
+	p.reconcile()
+	p.mu.Unlock()
+	return p.await(ctx, w)
+}
+
+// peek is a live worker, or nil. Nothing is started.
+func (p *pool) peek() (*member, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, engine.ErrClosed
+	}
+	return p.pickSmall(), nil
 }
 
 func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {
@@ -139,137 +159,139 @@ func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
-	if w.member != nil { // granted meanwhile
+	if w.member != nil || w.err != nil { // granted meanwhile
 		p.mu.Unlock()
-		p.release(w.member, false)
+		if w.member != nil && w.ticket != 0 {
+			p.release(w.member, false)
+		}
 		return nil, ctx.Err()
 	}
 	p.withdraw(w)
-	p.stats.abandoned++
-	p.dispatch() // what it had reserved is free
+	if w.ticket != 0 {
+		p.stats.abandoned++
+	}
+	p.reconcile()
 	p.mu.Unlock()
 	return nil, ctx.Err()
 }
 
-// withdraw forgets a waiter. Caller must hold p.mu.
-func (p *pool) withdraw(w *waiter) {
-	p.waiters = slices.DeleteFunc(p.waiters, func(x *waiter) bool { return x == w })
-	for _, m := range p.members {
-		if m.reserved == w {
-			m.reserved = nil
-		}
-	}
-}
-
-// failAll ends all waiting with an error. Caller must hold p.mu.
-func (p *pool) failAll(err error) {
-	for _, w := range slices.Clone(p.waiters) {
-		p.fail(w, err)
-	}
-}
-
-func (p *pool) fail(w *waiter, err error) {
-	p.withdraw(w)
-	w.err = err
-	close(w.granted)
-}
-
-// dispatch gives workers to those who wait and starts workers that are missing. Caller must hold p.mu.
-func (p *pool) dispatch() {
+// ensure starts workers until n of the newest generation are ready, and returns then, or with the first error.
+func (p *pool) ensure(ctx context.Context, n int) error {
+	p.mu.Lock()
 	if p.closed {
-		return
+		p.mu.Unlock()
+		return engine.ErrClosed
 	}
-	for _, w := range slices.Clone(p.waiters) {
-		if m := p.pick(w); m != nil {
-			p.withdraw(w)
-			m.exclusive, m.reserved = w.exclusive, nil
-			m.worker.active.Add(1)
-			w.member = m
-			close(w.granted)
-		}
+	w := &watcher{n: n, generation: p.generation, done: make(chan struct{})}
+	p.watchers = append(p.watchers, w)
+	p.asleep = false
+	p.reconcile()
+	p.mu.Unlock()
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
 	}
-	starting := 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watchers = slices.DeleteFunc(p.watchers, func(x *watcher) bool { return x == w })
+	p.reconcile()
+	return ctx.Err()
+}
+
+// release gives a slot back; ok says that the worker served the request.
+func (p *pool) release(m *member, ok bool) {
+	p.mu.Lock()
+	m.active--
+	p.active--
+	m.idle = time.Now()
+	p.used = m.idle
+	if ok {
+		m.served++
+		p.stats.served++
+		p.proven(m)
+	}
+	if !m.alive() {
+		p.died(m) // the request may see the end before the pool does
+	}
+	p.reconcile()
+	idle := p.idle()
+	p.mu.Unlock()
+	if idle {
+		p.onChange()
+	}
+}
+
+// idle reports whether no request is under way or waits. Caller must hold p.mu.
+func (p *pool) idle() bool {
+	return len(p.waiters) == 0 && p.active == 0
+}
+
+// works says that a worker gets things done, before the request is over.
+func (p *pool) works(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.proven(m)
+}
+
+// explained takes crashes back: it was found what caused them, and that is no reason to start no more workers.
+func (p *pool) explained(crashes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.crashes.forgive(crashes)
+	p.failures.forgive(crashes)
+	p.reconcile()
+}
+
+// evict ends all workers if none has work, and reports whether it did. The next request starts one.
+func (p *pool) evict() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.members) == 0 || !p.idle() || len(p.watchers) > 0 || slices.ContainsFunc(p.members, (*member).becoming) {
+		return false
+	}
+	p.asleep = true
 	for _, m := range p.members {
-		if m.worker == nil {
-			starting++
-		}
+		m.evicting = true
 	}
-	if len(p.waiters) > 0 && starting == 0 {
-		p.launch()
-	}
-	for !p.evicted && p.count() < p.limits.min && p.launch() {
-	}
+	p.reconcile()
+	return true
 }
 
-// pick chooses a worker for a waiter; nil if it has to wait on. Caller must hold p.mu.
-func (p *pool) pick(w *waiter) *member {
-	var best, home, drain *member
-	var weight uint64
-	reserved := false
-	for _, m := range p.members {
-		if m.worker == nil || m.stopping || m.generation != p.generation || !m.worker.alive() {
-			continue
-		}
-		active := int(m.worker.active.Load())
-		if w.exclusive {
-			if active == 0 && (m.reserved == nil || m.reserved == w) {
-				return m
-			}
-			reserved = reserved || m.reserved == w
-			if m.reserved == nil && (drain == nil || active < int(drain.worker.active.Load())) {
-				drain = m
-			}
-			continue
-		}
-		if w.session != "" {
-			// The worker of a session is the one with the highest hash of both: no table to keep, and
-			// when a worker goes only its own sessions move.
-			if h := maphash.Comparable(sessionSeed, sessionKey{w.session, m.id}); home == nil || h > weight {
-				home, weight = m, h
-			}
-		}
-		if m.exclusive || m.reserved != nil || active >= p.limits.rows {
-			continue
-		}
-		if best == nil || active < int(best.worker.active.Load()) {
-			best = m
-		}
-	}
-	if w.exclusive {
-		if drain != nil && !reserved {
-			drain.reserved = w
-		}
-		return nil
-	}
-	if home != nil && !home.exclusive && home.reserved == nil && int(home.worker.active.Load()) < p.limits.rows {
-		return home
-	}
-	return best
+// lastUse is when the last request was over.
+func (p *pool) lastUse() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
 }
 
-var sessionSeed = maphash.MakeSeed()
-
-type sessionKey struct {
-	session string
-	member  uint64
+// reset makes every request from now on go to workers that are started from now on, and returns when the
+// first of them is ready. Requests under way end where they are.
+func (p *pool) reset(ctx context.Context) error {
+	p.mu.Lock()
+	p.generation++
+	p.crashes.reset()
+	p.failures.reset()
+	p.reconcile()
+	p.mu.Unlock()
+	return p.ensure(ctx, 1)
 }
 
-// count is the number of members that will serve this generation; live, of those that do. Caller must
-// hold p.mu.
-func (p *pool) count() int {
-	n := 0
-	for _, m := range p.members {
-		if !m.stopping && m.generation == p.generation {
-			n++
-		}
-	}
-	return n
+// close ends every worker and returns when all are reaped.
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.reconcile()
+	p.mu.Unlock()
+	p.cancel()
+	p.lives.Wait()
 }
 
+// live is the number of live workers. Caller must hold p.mu.
 func (p *pool) live() int {
 	n := 0
 	for _, m := range p.members {
-		if m.worker != nil && !m.stopping && m.worker.alive() {
+		if (m.state == memberReady || m.state == memberDraining) && m.alive() {
 			n++
 		}
 	}
@@ -281,39 +303,4 @@ func (p *pool) workers() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.live()
-}
-
-// release gives a worker back; ok says that it served the request.
-func (p *pool) release(m *member, ok bool) {
-	p.mu.Lock()
-	m.worker.active.Add(-1)
-	m.exclusive = false
-	m.idle = time.Now()
-	p.used = m.idle
-	if ok {
-		m.served++
-		p.stats.served++
-		p.crashes.reset()
-	}
-	if !m.worker.alive() {
-		p.countDeath(m)
-	}
-	p.dispatch()
-	p.sweep()
-	idle := len(p.waiters) == 0
-	for _, x := range p.members {
-		idle = idle && (x.worker == nil || x.worker.active.Load() == 0)
-	}
-	p.mu.Unlock()
-	if idle {
-		p.onIdle()
-	}
-}
-
-// share lets a worker that served one request alone take others too.
-func (p *pool) share(m *member) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m.exclusive = false
-	p.dispatch()
 }

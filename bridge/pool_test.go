@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,375 +14,472 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
-// hold keeps n requests under way until the returned func is called. The fake worker "waits" answers a
-// request when it is cancelled, and not before.
-func hold(t *testing.T, m *Model, n int) (release func()) {
+// The pool's tests run in a bubble with a clock of its own, over instances without processes.
+
+// fakeInstance ends when it is told to.
+type fakeInstance struct {
+	gone chan struct{}
+	once sync.Once
+	slow time.Duration // from stop to the end
+	err  error
+}
+
+var errFakeDeath = errors.New("killed by the test")
+
+func (f *fakeInstance) done() <-chan struct{} { return f.gone }
+func (f *fakeInstance) failure() error        { return f.err }
+func (f *fakeInstance) end(err error) {
+	f.once.Do(func() {
+		f.err = err
+		close(f.gone)
+	})
+}
+
+func (f *fakeInstance) stop() {
+	select {
+	case <-time.After(f.slow):
+	case <-f.gone:
+	}
+	f.end(engine.ErrClosed)
+}
+
+// bench is a pool whose starts take a second, and fail while fail says so.
+type bench struct {
+	*pool
+	fail     error
+	stopTime time.Duration
+	started  []*fakeInstance
+}
+
+func newBench(l limits) *bench {
+	b := &bench{}
+	if l.queue == 0 {
+		l.queue = 1000
+	}
+	b.pool = newPool(l, func(ctx context.Context) (instance, error) {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.fail != nil {
+			return nil, b.fail
+		}
+		f := &fakeInstance{gone: make(chan struct{}), slow: b.stopTime}
+		b.started = append(b.started, f)
+		return f, nil
+	})
+	return b
+}
+
+func (b *bench) setFail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail = err
+}
+
+func (b *bench) take(t *testing.T, session string) *member {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var group sync.WaitGroup
-	before := m.counters.generated.Load()
-	for range n {
-		group.Go(func() { _, _ = drain(ctx, m, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()) })
+	var ticket uint64
+	m, err := b.acquire(t.Context(), session, &ticket)
+	require.NoError(t, err)
+	return m
+}
+
+func (b *bench) states() (out []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.members {
+		out = append(out, m.state.String())
 	}
-	require.Eventually(t, func() bool { return m.counters.generated.Load() == before+int64(n) }, 5*time.Second, time.Millisecond)
-	return func() {
-		cancel()
-		group.Wait()
-	}
+	return out
+}
+
+func (b *bench) waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.waiters)
+}
+
+func poolTest(t *testing.T, l limits, f func(t *testing.T, b *bench)) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(l)
+		defer b.close()
+		f(t, b)
+	})
 }
 
 func TestPoolRefusesWhatTheQueueCannotHold(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Batch, o.Queue = 2, 3 })
-	release := hold(t, m, 2)
-	ctx, cancel := context.WithCancel(t.Context())
-	var group sync.WaitGroup
-	for range 3 {
-		group.Go(func() {
-			if _, err := drain(ctx, m, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()); !errors.Is(err, context.Canceled) {
-				t.Error(err)
+	poolTest(t, limits{max: 1, rows: 2, queue: 3}, func(t *testing.T, b *bench) {
+		one, two := b.take(t, ""), b.take(t, "")
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 3 {
+			go func() {
+				var ticket uint64
+				_, _ = b.acquire(ctx, "", &ticket)
+			}()
+		}
+		synctest.Wait()
+		var ticket uint64
+		_, err := b.acquire(t.Context(), "", &ticket)
+		require.ErrorIs(t, err, ErrBusy)
+		var busy *BusyError
+		require.ErrorAs(t, err, &busy)
+		require.Equal(t, BusyError{Waiting: 3, Workers: 1}, *busy)
+		// One whose worker died has been served already.
+		old := uint64(1)
+		result := make(chan error)
+		go func() {
+			m, err := b.acquire(t.Context(), "", &old)
+			if err == nil {
+				b.release(m, true)
 			}
-		})
-	}
-	require.Eventually(t, func() bool { return m.Stat().Waiting == 3 }, time.Second, time.Millisecond)
-	_, err := generateAll(t.Context(), m)
-	require.ErrorIs(t, err, ErrBusy)
-	var busy *BusyError
-	require.ErrorAs(t, err, &busy)
-	require.Equal(t, BusyError{Waiting: 3, Workers: 1}, *busy)
-	cancel()
-	group.Wait()
-	s := m.Stat()
-	require.Zero(t, s.Waiting)
-	require.EqualValues(t, 1, s.Refused)
-	require.EqualValues(t, 3, s.Abandoned)
-	release()
+			result <- err
+		}()
+		synctest.Wait()
+		require.Equal(t, 4, b.waiting())
+		b.release(one, true)
+		require.NoError(t, <-result, "and it comes before those that came later")
+		cancel()
+		synctest.Wait()
+		require.Zero(t, b.waiting())
+		require.EqualValues(t, 1, b.stats.refused)
+		b.release(two, true)
+	})
 }
 
 func TestPoolServesInOrderAndGrowsOnlyWhenFull(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch, o.IdleTTL, o.MinWorkers = 3, 2, time.Hour, 1 })
-	require.Len(t, m.Stat().Workers, 1)
-	one := hold(t, m, 2)
-	require.Len(t, m.Stat().Workers, 1, "there was room")
-	two := hold(t, m, 3)
-	require.Len(t, m.Stat().Workers, 3)
-	three := hold(t, m, 1)
-	for _, w := range m.Stat().Workers {
-		require.Equal(t, 2, w.Active, "the least loaded takes the next")
-	}
-	// All are full: these wait, and get their turn in the order in which they came.
-	var mu sync.Mutex
-	var order []int
-	var group sync.WaitGroup
-	for i := range 4 {
-		group.Go(func() {
-			got, err := m.pool.acquire(t.Context(), "", false)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			mu.Lock()
-			order = append(order, i)
-			mu.Unlock()
-			m.pool.release(got, true)
-		})
-		require.Eventually(t, func() bool { return m.Stat().Waiting == i+1 }, time.Second, time.Millisecond)
-	}
-	// One place, through which all go.
-	m.pool.mu.Lock()
-	first := m.pool.members[0]
-	m.pool.mu.Unlock()
-	m.pool.release(first, true)
-	group.Wait()
-	first.worker.active.Add(1) // what was released above is under way still
-	require.Equal(t, []int{0, 1, 2, 3}, order)
-	one()
-	two()
-	three()
+	poolTest(t, limits{max: 3, rows: 2}, func(t *testing.T, b *bench) {
+		var all []*member
+		for i := range 6 {
+			all = append(all, b.take(t, ""))
+			require.Len(t, b.states(), i/2+1)
+		}
+		var mu sync.Mutex
+		var order []int
+		for i := range 4 {
+			go func() {
+				m := b.take(t, "")
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+				b.release(m, true)
+			}()
+			synctest.Wait()
+		}
+		b.release(all[0], true)
+		synctest.Wait()
+		require.Equal(t, []int{0, 1, 2, 3}, order)
+		for _, m := range all[1:] {
+			b.release(m, true)
+		}
+	})
 }
 
-func TestPoolEndsIdleWorkers(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch, o.IdleTTL = 2, 1, 50*time.Millisecond })
-	require.Len(t, m.Stat().Workers, 1)
-	hold(t, m, 2)()
-	require.Eventually(t, func() bool { return len(m.Stat().Workers) == 0 }, 5*time.Second, 5*time.Millisecond)
-	require.Zero(t, m.Stat().Crashes)
-	hold(t, m, 1)() // the next request starts one again
-	require.EqualValues(t, 3, m.Stat().Starts)
+func TestPoolEndsIdleWorkersDownToTheLeast(t *testing.T) {
+	poolTest(t, limits{min: 1, max: 3, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		require.NoError(t, b.ensure(t.Context(), 1))
+		a, c, d := b.take(t, ""), b.take(t, ""), b.take(t, "")
+		b.release(a, true)
+		time.Sleep(30 * time.Second)
+		b.release(c, true)
+		b.release(d, true)
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		require.Len(t, b.states(), 2)
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states())
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"ready"}, b.states())
+		require.EqualValues(t, 3, b.stats.starts)
+		require.Zero(t, b.stats.crashed)
+	})
 }
 
-func TestPoolKeepsMinWorkers(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.MinWorkers, o.Batch, o.IdleTTL = 3, 1, 1, 30*time.Millisecond })
-	hold(t, m, 3)()
-	require.Eventually(t, func() bool { return len(m.Stat().Workers) == 1 }, 5*time.Second, 5*time.Millisecond)
-	time.Sleep(100 * time.Millisecond)
-	require.Len(t, m.Stat().Workers, 1)
-	require.EqualValues(t, 3, m.Stat().Starts)
+// A cold start whose requester gave up leaves a worker that nobody has used: its time runs, too.
+func TestPoolEndsAnIdleWorkerThatServedNobody(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		var ticket uint64
+		_, err := b.acquire(ctx, "", &ticket)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"ready"}, b.states())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Empty(t, b.states())
+	})
+}
+
+// Requests that come while the only worker is on its way out wait for the next one.
+func TestPoolServesWhoComesDuringAnIdleEnd(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		b.stopTime = 5 * time.Second
+		b.release(b.take(t, ""), true)
+		time.Sleep(time.Minute + time.Second)
+		require.Equal(t, []string{"stopping"}, b.states())
+		b.release(b.take(t, ""), true)
+		require.EqualValues(t, 2, b.stats.starts)
+	})
 }
 
 func TestPoolKeepsASessionOnItsWorker(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch = 3, 4 })
-	where := map[string]uint64{}
-	for i := range 300 {
-		session := fmt.Sprint("chat ", i%30)
-		got, err := m.pool.acquire(t.Context(), session, false)
-		require.NoError(t, err)
-		if home, ok := where[session]; ok {
-			require.Equal(t, home, got.id)
-		}
-		where[session] = got.id
-		m.pool.release(got, true)
-	}
-	count := map[uint64]int{}
-	for _, id := range where {
-		count[id]++
-	}
-	require.Len(t, count, 3, "sessions spread over the workers")
-	// A full home is no reason to wait.
-	var all []*member
-	for range 5 {
-		got, err := m.pool.acquire(t.Context(), "chat 1", false)
-		require.NoError(t, err)
-		all = append(all, got)
-	}
-	require.Equal(t, where["chat 1"], all[3].id)
-	require.NotEqual(t, where["chat 1"], all[4].id)
-	for _, got := range all {
-		m.pool.release(got, true)
-	}
-}
-
-func TestPoolGivesAnExclusiveRequestAWorkerOfItsOwn(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Batch = 8 })
-	release := hold(t, m, 2)
-	alone := make(chan *member)
-	go func() {
-		got, err := m.pool.acquire(t.Context(), "", true)
-		if err != nil {
-			t.Error(err)
-		}
-		alone <- got
-	}()
-	require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, time.Second, time.Millisecond)
-	// What comes later does not push in front of it, or it would wait for ever.
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, err := m.pool.acquire(ctx, "", false)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	release()
-	got := <-alone
-	_, err = m.pool.acquire(ctx, "", false)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	m.pool.share(got)
-	other, err := m.pool.acquire(t.Context(), "", false)
-	require.NoError(t, err)
-	m.pool.release(other, true)
-	m.pool.release(got, true)
-}
-
-func TestPoolForgetsAnExclusiveRequestThatGaveUp(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Batch = 8 })
-	release := hold(t, m, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	_, err := m.pool.acquire(ctx, "", true)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	hold(t, m, 1)() // the worker takes company again
-	release()
-}
-
-func TestPoolForgetsAnExclusiveRequestThatItRefused(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch, o.Queue = 2, 8, 1 })
-	release := hold(t, m, 2)
-	ctx, cancel := context.WithCancel(t.Context())
-	first := make(chan error)
-	go func() {
-		_, err := m.pool.acquire(ctx, "", true) // reserves one worker
-		first <- err
-	}()
-	require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, time.Second, time.Millisecond)
-	_, err := m.pool.acquire(t.Context(), "", true)
-	require.ErrorIs(t, err, ErrBusy)
-	got, err := m.pool.acquire(t.Context(), "", false) // the other worker takes company
-	require.NoError(t, err)
-	m.pool.release(got, true)
-	cancel()
-	require.ErrorIs(t, <-first, context.Canceled)
-	release()
-}
-
-func TestResetLoadsAnew(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.Batch = 2, 4 })
-	before := m.Stat().Workers
-	release := hold(t, m, 1)
-	require.NoError(t, m.Reset(t.Context()))
-	got, err := m.pool.acquire(t.Context(), "", false)
-	require.NoError(t, err)
-	require.Equal(t, 1, got.generation)
-	m.pool.release(got, true)
-	release() // the stream on the old worker went on until here
-	require.Eventually(t, func() bool {
-		now := m.Stat().Workers
-		for _, w := range now {
-			if w.Generation != 1 || w.State != "ready" || w.PID == before[0].PID || w.PID == before[1].PID {
-				return false
+	poolTest(t, limits{min: 3, max: 3, rows: 4}, func(t *testing.T, b *bench) {
+		require.NoError(t, b.ensure(t.Context(), 3))
+		where := map[string]uint64{}
+		for i := range 300 {
+			session := fmt.Sprint("chat ", i%30)
+			m := b.take(t, session)
+			if home, ok := where[session]; ok {
+				require.Equal(t, home, m.id)
 			}
+			where[session] = m.id
+			b.release(m, true)
 		}
-		return len(now) == 2
-	}, 5*time.Second, 5*time.Millisecond)
-	require.Zero(t, m.Stat().Crashes)
-}
-
-func TestCrashLoopOpensTheBreaker(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "dies in mid-stream")
-	start := time.Now()
-	for i := range 20 {
-		_, err := drain(t.Context(), m, engine.Prompt{Text: fmt.Sprint("request ", i)}, engine.DefaultGenerateOptions())
-		require.Error(t, err)
-		if errors.Is(err, ErrCrashLoop) {
-			var loop *CrashLoopError
-			require.ErrorAs(t, err, &loop)
-			require.Equal(t, breakAfter, loop.Crashes)
-			require.ErrorIs(t, err, ErrWorkerStopped)
-			require.ErrorContains(t, err, "out of memory", "what happened to the last one")
-			require.EqualValues(t, breakAfter, m.Stat().Crashes)
-			require.Positive(t, m.Stat().RetryIn)
-			// From here on no request costs a worker, or time.
-			_, err = generateAll(t.Context(), m)
-			require.ErrorIs(t, err, ErrCrashLoop)
-			require.EqualValues(t, breakAfter, m.Stat().Crashes)
-			require.Greater(t, time.Since(start), 600*time.Millisecond, "the starts were spaced")
-			return
+		count := map[uint64]int{}
+		for _, id := range where {
+			count[id]++
 		}
-	}
-	t.Fatal("the breaker did not open")
-}
-
-// The wake-up for a start that has to wait is not put off by the one for idle workers, which comes later.
-func TestStartsThatWaitAreNotForgotten(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "waits", func(o *Options) { o.Workers, o.IdleTTL, o.Batch = 2, time.Hour, 1 })
-	release := hold(t, m, 1)
-	m.pool.mu.Lock()
-	m.pool.crashes.until = time.Now().Add(200 * time.Millisecond)
-	m.pool.mu.Unlock()
-	got := make(chan error, 1)
-	go func() {
-		second, err := m.pool.acquire(t.Context(), "", false) // needs a second worker
-		if err == nil {
-			m.pool.release(second, true)
+		require.Len(t, count, 3, "sessions spread over the workers")
+		var all []*member
+		for range 5 {
+			all = append(all, b.take(t, "chat 1"))
 		}
-		got <- err
-	}()
-	require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, time.Second, time.Millisecond)
-	m.pool.mu.Lock()
-	m.pool.wake(time.Hour)
-	m.pool.mu.Unlock()
-	select {
-	case err := <-got:
-		require.NoError(t, err)
-	case <-time.After(5 * time.Second):
-		t.Fatal("the second worker was not started")
-	}
-	release()
+		require.Equal(t, where["chat 1"], all[3].id)
+		require.NotEqual(t, where["chat 1"], all[4].id, "a full home is no reason to wait")
+		for _, m := range all {
+			b.release(m, true)
+		}
+	})
 }
 
-func TestBackoffGrowsAndIsForgotten(t *testing.T) {
-	var b backoff
-	now := time.Now()
-	var waits []time.Duration
-	for range breakAfter + 1 {
-		b.crashed(now, errors.New("x"))
-		waits = append(waits, b.wait(now))
-	}
-	require.Zero(t, waits[0])
-	for i := 1; i < breakAfter-1; i++ {
-		require.GreaterOrEqual(t, waits[i], backoffFirst<<(i-1))
-		require.Less(t, waits[i], 2*backoffFirst<<(i-1))
-	}
-	require.Equal(t, breakPeriod, waits[breakAfter-1])
-	require.True(t, b.broken())
-	require.Zero(t, b.wait(now.Add(breakPeriod)))
-	b.reset()
-	require.False(t, b.broken())
+func TestPoolResetServesNewRequestsWithNewWorkers(t *testing.T) {
+	poolTest(t, limits{min: 1, max: 1, rows: 4}, func(t *testing.T, b *bench) {
+		old := b.take(t, "")
+		require.NoError(t, b.reset(t.Context()))
+		require.Equal(t, []string{"draining", "ready"}, b.states())
+		m := b.take(t, "")
+		require.Equal(t, 1, m.generation)
+		b.release(old, true)
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states())
+		b.release(m, true)
+		require.Zero(t, b.stats.crashed)
+	})
 }
 
-func TestStreamGoesOnOverADeathAndAHang(t *testing.T) {
-	for _, fault := range []string{"counts and dies once", "counts and hangs once"} {
-		t.Run(fault, func(t *testing.T) {
-			noLeaks(t)
-			var restarts []engine.Event
-			m := loadFake(t, fault, func(o *Options) {
-				o.StallTimeout = time.Second
-				o.Events = func(e engine.Event) {
-					if e.Kind == engine.EventRestart {
-						restarts = append(restarts, e)
+// One worker serves; a second one never comes up. That must not cost a start for every request served.
+func TestPoolSpacesStartsThatFailBesideAWorkerThatServes(t *testing.T) {
+	poolTest(t, limits{min: 1, max: 2, rows: 1}, func(t *testing.T, b *bench) {
+		require.NoError(t, b.ensure(t.Context(), 1))
+		b.setFail(errFakeDeath)
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range 4 {
+			group.Go(func() {
+				for ctx.Err() == nil {
+					var ticket uint64
+					m, err := b.acquire(ctx, "", &ticket)
+					if err != nil {
+						continue
 					}
+					time.Sleep(10 * time.Millisecond)
+					b.release(m, true)
 				}
 			})
-			o := engine.DefaultGenerateOptions()
-			var gaps []engine.Event
-			o.Events = func(e engine.Event) { gaps = append(gaps, e) }
-			text := ""
-			for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: "x"}, o) {
-				require.NoError(t, err)
-				text += tok.Text
-			}
-			require.Equal(t, "0 1 2 3 4 5 6 7 8 9 ", text)
-			require.Len(t, gaps, 1)
-			require.Equal(t, engine.EventGap, gaps[0].Kind)
-			require.EqualValues(t, 4, gaps[0].Done)
-			if strings.Contains(fault, "hangs") {
-				require.ErrorIs(t, gaps[0].Err, ErrHung)
-			}
-			require.NoError(t, m.Close())
-			require.Len(t, restarts, 1)
-			require.ErrorIs(t, restarts[0].Err, ErrWorkerStopped)
-		})
-	}
-}
-
-func TestCallsSurviveADeath(t *testing.T) {
-	noLeaks(t)
-	m := loadFake(t, "dies at classify once")
-	got, err := m.Classify(t.Context(), []string{"x"}, engine.ClassifyOptions{Labels: []string{"a"}, Prompt: engine.DefaultLabelPrompt})
-	require.NoError(t, err)
-	require.Equal(t, "a", got[0].Label)
-	require.EqualValues(t, 1, m.Stat().Resumed)
-}
-
-func TestLoadProgressIsReported(t *testing.T) {
-	noLeaks(t)
-	var events []engine.Event
-	m := loadFake(t, "loads for long", func(o *Options) { o.Events = func(e engine.Event) { events = append(events, e) } })
-	require.NoError(t, m.Close())
-	require.Greater(t, len(events), 3)
-	for i, e := range events {
-		require.Equal(t, engine.EventLoad, e.Kind)
-		require.EqualValues(t, 30, e.Total)
-		if i > 0 {
-			require.Greater(t, e.Done, events[i-1].Done)
 		}
-	}
+		time.Sleep(time.Minute)
+		b.mu.Lock()
+		starts := b.stats.starts
+		b.mu.Unlock()
+		require.LessOrEqual(t, starts, int64(1+breakAfter+2))
+		require.GreaterOrEqual(t, starts, int64(breakAfter))
+		b.setFail(nil)
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"ready", "ready"}, b.states(), "it is tried again")
+		cancel()
+		group.Wait()
+	})
 }
 
-func TestOptionsAreChecked(t *testing.T) {
-	for name, o := range map[string]Options{
-		"Workers": {Workers: -1}, "MinWorkers": {Workers: 2, MinWorkers: 3}, "Batch": {Batch: 5000}, "Queue": {Queue: -1},
-		"IdleTTL": {IdleTTL: -1}, "StallTimeout": {StallTimeout: -1}, "PromptCache": {PromptCache: -1},
-	} {
-		_, err := load(t.Context(), "/nowhere", o, fakeCommand("healthy"))
-		var option *engine.OptionError
-		require.ErrorAs(t, err, &option)
-		require.Equal(t, name, option.Option)
-	}
+// A second worker that comes up and dies, again and again, while the first one serves.
+func TestPoolSpacesStartsOfWorkersThatDieAtOnce(t *testing.T) {
+	poolTest(t, limits{min: 2, max: 2, rows: 1}, func(t *testing.T, b *bench) {
+		require.NoError(t, b.ensure(t.Context(), 2))
+		held := b.take(t, "") // of the first one; it lives
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			b.mu.Lock()
+			for _, f := range b.started {
+				if f != held.instance {
+					f.end(errFakeDeath)
+				}
+			}
+			b.mu.Unlock()
+			b.release(held, true)
+			held = b.take(t, "")
+		}
+		require.LessOrEqual(t, b.stats.starts, int64(breakAfter+5))
+		b.release(held, true)
+	})
+}
+
+func TestPoolFailsRequestsAtOnceWhileNothingComesUp(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 1}, func(t *testing.T, b *bench) {
+		b.setFail(errFakeDeath)
+		for range breakAfter {
+			var ticket uint64
+			_, err := b.acquire(t.Context(), "", &ticket)
+			require.ErrorIs(t, err, errFakeDeath)
+		}
+		at := time.Now()
+		var ticket uint64
+		_, err := b.acquire(t.Context(), "", &ticket)
+		require.ErrorIs(t, err, ErrCrashLoop)
+		require.ErrorIs(t, err, errFakeDeath)
+		require.Zero(t, time.Since(at))
+		b.setFail(nil)
+		time.Sleep(breakPeriod)
+		b.release(b.take(t, ""), true)
+	})
+}
+
+func TestARequestWhoseWorkerDiedOutlivesAStartThatFails(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 2}, func(t *testing.T, b *bench) {
+		var ticket uint64
+		m, err := b.acquire(t.Context(), "", &ticket)
+		require.NoError(t, err)
+		b.setFail(&WorkerError{State: "exit status 1"})
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		b.release(m, false)
+		again := make(chan error, 2)
+		go func() {
+			m, err := b.acquire(t.Context(), "", &ticket)
+			if err == nil {
+				b.release(m, true)
+			}
+			again <- err
+		}()
+		time.Sleep(1500 * time.Millisecond)
+		require.Equal(t, 1, b.waiting())
+		b.setFail(nil)
+		require.NoError(t, <-again)
+		// But not a row of them.
+		b.setFail(&WorkerError{State: "exit status 1"})
+		m = b.take(t, "")
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		b.release(m, false)
+		_, err = b.acquire(t.Context(), "", &ticket)
+		require.ErrorIs(t, err, ErrCrashLoop)
+	})
+}
+
+func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 1, queue: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		held := b.take(t, "")
+		go func() {
+			var ticket uint64
+			if m, err := b.acquire(t.Context(), "", &ticket); err == nil {
+				b.release(m, true)
+			}
+		}()
+		synctest.Wait()
+		m, err := b.borrow(t.Context()) // full, and so is the queue
+		require.NoError(t, err)
+		require.Same(t, held, m)
+		b.release(held, true)
+		for range 30 {
+			time.Sleep(10 * time.Second)
+			require.EqualValues(t, 1, b.stats.starts)
+			m, err := b.peek()
+			require.NoError(t, err)
+			if m == nil {
+				return
+			}
+			_, err = b.borrow(t.Context())
+			require.NoError(t, err)
+		}
+		t.Fatal("small calls keep an idle worker alive")
+	})
+}
+
+func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
+	poolTest(t, limits{max: 2, rows: 1}, func(t *testing.T, b *bench) {
+		var polite []bool
+		room := make(chan struct{})
+		b.admit = func(ctx context.Context, p func() bool) error {
+			polite = append(polite, p())
+			select {
+			case <-room:
+				polite = append(polite, p())
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := b.borrow(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		synctest.Wait()
+		require.Equal(t, []bool{true}, polite)
+		require.Empty(t, b.states(), "nobody waits for it any more")
+		require.Zero(t, b.stats.starts)
+		go func() { _, _ = b.borrow(t.Context()) }()
+		synctest.Wait()
+		go func() { b.release(b.take(t, ""), true) }()
+		synctest.Wait()
+		close(room)
+		synctest.Wait()
+		require.Equal(t, []bool{true, true, false}, polite, "a request that computes may make others give way")
+		time.Sleep(2 * time.Second)
+	})
+}
+
+func TestPoolEvictsOnlyWhatHasNoWork(t *testing.T) {
+	poolTest(t, limits{min: 2, max: 2, rows: 1}, func(t *testing.T, b *bench) {
+		require.NoError(t, b.ensure(t.Context(), 2))
+		m := b.take(t, "")
+		require.False(t, b.evict())
+		b.release(m, true)
+		require.True(t, b.evict())
+		synctest.Wait()
+		require.Empty(t, b.states())
+		time.Sleep(time.Hour)
+		require.Empty(t, b.states(), "it stays so until somebody asks")
+		b.release(b.take(t, ""), true)
+		require.EqualValues(t, 2, b.stats.evicted)
+		require.Zero(t, b.stats.crashed)
+	})
+}
+
+func TestPoolEndsWithEveryoneTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(limits{max: 1, rows: 1})
+		held := b.take(t, "")
+		errs := make(chan error, 2)
+		go func() {
+			var ticket uint64
+			_, err := b.acquire(t.Context(), "", &ticket)
+			errs <- err
+		}()
+		go func() { errs <- b.reset(t.Context()) }()
+		synctest.Wait()
+		b.close()
+		require.ErrorIs(t, <-errs, engine.ErrClosed)
+		require.ErrorIs(t, <-errs, engine.ErrClosed)
+		b.release(held, false)
+		var ticket uint64
+		_, err := b.acquire(t.Context(), "", &ticket)
+		require.ErrorIs(t, err, engine.ErrClosed)
+		_, err = b.borrow(t.Context())
+		require.ErrorIs(t, err, engine.ErrClosed)
+		_, err = b.peek()
+		require.ErrorIs(t, err, engine.ErrClosed)
+		require.Empty(t, b.states())
+	})
 }

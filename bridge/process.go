@@ -35,7 +35,7 @@ const (
 )
 
 // startProcess starts a command. The caller reads stdout to its end.
-func startProcess(cmd command, onBar func(bar)) (*process, error) {
+func startProcess(cmd command, hear listener) (*process, error) {
 	p := &process{ended: make(chan struct{}), exited: make(chan struct{})}
 	var childIn, childOut, childErr *os.File
 	parent, child := []*os.File{}, []*os.File{}
@@ -58,9 +58,9 @@ func startProcess(cmd command, onBar func(bar)) (*process, error) {
 			return err
 		}
 		parent, child = append(parent, terminal), append(child, childErr)
-		p.log = newOutputLog(terminal, onBar)
+		p.log = newOutputLog(terminal, hear)
 		p.cmd = exec.Command(cmd.name, cmd.args...)
-		p.cmd.Env = cmd.env
+		p.cmd.Env, p.cmd.Dir = cmd.env, cmd.dir
 		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = childIn, childOut, childErr
 		return spawn(p.cmd)
 	}
@@ -133,9 +133,6 @@ func (p *process) gone(within time.Duration) bool {
 		return false
 	}
 }
-
-// signal reaches the whole group, so that what the worker started ends with it.
-func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
 
 // kill ends the whole group at once.
 func (p *process) kill() { p.signal(syscall.SIGKILL) }

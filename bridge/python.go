@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -19,8 +20,9 @@ const PythonVariable = "GO_MLX_PYTHON"
 // ErrNoPython is wrapped when no interpreter was found.
 var ErrNoPython = errors.New("no Python environment for mlx-lm")
 
-// FindPython returns the interpreter to use: the given one, else GO_MLX_PYTHON, else .venv/bin/python
-// of the working directory or one above it, or of the program's own, else python3 on the PATH.
+// FindPython returns the interpreter to use: the given one, else GO_MLX_PYTHON, else .venv/bin/python in the program's own
+// folder or the one above it, else python3 on the PATH. The working directory and what is above it are not looked at: they may be
+// somebody else's, such as a model folder, and an interpreter found there would run.
 func FindPython(given string) (string, error) {
 	if given != "" {
 		return checkPython("option Python", given)
@@ -28,28 +30,20 @@ func FindPython(given string) (string, error) {
 	if path := os.Getenv(PythonVariable); path != "" {
 		return checkPython(PythonVariable, path)
 	}
-	var starts []string
-	if dir, err := os.Getwd(); err == nil {
-		starts = append(starts, dir)
-	}
 	if program, err := os.Executable(); err == nil {
-		starts = append(starts, filepath.Dir(program))
-	}
-	for _, dir := range starts {
-		for {
+		if found, err := filepath.EvalSymlinks(program); err == nil {
+			program = found
+		}
+		dir := filepath.Dir(program)
+		for _, dir := range []string{dir, filepath.Dir(dir)} {
 			path := filepath.Join(dir, ".venv", "bin", "python")
-			if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			if info, err := os.Stat(path); err == nil && !info.IsDir() && onlyOurs(dir) == nil {
 				return path, nil
 			}
-			parent := filepath.Dir(dir)
-			if parent == dir {
-				break
-			}
-			dir = parent
 		}
 	}
 	if path, err := exec.LookPath("python3"); err == nil {
-		return path, nil
+		return filepath.Abs(path)
 	}
 	return "", fmt.Errorf("%w: run `make build` in the go-mlx folder, or set %s to a Python that has mlx-lm", ErrNoPython, PythonVariable)
 }
@@ -59,21 +53,31 @@ func checkPython(source, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %s: %w", ErrNoPython, source, err)
 	}
-	return found, nil
+	return filepath.Abs(found) // workers run elsewhere
 }
 
-// cacheDir is this project's folder among the user's caches.
+// cacheDir is this project's folder among the user's caches. Without a home it is one of the user's own in the folder for
+// temporary files.
 func cacheDir() string {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		cache = os.TempDir()
+		return filepath.Join(os.TempDir(), fmt.Sprintf("go-mlx-%d", os.Getuid()))
 	}
 	return filepath.Join(cache, "go-mlx")
 }
 
 // workerSource makes sure the worker's Python files are on disk and returns the folder to import from.
-// It is named by their contents, so programs of different versions do not meet.
+// It is named by their contents, so programs of different versions do not meet. What is there already is not trusted: only the
+// user may be able to write to the folder, and every file is compared.
 func workerSource() (string, error) {
+	dir, err := writeSource(cacheDir())
+	if err != nil {
+		return "", fmt.Errorf("bridge: worker files: %w", err)
+	}
+	return dir, nil
+}
+
+func writeSource(cache string) (string, error) {
 	hash := sha256.New()
 	files := map[string][]byte{}
 	err := fs.WalkDir(python.Worker, ".", func(path string, entry fs.DirEntry, err error) error {
@@ -89,32 +93,61 @@ func workerSource() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cacheDir(), "worker-"+hex.EncodeToString(hash.Sum(nil)[:8]))
-	if _, err := os.Stat(dir); err == nil {
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return "", err
+	}
+	if err := onlyOurs(cache); err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "worker-"+hex.EncodeToString(hash.Sum(nil)[:8]))
+	if holds(dir, files) {
 		return dir, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", fmt.Errorf("bridge: worker files: %w", err)
-	}
 	// Written beside and renamed: another program may do the same right now.
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "worker-*.tmp")
+	temp, err := os.MkdirTemp(cache, "worker-*.tmp")
 	if err != nil {
-		return "", fmt.Errorf("bridge: worker files: %w", err)
+		return "", err
 	}
 	defer os.RemoveAll(temp)
 	for path, data := range files {
 		target := filepath.Join(temp, path)
-		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 			return "", err
 		}
-		if err := os.WriteFile(target, data, 0o644); err != nil {
+		if err := os.WriteFile(target, data, 0o600); err != nil {
 			return "", err
 		}
 	}
-	if err := os.Rename(temp, dir); err != nil {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			return "", fmt.Errorf("bridge: worker files: %w", err)
-		}
+	// What is there is not what it should be: a copy that was broken off, or changed by hand.
+	if err := os.Rename(dir, temp+".old"); err == nil {
+		defer os.RemoveAll(temp + ".old")
+	}
+	if err := os.Rename(temp, dir); err != nil && !holds(dir, files) {
+		return "", err
 	}
 	return dir, nil
+}
+
+// holds reports whether a folder has these files and nothing else.
+func holds(dir string, files map[string][]byte) bool {
+	if onlyOurs(dir) != nil {
+		return false
+	}
+	found := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if want, ok := files[filepath.ToSlash(name)]; err != nil || !ok || !entry.Type().IsRegular() || !bytes.Equal(data, want) {
+			return fmt.Errorf("%s is not ours", name)
+		}
+		found++
+		return nil
+	})
+	return err == nil && found == len(files)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
@@ -17,38 +18,54 @@ import (
 // requestKey names a request by its content.
 type requestKey [sha256.Size]byte
 
-// keyOf is the key of a request's frame. The frame's id must be zero.
-func keyOf(frame request) (requestKey, error) {
-	body, err := msgpack.Marshal(frame)
-	if err != nil {
-		return requestKey{}, err
-	}
-	return sha256.Sum256(body), nil
+// keyOf names a request by its frame, which must not change any more and has no id. It is computed when it is first asked for.
+func keyOf(frame request) func() (requestKey, error) {
+	return sync.OnceValues(func() (requestKey, error) {
+		body, err := msgpack.Marshal(frame)
+		if err != nil {
+			return requestKey{}, err
+		}
+		return sha256.Sum256(body), nil
+	})
 }
 
-// quarantine remembers the requests that ended two workers, so that they do not end more, and writes each
-// to a file from which it can be run again by hand. After a while such a request is tried again, alone:
-// what killed its workers may have come from outside. If it ends that worker too, the while doubles.
+// quarantine remembers which requests were suspects of a worker's death, by their content: equal requests share what is known. One
+// that was alone in the pass that ended a second worker is held: it ends no more workers for a while, and is written to a file
+// from which it can be run again by hand. After that it is tried again, in passes of its own: what killed its workers may have
+// come from outside. If it ends that worker too, the while doubles.
 type quarantine struct {
 	dir      string // where the files go; it is made when it is needed
 	load     loadRequest
 	versions func() Versions
 	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
 
-	mu   sync.Mutex // guards what follows
-	held map[requestKey]*heldRequest
+	culprits atomic.Int64 // requests that were held since one was last served
+
+	mu       sync.Mutex // guards what follows
+	held     map[requestKey]*heldRequest
+	suspects map[requestKey]*suspectRequest
 }
 
 // heldRequest is a request that is refused until a time.
 type heldRequest struct {
-	err   *QuarantineError
-	until time.Time
-	wait  time.Duration
+	err      *QuarantineError
+	until    time.Time
+	wait     time.Duration
+	absolves bool // the deaths that it caused are no reason not to start workers
+}
+
+// suspectRequest is a request that was in the pass that ended a worker.
+type suspectRequest struct {
+	deaths int
+	worker *worker // the last one
+	at     time.Time
 }
 
 const (
 	holdFirst = time.Minute
 	holdMost  = time.Hour
+	// suspicion is how long a death is remembered of requests that were not found guilty.
+	suspicion = time.Minute
 )
 
 // heldAtMost bounds what is remembered; the files stay.
@@ -59,55 +76,99 @@ func createPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// check returns the error of a request that is held, and makes one that was held a suspect.
+// check returns the error of a request that is held, and makes one a suspect that was held or whose equal is a suspect.
 func (q *quarantine) check(j *journey) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.held) == 0 {
+	if len(q.held)+len(q.suspects) == 0 {
 		return nil
 	}
 	key, err := j.key()
 	if err != nil {
 		return err
 	}
-	h := q.held[key]
-	switch {
-	case h == nil:
-		return nil
-	case time.Now().Before(h.until):
-		return h.err
+	if h := q.held[key]; h != nil {
+		if time.Now().Before(h.until) {
+			return h.err
+		}
+		j.deaths, j.held = max(1, j.deaths), true
 	}
-	j.deaths, j.held = 1, true
+	if s := q.suspects[key]; s != nil {
+		if time.Since(s.at) < suspicion {
+			j.deaths = max(j.deaths, s.deaths)
+		} else {
+			delete(q.suspects, key)
+		}
+	}
 	return nil
 }
 
-// add quarantines a request and returns the error to report.
-func (q *quarantine) add(j *journey, cause error) error {
-	e := &QuarantineError{Err: cause}
-	e.File, e.FileErr = q.write(j, cause)
+// judge notes that a request was in the pass that ended a worker, alone or not. It returns the error of a request that is
+// guilty, and how many deaths that explains.
+func (q *quarantine) judge(j *journey, w *worker, alone bool, cause error) (explained int, err error) {
 	key, err := j.key()
 	if err != nil {
-		return errors.Join(e, err)
+		return 0, errors.Join(cause, err)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	before := q.held[key]
+	if before != nil && time.Now().Before(before.until) { // an equal one was found guilty a moment ago
+		if before.absolves {
+			explained = 1
+		}
+		return explained, before.err
+	}
+	s := q.suspects[key]
+	if s == nil || time.Since(s.at) >= suspicion {
+		s = &suspectRequest{}
+		if j.held {
+			s.deaths = 1
+		}
+		if q.suspects == nil || len(q.suspects) >= heldAtMost {
+			q.suspects = map[requestKey]*suspectRequest{}
+		}
+		q.suspects[key] = s
+	}
+	if s.worker != w { // equal requests in one pass saw one death
+		s.deaths++
+	}
+	s.worker, s.at = w, time.Now()
+	j.deaths = max(j.deaths+1, s.deaths)
+	if !alone || s.deaths < 2 {
+		return 0, nil
+	}
+	delete(q.suspects, key)
+	h := &heldRequest{err: &QuarantineError{Err: cause}, wait: holdFirst}
+	if before != nil {
+		h.wait = min(2*before.wait, holdMost)
+	}
+	h.until = time.Now().Add(h.wait)
+	// One culprit explains its deaths. A row of them with nothing served in between says that the worker is broken.
+	if h.absolves = q.culprits.Add(1) == 1; h.absolves {
+		explained = s.deaths
+	}
 	if q.held == nil || len(q.held) >= heldAtMost {
 		q.held = map[requestKey]*heldRequest{}
 	}
-	wait := holdFirst
-	if before := q.held[key]; before != nil {
-		wait = min(2*before.wait, holdMost)
-	}
-	q.held[key] = &heldRequest{err: e, until: time.Now().Add(wait), wait: wait}
-	return e
+	q.held[key] = h
+	h.err.File, h.err.FileErr = q.write(j, cause)
+	return explained, h.err
 }
 
-// release forgets a request that was held and served now.
-func (q *quarantine) release(j *journey) {
+// served forgets what was held against a request.
+func (q *quarantine) served(j *journey) {
+	if q.culprits.Load() != 0 {
+		q.culprits.Store(0)
+	}
+	if !j.held && j.deaths == 0 {
+		return
+	}
 	if key, err := j.key(); err == nil {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		delete(q.held, key)
+		delete(q.suspects, key)
 	}
 }
 
@@ -121,7 +182,7 @@ func (q *quarantine) size() int {
 func (q *quarantine) clear() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.held = nil
+	q.held, q.suspects = nil, nil
 }
 
 // repro is what a repro file holds; python -m go_mlx_worker.repro runs it.

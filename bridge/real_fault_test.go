@@ -1,8 +1,12 @@
+//go:build unix
+
 package bridge
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -14,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -62,9 +67,21 @@ func company() (prompts []string, options []engine.GenerateOptions) {
 	return prompts, options
 }
 
-// undisturbed runs the company alone, a stream after the other, in a model that has room for one.
+var undisturbedOnce struct {
+	sync.Mutex
+	want [][]int32
+}
+
+// undisturbed is what the company makes alone, a stream after the other. All models of these tests have the same weights, so the
+// first one's answer is kept.
 func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	t.Helper()
+	undisturbedOnce.Lock()
+	defer undisturbedOnce.Unlock()
+	if undisturbedOnce.want != nil {
+		return undisturbedOnce.want
+	}
+	defer func() { undisturbedOnce.want = want }()
 	prompts, options := company()
 	for i := range prompts {
 		ids, err := collect(t.Context(), m, prompts[i], options[i])
@@ -122,7 +139,8 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	})
 	stat := m.Stat()
 	require.EqualValues(t, 2, stat.Crashes)
-	require.EqualValues(t, 5, stat.Resumed, "the company and the killer once")
+	require.EqualValues(t, 9, stat.Resumed, "the company twice, the killer once")
+	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
 	require.Equal(t, 1, stat.Quarantined)
 
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
@@ -163,7 +181,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 }
 
 func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
-	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 4 * time.Second })
+	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 6 * time.Second })
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		prompt, o := badPrompt()
@@ -195,7 +213,7 @@ func TestRealPrintsDoNotReachTheFrames(t *testing.T) {
 
 // A stopped process answers no signal but SIGKILL.
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
-	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 3 * time.Second }})
+	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 6 * time.Second }})
 	want := undisturbed(t, m)
 	inCompany(t, m, want, func() {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
@@ -216,40 +234,63 @@ func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 	xtc.XTCProbability, xtc.XTCThreshold = 0.5, 0.05
 	probs := plain
 	probs.LogProbs, probs.TopLogProbs, probs.Stop = true, 3, []string{"zzzz"}
-	for name, o := range map[string]engine.GenerateOptions{
+	kinds := map[string]engine.GenerateOptions{
 		"greedy": plain, "seeded": seeded, "filtered": filtered, "penalties": penal, "XTC": xtc, "log-probabilities": probs,
-	} {
-		t.Run(name, func(t *testing.T) {
-			prompt := engine.Prompt{Text: "Please check the "}
-			var whole []engine.Token
-			for tok, err := range m.Generate(t.Context(), prompt, o) {
-				require.NoError(t, err)
-				whole = append(whole, tok)
-			}
-			var gaps []engine.Event
-			o.Events = func(e engine.Event) {
-				if e.Kind == engine.EventGap {
-					gaps = append(gaps, e)
-				}
-			}
-			var torn []engine.Token
-			for tok, err := range m.Generate(t.Context(), prompt, o) {
-				require.NoError(t, err)
-				if torn = append(torn, tok); len(torn) == 50 {
-					require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
-				}
-			}
-			require.Equal(t, whole, torn)
-			require.Len(t, gaps, 1)
-			require.GreaterOrEqual(t, gaps[0].Done, int64(50))
-			require.ErrorIs(t, gaps[0].Err, ErrWorkerStopped)
-		})
 	}
+	prompt := engine.Prompt{Text: "Please check the "}
+	read := func(o engine.GenerateOptions, at func()) (tokens []engine.Token) {
+		for tok, err := range m.Generate(t.Context(), prompt, o) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if tokens = append(tokens, tok); len(tokens) == 50 {
+				at()
+			}
+		}
+		return tokens
+	}
+	// Each kind alone, then all of them when their worker dies.
+	whole := map[string][]engine.Token{}
+	for name, o := range kinds {
+		whole[name] = read(o, func() {})
+	}
+	tear := func(kinds map[string]engine.GenerateOptions) {
+		victim := pid(m)
+		var group, far sync.WaitGroup
+		far.Add(len(kinds))
+		for name, o := range kinds {
+			group.Go(func() {
+				var gaps []engine.Event
+				o.Events = func(e engine.Event) {
+					if e.Kind == engine.EventGap {
+						gaps = append(gaps, e)
+					}
+				}
+				torn := read(o, func() {
+					far.Done()
+					far.Wait()
+					_ = syscall.Kill(victim, syscall.SIGKILL)
+				})
+				if !assert.Equal(t, whole[name], torn, name) || !assert.Len(t, gaps, 1, name) {
+					return
+				}
+				assert.GreaterOrEqual(t, gaps[0].Done, int64(50), name)
+				assert.ErrorIs(t, gaps[0].Err, ErrWorkerStopped, name)
+			})
+		}
+		group.Wait()
+	}
+	// In company the last bits of log-probabilities may differ, tokens may not.
+	tear(map[string]engine.GenerateOptions{"log-probabilities": probs})
+	delete(kinds, "log-probabilities")
+	tear(kinds)
+	require.EqualValues(t, 2, m.Stat().Crashes)
 }
 
 func TestRealCallsSurviveTheDeathOfTheirWorker(t *testing.T) {
 	m := loadReal(t, nil)
-	texts := testenv.Texts(t)[:150]
+	texts := testenv.Texts(t)[:50]
 	o := engine.ClassifyOptions{Labels: testenv.Labels(t), Prompt: engine.DefaultLabelPrompt}
 	want, err := m.Classify(t.Context(), texts, o)
 	require.NoError(t, err)
@@ -376,4 +417,127 @@ func TestRealWorkersDieWithTheirSupervisor(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
+}
+
+// A stream is alone, gets company, and the company's prompt makes the pass fail, again and again: no token is lost.
+func TestRealNoTokenIsLostWhenAPassFails(t *testing.T) {
+	m := loadFaulty(t, "raise")
+	o := longOptions(120)
+	want, err := collect(t.Context(), m, "Please check", o)
+	require.NoError(t, err)
+	var got []int32
+	var group sync.WaitGroup
+	for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please check"}, o) {
+		require.NoError(t, err)
+		if got = append(got, tok.ID); len(got)%30 == 10 {
+			begun := make(chan struct{})
+			group.Go(func() {
+				close(begun)
+				_, err := drain(t.Context(), m, engine.Prompt{IDs: []int32{5, badToken, 7, 8}}, longOptions(3))
+				if err == nil || errors.Is(err, ErrWorkerStopped) {
+					t.Errorf("the bad request: %v", err)
+				}
+			})
+			<-begun
+		}
+	}
+	group.Wait()
+	require.Equal(t, want, got)
+	require.Zero(t, m.Stat().Crashes)
+}
+
+// Every stream of a full worker goes on after its death, together, and who comes then waits no longer than for a slot.
+func TestRealAllStreamsGoOnTogether(t *testing.T) {
+	m := loadReal(t, []func(*Options){func(o *Options) { o.Queue = 4 }})
+	const n, tokens = 16, 60
+	var group, begun sync.WaitGroup
+	begun.Add(n)
+	var once sync.Map
+	for i := range n {
+		group.Go(func() {
+			count := 0
+			for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please check " + strconv.Itoa(i)}, longOptions(tokens)) {
+				if err != nil {
+					t.Errorf("stream %d: %v", i, err)
+				}
+				if count++; count == 5 {
+					if _, again := once.LoadOrStore(i, true); !again {
+						begun.Done()
+					}
+				}
+			}
+			if count != tokens {
+				t.Errorf("stream %d made %d tokens", i, count)
+			}
+		})
+	}
+	begun.Wait()
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "newcomer"}, longOptions(5))
+	require.NoError(t, err)
+	group.Wait()
+	require.EqualValues(t, 1, m.Stat().Crashes)
+	require.Zero(t, m.Stat().Refused)
+}
+
+// The folder is replaced while a stream runs; the next worker would go on with other weights.
+func TestRealStreamDoesNotGoOnWithOtherWeights(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	m := loadReal(t, nil, dir)
+	next := func() (stop func(), step func() (engine.Token, error, bool)) {
+		step, stop = iter.Pull2(m.Generate(t.Context(), engine.Prompt{Text: "Please check"}, longOptions(200)))
+		return stop, step
+	}
+	stop, step := next()
+	defer stop()
+	_, err, _ := step()
+	require.NoError(t, err)
+	weights := filepath.Join(dir, "model.safetensors")
+	data, err := os.ReadFile(weights)
+	require.NoError(t, err)
+	data[len(data)-1] ^= 1
+	require.NoError(t, os.WriteFile(weights, data, 0o600))
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	for ok := true; ok && err == nil; {
+		_, err, ok = step()
+	}
+	var changed *ModelChangedError
+	require.ErrorAs(t, err, &changed)
+	require.ErrorIs(t, err, ErrModelChanged)
+	// A request that has made nothing yet is served by what is there now.
+	_, err = drain(t.Context(), m, engine.Prompt{Text: "Please"}, longOptions(3))
+	require.NoError(t, err)
+}
+
+// Workers end at once and clean when they are asked to.
+func TestRealWorkersEndCleanly(t *testing.T) {
+	m := loadReal(t, nil)
+	w := m.pool.members[0].worker()
+	start := time.Now()
+	require.NoError(t, m.Close())
+	require.Less(t, time.Since(start), askPeriod, "it did not have to be pressed")
+	require.Equal(t, "exit status 0", w.process.state)
+}
+
+// A model's folder is the working directory, and has modules of its own.
+func TestRealWorkersImportNothingFromTheWorkingDirectory(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	ran := filepath.Join(t.TempDir(), "ran")
+	for _, name := range []string{"msgpack", "mlx", "go_mlx_worker", "runpy", "sitecustomize", "json"} {
+		code := "open(" + strconv.Quote(ran) + ", 'a').write(__name__)\n"
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name+".py"), []byte(code), 0o600))
+	}
+	t.Chdir(dir)
+	t.Setenv("PYTHONPATH", dir)
+	m := loadReal(t, nil, dir)
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "Please"}, longOptions(3))
+	require.NoError(t, err)
+	_, _, err = Inspect(t.Context(), testenv.Python(t))
+	require.NoError(t, err)
+	tool, err := NewTool(testenv.Python(t))
+	require.NoError(t, err)
+	probe, err := tool.Probe(t.Context(), ".", false)
+	require.NoError(t, err)
+	require.True(t, probe.Supported)
+	require.NoFileExists(t, ran)
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -147,8 +149,8 @@ func TestRealCancelStopsTheWork(t *testing.T) {
 
 func TestRealWorkersShareAList(t *testing.T) {
 	m := loadReal(t, workers(2))
-	texts := make([]string, 0, 600)
-	for len(texts) < 600 {
+	texts := make([]string, 0, 80)
+	for len(texts) < 80 {
 		texts = append(texts, "goal", "soup with bread")
 	}
 	o := engine.ClassifyOptions{Labels: []string{"sport", "food"}, Prompt: engine.DefaultLabelPrompt}
@@ -160,13 +162,13 @@ func TestRealWorkersShareAList(t *testing.T) {
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 2, metrics.Workers)
-	require.EqualValues(t, 600, metrics.Classified)
+	require.EqualValues(t, 80, metrics.Classified)
 	require.Positive(t, metrics.ActiveBytes)
 	bad := append(append([]string{}, texts...), strings.Repeat("word ", 3000))
 	_, err = m.Classify(t.Context(), bad, o)
 	var tooLong *engine.ContextLengthError
 	require.ErrorAs(t, err, &tooLong)
-	require.ErrorContains(t, err, "text 600:")
+	require.ErrorContains(t, err, "text 80:")
 }
 
 func TestRealErrorsHaveTheirTypes(t *testing.T) {
@@ -213,7 +215,7 @@ func TestRealLoadErrors(t *testing.T) {
 
 func TestRealWorkerEndsWhenItsSupervisorIsGone(t *testing.T) {
 	m := loadReal(t, nil)
-	w := m.pool.members[0].worker
+	w := m.pool.members[0].worker()
 	require.NoError(t, w.process.stdin.Close()) // what the kernel does when the supervisor dies
 	select {
 	case <-w.process.exited:

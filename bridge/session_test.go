@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -120,7 +122,7 @@ func session(ctx context.Context, c *conn) (string, error) {
 			tokens = append(tokens, tok)
 			return len(tokens) != leaveAfter
 		}}
-		if err := s.serve(ctx, w, frame, func() {}); err != nil {
+		if err := s.serve(ctx, visit{worker: w, begun: func(uint64) {}, works: func() {}}, frame); err != nil {
 			results[name] = err.Error()
 			return nil
 		}
@@ -190,7 +192,7 @@ func record(t *testing.T, file string) {
 	t.Chdir(testenv.Root())
 	source, err := workerSource()
 	require.NoError(t, err)
-	p, err := startProcess(command{testenv.Python(t), []string{"-m", "go_mlx_worker"}, environment(source, false)}, nil)
+	p, err := startProcess(command{name: testenv.Python(t), args: moduleArguments(source, "go_mlx_worker"), env: environment(false)}, listener{})
 	require.NoError(t, err)
 	tape := &tape{}
 	in := io.TeeReader(p, writerFunc(func(b []byte) (int, error) { tape.received(b); return len(b), nil }))

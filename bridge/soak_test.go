@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -27,7 +29,7 @@ const soakVariable = "SOAK_REQUESTS"
 // Mixed requests over three workers, one of which is killed every now and then: every request is answered
 // once, and right, or with the error of its worker. Nothing is left behind.
 func TestRealSoak(t *testing.T) {
-	total := 300
+	total := 100
 	if s := os.Getenv(soakVariable); s != "" {
 		var err error
 		total, err = strconv.Atoi(s)
@@ -49,12 +51,17 @@ func TestRealSoak(t *testing.T) {
 	var killer sync.WaitGroup
 	killer.Go(func() {
 		killRNG := rand.New(rand.NewPCG(7, 8))
-		for {
+		for before := answered.Load(); ; {
 			select {
 			case <-done:
 				return
 			case <-time.After(time.Second + time.Duration(killRNG.ExpFloat64()*float64(time.Second))):
 			}
+			// A machine on which workers start more slowly than they are killed gets nothing done, and shows nothing.
+			if answered.Load() < before+3 {
+				continue
+			}
+			before = answered.Load()
 			var pids []int
 			for _, w := range m.Stat().Workers {
 				if w.PID != 0 {

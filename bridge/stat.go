@@ -34,7 +34,7 @@ type Stat struct {
 // WorkerStat is one worker at one moment.
 type WorkerStat struct {
 	PID        int    // 0 while it starts
-	State      string // "starting", "ready" or "stopping"
+	State      string // "admitting" (waits for memory), "starting", "ready", "draining" or "stopping"
 	Generation int    // counts the model's resets
 	Active     int    // requests under way
 	Served     int64
@@ -54,24 +54,24 @@ func (m *Model) Stat() Stat {
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	retry, _ := p.startsIn(time.Now())
 	s := Stat{
 		Path: m.path, Waiting: len(p.waiters), Served: p.stats.served, Refused: p.stats.refused,
 		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: m.quarantine.size(),
 		Starts: p.stats.starts, Crashes: p.stats.crashed, Evicted: p.stats.evicted,
-		CrashesInARow: p.crashes.crashes, RetryIn: p.crashes.wait(time.Now()), Pinned: m.pinned.Load(),
+		CrashesInARow: max(p.crashes.crashes, p.failures.crashes), RetryIn: retry, Pinned: m.pinned.Load(),
 	}
 	if d := m.described.Load(); d != nil {
 		s.Versions, s.TokenizerHash, s.TemplateHash = d.versions, d.tokenizerHash, d.templateHash
 	}
 	for _, member := range p.members {
-		w := WorkerStat{State: "starting", Generation: member.generation, Served: member.served, ExpectedBytes: m.expected}
-		if member.worker != nil {
-			w.State = "ready"
-			if member.stopping {
-				w.State = "stopping"
-			}
-			member.worker.describe(&w)
-			member.worker.conn.addStops(&s.Stops)
+		w := WorkerStat{State: member.state.String(), Generation: member.generation, Active: member.active, Served: member.served}
+		if member.state != memberAdmitting {
+			w.ExpectedBytes = m.expected
+		}
+		if member.instance != nil {
+			member.worker().describe(&w)
+			member.worker().conn.addStops(&s.Stops)
 		}
 		s.Workers = append(s.Workers, w)
 	}
@@ -79,7 +79,7 @@ func (m *Model) Stat() Stat {
 }
 
 func (w *worker) describe(s *WorkerStat) {
-	s.PID, s.Active = w.process.cmd.Process.Pid, int(w.active.Load())
+	s.PID = w.process.cmd.Process.Pid
 	beat, quiet := w.watchdog.state()
 	s.Phase, s.Quiet = beat.Phase, quiet
 	s.ActiveBytes, s.CacheBytes, s.PeakBytes, s.PromptCacheBytes = beat.Active, beat.Cache, beat.Peak, beat.PromptCache

@@ -45,26 +45,30 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if s.options.Temperature > 0 && !s.options.HasSeed {
 		s.options.Seed = engine.RandomSeed()
 	}
-	defer m.begin()()
+	if err := checkTemplateText(prompt.Messages, s.options); err != nil {
+		return err
+	}
+	end, err := m.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
 	frame, err := generateFrame(prompt, s.options)
 	if err != nil {
 		return err
 	}
+	clean := *frame
+	if !s.options.HasSeed {
+		clean.Seed = 0 // drawn: not part of what was asked
+	}
 	j := &journey{
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
-		key: func() (requestKey, error) {
-			clean := *frame
-			clean.ID, clean.Resume, clean.Seed = 0, nil, s.options.Seed
-			if !s.options.HasSeed {
-				clean.Seed = 0 // drawn: not part of what was asked
-			}
-			return keyOf(&clean)
-		},
+		key:   keyOf(&clean),
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
 	}
-	return j.run(ctx, func(w *worker, share func()) error {
-		frame.Resume = s.made
-		return s.serve(ctx, w, frame, share)
+	return j.run(ctx, func(v visit) error {
+		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, v.from, v.until
+		return s.serve(ctx, v, frame)
 	})
 }
 
@@ -74,45 +78,53 @@ func (s *stream) event(e engine.Event) {
 	}
 }
 
-// serve streams from one worker, behind what was made already. It returns nil also when the reader left.
-func (s *stream) serve(ctx context.Context, w *worker, frame *generateRequest, share func()) error {
+// serve streams from one worker, behind what was made already. The error is nil also when the reader left. However the reader
+// leaves, by a panic too, the worker stops.
+func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) error {
+	w := v.worker
 	e, err := w.conn.begin(frame, s.options.Events != nil)
 	if err != nil {
 		return err
 	}
-	defer w.conn.end(e)
+	v.begun(e.id)
+	over := false
+	defer func() {
+		if over {
+			w.conn.end(e)
+		} else {
+			w.conn.cancel(e)
+		}
+	}()
 	onProgress := func(p *message) {
 		s.event(engine.Event{Kind: engine.EventPrefill, Done: p.Done, Total: p.Total})
 	}
 	for taken := 1; ; taken++ {
 		reply, err := w.conn.next(ctx, e, onProgress)
 		if err != nil {
+			over = true // next has told the worker, if the end was ours
 			return err
 		}
 		token, err := reply.token()
 		if err != nil {
-			w.conn.cancel(e)
 			return err
 		}
 		s.made = append(s.made, token.ID)
 		s.model.counters.generated.Add(1)
 		s.model.counters.prompt.Add(int64(token.PromptTokens))
-		last := token.FinishReason != ""
+		over = token.FinishReason != ""
 		if !s.yield(token, nil) {
 			s.left = true
-			if !last {
-				w.conn.cancel(e)
-			}
 			return nil
 		}
-		if last {
+		if over {
 			return nil
 		}
 		if taken == probation {
-			share()
+			v.works()
 		}
 		if taken%(streamCredit/2) == 0 {
 			if err := w.conn.grant(e, streamCredit/2); err != nil {
+				over = true
 				return err
 			}
 		}

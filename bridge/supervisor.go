@@ -71,35 +71,53 @@ func (s *Supervisor) remove(m *Model) {
 	s.models = slices.DeleteFunc(s.models, func(x *Model) bool { return x == m })
 }
 
-// admit sets bytes aside for a worker of a model, ends idle workers of other models if it must, and waits
-// until there is room.
-func (s *Supervisor) admit(ctx context.Context, m *Model, bytes int64) error {
+// fits returns an error if workers that need so many bytes together can never run beside what is pinned.
+func (s *Supervisor) fits(m *Model, bytes int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, pinned := s.others(m); s.budget > 0 && bytes+pinned > s.budget {
+		return &BudgetError{What: "a worker", Needed: bytes, Used: s.used, Budget: s.budget, Pinned: pinned}
+	}
+	return nil
+}
+
+// others are the models that may have to make room for m, and the bytes of those that may not. Caller must hold s.mu.
+func (s *Supervisor) others(m *Model) (models []*Model, pinned int64) {
+	for _, x := range s.models {
+		switch {
+		case x == m:
+		case x.pinned.Load():
+			pinned += x.reserved.Load()
+		default:
+			models = append(models, x)
+		}
+	}
+	return models, pinned
+}
+
+// admit sets bytes aside for a worker of a model and waits until there is room. The model's own workers may be on their way out,
+// so what they have counts as room to come. While it is not polite, idle workers of other models are ended.
+func (s *Supervisor) admit(ctx context.Context, m *Model, bytes int64, polite func() bool) error {
 	for {
+		if err := s.fits(m, bytes); err != nil {
+			return err
+		}
 		s.mu.Lock()
 		if s.budget <= 0 || s.used+bytes <= s.budget {
 			s.used += bytes
 			s.mu.Unlock()
 			return nil
 		}
-		var pinned int64
-		others := slices.DeleteFunc(slices.Clone(s.models), func(x *Model) bool {
-			if x != m && x.pinned.Load() {
-				pinned += x.reserved.Load()
-			}
-			return x == m || x.pinned.Load()
-		})
-		if bytes+pinned+m.reserved.Load() > s.budget {
-			err := &BudgetError{What: "a worker", Needed: bytes, Used: s.used, Budget: s.budget, Pinned: pinned}
-			s.mu.Unlock()
-			return err
-		}
+		others, _ := s.others(m)
 		changed := s.changed
 		s.mu.Unlock()
 
-		slices.SortFunc(others, func(a, b *Model) int { return a.pool.lastUse().Compare(b.pool.lastUse()) })
-		for _, victim := range others {
-			if victim.pool.evict() {
-				break
+		if !polite() {
+			slices.SortFunc(others, func(a, b *Model) int { return a.pool.lastUse().Compare(b.pool.lastUse()) })
+			for _, victim := range others {
+				if victim.pool.evict() {
+					break
+				}
 			}
 		}
 		select {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package bridge
 
 import (
@@ -115,6 +117,67 @@ func TestSupervisorGetsBackWhatACrashedWorkerHad(t *testing.T) {
 	require.Zero(t, s.Stat().Used)
 }
 
+// What a model has itself is on its way out, and so no reason to refuse its next worker.
+func TestAModelOfMoreThanHalfTheBudgetCanBeReset(t *testing.T) {
+	noLeaks(t)
+	s := NewSupervisor(100)
+	m := loadInto(t, s, 60)
+	for range 3 {
+		require.NoError(t, m.Reset(t.Context()))
+		require.EqualValues(t, 60, s.Stat().Used)
+	}
+	release := hold(t, m, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, m.Reset(ctx), context.DeadlineExceeded, "it waits for the request on the old one")
+	release()
+	require.NoError(t, m.Reset(t.Context()))
+}
+
+func TestARequestDuringAnIdleEndWaitsForTheNextWorker(t *testing.T) {
+	noLeaks(t)
+	s := NewSupervisor(100)
+	o := Options{Supervisor: s, QuarantineDir: t.TempDir(), IdleTTL: 20 * time.Millisecond}
+	m, err := load(t.Context(), folderOf(t, 60), o, fakeCommand("ends slowly"))
+	require.NoError(t, err)
+	defer m.Close()
+	for range 3 {
+		require.Eventually(t, func() bool {
+			w := m.Stat().Workers
+			return len(w) == 1 && w[0].State == "stopping"
+		}, 5*time.Second, time.Millisecond)
+		_, err = generateAll(t.Context(), m)
+		require.NoError(t, err)
+	}
+}
+
+func TestSmallCallsToAnEvictedModelEvictNobody(t *testing.T) {
+	noLeaks(t)
+	s := NewSupervisor(100)
+	a, b := loadInto(t, s, 60), loadInto(t, s, 60)
+	require.Equal(t, []int{0, 1}, []int{alive(a), alive(b)})
+	metrics, err := a.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.Workers)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = a.Encode(ctx, "x", true)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "it waits until there is room, and makes none")
+	require.Equal(t, []int{0, 1}, []int{alive(a), alive(b)})
+	require.EqualValues(t, 1, a.Stat().Starts)
+	metrics, err = b.Metrics(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 7, metrics.ActiveBytes)
+	// Requests that compute make room, as before.
+	hold(t, a, 1)()
+	require.Equal(t, []int{1, 0}, []int{alive(a), alive(b)})
+}
+
+func TestWorkersThatCannotAllFitAreAnErrorAtOnce(t *testing.T) {
+	_, err := load(t.Context(), folderOf(t, 60), Options{Supervisor: NewSupervisor(100), Workers: 2}, fakeCommand("waits"))
+	require.ErrorIs(t, err, ErrBudget)
+}
+
 // A model that may not grow serves with what it has.
 func TestSupervisorLetsRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 	noLeaks(t)
@@ -127,7 +190,8 @@ func TestSupervisorLetsRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 	release := hold(t, b, 1)
 	got := make(chan error, 1)
 	go func() {
-		m, err := b.pool.acquire(t.Context(), "", false)
+		var ticket uint64
+		m, err := b.pool.acquire(t.Context(), "", &ticket)
 		if err == nil {
 			b.pool.release(m, true)
 		}

@@ -13,6 +13,7 @@ import (
 // Tool runs Python once, for work that is not a request to a loaded model.
 type Tool struct {
 	interpreter string
+	source      string // folder of the worker's modules
 	env         []string
 	// Stderr gets what Python prints there; nil keeps the end of it for errors.
 	Stderr io.Writer
@@ -28,7 +29,7 @@ func NewTool(python string) (*Tool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tool{interpreter: interpreter, env: environment(source, false)}, nil
+	return &Tool{interpreter: interpreter, source: source, env: append(environment(false), "PYTHONPATH="+source)}, nil
 }
 
 // AddEnv gives Python more environment variables, as NAME=VALUE.
@@ -37,9 +38,17 @@ func (t *Tool) AddEnv(entries ...string) { t.env = append(t.env, entries...) }
 // toolStderr is how much of a failed tool's stderr comes with the error.
 const toolStderr = 4 << 10
 
-// Run runs the interpreter with arguments and returns its stdout.
+// Run runs the interpreter with arguments ("-m MODULE ...", "-c CODE ..." or a script) and returns its stdout. Modules come from
+// the worker's folder and from what is installed, never from the working directory.
 func (t *Tool) Run(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, t.interpreter, args...)
+	full := args
+	switch {
+	case len(args) > 1 && args[0] == "-m":
+		full = moduleArguments(t.source, args[1], args[2:]...)
+	case len(args) > 1 && args[0] == "-c":
+		full = append([]string{"-c", withSource + args[1], t.source}, args[2:]...)
+	}
+	cmd := exec.CommandContext(ctx, t.interpreter, full...)
 	cmd.Env = t.env
 	var kept bytes.Buffer
 	cmd.Stderr = &kept

@@ -26,7 +26,7 @@ func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOpti
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, "trace.safetensors")
-	reply, err := m.call(ctx, &traceRequest{
+	reply, _, err := m.call(ctx, &traceRequest{
 		head: head{Type: "trace"}, IDs: ids, Rows: options.Rows, Split: options.Split, OpsOf: options.OpsOf, File: file,
 	})
 	if err != nil {

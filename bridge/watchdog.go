@@ -4,16 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 )
 
 // ErrHung is wrapped by the error of a request whose worker made no progress and was killed. The
 // WorkerError around it holds the Python stack of all threads.
 var ErrHung = errors.New("python worker hangs")
-
-// stackSignal makes a worker print the Python stack of all its threads.
-const stackSignal = syscall.SIGUSR1
 
 // watchdog tells a hung worker from a busy one by its progress, not by the time a request takes. A
 // worker counts what it gets done and says so in its heartbeats; while it loads, what it prints and what

@@ -18,6 +18,7 @@ import (
 type command struct {
 	name      string
 	args, env []string
+	dir       string // the working directory; a worker's own, where nothing foreign is imported from
 }
 
 // worker is one process that has said hello.
@@ -28,22 +29,21 @@ type worker struct {
 	versions Versions
 	info     *workerInfo // set by load
 
-	active   atomic.Int64 // requests under way
-	company  atomic.Int64 // requests that were under way when it died
-	stopping atomic.Bool  // the end of the process is wanted
+	stopping atomic.Bool // the end of the process is wanted
 
-	mu    sync.Mutex
-	cause error // why the supervisor killed it; nil if it did not
+	mu     sync.Mutex          // guards what follows
+	cause  error               // why the supervisor killed it; nil if it did not
+	guests map[*journey]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
 }
 
 // startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
-// given up. onBar sees the progress bars that it prints.
-func startWorker(ctx context.Context, cmd command, stall time.Duration, onBar func(bar)) (*worker, error) {
-	p, err := startProcess(cmd, onBar)
+// given up.
+func startWorker(ctx context.Context, cmd command, stall time.Duration, hear listener) (*worker, error) {
+	p, err := startProcess(cmd, hear)
 	if err != nil {
 		return nil, &WorkerError{State: "could not be started", Hint: err.Error()}
 	}
-	w := &worker{process: p, conn: newConn(p.stdin)}
+	w := &worker{guests: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
 	w.conn.onBeat = w.watchdog.beat
 	hello := make(chan *message, 1)
@@ -87,7 +87,6 @@ func (w *worker) watch(hello chan<- *message) {
 	_, _ = io.Copy(io.Discard, w.process)
 	<-w.process.exited
 	_ = w.process.stdout.Close()
-	w.company.Store(w.active.Load())
 	w.conn.fail(w.explain())
 }
 
@@ -138,7 +137,49 @@ func (w *worker) explain() error {
 	return e
 }
 
+// enter notes that a request is under way, and under which id; leave, that it is over. After the worker's death nobody leaves.
+func (w *worker) enter(j *journey, id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.guests[j] = id
+}
+
+func (w *worker) leave(j *journey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.alive() {
+		delete(w.guests, j)
+	}
+}
+
+// suspect says whether a request can be what ended the worker, and whether nothing else can: it was in what the worker was
+// computing, and all that was is this request and its equals. Called after the worker's death.
+func (w *worker) suspect(j *journey) (suspected, alone bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.conn.computed(w.guests[j]) {
+		return false, false, nil
+	}
+	own, err := j.key()
+	if err != nil {
+		return true, false, err
+	}
+	for other, id := range w.guests {
+		if other == j || !w.conn.computed(id) {
+			continue
+		}
+		if key, err := other.key(); err != nil || key != own {
+			return true, false, err
+		}
+	}
+	return true, true, nil
+}
+
 func (w *worker) alive() bool { return w.conn.failure() == nil }
+
+func (w *worker) done() <-chan struct{} { return w.conn.done }
+
+func (w *worker) failure() error { return w.conn.failure() }
 
 // load makes the worker load a model; onProgress sees how many bytes are loaded.
 func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {
@@ -157,7 +198,7 @@ func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*messa
 // stop ends the process the gentle way first and returns when it is reaped.
 func (w *worker) stop() {
 	w.stopping.Store(true)
-	w.process.stop(func() { go func() { _ = w.conn.send(&bareRequest{head{Type: "shutdown"}}) }() })
+	w.process.stop(func() { _ = w.conn.send(&bareRequest{head{Type: "shutdown"}}) })
 	<-w.conn.done
 }
 

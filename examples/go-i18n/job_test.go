@@ -117,3 +117,7 @@ func TestWhatDoesNotFitIsAnError(t *testing.T) {
 	_, err = j.run(t.Context(), m)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+func TestLabelsAreLines(t *testing.T) {
+	require.Equal(t, []string{"night life", "sport"}, readLabels("\ufeffnight life\r\n\n sport "))
+}

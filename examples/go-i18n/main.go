@@ -53,7 +53,7 @@ func run(ctx context.Context, model, labels, engine string, j job) error {
 	if err != nil {
 		return err
 	}
-	j.labels = strings.Fields(string(data))
+	j.labels = readLabels(string(data))
 	m, err := mlx.LoadModelContext(ctx, model, mlx.WithEngine(mlx.Engine(engine)))
 	if err != nil {
 		return err
@@ -67,6 +67,17 @@ func run(ctx context.Context, model, labels, engine string, j job) error {
 		}
 	}
 	return err
+}
+
+// readLabels are the lines that are not empty. A label may have spaces; a mark that some editors put before the first line is no
+// part of it.
+func readLabels(text string) (labels []string) {
+	for line := range strings.Lines(strings.TrimPrefix(text, "\ufeff")) {
+		if line = strings.TrimSpace(line); line != "" {
+			labels = append(labels, line)
+		}
+	}
+	return labels
 }
 
 // show writes the progress once a second; over the same line on a terminal.

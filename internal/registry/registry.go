@@ -13,7 +13,6 @@ import (
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // ErrClosed: the registry was closed.
@@ -40,15 +39,35 @@ type Model struct {
 type Options struct {
 	// TTL is how long a model without requests stays loaded; 0 keeps it.
 	TTL time.Duration
-	// Budget is how many bytes of weights may be loaded together; 0 sets no limit. Models without requests are closed to
-	// make room, the one that was used longest ago first; if there is none, the one used longest ago takes no more
+	// Budget is how many bytes of weights may be loaded together, those of drafts, adapters and of every worker of the python
+	// engine counted; 0 sets no limit. Models without requests are closed to make room, the one that was used longest ago first; if there is none, the one used longest ago takes no more
 	// requests until its last one has ended.
 	Budget int64
 	// Events is told of loading progress and restarts.
 	Events func(model string, e mlx.Event)
 
-	open func(ctx context.Context, m Model, events func(mlx.Event)) (mlx.TextModel, error) // for tests
+	weights func(m Model) int64                                                               // bytes that a model will need; for tests
+	open    func(ctx context.Context, m Model, events func(mlx.Event)) (mlx.TextModel, error) // for tests
 }
+
+// A model whose last load failed has others closed for its next try only after a while, which doubles with every failure: one
+// that cannot be loaded must not close, request by request, those that can. Where there is room it is tried at once.
+const (
+	retryFirst = 30 * time.Second
+	retryMost  = 10 * time.Minute
+)
+
+// RetryError is a request for a model whose last load failed and that others would have to be closed for.
+type RetryError struct {
+	After time.Duration
+	Err   error // of the last load
+}
+
+func (e *RetryError) Error() string {
+	return fmt.Sprintf("its last load failed, and others are not closed for it for another %v: %v", e.After.Round(time.Second), e.Err)
+}
+
+func (e *RetryError) Unwrap() error { return e.Err }
 
 // minStay is how long a loaded model takes requests before it has to make room while it has some.
 const minStay = 5 * time.Second
@@ -93,7 +112,9 @@ type entry struct {
 	draining    bool // takes no more leases, to make room
 	readySince  time.Time
 	lastUsed    time.Time
-	turn        int64 // of uses, the last one: what was used longest ago has the smallest
+	turn        int64     // of uses, the last one: what was used longest ago has the smallest
+	failures    int       // loads that failed in a row
+	failedAt    time.Time // the last of them
 	idle        *time.Timer
 	done, total int64
 	loads       int64
@@ -112,6 +133,9 @@ func New(models []Model, options Options) (*Registry, error) {
 	if options.open == nil {
 		options.open = open
 	}
+	if options.weights == nil {
+		options.weights = func(m Model) int64 { return mlx.WeightFileBytes(m.Path, m.Options...) }
+	}
 	if options.Events == nil {
 		options.Events = func(string, mlx.Event) {}
 	}
@@ -123,7 +147,7 @@ func New(models []Model, options Options) (*Registry, error) {
 		if r.find(m.Name) != nil {
 			return nil, fmt.Errorf("two models have the name %q", m.Name)
 		}
-		r.entries = append(r.entries, &entry{Model: m, bytes: modelfiles.Bytes(m.Path, "*.safetensors", "*.gguf"), phase: Cold})
+		r.entries = append(r.entries, &entry{Model: m, bytes: options.weights(m), phase: Cold})
 	}
 	if len(r.entries) == 0 {
 		return nil, errors.New("no models are named")
@@ -271,9 +295,18 @@ func (r *Registry) await(e *entry) (done func()) {
 	}
 }
 
-// unwant takes a model out of the queue for room.
+// unwant takes a model out of the queue for room. What was to be closed for it takes requests again; who still wants room asks
+// anew what has to go.
 func (r *Registry) unwant(e *entry) {
+	before := len(r.wanted)
 	r.wanted = slices.DeleteFunc(r.wanted, func(other *entry) bool { return other == e })
+	if len(r.wanted) == before {
+		return
+	}
+	for _, other := range r.entries {
+		other.draining = false
+	}
+	r.notify()
 }
 
 // touch notes that a model is used.
@@ -303,6 +336,11 @@ func (r *Registry) makeRoom(e *entry) (retry time.Duration, err error) {
 	missing := used + e.bytes - r.options.Budget
 	if missing <= 0 && (len(r.wanted) == 0 || r.wanted[0] == e) {
 		return 0, nil
+	}
+	if e.failures > 0 {
+		if left := min(retryFirst<<min(e.failures-1, 10), retryMost) - time.Since(e.failedAt); left > 0 {
+			return 0, &RetryError{After: left, Err: e.attempt.err}
+		}
 	}
 	if !slices.Contains(r.wanted, e) {
 		r.wanted = append(r.wanted, e)
@@ -352,12 +390,20 @@ func (r *Registry) load(e *entry, a *attempt) {
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if a.err = err; err != nil {
+	switch a.err = err; {
+	case err != nil && r.ctx.Err() == nil:
+		e.phase, e.failedAt = Failed, time.Now()
+		e.failures++
+	case err != nil:
 		e.phase = Failed
-	} else {
-		e.phase, e.model, e.readySince = Ready, model, time.Now()
+	default:
+		e.phase, e.model, e.readySince, e.failures = Ready, model, time.Now(), 0
 		r.touch(e)
-		r.startIdle(e)
+		if r.closed {
+			r.startClosing(e) // the load was over before it saw the end
+		} else {
+			r.startIdle(e)
+		}
 	}
 	close(a.over)
 	r.notify()
@@ -444,11 +490,6 @@ func (r *Registry) Close() error {
 	defer r.mu.Unlock()
 	var errs []error
 	for _, e := range r.entries {
-		if e.phase == Ready { // a load that was over before it saw the end
-			errs = append(errs, e.model.Close())
-			e.stopIdle()
-			e.phase, e.model = Cold, nil
-		}
 		errs = append(errs, e.closeErr)
 	}
 	return errors.Join(errs...)

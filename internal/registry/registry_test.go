@@ -216,3 +216,123 @@ func TestWhatCannotBeServedIsAnError(t *testing.T) {
 	_, err = New([]Model{{Name: "x", Path: "1"}, {Name: "x", Path: "2"}}, Options{})
 	require.ErrorContains(t, err, "two models")
 }
+
+// What was to be closed for a model is not, when nobody wants that model any more.
+func TestAModelThatWasToMakeRoomTakesRequestsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{Budget: 100})
+		l := b.use(t, "a")
+		time.Sleep(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := b.Acquire(ctx, "b")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		begin := time.Now()
+		b.use(t, "a").Release()
+		require.Zero(t, time.Since(begin))
+		l.Release()
+		require.Equal(t, Ready, b.phase("a"))
+		// With two in the row, one that gives up leaves the other its turn.
+		l = b.use(t, "a")
+		short, cancel2 := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel2()
+		go func() { _, _ = b.Acquire(short, "b") }()
+		synctest.Wait()
+		got := make(chan *Lease)
+		go func() { got <- b.use(t, "c") }()
+		time.Sleep(2 * time.Minute)
+		l.Release()
+		(<-got).Release()
+		require.NoError(t, b.Close())
+	})
+}
+
+func TestABrokenModelDoesNotCloseGoodOnesAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{Budget: 200})
+		broken, open := errors.New("broken weights"), b.options.open
+		fixed := false
+		b.options.open = func(ctx context.Context, m Model, events func(mlx.Event)) (mlx.TextModel, error) {
+			if m.Name == "c" && !fixed {
+				return nil, broken
+			}
+			return open(ctx, m, events)
+		}
+		for range 5 {
+			b.use(t, "a").Release()
+			b.use(t, "b").Release()
+			_, err := b.Acquire(t.Context(), "c")
+			require.ErrorIs(t, err, broken)
+		}
+		require.EqualValues(t, 1, b.closed.Load())
+		var retry *RetryError
+		_, err := b.Acquire(t.Context(), "c")
+		require.ErrorAs(t, err, &retry)
+		fixed = true
+		time.Sleep(retry.After)
+		b.use(t, "c").Release()
+		require.NoError(t, b.Close())
+	})
+}
+
+// eventful closes as a model of the python engine does: when its event func has seen all events.
+type eventful struct {
+	fakeModel
+	events func(mlx.Event)
+}
+
+func (e eventful) Close() error {
+	done := make(chan struct{})
+	go func() {
+		e.events(mlx.Event{Kind: mlx.EventLoad, Done: 100, Total: 100})
+		close(done)
+	}()
+	<-done
+	return e.fakeModel.Close()
+}
+
+func TestCloseWaitsForNoEventOfALoadThatEndsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := make(chan struct{})
+		var b *bench
+		b = newBench(t, Options{})
+		b.options.open = func(_ context.Context, _ Model, events func(mlx.Event)) (mlx.TextModel, error) {
+			<-late // it does not look at its context
+			return eventful{fakeModel{closed: &b.closed}, events}, nil
+		}
+		asked := make(chan error, 1)
+		go func() {
+			_, err := b.Acquire(t.Context(), "a")
+			asked <- err
+		}()
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- b.Close() }()
+		synctest.Wait()
+		close(late)
+		require.NoError(t, <-closed)
+		require.ErrorIs(t, <-asked, ErrClosed)
+		require.EqualValues(t, 1, b.closed.Load())
+	})
+}
+
+func TestTheBudgetCountsDraftsAndWorkers(t *testing.T) {
+	dirs := [3]string{}
+	for i := range dirs {
+		dirs[i] = filepath.Join(t.TempDir(), "model[1]")
+		require.NoError(t, os.Mkdir(dirs[i], 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dirs[i], "model.safetensors"), make([]byte, 100), 0o600))
+	}
+	r, err := New([]Model{
+		{Name: "plain", Path: dirs[0]},
+		{Name: "draft", Path: dirs[1], Options: []mlx.LoadOption{mlx.WithDraftModel(dirs[0])}},
+		{Name: "workers", Path: dirs[2], Options: []mlx.LoadOption{mlx.WithWorkers(3), mlx.WithDraftModel(dirs[0])}},
+	}, Options{})
+	require.NoError(t, err)
+	sizes := map[string]int64{}
+	for _, s := range r.States() {
+		sizes[s.Name] = s.WeightFiles
+	}
+	require.Equal(t, map[string]int64{"plain": 100, "draft": 200, "workers": 600}, sizes)
+	require.NoError(t, r.Close())
+}

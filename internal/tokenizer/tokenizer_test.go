@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -270,6 +271,36 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 	}
 	_, err := LoadTemplate(source(write(map[string]string{"tokenizer_config.json": "{"})))
 	require.ErrorContains(t, err, "tokenizer_config.json")
+}
+
+// A template is a program of whoever made the checkpoint.
+func TestTemplatesThatLoopEnd(t *testing.T) {
+	for name, c := range map[string]struct{ source, want string }{
+		"nested loops": {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it loops"},
+		"macros":       {"{% macro f(n) %}{% for i in range(99) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}", ""},
+		"indent":       {"{{ [1]|tojson(indent=99999999999) }}", "indent is more than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			template, err := NewTemplate(c.source, nil)
+			require.NoError(t, err)
+			defer template.Close()
+			start := time.Now()
+			_, err = template.Render([]any{}, true, nil)
+			require.ErrorContains(t, err, c.want)
+			require.Less(t, time.Since(start), 20*time.Second)
+		})
+	}
+	// A long chat is far from the limit.
+	template, err := NewTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% if loop.last %}!{% endif %}{% endfor %}", nil)
+	require.NoError(t, err)
+	defer template.Close()
+	chat := make([]map[string]string, 10000)
+	for i := range chat {
+		chat[i] = map[string]string{"role": "user", "content": "x"}
+	}
+	text, err := template.Render(chat, true, nil)
+	require.NoError(t, err)
+	require.Len(t, text, 70001)
 }
 
 func FuzzDecodeNeverFails(f *testing.F) {

@@ -22,6 +22,21 @@ def versions():
     return found
 
 
+def allow_any_file_limit():
+    """mlx-lm sets the number of files that may be open when it is imported, and fails where a lower number is all that is
+    allowed. It needs few of them here."""
+    import resource
+
+    set_limit = resource.setrlimit
+
+    def setrlimit(kind, limits):
+        if kind == resource.RLIMIT_NOFILE:
+            return  # what the supervisor gave stays
+        set_limit(kind, limits)
+
+    resource.setrlimit = setrlimit
+
+
 def main():
     # Frames get a descriptor of their own; descriptor 1 becomes stderr, so that a library's print
     # cannot get between two frames.
@@ -37,9 +52,17 @@ def main():
     channel.send({"t": "hello", "id": 0, "pid": os.getpid(), "versions": versions()})
     channel.start_heartbeat(progress)
 
+    allow_any_file_limit()
+    from . import requirements
     from .server import Server
 
-    sys.exit(Server(sys.stdin.buffer, channel, progress).run())
+    requirements.check()
+    # Without a buffer there is no lock that the reading thread holds when the process ends. The end is at once: what
+    # Python would tear down, the system takes back sooner, and nothing is left to be written.
+    reader = open(0, "rb", buffering=0, closefd=False)
+    status = Server(reader, channel, progress).run()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import greedy_sampler
 
-from .lone import Lone, Paused
+from .alone import PREFILL_CHUNK, Alone
 
-# Tokens of a prompt in one pass; the native engine's chunk too, so that both compute the same passes.
-PREFILL_CHUNK = 512
 # The generator ends no stream: stop strings and limits are the stream's business.
 NO_LIMIT = 1 << 60
 
@@ -28,37 +26,39 @@ class Guarded:
 
 
 class Batch:
-    def __init__(self, loaded, rows, prompts):
-        self._loaded, self._rows, self._prompts = loaded, rows, prompts
+    """The streams that share a pass. fail(stream, exception) is told of a stream's own error; the others go on."""
+
+    def __init__(self, loaded, rows, prompts, fail):
+        self._loaded, self._rows, self._prompts, self._fail = loaded, rows, prompts, fail
         self._generator = None
         self._running = {}  # uid -> stream
         self._guards = {}  # uid -> [Guarded]
-        self._paused = {}  # stream id -> (stream, Paused)
         self._uids = {}  # stream id -> uid
         self._prefilling = set()  # uids
-        self._lone = None  # the stream that has the batch to itself, past its prompt
 
-    @property
-    def busy(self):
-        return bool(self._running) or self._lone is not None or self._waking()
-
-    def _waking(self):
-        return any(s.credit > 0 for s, _ in self._paused.values())
+    def __len__(self):
+        return len(self._running)
 
     @property
     def prefilling(self):
         return bool(self._prefilling)
 
     def streams(self):
-        lone = [self._lone.stream] if self._lone else []
-        return lone + list(self._running.values()) + [s for s, _ in self._paused.values()]
+        return list(self._running.values())
 
-    def add(self, stream):
-        """Takes a stream in; returns how many tokens of its prompt are to be prefilled."""
+    def add(self, put, stream):
+        """Takes in a stream that has computed nothing yet."""
         ids = stream.prompt
         cache, covered = self._prompts.fetch(ids)
+        stream.report(put, 0, len(ids) - covered)
         self._insert(stream, ids[covered:], cache, ids[:covered])
-        return len(ids) - covered
+
+    def join(self, put, alone):
+        """Takes in a stream that is past its prompt. The token that it has drawn is given out before."""
+        stream, token = alone.stream, alone.token
+        stream.give(put, token, alone.logprobs)
+        if not stream.finished:
+            self._insert(stream, [token], alone.cache, alone.ids)
 
     def _insert(self, stream, ids, cache, history):
         if self._generator is None:
@@ -83,20 +83,8 @@ class Batch:
         self._prefilling.add(uid)
 
     def remove(self, stream, keep=False):
-        """Takes a stream out; keep puts its KV into the prompt cache."""
-        if self._lone is not None and self._lone.stream is stream:
-            ids, cache = self._lone.kept()
-            self._lone = None
-            if keep:
-                self._prompts.keep(ids, cache)
-            mx.clear_cache()
-            return
-        if stream.id in self._paused:
-            _, paused = self._paused.pop(stream.id)
-            if keep:
-                self._prompts.keep(paused.ids, paused.cache)
-            return
-        uid = self._uids.pop(stream.id, None)
+        """Takes a stream out for good; keep puts its KV into the prompt cache."""
+        uid = self._uids.get(stream.id)
         if uid is None:
             return
         keep = keep and self._prompts.max_bytes > 0
@@ -108,92 +96,55 @@ class Batch:
         if not self._running:
             mx.clear_cache()
 
-    def _forget(self, uid):
-        del self._running[uid], self._guards[uid]
-        self._prefilling.discard(uid)
-
-    def _pause(self, uid):
-        # The generator is one token ahead; without that token the stream could not go on where it is.
-        # Pinned to mlx-lm's version: these two fields have no public name.
+    def leave(self, stream):
+        """Takes a stream out that goes on by itself: with no more credit, or without company."""
+        # The generator is one token ahead; without that token the stream could not go on where it is. These names are
+        # not public: requirements.probe looks for them when the worker starts.
+        uid = self._uids[stream.id]
         generation = self._generator._generation_batch
         row = generation.uids.index(uid)
         token, logprobs = generation._next_tokens[row], generation._next_logprobs[row]
         cache, ids = self._generator.remove([uid], return_prompt_caches=True)[uid]
         mx.eval(token, logprobs, [c.state for c in cache])
-        stream = self._running[uid]
-        self._paused[stream.id] = (stream, Paused(cache, list(ids), token.item(), logprobs))
-        del self._uids[stream.id]
         self._forget(uid)
+        return Alone(self._loaded, stream, cache, ids, token.item(), logprobs)
 
-    def _wake(self):
-        messages = []
-        for stream, paused in [p for p in self._paused.values() if p[0].credit > 0]:
-            del self._paused[stream.id]
-            messages.append((stream, stream.take(paused.token, paused.logprobs)))
-            if stream.finished:
-                self._prompts.keep(paused.ids, paused.cache)
-            else:
-                self._insert(stream, [paused.token], paused.cache, paused.ids)
-        return messages
+    def past_prompt(self, stream):
+        return self._uids[stream.id] not in self._prefilling
 
-    def step(self):
-        """One token for every stream that is past its prompt, one chunk for those that are not.
+    def _forget(self, uid):
+        del self._uids[self._running[uid].id]
+        del self._running[uid], self._guards[uid]
+        self._prefilling.discard(uid)
 
-        Returns (messages [(stream, message)], prefill progress [(stream, done, total)], errors
-        [(stream, exception)]). An exception of the pass itself empties the batch: see rescue."""
-        if self._lone is not None and (self._running or self._waking()):
-            # There is company: it goes back into the batch.
-            self._paused[self._lone.stream.id] = (self._lone.stream, self._lone.pause())
-            self._lone = None
-        if self._lone is not None:
-            return self._step_lone()
-        messages, prefill, errors = self._wake(), [], []
-        if not self._running:
-            return messages, prefill, errors
+    def step(self, put):
+        """One token for every stream that is past its prompt, one chunk for those that are not. Returns the streams that
+        got a token. An exception of the pass itself leaves the batch broken: see rescue."""
         prompts, tokens = self._generator.next()
         for response in prompts:
-            done, total = response.progress
             stream = self._running[response.uid]
-            if not stream.prefilled:
-                prefill.append((stream, done, total))
-                stream.prefilled = done == total
+            stream.report(put, *response.progress)
             if response.end_of_prompt:
                 self._prefilling.discard(response.uid)
             elif response.end_of_segment:
                 self._keep_prompt(response.uid)
+        stepped = []
         for response in tokens:
             stream = self._running[response.uid]
             error = next((g.error for g in self._guards[response.uid] if g.error), None)
             if error is None:
                 try:
-                    messages.append((stream, stream.take(response.token, response.logprobs)))
+                    stream.give(put, response.token, response.logprobs)
                 except Exception as e:
                     error = e
             if error is not None:
-                errors.append((stream, error))
-            if error is not None or stream.finished:
-                self.remove(stream, keep=error is None)
-            elif stream.credit <= 0:
-                self._pause(response.uid)
-        if len(self._running) == 1 and not self._prefilling and not self._waking():
-            (uid,), (stream,) = self._running, self._running.values()
-            self._pause(uid)
-            self._lone = Lone(self._loaded.model, stream, self._paused.pop(stream.id)[1])
-        return messages, prefill, errors
-
-    def _step_lone(self):
-        lone, stream = self._lone, self._lone.stream
-        try:
-            message = lone.step()
-        except Exception as e:
-            self.remove(stream)
-            return [], [], [(stream, e)]
-        if stream.finished:
-            self.remove(stream, keep=True)
-        elif stream.credit <= 0:
-            self._paused[stream.id] = (stream, lone.pause())
-            self._lone = None
-        return [(stream, message)], [], []
+                self.remove(stream)
+                self._fail(stream, error)
+            elif stream.finished:
+                self.remove(stream, keep=True)
+            else:
+                stepped.append(stream)
+        return stepped
 
     def _keep_prompt(self, uid):
         """Keeps a prompt's own KV, without its last token, if the KV at the end of the stream may not be
@@ -204,10 +155,7 @@ class Batch:
 
     def rescue(self):
         """After a failed pass: the streams of the batch, whose KV is lost, and an empty batch."""
-        streams = list(self._running.values())
-        for stream in streams:
-            del self._uids[stream.id]
-            stream.rewind()
-        self._running, self._guards, self._prefilling, self._generator = {}, {}, set(), None
+        streams = self.streams()
+        self._running, self._guards, self._uids, self._prefilling, self._generator = {}, {}, {}, set(), None
         mx.clear_cache()
         return streams

@@ -32,10 +32,16 @@ class Channel:
 
     def send(self, *messages):
         """Writes messages in one go."""
-        data = memoryview(b"".join(map(encode_frame, messages)))
-        with self._lock:
-            while data:
-                data = data[self._out.write(data) :]
+        self.write(b"".join(map(encode_frame, messages)))
+
+    def write(self, frames):
+        data = memoryview(frames)
+        try:
+            with self._lock:
+                while data:
+                    data = data[self._out.write(data) :]
+        except OSError:
+            os._exit(0)  # nobody reads: the supervisor is gone
 
     def start_heartbeat(self, progress):
         threading.Thread(target=self._beat, args=(progress,), name="heartbeat", daemon=True).start()
@@ -67,8 +73,10 @@ class Channel:
                 time.sleep(BEAT)
                 if os.getppid() != parent:
                     os._exit(0)  # the supervisor is gone
-        except OSError:
-            os._exit(0)  # nobody reads
+        except Exception as e:
+            # Without a heartbeat the supervisor would take the worker for hung, two minutes later.
+            os.write(2, f"go_mlx_worker: heartbeat: {type(e).__name__}: {e}\n".encode(errors="replace"))
+            os._exit(4)
 
 
 def _disk_reads():

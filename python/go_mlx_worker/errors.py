@@ -1,5 +1,6 @@
 """Errors that the Go side knows by code."""
 
+import re
 import traceback
 
 
@@ -15,13 +16,63 @@ class Cancelled(Exception):
     """The request was cancelled by the Go side."""
 
 
+def encodable(text):
+    """Whether text is UTF-8: Python's strings can hold halves of surrogate pairs."""
+    try:
+        text.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def printable(text):
+    """text with what UTF-8 cannot say replaced."""
+    return text if encodable(text) else text.encode(errors="replace").decode()
+
+
+# MLX has no exception type of its own for memory. Its back ends say: "[malloc_or_wait] Unable to allocate", "[metal::malloc]
+# Attempting to allocate ... maximum allowed buffer size", "[METAL] Command buffer execution failed: Insufficient Memory",
+# "[cuda::malloc]", cudaErrorMemoryAllocation.
+_MEMORY = re.compile(
+    r"\[(\w+::)?malloc|out of memory|outofmemory|insufficient memory|maximum allowed buffer size|memoryallocation"
+    r"|bad_alloc|(unable|failed|attempting) to allocate",
+    re.IGNORECASE,
+)
+
+
+def text_of(error):
+    try:
+        return printable(str(error))
+    except Exception as broken:  # an exception whose text cannot be made
+        return f"({type(broken).__name__} in its text)"
+
+
+def is_out_of_memory(error):
+    while error is not None:
+        if isinstance(error, MemoryError) or _MEMORY.search(text_of(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
 def error_message(request, error):
-    """The frame that ends a request with an exception."""
-    message = {"t": "error", "id": request, "code": "internal", "message": f"{type(error).__name__}: {error}"}
+    """The frame that ends a request with an exception. It can always be sent."""
+    code, data, trace = "internal", {}, ""
     if isinstance(error, RequestError):
-        return message | {"code": error.code, "message": str(error), "data": error.data}
-    # MLX has no exception type of its own for this.
-    if isinstance(error, MemoryError) or "[malloc" in str(error) or "out of memory" in str(error).lower():
-        message["code"] = "out_of_memory"
-    message["traceback"] = "".join(traceback.format_exception(error))
+        code, data = error.code, error.data
+    elif is_out_of_memory(error):
+        code = "out_of_memory"
+    text = text_of(error)
+    if not isinstance(error, RequestError):
+        text = f"{type(error).__name__}: {text}"
+        trace = printable("".join(traceback.format_exception(error)))[-TRACE_CHARS:]
+    message = {"t": "error", "id": request, "code": code, "message": text[:TRACE_CHARS]}
+    if data:
+        message["data"] = {k: printable(v) if isinstance(v, str) else v for k, v in data.items()}
+    if trace:
+        message["traceback"] = trace
     return message
+
+
+# A traceback of deep recursion, or a message that repeats the request, need not travel whole.
+TRACE_CHARS = 64 << 10

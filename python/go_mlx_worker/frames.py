@@ -5,6 +5,8 @@ import threading
 
 import msgpack
 
+from .errors import encodable, printable
+
 MAX_FRAME = 64 << 20
 
 
@@ -22,7 +24,8 @@ def read_frame(stream):
         raise FrameError(f"frame of {length} bytes; the limit is {MAX_FRAME}")
     body = _read_exactly(stream, length, at_border=False)
     try:
-        message = msgpack.unpackb(body, raw=False, strict_map_key=True)
+        # Text that is not UTF-8 is an error of its request (see text_error), not of the session; file names may be such.
+        message = msgpack.unpackb(body, raw=False, strict_map_key=True, unicode_errors="surrogateescape")
     except Exception as e:
         raise FrameError(f"frame is not msgpack: {e}") from e
     if not isinstance(message, dict):
@@ -31,7 +34,7 @@ def read_frame(stream):
 
 
 def _read_exactly(stream, count, at_border):
-    data = b""
+    data = bytearray()
     while len(data) < count:
         piece = stream.read(count - len(data))
         if not piece:
@@ -39,7 +42,18 @@ def _read_exactly(stream, count, at_border):
                 return None
             raise FrameError(f"stream ends after {len(data)} of {count} bytes")
         data += piece
-    return data
+    return bytes(data)
+
+
+def text_error(value, path=""):
+    """Where a message holds text that was not UTF-8; None if it holds none."""
+    if isinstance(value, str):
+        return None if value.isascii() or encodable(value) else path
+    if isinstance(value, list):
+        return next((e for i, v in enumerate(value) if (e := text_error(v, f"{path}[{i}]"))), None)
+    if isinstance(value, dict):
+        return next((e for k, v in value.items() if (e := text_error(v, f"{path}.{k}" if path else printable(k)))), None)
+    return None
 
 
 _packers = threading.local()
@@ -49,7 +63,11 @@ def encode_frame(message):
     # A packer sets a large buffer aside, which costs more than a small message: one for each thread.
     if not hasattr(_packers, "packer"):
         _packers.packer = msgpack.Packer(use_bin_type=True)
-    body = _packers.packer.pack(message)
+    try:
+        body = _packers.packer.pack(message)
+    except Exception:
+        del _packers.packer  # it keeps what it had packed so far
+        raise
     if len(body) > MAX_FRAME:
         raise FrameError(f"frame of {len(body)} bytes; the limit is {MAX_FRAME}")
     return struct.pack(">I", len(body)) + body

@@ -1,10 +1,8 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
-import contextlib
 import glob
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,7 +11,14 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
-from .errors import RequestError
+from .errors import RequestError, is_out_of_memory
+from .folders import check_folder, fingerprint, plain_paths
+from .limits import limited
+
+# A chat template may take so long. It is a program of whoever made the checkpoint, and can loop.
+RENDER_SECONDS = 10
+# Some checkpoints say 1e30 for "no limit".
+MAX_CONTEXT = 1 << 30
 
 
 def checkpoint_bytes(*folders):
@@ -26,40 +31,45 @@ class LoadedModel:
         path, trust = request["path"], request["trust_remote_code"]
         self.path = path
         adapter, draft = request.get("adapter"), request.get("draft")
-        _check_folder(path, "config.json", "model folder")
+        check_folder(path, "config.json", "model folder")
         if adapter:
-            _check_folder(adapter, "adapter_config.json", "folder of an adapter")
+            check_folder(adapter, "adapter_config.json", "folder of an adapter")
         if draft:
-            _check_folder(draft, "config.json", "model folder (draft)")
+            check_folder(draft, "config.json", "model folder (draft)")
         try:
-            with _plain(path) as folder:
-                self.model, self.tokenizer, self.config = load(
-                    folder,
-                    return_config=True,
-                    tokenizer_config={"trust_remote_code": trust},
-                    trust_remote_code=trust,
-                    adapter_path=adapter or None,
-                )
-            self.draft = None
-            if draft:
-                with _plain(draft) as folder:
-                    self.draft, tokenizer = load(
-                        folder, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
-                    )
-                if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                    raise ValueError("the draft model has another vocabulary than the model")
+            self.fingerprint = fingerprint(path, adapter, draft)
+            with plain_paths(path, adapter, draft) as (path, adapter, draft):
+                self._load(path, adapter, draft, trust)
         except Exception as e:
-            raise RequestError("load_failed", f"{type(e).__name__}: {e}") from e
+            code = "out_of_memory" if is_out_of_memory(e) else "load_failed"
+            raise RequestError(code, f"{type(e).__name__}: {e}") from e
+        if fingerprint(self.path, request.get("adapter"), request.get("draft")) != self.fingerprint:
+            raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
         text = self.config.get("text_config", {})
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
-        self.context_length = (
-            self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
-        )
+        limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
+        self.context_length = min(int(limit), MAX_CONTEXT)
         self.has_template = self.tokenizer.has_chat_template
         caches = make_prompt_cache(self.model)
         self.batchable = all(hasattr(c, "merge") for c in caches)
         # Whether tokens can be taken back out of the KV at any length.
         self.trimmable = all(c.is_trimmable() and not getattr(c, "max_size", None) for c in caches)
+
+    def _load(self, path, adapter, draft, trust):
+        self.model, self.tokenizer, self.config = load(
+            path,
+            return_config=True,
+            tokenizer_config={"trust_remote_code": trust},
+            trust_remote_code=trust,
+            adapter_path=adapter or None,
+        )
+        self.draft = None
+        if draft:
+            self.draft, tokenizer = load(
+                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+            )
+            if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                raise ValueError("the draft model has another vocabulary than the model")
 
     def info(self):
         parameters = dict(tree_flatten(self.model.parameters()))
@@ -79,6 +89,7 @@ class LoadedModel:
             "weight_bytes": sum(v.nbytes for v in parameters.values()),
             "has_template": self.has_template,
             "batchable": self.batchable,
+            "fingerprint": self.fingerprint,
             "tokenizer_hash": _hash(Path(self.path, "tokenizer.json")),
             "template_hash": _hash_text(getattr(self.tokenizer, "chat_template", None)),
         }
@@ -87,6 +98,7 @@ class LoadedModel:
         return list(self.tokenizer.encode(text, add_special_tokens=special))
 
     def decode(self, ids):
+        self.check_ids(ids, "decode")
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def render_chat(self, request):
@@ -95,16 +107,17 @@ class LoadedModel:
             raise RequestError("no_chat_template", "model has no chat template")
         # Plain messages are tokenized here, so that what spells a control token in them stays text.
         plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-        try:
-            return self.tokenizer.apply_chat_template(
-                json.loads(request["messages"]),
-                tools=json.loads(request.get("tools") or "null"),
-                add_generation_prompt=True,
-                **(plain if request.get("plain") else {"tokenize": False}),
-                **json.loads(request.get("template_arguments") or "{}"),
-            )
-        except Exception as e:
-            raise RequestError("bad_request", f"chat template: {e}") from e
+        with limited(RENDER_SECONDS, "the chat template"):
+            try:
+                return self.tokenizer.apply_chat_template(
+                    json.loads(request["messages"]),
+                    tools=json.loads(request.get("tools") or "null"),
+                    add_generation_prompt=True,
+                    **(plain if request.get("plain") else {"tokenize": False}),
+                    **json.loads(request.get("template_arguments") or "{}"),
+                )
+            except Exception as e:
+                raise RequestError("bad_request", f"chat template: {e}") from e
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -149,24 +162,6 @@ class LoadedModel:
             raise RequestError(
                 "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
-
-
-@contextlib.contextmanager
-def _plain(path):
-    """The folder under a name that is no pattern: mlx-lm finds no weights in one that is called "a[b]"."""
-    if path == glob.escape(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="go-mlx-") as above:
-        link = Path(above, "model")
-        link.symlink_to(Path(path).resolve(), target_is_directory=True)
-        yield str(link)
-
-
-def _check_folder(path, file, what):
-    # mlx-lm would take a path that does not exist for a name on the hub.
-    if not Path(path, file).is_file():
-        raise RequestError("load_failed", f"{path} is not a {what}: it has no {file}")
 
 
 def _hash(path):

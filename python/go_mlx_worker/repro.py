@@ -8,8 +8,9 @@ import faulthandler
 import json
 import sys
 
+from .alone import Alone
 from .model import LoadedModel
-from .solo import Solo
+from .solo import Solo, needs_solo
 from .stream import Stream
 
 
@@ -35,9 +36,13 @@ def main(path):
         print(f"a {request['t']} request: the model is loaded; nothing else to run", file=sys.stderr)
         return
     stream = Stream(loaded, request | {"resume": []})
-    solo = Solo(loaded, stream, lambda _, done, total: print("prefill", done, total, file=sys.stderr))
+
+    def put(message):
+        print(json.dumps(message), flush=True)
+
+    alone = Solo(loaded, stream, put) if needs_solo(loaded, request) else Alone(loaded, stream)
     while not stream.finished:
-        print(json.dumps(solo.step()), flush=True)
+        alone.step(put)
 
 
 if __name__ == "__main__":

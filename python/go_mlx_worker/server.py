@@ -7,31 +7,32 @@ import time
 
 import mlx.core as mx
 
-from . import scoring
-from .batch import Batch
-from .errors import Cancelled, RequestError, error_message
-from .frames import FrameError, read_frame
+from . import limits, scoring
+from .errors import Cancelled, RequestError
+from .frames import FrameError, read_frame, text_error
 from .model import LoadedModel, checkpoint_bytes
+from .outbox import Outbox
 from .prompts import PromptCache
-from .solo import Solo, check_options, needs_solo
-from .stream import Stream
+from .stepping import Pass, Stepper
 from .trace import trace
 
 
 class Server:
     def __init__(self, reader, channel, progress):
-        self._reader, self._channel, self._progress = reader, channel, progress
+        self._reader, self._progress = reader, progress
+        self._outbox = Outbox(channel)
         self._inbox = queue.SimpleQueue()
         # Request id -> when; written by the reader thread, so that prefill sees it.
         self._cancelled = {}
         self._acknowledged = set()  # cancels that were answered before their turn in the inbox
-        self._loaded = self._batch = None
+        self._loaded = self._stepper = None
         self._prompts = PromptCache(0)
-        self._solos = {}  # request id -> Solo
         self._jobs = {}  # request id -> generator of a long request's passes
         progress.memory = self._memory
 
     def run(self):
+        """Serves until it is asked to end; returns the exit status."""
+        limits.install()
         threading.Thread(target=self._read, name="frames", daemon=True).start()
         self._progress.enter("idle")
         while True:
@@ -51,6 +52,7 @@ class Server:
                     raise FrameError("message without a type or an id")
                 if message.get("t") == "cancel":
                     self._cancelled[message["id"]] = time.monotonic()
+                    limits.nudge()
                 self._inbox.put(message)
         except FrameError as e:
             os.write(2, f"go_mlx_worker: {e}\n".encode())
@@ -74,40 +76,44 @@ class Server:
         except queue.Empty:
             if self._busy():
                 return None
+        self._outbox.announce([])
         self._progress.enter("idle")
         return self._inbox.get()
 
     def _busy(self):
-        ready = any(s.stream.credit > 0 for s in self._solos.values())
-        return ready or bool(self._jobs) or (self._batch is not None and self._batch.busy)
+        return bool(self._jobs) or (self._stepper is not None and self._stepper.busy)
 
     def _serve(self, message):
         kind, request = message["t"], message["id"]
         if kind == "cancel":
             self._cancel(request)
-            return
-        if kind == "credit":
-            stream = self._find(request)
+        elif kind == "credit":
+            stream = self._stepper.find(request) if self._stepper else None
             if stream is not None:
                 stream.credit += message["n"]
-            return
-        try:
-            self._check_cancelled(request)
-            reply = self._handle(kind, message)
-            if reply is not None:
-                self._channel.send({"t": "result", "id": request, **reply})
-        except Exception as e:
-            self._fail(request, e)
+        else:
+            # Templates and tokenizers can loop, too: a request on its way in is a pass, and never idle.
+            self._run(Pass([request], "load" if kind == "load" else "admit", lambda: self._admit(kind, request, message)))
+
+    def _admit(self, kind, request, message):
+        self._check_cancelled(request)
+        reply = self._handle(kind, message)
+        if reply is not None:
+            self._outbox.put({"t": "result", "id": request, **reply})
 
     def _handle(self, kind, message):
         if kind == "load":
             return self._load(message)
+        if (where := text_error(message)) is not None:
+            raise RequestError("invalid_utf8", f"{where} is not UTF-8")
         if self._loaded is None:
             raise RequestError("bad_request", f"{kind} before load")
+        request = message["id"]
         if kind == "generate":
-            return self._generate(message)
+            self._stepper.add(message, lambda: self._on_prefill(request))
+            return None
         if kind == "classify":
-            self._jobs[message["id"]] = scoring.classify(self._loaded, message)
+            self._jobs[request] = scoring.classify(self._loaded, message)
             return None
         if kind == "encode":
             return {"ids": self._loaded.encode(message["text"], message["special"])}
@@ -127,82 +133,53 @@ class Server:
         self._progress.enter("load", message["id"], total)
         self._loaded = LoadedModel(message)
         self._prompts = PromptCache(message["prompt_cache"])
-        if message["batch"] > 1:
-            self._batch = Batch(self._loaded, message["batch"], self._prompts)
+        self._stepper = Stepper(self._loaded, message["batch"], self._prompts, self._outbox.put, self._fail)
         return {"info": self._loaded.info()}
-
-    def _generate(self, message):
-        check_options(self._loaded, message)
-        stream = Stream(self._loaded, message)
-        if self._batch is None or needs_solo(self._loaded, message):
-            self._solos[stream.id] = Solo(self._loaded, stream, self._solo_prefill)
-        else:
-            self._channel.send(_prefill_message(stream, 0, self._batch.add(stream)))
 
     # --- computing ---------------------------------------------------------------------------------
 
     def _step(self):
         """One token for every stream whose reader has room for it, one pass for every long request."""
-        self._step_batch()
-        for request, solo in list(self._solos.items()):
-            if solo.stream.credit > 0:
-                self._step_solo(request, solo)
-        for request, job in list(self._jobs.items()):
-            self._step_job(request, job)
-
-    def _step_batch(self):
-        if self._batch is None or not self._batch.busy:
-            return
-        self._progress.phase = "prefill" if self._batch.prefilling else "decode"
         try:
-            messages, prefill, errors = self._batch.step()
-        except Exception:
-            # Which stream is to blame is found out by giving each a pass of its own from here on; the
-            # others do not notice but for the prefill of what they had.
-            for stream in self._batch.rescue():
-                try:
-                    self._solos[stream.id] = Solo(self._loaded, stream, self._solo_prefill)
-                except Exception as e:
-                    self._fail(stream.id, e)
-            return
-        self._progress.work += 1
-        out = [message for _, message in messages if message]
-        out += [_prefill_message(*p) for p in prefill]
-        out += [error_message(stream.id, error) for stream, error in errors]
-        self._channel.send(*out)
+            if self._stepper is not None:
+                for step in self._stepper.passes():
+                    self._run(step)
+            for request, job in list(self._jobs.items()):
+                self._run(Pass([request], "score", lambda request=request, job=job: self._step_job(request, job)))
+        finally:
+            self._outbox.flush()
 
-    def _step_solo(self, request, solo):
+    def _run(self, step):
+        """Runs a pass. Its exception is the error of its request; a pass of several takes care of its own."""
+        if self._stepper is not None and step.phase in ("admit", "score"):
+            self._stepper.settle()
+        self._outbox.announce(step.requests)
+        self._progress.phase = step.phase
         try:
-            self._check_cancelled(request)
-            self._progress.phase = "decode" if solo.stream.made else "prefill"
-            message = solo.step()
+            if len(step.requests) == 1:
+                (request,) = step.requests
+                self._check_cancelled(request)
+                limits.watch(lambda: request in self._cancelled)
+            step.run()
         except Exception as e:
-            self._fail(request, e)
-            return
-        self._progress.work += 1
-        if message:
-            self._channel.send(message)
-        if solo.stream.finished:
-            self._drop(request)
+            for request in step.requests:
+                self._fail(request, e)
+        finally:
+            limits.watch(None)
+            self._progress.work += 1
+            self._outbox.flush()
 
     def _step_job(self, request, job):
         try:
-            self._check_cancelled(request)
-            self._progress.phase = "score"
             next(job)
         except StopIteration as result:
             self._drop(request)
-            self._channel.send({"t": "result", "id": request, "scores": result.value})
-        except Exception as e:
-            self._fail(request, e)
-        self._progress.work += 1
+            self._outbox.put({"t": "result", "id": request, "scores": result.value})
 
-    def _solo_prefill(self, stream, done, total):
-        self._check_cancelled(stream.id)
+    def _on_prefill(self, request):
+        self._check_cancelled(request)
         self._progress.work += 1
-        if not stream.prefilled:
-            self._channel.send(_prefill_message(stream, done, total))
-            stream.prefilled = done == total
+        self._outbox.flush()
 
     # --- ends --------------------------------------------------------------------------------------
 
@@ -210,41 +187,28 @@ class Server:
         if request in self._cancelled:
             raise Cancelled()
 
-    def _find(self, request):
-        if request in self._solos:
-            return self._solos[request].stream
-        streams = self._batch.streams() if self._batch else []
-        return next((s for s in streams if s.id == request), None)
-
     def _cancel(self, request):
         """Answers a cancel: every one is acknowledged once, also of a request that is over."""
         if request not in self._acknowledged:
             self._fail(request, Cancelled())
         self._acknowledged.discard(request)
         del self._cancelled[request]
+        self._outbox.flush()
 
     def _fail(self, request, error):
         """Ends one request; the others go on."""
-        stream = self._find(request)
+        stream = self._stepper.find(request) if self._stepper else None
         self._drop(request)
-        if isinstance(error, Cancelled):
+        # A request that was broken off because of its cancel failed for that, whatever it looks like.
+        if request in self._cancelled and request not in self._acknowledged:
             self._acknowledged.add(request)
             made = stream.made if stream else 0
             waited = time.monotonic() - self._cancelled[request]
-            self._channel.send({"t": "cancelled", "id": request, "tokens": made, "seconds": waited})
+            self._outbox.put({"t": "cancelled", "id": request, "tokens": made, "seconds": waited})
             return
-        self._channel.send(error_message(request, error))
+        self._outbox.put_error(request, error)
 
     def _drop(self, request):
         self._jobs.pop(request, None)
-        solo = self._solos.pop(request, None)
-        if solo is not None:
-            solo.close()
-        elif self._batch is not None:
-            stream = self._find(request)
-            if stream is not None:
-                self._batch.remove(stream)
-
-
-def _prefill_message(stream, done, total):
-    return {"t": "progress", "id": stream.id, "phase": "prefill", "done": done, "total": total}
+        if self._stepper is not None:
+            self._stepper.remove(request)

@@ -1,11 +1,11 @@
-"""A stream by itself: what BatchGenerator cannot do, and models whose caches cannot be batched."""
+"""A stream by itself, by mlx-lm's own generators: drafts, quantised KV and bounded KV."""
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 from mlx_lm.sample_utils import greedy_sampler
 
-from .batch import PREFILL_CHUNK
+from .alone import PREFILL_CHUNK
 from .errors import RequestError
 from .sampling import SpeculativeSampler
 
@@ -16,8 +16,13 @@ DRAFT_TOKENS = 3
 class Solo:
     """Steps one stream with mlx-lm's generate_step, or with its speculative form if there is a draft."""
 
-    def __init__(self, loaded, stream, on_prefill):
+    def __init__(self, loaded, stream, put):
         self.stream = stream
+
+        def on_prefill(done, total):
+            stream.report(put, done, total)
+            stream.check()
+
         o = stream.options
         common = dict(
             max_tokens=stream.max_tokens,
@@ -59,14 +64,17 @@ class Solo:
             prompt,
             loaded.model,
             sampler=stream.sampler,
-            prompt_progress_callback=lambda done, total: on_prefill(stream, done, total),
+            prompt_progress_callback=on_prefill,
             **common,
         )
 
-    def step(self):
-        """The next token's message, or None."""
+    @property
+    def prefilling(self):
+        return self.stream.made == 0
+
+    def step(self, put):
         token, logprobs = next(self._steps)
-        return self.stream.take(int(token), logprobs)
+        self.stream.give(put, int(token), logprobs)
 
     def close(self):
         self._inner.close()
@@ -74,13 +82,7 @@ class Solo:
 
 
 def needs_solo(loaded, request):
-    return bool(
-        request["solo"]
-        or loaded.draft is not None
-        or not loaded.batchable
-        or request["kv_bits"]
-        or request["max_kv_size"]
-    )
+    return bool(loaded.draft is not None or request["kv_bits"] or request["max_kv_size"])
 
 
 def check_options(loaded, request):

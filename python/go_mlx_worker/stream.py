@@ -5,8 +5,13 @@ import json
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
 
+from .errors import encodable, printable
+from .limits import limited
 from .sampling import make_processors, make_sampler
 from .text import StopMatcher, StreamDecoder
+
+# What a model wrote may be what a parser's regular expression takes for ever over.
+PARSE_SECONDS = 2
 
 
 class Stream:
@@ -16,8 +21,11 @@ class Stream:
     itself. They are made once more, a step each: prefilling them in one pass would be quicker, but rounds
     differently, and the stream is to go on exactly."""
 
-    def __init__(self, loaded, request):
+    def __init__(self, loaded, request, check=lambda: None):
+        """check is called after each chunk of a prompt that is computed in one go; it raises if the request is not to go
+        on."""
         self.id, self.credit = request["id"], request["credit"]
+        self.check = check
         self.options = request
         self.prompt = loaded.prompt_ids(request)
         self.max_tokens = request["max_tokens"]
@@ -41,7 +49,12 @@ class Stream:
         for i, token in enumerate(resumed):
             self._add(token, i + 1, {})
         self.emitted = list(resumed)
-        self.prefilled = False  # whether the reader knows
+        self.resumed = 0  # how many tokens are made again
+        self.rescues = 0  # passes of a batch that failed with it
+        self._prefilled = False  # whether the reader knows
+        self.keep_apart(request.get("alone_from") or 0, request.get("alone_until") or 0)
+        if request["solo"]:
+            self.keep_apart(0, None)
         self.rewind()
         self.finished = False
 
@@ -49,18 +62,36 @@ class Stream:
     def made(self):
         return len(self.emitted)
 
+    def keep_apart(self, first, end):
+        """From so many tokens on, up to so many, it steps in passes of its own; None is to its end."""
+        self._apart = (first, end)
+
+    @property
+    def apart(self):
+        first, end = self._apart
+        return first <= self.made and (end is None or self.made < end)
+
+    def report(self, put, done, total=None):
+        """Tells the reader how much of the prompt is computed."""
+        if not self._prefilled:
+            total = len(self.prompt) if total is None else total
+            put({"t": "progress", "id": self.id, "phase": "prefill", "done": done, "total": total})
+            self._prefilled = done == total
+
     def rewind(self):
         """Back to the prompt; what was made already is made again, silently."""
-        self._replay, self.emitted = self.emitted, []
+        # A stream that is rewound while it replays has still to make the rest.
+        made = max(self.emitted, getattr(self, "_replay", []), key=len)
+        self._replay, self.emitted, self.resumed = made, [], len(made)
         self.sampler = make_sampler(self.options, self._special, self._replay)
         self.processors = make_processors(self.options)
 
-    def take(self, token, logprobs):
-        """The message of the next token, or None for a replayed one; logprobs [vocab] are those it was
+    def give(self, put, token, logprobs):
+        """Puts out the message of the next token, nothing for a replayed one; logprobs [vocab] are those it was
         drawn from."""
         self.emitted.append(token)
         if self.made <= len(self._replay):
-            return None
+            return
         self.credit -= 1
         message = {"t": "token", "id": self.id, "token": token, "text": ""}
         if self._logprobs or self._top:
@@ -71,7 +102,7 @@ class Stream:
         self.finished = "finish" in message
         if self.finished:
             message["prompt_tokens"] = len(self.prompt)
-        return message
+        put(message)
 
     def _add(self, token, count, message):
         """Fills in text and finish of the count-th token."""
@@ -139,7 +170,8 @@ class Segments:
 
     def _calls(self, text):
         try:
-            found = self._parse(text, self._tools)
+            with limited(PARSE_SECONDS, "reading a tool call"):
+                found = self._parse(text, self._tools)
             return [_call(c) for c in (found if isinstance(found, list) else [found])]
         except Exception:  # what a model writes need not be a call
             return []
@@ -151,4 +183,6 @@ def _call(found):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict) or not isinstance(found["name"], str):
         raise ValueError("not a call")
-    return [found["name"], json.dumps(arguments, ensure_ascii=False)]
+    # JSON can say half of a surrogate pair, and a model may write that; UTF-8 cannot.
+    text = json.dumps(arguments, ensure_ascii=False)
+    return [printable(found["name"]), text if text.isascii() or encodable(text) else json.dumps(arguments)]

@@ -1,8 +1,15 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
+import io
+import json
+import os
 import random
+import shutil
 import sys
+import tempfile
+import threading
 import time
+import types
 import unittest
 from pathlib import Path
 
@@ -11,7 +18,11 @@ sys.path.insert(0, str(ROOT / "python"))
 
 import mlx.core as mx
 
+from go_mlx_worker import limits, model, requirements
 from go_mlx_worker.channel import Progress
+from go_mlx_worker.errors import error_message
+from go_mlx_worker.folders import fingerprint
+from go_mlx_worker.frames import encode_frame, read_frame
 from go_mlx_worker.prompts import PromptCache
 from go_mlx_worker.sampling import Keys, Sampler, SpeculativeSampler
 from go_mlx_worker.server import Server
@@ -55,8 +66,11 @@ class Sink:
     def __init__(self):
         self.messages = []
 
-    def send(self, *messages):
-        self.messages += messages
+    def write(self, frames):
+        stream = io.BytesIO(frames)
+        while (message := read_frame(stream)) is not None:
+            if message["t"] != "pass":
+                self.messages.append(message)
 
 
 def make_server(**load):
@@ -91,7 +105,7 @@ class Serving(unittest.TestCase):
             made = [m for m in sink.messages if m["t"] == "token" and m["id"] == request]
             if steps < 1000:
                 self.assertEqual(acks[0]["tokens"], len(made))
-        self.assertFalse(server._cancelled or server._acknowledged or server._batch.streams())
+        self.assertFalse(server._cancelled or server._acknowledged or server._stepper.streams())
 
     def test_no_request_ends_the_server_or_goes_unanswered(self):
         server, sink = make_server(prompt_cache=1 << 20)
@@ -253,6 +267,180 @@ class Prompts(unittest.TestCase):
             self.assertEqual(prompts.nbytes, 100 * entries)
             self.assertEqual(prompts.fetch([9, 10, 11, 12])[1], 3 if entries else 0)
             self.assertEqual(prompts.fetch([77, 78])[1], 0)
+
+
+class Faults(unittest.TestCase):
+    """What may fail beside a stream, and in what it says, without a token lost or the worker ended."""
+
+    def tokens(self, sink, request):
+        return [m["token"] for m in sink.messages if m["t"] == "token" and m["id"] == request]
+
+    def alone(self, text="Please check", **options):
+        server, sink = make_server()
+        server._serve(GENERATE | {"id": 2, "text": text, "max_tokens": 40} | options)
+        run(server)
+        return self.tokens(sink, 2)
+
+    def test_no_token_is_lost_when_a_pass_fails_for_a_newcomer(self):
+        want = self.alone()
+        for steps in (1, 7, 38, 39):
+            server, sink = make_server()
+            server._serve(GENERATE | {"id": 2, "max_tokens": 40})
+            for _ in range(steps):
+                server._step()
+            model = server._loaded.model
+
+            class Broken(type(model)):
+                def __call__(self, inputs, *args, **kwargs):
+                    if 4100 in inputs.flatten().tolist():
+                        raise ValueError("this model does not like the token")
+                    return super().__call__(inputs, *args, **kwargs)
+
+            model.__class__ = Broken
+            server._serve({**GENERATE, "id": 3, "text": "", "ids": [5, 4100, 7, 8]})
+            run(server)
+            self.assertEqual(self.tokens(sink, 2), want, steps)
+            errors = [m for m in sink.messages if m["t"] == "error"]
+            self.assertEqual([m["id"] for m in errors], [3])
+            # And what failed together is together again.
+            server._serve(GENERATE | {"id": 4, "text": "Where", "max_tokens": 40})
+            server._serve(GENERATE | {"id": 5, "text": "The team", "max_tokens": 40})
+            run(server)
+            self.assertEqual(self.tokens(sink, 4), self.alone("Where"))
+
+    def test_a_suspect_has_passes_of_its_own_and_makes_the_same_tokens(self):
+        want = self.alone(temperature=1.0)
+        for first, end, resume in ((0, 8, 0), (10, 20, 12), (0, 1 << 30, 12), (38, 60, 30)):
+            server, sink = make_server()
+            server._serve(GENERATE | {"id": 3, "text": "Where", "max_tokens": 60})
+            server._serve(
+                GENERATE
+                | {"id": 2, "temperature": 1.0, "max_tokens": 40, "resume": want[:resume], "alone_from": first, "alone_until": end}
+            )
+            passes = []
+            run_pass = server._run
+
+            def note(step):
+                stream = server._stepper.find(2)
+                if stream is not None:
+                    passes.append((stream.made, list(step.requests)))
+                run_pass(step)
+
+            server._run = note
+            run(server)
+            self.assertEqual(self.tokens(sink, 2), want[resume:])
+            for made, requests in passes:
+                if first <= made < end and 2 in requests:
+                    self.assertEqual(requests, [2], made)
+            shared = [made for made, requests in passes if len(requests) > 1]
+            self.assertEqual(bool(shared), first > 0 or end < 60, (first, end))
+
+    def test_what_cannot_be_sent_is_its_request_s_error(self):
+        for text in ("half a \ud83d pair", "x"):
+            error = ValueError(text)
+            server, sink = make_server()
+            server._serve(GENERATE | {"id": 2})
+            server._stepper.find(2)._matcher.add = lambda piece: (_ for _ in ()).throw(error)
+            server._serve(GENERATE | {"id": 3, "text": "Where"})
+            run(server)
+            self.assertEqual([m["id"] for m in sink.messages if m["t"] == "error"], [2])
+            self.assertEqual(len(self.tokens(sink, 3)), 12)
+        server, sink = make_server()
+        server._serve(GENERATE | {"id": 2})
+        server._serve(GENERATE | {"id": 3, "text": "Where"})
+        server._stepper.find(2)._matcher.add = lambda piece: ("\udc00", "")
+        run(server)
+        self.assertEqual([m["id"] for m in sink.messages if m["t"] == "error"], [2])
+        self.assertEqual(len(self.tokens(sink, 3)), 12)
+
+    def test_text_that_is_not_utf8_is_its_request_s_error(self):
+        server, sink = make_server()
+        frame = encode_frame({"t": "encode", "id": 9, "text": "aXb", "special": True}).replace(b"aXb", b"a\xffb")
+        message = read_frame(io.BytesIO(frame))
+        server._serve(message)
+        server._serve(GENERATE | {"id": 10, "stop": ["\udcff"]})
+        self.assertEqual([(m["id"], m["code"]) for m in sink.messages[1:]], [(9, "invalid_utf8"), (10, "invalid_utf8")])
+        self.assertIn("stop[0]", sink.messages[-1]["message"])
+
+    def test_a_call_with_half_a_surrogate_pair_is_a_call(self):
+        tokenizer = Thinking()
+        tokenizer.tool_parser = lambda text, tools: {"name": "f\ud800", "arguments": {"x": "\ud83d"}}
+        (segment,) = Segments(tokenizer, [], None).add("<tool>f</tool>", last=True)
+        name, arguments = segment[2][0]
+        self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
+        encode_frame({"name": name, "arguments": arguments})
+
+    def test_templates_that_loop_end(self):
+        server, sink = make_server()
+        limits.install()
+        nested = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+        server._loaded.tokenizer.chat_template = nested
+        model.RENDER_SECONDS, before = 0.3, model.RENDER_SECONDS
+        try:
+            begin = time.monotonic()
+            server._serve({"t": "render", "id": 2, "messages": '[{"role":"user","content":"hi"}]'})
+            self.assertLess(time.monotonic() - begin, 5)
+            self.assertEqual(sink.messages[-1]["code"], "bad_request")
+        finally:
+            model.RENDER_SECONDS = before
+
+        def cancel():
+            server._cancelled[3] = time.monotonic()
+            limits.nudge()
+
+        timer = threading.Timer(0.3, cancel)
+        timer.start()
+        server._serve(GENERATE | {"id": 3, "text": "", "messages": '[{"role":"user","content":"hi"}]'})
+        timer.join()
+        self.assertEqual((sink.messages[-1]["t"], sink.messages[-1]["id"]), ("cancelled", 3))
+
+    def test_memory_errors_have_their_code(self):
+        for text in (
+            "[malloc_or_wait] Unable to allocate 100 bytes.",
+            "[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed buffer size of 2 bytes.",
+            "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+            "[cuda::malloc] failed", "cudaMallocAsync(&data, size, stream) failed: out of memory", "std::bad_alloc",
+        ):
+            self.assertEqual(error_message(1, RuntimeError(text))["code"], "out_of_memory", text)
+        self.assertEqual(error_message(1, RuntimeError("[matmul] shapes"))["code"], "internal")
+
+    def test_an_error_whose_text_cannot_be_made_is_an_error(self):
+        class Odd(Exception):
+            def __str__(self):
+                raise RuntimeError("no text")
+
+        self.assertEqual(error_message(1, Odd())["code"], "internal")
+
+
+class Loading(unittest.TestCase):
+    def test_fingerprints_name_what_is_loaded(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model[1]")
+            shutil.copytree(MODEL, folder)
+            first = fingerprint(str(folder), "", None)
+            self.assertEqual(fingerprint(str(folder), "", None), first)
+            weights = folder / "model.safetensors"
+            data = bytearray(weights.read_bytes())
+            status = weights.stat()
+            data[-1] ^= 1
+            weights.write_bytes(data)
+            os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+            self.assertNotEqual(fingerprint(str(folder), "", None), first)
+            self.assertNotEqual(fingerprint(MODEL, MODEL, None), fingerprint(MODEL, "", MODEL))
+
+    def test_folders_with_odd_names_load(self):
+        for name in ("model[1]", os.fsdecode(b"model\xff")):
+            with tempfile.TemporaryDirectory() as temp:
+                folder = Path(temp, name)
+                shutil.copytree(MODEL, folder)
+                server, sink = make_server(path=str(folder))
+                server._serve(GENERATE | {"id": 2})
+                run(server)
+                self.assertEqual(sum(m["t"] == "token" for m in sink.messages), 12)
+
+    def test_names_that_batching_needs_are_there(self):
+        self.assertEqual(requirements.missing(), [])
+        self.assertIn("GenerationBatch._next_tokens", requirements.missing(types.SimpleNamespace()))
 
 
 if __name__ == "__main__":

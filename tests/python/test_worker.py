@@ -4,6 +4,7 @@ import io
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -106,6 +107,13 @@ class Frames(unittest.TestCase):
                     pass
             except FrameError:
                 pass
+
+
+class Start(unittest.TestCase):
+    def test_few_open_files_are_enough(self):
+        """mlx-lm asks for 4096, which a lower hard limit forbids."""
+        code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\nfrom go_mlx_worker.__main__ import allow_any_file_limit\nallow_any_file_limit()\nfrom go_mlx_worker import requirements\nrequirements.check()"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT / "python", check=True)
 
 
 class Stops(unittest.TestCase):

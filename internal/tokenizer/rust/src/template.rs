@@ -4,6 +4,13 @@ use crate::abi::{borrow, borrow_str, guard, Bytes};
 use crate::{filters, pymethods, pytext, rewrite};
 use minijinja::{Environment, Value};
 
+/// How many instructions a template may run: a second, about. It is a program of whoever made the checkpoint, and can loop; the
+/// longest chats take some thousands an exchange.
+const FUEL: u64 = 10_000_000;
+
+/// The widest indentation of `tojson`; a wider one would only fill the memory.
+const MAX_INDENT: usize = 100;
+
 /// A compiled chat template.
 pub struct Template {
     env: Environment<'static>,
@@ -21,6 +28,7 @@ pub unsafe extern "C" fn gomlx_template_new(
     guard(out, err, || {
         let source = borrow_str(source, len)?;
         let mut env = Environment::new();
+        env.set_fuel(Some(FUEL));
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -57,9 +65,10 @@ pub unsafe extern "C" fn gomlx_template_render(
         let context: serde_json::Value =
             serde_json::from_slice(borrow(context, len)).map_err(|e| e.to_string())?;
         let template = (*t).env.get_template("chat").map_err(|e| e.to_string())?;
-        let text = template.render(Value::from_serialize(&context)).map_err(|e| match e.detail() {
-            Some(detail) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
-            None => e.to_string(),
+        let text = template.render(Value::from_serialize(&context)).map_err(|e| match (e.kind(), e.detail()) {
+            (ErrorKind::OutOfFuel, _) => format!("it ran {FUEL} instructions and was not done: it loops"),
+            (_, Some(detail)) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
+            _ => e.to_string(),
         })?;
         Ok(Bytes::from_vec(text.into_bytes()))
     })

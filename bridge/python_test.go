@@ -1,0 +1,83 @@
+//go:build unix
+
+package bridge
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheWorkersFilesAreComparedBeforeTheyAreUsed(t *testing.T) {
+	cache := filepath.Join(t.TempDir(), "cache")
+	dir, err := writeSource(cache)
+	require.NoError(t, err)
+	server := filepath.Join(dir, "go_mlx_worker", "server.py")
+	want, err := os.ReadFile(server)
+	require.NoError(t, err)
+	for name, damage := range map[string]func() error{
+		"half written": func() error { return os.WriteFile(server, want[:100], 0o600) },
+		"changed":      func() error { return os.WriteFile(server, append([]byte("import evil\n"), want...), 0o600) },
+		"missing":      func() error { return os.Remove(server) },
+		"a file more":  func() error { return os.WriteFile(filepath.Join(dir, "msgpack.py"), nil, 0o600) },
+		"compiled code": func() error {
+			compiled := filepath.Join(dir, "go_mlx_worker", "__pycache__")
+			return errors.Join(os.MkdirAll(compiled, 0o700), os.WriteFile(filepath.Join(compiled, "server.cpython-311.pyc"), nil, 0o600))
+		},
+		"a link": func() error {
+			target := filepath.Join(t.TempDir(), "elsewhere.py")
+			return errors.Join(os.WriteFile(target, want, 0o600), os.Remove(server), os.Symlink(target, server))
+		},
+	} {
+		require.NoError(t, damage(), name)
+		again, err := writeSource(cache)
+		require.NoError(t, err, name)
+		require.Equal(t, dir, again)
+		got, err := os.ReadFile(server)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+		require.NoFileExists(t, filepath.Join(dir, "msgpack.py"))
+		require.NoDirExists(t, filepath.Join(dir, "go_mlx_worker", "__pycache__"))
+	}
+	entries, err := os.ReadDir(cache)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing is left beside it")
+}
+
+func TestAFolderThatOthersCanWriteToIsRefused(t *testing.T) {
+	cache := t.TempDir()
+	require.NoError(t, os.Chmod(cache, 0o777))
+	_, err := writeSource(cache)
+	require.ErrorContains(t, err, "chmod go-w")
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(t.TempDir(), link))
+	_, err = writeSource(link)
+	require.ErrorContains(t, err, "not a folder")
+	t.Setenv("HOME", "")
+	t.Setenv("XDG_CACHE_HOME", "")
+	require.Contains(t, cacheDir(), "go-mlx-")
+}
+
+func TestNoInterpreterIsTakenFromTheWorkingDirectoryOrAboveIt(t *testing.T) {
+	above := t.TempDir()
+	python := filepath.Join(above, ".venv", "bin", "python")
+	require.NoError(t, os.MkdirAll(filepath.Dir(python), 0o700))
+	require.NoError(t, os.WriteFile(python, []byte("#!/bin/sh\nexit 1\n"), 0o700))
+	inside := filepath.Join(above, "models", "foreign")
+	require.NoError(t, os.MkdirAll(inside, 0o700))
+	t.Setenv(PythonVariable, "")
+	for _, dir := range []string{above, inside} {
+		t.Chdir(dir)
+		found, err := FindPython("")
+		if err != nil {
+			require.ErrorIs(t, err, ErrNoPython)
+		}
+		require.NotEqual(t, python, found)
+	}
+	found, err := FindPython("../../.venv/bin/python")
+	require.NoError(t, err, "with the option it is")
+	require.True(t, filepath.IsAbs(found), "workers run elsewhere")
+}

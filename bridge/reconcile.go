@@ -1,0 +1,402 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// reconcile does what the pool's state asks for, after every change of it: slots are granted, workers are ended and started, and
+// the timer is set to when that has to be looked at again. It may be called at any time and then changes nothing that is
+// right already. Caller must hold p.mu.
+func (p *pool) reconcile() {
+	now := time.Now()
+	if p.closed {
+		p.failAll(engine.ErrClosed)
+	}
+	p.grant()
+	p.retire(now)
+	p.launch(now)
+	p.arm(now)
+}
+
+// grant gives workers to those who wait.
+func (p *pool) grant() {
+	for _, w := range slices.Clone(p.waiters) {
+		m := p.pick(w)
+		if m == nil {
+			break // who came later has no better chance
+		}
+		m.active++
+		p.active++
+		w.member = m
+		p.withdraw(w)
+		close(w.granted)
+	}
+	if m := p.pickSmall(); m != nil {
+		for _, w := range slices.Clone(p.small) {
+			w.member = m
+			p.withdraw(w)
+			close(w.granted)
+		}
+	}
+	ready := 0
+	for _, m := range p.members {
+		if m.state == memberReady && m.generation == p.generation {
+			ready++
+		}
+	}
+	p.watchers = slices.DeleteFunc(p.watchers, func(w *watcher) bool {
+		// A watcher of an older generation is served by a newer one, too.
+		if ready < w.n {
+			return false
+		}
+		close(w.done)
+		return true
+	})
+}
+
+// pick chooses a worker for a request; nil if it has to wait.
+func (p *pool) pick(w *waiter) *member {
+	var best, home *member
+	var weight uint64
+	for _, m := range p.members {
+		if m.state != memberReady || m.generation != p.generation || m.evicting || !m.alive() {
+			continue
+		}
+		if w.session != "" {
+			// The worker of a session is the one with the highest hash of both: no table to keep, and
+			// when a worker goes only its own sessions move.
+			if h := maphash.Comparable(sessionSeed, sessionKey{w.session, m.id}); home == nil || h > weight {
+				home, weight = m, h
+			}
+		}
+		if m.active < p.limits.rows && (best == nil || m.active < best.active) {
+			best = m
+		}
+	}
+	if home != nil && home.active < p.limits.rows {
+		return home
+	}
+	return best
+}
+
+var sessionSeed = maphash.MakeSeed()
+
+type sessionKey struct {
+	session string
+	member  uint64
+}
+
+// pickSmall chooses a worker for small calls: of those that will not end soon, the one with the fewest requests.
+func (p *pool) pickSmall() *member {
+	var best *member
+	for _, m := range p.members {
+		if (m.state == memberReady || m.state == memberDraining) && !m.evicting && m.alive() &&
+			(best == nil || m.state < best.state || m.state == best.state && m.active < best.active) {
+			best = m
+		}
+	}
+	return best
+}
+
+// retire ends workers that are no longer wanted: of an older generation, evicted, or idle for too long; and starts that nobody
+// waits for any more and that have taken nothing yet.
+func (p *pool) retire(now time.Time) {
+	for _, m := range p.members {
+		switch m.state {
+		case memberAdmitting:
+			if p.closed || m.generation != p.generation || p.needed() < p.count() && p.surplus(m) {
+				m.cancel()
+			}
+		case memberStarting:
+			if p.closed {
+				m.cancel()
+			}
+		case memberReady:
+			if p.closed || m.evicting || m.generation != p.generation {
+				m.state = memberDraining
+			} else if at, ok := p.expiry(m); ok && !now.Before(at) {
+				m.state = memberDraining
+			}
+		}
+		// At the pool's end requests are ended with their workers.
+		if m.state == memberDraining && (m.active == 0 || p.closed) {
+			m.state = memberStopping
+			if m.evicting {
+				p.stats.evicted++
+			}
+			go m.instance.stop()
+		}
+	}
+}
+
+// expiry is when a member ends if nothing comes.
+func (p *pool) expiry(m *member) (time.Time, bool) {
+	if p.limits.idle <= 0 || m.active > 0 || m.state != memberReady || p.count() <= p.limits.min || len(p.watchers) > 0 {
+		return time.Time{}, false
+	}
+	return m.idle.Add(p.limits.idle), true
+}
+
+// needed is how many members the pool should have now, if it may.
+func (p *pool) needed() int {
+	n := 0
+	if !p.asleep {
+		n = p.limits.min
+	}
+	for _, w := range p.watchers {
+		n = max(n, w.n)
+	}
+	if len(p.waiters) > 0 { // all that serve are full: one more, and the next one when that is ready
+		n = max(n, p.serving()+1)
+	}
+	if len(p.small) > 0 {
+		n = max(n, 1)
+	}
+	return min(n, p.limits.max)
+}
+
+// surplus reports whether a member that waits for memory is the one to give up.
+func (p *pool) surplus(m *member) bool {
+	for i := len(p.members) - 1; i >= 0; i-- {
+		if x := p.members[i]; x.state == memberAdmitting && x.generation == p.generation {
+			return x == m
+		}
+	}
+	return false
+}
+
+// count is the number of members that serve this generation or will; serving, of those that do.
+func (p *pool) count() int {
+	n := 0
+	for _, m := range p.members {
+		if m.generation == p.generation && m.state <= memberReady {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *pool) serving() int {
+	n := 0
+	for _, m := range p.members {
+		if m.generation == p.generation && m.state == memberReady {
+			n++
+		}
+	}
+	return n
+}
+
+// launch starts workers that are missing.
+func (p *pool) launch(now time.Time) {
+	polite := len(p.waiters) == 0 && len(p.watchers) == 0
+	for !p.closed && p.count() < p.needed() {
+		if wait, b := p.startsIn(now); wait > 0 {
+			if b.broken() && p.live() == 0 {
+				p.failAll(b.err(wait))
+			}
+			return
+		}
+		p.nextID++
+		ctx, cancel := context.WithCancel(p.ctx)
+		// Only small calls ask for a worker of a pool that has none and need none: it must not cost others theirs.
+		m := &member{id: p.nextID, generation: p.generation, idle: now, cancel: cancel, polite: polite && (p.asleep || p.limits.min == 0)}
+		p.members = append(p.members, m)
+		p.lives.Go(func() { p.run(ctx, m) })
+	}
+	if !polite {
+		for _, m := range p.members {
+			if m.polite && m.state == memberAdmitting {
+				m.polite = false
+				go p.onChange() // it waits for memory, and may now make others give way
+			}
+		}
+	}
+}
+
+// startsIn is how long no worker may be started, and because of what.
+func (p *pool) startsIn(now time.Time) (time.Duration, *backoff) {
+	b := &p.failures
+	if p.crashes.wait(now) > b.wait(now) {
+		b = &p.crashes
+	}
+	return b.wait(now), b
+}
+
+// arm sets the timer to the next moment at which reconcile has something to do without a change of the state.
+func (p *pool) arm(now time.Time) {
+	var next time.Time
+	consider := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	for _, m := range p.members {
+		if at, ok := p.expiry(m); ok {
+			consider(at)
+		}
+	}
+	if !p.closed && p.count() < p.needed() {
+		if wait, _ := p.startsIn(now); wait > 0 {
+			consider(now.Add(wait))
+		}
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	if next.IsZero() {
+		return
+	}
+	p.timer = time.AfterFunc(next.Sub(now), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.reconcile()
+	})
+}
+
+// run is the life of a member: it waits for memory, starts, serves, and ends.
+func (p *pool) run(ctx context.Context, m *member) {
+	defer m.cancel()
+	inst, admitted, err := p.bringUp(ctx, m)
+	if err != nil {
+		if admitted {
+			p.gone()
+		}
+		p.mu.Lock()
+		p.remove(m)
+		p.startFailed(m, err, ctx.Err() != nil && p.ctx.Err() == nil)
+		p.reconcile()
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Lock()
+	m.instance, m.state, m.started, m.idle = inst, memberReady, time.Now(), time.Now()
+	p.reconcile()
+	p.mu.Unlock()
+
+	<-inst.done()
+	p.gone()
+	p.mu.Lock()
+	p.died(m)
+	p.reconcile()
+	p.mu.Unlock()
+	if m.crashed {
+		p.onCrash(inst.failure())
+	}
+}
+
+func (p *pool) bringUp(ctx context.Context, m *member) (inst instance, admitted bool, err error) {
+	err = p.admit(ctx, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return m.polite
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	p.mu.Lock()
+	m.state = memberStarting
+	p.stats.starts++
+	p.mu.Unlock()
+	inst, err = p.start(ctx)
+	return inst, true, err
+}
+
+// startFailed takes in that a worker did not come up; given up says that nobody wanted it any more. Caller must hold p.mu.
+func (p *pool) startFailed(m *member, err error, givenUp bool) {
+	if givenUp || m.generation != p.generation {
+		return
+	}
+	for _, x := range p.members { // those that came up since and live show that the row before has ended
+		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= infancy {
+			p.failures.reset()
+		}
+	}
+	if errors.Is(err, ErrBudget) {
+		p.failures.pause(time.Now()) // there was no room for it, which is no crash
+	} else if !p.closed {
+		p.failures.crashed(time.Now(), err)
+		p.stats.crashed++
+	}
+	for _, w := range p.watchers {
+		w.err = err
+		close(w.done)
+	}
+	p.watchers = nil
+	if p.count() > 0 {
+		return
+	}
+	if !errors.Is(err, ErrWorkerStopped) {
+		p.failAll(err) // the next one would say the same
+		return
+	}
+	// A request that a worker had before shows that workers can come up: it waits for the next try, as long as there are any.
+	for _, w := range slices.Concat(p.waiters, p.small) {
+		if w.fresh || w.ticket == 0 {
+			p.withdraw(w)
+			w.err = err
+			close(w.granted)
+		}
+	}
+}
+
+// infancy is how long a worker that has done nothing yet may live and still count, when it dies, as one that did not come up.
+const infancy = time.Second
+
+// proven notes that a worker works: the row of crashes has an end. The row of those that did not come up has one only if this one
+// came up after them. Caller must hold p.mu.
+func (p *pool) proven(m *member) {
+	m.proven = true
+	p.crashes.reset()
+	if m.started.After(p.failures.at) {
+		p.failures.reset()
+	}
+}
+
+// died takes in that a worker is gone, once. Caller must hold p.mu.
+func (p *pool) died(m *member) {
+	if m.state == memberGone {
+		return
+	}
+	if m.state != memberStopping {
+		m.crashed = true
+		if m.proven || time.Since(m.started) >= infancy {
+			p.crashes.crashed(time.Now(), m.instance.failure())
+		} else {
+			p.failures.crashed(time.Now(), m.instance.failure())
+		}
+		p.stats.crashed++
+	}
+	p.remove(m)
+}
+
+// remove takes a member out. Caller must hold p.mu.
+func (p *pool) remove(m *member) {
+	m.state = memberGone
+	p.members = slices.DeleteFunc(p.members, func(x *member) bool { return x == m })
+}
+
+// withdraw forgets a waiter. Caller must hold p.mu.
+func (p *pool) withdraw(w *waiter) {
+	is := func(x *waiter) bool { return x == w }
+	p.waiters, p.small = slices.DeleteFunc(p.waiters, is), slices.DeleteFunc(p.small, is)
+}
+
+// failAll ends all waiting with an error. Caller must hold p.mu.
+func (p *pool) failAll(err error) {
+	for _, w := range slices.Concat(p.waiters, p.small) {
+		w.err = err
+		close(w.granted)
+	}
+	for _, w := range p.watchers {
+		w.err = err
+		close(w.done)
+	}
+	p.waiters, p.small, p.watchers = nil, nil, nil
+}

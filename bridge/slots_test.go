@@ -1,0 +1,214 @@
+//go:build unix
+
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// Whatever the code around a request does, its slot comes back, and the worker is told.
+
+func TestAPanicOfTheReaderGivesItsSlotBack(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits", func(o *Options) { o.Batch = 1 })
+	ways := map[string]func(){
+		"panic": func() {
+			defer func() { _ = recover() }()
+			for range m.Generate(t.Context(), engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()) {
+				panic("in the loop's body")
+			}
+		},
+		"Goexit": func() {
+			for range m.Generate(t.Context(), engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()) {
+				runtime.Goexit()
+			}
+		},
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			var group sync.WaitGroup
+			group.Go(way)
+			group.Wait()
+			require.Zero(t, m.counters.active.Load())
+			require.Zero(t, m.Stat().Workers[0].Active)
+			hold(t, m, 1)()
+		})
+	}
+	require.Eventually(t, func() bool { return m.Stat().Stops.Count >= 2 }, 5*time.Second, time.Millisecond, "the worker was told")
+}
+
+func TestAPanicInAnEventGivesTheSlotBack(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "counts and dies once", func(o *Options) { o.Batch = 1 })
+	func() {
+		defer func() { require.Equal(t, "in an event", recover()) }()
+		o := engine.DefaultGenerateOptions()
+		o.Events = func(e engine.Event) { panic("in an event") }
+		_, _ = drain(t.Context(), m, engine.Prompt{Text: "x"}, o)
+	}()
+	require.Zero(t, m.counters.active.Load())
+	text, err := generateAll(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, "0 1 2 3 4 5 6 7 8 9 ", text)
+}
+
+// A stopped worker empties no pipe; a long request does not fit into one.
+func TestDeadlinesHoldForLongRequestsToAStoppedWorker(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "default", func(o *Options) { o.StallTimeout = time.Minute })
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
+	for _, size := range []int{1000, 300_000, 3_000_000} {
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			start := time.Now()
+			_, err := drain(ctx, m, engine.Prompt{Text: strings.Repeat("x", size)}, engine.DefaultGenerateOptions())
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Less(t, time.Since(start), time.Second)
+		}
+	}
+	w := m.pool.members[0].worker()
+	w.conn.mu.Lock()
+	queued := 0
+	for _, o := range w.conn.queue {
+		queued += len(o.frame)
+	}
+	w.conn.mu.Unlock()
+	require.Less(t, queued, 10_000, "what was given up is not kept")
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGCONT))
+	text, err := generateAll(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, "one two", text)
+}
+
+func TestEqualPoisonEndsTwoWorkersAndNobodyElse(t *testing.T) {
+	for _, workers := range []int{1, 4} {
+		noLeaks(t)
+		m := loadFake(t, "dies of poison", func(o *Options) {
+			if o.Workers = workers; workers > 1 {
+				o.Batch = 1
+			}
+		})
+		var group sync.WaitGroup
+		var quarantined atomic.Int64
+		for range 10 {
+			group.Go(func() {
+				_, err := drain(t.Context(), m, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions())
+				if errors.Is(err, ErrQuarantined) {
+					quarantined.Add(1)
+				} else {
+					t.Errorf("%d workers: %v", workers, err)
+				}
+			})
+		}
+		group.Wait()
+		require.EqualValues(t, 10, quarantined.Load())
+		require.LessOrEqual(t, m.Stat().Crashes, int64(max(3, workers)), "%d workers", workers)
+		for _, h := range m.quarantine.held {
+			require.Equal(t, holdFirst, h.wait)
+		}
+		require.Equal(t, 1, m.Stat().Quarantined)
+		// A different request does not wait for the breaker.
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		_, err := drain(ctx, m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
+		cancel()
+		require.NoError(t, err)
+		require.NoError(t, m.Close())
+	}
+}
+
+// The worker says what it computes: who was not in it is no suspect, however many workers die under it.
+func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "dies of poison and tells")
+	release := hold(t, m, 1)
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions())
+	require.ErrorIs(t, err, ErrQuarantined)
+	require.Empty(t, m.quarantine.suspects)
+	require.Eventually(t, func() bool { return m.Stat().Resumed == 3 }, 5*time.Second, time.Millisecond, "the innocent one twice, the culprit once")
+	release()
+}
+
+func TestTextThatIsNotUTF8IsAnErrorBeforeItTravels(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "default")
+	bad := []byte(`[{"type":"function","function":{"name":"` + "\xff" + `"}}]`)
+	chat := []engine.Message{{Role: "user", Content: "x"}}
+	call := []engine.Message{{Role: "assistant", ToolCalls: []engine.ToolCall{{Type: "function", Function: engine.FunctionCall{Name: "f", Arguments: []byte(`{"a":"` + "\xff" + `"}`)}}}}}
+	for name, try := range map[string]func() error{
+		"tools": func() error {
+			o := engine.DefaultGenerateOptions()
+			o.Tools = bad
+			_, err := drain(t.Context(), m, engine.Prompt{Messages: chat}, o)
+			return err
+		},
+		"arguments of a call": func() error {
+			_, err := drain(t.Context(), m, engine.Prompt{Messages: call}, engine.DefaultGenerateOptions())
+			return err
+		},
+		"raw JSON in template arguments": func() error {
+			o := engine.DefaultGenerateOptions()
+			o.TemplateArguments = map[string]any{"x": []any{json.RawMessage(bad)}}
+			_, err := m.RenderChat(t.Context(), chat, o)
+			return err
+		},
+		"a name in template arguments": func() error {
+			o := engine.DefaultGenerateOptions()
+			o.TemplateArguments = map[string]any{"\xff": 1}
+			_, err := drain(t.Context(), m, engine.Prompt{Messages: chat}, o)
+			return err
+		},
+	} {
+		require.ErrorIs(t, try(), engine.ErrInvalidUTF8, name)
+	}
+	_, err := m.Decode(t.Context(), []int32{-1})
+	var option *engine.OptionError
+	require.ErrorAs(t, err, &option)
+	require.Zero(t, m.Stat().Crashes)
+}
+
+func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "slow but working")
+	result := make(chan error, 1)
+	go func() {
+		_, err := generateAll(context.Background(), m)
+		result <- err
+	}()
+	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, 5*time.Second, time.Millisecond)
+	require.NoError(t, m.Shutdown(t.Context()))
+	require.NoError(t, <-result)
+	_, err := generateAll(t.Context(), m)
+	require.ErrorIs(t, err, engine.ErrClosed)
+
+	m = loadFake(t, "waits")
+	go func() {
+		_, err := generateAll(context.Background(), m)
+		result <- err
+	}()
+	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, 5*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, m.Shutdown(ctx), context.DeadlineExceeded)
+	require.ErrorIs(t, <-result, engine.ErrClosed)
+}
+
+func TestAListIsSpreadOverAllWorkers(t *testing.T) {
+	for _, c := range []struct{ workers, texts, want int }{{1, 512, 256}, {4, 512, 128}, {8, 512, 64}, {8, 10, 32}, {4, 5000, 256}} {
+		m := &Model{pool: newPool(limits{max: c.workers}, nil)}
+		require.Equal(t, c.want, m.classifyChunk(c.texts))
+	}
+}

@@ -1,0 +1,62 @@
+"""Model folders: what is in them, and how libraries that read names as patterns or as UTF-8 get to them."""
+
+import glob
+import hashlib
+import os
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from .errors import RequestError, encodable
+
+# Of each weight file so many blocks of so many bytes are read for the fingerprint.
+BLOCKS, BLOCK = 64, 4096
+
+
+def check_folder(path, file, what):
+    # mlx-lm would take a path that does not exist for a name on the hub.
+    if not Path(path, file).is_file():
+        raise RequestError("load_failed", f"{path} is not a {what}: it has no {file}")
+
+
+@contextmanager
+def plain_paths(*folders):
+    """The folders under names that any library can read: a name with a bracket would be taken for a pattern, and one that is
+    not UTF-8 cannot be given to the tokenizer's library."""
+    with ExitStack() as stack:
+        out = []
+        for folder in folders:
+            if folder and (glob.has_magic(folder) or not encodable(folder)):
+                temp = stack.enter_context(tempfile.TemporaryDirectory(prefix="go-mlx-"))
+                link = Path(temp, "model")
+                link.symlink_to(os.path.abspath(folder), target_is_directory=True)
+                folder = str(link)
+            out.append(folder)
+        yield out
+
+
+def fingerprint(*folders):
+    """Names what a model was loaded from: two loads with the same fingerprint have the same weights, tokenizer and template.
+    Of large files the size, the time of the last change and blocks from all over the file count; of others everything."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        digest.update(b"\0folder\0" if folder else b"\0none\0")
+        for file in sorted(Path(folder).iterdir()) if folder else []:
+            if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt", ".py") and file.is_file():
+                digest.update(os.fsencode(file.name) + b"\0")
+                _add(digest, file)
+    return digest.hexdigest()[:32]
+
+
+def _add(digest, path):
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        size = status.st_size
+        digest.update(b"%d\0" % size)
+        if size <= BLOCKS * BLOCK:
+            digest.update(file.read())
+            return
+        digest.update(b"%d\0" % status.st_mtime_ns)
+        for i in range(BLOCKS):
+            file.seek(i * (size - BLOCK) // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))

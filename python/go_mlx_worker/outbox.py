@@ -1,0 +1,37 @@
+"""What the worker has to say, kept until it is written.
+
+Every message is encoded when it is put in, so what cannot be sent is an error of the request it belongs to, raised where
+that request is at hand. What was put in is written by the next flush, whatever fails in between: a token that a stream has
+counted reaches its reader."""
+
+from .errors import error_message
+from .frames import encode_frame
+
+
+class Outbox:
+    """Belongs to the main thread. Only the channel under it is shared, with the heartbeat."""
+
+    def __init__(self, channel):
+        self._channel, self._frames = channel, []
+        self._pass = []  # the requests that the supervisor was last told to be in a pass
+
+    def put(self, message):
+        self._frames.append(encode_frame(message))
+
+    def put_error(self, request, error):
+        """Ends a request with an exception, whatever is in its text."""
+        self.put(error_message(request, error))
+
+    def announce(self, requests):
+        """Says, before the worker does anything for them, which requests could be what ends it. Written at once: what was
+        said before the end of a process is still read after it."""
+        requests = sorted(requests)
+        if requests != self._pass:
+            self._pass = requests
+            self.put({"t": "pass", "id": 0, "requests": requests})
+        self.flush()
+
+    def flush(self):
+        if self._frames:
+            frames, self._frames = self._frames, []
+            self._channel.write(b"".join(frames))
