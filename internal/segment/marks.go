@@ -40,13 +40,36 @@ func Infer(template string, inVocabulary func(token string) bool) (Marks, error)
 			return Marks{}, fmt.Errorf("the native engine cannot read tool calls in the notation %q of this model's chat template; the python engine can", name)
 		}
 	}
+	thought := Thinking(inVocabulary)
+	marks.ThinkStart, marks.ThinkEnd = thought.ThinkStart, thought.ThinkEnd
+	return marks, nil
+}
+
+// Thinking finds the marks around reasoning in a vocabulary.
+func Thinking(inVocabulary func(token string) bool) (marks Marks) {
 	for _, t := range thinking {
 		if inVocabulary(t[0]) && inVocabulary(t[1]) {
 			marks.ThinkStart, marks.ThinkEnd = t[0], t[1]
 			break
 		}
 	}
-	return marks, nil
+	return marks
+}
+
+// toolMarks are the marks around calls in each notation that mlx-lm knows.
+var toolMarks = map[string][2]string{
+	"minimax_m2": {"<minimax:tool_call>", "</minimax:tool_call>"}, "gemma4": {"<|tool_call>", "<tool_call|>"},
+	"function_gemma": {"<start_function_call>", "<end_function_call>"}, "longcat": {"<longcat_tool_call>", "</longcat_tool_call>"},
+	"glm47": {"<tool_call>", "</tool_call>"}, "pythonic": {"<|tool_call_start|>", "<|tool_call_end|>"},
+	"qwen3_coder": {"<tool_call>", "</tool_call>"}, "kimi_k2": {"<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"},
+	"minicpm5": {"<function name=", "</function>"}, "mistral": {"[TOOL_CALLS]", ""},
+	"muse_spark": {"<atem:function_calls>", "</atem:function_calls>"}, "json_tools": {"<tool_call>", "</tool_call>"},
+}
+
+// ToolMarks are the marks around calls in a template's notation, for calls that are shown as text; empty for none.
+func ToolMarks(template string) (start, end string) {
+	marks := toolMarks[notation(template)]
+	return marks[0], marks[1]
 }
 
 // notation names a template's notation of tool calls as mlx-lm does; "" for none.
