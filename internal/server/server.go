@@ -65,8 +65,8 @@ type Server struct {
 	responses *openai.ResponseStore
 	facts     turn.FactBook
 	slots     chan struct{} // nil without a limit
-	warming   atomic.Bool // models are loaded before the first request
-	leaving   atomic.Bool // it will drain soon
+	warming   atomic.Bool   // models are loaded before the first request
+	leaving   atomic.Bool   // it will drain soon
 	draining  atomic.Bool
 	ended     context.Context // of all requests
 	end       context.CancelCauseFunc
@@ -173,18 +173,21 @@ func (s *Server) below(next http.Handler) http.Handler {
 	return mux
 }
 
-// Warm loads all models, one after the other; until it returns, /readyz says no. Requests are served meanwhile.
-func (s *Server) Warm(ctx context.Context) error {
+// Warm says that models are to be loaded before the first request: /readyz says no until the func that it returns, which loads
+// them one after the other, has returned. Requests are served meanwhile.
+func (s *Server) Warm(ctx context.Context) (load func() error) {
 	s.warming.Store(true)
-	defer s.warming.Store(false)
-	for _, name := range s.config.Models.Names() {
-		lease, err := s.config.Models.Acquire(ctx, name)
-		if err != nil {
-			return err
+	return func() error {
+		defer s.warming.Store(false)
+		for _, name := range s.config.Models.Names() {
+			lease, err := s.config.Models.Acquire(ctx, name)
+			if err != nil {
+				return err
+			}
+			lease.Release()
 		}
-		lease.Release()
+		return nil
 	}
-	return nil
 }
 
 // ServeHTTP serves one request.

@@ -29,4 +29,3 @@ func TestStoredResponsesAreBounded(t *testing.T) {
 	}
 	require.Zero(t, store.bytes)
 }
-

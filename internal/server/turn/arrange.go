@@ -3,6 +3,7 @@ package turn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -17,12 +18,13 @@ const (
 	assistantFirst = "a message of the assistant before one of the user"
 )
 
-// probes are chats that show one of these each; every content has to be found in the prompt.
-var probes = map[string][]mlx.Message{
-	systemFirst:    {{Role: "system", Content: "probe-one"}, {Role: "user", Content: "probe-two"}},
-	systemLater:    {{Role: "user", Content: "probe-one"}, {Role: "assistant", Content: "probe-two"}, {Role: "user", Content: "probe-three"}, {Role: "system", Content: "probe-four"}},
-	neighbours:     {{Role: "user", Content: "probe-one"}, {Role: "user", Content: "probe-two"}},
-	assistantFirst: {{Role: "assistant", Content: "probe-one"}, {Role: "user", Content: "probe-two"}},
+// probes are the roles of chats that show one of these each; the template has to take them all, and every content has to be found
+// in the prompt.
+var probes = map[string][][]string{
+	systemFirst:    {{"system", "user"}},
+	systemLater:    {{"user", "system"}, {"user", "assistant", "system", "user"}},
+	neighbours:     {{"user", "user"}},
+	assistantFirst: {{"assistant", "user"}},
 }
 
 // taking reports whether the model's template takes an order.
@@ -32,13 +34,20 @@ func (f *Facts) taking(ctx context.Context, model mlx.TextModel, order string) (
 	if known, ok := f.takes[order]; ok {
 		return known, nil
 	}
-	text, err := model.Tokenizer().RenderChat(ctx, probes[order])
-	if err != nil && !refusal(err) {
-		return false, err
-	}
-	takes := err == nil
-	for _, m := range probes[order] {
-		takes = takes && strings.Contains(text, m.Content)
+	takes := true
+	for _, roles := range probes[order] {
+		var messages []mlx.Message
+		for i, role := range roles {
+			messages = append(messages, mlx.Message{Role: role, Content: fmt.Sprintf("probe-%d", i)})
+		}
+		text, err := model.Tokenizer().RenderChat(ctx, messages)
+		if err != nil && !refusal(err) {
+			return false, err
+		}
+		takes = takes && err == nil
+		for _, m := range messages {
+			takes = takes && strings.Contains(text, m.Content)
+		}
 	}
 	f.takes[order] = takes
 	return takes, nil

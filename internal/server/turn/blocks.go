@@ -99,4 +99,3 @@ type Request interface {
 	// Named is what the API calls the fields behind options.
 	Named() Names
 }
-

@@ -73,7 +73,7 @@ type run struct {
 // Run generates the answer and gives its pieces to emit, whose error ends the work.
 func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error) {
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
-	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs, continues: t.prefill != ""}
+	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs}
 	r.tidy.callStart, r.tidy.callEnd = segment.ToolMarks(t.facts.Template)
 	if t.budget > 0 || t.prefill != "" {
 		var err error
@@ -147,15 +147,15 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		} else if err != nil {
 			return false, err
 		}
+		if r.budget > 0 {
+			r.ids = append(r.ids, tok.ID)
+		}
 		if r.tidy.kind != mlx.SegmentReasoning {
 			continue
 		}
 		o.Reasoning++
-		if r.budget > 0 {
-			r.ids = append(r.ids, tok.ID)
-			if o.Reasoning >= r.budget && tok.FinishReason == "" {
-				return true, nil
-			}
+		if r.budget > 0 && o.Reasoning >= r.budget && tok.FinishReason == "" {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -173,7 +173,7 @@ func (r *run) closeThought(ctx context.Context) error {
 		return err
 	}
 	ids := append(append(r.prompt[:len(r.prompt):len(r.prompt)], r.ids...), end...)
-	r.budget = 0
+	r.budget, r.tidy.again = 0, r.marks.ThinkEnd
 	_, err = r.stage(ctx, ids)
 	return err
 }

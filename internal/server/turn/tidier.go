@@ -22,7 +22,7 @@ type tidier struct {
 	tools              *Tools
 	callStart, callEnd string // the marks around calls
 	logProbs           bool
-	continues          bool // the answer begins in the middle of a text
+	again              string // the mark that closed a thought from outside: small models write it once more
 
 	kind    mlx.SegmentKind // of the last segment
 	inside  bool            // something of it was emitted
@@ -80,6 +80,9 @@ func (t *tidier) forget(last mlx.Token) {
 func (t *tidier) text(kind mlx.SegmentKind, text string) error {
 	if !t.inside {
 		text = strings.TrimLeft(text, "\n")
+		if rest, found := strings.CutPrefix(text, t.again); found && t.again != "" && kind == mlx.SegmentNormal {
+			t.again, text = "", strings.TrimLeft(rest, "\n")
+		}
 		if text == "" { // these newlines are the template's, and so are their tokens
 			t.pending = nil
 		}
