@@ -9,13 +9,16 @@ export function setKey(value) {
 
 export const getKey = () => key;
 
+// The server may be below a path of somebody else's: addresses are seen from where this file is.
+const base = new URL("..", import.meta.url);
+
 // APIError is an error that the server told.
 export class APIError extends Error {}
 
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = "Bearer " + key;
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(new URL(path, base), { ...options, headers });
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
   try {

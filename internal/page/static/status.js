@@ -1,6 +1,6 @@
 // The model picker, what the models are going through, and the ledger of memory and workers.
 
-import { getJSON } from "/page/api.js";
+import { getJSON } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const picker = $("model");
@@ -26,7 +26,7 @@ export async function poll() {
   clearTimeout(timer);
   if (document.hidden) return;
   try {
-    models = (await getJSON("/v1/status")).models;
+    models = (await getJSON("v1/status")).models;
     options();
     draw();
   } catch (e) {
