@@ -89,6 +89,9 @@ func (s *Server) acquire(ctx context.Context, given string, header func(func(htt
 	if err != nil {
 		return nil, err
 	}
+	if s.config.Between != nil {
+		lease.Model = s.config.Between(lease.Model)
+	}
 	info := lease.Model.Info()
 	v := visitOf(ctx)
 	v.model, v.engine = name, info.Engine

@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/page"
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server/anthropic"
@@ -51,6 +52,9 @@ type Config struct {
 
 	// ReadyDelay is how long /readyz says no before the listener closes, so that whoever spreads requests sends no more.
 	ReadyDelay time.Duration
+
+	// Between stands between a loaded model and the requests for it, such as a script in tests of clients; nil for nothing.
+	Between func(mlx.TextModel) mlx.TextModel
 
 	Page    bool // serve the chat page at /
 	Version string
