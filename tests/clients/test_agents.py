@@ -13,8 +13,12 @@ import servers
 
 HERE = Path(__file__).parent / "agents"
 BUILD = servers.ROOT / "build" / "agents"
-PYTHON = BUILD / "venv" / "bin" / "python"
 BIN = BUILD / "node_modules" / ".bin"
+
+
+def python(venv):
+    """The interpreter of a set of packages that go together: tests/clients/agents/VENV.txt."""
+    return BUILD / venv / "bin" / "python"
 
 
 def setUpModule():
@@ -44,8 +48,8 @@ class Agents(unittest.TestCase):
         self.assertIn("first: The tool says: clear in Athens", out)
         self.assertIn("second: The tool says: clear in Oslo", out)
 
-    def each(self, script, *kinds):
-        command = ["node", BUILD / script] if script.endswith(".mjs") else [PYTHON, HERE / script]
+    def each(self, script, *kinds, venv="libraries"):
+        command = ["node", BUILD / script] if script.endswith(".mjs") else [python(venv), HERE / script]
         for kind in kinds:
             with self.subTest(kind=kind):
                 self.two_turns(*command, server.url, kind)
@@ -57,7 +61,7 @@ class Agents(unittest.TestCase):
         self.each("openai_agents.py", "responses", "chat")
 
     def test_pydantic_ai(self):
-        self.each("pydantic_agent.py", "responses", "chat", "anthropic")
+        self.each("pydantic_agent.py", "responses", "chat", "anthropic", venv="pydantic-ai")
 
     def test_langchain(self):
         self.each("langchain_agent.py", "responses", "chat")
@@ -66,7 +70,7 @@ class Agents(unittest.TestCase):
         self.each("ai_sdk.mjs", "responses", "chat", "compatible", "anthropic")
 
     def test_ollama(self):
-        self.two_turns(PYTHON, HERE / "ollama_loop.py", server.url)
+        self.two_turns(python("libraries"), HERE / "ollama_loop.py", server.url)
 
     def test_llm(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +80,7 @@ class Agents(unittest.TestCase):
             functions = "def get_weather(city: str) -> str:\n    return 'clear in ' + city\n"
             for extra in ((), ("-c",)):
                 out = self.run_agent(
-                    BUILD / "venv" / "bin" / "llm", "-m", "local", "--key", "none", *extra, "--functions", functions,
+                    BUILD / "libraries" / "bin" / "llm", "-m", "local", "--key", "none", *extra, "--functions", functions,
                     'CALL get_weather {"city": "Athens"}', LLM_USER_PATH=folder,
                 )
                 self.assertIn("The tool says: clear in Athens", out)
