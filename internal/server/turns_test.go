@@ -220,3 +220,17 @@ func TestLogProbabilitiesAreOfTheContent(t *testing.T) {
 		require.Contains(t, a.body, "reasoning_content")
 	}
 }
+
+// Schemas of nested types have references, and formats that nobody knows; neither keeps a call or a format from being followed.
+func TestSchemasWithReferencesAndUnknownFormats(t *testing.T) {
+	s := serve(t, Config{})
+	const schema = `{"type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}, "required": ["at"], "additionalProperties": false,
+		"$defs": {"Place": {"type": "object", "properties": {"zip": {"enum": ["1", "2"], "format": "zip-code"}}, "required": ["zip"], "additionalProperties": false}}}`
+	called := s.do("POST", "/v1/chat/completions", `{"model": "chat", "max_tokens": 60, "messages": [{"role": "user", "content": "Hello"}], "tool_choice": "required", "parallel_tool_calls": false,
+		"tools": [{"type": "function", "function": {"name": "a", "parameters": `+schema+`}}, {"type": "function", "function": {"name": "b", "parameters": `+schema+`}}]}`)
+	require.Equal(t, 200, called.StatusCode, called.body)
+	require.Regexp(t, `^\{"at": \{"zip": "[12]"\}\}$`, field[string](t, called.body, "choices.0.message.tool_calls.0.function.arguments"))
+	formatted := s.do("POST", "/v1/chat/completions", `{"model": "chat", "max_tokens": 60, "messages": [{"role": "user", "content": "Hello"}], "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": `+schema+`}}}`)
+	require.Equal(t, 200, formatted.StatusCode, formatted.body)
+	require.Contains(t, field[string](t, formatted.body, "choices.0.message.content"), `"zip"`)
+}

@@ -1,6 +1,8 @@
 package turn
 
 import (
+	"fmt"
+
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -38,7 +40,14 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	switch {
 	case !calls && schema == nil:
 		return nil, nil
-	case !calls:
+	}
+	var err error
+	if schema != nil {
+		if schema, err = schemaFor(schema, "#"); err != nil {
+			return nil, Bad(names.Of("JSONSchema"), "%v", err)
+		}
+	}
+	if !calls {
 		return []mlx.GenerateOption{mlx.WithJSONSchema(schema)}, nil
 	}
 	field := names.Of("ToolChoice")
@@ -59,30 +68,30 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	if t.Mode == Required {
 		return []mlx.GenerateOption{mlx.WithGrammar("start: calls\n" + lark)}, nil
 	}
-	text, err := json.Marshal(map[string]any{"allOf": []jsontext.Value{schema}, "x-guidance": spacing})
-	if err != nil {
-		return nil, Bad(field, "%v", err)
-	}
-	return []mlx.GenerateOption{mlx.WithGrammar("start: calls | text\n" + lark + "text: %json " + string(text) + "\n")}, nil
+	return []mlx.GenerateOption{mlx.WithGrammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n")}, nil
 }
-
-// spacing is the only blank space between the parts of JSON: without it a model may put spaces for ever.
-var spacing = map[string]any{"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}
 
 // lark is a grammar of calls, as llguidance reads it.
 func (t *Tools) lark() (string, error) {
 	var calls []any
-	for _, given := range t.callable() {
+	parameters := map[string]jsontext.Value{}
+	for i, given := range t.callable() {
+		name := fmt.Sprintf("tool%d", i)
+		schema, err := schemaFor(given.schema(), "#/$defs/"+name)
+		if err != nil {
+			return "", err
+		}
+		parameters[name] = schema
 		calls = append(calls, map[string]any{
 			"type": "object",
 			"properties": orderedPair{
 				"name", map[string]any{"const": given.Name},
-				"arguments", given.schema(),
+				"arguments", map[string]any{"$ref": "#/$defs/" + name},
 			},
 			"required": []string{"name", "arguments"}, "additionalProperties": false,
 		})
 	}
-	schema, err := json.Marshal(map[string]any{"anyOf": calls, "x-guidance": spacing})
+	schema, err := json.Marshal(map[string]any{"anyOf": calls, "$defs": parameters}, json.Deterministic(true))
 	if err != nil {
 		return "", err
 	}
@@ -90,7 +99,7 @@ func (t *Tools) lark() (string, error) {
 	if !t.OneCall {
 		more = ` ("\n" one)*`
 	}
-	return "calls: one" + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(schema) + "\n", nil
+	return "calls: one" + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(withSpacing(schema)) + "\n", nil
 }
 
 // orderedPair is a JSON object of two fields in this order: calls begin with their name.
