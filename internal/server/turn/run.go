@@ -54,6 +54,9 @@ func (t *Turn) segmented() bool {
 	if callable || t.Model.Info().Engine != "native" {
 		return true
 	}
+	if segment.Bare(t.facts.Template) {
+		return false
+	}
 	// The native engine cannot read every notation of calls; a chat without tools does not need to.
 	_, err := segment.Infer(t.facts.Template, func(string) bool { return false })
 	return err == nil
