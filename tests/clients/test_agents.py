@@ -2,6 +2,7 @@
 
 `make test-agents` installs them into build/agents, of the versions in tests/clients/agents, and runs this."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -66,6 +67,21 @@ class Agents(unittest.TestCase):
     def test_langchain(self):
         self.each("langchain_agent.py", "responses", "chat")
 
+    def test_instructor(self):
+        self.each("instructor_loop.py", "responses", "chat", "parallel")
+
+    def test_llama_index(self):
+        self.two_turns(python("llama-index"), HERE / "llama_index_agent.py", server.url)
+
+    def test_aider(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for extra in ((), ("--restore-chat-history", "--no-stream")):
+                out = self.run_agent(
+                    BUILD / "aider" / "bin" / "aider", "--model", "openai/scripted", "--openai-api-base", server.url + "/v1", "--openai-api-key", "none",
+                    "--no-git", "--yes", "--no-check-update", "--no-show-model-warnings", "--analytics-disable", "--message", "Hello", *extra, cwd=folder,
+                )
+                self.assertIn("Nothing to do.", out)
+
     def test_ai_sdk(self):
         self.each("ai_sdk.mjs", "responses", "chat", "compatible", "anthropic")
 
@@ -113,6 +129,23 @@ class Agents(unittest.TestCase):
                 out = self.run_agent(
                     BIN / "codex", *command, "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", task,
                     cwd=folder, CODEX_HOME=str(config),
+                )
+                self.assertIn("harbour master", out)
+
+    def test_opencode(self):
+        with tempfile.TemporaryDirectory() as folder:
+            note = Path(folder, "note.txt")
+            note.write_text("harbour master\n")
+            provider = {
+                "npm": "@ai-sdk/openai-compatible", "name": "local", "options": {"baseURL": server.url + "/v1", "apiKey": "none"},
+                "models": {"scripted": {"name": "scripted", "tool_call": True}},
+            }
+            config = {"provider": {"local": provider}, "permission": {"*": "allow"}, "autoupdate": False}
+            Path(folder, "opencode.json").write_text(json.dumps(config))
+            for extra in ((), ("--continue",)):
+                out = self.run_agent(
+                    BIN / "opencode", "run", "-m", "local/scripted", *extra, f'CALL read {{"filePath": "{note}"}}', cwd=folder,
+                    XDG_DATA_HOME=folder + "/data", XDG_CONFIG_HOME=folder + "/config", XDG_CACHE_HOME=folder + "/cache", XDG_STATE_HOME=folder + "/state",
                 )
                 self.assertIn("harbour master", out)
 

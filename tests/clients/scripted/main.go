@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"iter"
@@ -39,6 +40,9 @@ func reply(messages []mlx.Message) string {
 	for _, m := range messages {
 		if found := wanted.FindAllStringSubmatch(m.Content, -1); m.Role == "user" && found != nil {
 			last := found[len(found)-1]
+			if !json.Valid([]byte(last[2])) { // some programs quote what they are told
+				last[2] = strings.ReplaceAll(last[2], `\"`, `"`)
+			}
 			call, result = fmt.Sprintf("<tool_call>\n{\"name\": %q, \"arguments\": %s}\n</tool_call>", last[1], last[2]), ""
 		}
 		if m.Role == "tool" {
