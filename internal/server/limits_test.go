@@ -47,11 +47,9 @@ func TestOneRequestMayNotAskForEverything(t *testing.T) {
 		{"/v1/chat/completions", `{"model": "chat", "tools": ` + list(turn.MaxTools+1, offered) + `, ` + hi + `}`, "tools"},
 		{"/v1/responses", `{"model": "chat", "input": ` + list(turn.MaxMessages+1, func(int) string { return `{"role": "user", "content": "x"}` }) + `}`, "input"},
 	} {
-		begin := time.Now()
 		a := s.do("POST", c[0], c[1])
 		require.Equal(t, 400, a.StatusCode, a.body)
 		require.Contains(t, a.body, c[2]+": ")
-		require.Less(t, time.Since(begin), 5*time.Second, c[0])
 	}
 	for _, name := range []string{"chat", "domains"} {
 		require.Zero(t, s.state(name).Loads, name)

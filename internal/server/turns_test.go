@@ -188,6 +188,7 @@ func TestATrailingAssistantMessageGoesOn(t *testing.T) {
 		{"/v1/chat/completions", `{"model": "chat", "continue_final_message": true, "add_generation_prompt": false, "messages": ` + fmt.Sprintf(messages, "") + `}`, "choices.0.message.content"},
 		{"/v1/chat/completions", `{"model": "chat", "messages": ` + fmt.Sprintf(messages, `, "prefix": true`) + `}`, "choices.0.message.content"},
 		{"/v1/messages", `{"model": "chat", "max_tokens": 60, "thinking": {"type": "adaptive"}, "messages": ` + fmt.Sprintf(messages, "") + `}`, "content.0.text"},
+		{"/v1/messages", `{"model": "chat", "max_tokens": -1, "messages": [{"role": "user", "content": "Count to ten"}, {"role": "assistant", "content": []}, {"role": "assistant", "content": "one two three four"}]}`, "content.0.text"},
 		{"/api/chat", `{"model": "chat", "stream": false, "messages": ` + fmt.Sprintf(messages, "") + `}`, "message.content"},
 	} {
 		a := s.do("POST", c[0], c[1])

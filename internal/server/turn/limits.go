@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -128,9 +129,10 @@ func Explain(err error, names Names) *Error {
 		fault  *PanicError
 	)
 	message := err.Error()
-	if errors.As(err, &remote) { // its traceback is for the log
+	if errors.As(err, &remote) {
 		message = "python worker: " + remote.Message
 	}
+	message, _, _ = strings.Cut(message, "\n") // tracebacks and what workers printed are for the log
 	say := func(kind Kind, code, param string, retry time.Duration) *Error {
 		return &Error{Kind: kind, Code: code, Param: param, Message: message, Retry: retry}
 	}

@@ -70,6 +70,9 @@ type Turn struct {
 
 // Check finds what is wrong with a wish, whichever model it is for.
 func (w *Wish) Check() error {
+	if w.MaxTokens != nil && *w.MaxTokens == -1 { // as several servers have it, no limit of the request's own
+		w.MaxTokens = nil
+	}
 	if w.Choices < 0 || w.Choices > MaxChoices {
 		return Bad("n", "%d is not between 1 and %d", w.Choices, MaxChoices)
 	}
@@ -162,9 +165,12 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 		return err
 	}
 	given := w.Messages
-	if n := len(given) - 1; w.Continue && len(given[n].ToolCalls) == 0 && given[n].Content != "" {
-		t.prefill = given[n].Content
+	for n := len(given) - 1; w.Continue && n >= 0 && given[n].Role == "assistant" && len(given[n].ToolCalls) == 0; n-- {
+		t.prefill = paragraphs(given[n].Content, t.prefill)
 		given = given[:n]
+		if !w.Join {
+			break
+		}
 	}
 	if len(given) == 0 { // an answer to nothing, which begins already
 		given = []mlx.Message{{Role: "user"}}
