@@ -29,6 +29,9 @@ import (
 // keysVariable may hold API keys, separated by commas: a command line can be read by everyone on the machine.
 const keysVariable = "GO_MLX_API_KEYS"
 
+// defaultPromptCache is how many MiB of KV each model keeps for later prompts.
+const defaultPromptCache = 512
+
 type serveRun struct {
 	loadFlags
 	models, keys, origins, hosts []string
@@ -71,6 +74,9 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
+	// Agents send the same long prompt with every turn.
+	run.promptCache = defaultPromptCache
+	flags.Lookup("prompt-cache").DefValue = fmt.Sprint(defaultPromptCache)
 	flags.StringArrayVarP(&run.models, "model", "m", nil, "model to serve; may be given again")
 	flags.StringVar(&run.modelsDir, "models-dir", "", "serve every model folder in this folder")
 	flags.StringVar(&run.host, "host", "127.0.0.1", "address to listen on; others than loopback need API keys")

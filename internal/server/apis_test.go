@@ -119,6 +119,10 @@ func TestOllama(t *testing.T) {
 	formatted := s.do("POST", "/api/generate", `{"model": "chat", "stream": false, "prompt": "Give me JSON", "options": {"num_predict": 60}, "format": {"type": "object", "properties": {"depth": {"type": "integer"}}, "required": ["depth"], "additionalProperties": false}}`)
 	require.Regexp(t, `^\{"depth": ?\d+\}$`, field[string](t, formatted.body, "response"))
 
+	unloaded := s.do("POST", "/api/generate", `{"model": "chat", "keep_alive": 0}`)
+	require.Equal(t, "unload", field[string](t, unloaded.body, "done_reason"))
+	require.JSONEq(t, `{"models": []}`, s.do("GET", "/api/ps", "").body)
+
 	vectors := s.do("POST", "/api/embed", `{"model": "domains", "input": ["a", "b"]}`)
 	require.Len(t, field[[]any](t, vectors.body, "embeddings"), 2)
 	wrong := s.do("POST", "/api/chat", `{"model": "nobody", "messages": [{"role": "user", "content": "x"}]}`)

@@ -152,9 +152,10 @@ func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, hea
 	return nil, nil, err
 }
 
-// loader is a request that may only want its model loaded.
+// loader is a request that may only want its model loaded, or unloaded.
 type loader interface {
 	Loads() bool
+	Unloads() bool
 	Loaded() any
 }
 
@@ -168,6 +169,9 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 		}
 		visitOf(r.Context()).names = q.Named()
 		if l, ok := q.(loader); ok && l.Loads() {
+			if l.Unloads() {
+				return s.unload(w, r, q.ModelName(), func(string) any { return l.Loaded() })
+			}
 			return s.load(w, r, q.ModelName(), l.Loaded)
 		}
 		wish, err := q.Wish()
@@ -231,6 +235,18 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request, model string, answ
 	}
 	lease.Release()
 	return s.writeJSON(r.Context(), w, http.StatusOK, answer())
+}
+
+// unload closes a model that nobody uses; one that is at work stays.
+func (s *Server) unload(w http.ResponseWriter, r *http.Request, model string, answer func(name string) any) error {
+	name, err := s.resolve(model)
+	if err != nil {
+		return err
+	}
+	if _, err := s.config.Models.Unload(name); err != nil {
+		return err
+	}
+	return s.writeJSON(r.Context(), w, http.StatusOK, answer(name))
 }
 
 // withModel answers with what a model computes; the model is free again before the answer is written.

@@ -229,16 +229,11 @@ func (s *Server) unloadModel(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.decode(w, r, loadFields, &q); err != nil {
 		return err
 	}
-	name, err := s.resolve(q.Model)
-	if err != nil {
-		return err
-	}
-	if _, err := s.config.Models.Unload(name); err != nil {
-		return err
-	}
-	a := loadAnswer{Model: name}
-	for _, state := range s.config.Models.States() {
-		a.Loaded = a.Loaded || state.Name == name && state.Model != nil
-	}
-	return s.writeJSON(r.Context(), w, http.StatusOK, a)
+	return s.unload(w, r, q.Model, func(name string) any {
+		a := loadAnswer{Model: name}
+		for _, state := range s.config.Models.States() {
+			a.Loaded = a.Loaded || state.Name == name && state.Model != nil
+		}
+		return a
+	})
 }

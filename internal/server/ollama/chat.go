@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -20,6 +21,8 @@ type common struct {
 	Stream  *bool          `json:"stream"` // true, unless it is false
 	Think   think          `json:"think"`
 	Options sampling       `json:"options"`
+	// KeepAlive of 0, in a request that generates nothing, unloads the model; otherwise the server's own time counts.
+	KeepAlive jsontext.Value `json:"keep_alive"`
 
 	start time.Time
 	ready time.Time // the model is loaded
@@ -100,6 +103,11 @@ func (c *common) wish() *turn.Wish {
 	return w
 }
 
+// Unloads says that the request only wants the model unloaded.
+func (c *common) Unloads() bool {
+	return slices.Contains([]string{"0", `"0"`, `"0s"`, `"0m"`}, string(c.KeepAlive))
+}
+
 // figures are how long things took, in nanoseconds.
 type figures struct {
 	Done               bool   `json:"done"`
@@ -110,6 +118,13 @@ type figures struct {
 	PromptEvalDuration int64  `json:"prompt_eval_duration,omitzero"`
 	EvalCount          int    `json:"eval_count,omitzero"`
 	EvalDuration       int64  `json:"eval_duration,omitzero"`
+}
+
+func (c *common) loadReason() string {
+	if c.Unloads() {
+		return "unload"
+	}
+	return "load"
 }
 
 func (c *common) figures(o turn.Outcome, first time.Time) figures {
@@ -202,10 +217,10 @@ func (q *ChatRequest) answer(m chatMessage) chatAnswer {
 	return chatAnswer{Model: q.Model, CreatedAt: time.Now().UTC(), Message: m}
 }
 
-// Loaded is the answer to a request that only wants the model loaded.
+// Loaded is the answer to a request that only wants the model loaded, or unloaded.
 func (q *ChatRequest) Loaded() any {
 	a := q.answer(chatMessage{})
-	a.figures = figures{Done: true, DoneReason: "load"}
+	a.figures = figures{Done: true, DoneReason: q.loadReason()}
 	return a
 }
 

@@ -32,11 +32,11 @@ var (
 		turn.OnlyTypes("tools[]", "tools of other types are left out of the prompt", "function"),
 		turn.Honour("tools", "tools[].type", "tools[].function", "tools[].function.name", "tools[].function.description", "tools[].function.parameters"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*", "tools[].function.*"),
-		turn.Honour("format", "stream", "think"), turn.NoEffect(elsehow, "keep_alive", "truncate", "shift", "logprobs", "top_logprobs"), options())
+		turn.Honour("format", "stream", "think", "keep_alive"), turn.NoEffect(elsehow, "truncate", "shift", "logprobs", "top_logprobs"), options())
 
 	GenerateFields = turn.NewTable("POST /api/generate",
-		turn.Honour("model", "prompt", "system", "raw", "format", "stream", "think"),
-		turn.NoEffect(elsehow, "keep_alive", "truncate", "shift", "logprobs", "top_logprobs", "template"),
+		turn.Honour("model", "prompt", "system", "raw", "format", "stream", "think", "keep_alive"),
+		turn.NoEffect(elsehow, "truncate", "shift", "logprobs", "top_logprobs", "template"),
 		turn.NoEffect("the messages of /api/chat are the way to go on", "context"),
 		turn.OnlyAt("images", "there is text only", "[]"), turn.OnlyAt("suffix", "the models go on from a prompt only", `""`), options())
 

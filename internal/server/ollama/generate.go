@@ -61,10 +61,10 @@ func (q *GenerateRequest) answer(e turn.Event) generateAnswer {
 	return a
 }
 
-// Loaded is the answer to a request that only wants the model loaded.
+// Loaded is the answer to a request that only wants the model loaded, or unloaded.
 func (q *GenerateRequest) Loaded() any {
 	a := q.answer(turn.Event{})
-	a.figures = figures{Done: true, DoneReason: "load"}
+	a.figures = figures{Done: true, DoneReason: q.loadReason()}
 	return a
 }
 
