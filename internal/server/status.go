@@ -23,6 +23,7 @@ type modelStatus struct {
 	Reason  string         `json:"reason,omitzero"`
 	Device  string         `json:"device,omitzero"`
 	Thinks  bool           `json:"thinks"` // the chat template has a switch for reasoning
+	Context int            `json:"context_length,omitzero"`
 	Memory  *memoryStatus  `json:"memory,omitzero"`
 	Workers []workerStatus `json:"workers,omitzero"` // of the python engine
 }
@@ -57,7 +58,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 			m.Error = state.Err.Error()
 		}
 		if facts, err := s.facts.Of(state.Path); err == nil { // a model with broken files says so when it is loaded
-			m.Thinks = facts.SwitchesThinking()
+			m.Thinks, m.Context = facts.SwitchesThinking(), facts.ContextLength
 		}
 		if state.Model != nil {
 			m.describe(r.Context(), state.Model)

@@ -1,6 +1,7 @@
 package page_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -125,4 +126,48 @@ func TestBelowAPath(t *testing.T) {
 	b.pick("assistant")
 	require.Contains(t, b.say("Hello"), "very small model")
 	require.Equal(t, 304, eval[int](b, `fetch("page/app.js", {cache: "no-store"}).then((r) => fetch("page/app.js", {headers: {"If-None-Match": r.headers.get("ETag")}, cache: "no-store"})).then((r) => r.status)`))
+}
+
+func TestFindingRenamingAndImporting(t *testing.T) {
+	url := serve(t, server.Config{})
+	b := open(t, url, 1200, 900)
+	b.pick("assistant")
+	b.say("Hello")
+	exported := b.exported("#export-json")
+	b.click("#new")
+	b.say("Thank you")
+	b.keys("#search", "small model")
+	b.until(`document.querySelectorAll("#conversations li").length === 1`)
+	b.click("#conversations .rename")
+	b.keys("#conversations input", "Greeting"+kb.Enter)
+	b.until(`document.querySelector("#conversations .open")?.textContent === "Greeting"`)
+	eval[bool](b, `(document.querySelector("#search").value = "", document.querySelector("#search").dispatchEvent(new Event("input")), true)`)
+
+	give := func(input, name, text string) {
+		eval[bool](b, fmt.Sprintf(`(() => { const files = new DataTransfer(); files.items.add(new File([%q], %q));
+			const input = document.querySelector(%q); input.files = files.files; input.dispatchEvent(new Event("change")); return true })()`, text, name, input))
+	}
+	give("#import-file", "chat.json", exported)
+	b.until(`document.querySelectorAll("#conversations li").length === 3 && document.querySelectorAll("#log article").length === 2`)
+	give("#import-file", "bad.json", `{"messages": 3}`)
+	b.until(`document.querySelector("#notice").textContent.includes("no conversation")`)
+	give("#attach-file", "notes.txt", "first line")
+	b.until("document.querySelector(\"#prompt\").value === \"notes.txt:\\n```\\nfirst line\\n```\\n\"")
+	b.visit(url)
+	b.until(`[...document.querySelectorAll("#conversations .open")].some((e) => e.textContent === "Greeting")`)
+}
+
+func TestStopStringsAndUnloading(t *testing.T) {
+	b := open(t, serve(t, server.Config{}), 1200, 900)
+	b.pick("assistant")
+	b.click("#settings summary")
+	b.keys("#stop_strings", "six")
+	b.click("#thinking")
+	require.Equal(t, "one two three four five", strings.TrimSpace(b.say("Count to ten")))
+	require.Contains(t, eval[string](b, `document.querySelector("#figures").textContent`), "% of the context")
+	b.until(`document.querySelector("#load").textContent === "Unload" && !document.querySelector("#load").hidden`)
+	b.click("#load")
+	b.until(`document.querySelector("#phase").textContent.startsWith("not loaded")`)
+	b.click("#load")
+	b.until(`document.querySelector("#phase").textContent.startsWith("ready")`)
 }

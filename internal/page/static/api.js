@@ -31,6 +31,9 @@ async function ask(path, options = {}) {
 
 export const getJSON = async (path) => (await ask(path)).json();
 
+export const postJSON = async (path, body) =>
+  (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).json();
+
 // stream posts a body and yields the JSON of the events that answer it; the response is told of first.
 export async function* stream(path, body, signal, onResponse = () => {}) {
   const response = await ask(path, {

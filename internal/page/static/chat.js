@@ -24,6 +24,11 @@ export function start(selectedModel) {
   onEnter(prompt, send);
   document.addEventListener("keydown", (e) => e.key === "Escape" && stop());
   $("stop").addEventListener("click", stop);
+  $("search").addEventListener("input", list);
+  $("import").addEventListener("click", () => $("import-file").click());
+  $("import-file").addEventListener("change", (e) => importFiles(e.target));
+  $("attach").addEventListener("click", () => $("attach-file").click());
+  $("attach-file").addEventListener("change", (e) => attachFiles(e.target));
   $("new").addEventListener("click", () => show(null, true));
   $("export-md").addEventListener("click", () => current && store.download("chat.md", "text/markdown", store.asMarkdown(current)));
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
@@ -50,16 +55,79 @@ function show(conversation, focus) {
   if (focus) prompt.focus();
 }
 
+// matches reports whether a conversation has what is searched for.
+function matches(c) {
+  const wanted = $("search").value.trim().toLowerCase();
+  return !wanted || c.title.toLowerCase().includes(wanted) || c.messages.some((m) => m.content.toLowerCase().includes(wanted));
+}
+
 function list() {
-  $("conversations").replaceChildren(...store.conversations.map((c) => {
+  $("conversations").replaceChildren(...store.conversations.filter(matches).map((c) => {
     const item = document.createElement("li");
     const open = button(c.title, () => show(c, true), "open");
     open.setAttribute("aria-current", c === current);
     const drop = button("✕", () => discard(c), "drop");
     drop.setAttribute("aria-label", "Delete " + c.title);
-    item.append(open, drop);
+    const name = button("✎", () => rename(c, item), "rename");
+    name.setAttribute("aria-label", "Rename " + c.title);
+    item.append(open, name, drop);
     return item;
   }));
+}
+
+// rename lets a conversation have another title.
+function rename(c, item) {
+  const field = document.createElement("input");
+  field.value = c.title;
+  field.setAttribute("aria-label", "Title of the conversation");
+  let over = false;
+  const end = (taken) => {
+    if (over) return; // the field loses the focus when it goes
+    over = true;
+    if (taken && field.value.trim()) c.title = field.value.trim();
+    keep(c);
+  };
+  field.addEventListener("keydown", (e) => {
+    if (e.key === "Enter" || e.key === "Escape") end(e.key === "Enter");
+  });
+  field.addEventListener("blur", () => end(true));
+  item.replaceChildren(field);
+  field.select();
+}
+
+// importFiles reads conversations that were exported.
+async function importFiles(input) {
+  for (const file of input.files) {
+    try {
+      const c = JSON.parse(await file.text());
+      const right = (m) => (m?.role === "user" || m?.role === "assistant") && typeof m.content === "string";
+      if (!Array.isArray(c?.messages) || !c.messages.every(right)) throw new Error("it is no conversation of this page");
+      const made = Object.assign(store.create(), { title: String(c.title ?? file.name), messages: c.messages });
+      await store.save(made);
+      show(made, true);
+    } catch (e) {
+      notice(`${file.name}: ${e.message}`);
+    }
+  }
+  input.value = "";
+}
+
+const largestAttachment = 200_000; // bytes
+
+// attachFiles puts the text of files into the message.
+async function attachFiles(input) {
+  for (const file of input.files) {
+    try {
+      if (file.size > largestAttachment) throw new Error(`it has more than ${largestAttachment / 1000} kB`);
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+      const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+      prompt.value = `${prompt.value.trimEnd()}\n\n${file.name}:\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart();
+    } catch (e) {
+      notice(`${file.name}: ${e instanceof TypeError ? "it is no text" : e.message}`);
+    }
+  }
+  input.value = "";
+  prompt.focus();
 }
 
 // discard deletes a conversation, which can be undone.
@@ -213,6 +281,8 @@ function request(name, goingOn) {
   for (const id of ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"]) {
     if ($(id).value !== "") body[id] = Number($(id).value);
   }
+  const stops = $("stop_strings").value.split("\n").filter(Boolean);
+  if (stops.length) body.stop = stops;
   if (!$("thinking").checked && model().thinks) body.chat_template_kwargs = { enable_thinking: false };
   if (goingOn) body.continue_final_message = true;
   return body;
@@ -305,6 +375,8 @@ function figures(engine, begin, first, tokens, usage, end = performance.now()) {
   const rate = tokens > 1 ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
   const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} tokens`];
   if (usage) parts.push(`${usage.prompt_tokens} in the prompt`);
+  const room = model().context_length;
+  if (usage && room) parts.push(`${Math.round((100 * usage.total_tokens) / room)} % of the context`);
   $("figures").textContent = parts.filter(Boolean).join(" · ");
 }
 

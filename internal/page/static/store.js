@@ -6,10 +6,21 @@ import { openDB } from "./vendor/idb.js";
 export let conversations = [];
 
 let db = null; // null where the browser keeps nothing
+let opening = Promise.resolve(); // what is said before the database is open is kept when it is
 const others = new BroadcastChannel("go-mlx.conversations");
 
 // open reads what was kept; changed is called when another tab has changed something.
 export async function open(changed) {
+  opening = openDatabase();
+  await opening;
+  others.addEventListener("message", async () => {
+    await read();
+    changed();
+  });
+  return db !== null;
+}
+
+async function openDatabase() {
   try {
     db = await openDB("go-mlx", 1, { upgrade: (d) => d.createObjectStore("conversations", { keyPath: "id" }) });
     await takeOver();
@@ -17,11 +28,6 @@ export async function open(changed) {
   } catch {
     db = null;
   }
-  others.addEventListener("message", async () => {
-    await read();
-    changed();
-  });
-  return db !== null;
 }
 
 async function read() {
@@ -34,7 +40,7 @@ async function read() {
     if (!before || before.busy) return before ?? c;
     return Object.assign(before, c);
   });
-  for (const c of known.values()) if (c.busy && !conversations.includes(c)) conversations.push(c);
+  for (const c of known.values()) if ((c.busy || !c.version) && !conversations.includes(c)) conversations.push(c);
   sort();
 }
 
@@ -57,6 +63,8 @@ export async function save(c) {
   c.changed = Date.now();
   if (!conversations.includes(c)) conversations.push(c);
   sort();
+  await opening;
+  if (!conversations.includes(c)) return true; // deleted meanwhile
   if (!db) return false;
   const write = db.transaction("conversations", "readwrite");
   const kept = await write.store.get(c.id);
@@ -87,6 +95,7 @@ export function create() {
 
 export async function remove(c) {
   conversations = conversations.filter((other) => other.id !== c.id);
+  await opening;
   if (!db) return;
   await db.delete("conversations", c.id);
   others.postMessage("changed");
