@@ -12,6 +12,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server/ollama"
 	"forge.lthn.ai/core/go-mlx/internal/server/openai"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 // modelEntry is a model in the lists of OpenAI's and Anthropic's APIs, whose clients ask at the same address.
@@ -93,6 +94,7 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.decode(w, r, openai.EmbeddingFields, &q); err != nil {
 		return err
 	}
+	visitOf(r.Context()).names = turn.Names{"Prompt": "input"}
 	if err := q.Check(); err != nil {
 		return err
 	}
@@ -138,6 +140,7 @@ func (s *Server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.decode(w, r, ollama.EmbedFields, &q); err != nil {
 		return err
 	}
+	visitOf(r.Context()).names = turn.Names{"Prompt": "input"}
 	if err := q.Check(); err != nil {
 		return err
 	}

@@ -77,6 +77,7 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.decode(w, r, classifyFields, &q); err != nil {
 		return err
 	}
+	visitOf(r.Context()).names = turn.Names{"Prompt": "texts"}
 	if err := q.check(); err != nil {
 		return err
 	}
@@ -91,7 +92,7 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 	if err == nil || !out.started() {
 		return err
 	}
-	_ = out.Send("", openAI.errorBody(broken(r, err, nil))) // the client may be why
+	_ = out.Send("", openAI.errorBody(broken(r, err, visitOf(r.Context()).names))) // the client may be why
 	return nil
 }
 

@@ -98,6 +98,12 @@ func TestErrorsNameTheFieldOfTheirAPI(t *testing.T) {
 		{"/api/chat", `{"model": "chat", "options": {"temperature": -1}, "messages": [{"role": "user", "content": "x"}]}`, "options.temperature"},
 		{"/v1/completions", `{"model": "chat", "prompt": [[1, -1]]}`, "prompt"},
 		{"/v1/embeddings", `{"model": "domains", "input": [[1], [99999999]]}`, "input[1]"},
+		{"/v1/embeddings", `{"model": "chat", "input": [[]]}`, "input"},
+		{"/api/chat", `{"model": "chat", "options": {"repeat_penalty": 0}, "messages": [{"role": "user", "content": "x"}]}`, "options.repeat_penalty"},
+		{"/v1/responses", `{"model": "chat", "input": "x", "tool_choice": "required"}`, "tool_choice"},
+		{"/v1/responses", `{"model": "chat", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}`, "input[0].content[0].type"},
+		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "x"}}]}]}`, "messages[0].content[0].type"},
+		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "top_k": -1, "messages": [{"role": "user", "content": "x"}]}`, "top_k"},
 		{"/v1/detokenize", `{"model": "chat", "tokens": [1, -1]}`, "tokens[1]"},
 		{"/v1/chat/completions", `{"model": "chat", "seed": 1.5, "messages": [{"role": "user", "content": "x"}]}`, "seed: not a whole number"},
 	} {
