@@ -1,7 +1,7 @@
 # go-mlx serve on MLX's CPU back end. Models are mounted, not copied:
 #
 #   docker build -t go-mlx .
-#   docker run -p 8090:8090 -v /models:/models:ro -e GO_MLX_API_KEYS=secret go-mlx serve --models-dir /models
+#   docker run -p 127.0.0.1:8090:8090 -v /models:/models:ro -e GO_MLX_API_KEYS=secret go-mlx
 FROM golang:1.26-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake g++ make pkg-config python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*

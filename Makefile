@@ -19,7 +19,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-clients test-outside test-long test-cuda test-real test-training architectures \
+.PHONY: build demo test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
 	parity-report soak fuzz bench bench-serving bench-server models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ test: test-tools build lint test-go test-race test-python test-rust test-clients
 
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
-RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/registry ./internal/server
+RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/registry ./internal/server ./internal/server/turn
 
 # The slowest packages first, so that none of them is left alone at the end.
 SLOW := ./tests/parity ./native
@@ -139,8 +139,24 @@ $(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.ready
 
 test-clients: build $(VENV)/.clients
 	@echo "==> Official clients against the server"
-	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest discover -p 'test_*.py'
+	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_openai test_anthropic
 	@cd tests/clients/go && $(GO) vet ./... && $(GO) test -count=1 ./...
+
+# Agents and libraries from npm and PyPI, against the server with a model whose answers are a script. They are installed into
+# build/agents, of the versions in tests/clients/agents; node and npm are needed.
+AGENTS := build/agents
+$(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
+	@command -v npm >/dev/null 2>&1 || { echo "missing tool: npm. Debian: apt-get install npm. macOS: brew install node." >&2; exit 1; }
+	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
+	@cd $(AGENTS) && npm ci --silent --no-audit --no-fund
+	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
+	  $(PYTHON) -m venv $(AGENTS)/$$name && $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
+	@touch $@
+
+test-agents: build $(AGENTS)/.ready
+	@echo "==> Agents against the server"
+	@$(GO) build -o $(AGENTS)/scripted ./tests/clients/scripted
+	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_agents
 
 # The package as other modules use it: by replace, as a published module over installed libraries, and without cgo.
 test-outside: build

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +30,9 @@ import (
 // keysVariable may hold API keys, separated by commas: a command line can be read by everyone on the machine.
 const keysVariable = "GO_MLX_API_KEYS"
 
+// defaultPromptCache is how many MiB of KV each model keeps for later prompts.
+const defaultPromptCache = 512
+
 type serveRun struct {
 	loadFlags
 	models, keys, origins, hosts []string
@@ -39,7 +44,10 @@ type serveRun struct {
 	weights, maxBody, store      int64 // MiB
 	maxRequests, maxTokens       int
 	preload                      bool
-	noPage                       bool
+	noPage, strict               bool
+	aliases                      []string
+	defaultModel, basePath       string
+	readyDelay                   time.Duration
 	logFormat, logLevel          string
 	otlp                         string
 }
@@ -50,7 +58,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve --model [NAME=]DIR[,KEY=VALUE...] ...",
 		Short: "Serve models over HTTP, with a chat page",
 		Long: `Serve models over HTTP: the chat, completions, embeddings and responses APIs of OpenAI, Anthropic's messages API,
-/v1/classify, and a chat page at http://localhost:8090/.
+Ollama's API, /v1/classify, and a chat page at http://localhost:8090/.
 
 A model is a folder, with a name for requests; without one the folder's name is taken. KEY=VALUE sets for one model what
 the flags set for all: engine, adapter, draft, workers, batch.
@@ -58,7 +66,8 @@ the flags set for all: engine, adapter, draft, workers, batch.
 A model is loaded when it is first asked for. API keys are read from --api-key-file (one a line), from the environment
 variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 		Example: `  go-mlx serve --model /models/gemma-3-1b
-  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m`,
+  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m
+  go-mlx serve --model qwen=/models/qwen3 --alias 'claude-*=qwen' --alias 'gpt-*=qwen'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run.run(cmd.Context(), cmd.Root().Version, cmd.ErrOrStderr())
@@ -66,6 +75,9 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
+	// Agents send the same long prompt with every turn.
+	run.promptCache = defaultPromptCache
+	flags.Lookup("prompt-cache").DefValue = fmt.Sprint(defaultPromptCache)
 	flags.StringArrayVarP(&run.models, "model", "m", nil, "model to serve; may be given again")
 	flags.StringVar(&run.modelsDir, "models-dir", "", "serve every model folder in this folder")
 	flags.StringVar(&run.host, "host", "127.0.0.1", "address to listen on; others than loopback need API keys")
@@ -84,6 +96,11 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.DurationVar(&run.requestTimeout, "request-timeout", 10*time.Minute, "time for a whole request; 0 for no limit")
 	flags.DurationVar(&run.writeTimeout, "write-timeout", time.Minute, "time for a client to take what was sent; 0 for no limit")
 	flags.DurationVar(&run.drain, "drain", 30*time.Second, "time for requests under way when the server is told to end")
+	flags.StringArrayVar(&run.aliases, "alias", nil, "PATTERN=NAME: another name for a model, which may hold * and ?; may be given again")
+	flags.StringVar(&run.defaultModel, "default-model", "", "model of requests that name none; without it the only one")
+	flags.BoolVar(&run.strict, "strict", false, "refuse fields that would have no effect, instead of naming them in the answer's header")
+	flags.StringVar(&run.basePath, "base-path", "", "serve below this path, e.g. /lm")
+	flags.DurationVar(&run.readyDelay, "ready-delay", 2*time.Second, "how long /readyz says no before the server drains")
 	flags.BoolVar(&run.noPage, "no-page", false, "no chat page")
 	flags.StringVar(&run.logFormat, "log-format", "text", "text or json")
 	flags.StringVar(&run.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -114,7 +131,12 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, models.Close()) }()
+	aliases, err := r.readAliases(models)
+	if err != nil {
+		return err
+	}
 	config := server.Config{
+		Aliases: aliases, DefaultModel: r.defaultModel, Strict: r.strict, BasePath: r.basePath, ReadyDelay: r.readyDelay,
 		Models: models, Log: log, APIKeys: keys, CORSOrigins: r.origins, AllowedHosts: r.hosts, MaxBody: r.maxBody << 20,
 		MaxRequests: r.maxRequests, MaxTokens: r.maxTokens, RequestTimeout: r.requestTimeout, WriteTimeout: r.writeTimeout,
 		StoreBytes: r.store << 20, Page: !r.noPage, Version: version,
@@ -145,24 +167,49 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 		log.Info("model", "name", name)
 	}
 	log.Info("serving", "address", "http://"+listener.Addr().String()+"/")
-	if r.preload {
-		if err := preload(ctx, models); err != nil {
-			return errors.Join(err, listener.Close())
-		}
+	if !r.preload {
+		return s.Serve(ctx, listener, r.drain)
 	}
-	return s.Serve(ctx, listener, r.drain)
+	return serveWarming(ctx, s, listener, r.drain)
 }
 
-// preload loads all models, one after the other.
-func preload(ctx context.Context, models *registry.Registry) error {
-	for _, name := range models.Names() {
-		lease, err := models.Acquire(ctx, name)
-		if err != nil {
-			return err
-		}
-		lease.Release()
+// serveWarming loads all models while the server already says that it is alive.
+func serveWarming(ctx context.Context, s *server.Server, listener net.Listener, drain time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	warm := s.Warm(ctx)
+	go func() { served <- s.Serve(ctx, listener, drain) }()
+	err := warm()
+	if err != nil && ctx.Err() == nil {
+		cancel()
+		return errors.Join(err, <-served)
 	}
-	return nil
+	return <-served
+}
+
+// readAliases reads PATTERN=NAME.
+func (r *serveRun) readAliases(models *registry.Registry) (out []server.Alias, err error) {
+	known := func(flag, name string) error {
+		if !slices.Contains(models.Names(), name) {
+			return usageError{fmt.Errorf("%s: there is no model %q; there are %s", flag, name, strings.Join(models.Names(), ", "))}
+		}
+		return nil
+	}
+	for _, given := range r.aliases {
+		pattern, name, ok := strings.Cut(given, "=")
+		if _, err := path.Match(pattern, ""); !ok || pattern == "" || err != nil {
+			return nil, usageError{fmt.Errorf("--alias %s: write it as PATTERN=NAME", given)}
+		}
+		if err := known("--alias "+given, name); err != nil {
+			return nil, err
+		}
+		out = append(out, server.Alias{Pattern: pattern, Name: name})
+	}
+	if r.defaultModel != "" {
+		return out, known("--default-model", r.defaultModel)
+	}
+	return out, nil
 }
 
 func (r *serveRun) logger(stderr io.Writer) (*slog.Logger, error) {
@@ -207,7 +254,7 @@ func (r *serveRun) apiKeys() ([]string, error) {
 
 // registry reads the models of the command line.
 func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
-	specs := r.models
+	var models []registry.Model
 	if r.modelsDir != "" {
 		found, err := modelfiles.Folders(r.modelsDir)
 		if err != nil {
@@ -216,10 +263,15 @@ func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
 		if len(found) == 0 {
 			return nil, fmt.Errorf("no folder in %s has a config.json", r.modelsDir)
 		}
-		specs = append(specs, found...)
+		for _, folder := range found {
+			m, err := r.folder("", folder, "") // a name of a folder may hold anything
+			if err != nil {
+				return nil, fmt.Errorf("--models-dir: %w", err)
+			}
+			models = append(models, m)
+		}
 	}
-	var models []registry.Model
-	for _, spec := range specs {
+	for _, spec := range r.models {
 		m, err := r.model(spec)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--model %s: %w", spec, err)}
@@ -238,13 +290,18 @@ func (r *serveRun) model(spec string) (registry.Model, error) {
 	dir, settings, _ := strings.Cut(spec, ",")
 	name, path, named := strings.Cut(dir, "=")
 	if !named {
-		path = dir
+		name, path = "", dir
 	}
+	return r.folder(name, path, settings)
+}
+
+// folder is a model in a folder, by the folder's name if it has none, with settings of its own.
+func (r *serveRun) folder(name, path, settings string) (registry.Model, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return registry.Model{}, err
 	}
-	if !named {
+	if name == "" {
 		name = filepath.Base(path)
 	}
 	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {

@@ -57,6 +57,17 @@ func TestServeAFolderOfModels(t *testing.T) {
 	keys := filepath.Join(t.TempDir(), "keys")
 	require.NoError(t, os.WriteFile(keys, []byte("one\n\ntwo\n"), 0o600))
 	url, end := serveWith(t, "--models-dir", filepath.Join(testenv.Root(), "tests", "models"), "--api-key-file", keys, "--preload", "--no-page")
+	// It is alive at once, and ready when the models are loaded.
+	require.Eventually(t, func() bool {
+		alive, err := http.Get(url + "/healthz")
+		require.NoError(t, err)
+		alive.Body.Close()
+		require.Equal(t, 200, alive.StatusCode)
+		ready, err := http.Get(url + "/readyz")
+		require.NoError(t, err)
+		ready.Body.Close()
+		return ready.StatusCode == 200
+	}, 30*time.Second, 10*time.Millisecond)
 	r, err := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/status", nil)
 	require.NoError(t, err)
 	r.Header.Set("X-Api-Key", "two")
@@ -90,6 +101,10 @@ func TestServeRefusesWhatItCannotDo(t *testing.T) {
 		{[]string{"--model", "x=" + model + ",colour=red"}, `unknown setting "colour"`, true},
 		{[]string{"--model", "x=" + model + ",workers=two"}, "workers=two", true},
 		{[]string{"--model", model, "--model", model}, `two models have the name "domains"`, false},
+		{[]string{"--model", model, "--alias", "x"}, "PATTERN=NAME", true},
+		{[]string{"--model", model, "--alias", "[=domains"}, "PATTERN=NAME", true},
+		{[]string{"--model", model, "--alias", "x=nobody"}, "there is no model", true},
+		{[]string{"--model", model, "--default-model", "nobody"}, "there is no model", true},
 		{[]string{"--models-dir", t.TempDir()}, "no folder", false},
 		{[]string{"--model", model, "--log-format", "xml"}, "text and json", true},
 		{[]string{"--model", model, "--log-level", "loud"}, "--log-level", true},
@@ -114,6 +129,16 @@ func TestModelsHaveSettingsOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "domains", m.Name)
 	require.Len(t, m.Options, 2, "the engine and --exact, but no workers")
+}
+
+// A folder of --models-dir may have a name that --model would read as settings.
+func TestFoldersMayHaveAnyName(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "a,b=c"), os.DirFS(testenv.Model(t))))
+	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).registry(nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"a,b=c"}, models.Names())
+	require.NoError(t, models.Close())
 }
 
 func TestDoctor(t *testing.T) {

@@ -16,4 +16,5 @@ take() { # PACKAGE VERSION FILE TARGET
 }
 take marked 18.2.1 lib/marked.esm.js marked.js
 take dompurify 3.4.18 dist/purify.es.mjs purify.js
+take idb 8.0.4 build/index.js idb.js
 take @highlightjs/cdn-assets 11.12.0 es/highlight.min.js highlight.js

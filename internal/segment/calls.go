@@ -71,3 +71,104 @@ func parseFunctionGemma(text string) ([]engine.ToolCall, error) {
 	arguments := json.RawMessage("{" + strings.Join(fields, ", ") + "}")
 	return []engine.ToolCall{{Type: "function", Function: engine.FunctionCall{Name: found[1], Arguments: arguments}}}, nil
 }
+
+var mistralHead = regexp.MustCompile(`^\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?\[ARGS\]\s*`)
+
+// parseMistral reads [{"name": ..., "arguments": {...}}], or name[ARGS]{...} with more such behind it.
+func parseMistral(text string) ([]engine.ToolCall, error) {
+	if strings.HasPrefix(strings.TrimSpace(text), "[") {
+		var list []json.RawMessage
+		if err := json.Unmarshal([]byte(text), &list); err != nil {
+			return nil, err
+		}
+		var calls []engine.ToolCall
+		for _, item := range list {
+			one, err := parseNamed(item)
+			if err != nil {
+				return nil, err
+			}
+			calls = append(calls, one)
+		}
+		if len(calls) == 0 {
+			return nil, errors.New("no function is called")
+		}
+		return calls, nil
+	}
+	var calls []engine.ToolCall
+	for rest := text; strings.TrimSpace(rest) != ""; {
+		head := mistralHead.FindStringSubmatch(rest)
+		if head == nil {
+			return nil, errors.New("no function is called")
+		}
+		arguments, after, err := firstJSON(rest[len(head[0]):])
+		if err != nil {
+			return nil, err
+		}
+		calls = append(calls, engine.ToolCall{Type: "function", Function: engine.FunctionCall{Name: head[1], Arguments: arguments}})
+		rest = strings.TrimPrefix(strings.TrimLeft(after, " \n\t\r"), "[TOOL_CALLS]")
+	}
+	if len(calls) == 0 {
+		return nil, errors.New("no function is called")
+	}
+	return calls, nil
+}
+
+// parseLlama reads {"name": ..., "parameters": {...}}; several stand behind each other, apart by semicolons or newlines.
+func parseLlama(text string) ([]engine.ToolCall, error) {
+	var calls []engine.ToolCall
+	for rest := text; strings.Trim(rest, "; \n\t\r") != ""; {
+		one, after, err := firstJSON(strings.TrimLeft(rest, "; \n\t\r"))
+		if err != nil {
+			return nil, err
+		}
+		call, err := parseNamed(one)
+		if err != nil {
+			return nil, err
+		}
+		calls = append(calls, call)
+		rest = after
+	}
+	if len(calls) == 0 {
+		return nil, errors.New("no function is called")
+	}
+	return calls, nil
+}
+
+// firstJSON is the JSON value at the beginning of a text, and what stands behind it.
+func firstJSON(text string) (value json.RawMessage, after string, err error) {
+	d := json.NewDecoder(strings.NewReader(text))
+	if err := d.Decode(&value); err != nil {
+		return nil, "", err
+	}
+	return value, text[d.InputOffset():], nil
+}
+
+// parseNamed reads an object with a name and arguments, which may be called parameters, or be JSON in a string.
+func parseNamed(data json.RawMessage) (engine.ToolCall, error) {
+	var call struct {
+		ID         string          `json:"id"`
+		Name       string          `json:"name"`
+		Arguments  json.RawMessage `json:"arguments"`
+		Parameters json.RawMessage `json:"parameters"`
+	}
+	if err := json.Unmarshal(data, &call); err != nil {
+		return engine.ToolCall{}, err
+	}
+	arguments := call.Arguments
+	if len(arguments) == 0 {
+		arguments = call.Parameters
+	}
+	var quoted string
+	if json.Unmarshal(arguments, &quoted) == nil {
+		arguments = json.RawMessage(quoted)
+	}
+	switch {
+	case call.Name == "":
+		return engine.ToolCall{}, errors.New("a tool call has no name")
+	case len(bytes.TrimSpace(arguments)) == 0:
+		arguments = json.RawMessage("{}")
+	case bytes.TrimSpace(arguments)[0] != '{' || !json.Valid(arguments):
+		return engine.ToolCall{}, fmt.Errorf("the arguments of %s are no object", call.Name)
+	}
+	return engine.ToolCall{ID: call.ID, Type: "function", Function: engine.FunctionCall{Name: call.Name, Arguments: arguments}}, nil
+}

@@ -14,6 +14,8 @@ type Marks struct {
 	ThinkStart, ThinkEnd string // both empty for a model that does not reason
 	ToolStart, ToolEnd   string // both empty for a model whose template knows no calls
 
+	// bare says that a text that begins with { may be a call, without marks. A call ends with the text if it has no end mark.
+	bare  bool
 	parse func(text string) ([]engine.ToolCall, error)
 }
 
@@ -28,6 +30,8 @@ var thinking = [][2]string{
 var notations = map[string]Marks{
 	"json_tools":     {ToolStart: "<tool_call>", ToolEnd: "</tool_call>", parse: parseJSON},
 	"function_gemma": {ToolStart: "<start_function_call>", ToolEnd: "<end_function_call>", parse: parseFunctionGemma},
+	"mistral":        {ToolStart: "[TOOL_CALLS]", parse: parseMistral},
+	"llama3":         {ToolStart: "<|python_tag|>", bare: true, parse: parseLlama},
 }
 
 // Infer finds the marks of a model in its chat template and vocabulary. It fails for a notation of tool calls that
@@ -40,13 +44,37 @@ func Infer(template string, inVocabulary func(token string) bool) (Marks, error)
 			return Marks{}, fmt.Errorf("the native engine cannot read tool calls in the notation %q of this model's chat template; the python engine can", name)
 		}
 	}
+	thought := Thinking(inVocabulary)
+	marks.ThinkStart, marks.ThinkEnd = thought.ThinkStart, thought.ThinkEnd
+	return marks, nil
+}
+
+// Thinking finds the marks around reasoning in a vocabulary.
+func Thinking(inVocabulary func(token string) bool) (marks Marks) {
 	for _, t := range thinking {
 		if inVocabulary(t[0]) && inVocabulary(t[1]) {
 			marks.ThinkStart, marks.ThinkEnd = t[0], t[1]
 			break
 		}
 	}
-	return marks, nil
+	return marks
+}
+
+// toolMarks are the marks around calls in each notation that mlx-lm knows.
+var toolMarks = map[string][2]string{
+	"minimax_m2": {"<minimax:tool_call>", "</minimax:tool_call>"}, "gemma4": {"<|tool_call>", "<tool_call|>"},
+	"function_gemma": {"<start_function_call>", "<end_function_call>"}, "longcat": {"<longcat_tool_call>", "</longcat_tool_call>"},
+	"glm47": {"<tool_call>", "</tool_call>"}, "pythonic": {"<|tool_call_start|>", "<|tool_call_end|>"},
+	"qwen3_coder": {"<tool_call>", "</tool_call>"}, "kimi_k2": {"<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"},
+	"minicpm5": {"<function name=", "</function>"}, "mistral": {"[TOOL_CALLS]", ""},
+	"muse_spark": {"<atem:function_calls>", "</atem:function_calls>"}, "json_tools": {"<tool_call>", "</tool_call>"},
+	"llama3": {"", ""},
+}
+
+// ToolMarks are the marks around calls in a template's notation, for calls that are shown as text; empty for none.
+func ToolMarks(template string) (start, end string) {
+	marks := toolMarks[notation(template)]
+	return marks[0], marks[1]
 }
 
 // notation names a template's notation of tool calls as mlx-lm does; "" for none.
@@ -78,5 +106,12 @@ func notation(template string) string {
 	case has("<tool_call>") && has("tool_call.name"):
 		return "json_tools"
 	}
+	// mlx-lm leaves these calls in the text.
+	if has("<|python_tag|>") || has("Environment: ipython") {
+		return "llama3"
+	}
 	return ""
 }
+
+// Bare reports whether a template's calls have no marks: without tools, a text is then better left as it is.
+func Bare(template string) bool { return notations[notation(template)].bare }

@@ -87,9 +87,51 @@ func TestNotations(t *testing.T) {
 	}
 }
 
+// Calls of Mistral's and Llama 3's models end with the text, and Llama's may have no mark at all.
+func TestCallsThatEndWithTheText(t *testing.T) {
+	two := append(call("f", `{"z": 1, "a": "{"}`), call("g", `{}`)...)
+	for _, c := range []struct {
+		template, text, before string
+		calls                  []engine.ToolCall
+	}{
+		{"[TOOL_CALLS]", `look[TOOL_CALLS][{"name": "f", "arguments": {"z": 1, "a": "{"}}, {"name": "g"}]`, "look", two},
+		{"[TOOL_CALLS]", `[TOOL_CALLS]f[ARGS]{"z": 1, "a": "{"}g[ARGS]{}`, "", two},
+		{"[TOOL_CALLS]", `[TOOL_CALLS]f[CALL_ID]abc[ARGS]{"z": 1, "a": "{"}[TOOL_CALLS]g[ARGS]{}`, "", two},
+		{"[TOOL_CALLS]", `[TOOL_CALLS][{"name": "f", "arguments": "{}"}]`, "", call("f", `{}`)},
+		{"[TOOL_CALLS]", `[TOOL_CALLS]f[ARGS]{"cut`, "", nil},
+		{"[TOOL_CALLS]", `[TOOL_CALLS][3]`, "", nil},
+		{"<|python_tag|>", ` {"name": "f", "parameters": {"z": 1, "a": "{"}}; {"name": "g"}`, "", two},
+		{"<|python_tag|>", `<|python_tag|>{"name": "f", "parameters": {"z": 1, "a": "{"}}` + "\n" + `{"name": "g", "parameters": {}}`, "", two},
+		{"Environment: ipython", `{"answer": 3}`, "", nil},
+		{"Environment: ipython", `{"name": "f", "parameters": 3}`, "", nil},
+		{"Environment: ipython", ` so {"name": "f"}`, ` so {"name": "f"}`, nil},
+	} {
+		m, err := Infer(c.template, func(string) bool { return false })
+		require.NoError(t, err)
+		for size := 1; size <= len(c.text); size++ {
+			s := NewSplitter(m, false)
+			var got []engine.Segment
+			for rest := c.text; rest != ""; {
+				n := min(size, len(rest))
+				got = append(got, s.Add(rest[:n], n == len(rest))...)
+				rest = rest[n:]
+			}
+			before, calls := "", []engine.ToolCall(nil)
+			for _, segment := range got {
+				if segment.Kind == engine.SegmentNormal {
+					before += segment.Text
+				}
+				calls = append(calls, segment.Calls...)
+			}
+			require.Equal(t, c.before, before, "%s in pieces of %d", c.text, size)
+			require.Equal(t, c.calls, calls, "%s in pieces of %d", c.text, size)
+		}
+	}
+}
+
 func TestAnUnknownNotationIsAnError(t *testing.T) {
-	_, err := Infer("... [TOOL_CALLS] ...", func(string) bool { return false })
-	require.ErrorContains(t, err, "mistral")
+	_, err := Infer("... <arg_key> ...", func(string) bool { return false })
+	require.ErrorContains(t, err, "glm47")
 	none, err := Infer("plain", func(string) bool { return false })
 	require.NoError(t, err)
 	require.Equal(t, []engine.Segment{{Kind: engine.SegmentNormal, Text: "<think>x"}}, NewSplitter(none, false).Add("<think>x", true))

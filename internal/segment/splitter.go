@@ -12,6 +12,7 @@ type Splitter struct {
 	marks Marks
 	kind  engine.SegmentKind
 	held  string // undecided text of the kind under way
+	begun bool   // it is decided whether a text without marks is a call
 	tool  strings.Builder
 }
 
@@ -48,6 +49,19 @@ func (s *Splitter) edges() (marks []string, to []engine.SegmentKind) {
 func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	var out []engine.Segment
 	text := s.held + piece
+	if s.marks.bare && !s.begun && s.kind == engine.SegmentNormal {
+		s.held = text
+		if text = strings.TrimLeft(text, " \n\t\r"); text == "" && !last {
+			return nil
+		}
+		s.begun = true
+		if strings.HasPrefix(text, "{") {
+			s.kind = engine.SegmentTool
+		} else {
+			text = s.held
+		}
+		s.held = ""
+	}
 	marks, to := s.edges()
 	for {
 		at, which := engine.FirstOf(text, marks)

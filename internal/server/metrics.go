@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"forge.lthn.ai/core/go-mlx/internal/registry"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 // metrics are what Prometheus reads at /metrics.
@@ -49,9 +50,9 @@ func (m *metrics) firstToken(model string, after time.Duration) {
 	m.first.WithLabelValues(model).Observe(after.Seconds())
 }
 
-func (m *metrics) tokens(model string, o outcome) {
-	m.token.WithLabelValues(model, "prompt").Add(float64(o.prompt))
-	m.token.WithLabelValues(model, "generated").Add(float64(o.generated))
+func (m *metrics) tokens(model string, o turn.Outcome) {
+	m.token.WithLabelValues(model, "prompt").Add(float64(o.Prompt))
+	m.token.WithLabelValues(model, "generated").Add(float64(o.Generated))
 }
 
 func (m *metrics) classified(model string, texts int) {

@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net"
@@ -18,12 +16,15 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 // Headers of answers.
 const (
 	headerEngine    = "X-Go-MLX-Engine"        // "native" or "python"
 	headerReason    = "X-Go-MLX-Engine-Reason" // why that one
+	headerIgnored   = "X-Go-MLX-Ignored"       // fields that had no effect
 	headerRequestID = "X-Request-Id"
 )
 
@@ -34,6 +35,8 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 type visit struct {
 	id, route     string
 	model, engine string
+	ignored       []string   // fields that had no effect
+	names         turn.Names // what the API calls its fields
 	status        int
 	err           error
 
@@ -110,7 +113,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 				}
 				s.log.Error("panic", "request_id", v.id, "panic", p, "stack", string(debug.Stack()))
 				if v.status == 0 {
-					openAI.writeError(&statusWriter{w, v}, explain(errors.New("a fault in the server; its log has more")))
+					openAI.writeError(&statusWriter{w, v}, &turn.Error{Kind: turn.Internal, Code: "internal", Message: "a fault in the server; its log has more"})
 				}
 			}
 			s.told(r, v, time.Since(begin))
@@ -122,7 +125,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 // told logs, counts and traces a request that is over.
 func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 	if v.err != nil && errors.Is(v.err, context.Canceled) {
-		v.status = statusClientGone
+		v.status = turn.ClientGone.Status()
 	}
 	s.metrics.request(v, took)
 	level := slog.LevelInfo
@@ -139,6 +142,9 @@ func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 	if v.model != "" {
 		attrs = append(attrs, slog.String("model", v.model), slog.String("engine", v.engine), slog.Int("prompt_tokens", v.prompt),
 			slog.Int("generated_tokens", v.generated), slog.Duration("first_token", v.firstToken))
+	}
+	if len(v.ignored) > 0 {
+		attrs = append(attrs, slog.Any("ignored", v.ignored[:min(len(v.ignored), mostNotes)]))
 	}
 	if v.err != nil {
 		attrs = append(attrs, slog.String("error", v.err.Error()))
@@ -159,20 +165,13 @@ func requestID(r *http.Request) string {
 	if id != "" && len(id) <= 128 && strings.IndexFunc(id, func(c rune) bool { return !plain(c) }) < 0 {
 		return id
 	}
-	return newID("req_")
-}
-
-// newID is a random id of some kind.
-func newID(prefix string) string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return prefix + hex.EncodeToString(b[:])
+	return turn.NewID("req_")
 }
 
 // guardHost refuses names that are not this server's: a web page whose name was pointed at this machine would otherwise
-// count as the same origin (DNS rebinding). With API keys the page would not know one.
+// count as the same origin (DNS rebinding). The names by which containers know their host are nobody's to point. With API keys the page would not know one.
 func (s *Server) guardHost(next http.Handler) http.Handler {
-	allowed := append([]string{"localhost", "127.0.0.1", "::1"}, s.config.AllowedHosts...)
+	allowed := append([]string{"localhost", "127.0.0.1", "::1", "host.docker.internal", "host.containers.internal"}, s.config.AllowedHosts...)
 	if len(s.config.APIKeys) > 0 || slices.Contains(allowed, "*") {
 		return next
 	}
@@ -182,8 +181,8 @@ func (s *Server) guardHost(next http.Handler) http.Handler {
 			host = h
 		}
 		if !slices.Contains(allowed, strings.Trim(host, "[]")) {
-			openAI.writeError(w, &apiError{
-				Status: http.StatusForbidden, Kind: "permission_error", Code: "unknown_host",
+			openAI.writeError(w, &turn.Error{
+				Kind: turn.Forbidden, Code: "unknown_host",
 				Message: "this server does not go by the name " + host + "; start it with --allowed-host, or with API keys",
 			})
 			return
@@ -201,7 +200,7 @@ func (s *Server) guardOrigin(next http.Handler) (http.Handler, error) {
 		}
 	}
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		openAI.writeError(w, &apiError{Status: http.StatusForbidden, Kind: "permission_error", Code: "cross_origin", Message: "requests of other web sites are refused; --cors-origin allows one"})
+		openAI.writeError(w, &turn.Error{Kind: turn.Forbidden, Code: "cross_origin", Message: "requests of other web sites are refused; --cors-origin allows one"})
 	}))
 	return protection.Handler(next), nil
 }
@@ -226,11 +225,14 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		}
 		if right == 0 {
 			d := openAI
-			if strings.HasPrefix(r.URL.Path, "/v1/messages") {
-				d = anthropic
+			switch {
+			case strings.HasPrefix(r.URL.Path, "/v1/messages"):
+				d = anthropicAPI
+			case strings.HasPrefix(r.URL.Path, "/api/"):
+				d = ollamaAPI
 			}
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			d.writeError(w, &apiError{Status: http.StatusUnauthorized, Kind: "authentication_error", Code: "invalid_api_key", Message: "give an API key of this server as Authorization: Bearer KEY or X-Api-Key"})
+			d.writeError(w, &turn.Error{Kind: turn.Unauthorized, Code: "invalid_api_key", Message: "give an API key of this server as Authorization: Bearer KEY or X-Api-Key"})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -238,29 +240,29 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 }
 
 // light answers without a model.
-func (s *Server) light(d dialect, h handler) http.Handler {
+func (s *Server) light(d *dialect, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visitOf(r.Context())
 		v.route = r.Pattern
 		if err := h(w, r); err != nil {
 			v.err = err
-			d.writeError(w, explain(err))
+			d.writeError(w, explain(err, v.names))
 		}
 	})
 }
 
 // work answers with a model: it limits the body, the time, and how many there are at once.
-func (s *Server) work(d dialect, h handler) http.Handler {
+func (s *Server) work(d *dialect, h handler) http.Handler {
 	return s.light(d, func(w http.ResponseWriter, r *http.Request) error {
 		if s.draining.Load() {
-			return errDraining
+			return turn.ErrDraining
 		}
 		if s.slots != nil {
 			select {
 			case s.slots <- struct{}{}:
 				defer func() { <-s.slots }()
 			default:
-				return &apiError{Status: http.StatusTooManyRequests, Kind: "rate_limit_error", Code: "rate_limit_exceeded", Message: "too many requests at once", Retry: time.Second}
+				return &turn.Error{Kind: turn.Busy, Code: "rate_limit_exceeded", Message: "too many requests at once", Retry: time.Second}
 			}
 		}
 		if s.config.MaxBody > 0 {

@@ -408,28 +408,6 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestStoredResponsesAreBounded(t *testing.T) {
-	store := newResponseStore(10_000)
-	for i := range 100 {
-		store.put(&storedResponse{response: &response{ID: fmt.Sprint(i), Model: strings.Repeat("x", 500)}})
-		store.get("0") // is used, so it stays
-	}
-	require.LessOrEqual(t, store.bytes, int64(10_000))
-	require.Less(t, store.order.Len(), 20)
-	require.Len(t, store.byID, store.order.Len())
-	_, kept := store.get("0")
-	require.True(t, kept)
-	_, kept = store.get("50")
-	require.False(t, kept)
-	store.put(&storedResponse{response: &response{ID: "huge", Model: strings.Repeat("x", 20_000)}})
-	_, kept = store.get("huge")
-	require.False(t, kept)
-	for id := range store.byID {
-		require.True(t, store.remove(id))
-	}
-	require.Zero(t, store.bytes)
-}
-
 func TestAPanicIsOneRequestsError(t *testing.T) {
 	s := serve(t, Config{})
 	h := s.observe(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oh") }))
@@ -443,12 +421,12 @@ func TestAPanicIsOneRequestsError(t *testing.T) {
 func TestAStreamThatIsSilentIsKeptAlive(t *testing.T) {
 	s := serve(t, Config{})
 	w := httptest.NewRecorder()
-	out := s.newSSE(w)
+	out := s.newStream(t.Context(), w, openAI)
 	out.mu.Lock()
 	out.last = time.Now().Add(-time.Minute)
 	out.mu.Unlock()
 	require.Eventually(t, out.started, 2*keepAlive, 10*time.Millisecond)
-	require.NoError(t, out.send("x", 1))
+	require.NoError(t, out.Send("x", 1))
 	out.close()
 	require.Equal(t, ": still at work\n\nevent: x\ndata: 1\n\n", w.Body.String())
 }

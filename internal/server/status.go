@@ -16,15 +16,16 @@ type modelStatus struct {
 	Phase   registry.Phase `json:"phase"`
 	Done    int64          `json:"done"`  // bytes loaded
 	Total   int64          `json:"total"` // bytes to load; 0 when not known
-	Error   string         `json:"error,omitempty"`
+	Error   string         `json:"error,omitzero"`
 	Active  int            `json:"active"` // requests
 	Loads   int64          `json:"loads"`
-	Engine  string         `json:"engine,omitempty"`
-	Reason  string         `json:"reason,omitempty"`
-	Device  string         `json:"device,omitempty"`
+	Engine  string         `json:"engine,omitzero"`
+	Reason  string         `json:"reason,omitzero"`
+	Device  string         `json:"device,omitzero"`
 	Thinks  bool           `json:"thinks"` // the chat template has a switch for reasoning
-	Memory  *memoryStatus  `json:"memory,omitempty"`
-	Workers []workerStatus `json:"workers,omitempty"` // of the python engine
+	Context int            `json:"context_length,omitzero"`
+	Memory  *memoryStatus  `json:"memory,omitzero"`
+	Workers []workerStatus `json:"workers,omitzero"` // of the python engine
 }
 
 // memoryStatus is the ledger of a loaded model, in bytes.
@@ -56,16 +57,15 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		if state.Err != nil {
 			m.Error = state.Err.Error()
 		}
-		if facts, err := s.facts.of(state.Path); err == nil { // a model with broken files says so when it is loaded
-			m.Thinks = facts.switchesThinking()
+		if facts, err := s.facts.Of(state.Path); err == nil { // a model with broken files says so when it is loaded
+			m.Thinks, m.Context = facts.SwitchesThinking(), facts.ContextLength
 		}
 		if state.Model != nil {
 			m.describe(r.Context(), state.Model)
 		}
 		models = append(models, m)
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"version": s.config.Version, "draining": s.draining.Load(), "models": models})
-	return nil
+	return s.writeJSON(r.Context(), w, http.StatusOK, map[string]any{"version": s.config.Version, "draining": s.draining.Load(), "models": models})
 }
 
 func (m *modelStatus) describe(ctx context.Context, model mlx.TextModel) {

@@ -113,7 +113,7 @@ class Messages(unittest.TestCase):
     def test_errors_have_their_types(self):
         for kind, options in (
             (anthropic.NotFoundError, {"model": "nobody"}),
-            (anthropic.BadRequestError, {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+            (anthropic.BadRequestError, {"thinking": {"type": "enabled", "budget_tokens": 0}}),
             (anthropic.BadRequestError, {"extra_body": {"temperature": -3}}),
             (anthropic.BadRequestError, {"extra_body": {"container": "x"}}),
             (anthropic.BadRequestError, {"extra_body": {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}}),
@@ -121,7 +121,7 @@ class Messages(unittest.TestCase):
             with self.assertRaises(kind) as caught:
                 self.create(**{"model": "native", "content": "Hello", **options})
             self.assertEqual(caught.exception.body["type"], "error")
-        self.assertIn("budget_tokens", str(self.error(thinking={"type": "enabled", "budget_tokens": 1024})))
+        self.assertIn("budget_tokens", str(self.error(thinking={"type": "enabled", "budget_tokens": 0})))
 
     def error(self, **options):
         try:
@@ -129,6 +129,19 @@ class Messages(unittest.TestCase):
         except anthropic.APIStatusError as e:
             return e
         self.fail("no error")
+
+    def test_a_budget_of_thought_is_kept(self):
+        for engine in self.each():
+            answer = self.create(engine, "Hello", thinking={"type": "enabled", "budget_tokens": 4})
+            self.assertEqual([b.type for b in answer.content], ["thinking", "text"])
+            self.assertNotIn("offer", answer.content[0].thinking)
+            self.assertEqual(answer.content[1].text, GREETING)
+
+    def test_an_answer_begins_as_it_is_told(self):
+        for engine in self.each():
+            answer = self.client.messages.create(model=engine, max_tokens=60, messages=[
+                {"role": "user", "content": "Count to ten"}, {"role": "assistant", "content": "one two three four"}])
+            self.assertEqual(answer.content[0].text, " five six seven eight nine ten")
 
     def test_models(self):
         self.assertEqual([m.id for m in self.client.models.list()], ["domains", "native", "python"])

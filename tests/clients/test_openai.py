@@ -141,7 +141,7 @@ class Chat(Case):
         for engine in self.each():
             answer = self.chat(engine, HELLO, logprobs=True, top_logprobs=3, reasoning_effort="none")
             tokens = answer.choices[0].logprobs.content
-            self.assertEqual(len(tokens), answer.usage.completion_tokens)
+            self.assertEqual(len(tokens), answer.usage.completion_tokens - 1, "all but the end")
             self.assertEqual("".join(t.token for t in tokens), GREETING)
             for t in tokens:
                 self.assertEqual(bytes(t.bytes).decode(), t.token)
@@ -312,13 +312,30 @@ class Errors(Case):
         self.refused("logit_bias", logit_bias={"x": 1})
         self.refused("logit_bias", logit_bias={"99999999": 1})
         self.refused("top_logprobs", top_logprobs=3)
-        self.refused("reasoning_effort", reasoning_effort="high")
         self.refused("response_format", response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}})
-        self.refused("tools[0].strict", tools=[{**WEATHER, "function": {**WEATHER["function"], "strict": True}}])
         self.refused("tool_choice", tool_choice="required")
         self.refused("messages[0].content[0].type", extra_body={"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})
         self.refused("messages[0].role", extra_body={"messages": [{"role": "wizard", "content": "x"}]})
-        self.refused("messages[0].tone", extra_body={"messages": [{"role": "user", "content": "x", "tone": "kind"}]})
+        self.refused("tone", extra_body={"tone": "kind"})
+
+    def test_what_has_no_effect_is_named(self):
+        strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+        for engine in self.each():
+            raw = self.client.chat.completions.with_raw_response.create(
+                model=engine, tools=[strict], user="me", extra_body={"messages": [{"role": "user", "content": "x", "tone": "kind"}]}, messages=[]
+            )
+            self.assertEqual(raw.headers["x-go-mlx-ignored"], "messages[].tone, user, tools[].strict")
+
+    def test_a_strict_server_refuses_what_has_no_effect(self):
+        server = servers.go_mlx("--strict")
+        self.addCleanup(server.close)
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+        for field, options in (("tools[0].function.strict", {"tools": [strict]}), ("user", {"user": "me"})):
+            with self.assertRaises(openai.BadRequestError) as caught:
+                client.chat.completions.create(model="native", messages=HELLO, **options)
+            self.assertEqual(caught.exception.param, field)
 
     def test_what_is_not_there(self):
         with self.assertRaises(openai.NotFoundError) as caught:

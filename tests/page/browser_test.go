@@ -4,6 +4,7 @@ package page_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -29,6 +30,11 @@ import (
 
 // serve starts a server with the chat model and the classifier.
 func serve(t *testing.T, c server.Config) string {
+	return serveThrough(t, c, func(h http.Handler) http.Handler { return h })
+}
+
+// serveThrough puts something in front of the server.
+func serveThrough(t *testing.T, c server.Config, wrap func(http.Handler) http.Handler) string {
 	models := filepath.Join(testenv.Root(), "tests", "models")
 	var err error
 	c.Models, err = registry.New([]registry.Model{
@@ -40,7 +46,7 @@ func serve(t *testing.T, c server.Config) string {
 	c.Page = true
 	s, err := server.New(c)
 	require.NoError(t, err)
-	h := httptest.NewServer(s)
+	h := httptest.NewServer(wrap(s))
 	t.Cleanup(func() {
 		h.Close()
 		require.NoError(t, c.Models.Close())
@@ -57,14 +63,20 @@ type browser struct {
 	complaints []string
 }
 
-func open(t *testing.T, url string, width, height int64) *browser {
+func open(t *testing.T, url string, width, height int64, flags ...chromedp.ExecAllocatorOption) *browser {
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.NoSandbox, chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(time.Minute))
+	options = append(options, flags...)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
+	return openTab(t, ctx, url, width, height)
+}
+
+// openTab opens a tab of a new browser, or another one of a tab's.
+func openTab(t *testing.T, parent context.Context, url string, width, height int64) *browser {
 	b := &browser{t: t}
-	ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(func(event any) {
+	ctx, cancel := chromedp.NewContext(parent, chromedp.WithListener(func(event any) {
 		switch e := event.(type) {
 		case *log.EventEntryAdded:
 			b.complain(e.Entry.Text)

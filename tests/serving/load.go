@@ -54,7 +54,23 @@ func goMLX(model, python, engine string) (*server, error) {
 		s.stop()
 		return nil, errors.New("go-mlx serve ended")
 	}
-	return s, nil
+	return s, s.ready()
+}
+
+// ready waits until the model is loaded: the server answers before.
+func (s *server) ready() error {
+	for range 600 {
+		response, err := http.Get(strings.Replace(s.url, "/v1/completions", "/readyz", 1))
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode == http.StatusOK {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return errors.New("go-mlx serve does not get ready")
 }
 
 // mlxLM starts mlx-lm's own server.

@@ -9,13 +9,16 @@ export function setKey(value) {
 
 export const getKey = () => key;
 
+// The server may be below a path of somebody else's: addresses are seen from where this file is.
+const base = new URL("..", import.meta.url);
+
 // APIError is an error that the server told.
 export class APIError extends Error {}
 
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = "Bearer " + key;
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(new URL(path, base), { ...options, headers });
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
   try {
@@ -27,6 +30,9 @@ async function ask(path, options = {}) {
 }
 
 export const getJSON = async (path) => (await ask(path)).json();
+
+export const postJSON = async (path, body) =>
+  (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).json();
 
 // stream posts a body and yields the JSON of the events that answer it; the response is told of first.
 export async function* stream(path, body, signal, onResponse = () => {}) {

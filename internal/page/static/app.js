@@ -1,9 +1,9 @@
 // Puts the page together.
 
-import * as api from "/page/api.js";
-import * as chat from "/page/chat.js";
-import * as classify from "/page/classify.js";
-import * as status from "/page/status.js";
+import * as api from "./api.js";
+import * as chat from "./chat.js";
+import * as classify from "./classify.js";
+import * as status from "./status.js";
 
 const $ = (id) => document.getElementById(id);
 

@@ -1,9 +1,10 @@
 // The chat: conversations, messages, and answers as they come.
 
-import { stream } from "/page/api.js";
-import { render } from "/page/markdown.js";
-import { poll } from "/page/status.js";
-import * as store from "/page/store.js";
+import { stream } from "./api.js";
+import { copyText } from "./copy.js";
+import { Blocks } from "./markdown.js";
+import { poll } from "./status.js";
+import * as store from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const log = $("log"), prompt = $("prompt");
@@ -23,10 +24,26 @@ export function start(selectedModel) {
   onEnter(prompt, send);
   document.addEventListener("keydown", (e) => e.key === "Escape" && stop());
   $("stop").addEventListener("click", stop);
+  $("search").addEventListener("input", list);
+  $("import").addEventListener("click", () => $("import-file").click());
+  $("import-file").addEventListener("change", (e) => importFiles(e.target));
+  $("attach").addEventListener("click", () => $("attach-file").click());
+  $("attach-file").addEventListener("change", (e) => attachFiles(e.target));
   $("new").addEventListener("click", () => show(null, true));
   $("export-md").addEventListener("click", () => current && store.download("chat.md", "text/markdown", store.asMarkdown(current)));
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
-  show(store.conversations[0] ?? null);
+  store.open(changedElsewhere).then((keeps) => {
+    if (!keeps) notice("This browser does not keep conversations; export what you need.");
+    if (!current) show(store.conversations[0] ?? null);
+  });
+  show(null);
+}
+
+// changedElsewhere draws what another tab has changed.
+function changedElsewhere() {
+  if (current && !underWay && current.version && !store.conversations.includes(current)) show(store.conversations[0] ?? null);
+  else if (!underWay && !log.querySelector("textarea")) draw(false);
+  list();
 }
 
 function show(conversation, focus) {
@@ -38,23 +55,94 @@ function show(conversation, focus) {
   if (focus) prompt.focus();
 }
 
+// matches reports whether a conversation has what is searched for.
+function matches(c) {
+  const wanted = $("search").value.trim().toLowerCase();
+  return !wanted || c.title.toLowerCase().includes(wanted) || c.messages.some((m) => m.content.toLowerCase().includes(wanted));
+}
+
 function list() {
-  $("conversations").replaceChildren(...store.conversations.map((c) => {
+  $("conversations").replaceChildren(...store.conversations.filter(matches).map((c) => {
     const item = document.createElement("li");
     const open = button(c.title, () => show(c, true), "open");
     open.setAttribute("aria-current", c === current);
-    const drop = button("✕", () => {
-      if (underWay?.conversation === c) stop();
-      store.remove(c.id);
-      show(c === current ? (store.conversations[0] ?? null) : current);
-    }, "drop");
+    const drop = button("✕", () => discard(c), "drop");
     drop.setAttribute("aria-label", "Delete " + c.title);
-    item.append(open, drop);
+    const name = button("✎", () => rename(c, item), "rename");
+    name.setAttribute("aria-label", "Rename " + c.title);
+    item.append(open, name, drop);
     return item;
   }));
 }
 
-function draw() {
+// rename lets a conversation have another title.
+function rename(c, item) {
+  const field = document.createElement("input");
+  field.value = c.title;
+  field.setAttribute("aria-label", "Title of the conversation");
+  let over = false;
+  const end = (taken) => {
+    if (over) return; // the field loses the focus when it goes
+    over = true;
+    if (taken && field.value.trim()) c.title = field.value.trim();
+    keep(c);
+  };
+  field.addEventListener("keydown", (e) => {
+    if (e.key === "Enter" || e.key === "Escape") end(e.key === "Enter");
+  });
+  field.addEventListener("blur", () => end(true));
+  item.replaceChildren(field);
+  field.select();
+}
+
+// importFiles reads conversations that were exported.
+async function importFiles(input) {
+  for (const file of input.files) {
+    try {
+      const c = JSON.parse(await file.text());
+      const right = (m) => (m?.role === "user" || m?.role === "assistant") && typeof m.content === "string";
+      if (!Array.isArray(c?.messages) || !c.messages.every(right)) throw new Error("it is no conversation of this page");
+      const made = Object.assign(store.create(), { title: String(c.title ?? file.name), messages: c.messages });
+      await store.save(made);
+      show(made, true);
+    } catch (e) {
+      notice(`${file.name}: ${e.message}`);
+    }
+  }
+  input.value = "";
+}
+
+const largestAttachment = 200_000; // bytes
+
+// attachFiles puts the text of files into the message.
+async function attachFiles(input) {
+  for (const file of input.files) {
+    try {
+      if (file.size > largestAttachment) throw new Error(`it has more than ${largestAttachment / 1000} kB`);
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+      const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+      prompt.value = `${prompt.value.trimEnd()}\n\n${file.name}:\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart();
+    } catch (e) {
+      notice(`${file.name}: ${e instanceof TypeError ? "it is no text" : e.message}`);
+    }
+  }
+  input.value = "";
+  prompt.focus();
+}
+
+// discard deletes a conversation, which can be undone.
+async function discard(c) {
+  if (underWay?.conversation === c) stop();
+  await store.remove(c);
+  show(c === current ? (store.conversations[0] ?? null) : current);
+  notice(`Deleted “${c.title}”.`, "Undo", async () => {
+    await store.restore(c);
+    show(c, true);
+  });
+}
+
+// draw shows the conversation, from its end if that is wished for.
+function draw(fromEnd = true) {
   if (!current?.messages.length) {
     const empty = document.createElement("p");
     empty.className = "empty";
@@ -62,8 +150,9 @@ function draw() {
     log.replaceChildren(empty);
     return;
   }
+  const at = log.scrollTop;
   log.replaceChildren(...current.messages.map(article));
-  log.scrollTop = log.scrollHeight;
+  log.scrollTop = fromEnd ? log.scrollHeight : at;
 }
 
 // article shows a message; an answer under way is drawn again with every piece.
@@ -82,37 +171,54 @@ function article(message, index) {
   if (message.role === "user") {
     body.textContent = message.content;
     actions.append(button("Edit", () => edit(node, message, index)));
+    if (index === current.messages.length - 1 && !underWay) actions.append(button("Ask again", () => answer()));
   } else {
     fill(node, message);
-    if (index === current.messages.length - 1) actions.append(button("Regenerate", () => again(index)));
-    actions.append(button("Copy", () => navigator.clipboard.writeText(message.content)));
+    const last = index === current.messages.length - 1;
+    if (last && message.cut && message.content) actions.append(button("Continue", () => answer(message)));
+    if (last) actions.append(button("Regenerate", () => again(index)));
+    actions.append(button("Copy", async (e) => {
+      const b = e.currentTarget; // it is forgotten behind the await
+      b.textContent = (await copyText(message.content)) ? "Copied" : "Not copied";
+      setTimeout(() => (b.textContent = "Copy"), 1500);
+    }));
   }
   return node;
 }
 
-// fill draws the text of an answer.
+const texts = new WeakMap(); // the Blocks of articles
+
+// part is the element of a kind in a body, made if need be.
+function part(body, kind, make) {
+  let node = body.querySelector(":scope > ." + kind);
+  if (!node) {
+    node = make();
+    node.classList.add(kind);
+    body.append(node);
+  }
+  return node;
+}
+
+// fill draws the text of an answer; what is there already stays.
 function fill(node, message) {
   const body = node.querySelector(".body");
-  const parts = [];
   if (message.reasoning) {
-    const thought = document.createElement("details");
-    thought.className = "thought";
-    thought.open = body.querySelector(".thought")?.open ?? false;
-    const summary = document.createElement("summary");
-    summary.textContent = message.content ? "Thought" : "Thinking…";
-    const text = document.createElement("div");
-    text.textContent = message.reasoning;
-    thought.append(summary, text);
-    parts.push(thought);
+    const thought = part(body, "thought", () => {
+      const details = document.createElement("details");
+      details.append(document.createElement("summary"), document.createElement("div"));
+      return details;
+    });
+    thought.firstChild.textContent = message.content ? "Thought" : "Thinking…";
+    thought.lastChild.textContent = message.reasoning;
   }
-  if (message.content) parts.push(render(message.content));
-  if (message.stopped) {
-    const note = document.createElement("p");
-    note.className = "empty";
-    note.textContent = message.stopped;
-    parts.push(note);
+  if (message.content) {
+    if (!texts.has(node)) texts.set(node, new Blocks());
+    const text = texts.get(node);
+    part(body, "text", () => text.node);
+    text.show(message.content);
   }
-  body.replaceChildren(...parts);
+  const note = message.stopped ?? message.cut;
+  if (note) part(body, "note", () => document.createElement("p")).textContent = note;
 }
 
 function edit(node, message, index) {
@@ -127,9 +233,9 @@ function edit(node, message, index) {
     ask(field.value.trim());
   };
   onEnter(field, submit);
-  field.addEventListener("keydown", (e) => e.key === "Escape" && draw());
+  field.addEventListener("keydown", (e) => e.key === "Escape" && draw(false));
   node.querySelector(".body").replaceChildren(field);
-  node.querySelector(".actions").replaceChildren(button("Send", submit), button("Cancel", draw));
+  node.querySelector(".actions").replaceChildren(button("Send", submit), button("Cancel", () => draw(false)));
   field.focus();
 }
 
@@ -150,60 +256,65 @@ function ask(text) {
   current ??= store.create();
   if (!current.messages.length) current.title = text.slice(0, 60);
   current.messages.push({ role: "user", content: text });
-  list();
+  keep(current); // a question is not lost, whatever becomes of its answer
   answer();
+}
+
+async function keep(conversation) {
+  try {
+    await store.save(conversation);
+  } catch (e) {
+    notice("This browser has no room for the conversation; export what you need. " + e.message);
+  }
+  list();
 }
 
 function stop() {
   underWay?.controller.abort();
 }
 
-// request is the body for the conversation on show.
-function request(name) {
-  const messages = current.messages.map(({ role, content, reasoning }) => ({ role, content, ...(reasoning && { reasoning_content: reasoning }) }));
+// request is the body for the conversation on show; going on, the answer continues the last message.
+function request(name, goingOn) {
+  const messages = current.messages.map(({ role, content, reasoning }) => ({ role, content, ...(reasoning && !goingOn && { reasoning_content: reasoning }) }));
   if ($("system").value.trim()) messages.unshift({ role: "system", content: $("system").value.trim() });
   const body = { model: name, messages, stream: true, stream_options: { include_usage: true }, prompt_cache_key: current.id };
   for (const id of ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"]) {
     if ($(id).value !== "") body[id] = Number($(id).value);
   }
+  const stops = $("stop_strings").value.split("\n").filter(Boolean);
+  if (stops.length) body.stop = stops;
   if (!$("thinking").checked && model().thinks) body.chat_template_kwargs = { enable_thinking: false };
+  if (goingOn) body.continue_final_message = true;
   return body;
 }
 
-async function answer() {
+// answer lets the model answer; with a message, which was cut off, it goes on from there.
+async function answer(goingOn) {
+  if (underWay) return;
   const { name } = model();
   const conversation = current;
-  const body = request(name);
-  const message = { role: "assistant", content: "", model: name };
-  conversation.messages.push(message);
+  const body = request(name, goingOn);
+  const message = goingOn ?? { role: "assistant", content: "", model: name };
+  const before = message.content.length;
+  delete message.cut;
+  delete message.stopped;
+  if (!goingOn) conversation.messages.push(message);
   const controller = new AbortController();
   underWay = { conversation, message, controller };
+  conversation.busy = true; // what another tab keeps does not replace it
   busy(true);
   notice("");
   draw();
   setTimeout(poll, 200); // it may have to be loaded
-  let due = false;
-  // However many tokens come, the answer is drawn once a frame.
-  const redraw = () => {
-    if (due) return;
-    due = true;
-    requestAnimationFrame(() => {
-      due = false;
-      if (current !== conversation || underWay?.message !== message) return;
-      const node = log.lastElementChild;
-      const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-      node.classList.add("busy");
-      fill(node, message);
-      if (follow) log.scrollTop = log.scrollHeight;
-    });
-  };
+  const redraw = () => drawOnce(conversation, message);
   const begin = performance.now();
   let first = 0, tokens = 0, engine = "", usage = null, failure = null;
   try {
-    const events = stream("/v1/chat/completions", body, controller.signal, (r) => (engine = r.headers.get("X-Go-MLX-Engine") ?? ""));
+    const events = stream("v1/chat/completions", body, controller.signal, (r) => (engine = r.headers.get("X-Go-MLX-Engine") ?? ""));
     for await (const chunk of events) {
       usage = chunk.usage ?? usage;
       const delta = chunk.choices[0]?.delta;
+      if (chunk.choices[0]?.finish_reason === "length") message.cut = "Cut off: the answer has as many tokens as it may have.";
       const text = delta?.content || delta?.reasoning_content;
       if (!text) continue;
       first ||= performance.now();
@@ -216,25 +327,47 @@ async function answer() {
   } catch (e) {
     if (e.name === "AbortError") message.stopped = "Stopped.";
     else failure = e;
+    if (message.content.length > before || goingOn) message.cut = message.stopped ?? "The answer ended here.";
   }
   underWay = null;
+  delete conversation.busy;
   busy(false);
   poll();
   if (failure && !message.content && !message.reasoning) conversation.messages.pop();
   else if (failure) message.stopped = "The answer ended here: " + failure.message;
-  if (failure) notice(failure.message);
-  try {
-    const dropped = store.save();
-    if (dropped) notice(`This browser has no room for more: the ${dropped} oldest conversations were left out.`);
-  } catch {
-    notice("This browser does not keep conversations; export what you need.");
-  }
+  const follow = nearEnd();
   if (current === conversation) {
-    draw();
+    draw(follow);
     figures(engine, begin, first, usage?.completion_tokens ?? tokens, usage, performance.now());
   }
-  list();
-  $("spoken").textContent = failure ? "" : message.stopped ? "Stopped" : "Answer: " + message.content;
+  if (failure && current === conversation) retryable(failure, conversation);
+  $("spoken").textContent = failure ? "" : message.stopped ? "Stopped" : (message.cut ? "The answer was cut off: " : "Answer: ") + message.content;
+  if (store.conversations.includes(conversation)) await keep(conversation); // it may have been deleted meanwhile
+}
+
+// retryable says what went wrong, and offers to try again what has no answer yet.
+function retryable(failure, conversation) {
+  if (conversation.messages.at(-1)?.role === "user") notice(failure.message, "Try again", () => answer());
+  else notice(failure.message);
+}
+
+const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+
+let due = false;
+
+// drawOnce draws an answer once a frame, however many tokens come.
+function drawOnce(conversation, message) {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    if (current !== conversation || underWay?.message !== message) return;
+    const node = log.lastElementChild;
+    const follow = nearEnd();
+    node.classList.add("busy");
+    fill(node, message);
+    if (follow) log.scrollTop = log.scrollHeight;
+  });
 }
 
 function figures(engine, begin, first, tokens, usage, end = performance.now()) {
@@ -242,6 +375,8 @@ function figures(engine, begin, first, tokens, usage, end = performance.now()) {
   const rate = tokens > 1 ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
   const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} tokens`];
   if (usage) parts.push(`${usage.prompt_tokens} in the prompt`);
+  const room = model().context_length;
+  if (usage && room) parts.push(`${Math.round((100 * usage.total_tokens) / room)} % of the context`);
   $("figures").textContent = parts.filter(Boolean).join(" · ");
 }
 
@@ -251,9 +386,17 @@ function busy(is) {
   log.setAttribute("aria-busy", is);
 }
 
-function notice(text) {
+// notice shows a line, with something to do about it.
+function notice(text, action, act) {
   $("notice").textContent = text;
   $("notice").hidden = !text;
+  $("notice").classList.toggle("calm", action === "Undo");
+  if (action) {
+    $("notice").append(" ", button(action, () => {
+      notice("");
+      act();
+    }));
+  }
 }
 
 // onEnter acts instead of breaking the line, unless Shift is held.

@@ -1,8 +1,8 @@
 // The classify tab: lines in, labels out, and how they compare with the right ones.
 
-import { stream } from "/page/api.js";
-import { poll } from "/page/status.js";
-import * as store from "/page/store.js";
+import { stream } from "./api.js";
+import { poll } from "./status.js";
+import * as store from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -36,7 +36,7 @@ async function run(model) {
   const begin = performance.now();
   try {
     const body = { model, labels, texts: given.map((g) => g.text), stream: true };
-    for await (const part of stream("/v1/classify", body, controller.signal)) {
+    for await (const part of stream("v1/classify", body, controller.signal)) {
       rows.push(...part.data.map((d) => ({ ...given[d.index], ...d })));
       $("classified").value = part.done;
       draw(labels, part.data.length);

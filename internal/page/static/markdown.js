@@ -1,8 +1,9 @@
 // Markdown of a model, which may be hostile, as nodes. HTML in it is shown as text; DOMPurify stands behind that.
 
-import { Marked } from "/page/vendor/marked.js";
-import DOMPurify from "/page/vendor/purify.js";
-import highlighter from "/page/vendor/highlight.js";
+import { copyText } from "./copy.js";
+import { Marked } from "./vendor/marked.js";
+import DOMPurify from "./vendor/purify.js";
+import highlighter from "./vendor/highlight.js";
 
 const escape = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
@@ -39,8 +40,33 @@ const allowed = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-export function render(markdown) {
-  const fragment = DOMPurify.sanitize(marked.parse(markdown), allowed);
+// Blocks shows a text that grows: paragraphs, lists and code that are whole stay as they are, and only what follows is drawn
+// again. So a selection stays, and a long answer costs no more for every piece.
+export class Blocks {
+  constructor() {
+    this.node = document.createElement("div");
+    this.blocks = []; // {raw, nodes}
+  }
+
+  show(markdown) {
+    const tokens = marked.lexer(markdown);
+    let same = 0;
+    // The last block may still grow, and one like "[name]: address" changes those before it.
+    if (Object.keys(tokens.links).length === this.links) {
+      while (same < this.blocks.length && same < tokens.length - 1 && this.blocks[same].raw === tokens[same].raw) same++;
+    }
+    this.links = Object.keys(tokens.links).length;
+    for (const old of this.blocks.splice(same)) for (const n of old.nodes) n.remove();
+    for (const token of tokens.slice(same)) {
+      const fragment = render(Object.assign([token], { links: tokens.links }));
+      this.blocks.push({ raw: token.raw, nodes: [...fragment.childNodes] });
+      this.node.append(fragment);
+    }
+  }
+}
+
+function render(tokens) {
+  const fragment = DOMPurify.sanitize(marked.parser(tokens), allowed);
   for (const link of fragment.querySelectorAll("a")) {
     if (!link.href) {
       link.replaceWith(...link.childNodes); // its address was not one to follow
@@ -69,8 +95,7 @@ function highlight(code) {
   copy.className = "copy plain";
   copy.textContent = "Copy";
   copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
+    copy.textContent = (await copyText(text)) ? "Copied" : "Not copied";
     setTimeout(() => (copy.textContent = "Copy"), 1500);
   });
   code.parentElement.append(copy);

@@ -1,6 +1,6 @@
 // The model picker, what the models are going through, and the ledger of memory and workers.
 
-import { getJSON } from "/page/api.js";
+import { getJSON, postJSON } from "./api.js";
 
 const $ = (id) => document.getElementById(id);
 const picker = $("model");
@@ -15,6 +15,18 @@ export function start() {
     localStorage.setItem("go-mlx.model", picker.value);
     draw();
   });
+  $("load").addEventListener("click", async () => {
+    const m = selected();
+    $("load").disabled = true;
+    setTimeout(poll, 200);
+    try {
+      await postJSON(m.phase === "ready" ? "v1/unload" : "v1/load", { model: m.name });
+    } catch (e) {
+      $("phase").textContent = e.message;
+    }
+    $("load").disabled = false;
+    poll();
+  });
   document.addEventListener("visibilitychange", () => !document.hidden && poll());
   poll();
 }
@@ -26,7 +38,7 @@ export async function poll() {
   clearTimeout(timer);
   if (document.hidden) return;
   try {
-    models = (await getJSON("/v1/status")).models;
+    models = (await getJSON("v1/status")).models;
     options();
     draw();
   } catch (e) {
@@ -55,6 +67,8 @@ function draw() {
   if (m.error) text += ": " + m.error;
   $("phase").textContent = text;
   $("phase").dataset.phase = m.phase;
+  $("load").hidden = !["cold", "failed", "ready"].includes(m.phase) || (m.phase === "ready" && m.active > 0);
+  $("load").textContent = m.phase === "ready" ? "Unload" : "Load";
   const bar = $("loading");
   bar.hidden = m.phase !== "loading";
   if (m.total) bar.value = m.done / m.total;

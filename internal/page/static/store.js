@@ -1,42 +1,110 @@
-// Conversations, kept in this browser.
+// Conversations, kept in this browser: each is a record of its own, so that two tabs do not write over each other.
 
-const name = "go-mlx.conversations";
+import { openDB } from "./vendor/idb.js";
 
-export let conversations = read();
+// conversations are all that this tab knows of, the one changed last in front.
+export let conversations = [];
 
-function read() {
+let db = null; // null where the browser keeps nothing
+let opening = Promise.resolve(); // what is said before the database is open is kept when it is
+const others = new BroadcastChannel("go-mlx.conversations");
+
+// open reads what was kept; changed is called when another tab has changed something.
+export async function open(changed) {
+  opening = openDatabase();
+  await opening;
+  others.addEventListener("message", async () => {
+    await read();
+    changed();
+  });
+  return db !== null;
+}
+
+async function openDatabase() {
   try {
-    const found = JSON.parse(localStorage.getItem(name) ?? "[]");
-    return Array.isArray(found) ? found.filter((c) => c && Array.isArray(c.messages)) : [];
+    db = await openDB("go-mlx", 1, { upgrade: (d) => d.createObjectStore("conversations", { keyPath: "id" }) });
+    await takeOver();
+    await read();
   } catch {
-    return [];
+    db = null;
   }
 }
 
-// save keeps all conversations, leaving out the oldest ones if the browser has no room. It returns how many it left out.
-export function save() {
-  let dropped = 0;
-  for (;;) {
-    try {
-      localStorage.setItem(name, JSON.stringify(conversations));
-      return dropped;
-    } catch (e) {
-      if (conversations.length < 2) throw e;
-      conversations.pop();
-      dropped++;
-    }
+async function read() {
+  if (!db) return;
+  const known = new Map(conversations.map((c) => [c.id, c]));
+  const kept = await db.getAll("conversations");
+  // A conversation that is on show stays the same object.
+  conversations = kept.map((c) => {
+    const before = known.get(c.id);
+    if (!before || before.busy) return before ?? c;
+    return Object.assign(before, c);
+  });
+  for (const c of known.values()) if ((c.busy || !c.version) && !conversations.includes(c)) conversations.push(c);
+  sort();
+}
+
+const sort = () => conversations.sort((a, b) => b.changed - a.changed);
+
+// takeOver moves what an earlier version of the page kept elsewhere.
+async function takeOver() {
+  const name = "go-mlx.conversations";
+  const old = JSON.parse(localStorage.getItem(name) ?? "[]");
+  if (!Array.isArray(old) || !old.length) return;
+  const now = Date.now();
+  for (const [i, c] of old.entries()) {
+    if (c && Array.isArray(c.messages)) await db.put("conversations", { ...c, changed: now - i, version: 1 });
   }
+  localStorage.removeItem(name);
+}
+
+// save keeps one conversation. If another tab has changed it meanwhile, both are kept: this tab's becomes one of its own.
+export async function save(c) {
+  c.changed = Date.now();
+  if (!conversations.includes(c)) conversations.push(c);
+  sort();
+  await opening;
+  if (!conversations.includes(c)) return true; // deleted meanwhile
+  if (!db) return false;
+  const write = db.transaction("conversations", "readwrite");
+  const kept = await write.store.get(c.id);
+  if (kept && kept.version !== c.version) {
+    conversations = conversations.filter((other) => other !== c);
+    conversations.push(kept, c);
+    c.id = newID();
+    c.title += " (this tab)";
+    c.version = 0;
+    sort();
+  }
+  c.version++;
+  const { busy, ...record } = c;
+  await write.store.put(record);
+  await write.done;
+  others.postMessage("changed");
+  return true;
+}
+
+// newID is a random name. crypto.randomUUID is there over https and on localhost only.
+function newID() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 export function create() {
-  const c = { id: crypto.randomUUID(), title: "New chat", messages: [] };
-  conversations.unshift(c);
-  return c;
+  return { id: newID(), title: "New chat", messages: [], changed: Date.now(), version: 0 };
 }
 
-export function remove(id) {
-  conversations = conversations.filter((c) => c.id !== id);
-  save();
+export async function remove(c) {
+  conversations = conversations.filter((other) => other.id !== c.id);
+  await opening;
+  if (!db) return;
+  await db.delete("conversations", c.id);
+  others.postMessage("changed");
+}
+
+// restore puts a conversation back that was removed.
+export async function restore(c) {
+  c.version = 0;
+  await save(c);
 }
 
 // remember keeps the values of fields over visits.

@@ -4,6 +4,9 @@ use crate::{pyjson, pymethods, pytext};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+/// The widest indentation of `tojson`; a wider one would only fill the memory.
+const MAX_INDENT: i64 = 100;
+
 fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
@@ -64,7 +67,13 @@ fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
         None => None,
         Some(v) => match v.as_str() {
             Some(text) => Some(text.to_owned()),
-            None => Some(" ".repeat(i64::try_from(v.clone())?.clamp(0, 1000) as usize)),
+            None => {
+                let width = i64::try_from(v.clone())?.max(0);
+                if width > MAX_INDENT {
+                    return Err(bad(&format!("tojson: indent is more than {MAX_INDENT}")));
+                }
+                Some(" ".repeat(width as usize))
+            }
         },
     };
     let mut style = pyjson::Style::new(indent);

@@ -2,14 +2,11 @@
 
 use crate::abi::{borrow, borrow_str, guard, Bytes};
 use crate::{filters, pymethods, pytext, rewrite};
-use minijinja::{Environment, Value};
+use minijinja::{Environment, ErrorKind, Value};
 
 /// How many instructions a template may run: a second, about. It is a program of whoever made the checkpoint, and can loop; the
 /// longest chats take some thousands an exchange.
 const FUEL: u64 = 10_000_000;
-
-/// The widest indentation of `tojson`; a wider one would only fill the memory.
-const MAX_INDENT: usize = 100;
 
 /// A compiled chat template.
 pub struct Template {

@@ -1,0 +1,279 @@
+package ollama
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
+)
+
+// common are the fields of both ways to generate.
+type common struct {
+	Model   string         `json:"model"`
+	Format  jsontext.Value `json:"format"` // "json", or a schema
+	Stream  *bool          `json:"stream"` // true, unless it is false
+	Think   think          `json:"think"`
+	Options sampling       `json:"options"`
+	// KeepAlive of 0, in a request that generates nothing, unloads the model; otherwise the server's own time counts.
+	KeepAlive jsontext.Value `json:"keep_alive"`
+
+	start time.Time
+	ready time.Time // the model is loaded
+}
+
+type sampling struct {
+	Temperature      *float32     `json:"temperature"`
+	TopP             *float32     `json:"top_p"`
+	TopK             *int         `json:"top_k"`
+	MinP             *float32     `json:"min_p"`
+	Seed             *turn.Seed   `json:"seed"`
+	NumPredict       *turn.Count  `json:"num_predict"`
+	Stop             turn.Strings `json:"stop"`
+	RepeatPenalty    *float32     `json:"repeat_penalty"`
+	RepeatLastN      *int         `json:"repeat_last_n"`
+	PresencePenalty  *float32     `json:"presence_penalty"`
+	FrequencyPenalty *float32     `json:"frequency_penalty"`
+}
+
+// think is true, false, or a degree.
+type think struct {
+	on     *bool
+	degree *string
+}
+
+func (t *think) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	switch d.PeekKind() {
+	case 't', 'f':
+		return json.UnmarshalDecode(d, &t.on)
+	case '"':
+		return json.UnmarshalDecode(d, &t.degree)
+	}
+	return errors.New("there are true, false, and a degree")
+}
+
+// ModelName is the model that the request names.
+func (c *common) ModelName() string { return modelName(c.Model) }
+
+// Streams says whether the answer is streamed.
+func (c *common) Streams() bool { return c.Stream == nil || *c.Stream }
+
+// Named is what the API calls the fields behind options.
+func (c *common) Named() turn.Names {
+	names := turn.Names{"JSONSchema": "format", "MaxTokens": "options.num_predict", "Effort": "think", "RepetitionPenalty": "options.repeat_penalty", "RepetitionContext": "options.repeat_last_n"}
+	for option, name := range map[string]string{
+		"Temperature": "temperature", "TopP": "top_p", "TopK": "top_k", "MinP": "min_p", "Stop": "stop",
+		"PresencePenalty": "presence_penalty", "FrequencyPenalty": "frequency_penalty",
+	} {
+		names[option] = "options." + name
+	}
+	return names
+}
+
+// Fail ends a stream that has begun.
+func (c *common) Fail(out turn.Sink, e *turn.Error) { _ = out.Send("", ErrorBody(e)) } // the client may be why
+
+// wish are the common fields in the form that all APIs share.
+func (c *common) wish() *turn.Wish {
+	o := c.Options
+	w := &turn.Wish{
+		Sampling: &turn.Sampling{Temperature: o.Temperature, TopP: o.TopP, TopK: o.TopK, MinP: o.MinP, Seed: o.Seed, RepetitionPenalty: o.RepeatPenalty,
+			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
+		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format"},
+	}
+	if o.RepeatLastN != nil && *o.RepeatLastN > 0 {
+		w.Sampling.RepetitionContextSize = o.RepeatLastN
+	}
+	if o.NumPredict != nil && *o.NumPredict > 0 { // others mean no limit
+		w.MaxTokens = o.NumPredict.Int()
+	}
+	switch string(c.Format) {
+	case "", `""`:
+	case `"json"`:
+		w.Format.Type = "json_object"
+	default:
+		w.Format.Type, w.Format.Schema = "json_schema", c.Format
+	}
+	return w
+}
+
+// Unloads says that the request only wants the model unloaded.
+func (c *common) Unloads() bool {
+	return slices.Contains([]string{"0", `"0"`, `"0s"`, `"0m"`}, string(c.KeepAlive))
+}
+
+// figures are how long things took, in nanoseconds.
+type figures struct {
+	Done               bool   `json:"done"`
+	DoneReason         string `json:"done_reason,omitzero"`
+	TotalDuration      int64  `json:"total_duration,omitzero"`
+	LoadDuration       int64  `json:"load_duration,omitzero"`
+	PromptEvalCount    int    `json:"prompt_eval_count,omitzero"`
+	PromptEvalDuration int64  `json:"prompt_eval_duration,omitzero"`
+	EvalCount          int    `json:"eval_count,omitzero"`
+	EvalDuration       int64  `json:"eval_duration,omitzero"`
+}
+
+func (c *common) loadReason() string {
+	if c.Unloads() {
+		return "unload"
+	}
+	return "load"
+}
+
+func (c *common) figures(o turn.Outcome, first time.Time) figures {
+	if first.IsZero() {
+		first = time.Now()
+	}
+	return figures{
+		Done: true, DoneReason: string(o.Finish), TotalDuration: int64(time.Since(c.start)), LoadDuration: int64(c.ready.Sub(c.start)),
+		PromptEvalCount: o.Prompt, PromptEvalDuration: int64(first.Sub(c.ready)), EvalCount: o.Generated, EvalDuration: int64(time.Since(first)),
+	}
+}
+
+// ChatRequest is the body of /api/chat; ChatFields has what becomes of its fields.
+type ChatRequest struct {
+	common
+	Messages []chatMessage `json:"messages"`
+	Tools    []struct {
+		Type     string `json:"type"`
+		Function struct {
+			Name        string         `json:"name"`
+			Description string         `json:"description"`
+			Parameters  jsontext.Value `json:"parameters"`
+		} `json:"function"`
+	} `json:"tools"`
+}
+
+type chatMessage struct {
+	Role       string `json:"role"`
+	Content    string `json:"content"`
+	Thinking   string `json:"thinking,omitzero"`
+	ToolCalls  []call `json:"tool_calls,omitzero"`
+	ToolName   string `json:"tool_name,omitzero"`
+	ToolCallID string `json:"tool_call_id,omitzero"`
+}
+
+type call struct {
+	ID       string       `json:"id,omitzero"`
+	Function callFunction `json:"function"`
+}
+
+type callFunction struct {
+	Name      string         `json:"name"`
+	Arguments jsontext.Value `json:"arguments"`
+}
+
+type chatAnswer struct {
+	Model     string      `json:"model"`
+	CreatedAt time.Time   `json:"created_at"`
+	Message   chatMessage `json:"message"`
+	figures
+}
+
+// Loads says that the request only wants the model loaded.
+func (q *ChatRequest) Loads() bool { return len(q.Messages) == 0 }
+
+// Wish is the request in the form that all APIs share.
+func (q *ChatRequest) Wish() (*turn.Wish, error) {
+	q.start = time.Now()
+	w := q.wish()
+	for i, m := range q.Messages {
+		switch m.Role {
+		case "system", "user", "assistant", "tool":
+		default:
+			return nil, turn.Bad(turn.At("messages", i, "role"), "%q; there are system, user, assistant and tool", m.Role)
+		}
+		message := mlx.Message{Role: m.Role, Content: m.Content, Reasoning: m.Thinking, Name: m.ToolName, ToolCallID: m.ToolCallID}
+		for _, c := range m.ToolCalls {
+			arguments := c.Function.Arguments
+			if len(arguments) == 0 {
+				arguments = jsontext.Value("{}")
+			}
+			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: c.ID, Type: "function", Function: mlx.FunctionCall{Name: c.Function.Name, Arguments: []byte(arguments)}})
+		}
+		w.Messages = append(w.Messages, message)
+	}
+	if n := len(w.Messages); n > 0 {
+		last := w.Messages[n-1]
+		w.Continue = last.Role == "assistant" && len(last.ToolCalls) == 0
+	}
+	for i, t := range q.Tools {
+		if t.Type == "function" || t.Type == "" {
+			w.Tools.List = append(w.Tools.List, turn.Tool{Name: t.Function.Name, Description: t.Function.Description, Parameters: t.Function.Parameters, Field: fmt.Sprintf("tools[%d].function", i)})
+		}
+	}
+	return w, nil
+}
+
+func (q *ChatRequest) answer(m chatMessage) chatAnswer {
+	m.Role = "assistant"
+	return chatAnswer{Model: q.Model, CreatedAt: time.Now().UTC(), Message: m}
+}
+
+// Loaded is the answer to a request that only wants the model loaded, or unloaded.
+func (q *ChatRequest) Loaded() any {
+	a := q.answer(chatMessage{})
+	a.figures = figures{Done: true, DoneReason: q.loadReason()}
+	return a
+}
+
+// add adds an event to a message.
+func (m *chatMessage) add(e turn.Event) {
+	switch e.Kind {
+	case turn.Reasoning:
+		m.Thinking += e.Text
+	case turn.Call:
+		m.ToolCalls = append(m.ToolCalls, call{e.Call.ID, callFunction{e.Call.Function.Name, jsontext.Value(e.Call.Function.Arguments)}})
+	default:
+		m.Content += e.Text
+	}
+}
+
+// AnswerWhole generates the answer in one piece.
+func (q *ChatRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error) {
+	var m chatMessage
+	f, err := q.run(ctx, t, func(e turn.Event) error { m.add(e); return nil })
+	a := q.answer(m)
+	a.figures = f
+	return a, err
+}
+
+// AnswerStream sends the answer as it grows.
+func (q *ChatRequest) AnswerStream(ctx context.Context, t *turn.Turn, out turn.Sink) error {
+	f, err := q.run(ctx, t, func(e turn.Event) error {
+		var m chatMessage
+		m.add(e)
+		return out.Send("", q.answer(m))
+	})
+	if err != nil {
+		return err
+	}
+	a := q.answer(chatMessage{})
+	a.figures = f
+	return out.Send("", a)
+}
+
+// run generates the answer and takes the time.
+func (c *common) run(ctx context.Context, t *turn.Turn, emit func(turn.Event) error) (figures, error) {
+	c.ready = time.Now()
+	var first time.Time
+	o, err := t.Run(ctx, func(e turn.Event) error {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		return emit(e)
+	})
+	return c.figures(o, first), err
+}
+
+// ErrorBody is an error as Ollama's clients expect it.
+func ErrorBody(e *turn.Error) any {
+	return map[string]string{"error": e.Message}
+}

@@ -1,0 +1,179 @@
+package openai
+
+import (
+	"github.com/go-json-experiment/json/jsontext"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
+)
+
+// ChatRequest is the body of /v1/chat/completions; ChatFields has what becomes of its fields.
+type ChatRequest struct {
+	turn.Sampling
+	Model                string        `json:"model"`
+	Messages             []chatMessage `json:"messages"`
+	Stream               bool          `json:"stream"`
+	StreamOptions        *usageOption  `json:"stream_options"`
+	MaxTokens            *turn.Count   `json:"max_tokens"`
+	MaxCompletionTokens  *turn.Count   `json:"max_completion_tokens"`
+	N                    *turn.Count   `json:"n"`
+	Stop                 turn.Strings  `json:"stop"`
+	LogProbs             bool          `json:"logprobs"`
+	TopLogProbs          *turn.Count   `json:"top_logprobs"`
+	Tools                []chatTool    `json:"tools"`
+	ToolChoice           toolChoice    `json:"tool_choice"`
+	ParallelToolCalls    *bool         `json:"parallel_tool_calls"`
+	ResponseFormat       chatFormat    `json:"response_format"`
+	ReasoningEffort      *string       `json:"reasoning_effort"`
+	PromptCacheKey       string        `json:"prompt_cache_key"`
+	ContinueFinalMessage bool          `json:"continue_final_message"` // as in vLLM
+	AddGenerationPrompt  *bool         `json:"add_generation_prompt"`
+
+	ChatTemplateKwargs map[string]any `json:"chat_template_kwargs"` // as in mlx_lm.server
+}
+
+type usageOption struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
+type chatMessage struct {
+	Role             string     `json:"role"`
+	Content          textParts  `json:"content"`
+	Name             string     `json:"name"`
+	ToolCallID       string     `json:"tool_call_id"`
+	ToolCalls        []sentCall `json:"tool_calls"`
+	ReasoningContent string     `json:"reasoning_content"`
+	Reasoning        string     `json:"reasoning"`
+	Refusal          string     `json:"refusal"`
+	Prefix           bool       `json:"prefix"` // the answer continues this message, as in Mistral's and DeepSeek's APIs
+}
+
+// sentCall is a call in an earlier message.
+type sentCall struct {
+	ID       string       `json:"id"`
+	Type     string       `json:"type"`
+	Index    *int         `json:"index"`
+	Function callFunction `json:"function"`
+	Custom   *struct {
+		Name  string `json:"name"`
+		Input string `json:"input"`
+	} `json:"custom"`
+}
+
+type callFunction struct {
+	Name      string `json:"name"`
+	Arguments string `json:"arguments"` // JSON
+}
+
+type chatTool struct {
+	Type     string       `json:"type"`
+	Function functionSpec `json:"function"`
+}
+
+type chatFormat struct {
+	Type       string `json:"type"`
+	JSONSchema struct {
+		Name        string         `json:"name"`
+		Description string         `json:"description"`
+		Schema      jsontext.Value `json:"schema"`
+		Strict      bool           `json:"strict"` // a format is always followed
+	} `json:"json_schema"`
+}
+
+// ModelName is the model that the request names.
+func (q *ChatRequest) ModelName() string { return q.Model }
+
+// Streams says whether the answer is streamed.
+func (q *ChatRequest) Streams() bool { return q.Stream }
+
+// Named is what the API calls the fields behind options.
+func (q *ChatRequest) Named() turn.Names {
+	if q.MaxCompletionTokens != nil {
+		return turn.Names{"MaxTokens": "max_completion_tokens"}
+	}
+	return nil
+}
+
+// Wish is the request in the form that all APIs share.
+func (q *ChatRequest) Wish() (*turn.Wish, error) {
+	messages, last, err := q.turnMessages()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case q.StreamOptions != nil && !q.Stream:
+		return nil, turn.Bad("stream_options", "goes with stream")
+	case q.TopLogProbs != nil && *q.TopLogProbs > 0 && !q.LogProbs:
+		return nil, turn.Bad("top_logprobs", "goes with logprobs")
+	case q.N != nil && *q.N < 1:
+		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
+	case q.AddGenerationPrompt != nil && !*q.AddGenerationPrompt && !q.ContinueFinalMessage:
+		return nil, turn.Bad("add_generation_prompt", "without it the last message has to be continued: continue_final_message")
+	}
+	var list []turn.Tool
+	for i, t := range q.Tools {
+		if t.Type == "function" || t.Type == "" {
+			list = append(list, t.Function.tool(turn.At("tools", i, "function")))
+		}
+	}
+	w := &turn.Wish{
+		Messages: messages, Continue: last, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), Sampling: &q.Sampling, Stop: q.Stop,
+		Format:    turn.Format{Type: q.ResponseFormat.Type, Schema: q.ResponseFormat.JSONSchema.Schema, Field: "response_format"},
+		Arguments: q.ChatTemplateKwargs, Effort: q.ReasoningEffort, MaxTokens: q.MaxTokens.Int(), Session: q.PromptCacheKey,
+		LogProbs: q.LogProbs, Names: q.Named(),
+	}
+	if q.MaxCompletionTokens != nil {
+		w.MaxTokens = q.MaxCompletionTokens.Int()
+	}
+	if q.N != nil {
+		w.Choices = int(*q.N)
+	}
+	if q.TopLogProbs != nil {
+		w.TopLogProbs = int(*q.TopLogProbs)
+	}
+	return w, nil
+}
+
+// turnMessages gives the messages their form for the engines; last says that the answer continues the last one.
+func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
+	if len(q.Messages) == 0 {
+		return nil, false, turn.Bad("messages", "there are none")
+	}
+	last = q.ContinueFinalMessage
+	for i, m := range q.Messages {
+		role := m.Role
+		switch role {
+		case "developer":
+			role = "system"
+		case "function":
+			role = "tool"
+		case "system", "user", "assistant", "tool":
+		default:
+			return nil, false, wrongRole(turn.At("messages", i, "role"), m.Role)
+		}
+		message := mlx.Message{
+			Role: role, Content: string(m.Content) + m.Refusal, Name: m.Name, ToolCallID: m.ToolCallID, Reasoning: m.ReasoningContent,
+		}
+		if message.Reasoning == "" {
+			message.Reasoning = m.Reasoning
+		}
+		for k, call := range m.ToolCalls {
+			if call.Custom != nil {
+				c, err := customCall(call.ID, call.Custom.Name, call.Custom.Input)
+				if err != nil {
+					return nil, false, err
+				}
+				message.ToolCalls = append(message.ToolCalls, c)
+				continue
+			}
+			data, err := arguments(turn.At(turn.At("messages", i, "tool_calls"), k, "function.arguments"), call.Function.Arguments)
+			if err != nil {
+				return nil, false, err
+			}
+			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: data}})
+		}
+		out = append(out, message)
+		last = last || m.Prefix && i == len(q.Messages)-1
+	}
+	return out, last, nil
+}

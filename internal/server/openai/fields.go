@@ -1,0 +1,104 @@
+// Package openai translates OpenAI's APIs: chats, completions, responses and embeddings.
+package openai
+
+import "forge.lthn.ai/core/go-mlx/internal/server/turn"
+
+// Reasons that several rows share.
+const (
+	label    = "it names a request and changes nothing"
+	elsehow  = "it is about how a vendor's own servers work"
+	aside    = "it asks for more beside the answer"
+	textOnly = "there is text only"
+	noSuch   = "this server has no such sampler"
+)
+
+// labels are fields that may be given with every request.
+func labels() []turn.Field {
+	return append(turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"),
+		turn.NoEffect(elsehow, "service_tier", "store", "prompt_cache_retention", "moderation", "verbosity", "extra_headers", "provider",
+			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress")...)
+}
+
+// otherSamplers are those of other servers, at the values at which they do nothing.
+func otherSamplers() []turn.Field {
+	return join(
+		turn.OnlyAt("mirostat", noSuch, "0"), turn.OnlyAt("typical_p", noSuch, "1"), turn.OnlyAt("dry_multiplier", noSuch, "0"),
+		turn.OnlyAt("tfs_z", noSuch, "1"), turn.OnlyAt("top_a", noSuch, "0"), turn.OnlyAt("min_tokens", noSuch, "0"),
+		turn.OnlyAt("ignore_eos", "an answer ends where the model ends it", "false"), turn.OnlyAt("use_beam_search", noSuch, "false"),
+		turn.OnlyAt("length_penalty", noSuch, "1"), turn.OnlyAt("skip_special_tokens", "special tokens are no text", "true"),
+		turn.OnlyAt("spaces_between_special_tokens", "special tokens are no text", "true", "false"),
+		turn.OnlyAt("include_stop_str_in_output", "a stop string is no part of the answer", "false"),
+		turn.OnlyAt("stop_token_ids", "name the end as a stop string", "[]"), turn.OnlyAt("bad_words", "use logit_bias", "[]"),
+	)
+}
+
+func join(groups ...[]turn.Field) (out []turn.Field) {
+	for _, g := range groups {
+		out = append(out, g...)
+	}
+	return out
+}
+
+const otherTools = "tools that a vendor's servers run are left out of the prompt"
+
+// Tables of fields.
+var (
+	ChatFields = turn.NewTable("POST /v1/chat/completions",
+		turn.Honour("model", "messages", "messages[].role", "messages[].content", "messages[].content[].type", "messages[].content[].text",
+			"messages[].content[].refusal", "messages[].name", "messages[].tool_call_id", "messages[].tool_calls", "messages[].tool_calls[].id",
+			"messages[].tool_calls[].type", "messages[].tool_calls[].index", "messages[].tool_calls[].function", "messages[].tool_calls[].function.name",
+			"messages[].tool_calls[].function.arguments", "messages[].tool_calls[].custom", "messages[].reasoning_content", "messages[].reasoning",
+			"messages[].refusal", "messages[].prefix"),
+		turn.NoEffect("what other servers put into a message, given back", "messages[].*", "messages[].content[].*", "messages[].tool_calls[].*",
+			"messages[].tool_calls[].function.*"),
+		turn.Honour("stream", "stream_options", "stream_options.include_usage"), turn.NoEffect(elsehow, "stream_options.*"),
+		turn.Honour("max_tokens", "max_completion_tokens", "n", "stop", "logprobs", "top_logprobs"),
+		turn.OnlyTypes("tools[]", otherTools, "function"),
+		turn.Honour("tools", "tools[].type", "tools[].function", "tools[].function.name", "tools[].function.description", "tools[].function.parameters",
+			"tools[].function.strict"),
+		turn.NoEffect("a tool is its name, description and schema", "tools[].*", "tools[].function.*"),
+		turn.Honour("tool_choice", "parallel_tool_calls", "response_format", "response_format.type", "response_format.json_schema",
+			"response_format.json_schema.schema", "response_format.json_schema.name", "response_format.json_schema.description",
+			"response_format.json_schema.strict"),
+		turn.NoEffect("the schema counts", "response_format.*", "response_format.json_schema.*"),
+		turn.Honour("reasoning_effort", "prompt_cache_key", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"),
+		turn.SamplingFields(), labels(), otherSamplers(),
+		turn.OnlyAt("modalities", textOnly, `["text"]`), turn.OnlyAt("best_of", "ask for n answers", "1"),
+		turn.NoEffect("a model that runs here predicts by its draft model", "prediction"),
+		turn.Refuse(textOnly, "audio"), turn.Refuse("this server looks nothing up", "web_search_options"),
+		turn.OnlyAt("functions", "give them as tools", "[]"), turn.OnlyAt("function_call", "use tool_choice", `"none"`, `"auto"`),
+	)
+
+	CompletionFields = turn.NewTable("POST /v1/completions",
+		turn.Honour("model", "prompt", "stream", "stream_options", "stream_options.include_usage"), turn.NoEffect(elsehow, "stream_options.*"),
+		turn.Honour("max_tokens", "n", "stop", "logprobs", "echo"),
+		turn.SamplingFields(), labels(), otherSamplers(),
+		turn.OnlyAt("best_of", "ask for n answers", "1"), turn.OnlyAt("suffix", "the models go on from a prompt only", `""`),
+	)
+
+	EmbeddingFields = turn.NewTable("POST /v1/embeddings",
+		turn.Honour("model", "input", "encoding_format", "dimensions", "prompt_name"), turn.NoEffect(label, "user", "input_type", "truncate"))
+
+	ResponseFields = turn.NewTable("POST /v1/responses",
+		turn.Honour("model", "input", "input[].type", "input[].id", "input[].status", "input[].role", "input[].content", "input[].content[].type",
+			"input[].content[].text", "input[].content[].refusal", "input[].call_id", "input[].name", "input[].arguments", "input[].input",
+			"input[].output", "input[].output[].type", "input[].output[].text", "input[].summary", "input[].summary[].type", "input[].summary[].text"),
+		turn.NoEffect("what servers put into an item, given back", "input[].*", "input[].content[].*", "input[].output[].*", "input[].summary[].*"),
+		turn.Honour("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "stream"),
+		turn.NoEffect(elsehow, "stream_options"),
+		turn.OnlyTypes("tools[]", otherTools, "function"),
+		turn.Honour("tools", "tools[].type", "tools[].name", "tools[].description", "tools[].parameters", "tools[].strict"),
+		turn.NoEffect("a tool is its name, description and schema", "tools[].*"),
+		turn.Honour("tool_choice", "parallel_tool_calls", "text", "text.format", "text.format.type", "text.format.name", "text.format.description",
+			"text.format.schema", "text.format.strict"), turn.NoEffect("no model here has degrees of it", "text.*", "text.format.*"),
+		turn.Honour("reasoning", "reasoning.effort"), turn.NoEffect("thoughts are given whole", "reasoning.*"),
+		turn.NoEffect(aside, "include", "top_logprobs"), turn.NoEffect("there are no tools of the server's own", "max_tool_calls"),
+		turn.NoEffect("a conversation that is too long is an error", "truncation"),
+		turn.Honour("store", "metadata", "prompt_cache_key"),
+		turn.NoEffect(label, "user", "safety_identifier", "client_metadata"),
+		turn.NoEffect(elsehow, "service_tier", "prompt_cache_retention", "moderation", "context_management", "extra_headers"),
+		turn.OnlyAt("background", "a response ends with its request here", "false"),
+		turn.Refuse("this server keeps responses (previous_response_id), no conversations", "conversation"),
+		turn.Refuse("this server keeps no prompts", "prompt"),
+	)
+)

@@ -1,0 +1,236 @@
+package openai
+
+import (
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
+)
+
+// ResponseRequest is the body of /v1/responses; ResponseFields has what becomes of its fields.
+type ResponseRequest struct {
+	Model              string            `json:"model"`
+	Input              responseInput     `json:"input"`
+	Instructions       string            `json:"instructions"`
+	PreviousResponseID string            `json:"previous_response_id"`
+	MaxOutputTokens    *turn.Count       `json:"max_output_tokens"`
+	Temperature        *float32          `json:"temperature"`
+	TopP               *float32          `json:"top_p"`
+	Stream             bool              `json:"stream"`
+	Store              *bool             `json:"store"`
+	Metadata           map[string]string `json:"metadata"`
+	Tools              []responseTool    `json:"tools"`
+	ToolChoice         toolChoice        `json:"tool_choice"`
+	ParallelToolCalls  *bool             `json:"parallel_tool_calls"`
+	Text               responseText      `json:"text"`
+	Reasoning          *responseEffort   `json:"reasoning"`
+	PromptCacheKey     string            `json:"prompt_cache_key"`
+
+	Responses *ResponseStore `json:"-"` // where earlier ones are
+
+	conversation []mlx.Message // without instructions, for the next turn
+	live         *responding   // the stream, once it has begun
+}
+
+type responseEffort struct {
+	Effort *string `json:"effort"`
+}
+
+type responseText struct {
+	Format responseFormat `json:"format"`
+}
+
+type responseFormat struct {
+	Type        string         `json:"type"`
+	Name        string         `json:"name,omitzero"`
+	Description string         `json:"description,omitzero"`
+	Schema      jsontext.Value `json:"schema,omitzero"`
+	Strict      *bool          `json:"strict,omitzero"`
+}
+
+type responseTool struct {
+	Type string `json:"type"`
+	functionSpec
+}
+
+// responseInput is a text, or a list of items.
+type responseInput []responseItem
+
+func (in *responseInput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	if d.PeekKind() == '[' {
+		return json.UnmarshalDecode(d, (*[]responseItem)(in))
+	}
+	var text string
+	if err := json.UnmarshalDecode(d, &text); err != nil {
+		return err
+	}
+	*in = responseInput{{Role: "user", Content: textParts(text)}}
+	return nil
+}
+
+// responseItem is a message, a call, what it returned, a thought, or a reference to one of these.
+type responseItem struct {
+	Type      string    `json:"type"`
+	ID        string    `json:"id"`
+	Status    string    `json:"status"`
+	Role      string    `json:"role"`
+	Content   textParts `json:"content"`
+	CallID    string    `json:"call_id"`
+	Name      string    `json:"name"`
+	Arguments string    `json:"arguments"`
+	Input     string    `json:"input"` // of a custom tool
+	Output    textParts `json:"output"`
+	Summary   textParts `json:"summary"`
+}
+
+// ModelName is the model that the request names.
+func (q *ResponseRequest) ModelName() string { return q.Model }
+
+// Streams says whether the answer is streamed.
+func (q *ResponseRequest) Streams() bool { return q.Stream }
+
+// Named is what the API calls the fields behind options.
+func (q *ResponseRequest) Named() turn.Names {
+	return turn.Names{"MaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
+}
+
+// Wish is the request in the form that all APIs share.
+func (q *ResponseRequest) Wish() (*turn.Wish, error) {
+	var earlier []mlx.Message
+	if q.PreviousResponseID != "" {
+		stored, ok := q.Responses.get(q.PreviousResponseID)
+		if !ok {
+			return nil, &turn.Error{Kind: turn.NotFound, Code: "previous_response_not_found", Param: "previous_response_id",
+				Message: "there is no response " + q.PreviousResponseID + ": it was not stored, or is gone since"}
+		}
+		earlier = stored.conversation
+	}
+	b := &conversation{messages: append([]mlx.Message{}, earlier...), responses: q.Responses}
+	for i, item := range q.Input {
+		if err := b.add(i, item); err != nil {
+			return nil, err
+		}
+	}
+	if len(b.messages) == 0 {
+		return nil, turn.Bad("input", "there is none")
+	}
+	q.conversation = b.messages
+	messages := b.messages
+	if q.Instructions != "" {
+		messages = append([]mlx.Message{{Role: "system", Content: q.Instructions}}, messages...)
+	}
+	var list []turn.Tool
+	for i, t := range q.Tools {
+		if t.Type == "function" || t.Type == "" {
+			list = append(list, t.tool(fmt.Sprintf("tools[%d]", i)))
+		}
+	}
+	w := &turn.Wish{
+		Messages: messages, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), MaxTokens: q.MaxOutputTokens.Int(),
+		Sampling: &turn.Sampling{Temperature: q.Temperature, TopP: q.TopP}, Session: q.PromptCacheKey, Names: q.Named(),
+		Format: turn.Format{Type: q.Text.Format.Type, Schema: q.Text.Format.Schema, Field: "text.format"},
+	}
+	if q.Reasoning != nil {
+		w.Effort = q.Reasoning.Effort
+	}
+	return w, nil
+}
+
+// conversation turns items into messages: thought, text and calls of one answer are several items, and one message.
+type conversation struct {
+	messages  []mlx.Message
+	responses *ResponseStore
+	open      bool // the last message is the assistant's and of this input
+}
+
+func (b *conversation) assistant() *mlx.Message {
+	if !b.open {
+		b.messages = append(b.messages, mlx.Message{Role: "assistant"})
+		b.open = true
+	}
+	return &b.messages[len(b.messages)-1]
+}
+
+func (b *conversation) other(m mlx.Message) {
+	b.messages = append(b.messages, m)
+	b.open = false
+}
+
+func (b *conversation) call(c mlx.ToolCall) {
+	m := b.assistant()
+	m.ToolCalls = append(m.ToolCalls, c)
+}
+
+func (b *conversation) add(i int, item responseItem) error {
+	switch item.Type {
+	case "", "message":
+		switch item.Role {
+		case "system", "user":
+			b.other(mlx.Message{Role: item.Role, Content: string(item.Content)})
+		case "developer":
+			b.other(mlx.Message{Role: "system", Content: string(item.Content)})
+		case "assistant":
+			m := b.assistant()
+			if len(m.ToolCalls) > 0 { // a text behind a call is a message of its own
+				b.open = false
+				m = b.assistant()
+			}
+			m.Content += string(item.Content)
+		default:
+			if item.Type == "" && item.Role == "" && item.ID != "" { // a reference may come without its type
+				return b.reference(i, item.ID)
+			}
+			return wrongRole(turn.At("input", i, "role"), item.Role)
+		}
+	case "function_call":
+		data, err := arguments(turn.At("input", i, "arguments"), item.Arguments)
+		if err != nil {
+			return err
+		}
+		b.call(mlx.ToolCall{ID: item.CallID, Type: "function", Function: mlx.FunctionCall{Name: item.Name, Arguments: data}})
+	case "custom_tool_call":
+		call, err := customCall(item.CallID, item.Name, item.Input)
+		if err != nil {
+			return err
+		}
+		b.call(call)
+	case "function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output":
+		b.other(mlx.Message{Role: "tool", ToolCallID: item.CallID, Content: string(item.Output)})
+	case "reasoning":
+		text := string(item.Content)
+		if text == "" {
+			text = string(item.Summary)
+		}
+		b.assistant().Reasoning += text
+	case "item_reference":
+		return b.reference(i, item.ID)
+	case "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "local_shell_call", "shell_call",
+		"mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "compaction":
+		// What other servers' tools did; a model here would not know them.
+	default:
+		return turn.Bad(turn.At("input", i, "type"), "%q; there are message, function_call, function_call_output, reasoning and item_reference", item.Type)
+	}
+	return nil
+}
+
+// reference adds an item of a response that is kept.
+func (b *conversation) reference(i int, id string) error {
+	item, ok := b.responses.item(id)
+	if !ok {
+		return &turn.Error{Kind: turn.NotFound, Code: "item_not_found", Param: turn.At("input", i, "id"),
+			Message: fmt.Sprintf("Item with id '%s' not found: its response was not stored, or is gone since; send the item itself", id)}
+	}
+	m := b.assistant()
+	switch item.Type {
+	case "message":
+		m.Content += item.text()
+	case "reasoning":
+		m.Reasoning += item.text()
+	case "function_call":
+		b.call(item.call())
+	}
+	return nil
+}

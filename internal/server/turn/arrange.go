@@ -1,0 +1,155 @@
+package turn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// Templates differ in what they take: some demand that user and assistant alternate, some refuse system messages or leave out
+// those that do not come first. What a template does with an order is found out by rendering it once.
+const (
+	systemFirst    = "a system message"
+	systemLater    = "a system message behind others"
+	neighbours     = "two messages of the user, one behind the other"
+	assistantFirst = "a message of the assistant before one of the user"
+)
+
+// probes are the roles of chats that show one of these each; the template has to take them all, and every content has to be found
+// in the prompt.
+var probes = map[string][][]string{
+	systemFirst:    {{"system", "user"}},
+	systemLater:    {{"user", "system"}, {"user", "assistant", "system", "user"}},
+	neighbours:     {{"user", "user"}},
+	assistantFirst: {{"assistant", "user"}},
+}
+
+// taking reports whether the model's template takes an order.
+func (f *Facts) taking(ctx context.Context, model mlx.TextModel, order string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if known, ok := f.takes[order]; ok {
+		return known, nil
+	}
+	takes := true
+	for _, roles := range probes[order] {
+		var messages []mlx.Message
+		for i, role := range roles {
+			messages = append(messages, mlx.Message{Role: role, Content: fmt.Sprintf("probe-%d", i)})
+		}
+		text, err := model.Tokenizer().RenderChat(ctx, messages)
+		if err != nil && !refusal(err) {
+			return false, err
+		}
+		takes = takes && err == nil
+		for _, m := range messages {
+			takes = takes && strings.Contains(text, m.Content)
+		}
+	}
+	f.takes[order] = takes
+	return takes, nil
+}
+
+// refusal reports whether an error of rendering is the template's own, and not one of the model's state.
+func refusal(err error) bool {
+	for _, other := range []error{context.Canceled, context.DeadlineExceeded, mlx.ErrClosed, mlx.ErrBusy, mlx.ErrCrashLoop, mlx.ErrBudget, mlx.ErrOutOfMemory, mlx.ErrWorkerStopped} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
+}
+
+// arrange puts messages into an order that the template takes: what stands in the wrong place becomes what the template can
+// take, and neighbours of one role are joined where it demands that roles alternate, or where the API says so (always).
+func arrange(ctx context.Context, model mlx.TextModel, f *Facts, in []mlx.Message, always bool) ([]mlx.Message, error) {
+	if f.Template == "" {
+		return in, nil // the engine has an error for that
+	}
+	takes := func(order string) (bool, error) { return f.taking(ctx, model, order) }
+	out := joinSystem(in)
+	if system := out[0].Role == "system"; system {
+		if ok, err := takes(systemFirst); err != nil {
+			return nil, err
+		} else if !ok {
+			out[0].Role = "user"
+		}
+	}
+	for i := 1; i < len(out); i++ {
+		if out[i].Role != "system" {
+			continue
+		}
+		if ok, err := takes(systemLater); err != nil {
+			return nil, err
+		} else if !ok {
+			out[i].Role = "user"
+		}
+	}
+	join := always
+	for i := 1; i < len(out) && !join; i++ {
+		if out[i].Role != out[i-1].Role || out[i].Role == "tool" {
+			continue
+		}
+		ok, err := takes(neighbours)
+		if err != nil {
+			return nil, err
+		}
+		join = !ok
+	}
+	if join {
+		out = joinNeighbours(out)
+	}
+	first := 0
+	if out[0].Role == "system" {
+		first = 1
+	}
+	if first < len(out) && out[first].Role == "assistant" {
+		if ok, err := takes(assistantFirst); err != nil {
+			return nil, err
+		} else if !ok {
+			out = append(out[:first:first], append([]mlx.Message{{Role: "user"}}, out[first:]...)...)
+		}
+	}
+	return out, nil
+}
+
+// joinSystem makes the system messages at the head one; templates look at the first only. The result is the caller's own.
+func joinSystem(in []mlx.Message) []mlx.Message {
+	out := []mlx.Message{in[0]}
+	for _, m := range in[1:] {
+		if last := &out[0]; len(out) == 1 && last.Role == "system" && m.Role == "system" {
+			last.Content = paragraphs(last.Content, m.Content)
+			continue
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// joinNeighbours makes messages of one role that follow each other one. Results of tools stay apart: each has its call.
+func joinNeighbours(in []mlx.Message) []mlx.Message {
+	var out []mlx.Message
+	for _, m := range in {
+		n := len(out)
+		if n == 0 || out[n-1].Role != m.Role || m.Role == "tool" {
+			out = append(out, m)
+			continue
+		}
+		last := &out[n-1]
+		last.Content = paragraphs(last.Content, m.Content)
+		last.Reasoning = paragraphs(last.Reasoning, m.Reasoning)
+		last.ToolCalls = append(last.ToolCalls[:len(last.ToolCalls):len(last.ToolCalls)], m.ToolCalls...)
+	}
+	return out
+}
+
+// paragraphs joins two texts, either of which may be empty.
+func paragraphs(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "\n\n" + b
+}

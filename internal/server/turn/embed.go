@@ -1,0 +1,33 @@
+package turn
+
+import (
+	"context"
+	"fmt"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// EmbeddingTexts are the texts of inputs that may be token ids, and how many tokens they have.
+func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Prompts) (texts []string, tokens int, err error) {
+	size := m.Info().VocabSize
+	for i, p := range in {
+		for _, id := range p.IDs {
+			if id < 0 || size > 0 && int(id) >= size {
+				return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "the vocabulary of %d tokens has no id %d", size, id)
+			}
+		}
+		text, n := p.Text, len(p.IDs)
+		if n > 0 {
+			text, err = m.Tokenizer().Decode(ctx, p.IDs)
+		} else {
+			var ids []int32
+			ids, err = m.Tokenizer().Encode(ctx, text, true)
+			n = len(ids)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		texts, tokens = append(texts, text), tokens+n
+	}
+	return texts, tokens, nil
+}

@@ -1,0 +1,169 @@
+package turn
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// Limits of one request. They are checked before any work begins, so that a single request cannot hold a model, the
+// memory or a processor for long. What one request may do in time and bytes are settings of the server.
+const (
+	MaxChoices    = 16     // answers to one prompt
+	MaxAnswers    = 256    // prompts times choices
+	MaxMessages   = 16_384 // of a conversation
+	MaxTools      = 512
+	MaxStops      = 64
+	MaxStopBytes  = 1024 // of one stop string
+	MaxBiases     = 1024 // entries of logit_bias
+	MaxEmbeddings = 2048 // texts to embed, as OpenAI has it
+	MaxTexts      = 10_000
+	MaxLabels     = 1024
+)
+
+// AtMost refuses a list that is longer than its limit.
+func AtMost(field string, n, most int, what string) error {
+	if n <= most {
+		return nil
+	}
+	return Bad(field, "%d %s are more than the %d that one request may have", n, what, most)
+}
+
+// Kind is what went wrong, whichever API says it.
+type Kind int
+
+// Kinds of errors.
+const (
+	Internal Kind = iota
+	Invalid
+	Unauthorized
+	Forbidden
+	NotFound
+	TooLarge
+	MediaType
+	Busy
+	Unavailable
+	Timeout
+	ClientGone // stands in logs and metrics for a client that did not wait; nobody receives it
+)
+
+// kinds are the status of an error and its names in the APIs of OpenAI and Anthropic.
+var kinds = map[Kind]struct {
+	status            int
+	openAI, anthropic string
+}{
+	Internal:     {500, "server_error", "api_error"},
+	Invalid:      {400, "invalid_request_error", "invalid_request_error"},
+	Unauthorized: {401, "authentication_error", "authentication_error"},
+	Forbidden:    {403, "permission_error", "permission_error"},
+	NotFound:     {404, "invalid_request_error", "not_found_error"},
+	TooLarge:     {413, "invalid_request_error", "request_too_large"},
+	MediaType:    {415, "invalid_request_error", "invalid_request_error"},
+	Busy:         {429, "rate_limit_error", "rate_limit_error"},
+	Unavailable:  {503, "server_error", "overloaded_error"},
+	Timeout:      {504, "server_error", "timeout_error"},
+	ClientGone:   {499, "server_error", "api_error"},
+}
+
+// Status is the HTTP status of a kind.
+func (k Kind) Status() int { return kinds[k].status }
+
+// OpenAI is the "type" of a kind in OpenAI's errors.
+func (k Kind) OpenAI() string { return kinds[k].openAI }
+
+// Anthropic is the "type" of a kind in Anthropic's errors.
+func (k Kind) Anthropic() string { return kinds[k].anthropic }
+
+// Error is an error as a client sees it.
+type Error struct {
+	Kind    Kind
+	Code    string // as in OpenAI's "code"; may be empty
+	Param   string // the field that is to blame; may be empty
+	Message string
+	Retry   time.Duration // when to try again; 0 for not said
+	// Tokens and Limit are set for a prompt that does not fit the context: each vendor's clients look for words of their own.
+	Tokens, Limit int
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Bad is a request whose field cannot be honoured.
+func Bad(field, format string, args ...any) *Error {
+	return &Error{Kind: Invalid, Code: "invalid_value", Param: field, Message: field + ": " + fmt.Sprintf(format, args...)}
+}
+
+// At names a field inside a list.
+func At(list string, i int, field string) string { return fmt.Sprintf("%s[%d].%s", list, i, field) }
+
+// Names are the fields of an API behind the options that the engines name in their errors.
+type Names map[string]string
+
+var commonNames = Names{
+	"MaxTokens": "max_tokens", "Temperature": "temperature", "TopK": "top_k", "TopP": "top_p", "MinP": "min_p",
+	"RepetitionPenalty": "repetition_penalty", "RepetitionContext": "repetition_context_size", "PresencePenalty": "presence_penalty",
+	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "Stop": "stop",
+	"TopLogProbs": "top_logprobs", "Segments": "tools", "Tools": "tools", "TemplateArguments": "chat_template_kwargs",
+	"JSONSchema": "response_format", "Grammar": "tool_choice", "Embed": "model", "Dimensions": "dimensions", "labels": "labels",
+	"LabelPrompt": "prompt", "Calibration": "temperature", "Abstain": "abstain_below", "Messages": "messages", "PromptName": "prompt_name",
+	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
+}
+
+// Of is the field behind an option.
+func (n Names) Of(option string) string { return cmp.Or(n[option], commonNames[option], option) }
+
+// ErrDraining ends requests that are still under way when the time for draining is over.
+var ErrDraining = errors.New("the server is shutting down")
+
+// Explain gives any error of a model its form for clients; names are those of the API that was called.
+func Explain(err error, names Names) *Error {
+	var (
+		api    *Error
+		option *mlx.OptionError
+		length *mlx.ContextLengthError
+		remote *mlx.RemoteError
+		fault  *PanicError
+		token  *mlx.TokenError
+	)
+	message := err.Error()
+	if errors.As(err, &remote) {
+		message = "python worker: " + remote.Message
+	}
+	message, _, _ = strings.Cut(message, "\n") // tracebacks and what workers printed are for the log
+	say := func(kind Kind, code, param string, retry time.Duration) *Error {
+		return &Error{Kind: kind, Code: code, Param: param, Message: message, Retry: retry}
+	}
+	switch {
+	case errors.As(err, &api):
+		return api
+	case errors.As(err, &fault):
+		return &Error{Kind: Internal, Code: "internal", Message: "a fault in the server; its log has more"}
+	case errors.As(err, &option):
+		return Bad(names.Of(option.Option), "%s", option.Reason)
+	case errors.As(err, &length):
+		e := say(Invalid, "context_length_exceeded", names.Of("Prompt"), 0)
+		e.Tokens, e.Limit = length.Tokens, length.Limit
+		return e
+	case errors.As(err, &token), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
+		return say(Invalid, "invalid_value", names.Of("Prompt"), 0)
+	case errors.Is(err, mlx.ErrUnsupported):
+		return say(Invalid, "unsupported", "model", 0)
+	case errors.Is(err, mlx.ErrBusy):
+		return say(Busy, "rate_limit_exceeded", "", time.Second)
+	case errors.Is(err, mlx.ErrCrashLoop):
+		return say(Unavailable, "crash_loop", "", 30*time.Second)
+	case errors.Is(err, mlx.ErrBudget), errors.Is(err, mlx.ErrOutOfMemory):
+		return say(Unavailable, "out_of_memory", "", 5*time.Second)
+	case errors.Is(err, ErrDraining), errors.Is(err, mlx.ErrClosed):
+		return say(Unavailable, "shutting_down", "", 5*time.Second)
+	case errors.Is(err, context.DeadlineExceeded):
+		return say(Timeout, "timeout", "", 0)
+	case errors.Is(err, context.Canceled):
+		return say(ClientGone, "cancelled", "", 0)
+	}
+	return say(Internal, "internal", "", 0)
+}

@@ -1,0 +1,98 @@
+package turn
+
+import (
+	"strconv"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// Sampling are the fields about drawing tokens, which OpenAI's APIs and this server's own share.
+type Sampling struct {
+	Temperature      *float32           `json:"temperature"`
+	TopP             *float32           `json:"top_p"`
+	Seed             *Seed              `json:"seed"`
+	PresencePenalty  *float32           `json:"presence_penalty"`
+	FrequencyPenalty *float32           `json:"frequency_penalty"`
+	LogitBias        map[string]float32 `json:"logit_bias"`
+
+	// What OpenAI's APIs do not have; named as in mlx_lm.server.
+	TopK                  *int     `json:"top_k"`
+	MinP                  *float32 `json:"min_p"`
+	RepetitionPenalty     *float32 `json:"repetition_penalty"`
+	RepetitionContextSize *int     `json:"repetition_context_size"`
+	XTCProbability        *float32 `json:"xtc_probability"`
+	XTCThreshold          *float32 `json:"xtc_threshold"`
+}
+
+// SamplingFields are the names of Sampling's fields.
+func SamplingFields() []Field {
+	return Honour("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "top_k", "min_p",
+		"repetition_penalty", "repetition_context_size", "xtc_probability", "xtc_threshold")
+}
+
+// generationConfig is what a model's authors advise, in generation_config.json.
+type generationConfig struct {
+	DoSample          *bool    `json:"do_sample"`
+	Temperature       *float32 `json:"temperature"`
+	TopP              *float32 `json:"top_p"`
+	TopK              *int     `json:"top_k"`
+	MinP              *float32 `json:"min_p"`
+	RepetitionPenalty *float32 `json:"repetition_penalty"`
+}
+
+// options are those of a request, over the model's own defaults.
+func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
+	var out []mlx.GenerateOption
+	add(&out, p.Temperature, c.Temperature, mlx.WithTemperature)
+	add(&out, p.TopP, c.TopP, mlx.WithTopP)
+	add(&out, p.TopK, c.TopK, mlx.WithTopK)
+	add(&out, p.MinP, c.MinP, mlx.WithMinP)
+	add(&out, p.RepetitionPenalty, c.RepetitionPenalty, mlx.WithRepetitionPenalty)
+	add(&out, p.RepetitionContextSize, nil, mlx.WithRepetitionContext)
+	add(&out, p.PresencePenalty, nil, mlx.WithPresencePenalty)
+	add(&out, p.FrequencyPenalty, nil, mlx.WithFrequencyPenalty)
+	out = append(out, p.seedFor(0)...)
+	if p.XTCThreshold != nil && p.XTCProbability == nil {
+		return nil, Bad("xtc_threshold", "goes with xtc_probability")
+	}
+	if p.XTCProbability != nil {
+		threshold := float32(0.1)
+		if p.XTCThreshold != nil {
+			threshold = *p.XTCThreshold
+		}
+		out = append(out, mlx.WithXTC(*p.XTCProbability, threshold))
+	}
+	if err := AtMost("logit_bias", len(p.LogitBias), MaxBiases, "biases"); err != nil {
+		return nil, err
+	}
+	if len(p.LogitBias) > 0 {
+		bias := map[int32]float32{}
+		for token, value := range p.LogitBias {
+			id, err := strconv.ParseInt(token, 10, 32)
+			if err != nil {
+				return nil, Bad("logit_bias", "%q is not a token id", token)
+			}
+			bias[int32(id)] = value
+		}
+		out = append(out, mlx.WithLogitBias(bias))
+	}
+	return out, nil
+}
+
+// add appends an option for a value that is given, or else for its default.
+func add[T any](out *[]mlx.GenerateOption, value, otherwise *T, option func(T) mlx.GenerateOption) {
+	if value == nil {
+		value = otherwise
+	}
+	if value != nil {
+		*out = append(*out, option(*value))
+	}
+}
+
+// seedFor gives each of several answers to one request draws of its own.
+func (p *Sampling) seedFor(choice int) []mlx.GenerateOption {
+	if p.Seed == nil {
+		return nil
+	}
+	return []mlx.GenerateOption{mlx.WithSeed(uint64(*p.Seed) + uint64(choice))}
+}

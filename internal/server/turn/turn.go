@@ -1,0 +1,336 @@
+// Package turn is one answer to be generated, whichever API asks for it and without HTTP: what the request wishes for, messages
+// in an order that the model's template takes, tools, sampling, limits, the kinds of errors, and the answer as a row of events.
+package turn
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
+)
+
+// Wish is a request in the form that all APIs share.
+type Wish struct {
+	Messages []mlx.Message
+	Continue bool     // the last message is the assistant's, and the answer goes on from its text
+	Join     bool     // neighbours of one role are one message, as the API has it
+	Prompts  []Prompt // without messages
+	Choices  int      // answers to each prompt; 0 is one
+
+	Tools     Tools
+	Format    Format
+	Sampling  *Sampling
+	Arguments map[string]any // for the chat template
+	Effort    *string        // of reasoning; nil for not said
+	Thinking  *bool          // where the template has a switch; nil for not said
+	Budget    int            // tokens of reasoning; 0 for no limit of its own
+
+	MaxTokens   *int // nil for the server's default
+	Stop        []string
+	Session     string
+	LogProbs    bool
+	TopLogProbs int
+
+	Names Names  // of the API's fields
+	Notes *Notes // what has no effect
+}
+
+// Settings are the server's own.
+type Settings struct {
+	MaxTokens int  // of an answer whose request sets no limit
+	Strict    bool // what would have no effect is refused
+}
+
+// Watcher is told how an answer comes along; it may be called from several goroutines.
+type Watcher interface {
+	FirstToken(after time.Duration)
+	Over(Outcome)
+}
+
+// Turn is a request that a model is ready to answer.
+type Turn struct {
+	Model   mlx.TextModel
+	Watcher Watcher
+	Wish    *Wish
+
+	facts    *Facts
+	messages []mlx.Message
+	prefill  string // how the answer begins already
+	options  []mlx.GenerateOption
+	most     int  // tokens of the answer
+	budget   int  // tokens of reasoning; 0 for no limit
+	format   bool // the text follows a format
+	marks    segment.Marks
+	prompt   Prompt // of this one; see For
+}
+
+// Check finds what is wrong with a wish, whichever model it is for.
+func (w *Wish) Check() error {
+	if w.MaxTokens != nil && *w.MaxTokens == -1 { // as several servers have it, no limit of the request's own
+		w.MaxTokens = nil
+	}
+	if w.Choices < 0 || w.Choices > MaxChoices {
+		return Bad("n", "%d is not between 1 and %d", w.Choices, MaxChoices)
+	}
+	if w.Names == nil {
+		w.Names = Names{}
+	}
+	if w.Notes == nil {
+		w.Notes = &Notes{}
+	}
+	if w.Sampling == nil {
+		w.Sampling = &Sampling{}
+	}
+	if err := AtMost(w.Names.Of("Prompt"), len(w.Prompts)*max(1, w.Choices), MaxAnswers, "prompts, each with its answers,"); err != nil {
+		return err
+	}
+	if err := AtMost(w.Names.Of("Prompt"), len(w.Messages), MaxMessages, "messages"); err != nil {
+		return err
+	}
+	stop := w.Names.Of("Stop")
+	if err := AtMost(stop, len(w.Stop), MaxStops, "stop strings"); err != nil {
+		return err
+	}
+	for _, s := range w.Stop {
+		if err := AtMost(stop, len(s), MaxStopBytes, "bytes of a stop string"); err != nil {
+			return err
+		}
+	}
+	if w.Continue && (len(w.Messages) == 0 || w.Messages[len(w.Messages)-1].Role != "assistant") {
+		return Bad(w.Names.Of("Prompt"), "the last message is not the assistant's, so there is nothing to continue")
+	}
+	if _, err := w.Format.schema(); err != nil {
+		return err
+	}
+	return w.Tools.check(w.Names)
+}
+
+// Prepare makes a turn of a wish that was checked.
+func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, set Settings) (*Turn, error) {
+	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens}
+	if w.MaxTokens != nil {
+		t.most = *w.MaxTokens
+	}
+	size := model.Info().VocabSize
+	for _, p := range w.Prompts {
+		for _, id := range p.IDs {
+			if id < 0 || size > 0 && int(id) >= size {
+				return nil, Bad(w.Names.Of("Prompt"), "the vocabulary of %d tokens has no id %d", size, id)
+			}
+		}
+	}
+	schema, err := w.Format.schema()
+	if err != nil {
+		return nil, err
+	}
+	t.format = schema != nil && w.Tools.Mode != Required
+	drawing, err := w.Sampling.options(facts.defaults)
+	if err != nil {
+		return nil, err
+	}
+	if len(w.Messages) > 0 {
+		if err := t.prepareChat(ctx, set); err != nil {
+			return nil, err
+		}
+	}
+	t.options = append(t.options, drawing...)
+	grammar, err := grammarFor(&w.Tools, schema, facts.Template, w.Names)
+	if err != nil {
+		return nil, err
+	}
+	t.options = append(t.options, grammar...)
+	if len(w.Stop) > 0 {
+		t.options = append(t.options, mlx.WithStop(w.Stop...))
+	}
+	if w.Session != "" {
+		t.options = append(t.options, mlx.WithSession(w.Session))
+	}
+	if w.LogProbs {
+		t.options = append(t.options, mlx.WithLogProbs())
+		if w.TopLogProbs != 0 {
+			t.options = append(t.options, mlx.WithTopLogProbs(w.TopLogProbs))
+		}
+	}
+	return t, nil
+}
+
+// prepareChat puts messages in order and chooses what goes into the prompt.
+func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
+	w := t.Wish
+	if err := t.wishesWithoutEffect(set); err != nil {
+		return err
+	}
+	given := w.Messages
+	for n := len(given) - 1; w.Continue && n >= 0 && given[n].Role == "assistant" && len(given[n].ToolCalls) == 0; n-- {
+		t.prefill = paragraphs(given[n].Content, t.prefill)
+		given = given[:n]
+		if !w.Join {
+			break
+		}
+	}
+	if len(given) == 0 { // an answer to nothing, which begins already
+		given = []mlx.Message{{Role: "user"}}
+	}
+	var err error
+	if t.messages, err = arrange(ctx, t.Model, t.facts, given, w.Join); err != nil {
+		return err
+	}
+	arguments := w.Arguments
+	thinking, arguments, err := t.thinking(arguments)
+	if err != nil {
+		return err
+	}
+	if (t.format || w.Tools.Mode == Required || t.prefill != "") && thinking == nil { // there is no room for a thought
+		off := false
+		thinking = &off
+	}
+	if thinking != nil && t.facts.SwitchesThinking() {
+		arguments = withDefault(arguments, "enable_thinking", *thinking)
+	}
+	if len(arguments) > 0 {
+		t.options = append(t.options, mlx.WithTemplateArguments(arguments))
+	}
+	tools, err := w.Tools.option(t.facts.Template, w.Names)
+	if err != nil {
+		return err
+	}
+	t.options = append(t.options, tools...)
+	return t.limitThought(ctx, set)
+}
+
+// wishesWithoutEffect notes what the model's side cannot do and the answer does not depend on.
+func (t *Turn) wishesWithoutEffect(set Settings) error {
+	w := t.Wish
+	if w.Tools.Mode == Required {
+		return nil
+	}
+	for _, given := range w.Tools.List {
+		if !given.Strict {
+			continue
+		}
+		// Arguments follow their schema where a grammar has calls in it.
+		if schema, _ := w.Format.schema(); schema != nil {
+			return nil
+		}
+		return t.note(set, given.Field+".strict", "tools[].strict", "arguments follow their schema only when a call is required (tool_choice)")
+	}
+	return nil
+}
+
+// note names what has no effect, or refuses it.
+func (t *Turn) note(set Settings, field, name, why string) error {
+	if set.Strict {
+		return Bad(field, "%s", why)
+	}
+	t.Wish.Notes.Add(name)
+	return nil
+}
+
+// thinking says whether the model may think; nil leaves that to the template. Degrees of effort go to templates that know them,
+// and switch thinking on elsewhere.
+func (t *Turn) thinking(arguments map[string]any) (*bool, map[string]any, error) {
+	w := t.Wish
+	if w.Effort == nil {
+		return w.Thinking, arguments, nil
+	}
+	if strings.Contains(t.facts.Template, "reasoning_effort") {
+		return w.Thinking, withDefault(arguments, "reasoning_effort", *w.Effort), nil
+	}
+	if !t.facts.SwitchesThinking() {
+		w.Notes.Add(w.Names.Of("Effort"))
+		return w.Thinking, arguments, nil
+	}
+	on := *w.Effort != "none"
+	return &on, arguments, nil
+}
+
+// limitThought finds the marks of thoughts, for a thought that has a limit of its own.
+func (t *Turn) limitThought(ctx context.Context, set Settings) error {
+	w := t.Wish
+	if w.Budget < 0 {
+		return Bad(w.Names.Of("Budget"), "%d is not positive", w.Budget)
+	}
+	if w.Budget == 0 && t.prefill == "" {
+		return nil
+	}
+	marks, err := t.facts.thinkMarks(ctx, t.Model)
+	if err != nil {
+		return err
+	}
+	t.marks = marks
+	if w.Budget > 0 && marks.ThinkEnd == "" {
+		return t.note(set, w.Names.Of("Budget"), w.Names.Of("Budget"), "the model does not think")
+	}
+	t.budget = w.Budget
+	return nil
+}
+
+// withDefault is a map with one more value, unless it has one of that name.
+func withDefault(arguments map[string]any, name string, value any) map[string]any {
+	merged := map[string]any{name: value}
+	maps.Copy(merged, arguments)
+	return merged
+}
+
+// For is the turn of one answer: to a prompt of several, and with draws of its own.
+func (t *Turn) For(prompt, choice int) *Turn {
+	own := *t
+	if prompt < len(t.Wish.Prompts) {
+		own.prompt = t.Wish.Prompts[prompt]
+	}
+	if choice > 0 {
+		own.options = append(slices.Clip(t.options), t.Wish.Sampling.seedFor(choice)...)
+	}
+	return &own
+}
+
+// Prefill is how the answer begins already.
+func (t *Turn) Prefill() string { return t.prefill }
+
+// CountPrompt is how many tokens the prompt has.
+func (t *Turn) CountPrompt(ctx context.Context) (int, error) {
+	ids, err := t.promptIDs(ctx)
+	return len(ids), err
+}
+
+// promptIDs are the tokens of the prompt.
+func (t *Turn) promptIDs(ctx context.Context) ([]int32, error) {
+	if len(t.messages) == 0 {
+		if len(t.prompt.IDs) > 0 {
+			return t.prompt.IDs, nil
+		}
+		return t.Model.Tokenizer().Encode(ctx, t.prompt.Text, true)
+	}
+	text, err := t.render(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.Model.Tokenizer().Encode(ctx, text, false)
+}
+
+// render is the prompt of a chat, up to where the answer goes on.
+func (t *Turn) render(ctx context.Context) (string, error) {
+	text, err := t.Model.Tokenizer().RenderChat(ctx, t.messages, t.options...)
+	if err != nil {
+		return "", t.refused(err)
+	}
+	if t.prefill == "" {
+		return text, nil
+	}
+	if start, end := t.marks.ThinkStart, t.marks.ThinkEnd; start != "" && strings.LastIndex(text, start) > strings.LastIndex(text, end) {
+		text += "\n" + end + "\n\n" // the template opens a thought, and the text is behind it
+	}
+	return text + t.prefill, nil
+}
+
+// refused is the client's error if the template refuses the chat.
+func (t *Turn) refused(err error) error {
+	if known := Explain(err, t.Wish.Names); known.Kind != Internal || !refusal(err) {
+		return err
+	}
+	return Bad(t.Wish.Names.Of("Prompt"), "the model's chat template refuses it: %s", strings.TrimPrefix(Explain(err, nil).Message, "chat template: "))
+}

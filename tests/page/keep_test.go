@@ -1,0 +1,173 @@
+package page_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/server"
+)
+
+// By a name of the network and without TLS a page has no crypto.randomUUID and no clipboard.
+func TestPlainHTTPByANameOfTheNetwork(t *testing.T) {
+	url := strings.Replace(serve(t, server.Config{AllowedHosts: []string{"lan.test"}}), "127.0.0.1", "lan.test", 1)
+	b := open(t, url, 1200, 900, chromedp.Flag("host-resolver-rules", "MAP lan.test 127.0.0.1"))
+	require.False(t, eval[bool](b, `isSecureContext`))
+	b.pick("assistant")
+	require.Contains(t, b.say("Hello"), "very small model")
+	b.click(`//article[last()]//button[text()="Copy"]`)
+	b.until(`[...document.querySelectorAll("article:last-child .actions button")].some((e) => e.textContent === "Copied")`)
+	b.say("How do I sort a list in Go?")
+	b.click("article:last-child pre .copy")
+	b.until(`document.querySelector("article:last-child pre .copy").textContent === "Copied"`)
+	b.visit(url)
+	b.until(`document.querySelectorAll("#log article").length === 4`)
+}
+
+func TestAnAnswerThatWasCutOffGoesOn(t *testing.T) {
+	b := open(t, serve(t, server.Config{}), 1200, 900)
+	b.pick("assistant")
+	b.click("#settings summary")
+	b.keys("#max_tokens", "5")
+	b.click("#thinking")
+	require.Contains(t, b.say("Count to ten"), "Cut off")
+	begun := eval[string](b, `document.querySelector("#log article:last-child .text").innerText`)
+	require.NotContains(t, begun, "ten")
+	eval[bool](b, `(document.querySelector("#max_tokens").value = "", true)`)
+	b.click(`//article[last()]//button[text()="Continue"]`)
+	b.until(`document.querySelector("#log article:last-child .text").innerText.includes("ten")`)
+	require.Equal(t, "one two three four five six seven eight nine ten", strings.TrimSpace(eval[string](b, `document.querySelector("#log article:last-child .text").innerText`)))
+	require.NotContains(t, b.answer(), "Cut off")
+	require.Equal(t, 2, eval[int](b, `document.querySelectorAll("#log article").length`))
+}
+
+func TestDeletingCanBeUndone(t *testing.T) {
+	url := serve(t, server.Config{})
+	b := open(t, url, 1200, 900)
+	b.pick("assistant")
+	b.say("Hello")
+	b.click("#conversations .drop")
+	b.until(`document.querySelectorAll("#conversations li").length === 0`)
+	b.click(`//*[@id="notice"]//button[text()="Undo"]`)
+	b.until(`document.querySelectorAll("#conversations li").length === 1 && document.querySelectorAll("#log article").length === 2`)
+	b.visit(url)
+	b.until(`document.querySelectorAll("#log article").length === 2`)
+}
+
+// Two tabs see each other's conversations, and neither writes over the other's.
+func TestTwoTabs(t *testing.T) {
+	url := serve(t, server.Config{})
+	one := open(t, url, 1200, 900)
+	one.pick("assistant")
+	one.say("Hello")
+	two := openTab(t, one.ctx, url, 1200, 900)
+	two.until(`document.querySelectorAll("#log article").length === 2`)
+	two.pick("assistant")
+	two.click("#new")
+	two.say("Thank you")
+	one.until(`document.querySelectorAll("#conversations li").length === 2`)
+	require.Equal(t, 2, eval[int](one, `document.querySelectorAll("#log article").length`))
+	one.say("Count to ten")
+	two.until(`document.querySelector("#conversations li .open").textContent === "Hello"`)
+	one.visit(url)
+	one.until(`document.querySelectorAll("#conversations li").length === 2`)
+	one.until(`document.querySelectorAll("#log article").length === 4`)
+
+	// Both go on with the same conversation at the same time: both answers are kept.
+	two.click(`//*[@id="conversations"]//button[text()="Hello"]`)
+	one.keys("#prompt", "Hello"+kb.Enter)
+	two.keys("#prompt", "Thank you"+kb.Enter)
+	one.answer()
+	two.answer()
+	kept := `new Promise((done) => { const r = indexedDB.open("go-mlx"); r.onsuccess = () => {
+		const all = r.result.transaction("conversations").objectStore("conversations").getAll();
+		all.onsuccess = () => done(all.result.map((c) => c.messages.map((m) => m.content).join("|")).join("\n")); } })`
+	one.until(`(` + kept + `).then((text) => (window.kept = text)) && (window.kept ?? "").split("You are welcome.").length >= 3`)
+	require.GreaterOrEqual(t, strings.Count(eval[string](one, kept), "very small model"), 2)
+}
+
+// A question is kept when it is sent, and asked again when its answer failed.
+func TestAFailureIsTriedAgain(t *testing.T) {
+	var broken atomic.Bool
+	broken.Store(true)
+	url := serveThrough(t, server.Config{}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if broken.Load() && r.Method == http.MethodPost {
+				http.Error(w, `{"error": {"message": "out of order"}}`, http.StatusServiceUnavailable)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	b := open(t, url, 1200, 900)
+	b.pick("assistant")
+	b.keys("#prompt", "Hello"+kb.Enter)
+	b.until(`document.querySelector("#notice").textContent.includes("out of order")`)
+	b.visit(url)
+	b.until(`document.querySelector("#log article.user")?.textContent.includes("Hello")`)
+	b.pick("assistant")
+	b.click(`//article[last()]//button[text()="Ask again"]`)
+	b.until(`document.querySelector("#notice").textContent.includes("out of order")`)
+	broken.Store(false)
+	b.click(`//*[@id="notice"]//button[text()="Try again"]`)
+	require.Contains(t, b.answer(), "very small model")
+	b.forget("503")
+}
+
+func TestBelowAPath(t *testing.T) {
+	url := serve(t, server.Config{BasePath: "/lm"})
+	b := open(t, url+"/lm/", 1200, 900)
+	b.pick("assistant")
+	require.Contains(t, b.say("Hello"), "very small model")
+	require.Equal(t, 304, eval[int](b, `fetch("page/app.js", {cache: "no-store"}).then((r) => fetch("page/app.js", {headers: {"If-None-Match": r.headers.get("ETag")}, cache: "no-store"})).then((r) => r.status)`))
+}
+
+func TestFindingRenamingAndImporting(t *testing.T) {
+	url := serve(t, server.Config{})
+	b := open(t, url, 1200, 900)
+	b.pick("assistant")
+	b.say("Hello")
+	exported := b.exported("#export-json")
+	b.click("#new")
+	b.say("Thank you")
+	b.keys("#search", "small model")
+	b.until(`document.querySelectorAll("#conversations li").length === 1`)
+	b.click("#conversations .rename")
+	b.keys("#conversations input", "Greeting"+kb.Enter)
+	b.until(`document.querySelector("#conversations .open")?.textContent === "Greeting"`)
+	eval[bool](b, `(document.querySelector("#search").value = "", document.querySelector("#search").dispatchEvent(new Event("input")), true)`)
+
+	give := func(input, name, text string) {
+		eval[bool](b, fmt.Sprintf(`(() => { const files = new DataTransfer(); files.items.add(new File([%q], %q));
+			const input = document.querySelector(%q); input.files = files.files; input.dispatchEvent(new Event("change")); return true })()`, text, name, input))
+	}
+	give("#import-file", "chat.json", exported)
+	b.until(`document.querySelectorAll("#conversations li").length === 3 && document.querySelectorAll("#log article").length === 2`)
+	give("#import-file", "bad.json", `{"messages": 3}`)
+	b.until(`document.querySelector("#notice").textContent.includes("no conversation")`)
+	give("#attach-file", "notes.txt", "first line")
+	b.until("document.querySelector(\"#prompt\").value === \"notes.txt:\\n```\\nfirst line\\n```\\n\"")
+	b.visit(url)
+	b.until(`[...document.querySelectorAll("#conversations .open")].some((e) => e.textContent === "Greeting")`)
+}
+
+func TestStopStringsAndUnloading(t *testing.T) {
+	b := open(t, serve(t, server.Config{}), 1200, 900)
+	b.pick("assistant")
+	b.click("#settings summary")
+	b.keys("#stop_strings", "six")
+	b.click("#thinking")
+	require.Equal(t, "one two three four five", strings.TrimSpace(b.say("Count to ten")))
+	require.Contains(t, eval[string](b, `document.querySelector("#figures").textContent`), "% of the context")
+	b.until(`document.querySelector("#load").textContent === "Unload" && !document.querySelector("#load").hidden`)
+	b.click("#load")
+	b.until(`document.querySelector("#phase").textContent.startsWith("not loaded")`)
+	b.click("#load")
+	b.until(`document.querySelector("#phase").textContent.startsWith("ready")`)
+}
