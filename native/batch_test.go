@@ -41,12 +41,15 @@ func TestABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T) {
 	withAndWithoutSharedKV(t, testABatchOfRequestsGivesWhatEachGivesAlone)
 }
 
-// withAndWithoutSharedKV runs a test with streams that share KV buffers, as on a GPU, and with such that do not.
+// withAndWithoutSharedKV runs a test with the CPU kernels, with MLX's ops, and with those and streams that share KV buffers, as
+// on a GPU.
 func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
-	for _, shared := range []bool{true, false} {
-		t.Run(fmt.Sprintf("shared KV=%v", shared), func(t *testing.T) {
-			m := open(t)
-			require.NoError(t, m.do(t.Context(), func() error { m.batching = shared; return nil }))
+	for name, c := range map[string]struct{ exact, shared bool }{
+		"CPU kernels": {false, false}, "MLX's ops": {true, false}, "shared KV": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := openWith(t, engine.NativeOptions{Exact: c.exact})
+			require.NoError(t, m.do(t.Context(), func() error { m.batching = c.shared; return nil }))
 			test(t, m)
 		})
 	}

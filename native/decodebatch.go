@@ -36,8 +36,10 @@ func (d *drawnTokens) free() error {
 	return err
 }
 
-// batchable reports whether a stream can have a place: its caches must have something to put there.
-func (st *stream) batchable() bool { return st.options.KVBits == 0 && st.state.position() > 0 }
+// batchable reports whether a stream can have a place: its caches must have something to put there, and be for MLX's ops.
+func (st *stream) batchable() bool {
+	return !st.state.kernels && st.options.KVBits == 0 && st.state.position() > 0
+}
 
 // join puts a stream into a batch of streams that are about as long, or into a new one.
 func (m *Model) join(st *stream) {

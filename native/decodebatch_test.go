@@ -13,6 +13,7 @@ import (
 
 // openSharing opens the model with streams that share KV buffers, as on a GPU.
 func openSharing(t *testing.T, o engine.NativeOptions) *Model {
+	o.Exact = true // buffers are shared by MLX's ops only
 	m := openWith(t, o)
 	require.NoError(t, m.do(t.Context(), func() error { m.batching = true; return nil }))
 	return m

@@ -22,6 +22,10 @@ type badCache struct {
 
 func (c badCache) Free() error { return errors.Join(c.KVCache.Free(), c.trouble()) }
 
+// Past and Take are there if the cache is a ring.
+func (c badCache) Past(n int) metal.PastKV                { return c.KVCache.(nn.Ring).Past(n) }
+func (c badCache) Take(s *metal.Scope, kept metal.PastKV) { c.KVCache.(nn.Ring).Take(s, kept) }
+
 var (
 	errFree     = errors.New("the cache cannot be freed")
 	failFree    = func() error { return errFree }

@@ -50,13 +50,13 @@ func passOver(states []*decodeState, tokens int) *kernelPass {
 	p.past = func(layer int) []metal.PastKV {
 		past := make([]metal.PastKV, len(states))
 		for i, st := range states {
-			past[i] = st.caches[layer].(*nn.RingCache).Past(tokens)
+			past[i] = st.caches[layer].(nn.Ring).Past(tokens)
 		}
 		return past
 	}
 	p.keep = func(s *metal.Scope, layer int, kept []metal.PastKV) {
 		for i, st := range states {
-			st.caches[layer].(*nn.RingCache).Take(s, kept[i])
+			st.caches[layer].(nn.Ring).Take(s, kept[i])
 		}
 	}
 	return p

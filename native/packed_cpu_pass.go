@@ -30,7 +30,7 @@ func (p packedPass) kernelPass(int, int) *kernelPass {
 			if row.past == 0 {
 				return make([]metal.PastKV, 1)
 			}
-			return []metal.PastKV{p.past.caches[layer].(*nn.RingCache).Past(0)}
+			return []metal.PastKV{p.past.caches[layer].(nn.Ring).Past(0)}
 		},
 	}
 }

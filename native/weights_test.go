@@ -95,9 +95,6 @@ func TestDamagedFoldersAreRefused(t *testing.T) {
 		"config is no JSON": {func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644))
 		}, "config.json"},
-		"broken chat template": {func(t *testing.T, dir string) {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("{% if %}"), 0o644))
-		}, "chat template"},
 		"unknown architecture": {func(t *testing.T, dir string) {
 			editConfig(t, dir, func(c map[string]any) { c["model_type"] = "rwkv9" })
 		}, `"rwkv9"`},

@@ -6,6 +6,15 @@ import "forge.lthn.ai/core/go-mlx/internal/metal"
 // taken back.
 const ringSlack = 64
 
+// Ring is a cache for the CPU kernels, which attend to it and add to it in one op.
+type Ring interface {
+	KVCache
+	// Past is the cache for an attention pass over n tokens.
+	Past(n int) metal.PastKV
+	// Take keeps what a pass made of Past.
+	Take(s *metal.Scope, kept metal.PastKV)
+}
+
 // RingCache is the KV of one layer for the CPU kernels, [1, kv_heads, room, head_dim], in which position p lies at p % room. With
 // full attention the room grows with the positions; with a window it grows to the window and some, and then goes round.
 type RingCache struct {
@@ -71,8 +80,11 @@ func (c *RingCache) Past(n int) metal.PastKV {
 	return metal.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n)}
 }
 
-// Take keeps what a pass made of Past.
+// Take keeps what a pass made of Past. After an error in the scope the cache stays as it was.
 func (c *RingCache) Take(s *metal.Scope, kept metal.PastKV) {
+	if s.Err() != nil {
+		return
+	}
 	c.replace(s, kept.Keys, kept.Values)
 	c.offset = kept.Length
 }

@@ -45,7 +45,7 @@ func TestAdaptersGoBothWays(t *testing.T) {
 	require.NoError(t, err)
 
 	for name, adapter := range map[string]string{"native's": o.Out, "mlx-lm's": theirs} {
-		first, err := native.Load(t.Context(), testenv.Model(t), engine.NativeOptions{Adapter: adapter})
+		first, err := native.Load(t.Context(), testenv.Model(t), engine.NativeOptions{Adapter: adapter, Exact: true})
 		require.NoError(t, err, name)
 		second, err := bridge.Load(t.Context(), testenv.Model(t), bridge.Options{Python: testenv.Python(t), Adapter: adapter})
 		require.NoError(t, err, name)

@@ -38,7 +38,7 @@ class Model(gemma3_text.Model):
 
 func compare(t *testing.T, pythonDir string, options parity.Options) *parity.Report {
 	t.Helper()
-	first, err := native.Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
+	first, err := native.Load(t.Context(), testenv.Model(t), engine.NativeOptions{Exact: true})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, first.Close()) }()
 	second, err := bridge.Load(t.Context(), pythonDir, bridge.Options{Python: testenv.Python(t), TrustRemoteCode: true})

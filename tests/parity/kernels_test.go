@@ -1,0 +1,104 @@
+package parity
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native"
+)
+
+// inFloat32 is a copy of a bfloat16 checkpoint whose tensors have the same values in float32.
+func inFloat32(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	require.NoError(t, os.CopyFS(out, os.DirFS(dir)))
+	path := filepath.Join(out, "model.safetensors")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	n := binary.LittleEndian.Uint64(data)
+	type tensor struct {
+		DType   string   `json:"dtype"`
+		Shape   []int    `json:"shape"`
+		Offsets [2]int64 `json:"data_offsets"`
+	}
+	var header map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(data[8:8+n], &header))
+	delete(header, "__metadata__")
+	wide, body := map[string]tensor{}, []byte{}
+	for name, raw := range header {
+		var one tensor
+		require.NoError(t, json.Unmarshal(raw, &one))
+		require.Equal(t, "BF16", one.DType, name)
+		at := int64(len(body))
+		for i := one.Offsets[0]; i < one.Offsets[1]; i += 2 {
+			body = append(body, 0, 0, data[8+int64(n)+i], data[8+int64(n)+i+1])
+		}
+		wide[name] = tensor{"F32", one.Shape, [2]int64{at, int64(len(body))}}
+	}
+	text, err := json.Marshal(wide)
+	require.NoError(t, err)
+	for len(text)%8 != 0 {
+		text = append(text, ' ')
+	}
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	require.NoError(t, os.WriteFile(path, append(append(file, text...), body...), 0o600))
+	return out
+}
+
+// tracesOf is what a model computes for ids: every layer's states, and the logits.
+func tracesOf(t *testing.T, dir string, o engine.NativeOptions, texts []string) (traces []*engine.Trace) {
+	t.Helper()
+	m, err := native.Load(t.Context(), dir, o)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, m.Close()) }()
+	for _, text := range texts {
+		ids, err := m.Encode(context.Background(), text, true)
+		require.NoError(t, err)
+		trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{Rows: 1})
+		require.NoError(t, err)
+		traces = append(traces, trace)
+	}
+	return traces
+}
+
+// squares is the sum of squared differences.
+func squares(a, b []float32) (sum float64) {
+	for i := range a {
+		d := float64(a[i]) - float64(b[i])
+		sum += d * d
+	}
+	return sum
+}
+
+// With its own kernels the engine is nearer to the model in float32 than with MLX's bfloat16 ops, in every layer and in the
+// logits, and with four-bit weights too.
+func TestKernelsAreNearerToFloat32ThanMLXsOps(t *testing.T) {
+	texts := testenv.Texts(t)[:12]
+	plain := testenv.Model(t)
+	reference := tracesOf(t, inFloat32(t, plain), engine.NativeOptions{Exact: true}, texts)
+	kernels, exact := tracesOf(t, plain, engine.NativeOptions{}, texts), tracesOf(t, plain, engine.NativeOptions{Exact: true}, texts)
+	compare := func(what string, of func(*engine.Trace) []float32) {
+		var ours, theirs float64
+		for i := range texts {
+			ours += squares(of(kernels[i]), of(reference[i]))
+			theirs += squares(of(exact[i]), of(reference[i]))
+		}
+		t.Logf("%s: error %.3g with the kernels, %.3g with MLX's ops", what, math.Sqrt(ours), math.Sqrt(theirs))
+		require.LessOrEqual(t, ours, theirs, what)
+	}
+	for layer := range reference[0].Layers {
+		if layer > 0 { // the embeddings are rounded alike
+			compare("states "+string(rune('0'+layer)), func(tr *engine.Trace) []float32 { return tr.Layers[layer] })
+		}
+	}
+	compare("logits", func(tr *engine.Trace) []float32 { return tr.Logits })
+}
