@@ -37,7 +37,7 @@ func (w *weights) openFile(path string) bool {
 			return false
 		}
 	}
-	file, err := metal.OpenWeightFile(path)
+	file, err := metal.OpenWeightFile(path, start)
 	if err != nil {
 		w.scope.Fail(err)
 		return true

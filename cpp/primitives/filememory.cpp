@@ -34,14 +34,17 @@ struct Memory {
   size_t size = 0;
   size_t read = 0; // bytes
 
-  explicit Memory(size_t n) : length(n + 2 * large_page), size(n) {
+  // The byte at `start` of the file is where a cache line begins, and with it, as a rule, every tensor behind it.
+  Memory(size_t n, size_t start) : length(n + 2 * large_page), size(n) {
     void* p = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "room for weights");
     reserved = static_cast<char*>(p);
     // A page before the data for the header of a buffer that begins with it.
-    data = reserved + large_page + (large_page - reinterpret_cast<uintptr_t>(reserved) % large_page) % large_page;
+    constexpr size_t line = 64;
+    char* pages = reserved + large_page + (large_page - reinterpret_cast<uintptr_t>(reserved) % large_page) % large_page;
+    data = pages + (line - start % line) % line;
 #if defined(MADV_HUGEPAGE)
-    madvise(data, size, MADV_HUGEPAGE);
+    madvise(pages, size + line, MADV_HUGEPAGE);
 #endif
   }
   Memory(const Memory&) = delete;
@@ -71,7 +74,7 @@ struct gomlx_file {
   std::shared_ptr<Memory> memory;
 };
 
-int gomlx_file_open(gomlx_file** out, const char* path) {
+int gomlx_file_open(gomlx_file** out, const char* path, size_t start) {
   return gomlx::guarded([&] {
     if (is_available(Device::gpu)) throw std::runtime_error("weights stay where they are read to on the CPU only");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -82,7 +85,7 @@ int gomlx_file_open(gomlx_file** out, const char* path) {
       throw std::system_error(error, std::generic_category(), path);
     }
     try {
-      *out = new gomlx_file{path, fd, std::make_shared<Memory>(size_t(info.st_size))};
+      *out = new gomlx_file{path, fd, std::make_shared<Memory>(size_t(info.st_size), start)};
     } catch (...) {
       close(fd);
       throw;

@@ -71,7 +71,8 @@ GOMLX_API int gomlx_log_softmax(mlx_array* out, mlx_array x, mlx_stream s);
 // A file of weights, of which arrays are made before it is read. Reading puts bytes straight to where the arrays have them. The
 // memory lives as long as arrays of it do.
 typedef struct gomlx_file gomlx_file;
-GOMLX_API int gomlx_file_open(gomlx_file** out, const char* path);
+// start is where the tensors begin in the file.
+GOMLX_API int gomlx_file_open(gomlx_file** out, const char* path, size_t start);
 // The array of the bytes from offset on, aligned for dtype.
 GOMLX_API int gomlx_file_array(mlx_array* out, const gomlx_file* file, size_t offset, const int* shape, int ndim, mlx_dtype dtype);
 GOMLX_API int gomlx_file_read(gomlx_file* file, const size_t* offsets, const size_t* lengths, size_t n);

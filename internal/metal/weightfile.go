@@ -14,12 +14,12 @@ import "unsafe"
 // it do. The owner closes it.
 type WeightFile struct{ h *C.gomlx_file }
 
-// OpenWeightFile opens a file.
-func OpenWeightFile(path string) (*WeightFile, error) {
+// OpenWeightFile opens a file whose tensors begin at start.
+func OpenWeightFile(path string, start int64) (*WeightFile, error) {
 	c := C.CString(path)
 	defer C.free(unsafe.Pointer(c))
 	f := &WeightFile{}
-	return f, checkAnywhere("open weights", func() C.int { return C.gomlx_file_open(&f.h, c) })
+	return f, checkAnywhere("open weights", func() C.int { return C.gomlx_file_open(&f.h, c, C.size_t(start)) })
 }
 
 // Close closes the file. Arrays of it stay valid.
