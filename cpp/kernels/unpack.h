@@ -90,6 +90,7 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
   const uint8_t* q = (const uint8_t*)w.data + row * w.row_bytes();
   const long groups = w.columns / w.group;
   constexpr int unit = lanes < 8 ? 8 : lanes; // weights at a time
+  constexpr int size = bits * unit / 8, reach = (bits + 8 + size - 1) / size; // bytes of a unit, and units that its loads may touch
   auto store = [&](const uint8_t* from, vf scale, vf bias) {
     vstore(out, vfma(quants<bits>(from), scale, bias));
     if (lanes < unit) {
@@ -102,13 +103,13 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
   };
   for (long g = 0; g < groups; g++) {
     vf scale = vset(number_at(w.scales, w.type, row * groups + g)), bias = vset(number_at(w.biases, w.type, row * groups + g));
-    // The loads may reach past the row's end, and the row may be the buffer's last: its last unit is copied first.
-    const int safe = g + 1 < groups ? w.group : w.group - 2 * unit;
+    // The loads may reach past the row's end, and the row may be the buffer's last: its last units are copied first.
+    const int safe = g + 1 < groups ? w.group : w.group - reach * unit;
     int i = 0;
-    for (; i < safe; i += unit, q += bits * unit / 8) store(q, scale, bias);
-    for (; i < w.group; i += unit, q += bits * unit / 8) {
+    for (; i < safe; i += unit, q += size) store(q, scale, bias);
+    for (; i < w.group; i += unit, q += size) {
       uint8_t tail[32] = {};
-      memcpy(tail, q, bits * unit / 8);
+      memcpy(tail, q, size);
       store(tail, scale, bias);
     }
   }

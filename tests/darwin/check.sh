@@ -71,7 +71,7 @@ END
 printf '#!/bin/sh\necho 14.0\n' >"$out/system/sw_vers"
 chmod +x "$out/system/sw_vers"
 
-echo "==> mlx-c for $target"
+echo "==> mlx-c and the CPU kernels for $target"
 source=$(sed -n 's/^MLX_C_SOURCE_DIR:PATH=//p' build/mlx-c/CMakeCache.txt)
 PATH="$out/system:$PATH" cmake -S cpp -B "$out/mlx-c" -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$source" -DCMAKE_PREFIX_PATH="$out/mlx" \
     -DCMAKE_SYSTEM_NAME=Darwin -DCMAKE_SYSTEM_PROCESSOR=arm64 -DCMAKE_C_COMPILER="$out/bin/cc" -DCMAKE_CXX_COMPILER="$out/bin/c++" \
@@ -92,7 +92,7 @@ cat >"$out/bin/pkg-config" <<END
 #!/bin/sh
 case "\$*" in
 *--cflags*) echo "-I$PWD/build/include" ;;
-*--libs*) echo "-L$out/lib -lmlxc -lgomlx_tokenizer -framework CoreFoundation" ;;
+*--libs*) echo "-L$out/lib -lgomlx_kernels -lmlxc -lgomlx_tokenizer -framework CoreFoundation" ;;
 esac
 END
 chmod +x "$out/bin/pkg-config"

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Fetches llama.cpp and Gemma 3 270M into build/, makes the same model in the forms that both sides read, and compares.
+set -eu
+cd "$(dirname "$0")/../.."
+sh tests/real/fetch.sh
+out=build/llamacpp
+mkdir -p "$out"
+if [ ! -d "$out/node_modules/node-llama-cpp" ]; then
+  echo "==> llama.cpp as node-llama-cpp has it built, into $out"
+  (cd "$out" && npm init -y >/dev/null && npm install --silent --no-audit --no-fund --ignore-scripts node-llama-cpp@3.22.1)
+fi
+cp tests/llamacpp/peer.mjs "$out/"
+gguf=build/real/gemma-3-270m-q4_k_m.gguf
+[ -e "$out/bf16/config.json" ] || bin/go-mlx convert "$gguf" --out "$out/bf16"
+[ -e "$out/4bit/config.json" ] || bin/go-mlx convert "$out/bf16" --out "$out/4bit" --bits 4
+if [ ! -e "$out/bf16.gguf" ]; then
+  [ -d "$out/venv" ] || { "${PYTHON:-python3}" -m venv "$out/venv" && "$out/venv/bin/pip" install --quiet --disable-pip-version-check gguf==0.19.0; }
+  "$out/venv/bin/python" tests/llamacpp/bf16_gguf.py "$gguf" "$out/bf16.gguf"
+fi
+echo "==> bfloat16, against llama.cpp's BF16"
+go run ./tests/llamacpp -model "$out/bf16" -gguf "$out/bf16.gguf"
+echo "==> four bits, against llama.cpp's Q4_K_M"
+go run ./tests/llamacpp -model "$out/4bit" -gguf "$gguf"
