@@ -87,7 +87,8 @@ demo: build
 	@echo
 	@echo "==> The same by mlx-lm in a Python worker"
 	@$(CLI) classify --model $(MODEL) --labels $(LABELS) --engine python < build/demo.txt > build/demo.python
-	@cmp -s build/demo.native build/demo.python && echo "every label, probability and margin is the same" || { echo "the engines disagree:"; diff build/demo.native build/demo.python; exit 1; }
+	@$(CLI) classify --model $(MODEL) --labels $(LABELS) --exact --quiet < build/demo.txt > build/demo.exact
+	@cmp -s build/demo.exact build/demo.python && echo "every label, probability and margin is the same as by the native engine with --exact" || { echo "the engines disagree:"; diff build/demo.exact build/demo.python; exit 1; }
 	@echo
 	@echo "==> Accuracy on all $$(wc -l < $(HELDOUT)) held-out sentences (English, German, French, Spanish)"
 	@cut -f2,3 $(HELDOUT) | $(CLI) classify --model $(MODEL) --labels $(LABELS) --labelled > /dev/null

@@ -21,11 +21,11 @@ func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	// Tool calls in a notation that only mlx-lm can read.
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(testenv.Model(t))))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("[TOOL_CALLS]{{ messages[0].content }}"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "chat_template.jinja"), []byte("<minimax:tool_call>{{ messages[0].content }}"), 0o600))
 	other := load(t, dir)
 	_, err = mlx.Collect(other.Generate(t.Context(), "x", mlx.WithSegments()))
 	requireOption(t, err, "Segments")
-	require.ErrorContains(t, err, "mistral")
+	require.ErrorContains(t, err, "minimax")
 	_, err = mlx.Collect(other.Generate(t.Context(), "x", mlx.WithMaxTokens(2)))
 	require.NoError(t, err, "without segments it does not matter")
 	for name, option := range map[string]mlx.LoadOption{
@@ -138,7 +138,7 @@ func TestTemplatesSeeTheSameInBothEngines(t *testing.T) {
 		mlx.WithTools([]byte(`[{"type":"function","function":{"name":"weather","b":1,"a":[2,3]}}]`)),
 		mlx.WithTemplateArguments(map[string]any{"enable_thinking": false}), mlx.WithMaxTokens(30), mlx.WithIgnoreEOS(), mlx.WithLogProbs(),
 	}
-	native, err := mlx.Collect(load(t, dir).Chat(t.Context(), messages, options...))
+	native, err := mlx.Collect(load(t, dir, mlx.WithExact()).Chat(t.Context(), messages, options...))
 	require.NoError(t, err)
 	python, err := mlx.Collect(load(t, dir, mlx.WithPython(testenv.Python(t))).Chat(t.Context(), messages, options...))
 	require.NoError(t, err)

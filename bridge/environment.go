@@ -16,8 +16,8 @@ var (
 	passedPrefixes = []string{"MLX_", "CUDA_", "NVIDIA_", "METAL_", "MTL_", "OMP_", "OPENBLAS_"}
 	// passedOnline are for the network.
 	passedOnline = []string{
-		"HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-		"http_proxy", "https_proxy", "no_proxy",
+		"HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+		"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 	}
 )
 

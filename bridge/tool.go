@@ -32,6 +32,9 @@ func NewTool(python string) (*Tool, error) {
 	return &Tool{interpreter: interpreter, source: source, env: append(environment(false), "PYTHONPATH="+source)}, nil
 }
 
+// GoOnline lets Python use the network, with this program's settings and token for it.
+func (t *Tool) GoOnline() { t.env = append(environment(true), "PYTHONPATH="+t.source) }
+
 // AddEnv gives Python more environment variables, as NAME=VALUE.
 func (t *Tool) AddEnv(entries ...string) { t.env = append(t.env, entries...) }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -52,9 +51,6 @@ that is cut is taken up again where it ended; files that are there already are n
 	return cmd
 }
 
-// networkVariables are how a machine reaches the network.
-var networkVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"}
-
 func pull(ctx context.Context, text, python string, stderr io.Writer) (string, error) {
 	name, ok := hub.Parse(text)
 	if !ok {
@@ -69,14 +65,8 @@ func pull(ctx context.Context, text, python string, stderr io.Writer) (string, e
 		return "", fmt.Errorf("pull uses Python's huggingface_hub: %w", err)
 	}
 	tool.Stderr = stderr
+	tool.GoOnline()
 	tool.AddEnv("HF_HUB_CACHE=" + cache)
-	for _, name := range networkVariables {
-		for _, name := range []string{name, strings.ToLower(name)} {
-			if value := os.Getenv(name); value != "" {
-				tool.AddEnv(name + "=" + value)
-			}
-		}
-	}
 	args := []string{"-m", "go_mlx_worker.pull", name.Repo, "--revision", name.Revision}
 	if name.File != "" {
 		args = append(args, "--file", name.File)
