@@ -101,9 +101,15 @@ func WithPackedWeights() LoadOption {
 	return nativeOption("WithPackedWeights", func(o *loadOptions) { o.native.Packed = true })
 }
 
-// WithExact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them. Without it
-// small steps of a layer run together in kernels of this package where there are such, on NVIDIA GPUs:
-// faster, but sums inside a norm or an attention are made in another order, which may show in the last bit.
+// WithThreads sets how many threads the native engine's CPU kernels use, in the whole process: all models share them. Without
+// it they are as many as the environment variable GO_MLX_THREADS says, or as GOMAXPROCS.
+func WithThreads(n int) LoadOption {
+	return nativeOption("WithThreads", func(o *loadOptions) { o.native.Threads = n })
+}
+
+// WithExact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them, so that on one device both
+// compute the same bits. Without it kernels of this module compute where there are such, on CPUs and NVIDIA GPUs: many times
+// as fast, and on CPUs nearer to the model in float32, but with sums in another order.
 func WithExact() LoadOption {
 	return nativeOption("WithExact", func(o *loadOptions) { o.native.Exact = true })
 }

@@ -34,6 +34,7 @@ type Model struct {
 	marks       segment.Marks
 	marksErr    error // why text cannot be split into segments
 	options     engine.NativeOptions
+	kernels     string // what computes, for Info
 	fingerprint string // with a prompt cache: tells models apart
 	counters    counters
 	labelSets   recent[*labelSet]
@@ -172,12 +173,18 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config) error
 		return err
 	}
 	m.batching = m.lease.Device().Name == "gpu"
+	switch {
+	case m.shape.fused != nil:
+		m.kernels = "cuda"
+	case !m.shape.kernels:
+		m.kernels = "mlx"
+	}
 	version, err := metal.Version()
 	if err != nil {
 		return err
 	}
 	m.info = engine.Info{
-		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(),
+		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(), Kernels: m.kernels,
 		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
 		ContextLength: cfg.context, DType: w.dtype(),
 		MLXVersion: version,

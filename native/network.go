@@ -2,6 +2,10 @@ package native
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
@@ -22,15 +26,38 @@ type network struct {
 	element int64           // bytes of one number of states and KV
 }
 
+// threadsVariable is the environment variable that sets the number of threads where no option does.
+const threadsVariable = "GO_MLX_THREADS"
+
+// useThreads sets how many threads the CPU kernels use, which all models of the process share.
+func useThreads(n int) error {
+	if text := os.Getenv(threadsVariable); n == 0 && text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1 {
+			return fmt.Errorf("%s is %q and not a number of threads", threadsVariable, text)
+		}
+	}
+	if n == 0 {
+		n = runtime.GOMAXPROCS(0) // which knows the limits of a container
+	}
+	metal.SetCPUThreads(n)
+	return nil
+}
+
 // load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
 func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter string) (_ *weights, err error) {
 	n.weights = n.lease.NewScope()
 	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
 	kernels := !m.options.Exact && n.lease.Device().Name == "cpu"
 	if kernels {
-		if _, err := metal.CPULevel(); err != nil {
+		if err := useThreads(m.options.Threads); err != nil {
 			return nil, err
 		}
+		level, err := metal.CPULevel()
+		if err != nil {
+			return nil, err
+		}
+		m.kernels = fmt.Sprintf("cpu (%s, %d threads)", level, metal.CPUThreads())
 	}
 	packed := m.options.Packed || n.lease.Device().Name == "gpu" || kernels
 	w, err := openWeights(from, n.weights, packed, kernels)

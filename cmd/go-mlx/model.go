@@ -26,6 +26,7 @@ type loadFlags struct {
 	adapter             string
 	draft               string
 	exact               bool
+	threads             int
 	stall               time.Duration
 	online              bool
 }
@@ -41,7 +42,8 @@ func (f *loadFlags) add(cmd *cobra.Command) {
 	flags.Int64Var(&f.budget, "memory-budget", 0, "MiB that MLX may hold (native engine)")
 	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter")
 	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding")
-	flags.BoolVar(&f.exact, "exact", false, "no fused kernels: MLX's own, as mlx-lm uses them (native engine)")
+	flags.BoolVar(&f.exact, "exact", false, "MLX's own kernels only, as mlx-lm uses them (native engine)")
+	flags.IntVar(&f.threads, "threads", 0, "threads of the CPU kernels (native engine; 0: GO_MLX_THREADS, or all processors)")
 	flags.DurationVar(&f.stall, "stall-timeout", 0, "when a worker without progress counts as hung (python engine)")
 	flags.BoolVar(&f.online, "online", false, "let the worker's libraries use the network (python engine)")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on stderr but errors")
@@ -88,6 +90,7 @@ func (f *loadFlags) options() []mlx.LoadOption {
 	given(f.adapter != "", mlx.WithAdapter(f.adapter))
 	given(f.draft != "", mlx.WithDraftModel(f.draft))
 	given(f.exact, mlx.WithExact())
+	given(f.threads != 0, mlx.WithThreads(f.threads))
 	given(f.stall != 0, mlx.WithStallTimeout(f.stall))
 	given(f.online, mlx.WithOnline())
 	return options

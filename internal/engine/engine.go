@@ -149,6 +149,7 @@ type Info struct {
 	Reason        string // why this engine was chosen
 	Architecture  string // model_type of config.json
 	Device        string // e.g. "cpu:0"
+	Kernels       string // what computes: "cpu (amx, 2 threads)", "cuda", or "mlx" for MLX's own ops; empty with the python engine
 	Layers        int
 	HiddenSize    int
 	VocabSize     int

@@ -1,0 +1,67 @@
+package native
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// On the CPU a row's bits depend on nothing but its tokens: not on threads, on who else is computed, on the chunks it comes in,
+// or on KV that was kept.
+func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
+	texts := testenv.Texts(t)[:32]
+	defer metal.SetCPUThreads(0)
+	var want []engine.Classification
+	var tokens []answer
+	prompts := make([][]int32, len(texts))
+	for _, threads := range []int{1, 3} {
+		m := openWith(t, engine.NativeOptions{Threads: threads, PromptCache: 64 << 20})
+		if !m.shape.kernels {
+			return // rows are computed alike by the CPU kernels only
+		}
+		for i, text := range texts {
+			ids, err := m.Encode(t.Context(), text, true)
+			require.NoError(t, err)
+			prompts[i] = ids
+		}
+		for _, size := range []int{1, 8, 32} {
+			var got []engine.Classification
+			for i := 0; i < len(texts); i += size {
+				part, err := m.Classify(t.Context(), texts[i:i+size], domainOptions(t))
+				require.NoError(t, err)
+				got = append(got, part...)
+			}
+			if want == nil {
+				want = got
+			}
+			require.Equal(t, want, got, "%d threads, %d texts at once", threads, size)
+			o := engine.DefaultGenerateOptions()
+			o.MaxTokens, o.IgnoreEOS, o.LogProbs = 12, true, true
+			for round := range 2 { // the second one finds its prompts' KV kept
+				answers := make([]answer, 0, len(texts))
+				for i := 0; i < len(texts); i += size {
+					answers = append(answers, together(t, m, prompts[i:i+size], o)...)
+				}
+				if tokens == nil {
+					tokens = answers
+				}
+				require.Equal(t, tokens, answers, "%d threads, %d requests at once, round %d", threads, size, round)
+			}
+		}
+	}
+}
+
+func TestThreadsThatAreNoNumberAreRefused(t *testing.T) {
+	t.Setenv(threadsVariable, "many")
+	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
+	require.ErrorContains(t, err, threadsVariable)
+	_, err = Load(t.Context(), testenv.Model(t), engine.NativeOptions{Threads: -1})
+	var option *engine.OptionError
+	require.ErrorAs(t, err, &option)
+	t.Setenv(threadsVariable, "2")
+	require.Contains(t, open(t).Info().Kernels, "2 threads")
+}
