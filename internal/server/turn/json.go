@@ -16,14 +16,18 @@ type Strings []string
 // UnmarshalJSONFrom reads either form.
 func (s *Strings) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if d.PeekKind() == '[' {
-		value, err := d.ReadValue()
-		if err != nil {
+		var list []*string
+		if err := json.UnmarshalDecode(d, &list); err != nil {
 			return err
 		}
-		if holdsNull(value) {
-			return errNull
+		*s = make(Strings, len(list))
+		for i, text := range list {
+			if text == nil {
+				return errNull
+			}
+			(*s)[i] = *text
 		}
-		return json.Unmarshal(value, (*[]string)(s))
+		return nil
 	}
 	var one string
 	if err := json.UnmarshalDecode(d, &one); err != nil {
