@@ -24,8 +24,6 @@ func main() {
 	labels := flag.String("labels", "tests/corpus/labels.txt", "labels file")
 	cli := flag.String("cli", "bin/go-mlx", "the command line, for start-up times")
 	only := flag.String("only", "", "measure only work whose name begins with one of these, separated by commas")
-	llama := flag.String("llamacpp", "", "compare native with llama.cpp instead, in this Python with llama-cpp-python and transformers")
-	gguf := flag.String("gguf", "build/domains.gguf", "the model's weights for llama.cpp, as tests/models/to_gguf.py writes them")
 	train := flag.String("train", "", "compare LoRA training on the train.jsonl of this folder instead")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	flag.Parse()
@@ -36,7 +34,7 @@ func main() {
 		}
 		return
 	}
-	if err := run(context.Background(), *model, *data, *labels, *cli, *only, *llama, *gguf, *rounds); err != nil {
+	if err := run(context.Background(), *model, *data, *labels, *cli, *only, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
@@ -50,7 +48,7 @@ type work struct {
 	run  func(ctx context.Context, e mlx.Engine, m mlx.TextModel) error
 }
 
-func run(ctx context.Context, model, data, labelsFile, cli, only, llama, gguf string, rounds int) error {
+func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds int) error {
 	texts, err := readTexts(data)
 	if err != nil {
 		return err
@@ -63,14 +61,6 @@ func run(ctx context.Context, model, data, labelsFile, cli, only, llama, gguf st
 	var many []string // all different, so that nothing can be remembered
 	for i := 0; len(many) < 2000; i++ {
 		many = append(many, fmt.Sprintf("%s %d", texts[i%len(texts)], i))
-	}
-	if llama != "" {
-		m, err := mlx.LoadModel(model, mlx.WithEngine(mlx.EngineNative))
-		if err != nil {
-			return err
-		}
-		defer m.Close()
-		return compareLlamaCPP(ctx, m, llama, model, gguf, many, labels, rounds)
 	}
 	models := map[mlx.Engine]mlx.TextModel{}
 	for _, e := range engines {
