@@ -4,6 +4,8 @@ go 1.26.0
 
 require forge.lthn.ai/core/go-mlx v0.0.0
 
+require github.com/go-json-experiment/json v1.27.2 // indirect
+
 require (
 	github.com/charmbracelet/x/ansi v0.11.9 // indirect
 	github.com/clipperhouse/displaywidth v0.11.0 // indirect
