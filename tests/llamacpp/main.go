@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -27,7 +28,11 @@ type peer struct {
 }
 
 func startPeer(ctx context.Context, folder, gguf string) (*peer, error) {
-	cmd := exec.CommandContext(ctx, "node", "peer.mjs", gguf, fmt.Sprint(runtime.NumCPU()))
+	file, err := filepath.Abs(gguf)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "node", "peer.mjs", file, fmt.Sprint(runtime.NumCPU()))
 	cmd.Dir, cmd.Stderr = folder, os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
