@@ -257,6 +257,7 @@ bench: build
 	@$(GO) run ./tests/compare
 
 lint: build
+	@test -z "$$(git ls-files -- '*.o' .venv build)" || { echo "committed by mistake:"; git ls-files -- '*.o' .venv build; exit 1; }
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training

@@ -31,6 +31,8 @@ esac
 END
     chmod +x "$out/bin/$tool"
 done
+# The go command asks the compiler which flags it knows by letting it compile its standard input; zig then leaves a file "-.o".
+trap 'rm -f ./-.o' EXIT
 stub() { # FILE INSTALL_NAME SYMBOLS
     mkdir -p "$(dirname "$1")"
     cat >"$1" <<END
