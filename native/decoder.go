@@ -1,8 +1,6 @@
 package native
 
 import (
-	"errors"
-
 	"forge.lthn.ai/core/go-mlx/internal/metal"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
@@ -117,5 +115,5 @@ func (d *decoder) close() error {
 		return nil
 	}
 	d.cuda.close()
-	return errors.Join(d.exact.close())
+	return d.exact.close()
 }

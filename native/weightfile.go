@@ -18,14 +18,9 @@ var fileTypes = map[string]metal.DType{
 	"U8": metal.Uint8, "I8": metal.Int8, "U16": metal.Uint16, "I16": metal.Int16,
 }
 
-// openFile makes the arrays of a file whose header is checked. It returns false, and MLX reads the file, if a tensor has a type of
+// openFile makes the arrays of a file with the header that was read of it. It returns false, and MLX reads the file, if a tensor has a type of
 // which there are no such arrays, or is not aligned.
-func (w *weights) openFile(path string) bool {
-	tensors, err := safetensors.ReadFile(path)
-	if err != nil {
-		w.scope.Fail(err)
-		return true
-	}
+func (w *weights) openFile(path string, tensors map[string]safetensors.Tensor) bool {
 	start, err := safetensors.DataStart(path)
 	if err != nil {
 		w.scope.Fail(err)

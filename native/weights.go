@@ -71,12 +71,12 @@ func openWeights(from *modelfiles.Source, scope *metal.Scope, packed, kernels bo
 	if from.GGUF != "" {
 		return w, w.openGGUF(from, packed)
 	}
-	for _, file := range files {
-		header, err := safetensors.ReadFile(file)
-		if err != nil {
+	headers := make([]map[string]safetensors.Tensor, len(files))
+	for i, file := range files {
+		if headers[i], err = safetensors.ReadFile(file); err != nil {
 			return nil, err
 		}
-		maps.Copy(w.headers, header)
+		maps.Copy(w.headers, headers[i])
 	}
 	_, w.bare = w.headers[w.bareName(embeddingName)]
 	for name := range w.headers {
@@ -84,8 +84,8 @@ func openWeights(from *modelfiles.Source, scope *metal.Scope, packed, kernels bo
 			w.prefix = rest
 		}
 	}
-	for _, file := range files {
-		if !w.kernels || !w.openFile(file) {
+	for i, file := range files {
+		if !w.kernels || !w.openFile(file, headers[i]) {
 			maps.Copy(w.arrays, scope.LoadSafetensors(file))
 		}
 	}

@@ -53,6 +53,15 @@ void copy_strided(const char* from, char* to, const Shape& shape, const mx::Stri
   }
 }
 
+// A layer's operands among the inputs of an op.
+struct Layer {
+  long rows, columns;
+  Type type;
+  int bits, group;
+  int at; // of the weights; scales and biases are behind it
+  int bias; // -1 without
+};
+
 // An op of this file. An evaluation asks it for operands in row-major order and for room for results.
 class Kernel : public mx::Primitive {
  public:
@@ -75,6 +84,12 @@ class Kernel : public mx::Primitive {
     return data;
   }
 
+  Matrix matrix(const Layer& l, const std::vector<array>& inputs) {
+    Matrix m{in(inputs[l.at]), l.type, l.rows, l.columns, l.bits, l.group};
+    if (l.bits) m.scales = in(inputs[l.at + 1]), m.biases = in(inputs[l.at + 2]);
+    return m;
+  }
+
   void* room(array& out) {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     return out.data<void>();
@@ -93,17 +108,6 @@ class Kernel : public mx::Primitive {
 template <class K, class... Args> array make_one(Stream s, Shape shape, Dtype type, std::vector<array> inputs, Args&&... args) {
   return array(std::move(shape), type, std::make_shared<K>(s, std::forward<Args>(args)...), std::move(inputs));
 }
-
-// A layer's operands among the inputs of an op.
-struct Layer {
-  long rows, columns;
-  Type type;
-  int bits, group;
-  int at; // of the weights; scales and biases are behind it
-  int bias; // -1 without
-
-  int packed_inputs() const { return bits ? 3 : 1; }
-};
 
 // Checks a layer for inputs of some columns (0: any) and a type, and appends its operands.
 Layer take(const gomlx_linear& l, long columns, std::vector<array>& inputs) {
@@ -166,12 +170,6 @@ class Apply : public Kernel {
     });
   }
 
-  Matrix matrix(const Layer& l, const std::vector<array>& inputs) {
-    Matrix m{in(inputs[l.at]), l.type, l.rows, l.columns, l.bits, l.group};
-    if (l.bits) m.scales = in(inputs[l.at + 1]), m.biases = in(inputs[l.at + 2]);
-    return m;
-  }
-
  private:
   std::vector<Layer> layers_;
   Gate gate_;
@@ -183,9 +181,7 @@ class Lookup : public Kernel {
   const char* name() const override { return "gomlx::Lookup"; }
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    Matrix m{in(inputs[table_.at]), table_.type, table_.rows, table_.columns, table_.bits, table_.group};
-    if (table_.bits) m.scales = in(inputs[table_.at + 1]), m.biases = in(inputs[table_.at + 2]);
-    encoder().dispatch([m, ids = static_cast<const int32_t*>(in(inputs[0])), n = long(inputs[0].size()), scale = scale_, to = room(outputs[0])] {
+    encoder().dispatch([m = matrix(table_, inputs), ids = static_cast<const int32_t*>(in(inputs[0])), n = long(inputs[0].size()), scale = scale_, to = room(outputs[0])] {
       level().lookup(m, ids, n, scale, to);
     });
   }
@@ -368,9 +364,7 @@ class PickedScores : public Kernel {
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     const array& x = inputs[0];
-    Matrix m{in(inputs[layer_.at]), layer_.type, layer_.rows, layer_.columns, layer_.bits, layer_.group};
-    if (layer_.bits) m.scales = in(inputs[layer_.at + 1]), m.biases = in(inputs[layer_.at + 2]);
-    Scores s{in(x), type_of(x.dtype(), "x"), x.shape(0), x.shape(1), m, static_cast<const int32_t*>(in(inputs[1])), static_cast<const int32_t*>(in(inputs[2])), long(inputs[1].size()), static_cast<float*>(room(outputs[0]))};
+    Scores s{in(x), type_of(x.dtype(), "x"), x.shape(0), x.shape(1), matrix(layer_, inputs), static_cast<const int32_t*>(in(inputs[1])), static_cast<const int32_t*>(in(inputs[2])), long(inputs[1].size()), static_cast<float*>(room(outputs[0]))};
     encoder().dispatch([s] { level().scores(s); });
   }
 
