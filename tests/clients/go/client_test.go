@@ -216,6 +216,8 @@ func TestAContextThatEndsStopsTheAnswer(t *testing.T) {
 		params := ask(engine, "Tell me a long story")
 		params.Temperature = openai.Float(1.9)
 		params.N = openai.Int(8)
+		params.LogitBias = map[string]int64{"2": -100} // without the end-of-text token, answers reach their limit, seconds later
+		params.MaxTokens = openai.Int(4000)
 		begin := time.Now()
 		_, err := client.Chat.Completions.New(ctx, params)
 		if err == nil || !strings.Contains(err.Error(), "deadline") || time.Since(begin) > 3*time.Second {
