@@ -128,6 +128,12 @@ struct Weights {
   }
 };
 
+static double largest(const Numbers& x, long from, long n) {
+  double most = 0;
+  for (long i = from; i < from + n; i++) most = std::max(most, std::fabs(x.values[i]));
+  return most;
+}
+
 static const int threads[] = {1, 2, 3};
 
 // Products of rows of every number with weights of every kind.
@@ -161,26 +167,28 @@ static void test_product(const Level& level, Type type, int bits) {
   };
   pool_set_threads(threads[whole(0, 2)]);
   run(0, m, out);
-  std::vector<double> row(outputs), size(outputs);
+  // Where products are made of bfloat16, packed weights are rounded to it; for weights of four bits x is made integers.
+  const bool integers = bits == 4 && type != Type::f32;
+  const double relative = bits && bits != 4 && type == Type::bf16 ? 1. / 256 : 4e-6;
   for (long i = 0; i < m; i++) {
-    std::vector<double> all, sizes;
+    std::vector<double> all, errors;
     for (int p = 0; p < parts; p++)
       for (long n = 0; n < weights[p].m.rows; n++) {
-        double sum = bias[p] ? biases[p].values[n] : 0, magnitude = std::fabs(sum);
+        double sum = bias[p] ? biases[p].values[n] : 0, magnitude = std::fabs(sum), rounded = 0;
         for (long j = 0; j < k; j++) {
           double term = x.values[i * k + j] * weights[p].values[n * k + j];
           sum += term, magnitude += std::fabs(term);
+          if (integers) rounded += largest(x, i * k + j / group * group, group) / (2 * 2039) * std::fabs(weights[p].values[n * k + j]);
         }
-        all.push_back(sum), sizes.push_back(magnitude);
+        all.push_back(sum), errors.push_back(magnitude * relative + rounded);
       }
     for (long n = 0; n < outputs; n++) {
-      // Where products are made of bfloat16, packed weights are rounded to it.
-      double want = all[n], allowed = sizes[n] * (bits && type == Type::bf16 ? 1. / 256 : 4e-6) + 1e-6;
+      double want = all[n], allowed = errors[n] + 1e-6;
       if (gated) {
         double g = all[n], u = gate == Gate::gelu ? 1.5957691216057308 * (g + 0.044715 * g * g * g) : g;
         double slope = 1.2 * std::fabs(all[outputs + n]) + std::fabs(g) + 1;
         want = g / (1 + std::exp(-u)) * all[outputs + n];
-        allowed = slope * (allowed + sizes[outputs + n] * (bits && type == Type::bf16 ? 1. / 256 : 4e-6)) + 1e-5;
+        allowed = slope * (allowed + errors[outputs + n]) + 1e-5;
       }
       allowed += std::fabs(want) * step_of(out_type);
       double got = out.at(i * outputs + n);
@@ -220,7 +228,7 @@ static void test_scores(const Level& level, Type type, int bits) {
     }
     for (double l : logits) sum += std::exp(l - most);
     picked = logits[ids[i]] - most - std::log(sum);
-    check(std::fabs(out[i] - picked) <= (bits && type == Type::bf16 ? 0.1 : 2e-4) + 1e-5 * std::fabs(picked), "score " + std::to_string(out[i]) + ", want " + std::to_string(picked));
+    check(std::fabs(out[i] - picked) <= (bits && type != Type::f32 ? 0.02 : 2e-4) + 1e-5 * std::fabs(picked), "score " + std::to_string(out[i]) + ", want " + std::to_string(picked));
   }
   pool_set_threads(1);
   for (size_t i = 0; i < ids.size(); i++) {

@@ -41,7 +41,7 @@ struct Known {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
+    const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
     if (avx512bf16 && tiles()) add(level_amx);
     if (avx512bf16) add(level_avx512bf16);
     if (avx512) add(level_avx512);
@@ -54,14 +54,14 @@ struct Known {
 #endif
   }
 
-  // Whether the processor has AMX with bfloat16 and the system lets this process use it.
+  // Whether the processor has AMX with bfloat16 and integers, and the system lets this process use it.
   static bool tiles() {
 #if defined(__linux__) && defined(__x86_64__)
     unsigned a = 7, b = 0, c = 0, d = 0;
     asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    const unsigned bf16 = 1u << 22, tile = 1u << 24;
+    const unsigned bf16 = 1u << 22, tile = 1u << 24, int8 = 1u << 25;
     constexpr long request_permission = 0x1023, tile_data = 18;
-    return (d & bf16) && (d & tile) && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    return (d & bf16) && (d & tile) && (d & int8) && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
     return false;
 #endif

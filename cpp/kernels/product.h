@@ -5,23 +5,11 @@
 // order the mode fixes; how many rows of x are multiplied at once only changes which chains run side by side.
 #pragma once
 
-#include "rows.h"
+#include "fourbit.h"
 
 namespace {
 
-using gomlx::Product;
 using gomlx::Scores;
-
-constexpr long block = 32;
-
-// A block's weights: rows to start from, and the bytes between them.
-struct Rows {
-  const char* data;
-  long stride;
-  int type; // of the numbers
-  long count; // rows that are there; fewer than a block at the end of a matrix
-  bool unpacked; // into a panel, which is in the cache
-};
 
 constexpr long padded(long k, long step) { return (k + step - 1) / step * step; }
 
@@ -57,10 +45,10 @@ struct Floats {
     x = wide;
   }
 
-  static long panel_bytes(long kp) { return kp * 4; }
+  long panel_bytes() const { return block * kp * 4; }
 
   // Whether weights can be read where they are; otherwise they are unpacked first. For many rows of x that pays too.
-  static bool direct(const Matrix& w, const Product& p) { return !w.bits && w.columns % step == 0 && (w.type == Type::f32 || p.m < 8); }
+  bool direct(const Matrix& w, const Product& p, long count) const { return !w.bits && w.columns % step == 0 && count == block && (w.type == Type::f32 || p.m < 8); }
 
   void unpack(const Matrix& w, long first, long count, char* panel) const {
     for (long r = 0; r < count; r++) float_row(w, first + r, (float*)panel + r * kp, kp);
@@ -125,27 +113,19 @@ struct Floats {
 
 #if defined(__AVX512BF16__)
 
-inline bool all_in_quads(const Product& p) {
-  for (int i = 0; i < p.n_parts; i++)
-    if (!in_quads(p.parts[i])) return false;
-  return true;
-}
-
-// x as rows of kp numbers, in quads if its weights are.
-inline const bf16* bf16_inputs(const Product& p, long kp, bool quads) {
-  if (kp == p.k && !quads) return (const bf16*)p.x;
+// x as rows of kp numbers.
+inline const bf16* bf16_inputs(const Product& p, long kp) {
+  if (kp == p.k) return (const bf16*)p.x;
   bf16* to = (bf16*)gomlx::pool_scratch(gomlx::slot_input, p.m * kp * sizeof(bf16));
   each_row(p.m, 16, [&](long r) {
-    const bf16* from = (const bf16*)p.x + r * p.k;
-    if (quads) return quads_of(from, to + r * kp, p.k);
-    memcpy(to + r * kp, from, p.k * sizeof(bf16));
+    memcpy(to + r * kp, (const bf16*)p.x + r * p.k, p.k * sizeof(bf16));
     for (long i = p.k; i < kp; i++) to[r * kp + i] = 0;
   });
   return to;
 }
 
-inline void bf16_rows(const Matrix& w, long first, long count, bf16* panel, long kp, bool quads) {
-  for (long r = 0; r < count; r++) quads ? quads_row(w, first + r, panel + r * kp) : bf16_row(w, first + r, panel + r * kp, kp);
+inline void bf16_rows(const Matrix& w, long first, long count, bf16* panel, long kp) {
+  for (long r = 0; r < count; r++) bf16_row(w, first + r, panel + r * kp, kp);
 }
 
 #endif
@@ -159,17 +139,15 @@ struct Dots {
 
   const bf16* x;
   long kp;
-  bool quads;
 
   void take(const Product& p) {
     kp = padded(p.k, step);
-    quads = all_in_quads(p);
-    x = bf16_inputs(p, kp, quads);
+    x = bf16_inputs(p, kp);
   }
 
-  static long panel_bytes(long kp) { return kp * 2; }
-  static bool direct(const Matrix& w, const Product&) { return !w.bits && w.columns % step == 0; }
-  void unpack(const Matrix& w, long first, long count, char* panel) const { bf16_rows(w, first, count, (bf16*)panel, kp, quads); }
+  long panel_bytes() const { return block * kp * 2; }
+  bool direct(const Matrix& w, const Product&, long count) const { return !w.bits && w.columns % step == 0 && count == block; }
+  void unpack(const Matrix& w, long first, long count, char* panel) const { bf16_rows(w, first, count, (bf16*)panel, kp); }
   static constexpr int panel_type = 2;
 
   template <int s> void few(const char* const* w, long ahead, const bf16* from, float* c) const {
@@ -231,13 +209,11 @@ struct Tiles {
   const uint32_t* x; // tiles of pairs, [m / width, kp / 32, 16, width]
   long kp;
   int width; // rows of x in a tile: 16, or all of fewer
-  bool quads;
 
   void take(const Product& p) {
     kp = padded(p.k, step);
-    quads = all_in_quads(p);
     width = int(lesser(16, p.m));
-    const bf16* rows = bf16_inputs(p, kp, quads);
+    const bf16* rows = bf16_inputs(p, kp);
     x = (const uint32_t*)rows;
     if (p.m == 1) return; // pairs one behind the other already
     const long groups = (p.m + width - 1) / width;
@@ -280,10 +256,10 @@ struct Tiles {
     }
   }
 
-  static long panel_bytes(long kp) { return kp * 2; }
-  static bool direct(const Matrix& w, const Product&) { return !w.bits && w.columns % step == 0; }
+  long panel_bytes() const { return block * kp * 2; }
+  bool direct(const Matrix& w, const Product&, long count) const { return !w.bits && w.columns % step == 0 && count == block; }
   void unpack(const Matrix& w, long first, long count, char* panel) const {
-    bf16_rows(w, first, count, (bf16*)panel, kp, quads);
+    bf16_rows(w, first, count, (bf16*)panel, kp);
     if (count < block) memset(panel + count * kp * 2, 0, (block - count) * kp * 2);
   }
   static constexpr int panel_type = 2;
@@ -395,9 +371,9 @@ template <class Mode, class Finish> struct Job {
   // The weights of a block, unpacked to panel if need be.
   Rows rows(const Matrix& w, long n0, char* panel) const {
     const long count = lesser(block, w.rows - n0);
-    if (Mode::direct(w, p) && count == block) return {(const char*)w.data + n0 * w.row_bytes(), w.row_bytes(), int(w.type), count, false};
+    if (mode.direct(w, p, count)) return {(const char*)w.data + n0 * w.row_bytes(), w.row_bytes(), int(w.type), count, false, &w, n0};
     mode.unpack(w, n0, count, panel);
-    return {panel, Mode::panel_bytes(mode.kp), Mode::panel_type, count, true};
+    return {panel, mode.panel_bytes() / block, Mode::panel_type, count, true, &w, n0};
   }
 
   void run(long task) const {
@@ -408,7 +384,7 @@ template <class Mode, class Finish> struct Job {
     const Matrix& w = p.parts[part];
     const long begin = (task - tasks[part]) * per_task * block, end = lesser(w.rows, begin + per_task * block);
     // Weights that are used once are unpacked block by block; for more rows of x than a chunk all of the task's are kept.
-    const long together = p.m <= Mode::chunk ? 1 : per_task, one = block * Mode::panel_bytes(mode.kp);
+    const long together = p.m <= Mode::chunk ? 1 : per_task, one = mode.panel_bytes();
     char* panel = (char*)gomlx::pool_scratch(gomlx::slot_panel, sides * together * one);
     float* c = (float*)gomlx::pool_scratch(gomlx::slot_block, 2 * Mode::chunk * block * sizeof(float));
     float* c2 = c + Mode::chunk * block;
@@ -448,15 +424,45 @@ template <class Mode, class Finish> void multiply_by(const Product& p, long per_
   gomlx::pool_run(job.tasks[parts], [](void* j, long task, int) { ((const Job<Mode, Finish>*)j)->run(task); }, &job);
 }
 
-template <class Finish> void multiply(const Product& p, long per_task, const Finish& finish) {
-  bool narrow = p.type == Type::bf16;
-  for (int i = 0; i < p.n_parts; i++) narrow = narrow && (p.parts[i].bits || p.parts[i].type == Type::bf16);
-#if defined(GOMLX_TILES)
-  if (narrow) return multiply_by<Tiles>(p, per_task, finish);
-#elif defined(GOMLX_DOTS)
-  if (narrow) return multiply_by<Dots>(p, per_task, finish);
+// How a part is multiplied: 0 in float32, 1 in bfloat16, or by sums of integers in groups of so many.
+inline int mode_of([[maybe_unused]] const Product& p, [[maybe_unused]] const Matrix& w) {
+#if defined(GOMLX_FOURBIT)
+  if (FourBit::takes(p, w)) return w.group;
 #endif
-  multiply_by<Floats>(p, per_task, finish);
+#if defined(GOMLX_TILES) || defined(GOMLX_DOTS)
+  if (p.type == Type::bf16 && (w.bits || w.type == Type::bf16)) return 1;
+#endif
+  return 0;
+}
+
+// Parts that are multiplied in the same way go together. Each part's way depends on nothing but the part, so neither do its bits;
+// only two halves of a gate that differ are multiplied as floats.
+template <class Finish> void multiply(const Product& p, long per_task, const Finish& finish) {
+  for (int first = 0, next; first < p.n_parts; first = next) {
+    int mode = mode_of(p, p.parts[first]);
+    for (next = first + 1; next < p.n_parts; next++)
+      if (const int other = mode_of(p, p.parts[next]); other != mode) {
+        if (p.gate == Gate::none) break;
+        mode = 0;
+      }
+    Product some = p;
+    some.parts += first, some.n_parts = next - first;
+    auto finish_some = [&](Results r) {
+      r.part += first;
+      finish(r);
+    };
+    switch (mode) {
+      case 0: multiply_by<Floats>(some, per_task, finish_some); break;
+#if defined(GOMLX_TILES)
+      case 1: multiply_by<Tiles>(some, per_task, finish_some); break;
+#elif defined(GOMLX_DOTS)
+      case 1: multiply_by<Dots>(some, per_task, finish_some); break;
+#endif
+#if defined(GOMLX_FOURBIT)
+      default: multiply_by<FourBit>(some, per_task, finish_some); break;
+#endif
+    }
+  }
 }
 
 void product(const Product& p) {

@@ -184,61 +184,6 @@ template <int bits> void bf16_bits(const Matrix& w, long row, bf16* out) {
   }
 }
 
-// Whether rows are unpacked in quads. Four weights of four bits are a 16-bit word, and words are looked up as they lie. So of every
-// two groups of 64 weights, which have a table in each half of a vector, the first of each four come first, then the
-// second, and so on; a last group that is alone has a vector for two of the four. x is put into the same order.
-inline bool in_quads(const Matrix& w) { return w.bits == 4 && w.group % 64 == 0; }
-
-inline void quads_row(const Matrix& w, long row, bf16* out) {
-  const uint8_t* q = (const uint8_t*)w.data + row * w.row_bytes();
-  const long groups = w.columns / w.group, units = w.columns / 64, per_group = w.group / 64;
-  const vf numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const __m512i nibble = _mm512_set1_epi16(15), upper = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
-  alignas(64) float scales[16], biases[16];
-  long unit = 0;
-  for (long first = 0; first < groups; first += 16) {
-    const long count = lesser(16, groups - first), at = row * groups + first;
-    switch (w.type) {
-      case Type::f32: vstore(scales, load_part<0>(w.scales, at, count)), vstore(biases, load_part<0>(w.biases, at, count)); break;
-      case Type::f16: vstore(scales, load_part<1>(w.scales, at, count)), vstore(biases, load_part<1>(w.biases, at, count)); break;
-      case Type::bf16: vstore(scales, load_part<2>(w.scales, at, count)), vstore(biases, load_part<2>(w.biases, at, count)); break;
-    }
-    for (; unit < (first + count) * per_group; unit += 2, q += 64, out += 128) {
-      const long a = unit / per_group - first, b = lesser((unit + 1) / per_group - first, 15);
-      const __m512i table = (__m512i)_mm512_cvtne2ps_pbh(vfma(numbers, vset(scales[b]), vset(biases[b])), vfma(numbers, vset(scales[a]), vset(biases[a])));
-      if (unit + 1 == units) {
-        const __m256i words = _mm256_loadu_si256((const __m256i*)q), own = _mm512_castsi512_si256(table);
-        for (int r = 0; r < 4; r++) _mm256_storeu_si256((__m256i*)(out + 16 * r), _mm256_permutexvar_epi16(_mm256_srli_epi16(words, 4 * r), own));
-        break;
-      }
-      __builtin_prefetch(q + 4096); // weights are read once, row after row
-      const __m512i words = _mm512_loadu_si512(q);
-      for (int r = 0; r < 4; r++) { // 0xea: (words and nibble) or upper
-        const __m512i index = _mm512_ternarylogic_epi32(_mm512_srli_epi16(words, 4 * r), nibble, upper, 0xea);
-        _mm512_storeu_si512(out + 32 * r, _mm512_permutexvar_epi16(index, table));
-      }
-    }
-  }
-}
-
-// The same order for n numbers of x, a multiple of 64.
-inline void quads_of(const bf16* x, bf16* out, long n) {
-  alignas(64) static constexpr uint16_t first[32] = {0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 1, 5, 9, 13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61};
-  const __m512i low = _mm512_load_si512(first), high = _mm512_add_epi16(low, _mm512_set1_epi16(2));
-  auto half = [&](const bf16* from, __m512i order) { return _mm512_permutex2var_epi16(_mm512_loadu_si512(from), order, _mm512_loadu_si512(from + 32)); };
-  long i = 0;
-  for (; i + 128 <= n; i += 128)
-    for (int r = 0; r < 4; r += 2) {
-      const __m512i a = half(x + i, r ? high : low), b = half(x + i + 64, r ? high : low);
-      _mm512_storeu_si512(out + i + 32 * r, _mm512_shuffle_i64x2(a, b, 0x44));
-      _mm512_storeu_si512(out + i + 32 * r + 32, _mm512_shuffle_i64x2(a, b, 0xee));
-    }
-  if (i < n) {
-    _mm512_storeu_si512(out + i, half(x + i, low));
-    _mm512_storeu_si512(out + i + 32, half(x + i, high));
-  }
-}
-
 inline void bf16_row(const Matrix& w, long row, bf16* out, long padded) {
   switch (w.bits) {
     case 0: memcpy(out, (const char*)w.data + row * w.row_bytes(), w.row_bytes()); break;

@@ -1,0 +1,463 @@
+// Products with weights of four bits by sums of integers.
+//
+// x is turned into integers of twelve bits, with a scale for every group of its columns that the weights have: x = scale * (16 hi + lo),
+// hi and lo in signed bytes. A group's sum of q * x is then exact in whatever order it is added, so rows alone, by vectors
+// that hold many columns, and rows in company, by vectors or tiles that hold many rows, come to the same bits: what
+// rounds is only the chain over groups, sum += (S * x's scale) * w's scale, sum += w's bias * (sum of x), in the order of the groups.
+// Twelve bits round x by at most 1/4078 of its group's largest number. bfloat16 rounds by 1/512 of each number, on the
+// average about as much, and here weights are not rounded at all.
+#pragma once
+
+#include "block.h"
+
+#if defined(__AVX2__)
+#define GOMLX_FOURBIT
+
+namespace {
+
+namespace four_bit {
+
+constexpr int vector_bytes = 4 * lanes; // of packed weights at once: twice as many weights
+constexpr int largest = 2039; // 16 * 127 + 7
+
+#if defined(__AVX512F__)
+using bytes = __m512i;
+INLINE bytes load(const void* p) { return _mm512_loadu_si512(p); }
+INLINE bytes load_first(const void* p, long n) { return _mm512_maskz_loadu_epi8(~0ull >> (64 - n), p); }
+INLINE bytes low(bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
+INLINE bytes high(bytes b) { return low(_mm512_srli_epi16(b, 4)); }
+INLINE bytes word(const void* p) { int32_t i; memcpy(&i, p, 4); return _mm512_set1_epi32(i); }
+INLINE bytes unpack_low(bytes a, bytes b) { return _mm512_unpacklo_epi32(a, b); }
+INLINE bytes unpack_high(bytes a, bytes b) { return _mm512_unpackhi_epi32(a, b); }
+INLINE bytes unpack_low2(bytes a, bytes b) { return _mm512_unpacklo_epi64(a, b); }
+INLINE bytes unpack_high2(bytes a, bytes b) { return _mm512_unpackhi_epi64(a, b); }
+#if defined(__AVX512VNNI__)
+INLINE vi dot(vi sum, bytes q, bytes x) { return (vi)_mm512_dpbusd_epi32((__m512i)sum, q, x); }
+#else
+INLINE vi dot(vi sum, bytes q, bytes x) { return sum + (vi)_mm512_madd_epi16(_mm512_maddubs_epi16(q, x), _mm512_set1_epi16(1)); }
+#endif
+INLINE vf number(vi v) { return _mm512_cvtepi32_ps((__m512i)v); }
+#else
+using bytes = __m256i;
+INLINE bytes load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+INLINE bytes load_first(const void* p, long) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
+INLINE bytes low(bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
+INLINE bytes high(bytes b) { return low(_mm256_srli_epi16(b, 4)); }
+INLINE bytes word(const void* p) { int32_t i; memcpy(&i, p, 4); return _mm256_set1_epi32(i); }
+INLINE bytes unpack_low(bytes a, bytes b) { return _mm256_unpacklo_epi32(a, b); }
+INLINE bytes unpack_high(bytes a, bytes b) { return _mm256_unpackhi_epi32(a, b); }
+INLINE bytes unpack_low2(bytes a, bytes b) { return _mm256_unpacklo_epi64(a, b); }
+INLINE bytes unpack_high2(bytes a, bytes b) { return _mm256_unpackhi_epi64(a, b); }
+INLINE vi dot(vi sum, bytes q, bytes x) { return sum + (vi)_mm256_madd_epi16(_mm256_maddubs_epi16(q, x), _mm256_set1_epi16(1)); }
+INLINE vf number(vi v) { return (vf)_mm256_cvtepi32_ps((__m256i)v); }
+#endif
+
+// The sums of sixteen bytes' weights, 32 of them, of as many rows as there are lanes: a[r] holds row r's, of four lanes to
+// every sixteen bytes. part[u] gets the sums of the u-th sixteen bytes, with a row in each lane.
+INLINE void sum_rows(const vi* a, vi* part) {
+  bytes t[lanes / 2], v[lanes / 4];
+  for (int i = 0; i < lanes / 2; i++)
+    t[i] = (bytes)((vi)unpack_low((bytes)a[2 * i], (bytes)a[2 * i + 1]) + (vi)unpack_high((bytes)a[2 * i], (bytes)a[2 * i + 1]));
+  for (int i = 0; i < lanes / 4; i++)
+    v[i] = (bytes)((vi)unpack_low2(t[2 * i], t[2 * i + 1]) + (vi)unpack_high2(t[2 * i], t[2 * i + 1]));
+#if defined(__AVX512F__)
+  bytes even0 = _mm512_shuffle_i32x4(v[0], v[1], 0x88), odd0 = _mm512_shuffle_i32x4(v[0], v[1], 0xdd);
+  bytes even1 = _mm512_shuffle_i32x4(v[2], v[3], 0x88), odd1 = _mm512_shuffle_i32x4(v[2], v[3], 0xdd);
+  part[0] = (vi)_mm512_shuffle_i32x4(even0, even1, 0x88), part[2] = (vi)_mm512_shuffle_i32x4(even0, even1, 0xdd);
+  part[1] = (vi)_mm512_shuffle_i32x4(odd0, odd1, 0x88), part[3] = (vi)_mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+#else
+  part[0] = (vi)_mm256_permute2x128_si256(v[0], v[1], 0x20), part[1] = (vi)_mm256_permute2x128_si256(v[0], v[1], 0x31);
+#endif
+}
+
+// A square of 32-bit numbers, as many as lanes, with rows and columns exchanged.
+INLINE void transpose(vi* r) {
+#if defined(__AVX512F__)
+  bytes t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = unpack_low((bytes)r[i], (bytes)r[i + 1]), t[i + 1] = unpack_high((bytes)r[i], (bytes)r[i + 1]);
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = (vi)unpack_low2(t[i], t[i + 2]), r[i + 1] = (vi)unpack_high2(t[i], t[i + 2]);
+    r[i + 2] = (vi)unpack_low2(t[i + 1], t[i + 3]), r[i + 3] = (vi)unpack_high2(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4((bytes)r[i], (bytes)r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4((bytes)r[i], (bytes)r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4((bytes)r[i + 8], (bytes)r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_i32x4((bytes)r[i + 8], (bytes)r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; i++) {
+    r[i] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+#else
+  bytes t[8];
+  for (int i = 0; i < 8; i += 2) t[i] = unpack_low((bytes)r[i], (bytes)r[i + 1]), t[i + 1] = unpack_high((bytes)r[i], (bytes)r[i + 1]);
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = (vi)unpack_low2(t[i], t[i + 2]), r[i + 1] = (vi)unpack_high2(t[i], t[i + 2]);
+    r[i + 2] = (vi)unpack_low2(t[i + 1], t[i + 3]), r[i + 3] = (vi)unpack_high2(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    bytes a = (bytes)r[i], b = (bytes)r[i + 4];
+    r[i] = (vi)_mm256_permute2x128_si256(a, b, 0x20), r[i + 4] = (vi)_mm256_permute2x128_si256(a, b, 0x31);
+  }
+#endif
+}
+
+// The scales and biases of as many rows as lanes from row on, the last ones repeated behind the end: to[g][lanes] for groups
+// g0 and on.
+inline void scales_of(const Matrix& w, const void* from, long row, long g0, long count, float* to) {
+  const long groups = w.columns / w.group;
+  for (long first = 0; first < count; first += lanes) {
+    const long n = lesser(lanes, count - first);
+    vi square[lanes];
+    for (long r = 0; r < lanes; r++) {
+      const long at = lesser(row + r, w.rows - 1) * groups + g0 + first;
+      square[r] = (vi)(w.type == Type::f32 ? load_part<0>(from, at, n) : w.type == Type::f16 ? load_part<1>(from, at, n) : load_part<2>(from, at, n));
+    }
+    transpose(square);
+    for (long g = 0; g < n; g++) vstore(to + (first + g) * lanes, (vf)square[g]);
+  }
+}
+
+// Where the bytes of the halves of x go. A unit of weights is what one load of packed weights has; its even and its odd
+// weights are in the low and the high halves of its bytes.
+struct Layout {
+  long unit; // weights
+  long bytes(long k) const { return (k + unit - 1) / unit * unit * 2; }
+};
+
+// A row of x as integers. to: for every unit lo of its even columns, lo of its odd ones, and the same of hi; zeros behind the
+// end. scale and sum are of every group: sum = scale times the group's integers.
+template <int type> void integers(const void* x, long k, int group, Layout l, int8_t* to, float* scale, float* sum) {
+  const long half = l.unit / 2;
+  for (long g = 0; g < k / group; g++) {
+    vi top = {};
+    for (long i = 0; i < group; i += lanes) {
+      vi v = (vi)load_as<type>(x, g * group + i) & 0x7fffffff;
+      top = v > top ? v : top;
+    }
+    int32_t most = 0;
+    for (int i = 0; i < lanes; i++) most = top[i] > most ? top[i] : most;
+    float size;
+    memcpy(&size, &most, 4);
+    // The bits of a NaN and of infinity are above those of numbers: either makes results NaN.
+    const bool number = most < 0x7f800000, something = size > 1e-30f;
+    const float inverse = number && something ? float(largest) / size : 0;
+    vi total = {};
+    for (long i = 0; i < group; i += lanes) {
+      vi q = {};
+      if (inverse != 0) q = vtoint(load_as<type>(x, g * group + i) * vset(inverse));
+      total += q;
+      vi hi = (q + 8) >> 4, lo = q - (hi << 4);
+      typedef int8_t small __attribute__((vector_size(lanes)));
+      small l8 = __builtin_convertvector(lo, small), h8 = __builtin_convertvector(hi, small);
+#if defined(__AVX512F__)
+      small order = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
+      l8 = (small)_mm_shuffle_epi8((__m128i)l8, (__m128i)order), h8 = (small)_mm_shuffle_epi8((__m128i)h8, (__m128i)order);
+#else
+      l8 = __builtin_shufflevector(l8, l8, 0, 2, 4, 6, 1, 3, 5, 7), h8 = __builtin_shufflevector(h8, h8, 0, 2, 4, 6, 1, 3, 5, 7);
+#endif
+      const long at = g * group + i;
+      int8_t* unit = to + at / l.unit * 2 * l.unit + at % l.unit / 2;
+      constexpr int n = lanes / 2;
+      memcpy(unit, &l8, n), memcpy(unit + half, (const char*)&l8 + n, n);
+      memcpy(unit + 2 * half, &h8, n), memcpy(unit + 3 * half, (const char*)&h8 + n, n);
+    }
+    int32_t all = 0;
+    for (int i = 0; i < lanes; i++) all += total[i];
+    scale[g] = number ? (something ? size / float(largest) : 0) : __builtin_nanf("");
+    sum[g] = scale[g] * float(all);
+  }
+}
+
+inline void integer_row(const Product& p, long row, int group, Layout l, int8_t* to, float* scale, float* sum) {
+  const char* x = (const char*)p.x + row * p.k * 2;
+  if (p.type == Type::f16) integers<1>(x, p.k, group, l, to, scale, sum);
+  else integers<2>(x, p.k, group, l, to, scale, sum);
+}
+
+// One row of x times as many rows of w as lanes, from row n0 on, to c. x is in units of a vector's weights.
+template <int group> void one_row(const Matrix& w, long n0, const int8_t* x, const float* scale, const float* sum, float* c) {
+  constexpr long per_unit = 2 * vector_bytes / 32, per_group = group / 32, ahead = 10240; // in parts of 32 weights; bytes
+  const long stride = w.row_bytes(), groups = w.columns / group, parts = w.columns / 32;
+  const char* rows[lanes];
+  for (long r = 0; r < lanes; r++) rows[r] = (const char*)w.data + lesser(n0 + r, w.rows - 1) * stride;
+  alignas(64) float scales[lanes * lanes], biases[lanes * lanes];
+  vf y = vset(0);
+  vi whole = {};
+  long g = 0;
+  for (long at = 0; at < parts; at += per_unit, x += 4 * vector_bytes) {
+    const bytes low0 = load(x), low1 = load(x + vector_bytes), high0 = load(x + 2 * vector_bytes), high1 = load(x + 3 * vector_bytes);
+    const long offset = at * 16, left = stride - offset;
+    vi a[lanes];
+    auto row = [&](int r, bytes z) {
+      const bytes q0 = low(z), q1 = high(z);
+      vi hi = dot(dot(vi{}, q0, high0), q1, high1), lo = dot(dot(vi{}, q0, low0), q1, low1);
+      a[r] = (hi << 4) + lo;
+    };
+    if (left >= vector_bytes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; r++) {
+        __builtin_prefetch(rows[r] + offset + ahead);
+        row(r, load(rows[r] + offset));
+      }
+    } else {
+      for (int r = 0; r < lanes; r++) row(r, load_first(rows[r] + offset, left));
+    }
+    vi part[lanes / 4];
+    sum_rows(a, part);
+    for (long u = 0; u < per_unit && at + u < parts; u++) {
+      whole += part[u];
+      if ((at + u + 1) % per_group) continue;
+      if (g % lanes == 0) {
+        scales_of(w, w.scales, n0, g, lesser(lanes, groups - g), scales);
+        scales_of(w, w.biases, n0, g, lesser(lanes, groups - g), biases);
+      }
+      y = vfma(number(whole) * vset(scale[g]), vload(scales + g % lanes * lanes), y);
+      y = vfma(vload(biases + g % lanes * lanes), vset(sum[g]), y);
+      whole = vi{};
+      g++;
+    }
+  }
+  vstore(c, y);
+}
+
+// The sums of a block and some rows of x, y [32][lanes], to c, which has a row of x in each row.
+inline void spread_rows(const float* y, long count, float* c) {
+  for (long n = 0; n < block; n += lanes) {
+    vi square[lanes];
+    for (long i = 0; i < lanes; i++) square[i] = (vi)vload(y + (n + i) * lanes);
+    transpose(square);
+    for (long m = 0; m < count; m++) vstore(c + m * block + n, (vf)square[m]);
+  }
+}
+
+} // namespace four_bit
+
+struct FourBit {
+#if defined(GOMLX_TILES)
+  static constexpr long chunk = 32, few = 1; // rows of x at once; and how many are multiplied one by one
+  static constexpr int panels = 2; // of q, and of 16 q
+#else
+  static constexpr long chunk = lanes, few = 3;
+  static constexpr int panels = 1;
+#endif
+  static constexpr int panel_type = 0;
+  static constexpr long width = lanes; // rows of x side by side
+
+  const int8_t* x;
+  const float *scale, *sum;
+  long k, groups;
+  int group;
+  four_bit::Layout layout;
+  bool alone; // rows of x one by one
+
+  // Whether a product's part is of this kind.
+  static bool takes(const Product& p, const Matrix& w) { return w.bits == 4 && p.type != Type::f32 && w.group >= 32; }
+
+  void take(const Product& p) {
+    k = p.k, group = p.parts[0].group, groups = k / group, alone = p.m <= few;
+    layout.unit = alone ? 2 * four_bit::vector_bytes : lesser(group, 64);
+    const long bytes = layout.bytes(k), sets = alone ? p.m : (p.m + width - 1) / width * width;
+    int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, sets * (bytes + 8 * groups));
+    float *scales = (float*)(to + sets * bytes), *sums = scales + sets * groups;
+    x = to, scale = scales, sum = sums;
+    if (alone) {
+      each_row(p.m, 1, [&](long r) {
+        if (bytes != 2 * k) memset(to + r * bytes, 0, bytes);
+        four_bit::integer_row(p, r, group, layout, to + r * bytes, scales + r * groups, sums + r * groups);
+      });
+      return;
+    }
+    each_row(sets / width, 1, [&](long set) { side_by_side(p, set, to + set * width * bytes, scales + set * width * groups, sums + set * width * groups); });
+  }
+
+  // `width` rows of x, with four columns of each row side by side: [unit][lo, hi][unit / 4][width] of four bytes, and scales and sums
+  // [group][width]. Rows that are not there are zeros.
+  void side_by_side(const Product& p, long set, int8_t* to, float* scales, float* sums) const {
+    const long rows = lesser(width, p.m - set * width), bytes = 2 * k;
+    int8_t* plain = (int8_t*)gomlx::pool_scratch(gomlx::slot_input, width * (bytes + 8 * groups));
+    float *scale_of = (float*)(plain + width * bytes), *sum_of = scale_of + width * groups;
+    for (long r = 0; r < width; r++) {
+      if (r < rows) {
+        four_bit::integer_row(p, set * width + r, group, layout, plain + r * bytes, scale_of + r * groups, sum_of + r * groups);
+      } else {
+        memset(plain + r * bytes, 0, bytes);
+        for (long g = 0; g < groups; g++) scale_of[r * groups + g] = sum_of[r * groups + g] = 0;
+      }
+    }
+    for (long i = 0; i < bytes; i += 4 * lanes) { // bytes of a row are a multiple of 64
+      vi square[lanes];
+      for (long r = 0; r < lanes; r++) memcpy(&square[r], plain + r * bytes + i, 4 * lanes);
+      four_bit::transpose(square);
+      memcpy(to + i * width, square, sizeof square);
+    }
+    for (long g = 0; g < groups; g++)
+      for (long r = 0; r < width; r++) scales[g * width + r] = scale_of[r * groups + g], sums[g * width + r] = sum_of[r * groups + g];
+  }
+
+  long panel_bytes() const { return panels * block * k + 8 * groups * block; }
+  bool direct(const Matrix&, const Product&, long) const { return alone; }
+
+  // A block as bytes, [unit][q, 16 q][32][unit], and behind them scales and biases [group][32 / lanes][lanes].
+  void unpack(const Matrix& w, long first, long count, char* panel) const {
+    const long unit = layout.unit, half = unit / 2, stride = w.row_bytes();
+    const char* data = (const char*)w.data + first * stride;
+    char* to = panel;
+    for (long u = 0; u < k / unit; u++, to += panels * block * unit) {
+      for (long r = 0; r < block; r++) {
+        const char* from = data + lesser(r, count - 1) * stride + u * half;
+        __builtin_prefetch(from + block * stride);
+        char* q = to + r * unit;
+        unpack_unit(from, q, half);
+      }
+    }
+    float *scales = (float*)to, *biases = scales + groups * block;
+    alignas(64) float some[lanes * lanes];
+    for (long n = 0; n < block; n += lanes)
+      for (long g = 0; g < groups; g += lanes) {
+        const long some_groups = lesser(lanes, groups - g);
+        for (int which = 0; which < 2; which++) {
+          four_bit::scales_of(w, which ? w.biases : w.scales, lesser(first + n, w.rows - 1), g, some_groups, some);
+          for (long i = 0; i < some_groups; i++) memcpy((which ? biases : scales) + (g + i) * block + n, some + i * lanes, 4 * lanes);
+        }
+      }
+  }
+
+  static void unpack_unit(const char* from, char* q, long half) {
+    const __m256i fifteen = _mm256_set1_epi8(15);
+    __m256i b = half == 32 ? _mm256_loadu_si256((const __m256i*)from) : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)from));
+    auto put = [&](char* to, __m256i even, __m256i odd) {
+      if (half == 32) {
+        _mm256_storeu_si256((__m256i*)to, even), _mm256_storeu_si256((__m256i*)(to + 32), odd);
+      } else {
+        _mm_storeu_si128((__m128i*)to, _mm256_castsi256_si128(even)), _mm_storeu_si128((__m128i*)(to + 16), _mm256_castsi256_si128(odd));
+      }
+    };
+    const __m256i even = _mm256_and_si256(b, fifteen), odd = _mm256_and_si256(_mm256_srli_epi16(b, 4), fifteen);
+    put(q, even, odd);
+    if (panels == 2) put(q + block * 2 * half, _mm256_slli_epi16(even, 4), _mm256_slli_epi16(odd, 4));
+  }
+
+  void multiply(const Rows& w, long m0, long count, float* c) const {
+    if (alone) {
+      for (long m = m0; m < m0 + count; m++)
+        for (long n = 0; n < w.count; n += lanes) {
+          const int8_t* from = x + m * layout.bytes(k);
+          float* to = c + (m - m0) * block + n;
+          switch (group) {
+            case 32: four_bit::one_row<32>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+            case 64: four_bit::one_row<64>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+            default: four_bit::one_row<128>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+          }
+        }
+      return;
+    }
+    const float *scales = (const float*)(w.data + panels * block * k), *biases = scales + groups * block;
+    const int8_t* from = x + m0 * 2 * k;
+    const float *x_scale = scale + m0 * groups, *x_sum = sum + m0 * groups;
+#if defined(GOMLX_TILES)
+    if (count > width) by_tiles<2>(w.data, scales, biases, from, x_scale, x_sum, count, c);
+    else by_tiles<1>(w.data, scales, biases, from, x_scale, x_sum, count, c);
+#else
+    by_vectors(w.data, scales, biases, from, x_scale, x_sum, count, c);
+#endif
+  }
+
+#if defined(GOMLX_TILES)
+  // Tiles 0 to 3 are results, 4 and 5 weights, 6 and 7 of x.
+  void start() const {
+    if (alone) return;
+    struct {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } config;
+    for (int i = 0; i < 8; i++) {
+      config.rows[i] = i < 6 ? 16 : uint8_t(layout.unit / 4);
+      config.bytes[i] = i == 4 || i == 5 ? uint16_t(layout.unit) : 64;
+    }
+    _tile_loadconfig(&config);
+  }
+  void stop() const { if (!alone) _tile_release(); }
+
+  // A block times one or two sets of rows of x.
+  template <int sets> void by_tiles(const char* panel, const float* scales, const float* biases, const int8_t* from, const float* x_scale, const float* x_sum, long count, float* c) const {
+    alignas(64) float y[sets][block * width];
+    alignas(64) int32_t tiles[2 * sets][256];
+    memset(y, 0, sizeof y);
+    const long unit = layout.unit, next_set = width * 2 * k, per_group = group / unit;
+    for (long g = 0; g < groups; g++) {
+      _tile_zero(0);
+      _tile_zero(1);
+      if (sets == 2) {
+        _tile_zero(2);
+        _tile_zero(3);
+      }
+      for (long u = 0; u < 2 * per_group; u++, panel += block * unit, from += width * unit) { // q and lo, 16 q and hi
+        _tile_loadd(6, from, 64);
+        _tile_loadd(4, panel, unit);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(5, panel + 16 * unit, unit);
+        _tile_dpbusd(1, 5, 6);
+        if (sets == 2) {
+          _tile_loadd(7, from + next_set, 64);
+          _tile_dpbusd(2, 4, 7);
+          _tile_dpbusd(3, 5, 7);
+        }
+      }
+      _tile_stored(0, tiles[0], 64);
+      _tile_stored(1, tiles[1], 64);
+      if (sets == 2) {
+        _tile_stored(2, tiles[2], 64);
+        _tile_stored(3, tiles[3], 64);
+      }
+      for (int set = 0; set < sets; set++) {
+        const vf of_x = vload(x_scale + (set * groups + g) * width), total = vload(x_sum + (set * groups + g) * width);
+        for (int n = 0; n < block; n++) {
+          float* to = y[set] + n * width;
+          vf v = vfma(vset(scales[g * block + n]), four_bit::number(*(const vi*)(tiles[2 * set] + n * 16)) * of_x, vload(to));
+          vstore(to, vfma(vset(biases[g * block + n]), total, v));
+        }
+      }
+    }
+    for (int set = 0; set < sets; set++) four_bit::spread_rows(y[set], lesser(width, count - set * width), c + set * width * block);
+  }
+#else
+  void start() const {}
+  void stop() const {}
+
+  // A block times a set of rows of x.
+  void by_vectors(const char* panel, const float* scales, const float* biases, const int8_t* from, const float* x_scale, const float* x_sum, long count, float* c) const {
+    constexpr int at_once = lanes / 2; // rows of weights
+    alignas(64) float y[block * width];
+    const long unit = layout.unit;
+    for (long n = 0; n < block; n += at_once) {
+      vf sums[at_once];
+      for (int i = 0; i < at_once; i++) sums[i] = vset(0);
+      const char* q = panel + n * unit;
+      const int8_t* v = from;
+      for (long g = 0; g < groups; g++) {
+        vi lo[at_once] = {}, hi[at_once] = {};
+        for (long u = 0; u < group / unit; u++, q += block * unit, v += 2 * width * unit)
+          for (long i = 0; i < unit / 4; i++) {
+            const four_bit::bytes low = four_bit::load(v + i * 4 * width), high = four_bit::load(v + width * unit + i * 4 * width);
+#pragma GCC unroll 8
+            for (int r = 0; r < at_once; r++) {
+              const four_bit::bytes w = four_bit::word(q + r * unit + 4 * i);
+              lo[r] = four_bit::dot(lo[r], w, low), hi[r] = four_bit::dot(hi[r], w, high);
+            }
+          }
+        const vf of_x = vload(x_scale + g * width), total = vload(x_sum + g * width);
+        for (int r = 0; r < at_once; r++) {
+          const long row = g * block + n + r;
+          sums[r] = vfma(vset(scales[row]), four_bit::number((hi[r] << 4) + lo[r]) * of_x, sums[r]);
+          sums[r] = vfma(vset(biases[row]), total, sums[r]);
+        }
+      }
+      for (int r = 0; r < at_once; r++) vstore(y + (n + r) * width, sums[r]);
+    }
+    four_bit::spread_rows(y, count, c);
+  }
+#endif
+};
+} // namespace
+
+#endif
