@@ -234,10 +234,8 @@ inline void spread_rows(const float* y, long count, float* c) {
 struct FourBit {
 #if defined(GOMLX_TILES)
   static constexpr long chunk = 32, few = 1; // rows of x at once; and how many are multiplied one by one
-  static constexpr int panels = 2; // of q, and of 16 q
 #else
   static constexpr long chunk = lanes, few = 3;
-  static constexpr int panels = 1;
 #endif
   static constexpr int panel_type = 0;
   static constexpr long width = lanes; // rows of x side by side
@@ -248,12 +246,18 @@ struct FourBit {
   int group;
   four_bit::Layout layout;
   bool alone; // rows of x one by one
+  int panels; // a block is unpacked as q, and as 16 q too where tiles are multiplied with two sets of rows
 
   // Whether a product's part is of this kind.
   static bool takes(const Product& p, const Matrix& w) { return w.bits == 4 && p.type != Type::f32 && w.group >= 32; }
 
   void take(const Product& p) {
     k = p.k, group = p.parts[0].group, groups = k / group, alone = p.m <= few;
+#if defined(GOMLX_TILES)
+    panels = p.m > width ? 2 : 1;
+#else
+    panels = 1;
+#endif
     layout.unit = alone ? 2 * four_bit::vector_bytes : lesser(group, 64);
     const long bytes = layout.bytes(k), sets = alone ? p.m : (p.m + width - 1) / width * width;
     int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, sets * (bytes + 8 * groups));
@@ -298,17 +302,21 @@ struct FourBit {
 
   // A block as bytes, [unit][q, 16 q][32][unit], and behind them scales and biases [group][32 / lanes][lanes].
   void unpack(const Matrix& w, long first, long count, char* panel) const {
-    const long unit = layout.unit, half = unit / 2, stride = w.row_bytes();
-    const char* data = (const char*)w.data + first * stride;
-    char* to = panel;
-    for (long u = 0; u < k / unit; u++, to += panels * block * unit) {
-      for (long r = 0; r < block; r++) {
-        const char* from = data + lesser(r, count - 1) * stride + u * half;
-        __builtin_prefetch(from + block * stride);
-        char* q = to + r * unit;
-        unpack_unit(from, q, half);
-      }
-    }
+    const long unit = layout.unit, stride = w.row_bytes();
+    const char* rows = (const char*)w.data + first * stride;
+    // Unit by unit, so that the panel is written from its beginning to its end.
+    auto all = [&]<int half, int panels>() {
+      char* q = panel;
+      for (long u = 0; u < k / (2 * half); u++, q += (panels - 1) * block * 2 * half)
+        for (long r = 0; r < block; r++, q += 2 * half) {
+          const char* from = rows + lesser(r, count - 1) * stride + u * half;
+          if (u * half % 64 == 0) __builtin_prefetch(from + block * stride);
+          unpack_unit<half, panels>(from, q);
+        }
+    };
+    if (unit == 64) panels == 1 ? all.template operator()<32, 1>() : all.template operator()<32, 2>();
+    else panels == 1 ? all.template operator()<16, 1>() : all.template operator()<16, 2>();
+    char* to = panel + panels * block * k;
     float *scales = (float*)to, *biases = scales + groups * block;
     alignas(64) float some[lanes * lanes];
     for (long n = 0; n < block; n += lanes)
@@ -321,17 +329,18 @@ struct FourBit {
       }
   }
 
-  static void unpack_unit(const char* from, char* q, long half) {
-    const __m256i fifteen = _mm256_set1_epi8(15);
-    __m256i b = half == 32 ? _mm256_loadu_si256((const __m256i*)from) : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)from));
+  // A unit of a row: its even weights, then its odd ones.
+  template <int half, int panels> static INLINE void unpack_unit(const char* from, char* q) {
     auto put = [&](char* to, __m256i even, __m256i odd) {
-      if (half == 32) {
+      if constexpr (half == 32) {
         _mm256_storeu_si256((__m256i*)to, even), _mm256_storeu_si256((__m256i*)(to + 32), odd);
       } else {
-        _mm_storeu_si128((__m128i*)to, _mm256_castsi256_si128(even)), _mm_storeu_si128((__m128i*)(to + 16), _mm256_castsi256_si128(odd));
+        _mm256_storeu_si256((__m256i*)to, _mm256_inserti128_si256(even, _mm256_castsi256_si128(odd), 1));
       }
     };
-    const __m256i even = _mm256_and_si256(b, fifteen), odd = _mm256_and_si256(_mm256_srli_epi16(b, 4), fifteen);
+    const __m256i fifteen = _mm256_set1_epi8(15);
+    const __m256i both = half == 32 ? _mm256_loadu_si256((const __m256i*)from) : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)from));
+    const __m256i even = _mm256_and_si256(both, fifteen), odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), fifteen);
     put(q, even, odd);
     if (panels == 2) put(q + block * 2 * half, _mm256_slli_epi16(even, 4), _mm256_slli_epi16(odd, 4));
   }
@@ -378,47 +387,67 @@ struct FourBit {
   }
   void stop() const { if (!alone) _tile_release(); }
 
-  // A block times one or two sets of rows of x.
+  // A block times one or two sets of rows of x. While tiles are multiplied, the sums of the group before are scaled.
   template <int sets> void by_tiles(const char* panel, const float* scales, const float* biases, const int8_t* from, const float* x_scale, const float* x_sum, long count, float* c) const {
     alignas(64) float y[sets][block * width];
-    alignas(64) int32_t tiles[2 * sets][256];
+    alignas(64) int32_t tiles[2][4][256];
     memset(y, 0, sizeof y);
-    const long unit = layout.unit, next_set = width * 2 * k, per_group = group / unit;
-    for (long g = 0; g < groups; g++) {
-      _tile_zero(0);
-      _tile_zero(1);
-      if (sets == 2) {
-        _tile_zero(2);
-        _tile_zero(3);
-      }
-      for (long u = 0; u < 2 * per_group; u++, panel += block * unit, from += width * unit) { // q and lo, 16 q and hi
-        _tile_loadd(6, from, 64);
-        _tile_loadd(4, panel, unit);
-        _tile_dpbusd(0, 4, 6);
-        _tile_loadd(5, panel + 16 * unit, unit);
-        _tile_dpbusd(1, 5, 6);
-        if (sets == 2) {
-          _tile_loadd(7, from + next_set, 64);
-          _tile_dpbusd(2, 4, 7);
-          _tile_dpbusd(3, 5, 7);
+    for (long g = 0; g <= groups; g++) {
+      if (g < groups) multiply_group<sets>(panel, from);
+      if (g > 0)
+        for (int set = 0; set < sets; set++) {
+          const vf of_x = vload(x_scale + (set * groups + g - 1) * width), total = vload(x_sum + (set * groups + g - 1) * width);
+          const float *scale_of = scales + (g - 1) * block, *bias_of = biases + (g - 1) * block;
+          for (int n = 0; n < block; n++) {
+            const int32_t* sums = tiles[(g - 1) % 2][0] + n * 16;
+            vi whole = sets == 2 ? *(const vi*)(sums + set * 512) : (*(const vi*)(sums + 512) << 4) + *(const vi*)sums;
+            float* to = y[set] + n * width;
+            vf v = vfma(vset(scale_of[n]), four_bit::number(whole) * of_x, vload(to));
+            vstore(to, vfma(vset(bias_of[n]), total, v));
+          }
         }
-      }
-      _tile_stored(0, tiles[0], 64);
-      _tile_stored(1, tiles[1], 64);
-      if (sets == 2) {
-        _tile_stored(2, tiles[2], 64);
-        _tile_stored(3, tiles[3], 64);
-      }
-      for (int set = 0; set < sets; set++) {
-        const vf of_x = vload(x_scale + (set * groups + g) * width), total = vload(x_sum + (set * groups + g) * width);
-        for (int n = 0; n < block; n++) {
-          float* to = y[set] + n * width;
-          vf v = vfma(vset(scales[g * block + n]), four_bit::number(*(const vi*)(tiles[2 * set] + n * 16)) * of_x, vload(to));
-          vstore(to, vfma(vset(biases[g * block + n]), total, v));
-        }
+      if (g < groups) {
+        _tile_stored(0, tiles[g % 2][0], 64);
+        _tile_stored(1, tiles[g % 2][1], 64);
+        _tile_stored(2, tiles[g % 2][2], 64);
+        _tile_stored(3, tiles[g % 2][3], 64);
       }
     }
     for (int set = 0; set < sets; set++) four_bit::spread_rows(y[set], lesser(width, count - set * width), c + set * width * block);
+  }
+
+  // The sums of a group. One set: q times lo, tiles 0 and 1, and q times hi, 2 and 3. Two sets: q times lo and 16 q times hi
+  // together, 0 and 1 for the first and 2 and 3 for the second.
+  template <int sets> INLINE void multiply_group(const char*& panel, const int8_t*& from) const {
+    const long unit = layout.unit, next_set = width * 2 * k;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long u = 0; u < group / unit; u++, panel += panels * block * unit, from += 2 * width * unit) {
+      _tile_loadd(6, from, 64);
+      _tile_loadd(4, panel, unit);
+      _tile_dpbusd(0, 4, 6);
+      _tile_loadd(5, panel + 16 * unit, unit);
+      _tile_dpbusd(1, 5, 6);
+      if (sets == 1) {
+        _tile_loadd(7, from + width * unit, 64);
+      } else {
+        _tile_loadd(7, from + next_set, 64);
+      }
+      _tile_dpbusd(2, 4, 7);
+      _tile_dpbusd(3, 5, 7);
+      if (sets == 1) continue;
+      const char* upper = panel + block * unit;
+      _tile_loadd(6, from + width * unit, 64);
+      _tile_loadd(4, upper, unit);
+      _tile_dpbusd(0, 4, 6);
+      _tile_loadd(5, upper + 16 * unit, unit);
+      _tile_dpbusd(1, 5, 6);
+      _tile_loadd(7, from + width * unit + next_set, 64);
+      _tile_dpbusd(2, 4, 7);
+      _tile_dpbusd(3, 5, 7);
+    }
   }
 #else
   void start() const {}
