@@ -100,19 +100,50 @@ INLINE void transpose(vi* r) {
 #endif
 }
 
-// The scales and biases of as many rows as lanes from row on, the last ones repeated behind the end: to[g][lanes] for groups
-// g0 and on.
-inline void scales_of(const Matrix& w, const void* from, long row, long g0, long count, float* to) {
+// Numbers of 16 bits as 32-bit integers; n of them, zeros behind.
+INLINE vi load_words(const void* p, long at, long n) {
+  const uint16_t* from = (const uint16_t*)p + at;
+#if defined(__AVX512F__)
+  return (vi)_mm512_cvtepu16_epi32(n == lanes ? _mm256_loadu_si256((const __m256i*)from) : _mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), from));
+#else
+  uint16_t some[lanes] = {};
+  memcpy(some, from, n * 2);
+  return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)some));
+#endif
+}
+
+// The low 16 bits of every integer as float16.
+INLINE vf halves(vi v) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v));
+#else
+  v &= 0xffff;
+  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)v, (__m256i)v), 0x08);
+  return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
+#endif
+}
+
+// The scales and biases of as many rows as lanes from row on, the last ones repeated behind the matrix's end: [g][lanes] for
+// up to `lanes` groups from g0 on.
+inline void scales_of(const Matrix& w, long row, long g0, long n, float* scales, float* biases) {
   const long groups = w.columns / w.group;
-  for (long first = 0; first < count; first += lanes) {
-    const long n = lesser(lanes, count - first);
-    vi square[lanes];
-    for (long r = 0; r < lanes; r++) {
-      const long at = lesser(row + r, w.rows - 1) * groups + g0 + first;
-      square[r] = (vi)(w.type == Type::f32 ? load_part<0>(from, at, n) : w.type == Type::f16 ? load_part<1>(from, at, n) : load_part<2>(from, at, n));
-    }
+  vi square[lanes];
+  auto each = [&](auto load) {
+    for (long r = 0; r < lanes; r++) square[r] = load(lesser(row + r, w.rows - 1) * groups + g0);
     transpose(square);
-    for (long g = 0; g < n; g++) vstore(to + (first + g) * lanes, (vf)square[g]);
+  };
+  if (w.type == Type::f32) {
+    each([&](long at) { return (vi)load_part<0>(w.scales, at, n); });
+    for (long g = 0; g < n; g++) vstore(scales + g * lanes, (vf)square[g]);
+    each([&](long at) { return (vi)load_part<0>(w.biases, at, n); });
+    for (long g = 0; g < n; g++) vstore(biases + g * lanes, (vf)square[g]);
+    return;
+  }
+  each([&](long at) { return load_words(w.scales, at, n) | load_words(w.biases, at, n) << 16; });
+  for (long g = 0; g < n; g++) {
+    const vi both = square[g];
+    vstore(scales + g * lanes, w.type == Type::bf16 ? (vf)(both << 16) : halves(both));
+    vstore(biases + g * lanes, w.type == Type::bf16 ? (vf)(both & int32_t(0xffff0000)) : halves((both >> 16) & 0xffff));
   }
 }
 
@@ -207,8 +238,13 @@ template <int group> void one_row(const Matrix& w, long n0, const int8_t* x, con
       whole += part[u];
       if ((at + u + 1) % per_group) continue;
       if (g % lanes == 0) {
-        scales_of(w, w.scales, n0, g, lesser(lanes, groups - g), scales);
-        scales_of(w, w.biases, n0, g, lesser(lanes, groups - g), biases);
+        const long n = lesser(lanes, groups - g);
+        scales_of(w, n0, g, n, scales, biases);
+        // Those of the next rows.
+        for (long i = 0; i < n * lanes * 2; i += 64) {
+          const long later = (n0 + lanes) * groups * size_of(w.type) + g * lanes * 2 + i;
+          __builtin_prefetch((const char*)w.scales + later + 2048), __builtin_prefetch((const char*)w.biases + later + 2048);
+        }
       }
       y = vfma(number(whole) * vset(scale[g]), vload(scales + g % lanes * lanes), y);
       y = vfma(vload(biases + g % lanes * lanes), vset(sum[g]), y);
@@ -318,13 +354,14 @@ struct FourBit {
     else panels == 1 ? all.template operator()<16, 1>() : all.template operator()<16, 2>();
     char* to = panel + panels * block * k;
     float *scales = (float*)to, *biases = scales + groups * block;
-    alignas(64) float some[lanes * lanes];
+    alignas(64) float some[2][lanes * lanes];
     for (long n = 0; n < block; n += lanes)
       for (long g = 0; g < groups; g += lanes) {
-        const long some_groups = lesser(lanes, groups - g);
-        for (int which = 0; which < 2; which++) {
-          four_bit::scales_of(w, which ? w.biases : w.scales, lesser(first + n, w.rows - 1), g, some_groups, some);
-          for (long i = 0; i < some_groups; i++) memcpy((which ? biases : scales) + (g + i) * block + n, some + i * lanes, 4 * lanes);
+        const long there = lesser(lanes, groups - g);
+        four_bit::scales_of(w, lesser(first + n, w.rows - 1), g, there, some[0], some[1]);
+        for (long i = 0; i < there; i++) {
+          memcpy(scales + (g + i) * block + n, some[0] + i * lanes, 4 * lanes);
+          memcpy(biases + (g + i) * block + n, some[1] + i * lanes, 4 * lanes);
         }
       }
   }
