@@ -69,9 +69,9 @@ func newDecoder(spec decoderSpec, w *weights, lease *metal.Lease) (*decoder, err
 		return d, err
 	}
 	if w.kernels {
-		d.cpu = newCPUDecoder(&d.decoderSpec)
+		d.cpu, err = newCPUDecoder(&d.decoderSpec, w.scope)
 	}
-	return d, nil
+	return d, err
 }
 
 func (d *decoder) shape() modelShape {
@@ -115,5 +115,6 @@ func (d *decoder) close() error {
 		return nil
 	}
 	d.cuda.close()
+	d.cpu.close()
 	return d.exact.close()
 }

@@ -8,10 +8,11 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-// cpuDecoder runs a decoder with the CPU kernels: five ops a layer. Between them states are kept in the model's type and
-// everything else in float32.
+// cpuDecoder runs a decoder with the CPU kernels: a pass is one op, or seven ops a layer where something is added to layers or their
+// results are looked at; the bits are the same. Between kernels states are kept in the model's type and everything else in float32.
 type cpuDecoder struct {
 	*decoderSpec
+	whole     *metal.Decoder
 	head      metal.Layer
 	table     metal.Layer
 	scale     float32 // of embeddings
@@ -21,16 +22,48 @@ type cpuDecoder struct {
 	window    []int // of each layer
 }
 
-func newCPUDecoder(spec *decoderSpec) *cpuDecoder {
+func newCPUDecoder(spec *decoderSpec, s *metal.Scope) (*cpuDecoder, error) {
 	d := &cpuDecoder{decoderSpec: spec, head: spec.output().Layer(), table: spec.embed.Output().Layer(), scale: 1}
 	if spec.embedScale != 0 {
 		d.scale = roundToBFloat16(float32(spec.embedScale)) // as in training
 	}
-	for _, l := range spec.layers {
+	var layers []metal.DecoderLayer
+	for i := range spec.layers {
+		l := &spec.layers[i]
 		d.rotation = append(d.rotation, indexOrAppend(&d.rotations, l.rope))
 		d.window = append(d.window, indexOrAppend(&d.windows, l.window))
+		layers = append(layers, metal.DecoderLayer{
+			Q: l.q.Layer(), K: l.k.Layer(), V: l.v.Layer(), O: l.o.Layer(), Gate: l.gate.Layer(), Up: l.up.Layer(), Down: l.down.Layer(),
+			InputNorm: l.inputNorm, PreMLPNorm: l.preMLPNorm, PostAttentionNorm: l.postAttentionNorm, PostMLPNorm: l.postMLPNorm,
+			QNorm: l.qNorm, KNorm: l.kNorm, Rotation: d.rotation[i], Window: d.window[i],
+		})
 	}
-	return d
+	var err error
+	d.whole, err = s.NewDecoder(metal.DecoderSpec{
+		Attention: metal.Attention{Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale},
+		Table:     d.table, EmbedScale: d.scale, Norm: d.norm, Gate: d.gate, Clip: d.clips(),
+		Rotations: d.rotations, Windows: len(d.windows), Layers: layers,
+	})
+	return d, err
+}
+
+func (d *cpuDecoder) close() {
+	if d != nil {
+		d.whole.Close()
+	}
+}
+
+// adapted reports whether a layer has something added to it.
+func (d *cpuDecoder) adapted() bool {
+	for i := range d.layers {
+		l := &d.layers[i]
+		for _, part := range [...]*nn.Linear{l.q, l.k, l.v, l.o, l.gate, l.up, l.down} {
+			if part.Adapted() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // indexOrAppend is where v is in list, which it is appended to if need be.
@@ -49,6 +82,27 @@ func roundToBFloat16(f float32) float32 {
 
 // hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
 func (d *cpuDecoder) hidden(s *metal.Scope, ids *metal.Array, st state, pass *kernelPass) *metal.Array {
+	if pass.watched || d.adapted() {
+		return d.opByOp(s, ids, st, pass)
+	}
+	whole := metal.DecoderPass{Positions: pass.positions, Keep: pass.keep != nil}
+	for _, window := range d.windows {
+		whole.Visible = append(whole.Visible, pass.visible(window)...)
+	}
+	for i := range d.layers {
+		whole.Past = append(whole.Past, pass.past(i))
+	}
+	x, kept := s.Decode(d.whole, ids, whole)
+	if pass.keep != nil {
+		for i := range d.layers {
+			pass.keep(s, i, kept[i])
+		}
+	}
+	return x
+}
+
+// opByOp is hidden by single ops.
+func (d *cpuDecoder) opByOp(s *metal.Scope, ids *metal.Array, st state, pass *kernelPass) *metal.Array {
 	positions := s.FromInts(pass.positions, pass.rows, pass.tokens)
 	var rotations, visible []*metal.Array
 	for _, rope := range d.rotations {

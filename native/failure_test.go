@@ -33,7 +33,7 @@ func failEverywhere(t *testing.T, step int, work func() error) {
 		require.Equal(t, before, measure(t), "op %d", n)
 	}
 	t.Logf("%d failures", failures)
-	require.Greater(t, failures, 50)
+	require.Greater(t, failures, 3) // a pass by the CPU kernels is a single op
 	require.NoError(t, work(), "the model is as good as before")
 }
 
@@ -69,20 +69,24 @@ func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
 }
 
 func TestAFailureOfAnyOpOfAnEmbeddingLeavesNothingBehind(t *testing.T) {
-	m := open(t)
-	failEverywhere(t, 1, func() error {
-		_, err := m.Embed(t.Context(), []string{"goal", "a long text about soup"}, engine.EmbedOptions{})
-		return err
-	})
+	for _, exact := range []bool{false, true} {
+		m := openWith(t, engine.NativeOptions{Exact: exact})
+		failEverywhere(t, 1, func() error {
+			_, err := m.Embed(t.Context(), []string{"goal", "a long text about soup"}, engine.EmbedOptions{})
+			return err
+		})
+	}
 }
 
 func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
-	m := open(t)
 	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food", "law"}, Prompt: engine.DefaultLabelPrompt}
-	failEverywhere(t, 1, func() error {
-		_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
-		return err
-	})
+	for _, exact := range []bool{false, true} {
+		m := openWith(t, engine.NativeOptions{Exact: exact})
+		failEverywhere(t, 1, func() error {
+			_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
+			return err
+		})
+	}
 }
 
 func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {

@@ -15,6 +15,8 @@ type kernelPass struct {
 	past func(layer int) []metal.PastKV
 	// keep takes them back with those of the pass; nil if they are not to be kept.
 	keep func(s *metal.Scope, layer int, kept []metal.PastKV)
+	// watched passes show what their ops compute, so they run op by op.
+	watched bool
 }
 
 // kernelState is a state that the CPU kernels can run a pass over.

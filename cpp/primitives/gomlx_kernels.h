@@ -48,10 +48,10 @@ typedef struct {
 // q_norm and k_norm may be empty. visible is int32 [rows, tokens, 5]: the first past position, and two ranges of the pass's own
 // tokens, begins and then ends. lengths are the positions that each row has kept. kv is the keys and values [1, kv_heads, room, head_dim] of each row, empty handles where the length is
 // 0; position p lies at p % room. With keep, kept gets the new keys and values of each row, with rooms of the given sizes: a
-// larger one is only right as long as positions have not gone round. A buffer of which nobody else holds a handle is
-// written in place. out is [rows, tokens, heads * head_dim] in dtype.
+// larger one is only right as long as positions have not gone round. The kept keys and values of a row that is owned, so that nobody
+// looks at them any more, are written in place if the room is the same. out is [rows, tokens, heads * head_dim] in dtype.
 GOMLX_API int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv, mlx_array rotation, mlx_array q_norm, mlx_array k_norm, mlx_array visible,
-                           const mlx_array* kv, const int* lengths, const int* rooms, const gomlx_attention* settings, mlx_dtype dtype, mlx_stream s);
+                           const mlx_array* kv, const int* lengths, const int* rooms, const int* owned, const gomlx_attention* settings, mlx_dtype dtype, mlx_stream s);
 
 // sum = h + y, or h + norm(y) post if post is given, and normed = norm(sum) next. h is [..., n], y float32 of the same shape.
 GOMLX_API int gomlx_add_norm(mlx_array* sum, mlx_array* normed, mlx_array h, mlx_array y, mlx_array post, mlx_array next, float eps, int clip, mlx_stream s);
@@ -67,6 +67,47 @@ GOMLX_API int gomlx_scores(mlx_array* out, mlx_array x, const gomlx_linear* laye
 
 // x - log(sum(exp(x))) over the last axis of float32 x.
 GOMLX_API int gomlx_log_softmax(mlx_array* out, mlx_array x, mlx_stream s);
+
+// A whole decoder, whose passes are single ops. It holds its weights, which are evaluated, until it and its passes are gone.
+typedef struct gomlx_decoder gomlx_decoder;
+
+typedef struct {
+  int heads, kv_heads, head_dim;
+  float eps, scale;      // of norms, and of attention scores
+  float embed_scale;     // of embeddings
+  int gate, clip;        // as above
+  int windows;           // how many different ones its layers have
+} gomlx_decoder_settings;
+
+typedef struct {
+  float base, scale;
+  int neighbours;
+  mlx_array wavelengths; // as for gomlx_rotation
+} gomlx_decoder_rotation;
+
+// Norms behind blocks and norms of queries and keys may be empty. rotation and window are indices.
+typedef struct {
+  gomlx_linear q, k, v, o, gate, up, down;
+  mlx_array input_norm, q_norm, k_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm;
+  int rotation, window;
+} gomlx_decoder_layer;
+
+GOMLX_API int gomlx_decoder_new(gomlx_decoder** out, const gomlx_decoder_settings* settings, const gomlx_linear* table, mlx_array norm,
+                                const gomlx_decoder_rotation* rotations, int n_rotations, const gomlx_decoder_layer* layers, int n);
+GOMLX_API void gomlx_decoder_free(gomlx_decoder* d);
+
+// What a pass of [rows, tokens] knows of positions and of KV, copied when the op is made.
+typedef struct {
+  const int* positions; // [rows, tokens]
+  const int* visible;   // [windows, rows, tokens, 5], as for gomlx_attend
+  const int* lengths;   // [layers, rows]
+  const int* rooms;     // [layers, rows], or null if the pass's own keys and values are not kept
+  const int* owned;     // [layers, rows], if they are
+} gomlx_pass;
+
+// The normed states [rows, tokens, hidden] of ids, int32 or uint32 [rows, tokens]. kv is the keys and values of each layer and row, kept
+// receives as many if there are rooms; both as for gomlx_attend.
+GOMLX_API int gomlx_decode(mlx_array* out, mlx_array* kept, gomlx_decoder* decoder, mlx_array ids, const mlx_array* kv, const gomlx_pass* pass, mlx_stream s);
 
 // A file of weights, of which arrays are made before it is read. Reading puts bytes straight to where the arrays have them. The
 // memory lives as long as arrays of it do.

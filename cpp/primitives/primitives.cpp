@@ -1,153 +1,9 @@
 // The kernels as MLX primitives. Each checks its operands when the op is made; evaluating it puts one job into the queue
 // of the stream's thread, which has the kernels' threads help.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <stdexcept>
-#include <string>
-#include <vector>
-
-#include "../kernels/level.h"
-#include "../kernels/pool.h"
-#include "boundary.h"
-#include "mlx/backend/cpu/encoder.h"
-#include "mlx/primitives.h"
+#include "kernel.h"
 
 namespace gomlx {
 namespace {
-
-using mlx::core::array;
-using mlx::core::Dtype;
-using mlx::core::Shape;
-using mlx::core::Stream;
-namespace mx = mlx::core;
-
-Type type_of(Dtype d, const char* what) {
-  if (d == mx::float32) return Type::f32;
-  if (d == mx::float16) return Type::f16;
-  if (d == mx::bfloat16) return Type::bf16;
-  throw std::invalid_argument(std::string(what) + " must be float32, float16 or bfloat16");
-}
-
-[[noreturn]] void refuse(const std::string& why) {
-  throw std::invalid_argument(why);
-}
-
-void want_type(const array& a, Dtype d, const char* what) {
-  if (a.dtype() != d) refuse(std::string(what) + " has the wrong type");
-}
-
-// Copies a strided array of elements of some size in row-major order.
-void copy_strided(const char* from, char* to, const Shape& shape, const mx::Strides& strides, size_t element) {
-  size_t n = 1;
-  for (int d : shape) n *= size_t(d);
-  std::vector<int> at(shape.size(), 0);
-  for (size_t i = 0; i < n; i++, to += element) {
-    int64_t offset = 0;
-    for (size_t axis = 0; axis < shape.size(); axis++) offset += at[axis] * strides[axis];
-    std::memcpy(to, from + offset * int64_t(element), element);
-    for (size_t axis = shape.size(); axis-- > 0;) {
-      if (++at[axis] < shape[axis]) break;
-      at[axis] = 0;
-    }
-  }
-}
-
-// A layer's operands among the inputs of an op.
-struct Layer {
-  long rows, columns;
-  Type type;
-  int bits, group;
-  int at; // of the weights; scales and biases are behind it
-  int bias; // -1 without
-};
-
-// An op of this file. An evaluation asks it for operands in row-major order and for room for results.
-class Kernel : public mx::Primitive {
- public:
-  explicit Kernel(Stream s) : Primitive(s) {}
-  void eval_gpu(const std::vector<array>&, std::vector<array>&) override { throw std::runtime_error(std::string(name()) + " is for the CPU"); }
-
- protected:
-  mx::cpu::CommandEncoder& encoder() { return mx::cpu::get_command_encoder(stream()); }
-
-  // The data of an operand, of a copy if it is not in row-major order.
-  const void* in(const array& a) {
-    if (a.flags().row_contiguous) return a.data<void>();
-    array copy(a.shape(), a.dtype(), nullptr, {});
-    copy.set_data(mx::allocator::malloc(copy.nbytes()));
-    encoder().dispatch([from = a.data<char>(), to = copy.data<char>(), shape = a.shape(), strides = a.strides(), element = a.itemsize()] {
-      copy_strided(from, to, shape, strides, element);
-    });
-    const void* data = copy.data<void>();
-    encoder().add_temporary(std::move(copy));
-    return data;
-  }
-
-  Matrix matrix(const Layer& l, const std::vector<array>& inputs) {
-    Matrix m{in(inputs[l.at]), l.type, l.rows, l.columns, l.bits, l.group};
-    if (l.bits) m.scales = in(inputs[l.at + 1]), m.biases = in(inputs[l.at + 2]);
-    return m;
-  }
-
-  void* room(array& out) {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-    return out.data<void>();
-  }
-
-  void* scratch(size_t bytes) {
-    constexpr size_t row = 4096; // so that the number of rows, an int, is enough for any size
-    array a({int((bytes + row - 1) / row), int(row)}, mx::uint8, nullptr, {});
-    a.set_data(mx::allocator::malloc(a.nbytes()));
-    void* data = a.data<void>();
-    encoder().add_temporary(std::move(a));
-    return data;
-  }
-};
-
-template <class K, class... Args> array make_one(Stream s, Shape shape, Dtype type, std::vector<array> inputs, Args&&... args) {
-  return array(std::move(shape), type, std::make_shared<K>(s, std::forward<Args>(args)...), std::move(inputs));
-}
-
-// Checks a layer for inputs of some columns (0: any) and a type, and appends its operands.
-Layer take(const gomlx_linear& l, long columns, std::vector<array>& inputs) {
-  const array& w = unwrap(l.weights);
-  if (w.ndim() != 2) refuse("weights are not a matrix");
-  Layer layer{w.shape(0), w.shape(1), Type::f32, l.bits, l.group, int(inputs.size()), -1};
-  inputs.push_back(w);
-  if (l.bits) {
-    if (!(l.bits >= 2 && l.bits <= 6) && l.bits != 8) refuse("weights of " + std::to_string(l.bits) + " bits");
-    if (l.group != 32 && l.group != 64 && l.group != 128) refuse("groups of " + std::to_string(l.group));
-    want_type(w, mx::uint32, "packed weights");
-    layer.columns = long(w.shape(1)) * 32 / l.bits;
-    const array &scales = unwrap(l.scales), &biases = unwrap(l.biases);
-    Shape shape{int(layer.rows), int(layer.columns / l.group)};
-    if (layer.columns % l.group || scales.shape() != shape || biases.shape() != shape || biases.dtype() != scales.dtype()) refuse("scales and biases do not fit packed weights");
-    layer.type = type_of(scales.dtype(), "scales");
-    inputs.push_back(scales);
-    inputs.push_back(biases);
-  } else {
-    layer.type = type_of(w.dtype(), "weights");
-  }
-  if (columns && layer.columns != columns) refuse("inputs of " + std::to_string(columns) + " for a layer of " + std::to_string(layer.columns));
-  if (l.bias.ctx) {
-    const array& bias = unwrap(l.bias);
-    if (bias.shape() != Shape{int(layer.rows)}) refuse("a bias does not fit its layer");
-    layer.bias = int(inputs.size());
-    inputs.push_back(bias);
-  }
-  return layer;
-}
-
-Shape with_last(const array& x, long last) {
-  Shape shape = x.shape();
-  shape.back() = int(last);
-  return shape;
-}
-
-void at_least_one_axis(const array& x) {
-  if (x.ndim() == 0 || x.size() == 0) refuse("an operand is empty");
-}
 
 class Apply : public Kernel {
  public:
@@ -199,19 +55,7 @@ class Rotation : public Kernel {
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     const float* wavelengths = inputs.size() > 1 ? static_cast<const float*>(in(inputs[1])) : nullptr;
     encoder().dispatch([=, base = base_, scale = scale_, half = half_, n = long(inputs[0].size()), positions = static_cast<const int32_t*>(in(inputs[0])), to = static_cast<float*>(room(outputs[0]))] {
-      std::vector<double> steps(half);
-      for (int i = 0; i < half; i++) steps[i] = wavelengths ? 1 / double(wavelengths[i]) : std::pow(double(base), -double(i) / half);
-      struct Work { const std::vector<double>& steps; const int32_t* positions; float* to; float scale; long n; } work{steps, positions, to, scale, n};
-      constexpr long per_task = 16;
-      pool_run((n + per_task - 1) / per_task, [](void* p, long task, int) {
-        const Work& w = *static_cast<const Work*>(p);
-        const long half = long(w.steps.size());
-        for (long t = task * per_task; t < std::min(w.n, (task + 1) * per_task); t++)
-          for (long i = 0; i < half; i++) {
-            double angle = double(w.positions[t]) * double(w.scale) * w.steps[i];
-            w.to[2 * half * t + i] = float(std::cos(angle)), w.to[2 * half * t + half + i] = float(std::sin(angle));
-          }
-      }, &work);
+      rotate(positions, n, wavelengths, base, scale, half, to);
     });
   }
 
@@ -225,7 +69,7 @@ struct Shapes {
   long rows, tokens, heads, kv_heads, head_dim;
   float eps, scale;
   bool neighbours, normed, keep;
-  std::vector<long> lengths, rooms;
+  std::vector<int> lengths, rooms, owned;
 };
 
 class Attend : public Kernel {
@@ -246,64 +90,16 @@ class Attend : public Kernel {
     a.rows = s_.rows, a.tokens = s_.tokens, a.heads = s_.heads, a.kv_heads = s_.kv_heads, a.head_dim = s_.head_dim, a.type = type;
     a.own = scratch(size_t(s_.rows * s_.tokens * slots * position));
     a.out = room(outputs[0]);
-    // A row's room before and after. The same memory if nobody else holds the old one and it is large enough.
-    struct Room { char *keys, *values; const char *old_keys, *old_values; long size, old_size; };
-    std::vector<Past> past(s_.rows, Past{nullptr, nullptr, 1, 0});
-    std::vector<Room> rooms(s_.keep ? s_.rows : 0, Room{});
-    for (long r = 0; r < s_.rows; r++) {
-      if (s_.lengths[r] > 0) {
-        const array &keys = inputs[next], &values = inputs[next + 1];
-        past[r] = {in(keys), in(values), keys.shape(2), s_.lengths[r]};
-      }
-      if (s_.keep) {
-        array &keys = outputs[1 + 2 * r], &values = outputs[2 + 2 * r];
-        Room& room = rooms[r];
-        room.size = s_.rooms[r];
-        if (s_.lengths[r] > 0) {
-          const array &old_keys = inputs[next], &old_values = inputs[next + 1];
-          if (past[r].room == room.size && reusable(old_keys) && reusable(old_values)) {
-            keys.copy_shared_buffer(old_keys), values.copy_shared_buffer(old_values);
-            room.keys = keys.data<char>(), room.values = values.data<char>();
-          } else {
-            room.old_keys = static_cast<const char*>(past[r].keys), room.old_values = static_cast<const char*>(past[r].values), room.old_size = past[r].room;
-          }
-        }
-        if (!room.keys) room.keys = static_cast<char*>(this->room(keys)), room.values = static_cast<char*>(this->room(values));
-      }
-      if (s_.lengths[r] > 0) next += 2;
-    }
-    encoder().dispatch([a, past = std::move(past), rooms = std::move(rooms), position]() mutable {
-      a.past = past.data();
+    size_t out = 1;
+    KV kv = kv_of(inputs, next, outputs, out, s_.lengths.data(), s_.keep ? s_.rooms.data() : nullptr, s_.owned.data(), s_.rows);
+    encoder().dispatch([a, kv = std::move(kv)]() mutable {
+      a.past = kv.past.data();
       level().attention(a);
-      struct Work { const Attention& a; std::vector<Room>& rooms; long position; } work{a, rooms, position};
-      pool_run(long(rooms.size()), [](void* p, long r, int) {
-        const Work& w = *static_cast<const Work*>(p);
-        keep(w.a, r, w.rooms[r].keys, w.rooms[r].values, w.rooms[r].old_keys, w.rooms[r].old_values, w.rooms[r].size, w.rooms[r].old_size, w.position);
-      }, &work);
+      kv.keep(a);
     });
   }
 
  private:
-  static bool reusable(const array& a) { return a.is_donatable() && a.flags().row_contiguous; }
-
-  // Puts a row's new keys and values behind its old ones; what does not fit goes over the oldest.
-  static void keep(const Attention& a, long row, char* keys, char* values, const char* old_keys, const char* old_values, long room, long old_room, long position) {
-    const long slots = a.heads + 2 * a.kv_heads, length = a.past[row].length;
-    const char* own = static_cast<const char*>(a.own) + row * a.tokens * slots * position;
-    for (long h = 0; h < a.kv_heads; h++) {
-      if (old_keys) {
-        const long held = std::min(length, std::min(old_room, room));
-        std::memcpy(keys + h * room * position, old_keys + h * old_room * position, size_t(held * position));
-        std::memcpy(values + h * room * position, old_values + h * old_room * position, size_t(held * position));
-      }
-      for (long t = std::max(0L, a.tokens - room); t < a.tokens; t++) {
-        const long at = (length + t) % room;
-        std::memcpy(keys + (h * room + at) * position, own + (t * slots + a.heads + h) * position, size_t(position));
-        std::memcpy(values + (h * room + at) * position, own + (t * slots + a.heads + a.kv_heads + h) * position, size_t(position));
-      }
-    }
-  }
-
   Shapes s_;
 };
 
@@ -385,19 +181,6 @@ class LogSoftmax : public Kernel {
   }
 };
 
-Gate gate_of(int gate) {
-  switch (gate) {
-    case GOMLX_GATE_NONE: return Gate::none;
-    case GOMLX_GATE_GELU: return Gate::gelu;
-    case GOMLX_GATE_SILU: return Gate::silu;
-  }
-  refuse("unknown gate");
-}
-
-void norm_fits(const array& weight, const array& x, const char* what) {
-  if (weight.shape() != Shape{x.shape(-1)} || weight.dtype() != x.dtype()) refuse(std::string(what) + " does not fit what it norms");
-}
-
 } // namespace
 } // namespace gomlx
 
@@ -466,7 +249,7 @@ int gomlx_rotation(mlx_array* out, mlx_array positions_, mlx_array wavelengths, 
 }
 
 int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv_, mlx_array rotation_, mlx_array q_norm, mlx_array k_norm, mlx_array visible_,
-                 const mlx_array* kv, const int* lengths, const int* rooms, const gomlx_attention* a, mlx_dtype dtype, mlx_stream s) {
+                 const mlx_array* kv, const int* lengths, const int* rooms, const int* owned, const gomlx_attention* a, mlx_dtype dtype, mlx_stream s) {
   return guarded([&] {
     const array &qkv = unwrap(qkv_), &rotation = unwrap(rotation_), &visible = unwrap(visible_);
     at_least_one_axis(qkv);
@@ -489,23 +272,9 @@ int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv_, mlx_array rota
       }
     }
     std::vector<Shape> out_shapes{{qkv.shape(0), qkv.shape(1), a->heads * a->head_dim}};
-    for (long r = 0; r < shapes.rows; r++) {
-      shapes.lengths.push_back(lengths[r]);
-      long room = 0;
-      if (lengths[r] > 0) {
-        for (int i = 0; i < 2; i++) {
-          const array& held = unwrap(kv[2 * r + i]);
-          if (held.ndim() != 4 || held.shape(0) != 1 || held.shape(1) != a->kv_heads || held.shape(3) != a->head_dim || held.dtype() != type || held.shape(2) < 1) refuse("kept keys or values do not fit");
-          if (i == 1 && held.shape(2) != room) refuse("kept keys and values differ in length");
-          room = held.shape(2);
-          inputs.push_back(held);
-        }
-      }
-      if (!shapes.keep) continue;
-      if (rooms[r] < 1 || rooms[r] < room || (rooms[r] > room && lengths[r] > room)) refuse("a room that has gone round cannot change");
-      shapes.rooms.push_back(rooms[r]);
-      for (int i = 0; i < 2; i++) out_shapes.push_back({1, a->kv_heads, rooms[r], a->head_dim});
-    }
+    shapes.lengths.assign(lengths, lengths + shapes.rows);
+    if (shapes.keep) shapes.rooms.assign(rooms, rooms + shapes.rows), shapes.owned.assign(owned, owned + shapes.rows);
+    take_kv(kv, lengths, shapes.keep ? rooms : nullptr, shapes.rows, a->kv_heads, a->head_dim, type, inputs, out_shapes);
     std::vector<Dtype> types(out_shapes.size(), type);
     auto outs = array::make_arrays(out_shapes, types, std::make_shared<Attend>(unwrap(s), std::move(shapes)), inputs);
     give(out, outs[0]);

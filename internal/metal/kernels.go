@@ -136,10 +136,12 @@ type Attention struct {
 }
 
 // PastKV is the kept keys and values [1, kv_heads, room, head_dim] of one row of a pass: position p lies at p % room. Keys and Values
-// are nil where Length is 0. Room is the size that the room shall have when the pass's own keys and values are in it.
+// are nil where Length is 0. Room is the size that the room shall have when the pass's own keys and values are in it. Owned says that
+// nobody else looks at Keys and Values any more, so that they may be written in place.
 type PastKV struct {
 	Keys, Values *Array
 	Length, Room int
+	Owned        bool
 }
 
 // VisibleSize is how many numbers say what a token sees: the first past position, the beginnings of two ranges of the pass's
@@ -148,8 +150,7 @@ const VisibleSize = 5
 
 // Attend norms and rotates the queries and keys of qkv, float32 [rows, tokens, (heads + 2 kv_heads) head_dim], and returns what the
 // queries attend to, [rows, tokens, heads head_dim]. rotation is what Rotation gave, visible is int32 [rows, tokens, VisibleSize].
-// With keep it also returns the keys and values of each row with those of the pass in them; a buffer of which nobody else holds
-// a handle is written in place.
+// With keep it also returns the keys and values of each row with those of the pass in them.
 func (s *Scope) Attend(a Attention, qkv, rotation, visible *Array, past []PastKV, keep bool) (out *Array, kept []PastKV) {
 	const op = "attend"
 	if !s.ready(op, qkv, rotation, visible) {
@@ -165,9 +166,9 @@ func (s *Scope) Attend(a Attention, qkv, rotation, visible *Array, past []PastKV
 		return s.none(), past
 	}
 	kv, made := make([]C.mlx_array, 2*len(past)), make([]C.mlx_array, 2*len(past))
-	lengths, rooms := make([]C.int, len(past)), make([]C.int, len(past))
+	lengths, rooms, owned := make([]C.int, len(past)), make([]C.int, len(past)), make([]C.int, len(past))
 	for i, p := range past {
-		lengths[i], rooms[i] = C.int(p.Length), C.int(p.Room)
+		lengths[i], rooms[i], owned[i] = C.int(p.Length), C.int(p.Room), flag(p.Owned)
 		if p.Length == 0 {
 			continue
 		}
@@ -182,13 +183,13 @@ func (s *Scope) Attend(a Attention, qkv, rotation, visible *Array, past []PastKV
 	}
 	r := s.fresh()
 	s.done(op, r, C.gomlx_attend(&r.h, unsafe.SliceData(made), qkv.h, rotation.h, qNorm, kNorm, visible.h, unsafe.SliceData(kv),
-		unsafe.SliceData(lengths), unsafe.SliceData(rooms), &settings, C.mlx_dtype(a.DType), s.stream))
+		unsafe.SliceData(lengths), unsafe.SliceData(rooms), unsafe.SliceData(owned), &settings, C.mlx_dtype(a.DType), s.stream))
 	if !keep {
 		return r, nil
 	}
 	kept = make([]PastKV, len(past))
 	for i, p := range past {
-		kept[i] = PastKV{Keys: s.adopt(op, made[2*i]), Values: s.adopt(op, made[2*i+1]), Length: p.Length + qkv.Dim(1), Room: p.Room}
+		kept[i] = PastKV{Keys: s.adopt(op, made[2*i]), Values: s.adopt(op, made[2*i+1]), Length: p.Length + qkv.Dim(1), Room: p.Room, Owned: true}
 	}
 	return r, kept
 }

@@ -21,6 +21,7 @@ type RingCache struct {
 	pair
 	window int // 0: full attention
 	offset int
+	owned  bool // no other cache has the same arrays
 }
 
 // NewRingCache makes an empty cache; window 0 is full attention.
@@ -31,7 +32,8 @@ func (c *RingCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
 func (c *RingCache) Share(s *metal.Scope) KVCache {
-	return &RingCache{c.share(s), c.window, c.offset}
+	c.owned = false // until the next pass, which writes elsewhere
+	return &RingCache{pair: c.share(s), window: c.window, offset: c.offset}
 }
 
 // room is how many positions there must be room for with n more.
@@ -77,7 +79,7 @@ func (c *RingCache) Trim(_ *metal.Scope, n int) bool {
 
 // Past is the cache for an attention pass over n tokens.
 func (c *RingCache) Past(n int) metal.PastKV {
-	return metal.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n)}
+	return metal.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n), Owned: c.owned}
 }
 
 // Take keeps what a pass made of Past. After an error in the scope the cache stays as it was.
@@ -86,9 +88,8 @@ func (c *RingCache) Take(s *metal.Scope, kept metal.PastKV) {
 		return
 	}
 	c.replace(s, kept.Keys, kept.Values)
-	c.offset = kept.Length
+	c.offset, c.owned = kept.Length, kept.Owned
 }
-
 // ordered is the positions held, at most the window, from oldest to newest.
 func (c *RingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 	held, room := c.offset, a.Dim(timeAxis)
