@@ -7,6 +7,7 @@
 mod abi;
 mod filters;
 mod grammar;
+mod load;
 mod pyjson;
 mod pymethods;
 mod pytext;

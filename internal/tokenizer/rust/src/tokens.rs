@@ -64,7 +64,7 @@ pub unsafe extern "C" fn gomlx_tokenizer_new(
     err: *mut Bytes,
 ) -> i32 {
     guard(out, err, || {
-        let mut t = Tokenizer::from_bytes(borrow(json, len)).map_err(|e| e.to_string())?;
+        let mut t = crate::load::tokenizer(borrow(json, len))?;
         // A saved tokenizer may carry the padding and truncation of its training run; Python's
         // wrapper switches both off unless a caller asks for them.
         t.with_padding(None);
