@@ -64,6 +64,9 @@ type browser struct {
 }
 
 func open(t *testing.T, url string, width, height int64, flags ...chromedp.ExecAllocatorOption) *browser {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.NoSandbox, chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(time.Minute))
