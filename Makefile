@@ -110,19 +110,21 @@ test: test-tools build browser lint test-kernels test-go test-race test-python t
 	@echo "all tests passed"
 
 # What proves the same with more tokens, more texts and more tries, and so is not in `make test`; CI runs it as a step of its own.
-test-slow: build test-slow-parity fuzz ## more of the same: whole sets of prompts, fuzzing
+test-slow: build test-more fuzz lint-platforms ## more of the same: whole sets of prompts, fuzzing; other systems
 	@echo "all slow tests passed"
 
-test-slow-parity: build
+test-more: build
 	@echo "==> Whole sets of prompts through both engines"
 	@GO_MLX_SLOW=1 $(GOTEST) -run GreedyTokens ./tests/parity
+	@echo "==> More requests, kills and cancels"
+	@GO_MLX_SLOW=1 SOAK_REQUESTS=300 $(GOTEST) -run 'RealSoak|RealOneWorker' ./bridge
 
-# For every save: no worker of Python, no browser, no race detector.
-test-short: build ## under two minutes: what needs no Python worker, no browser and no race detector
-	@$(GO) vet ./...
+# For every save: one worker of Python, no browser, no race detector.
+test-short: build ## for every save, under two minutes: one Python worker, no browser, no race detector
 	@$(GOTEST) -short ./...
+	@$(GOTEST) -run '^TestRealOneWorker$$' ./bridge
 
-.PHONY: test-tools test-short test-slow test-slow-parity test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
+.PHONY: lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
 RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/registry ./internal/server ./internal/server/turn
@@ -177,7 +179,7 @@ test-outside: build
 
 test-rust: tools
 	@echo "==> Rust tests"
-	@$(CARGO) test --quiet --release --locked --manifest-path internal/tokenizer/rust/Cargo.toml --target-dir build/rust
+	@$(CARGO) test --quiet --locked --no-default-features --manifest-path internal/tokenizer/rust/Cargo.toml --target-dir build/rust
 
 # Bounded by a number of tries, for the go command calls it a failure when a time is over at the wrong moment: enough to notice a
 # decoder that fails on what is near its seeds.
@@ -201,6 +203,10 @@ lint: build
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
+
+# Compiles the standard library for each of them, which is why it is not in lint.
+lint-platforms:
+	@echo "==> go vet for other systems"
 	@for os in windows darwin freebsd; do CGO_ENABLED=0 GOOS=$$os $(GO) vet . ./bridge || exit 1; done
 
 # --- installing ------------------------------------------------------------------------------------
