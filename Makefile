@@ -116,6 +116,7 @@ test-slow: build test-more fuzz lint-platforms ## more of the same: whole sets o
 test-more: build
 	@echo "==> Whole sets of prompts through both engines"
 	@GO_MLX_SLOW=1 $(GOTEST) -run GreedyTokens ./tests/parity
+	@GO_MLX_SLOW=1 $(GOTEST) -run ABatchOfRequests ./native
 	@echo "==> More requests, kills and cancels"
 	@GO_MLX_SLOW=1 SOAK_REQUESTS=300 $(GOTEST) -run 'RealSoak|RealOneWorker' ./bridge
 

@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
-	"go.uber.org/goleak"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // The test binary run again with FAKE_WORKER set is a worker with one fault. It is for faults only:
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(orphanVariable); dir != "" {
 		runOrphanMaker(dir)
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/bridge.serveSpawns")) // it stays
+	testenv.Main(m)
 }
 
 // fakeCommand starts the test binary as a worker with a fault.

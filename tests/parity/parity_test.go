@@ -3,15 +3,14 @@
 package parity
 
 import (
+	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
@@ -53,21 +52,12 @@ func loadFrom(t *testing.T, dir string, engine mlx.Engine) mlx.TextModel {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	for name, m := range shared {
-		if err := m.Close(); err != nil {
-			fmt.Println("closing", name, "failed:", err)
-			code = 1
+	testenv.Main(m, func() (err error) {
+		for _, model := range shared {
+			err = errors.Join(err, model.Close())
 		}
-	}
-	err := goleak.Find( // these stay for as long as the program does
-		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/bridge.serveSpawns"),
-		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/internal/metal.(*Thread).loop"))
-	if err != nil && code == 0 {
-		fmt.Println(err)
-		code = 1
-	}
-	os.Exit(code)
+		return err
+	})
 }
 
 // loadEngines loads both engines without the public package, for tests that look at layers.
