@@ -3,7 +3,7 @@
 #   docker build -t go-mlx .
 #   docker run -p 127.0.0.1:8090:8090 -v /models:/models:ro -e GO_MLX_API_KEYS=secret go-mlx
 FROM golang:1.26-bookworm AS build
-RUN apt-get update && apt-get install -y --no-install-recommends cmake g++ make pkg-config python3 python3-venv \
+RUN apt-get update && apt-get install -y --no-install-recommends g++ make python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN curl -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal
 ENV PATH=/root/.cargo/bin:$PATH

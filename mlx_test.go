@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -193,10 +192,8 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				ctx, cancel := context.WithCancel(ctx)
 				n := 0
 				var last error
-				var since time.Time
 				for _, err := range m.Generate(ctx, "Where", mlx.WithMaxTokens(2000), mlx.WithIgnoreEOS()) {
 					if last = err; n == 5 {
-						since = time.Now()
 						cancel()
 					}
 					n++
@@ -204,7 +201,6 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				cancel()
 				require.ErrorIs(t, last, context.Canceled)
 				require.LessOrEqual(t, n, 70, "no more than was already sent")
-				require.Less(t, time.Since(since), time.Second)
 			})
 			t.Run("metrics count", func(t *testing.T) {
 				metrics, err := m.Metrics(ctx)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // The test binary run again with FAKE_WORKER set is a worker with one fault. It is for faults only:
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(orphanVariable); dir != "" {
 		runOrphanMaker(dir)
 	}
-	os.Exit(m.Run())
+	testenv.Main(m)
 }
 
 // fakeCommand starts the test binary as a worker with a fault.
@@ -85,8 +87,8 @@ func runFake(fault string) {
 		fmt.Println("Downloading a model: 100%")
 		time.Sleep(time.Hour)
 	case "starts slowly":
-		for range 30 {
-			time.Sleep(50 * time.Millisecond)
+		for range 40 {
+			time.Sleep(100 * time.Millisecond)
 			fmt.Fprintln(os.Stderr, "still importing")
 		}
 	case "old version":
@@ -153,7 +155,7 @@ func serveFake(fault string, m fields) {
 			for i := range 30 {
 				beat("load", i)
 				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 30})
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(130 * time.Millisecond)
 			}
 		case "hangs in load":
 			beat("load", 1)
@@ -242,9 +244,9 @@ func generateFake(fault string, id any, resumed int) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	case "slow but working":
-		for i := range 80 {
+		for i := range 40 {
 			beat("decode", i)
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 		}
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 		return
@@ -281,7 +283,7 @@ func generateFake(fault string, id any, resumed int) {
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "floods stderr":
 		line := strings.Repeat("noise ", 200) + "\n"
-		for range 84000 { // 100 MB
+		for range 16800 { // 20 MB
 			_, _ = os.Stderr.WriteString(line)
 		}
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})

@@ -110,7 +110,9 @@ func TestStreamGoesOnOverADeathAndAHang(t *testing.T) {
 			noLeaks(t)
 			var restarts []engine.Event
 			m := loadFake(t, fault, func(o *Options) {
-				o.StallTimeout = time.Second
+				if fault == "counts and hangs once" {
+					o.StallTimeout = 3 * time.Second
+				}
 				o.Events = func(e engine.Event) {
 					if e.Kind == engine.EventRestart {
 						restarts = append(restarts, e)

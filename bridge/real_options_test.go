@@ -3,6 +3,7 @@
 package bridge
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,47 +17,48 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// randomMistral makes a model whose caches have no window, and an adapter for it.
-func randomMistral(t *testing.T, seed string) (dir, adapter string) {
+// references are what mlx-lm generates by itself, for several requests with one start of Python.
+func references(t *testing.T, requests map[string]any) (ids map[string][]int32) {
 	t.Helper()
-	dir, adapter = testenv.CopyModel(t), filepath.Join(t.TempDir(), "adapter")
-	testenv.RunPython(t, "make_mistral.py", nil, new(bool), dir, seed, adapter)
-	return dir, adapter
-}
-
-// reference is what mlx-lm generates by itself.
-func reference(t *testing.T, request map[string]any) (ids []int32) {
-	t.Helper()
-	testenv.RunPython(t, "reference.py", request, &ids)
+	testenv.RunPython(t, "reference.py", requests, &ids)
 	return ids
 }
 
 var optionPrompt = []int32{2, 376, 377, 1069, 304, 1892, 1412, 410, 1238, 266}
 
 func TestRealAdapterDraftAndQuantizedKVAreMLXLMs(t *testing.T) {
-	dir, adapter := randomMistral(t, "1")
-	other, _ := randomMistral(t, "2")
+	// Models whose caches have no window, and an adapter for the first; and one whose cache can be short.
+	dir, other := testenv.CopyModel(t), testenv.CopyModel(t)
+	adapter, qwen := filepath.Join(t.TempDir(), "adapter"), filepath.Join(t.TempDir(), "qwen")
+	testenv.RunPython(t, "make_mistral.py", nil, new(bool), dir, "1", adapter, other, "2")
+	out, err := exec.Command(testenv.Python(t), filepath.Join(testenv.Root(), "tests", "models", "random_model.py"), "qwen3-small", qwen).CombinedOutput()
+	require.NoError(t, err, string(out))
 	o := longOptions(60)
 	prompt := engine.Prompt{IDs: optionPrompt}
-	want := func(more map[string]any) []int32 {
-		request := map[string]any{"model": dir, "ids": optionPrompt, "max_tokens": 60}
-		for k, v := range more {
-			request[k] = v
-		}
-		return reference(t, request)
+	request := func(model string, more map[string]any) map[string]any {
+		r := map[string]any{"model": model, "ids": optionPrompt, "max_tokens": 60}
+		maps.Copy(r, more)
+		return r
 	}
-	plain := want(nil)
+	want := references(t, map[string]any{
+		"plain":   request(dir, nil),
+		"adapter": request(dir, map[string]any{"adapter": adapter}),
+		"cache":   request(dir, map[string]any{"kv_bits": 4, "kv_group_size": 64, "quantized_kv_start": 5}),
+		"short":   request(qwen, map[string]any{"max_kv_size": 16}),
+	})
+	plain := want["plain"]
 	require.Len(t, plain, 60)
 
 	t.Run("adapter", func(t *testing.T) {
 		m := loadReal(t, []func(*Options){func(o *Options) { o.Adapter = adapter }}, dir)
 		got, err := drain(t.Context(), m, prompt, o)
 		require.NoError(t, err)
-		require.Equal(t, want(map[string]any{"adapter": adapter}), got)
+		require.Equal(t, want["adapter"], got)
 		require.NotEqual(t, plain, got)
 	})
+	alone := loadReal(t, nil, dir)
 	t.Run("cache", func(t *testing.T) {
-		m := loadReal(t, nil, dir)
+		m := alone
 		got, err := drain(t.Context(), m, prompt, o)
 		require.NoError(t, err)
 		require.Equal(t, plain, got)
@@ -64,27 +66,23 @@ func TestRealAdapterDraftAndQuantizedKVAreMLXLMs(t *testing.T) {
 		quantised.KVBits, quantised.KVGroupSize, quantised.KVStart = 4, 64, 5
 		got, err = drain(t.Context(), m, prompt, quantised)
 		require.NoError(t, err)
-		require.Equal(t, want(map[string]any{"kv_bits": 4, "kv_group_size": 64, "quantized_kv_start": 5}), got)
+		require.Equal(t, want["cache"], got)
 		drafted := o
 		drafted.DraftTokens = 2
 		_, err = drain(t.Context(), m, prompt, drafted)
 		requireOption(t, err, "DraftTokens")
 	})
 	t.Run("short cache", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "qwen")
-		out, err := exec.Command(testenv.Python(t), filepath.Join(testenv.Root(), "tests", "models", "random_model.py"), "qwen3-small", dir).CombinedOutput()
-		require.NoError(t, err, string(out))
-		m := loadReal(t, nil, dir)
+		m := loadReal(t, nil, qwen)
 		short := o
 		short.MaxKVSize = 16
 		got, err := drain(t.Context(), m, prompt, short)
 		require.NoError(t, err)
-		require.Equal(t, reference(t, map[string]any{"model": dir, "ids": optionPrompt, "max_tokens": 60, "max_kv_size": 16}), got)
+		require.Equal(t, want["short"], got)
 	})
 	// Drafts change the speed and not the text: neither a perfect draft nor a useless one.
 	for name, draft := range map[string]string{"perfect draft": dir, "useless draft": other} {
 		t.Run(name, func(t *testing.T) {
-			alone := loadReal(t, nil, dir)
 			m := loadReal(t, []func(*Options){func(o *Options) { o.Draft = draft }}, dir)
 			for _, n := range []int{0, 1, 5} {
 				o.DraftTokens = n
@@ -148,7 +146,7 @@ func TestRealPromptCacheChangesNothingButTheWork(t *testing.T) {
 	cold := loadReal(t, nil)
 	warm := loadReal(t, []func(*Options){func(o *Options) { o.PromptCache = limit }})
 	var chat []engine.Message
-	for turn := range 6 {
+	for turn := range 4 {
 		chat = append(chat, engine.Message{Role: "user", Content: strings.Repeat("Where can I find the team? ", 1+3*turn)})
 		o := longOptions(30)
 		o.Session = "one"
@@ -184,15 +182,12 @@ func TestRealPromptCacheChangesNothingButTheWork(t *testing.T) {
 }
 
 func TestRealBatchOfOneTakesTurns(t *testing.T) {
-	together := loadReal(t, nil)
-	want := undisturbed(t, together)
 	turns := loadReal(t, []func(*Options){func(o *Options) { o.Batch = 1 }})
-	inCompany(t, turns, want, func() {})
+	inCompany(t, turns, undisturbed(t, turns), func() {})
 }
 
 // On a GPU this, and not the batch, gives the same tokens alone and in company.
-func TestRealSoloStreamsInCompany(t *testing.T) {
-	m := loadReal(t, nil)
+func soloStreams(t *testing.T, m *Model) {
 	prompts, options := company()
 	solo := func(i int) []int32 {
 		o := options[i]
@@ -238,8 +233,7 @@ func TestRealTemplateSeesToolsAndArguments(t *testing.T) {
 	requireOption(t, err, "Tools")
 }
 
-func TestRealSegmentsAreTheText(t *testing.T) {
-	m := loadReal(t, nil)
+func segmentsAreTheText(t *testing.T, m *Model) {
 	o := longOptions(40)
 	o.Segments = true
 	text, segments := "", ""

@@ -83,8 +83,28 @@ func drain(ctx context.Context, m *Model, prompt engine.Prompt, o engine.Generat
 	return ids, nil
 }
 
-func TestRealStreamsRunSideBySideWithoutTouchingEachOther(t *testing.T) {
+// What one healthy worker shows, one after the other: starting it takes longer than most of this. What ends a worker, or wants
+// other options, has workers of its own.
+func TestRealOneWorker(t *testing.T) {
 	m := loadReal(t, nil)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *Model)
+	}{
+		{"streams run side by side without touching each other", streamsSideBySide},
+		{"a slow reader slows only its own stream", slowReader},
+		{"cancel stops the work", cancelStopsTheWork},
+		{"errors have their types", errorsHaveTheirTypes},
+		{"solo streams in company", soloStreams},
+		{"segments are the text", segmentsAreTheText},
+		{"hundreds of cancels", manyCancels},
+		{"it ends cleanly", endsCleanly}, // the last one
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, m) })
+	}
+}
+
+func streamsSideBySide(t *testing.T, m *Model) {
 	o := longOptions(80)
 	o.Temperature, o.Seed, o.HasSeed = 1.2, 5, true
 	alone, err := collect(t.Context(), m, "Please check", o)
@@ -107,26 +127,25 @@ func TestRealStreamsRunSideBySideWithoutTouchingEachOther(t *testing.T) {
 
 func equal(a, b []int32) bool { return slices.Equal(a, b) }
 
-func TestRealSlowReaderSlowsOnlyItsOwnStream(t *testing.T) {
-	m := loadReal(t, nil)
+func slowReader(t *testing.T, m *Model) {
 	taken := 0
-	for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longOptions(400)) {
+	for _, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longOptions(200)) {
 		require.NoError(t, err)
 		if taken++; taken > 1 {
 			continue
 		}
 		// This stream's reader stands still; the worker may run ahead by its credit and no further.
 		for range 3 {
-			ids, err := collect(t.Context(), m, "Where", longOptions(100))
+			ids, err := collect(t.Context(), m, "Where", longOptions(50))
 			require.NoError(t, err)
-			require.Len(t, ids, 100)
+			require.Len(t, ids, 50)
 		}
 	}
-	require.Equal(t, 400, taken)
+	require.Equal(t, 200, taken)
 }
 
-func TestRealCancelStopsTheWork(t *testing.T) {
-	m := loadReal(t, nil)
+func cancelStopsTheWork(t *testing.T, m *Model) {
+	stopped := m.Stat().Stops.Count
 	ctx, cancel := context.WithCancel(t.Context())
 	n, last := 0, error(nil)
 	for _, err := range m.Generate(ctx, engine.Prompt{Text: "Please"}, longOptions(2000)) {
@@ -140,17 +159,19 @@ func TestRealCancelStopsTheWork(t *testing.T) {
 	for range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longOptions(2000)) {
 		break
 	}
-	// The worker is free again: two thousand tokens would take seconds.
-	start := time.Now()
+	// The worker says that it has stopped both, and is free. It runs ahead of a reader by its credit only, so neither was done.
+	require.Eventually(t, func() bool {
+		s := m.Stat()
+		return s.Stops.Count == stopped+2 && s.Workers[0].Active == 0 && s.Workers[0].Phase == "idle"
+	}, 30*time.Second, time.Millisecond)
 	_, err := collect(t.Context(), m, "Please", longOptions(2))
 	require.NoError(t, err)
-	require.Less(t, time.Since(start), time.Second)
 }
 
 func TestRealWorkersShareAList(t *testing.T) {
 	m := loadReal(t, workers(2))
-	texts := make([]string, 0, 80)
-	for len(texts) < 80 {
+	texts := make([]string, 0, 40)
+	for len(texts) < 40 {
 		texts = append(texts, "goal", "soup with bread")
 	}
 	o := engine.ClassifyOptions{Labels: []string{"sport", "food"}, Prompt: engine.DefaultLabelPrompt}
@@ -162,17 +183,16 @@ func TestRealWorkersShareAList(t *testing.T) {
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 2, metrics.Workers)
-	require.EqualValues(t, 80, metrics.Classified)
+	require.EqualValues(t, 40, metrics.Classified)
 	require.Positive(t, metrics.ActiveBytes)
 	bad := append(append([]string{}, texts...), strings.Repeat("word ", 3000))
 	_, err = m.Classify(t.Context(), bad, o)
 	var tooLong *engine.ContextLengthError
 	require.ErrorAs(t, err, &tooLong)
-	require.ErrorContains(t, err, "text 80:")
+	require.ErrorContains(t, err, "text 40:")
 }
 
-func TestRealErrorsHaveTheirTypes(t *testing.T) {
-	m := loadReal(t, nil)
+func errorsHaveTheirTypes(t *testing.T, m *Model) {
 	_, err := collect(t.Context(), m, strings.Repeat("word ", 3000), longOptions(1))
 	var tooLong *engine.ContextLengthError
 	require.ErrorAs(t, err, &tooLong)
@@ -219,7 +239,7 @@ func TestRealWorkerEndsWhenItsSupervisorIsGone(t *testing.T) {
 	require.NoError(t, w.process.stdin.Close()) // what the kernel does when the supervisor dies
 	select {
 	case <-w.process.exited:
-	case <-time.After(2 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the worker lives without a supervisor")
 	}
 }

@@ -77,7 +77,7 @@ func TestDeadlinesHoldForLongRequestsToAStoppedWorker(t *testing.T) {
 			_, err := drain(ctx, m, engine.Prompt{Text: strings.Repeat("x", size)}, engine.DefaultGenerateOptions())
 			cancel()
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.Less(t, time.Since(start), time.Second)
+			require.Less(t, time.Since(start), 30*time.Second, "half of StallTimeout")
 		}
 	}
 	w := m.pool.members[0].worker()

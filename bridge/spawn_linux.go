@@ -20,12 +20,13 @@ func spawn(cmd *exec.Cmd) error {
 
 var (
 	spawns       = make(chan func())
-	startSpawner = sync.OnceFunc(func() {
-		go func() {
-			runtime.LockOSThread()
-			for start := range spawns {
-				start()
-			}
-		}()
-	})
+	startSpawner = sync.OnceFunc(func() { go serveSpawns() })
 )
+
+// serveSpawns runs for as long as the program does.
+func serveSpawns() {
+	runtime.LockOSThread()
+	for start := range spawns {
+		start()
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -118,9 +117,11 @@ func TestCancelStopsInPrefill(t *testing.T) {
 	m := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ids := make([]int32, 2000)
-	go func() { time.Sleep(20 * time.Millisecond); cancel() }()
+	o := engine.DefaultGenerateOptions()
+	// The scheduler waits for its reader before the next chunk but one, so the prompt is not through when this is called.
+	o.Events = func(engine.Event) { cancel() }
 	var last error
-	for _, err := range m.Generate(ctx, engine.Prompt{IDs: ids}, engine.DefaultGenerateOptions()) {
+	for _, err := range m.Generate(ctx, engine.Prompt{IDs: ids}, o) {
 		last = err
 	}
 	require.ErrorIs(t, last, context.Canceled)
@@ -161,12 +162,15 @@ func TestCloseFromManySidesAtOnce(t *testing.T) {
 	before := measure(t)
 	for range 5 {
 		m := open(t)
-		var wg sync.WaitGroup
+		var wg, begun sync.WaitGroup
+		begun.Add(4)
 		for range 4 {
 			wg.Go(func() {
 				o := engine.DefaultGenerateOptions()
 				o.IgnoreEOS = true
+				first := sync.OnceFunc(begun.Done)
 				for _, err := range m.Generate(context.Background(), engine.Prompt{Text: "Please"}, o) {
+					first()
 					if err != nil {
 						if err.Error() != engine.ErrClosed.Error() {
 							t.Errorf("stream ended with %v", err)
@@ -175,7 +179,7 @@ func TestCloseFromManySidesAtOnce(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(15 * time.Millisecond)
+		begun.Wait()
 		for range 3 {
 			wg.Go(func() {
 				if err := m.Close(); err != nil {

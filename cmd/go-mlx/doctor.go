@@ -133,10 +133,8 @@ func checkout() string {
 var tools = [][4]string{
 	{"go", "version", "download Go 1.26 from go.dev/dl", "brew install go"},
 	{"cargo", "--version", "curl https://sh.rustup.rs -sSf | sh", "brew install rust"},
-	{"cmake", "--version", "apt-get install cmake", "brew install cmake"},
 	{"c++", "--version", "apt-get install g++", "xcode-select --install"},
 	{"make", "--version", "apt-get install make", "xcode-select --install"},
-	{"chromium", "--version", "apt-get install chromium (for make test)", "brew install --cask chromium (for make test)"},
 }
 
 func examineTools(root string) []finding {

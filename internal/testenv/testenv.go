@@ -30,9 +30,16 @@ func Model(t testing.TB) string {
 	return dir
 }
 
-// Python is the interpreter of the project's environment.
+// Slow reports whether `make test-slow` runs: more prompts, more tokens and more tries of what `make test` tries, too.
+func Slow() bool { return os.Getenv("GO_MLX_SLOW") != "" }
+
+// Python is the interpreter of the project's environment. `make test-short` leaves out what asks for it, but for a test that
+// `go test` is told to run without -short.
 func Python(t testing.TB) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts Python")
+	}
 	path := filepath.Join(Root(), ".venv", "bin", "python")
 	require.FileExists(t, path, "run `make build`")
 	return path

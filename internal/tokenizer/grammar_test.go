@@ -134,3 +134,25 @@ func TestChoicesMayHoldAnyCharacter(t *testing.T) {
 		m.Close()
 	}
 }
+
+func TestGrammarsOfEveryKindAreRead(t *testing.T) {
+	_, v := vocabulary(t)
+	for _, c := range []struct {
+		kind, grammar string
+		ok            bool
+	}{
+		{"json_schema", `{"type": "object"}`, true},
+		{"json_schema", `{`, false},
+		{"choices", `["a", "b \" c"]`, true},
+		{"choices", `{}`, false},
+		{"poem", ``, false},
+	} {
+		m, err := v.NewMatcher(c.kind, c.grammar)
+		if !c.ok {
+			require.Error(t, err, "%s %s", c.kind, c.grammar)
+			continue
+		}
+		require.NoError(t, err, "%s %s", c.kind, c.grammar)
+		m.Close()
+	}
+}

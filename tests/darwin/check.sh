@@ -75,11 +75,11 @@ chmod +x "$out/system/sw_vers"
 
 echo "==> mlx-c and the CPU kernels for $target"
 source=$(sed -n 's/^MLX_C_SOURCE_DIR:PATH=//p' build/mlx-c/CMakeCache.txt)
-PATH="$out/system:$PATH" cmake -S cpp -B "$out/mlx-c" -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$source" -DCMAKE_PREFIX_PATH="$out/mlx" \
+PATH="$out/system:$PATH" "${CMAKE:-cmake}" -S cpp -B "$out/mlx-c" -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$source" -DCMAKE_PREFIX_PATH="$out/mlx" \
     -DCMAKE_SYSTEM_NAME=Darwin -DCMAKE_SYSTEM_PROCESSOR=arm64 -DCMAKE_C_COMPILER="$out/bin/cc" -DCMAKE_CXX_COMPILER="$out/bin/c++" \
     -DCMAKE_AR="$out/bin/ar" -DCMAKE_RANLIB="$out/bin/ranlib" -DCMAKE_C_COMPILER_WORKS=1 -DCMAKE_CXX_COMPILER_WORKS=1 \
     -DCMAKE_INSTALL_NAME_TOOL=/bin/true -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$out/lib" >"$out/mlx-c.log"
-cmake --build "$out/mlx-c" --parallel >>"$out/mlx-c.log" || { tail -n 30 "$out/mlx-c.log" >&2; exit 1; }
+"${CMAKE:-cmake}" --build "$out/mlx-c" --parallel >>"$out/mlx-c.log" || { tail -n 30 "$out/mlx-c.log" >&2; exit 1; }
 
 echo "==> tokenizer library for $target"
 rustup target add aarch64-apple-darwin >/dev/null 2>&1 || { echo "missing: rustup target add aarch64-apple-darwin" >&2; exit 1; }

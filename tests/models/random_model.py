@@ -1,14 +1,17 @@
 """Makes a model folder of a real model's shape with random weights from a seed.
 
     python tests/models/random_model.py gemma3-1b OUT [--layers N] [--bits 4|8] [--shards N] [--seed S]
+    python tests/models/random_model.py - < LINES    # one model a line, arguments between tabs
 
 Saved by mlx-lm itself, so quantised and sharded folders look as its converter leaves them. The
 tokenizer is the trained domain model's; ids beyond its vocabulary have no text.
 """
 
 import argparse
+import copy
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,6 +19,7 @@ from mlx.utils import tree_map
 from mlx_lm import utils
 from mlx_lm.utils import quantize_model, save_config, save_model
 
+WHOLE = utils.make_shards
 TOKENIZER = Path(__file__).with_name("domains")
 
 GEMMA3 = {
@@ -141,6 +145,14 @@ def split(weights, count):
 
 
 def main():
+    if sys.argv[1:] == ["-"]:
+        for line in sys.stdin:
+            make(line.rstrip("\n").split("\t"))
+    else:
+        make(sys.argv[1:])
+
+
+def make(argv):
     parser = argparse.ArgumentParser()
     parser.add_argument("preset", choices=sorted(PRESETS))
     parser.add_argument("out", type=Path)
@@ -149,9 +161,9 @@ def main():
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
-    config = PRESETS[args.preset] | {"eos_token_id": [1, 5], "torch_dtype": "bfloat16"}
+    config = copy.deepcopy(PRESETS[args.preset]) | {"eos_token_id": [1, 5], "torch_dtype": "bfloat16"}
     if args.layers:
         text = config.get("text_config") or config
         text["num_hidden_layers"] = args.layers
@@ -167,8 +179,7 @@ def main():
     mx.eval(model.parameters())
     if args.bits:
         model, config = quantize_model(model, config, args.group_size, args.bits)
-    if args.shards > 1:
-        utils.make_shards = lambda weights: split(weights, args.shards)
+    utils.make_shards = WHOLE if args.shards == 1 else lambda weights: split(weights, args.shards)
     save_model(args.out, model)
     save_config(config, args.out / "config.json")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

@@ -64,13 +64,24 @@ type browser struct {
 }
 
 func open(t *testing.T, url string, width, height int64, flags ...chromedp.ExecAllocatorOption) *browser {
+	if testing.Short() {
+		t.Skip("starts a browser")
+	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.NoSandbox, chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(time.Minute))
+	if path := filepath.Join(testenv.Root(), "build", "browser", "chromium"); isFile(path) { // where none is installed
+		options = append(options, chromedp.ExecPath(path))
+	}
 	options = append(options, flags...)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
 	return openTab(t, ctx, url, width, height)
+}
+
+func isFile(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // openTab opens a tab of a new browser, or another one of a tab's.
@@ -90,7 +101,7 @@ func openTab(t *testing.T, parent context.Context, url string, width, height int
 	}))
 	t.Cleanup(cancel)
 	b.ctx = ctx
-	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(width, height)), "the tests of the page need Chromium: apt-get install chromium, or brew install --cask chromium")
+	require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(width, height)), "the tests of the page need Chromium: `make browser` finds or fetches one")
 	_, err := chromedp.Call(ctx, network.Enable, network.EnableParams{})
 	require.NoError(t, err)
 	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})

@@ -1,6 +1,7 @@
 package page_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -84,13 +85,35 @@ func TestSettingsReachTheModel(t *testing.T) {
 	b.forget("400 (Bad Request)")
 }
 
+// endless lets through the beginning of every answer and holds the rest back until its reader leaves, so that no engine is so
+// fast that there is nothing left to stop.
+type endless struct {
+	http.ResponseWriter
+	left int // writes that go through
+	gone <-chan struct{}
+}
+
+func (w *endless) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *endless) Write(data []byte) (int, error) {
+	if w.left--; w.left < 0 {
+		<-w.gone
+	}
+	return w.ResponseWriter.Write(data)
+}
+
 func TestStop(t *testing.T) {
-	b := open(t, serve(t, server.Config{}), 1200, 900)
+	url := serveThrough(t, server.Config{}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				w = &endless{w, 8, r.Context().Done()}
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	b := open(t, url, 1200, 900)
 	b.pick("assistant-python")
-	b.click("#settings summary")
-	b.keys("#max_tokens", "3000")
-	b.keys("#temperature", "4")
-	b.keys("#prompt", "Tell me a story"+kb.Enter)
+	b.keys("#prompt", "Write a hostile page"+kb.Enter)
 	b.until(`document.querySelector("#phase").textContent.includes("loading") || document.querySelector("#figures").textContent.includes("tokens/s")`)
 	b.until(`document.querySelector("#figures").textContent.includes("tokens/s")`)
 	b.keys("#prompt", kb.Escape)

@@ -1,45 +1,61 @@
 package parity
 
 import (
+	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // makeModel makes a random model folder with tests/models/random_model.py.
 func makeModel(t *testing.T, args ...string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "model")
-	args = append([]string{filepath.Join(testenv.Root(), "tests", "models", "random_model.py"), args[0], dir}, args[1:]...)
-	out, err := exec.Command(testenv.Python(t), args...).CombinedOutput()
+	return makeModels(t, [][]string{args})[0]
+}
+
+// makeModels makes several with one start of Python, which takes longer than the models do.
+func makeModels(t *testing.T, list [][]string) (dirs []string) {
+	t.Helper()
+	var lines strings.Builder
+	for i, args := range list {
+		dirs = append(dirs, filepath.Join(t.TempDir(), strconv.Itoa(i)))
+		fmt.Fprintln(&lines, strings.Join(append([]string{args[0], dirs[i]}, args[1:]...), "\t"))
+	}
+	cmd := exec.Command(testenv.Python(t), filepath.Join(testenv.Root(), "tests", "models", "random_model.py"), "-")
+	cmd.Stdin = strings.NewReader(lines.String())
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	return dir
+	return dirs
 }
 
 // requireEqualTokens compares greedy tokens and labels of both engines.
-func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
+func requireEqualTokens(t *testing.T, nat, py engine.Engine, tokens int, labels []string) {
 	t.Helper()
-	nat, py := loadFrom(t, dir, mlx.EngineNative), loadFrom(t, dir, mlx.EnginePython)
 	for _, prompt := range []string{"Where can I find", "Der Torwart"} {
-		options := []mlx.GenerateOption{mlx.WithMaxTokens(tokens), mlx.WithIgnoreEOS()}
-		a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
-			return mlx.Collect(m.Generate(t.Context(), prompt, options...))
+		o := engine.DefaultGenerateOptions()
+		o.MaxTokens, o.IgnoreEOS = tokens, true
+		a, b := both(t, nat, py, func(m engine.Engine) (mlx.Completion, error) {
+			return mlx.Collect(m.Generate(t.Context(), engine.Prompt{Text: prompt}, o))
 		})
 		require.Len(t, a.Tokens, tokens)
 		require.Equal(t, b, a)
 	}
-	if texts == 0 {
+	if labels == nil {
 		return
 	}
-	labels := testenv.Labels(t)
-	a, b := both(t, nat, py, func(m mlx.TextModel) ([]mlx.Classification, error) {
-		return m.Classify(t.Context(), testenv.Texts(t)[:texts], labels)
+	o := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
+	a, b := both(t, nat, py, func(m engine.Engine) ([]engine.Classification, error) {
+		return m.Classify(t.Context(), testenv.Texts(t)[:2], o)
 	})
 	for i := range a {
 		require.Equal(t, b[i].Label, a[i].Label, "text %d", i)
@@ -48,10 +64,10 @@ func requireEqualTokens(t *testing.T, dir string, tokens, texts int) {
 
 // Nested config, linear rope scaling, several KV heads, and the forms in which mlx-lm saves weights.
 func TestCheckpointsAsMLXLMSavesThem(t *testing.T) {
-	for name, c := range map[string]struct {
+	cases := map[string]struct {
 		args   []string
 		states int
-		tokens int // MLX's CPU kernels for quantised weights are slow. 0: transformers reads every qwen2 folder with
+		tokens int // 0: transformers reads every qwen2 folder with
 		// a tokenizer of its own, which splits text in another way than the test folder's does
 	}{
 		"Gemma 3":                      {[]string{"gemma3-small"}, 8, 60},
@@ -66,16 +82,28 @@ func TestCheckpointsAsMLXLMSavesThem(t *testing.T) {
 		"Llama 3":                      {[]string{"llama3-small"}, 4, 60},
 		"Llama 3, 4-bit, sharded":      {[]string{"llama3-small", "--bits", "4", "--shards", "2"}, 4, 10},
 		"Qwen 3, 4-bit":                {[]string{"qwen3-small", "--bits", "4"}, 4, 10},
-	} {
+	}
+	names := slices.Sorted(maps.Keys(cases))
+	var list [][]string
+	for _, name := range names {
+		list = append(list, cases[name].args)
+	}
+	dirs := makeModels(t, list)
+	for i, name := range names {
+		c := cases[name]
 		t.Run(name, func(t *testing.T) {
-			dir := makeModel(t, c.args...)
-			requireEqualLayers(t, dir, c.states, testenv.Texts(t)[:1])
-			texts := 2
-			if strings.HasSuffix(name, "4-bit, sharded") { // labels of 4-bit weights are slow, and shards do not change them
-				texts = 0
+			nat, py := loadEngines(t, dirs[i])
+			// MLX's products of quantised weights are slow on CPUs, and know nothing of windows: a short text is enough for them.
+			repeat, labels := 8, testenv.Labels(t)
+			if strings.Contains(name, "-bit") {
+				repeat, labels = 1, labels[:4]
 			}
+			if strings.HasSuffix(name, "4-bit, sharded") { // shards do not change labels
+				labels = nil
+			}
+			requireEqualLayers(t, nat, py, c.states, repeat, testenv.Texts(t)[:1])
 			if c.tokens > 0 {
-				requireEqualTokens(t, dir, c.tokens, texts)
+				requireEqualTokens(t, nat, py, c.tokens, labels)
 			}
 		})
 	}

@@ -15,9 +15,11 @@ import (
 )
 
 func TestEmbeddingsAreThoseOfTheLayersInPython(t *testing.T) {
-	for _, preset := range []string{"embeddinggemma-small", "qwen3-embedding-small"} {
+	presets := []string{"embeddinggemma-small", "qwen3-embedding-small"}
+	dirs := makeModels(t, [][]string{presets[:1], presets[1:]})
+	for i, preset := range presets {
 		t.Run(preset, func(t *testing.T) {
-			dir := makeModel(t, preset)
+			dir := dirs[i]
 			m := loadFrom(t, dir, mlx.EngineNative)
 			texts := append(testenv.Texts(t)[:20], strings.Join(testenv.Texts(t)[:4], " "), "x")
 			var ids [][]int32
@@ -68,6 +70,7 @@ func TestEmbeddingsAreThoseOfTheLayersInPython(t *testing.T) {
 }
 
 func TestBrokenEmbeddingFoldersAreNamed(t *testing.T) {
+	whole := makeModel(t, "embeddinggemma-small")
 	for name, damage := range map[string]func(dir string) error{
 		"2_Dense": func(dir string) error {
 			return os.Rename(filepath.Join(dir, "2_Dense"), filepath.Join(dir, "2_Dense.old"))
@@ -82,7 +85,8 @@ func TestBrokenEmbeddingFoldersAreNamed(t *testing.T) {
 			return os.Rename(filepath.Join(dir, "3_Dense"), filepath.Join(dir, "2_Dense.new"))
 		},
 	} {
-		dir := makeModel(t, "embeddinggemma-small")
+		dir := t.TempDir()
+		require.NoError(t, os.CopyFS(dir, os.DirFS(whole)))
 		require.NoError(t, damage(dir))
 		if strings.HasPrefix(name, "takes") {
 			require.NoError(t, os.RemoveAll(filepath.Join(dir, "2_Dense")))

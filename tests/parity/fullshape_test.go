@@ -24,8 +24,9 @@ func TestFullShapes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := makeModel(t, c.args...)
-			requireEqualTokens(t, dir, c.tokens, 0)
-			requireEqualLayers(t, dir, c.states, testenv.Texts(t)[:1])
+			nat, py := loadEngines(t, dir)
+			requireEqualTokens(t, nat, py, c.tokens, nil)
+			requireEqualLayers(t, nat, py, c.states, 8, testenv.Texts(t)[:1])
 		})
 	}
 }

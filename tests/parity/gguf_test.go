@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,7 +35,7 @@ func asGGUF(t *testing.T, dir, kind string) string {
 
 // The same weights give the same logits, but for the rounding of the types, whatever file they come from.
 func TestGGUFHoldsTheSameModel(t *testing.T) {
-	for name, c := range map[string]struct {
+	cases := map[string]struct {
 		preset string
 		kind   string
 		bound  float64
@@ -46,9 +47,12 @@ func TestGGUFHoldsTheSameModel(t *testing.T) {
 		"Llama 3, f32":  {"llama3-small", "f32", 0.02},
 		"Qwen 2, f16":   {"qwen2-small", "f16", 0.02},
 		"Qwen 3, q8_0":  {"qwen3-small", "q8_0", 0.05},
-	} {
+	}
+	presets := []string{"gemma3-small", "llama3-small", "qwen2-small", "qwen3-small"}
+	dirs := makeModels(t, [][]string{presets[:1], presets[1:2], presets[2:3], presets[3:]})
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			dir := makeModel(t, c.preset)
+			dir := dirs[slices.Index(presets, c.preset)]
 			want := traceOf(t, dir)
 			got := traceOf(t, asGGUF(t, dir, c.kind))
 			var difference, norm float64

@@ -166,7 +166,7 @@ class Sampling(unittest.TestCase):
     def test_draws_have_the_distribution_they_were_given(self):
         probabilities = mx.array([0.5, 0.3, 0.15, 0.05])
         logprobs = mx.log(probabilities)[None]
-        n = 4000
+        n = 1500
         for change, want in (
             ({}, [0.5, 0.3, 0.15, 0.05]),
             ({"top_k": 2}, [0.625, 0.375, 0, 0]),
@@ -282,7 +282,7 @@ class Faults(unittest.TestCase):
         return self.tokens(sink, 2)
 
     def test_no_token_is_lost_when_a_pass_fails_for_a_newcomer(self):
-        want = self.alone()
+        want, where = self.alone(), self.alone("Where")
         for steps in (1, 7, 38, 39):
             server, sink = make_server()
             server._serve(GENERATE | {"id": 2, "max_tokens": 40})
@@ -306,7 +306,7 @@ class Faults(unittest.TestCase):
             server._serve(GENERATE | {"id": 4, "text": "Where", "max_tokens": 40})
             server._serve(GENERATE | {"id": 5, "text": "The team", "max_tokens": 40})
             run(server)
-            self.assertEqual(self.tokens(sink, 4), self.alone("Where"))
+            self.assertEqual(self.tokens(sink, 4), where)
 
     def test_a_suspect_has_passes_of_its_own_and_makes_the_same_tokens(self):
         want = self.alone(temperature=1.0)
@@ -379,7 +379,7 @@ class Faults(unittest.TestCase):
         try:
             begin = time.monotonic()
             server._serve({"t": "render", "id": 2, "messages": '[{"role":"user","content":"hi"}]'})
-            self.assertLess(time.monotonic() - begin, 5)
+            self.assertLess(time.monotonic() - begin, 60)  # the loops would take hours
             self.assertEqual(sink.messages[-1]["code"], "bad_request")
         finally:
             model.RENDER_SECONDS = before

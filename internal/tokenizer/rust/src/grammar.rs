@@ -1,11 +1,11 @@
 //! Grammars that generated text must follow, by way of `llguidance`: which tokens may come next.
 
 use crate::abi::{borrow_str, guard, Bytes};
+use crate::bytelevel::byte_letters;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{json, Value};
-use std::collections::HashMap;
 use std::sync::Arc;
 use tokenizers::Tokenizer;
 
@@ -163,36 +163,4 @@ fn token_bytes(t: &Tokenizer, size: usize) -> Result<Vec<Vec<u8>>, String> {
 
 fn special(text: &str) -> Vec<u8> {
     [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat()
-}
-
-/// GPT-2's alphabet: printable bytes stand for themselves, the others for letters from U+0100 on.
-fn byte_letters() -> HashMap<char, u8> {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut next = 0x100..;
-    (0..=255u8)
-        .map(|b| (if printable(b) { b as char } else { char::from_u32(next.next().unwrap()).unwrap() }, b))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_has_a_letter_of_its_own() {
-        let letters = byte_letters();
-        assert_eq!(letters.len(), 256);
-        assert_eq!(letters[&'Ġ'], b' ');
-        assert_eq!(letters[&'Ċ'], b'\n');
-        assert_eq!(letters[&'A'], b'A');
-    }
-
-    #[test]
-    fn grammars_of_every_kind_are_read() {
-        assert!(top_level("json_schema", "{\"type\": \"object\"}").is_ok());
-        assert!(top_level("json_schema", "{").is_err());
-        assert!(top_level("choices", "[\"a\", \"b \\\" c\"]").is_ok());
-        assert!(top_level("choices", "{}").is_err());
-        assert!(top_level("poem", "").is_err());
-    }
 }

@@ -4,13 +4,26 @@
 //! that the caller frees with `gomlx_bytes_free`. A panic never crosses the boundary: it
 //! becomes a failure with the panic's text.
 
-mod abi;
-mod filters;
-mod grammar;
-mod load;
+// Without the feature "library" there is only what needs no large crate, for its tests: see Cargo.toml.
+#![cfg_attr(not(feature = "library"), allow(dead_code))]
+
+mod bytelevel;
 mod pyjson;
-mod pymethods;
-mod pytext;
 mod rewrite;
+
+#[cfg(feature = "library")]
+mod abi;
+#[cfg(feature = "library")]
+mod filters;
+#[cfg(feature = "library")]
+mod grammar;
+#[cfg(feature = "library")]
+mod load;
+#[cfg(feature = "library")]
+mod pymethods;
+#[cfg(feature = "library")]
+mod pytext;
+#[cfg(feature = "library")]
 mod template;
+#[cfg(feature = "library")]
 mod tokens;

