@@ -106,7 +106,7 @@ test: test-tools build lint test-kernels test-go test-race test-python test-rust
 
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
-RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/registry ./internal/server ./internal/server/turn
+RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
 
 # The slowest packages first, so that none of them is left alone at the end.
 SLOW := ./tests/parity ./native

@@ -67,7 +67,7 @@ func hello(protocol int) {
 }
 
 func beat(phase string, work int) {
-	reply(fields{"t": "beat", "id": 0, "phase": phase, "work": work})
+	reply(fields{"t": "beat", "id": 0, "phase": phase, "work": work, "active": 7})
 }
 
 func token(id any, text string) fields {
@@ -149,6 +149,8 @@ func serveFake(fault string, m fields) {
 		case "load without info":
 			reply(fields{"t": "result", "id": id})
 			return
+		case "waits":
+			beat("load", 1)
 		case "loads for long":
 			for i := range 30 {
 				beat("load", i)

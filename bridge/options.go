@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -38,12 +39,20 @@ type Options struct {
 	// QuarantineDir takes the repro files of requests that ended two workers; empty for go-mlx/quarantine
 	// in the user's cache folder.
 	QuarantineDir string
-	// Supervisor shares its memory budget with other models; nil for none.
-	Supervisor *Supervisor
+	// Memory is what the workers' memory is claimed from; nil for no limit. BeginLoad was called for the first workers.
+	Memory *admission.Memory
 	// Logger is told of workers that start and end, and at level Debug what they print; nil for none.
 	Logger *slog.Logger
 	// Events is told of loading and restarts, on a goroutine of its own, one event after the other.
 	Events func(engine.Event)
+}
+
+// FirstWorkers is how many workers are started with the model.
+func (o Options) FirstWorkers() int {
+	if o.MinWorkers == 0 && o.IdleTTL == 0 {
+		return max(1, o.Workers)
+	}
+	return max(1, o.MinWorkers)
 }
 
 // withDefaults checks the options and fills in what was left out.

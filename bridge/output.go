@@ -34,7 +34,8 @@ const (
 // listener is told of what a worker prints, on the goroutine that reads it; its funcs may be nil and must not wait.
 type listener struct {
 	bar  func(bar)
-	line func(string) // whole lines that are no progress bars
+	line func(string)   // whole lines that are no progress bars
+	beat func(*message) // heartbeats; not of this log
 }
 
 func newOutputLog(terminal *os.File, hear listener) *outputLog {

@@ -45,7 +45,12 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, hear lis
 	}
 	w := &worker{guests: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
-	w.conn.onBeat = w.watchdog.beat
+	w.conn.onBeat = func(m *message) {
+		w.watchdog.beat(m)
+		if hear.beat != nil {
+			hear.beat(m)
+		}
+	}
 	hello := make(chan *message, 1)
 	go w.watch(hello)
 	go w.watchdog.run(p.ended)

@@ -115,6 +115,13 @@ func (c *Claim) Await(ctx context.Context, tell func(Wait)) error {
 	return err
 }
 
+// Bytes is what the claim is for.
+func (c *Claim) Bytes() int64 {
+	c.memory.room.mu.Lock()
+	defer c.memory.room.mu.Unlock()
+	return c.bytes
+}
+
 // Raise makes a claim that waits more urgent. It then has come last.
 func (c *Claim) Raise(urgency Urgency) {
 	r := c.memory.room
@@ -190,9 +197,13 @@ func (r *Room) release(c *Claim) {
 	}
 	m := c.memory
 	if c.held {
-		r.give(m, -c.bytes)
 		if c.leaving {
 			m.leave -= c.bytes
+		}
+		if m.load != nil && m.load != c {
+			m.load.bytes += c.bytes // one try of a load is over, and the next one needs it
+		} else {
+			r.give(m, -c.bytes)
 		}
 	} else {
 		r.withdraw(c)

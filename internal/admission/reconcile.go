@@ -119,7 +119,7 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 		if fixed, names := r.fixed(c.memory); fixed+need > budget {
 			// Only the caller's doing can help it. Meanwhile others come first.
 			wait.Reason, wait.Models = WaitPinned, names
-			c.say(wait)
+			r.say(c, wait)
 			continue
 		}
 		if head == nil {
@@ -129,9 +129,18 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 			wait.Reason, wait.Models = WaitTurn, others(slices.Clone(before), c.memory.name)
 		}
 		before = append(before, c.memory.name)
-		c.say(wait)
+		r.say(c, wait)
 	}
 	return head
+}
+
+// say tells a claim what it waits for.
+func (r *Room) say(c *Claim, w Wait) {
+	before := c.wait.Reason
+	c.say(w)
+	if c.isLoad() && before != w.Reason {
+		r.options.Notify(Notice{Model: c.memory.name, Kind: NoticeWait, Wait: w})
+	}
 }
 
 // admit grants a claim.

@@ -146,6 +146,9 @@ func (r *Room) find(name string) (*entry, error) {
 	return nil, &UnknownModelError{Name: name, Known: r.names()}
 }
 
+// Context ends with the Room.
+func (r *Room) Context() context.Context { return r.ctx }
+
 // Names are the named models, sorted.
 func (r *Room) Names() []string {
 	r.mu.Lock()

@@ -414,7 +414,7 @@ func TestDrainingIsUndone(t *testing.T) {
 		l.Release()
 		require.Equal(t, Ready, b.phase("a"))
 		require.Zero(t, b.state("a").Evictions)
-		require.Equal(t, []NoticeKind{NoticeLoad, NoticeReady, NoticeDrain, NoticeResume}, kinds(b.notes))
+		require.Equal(t, []NoticeKind{NoticeLoad, NoticeReady, NoticeWait, NoticeDrain, NoticeResume}, kinds(b.notes))
 		// Of two that wait, one that gives up leaves the other its turn.
 		l = b.use("a")
 		short, cancelShort := context.WithTimeout(t.Context(), time.Minute)

@@ -13,6 +13,7 @@ const (
 	NoticeLoad   NoticeKind = "load"   // memory was granted and the load begins
 	NoticeReady  NoticeKind = "ready"  // it is loaded
 	NoticeFailed NoticeKind = "failed" // a load or a close failed
+	NoticeWait   NoticeKind = "wait"   // its load waits for memory
 	NoticeDrain  NoticeKind = "drain"  // it takes no new requests, to make room for another model
 	NoticeResume NoticeKind = "resume" // it takes requests again: the room is no longer needed
 	NoticeClose  NoticeKind = "close"  // it is closed
@@ -26,6 +27,7 @@ type Notice struct {
 	For     string        // of drain and close: the model that needs the memory, if it is one
 	Bytes   int64         // of load: what was granted
 	Took    time.Duration // of ready: the load
+	Wait    Wait          // of wait
 	Err     error         // of failed
 }
 

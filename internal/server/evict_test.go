@@ -13,7 +13,6 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/metal"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -22,11 +21,11 @@ func TestModelsMakeRoomForEachOther(t *testing.T) {
 	before, err := metal.ReadMemory()
 	require.NoError(t, err)
 	arrays := metal.LiveArrays()
-	models, err := registry.New([]registry.Model{
+	models, err := mlx.NewHost(mlx.HostOptions{Budget: 8 << 20, IdleTTL: 10 * time.Second}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
 		{Name: "python", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
-	}, registry.Options{Budget: 3 << 20, TTL: 10 * time.Second})
+	}...)
 	require.NoError(t, err)
 	s, err := New(Config{Models: models})
 	require.NoError(t, err)
@@ -53,9 +52,9 @@ func TestModelsMakeRoomForEachOther(t *testing.T) {
 		require.Equal(t, "200 "+[]string{"chat", "domains", "python"}[i%3], code)
 	}
 	loaded := 0
-	for _, state := range models.States() {
+	for _, state := range models.State().Models {
 		evictions += state.Evictions
-		if state.Phase == registry.Ready {
+		if state.Phase == mlx.PhaseReady {
 			loaded++
 		}
 	}

@@ -22,7 +22,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
-	"forge.lthn.ai/core/go-mlx/internal/registry"
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -37,10 +37,10 @@ type served struct {
 func serve(t *testing.T, c Config) *served {
 	t.Helper()
 	var err error
-	c.Models, err = registry.New([]registry.Model{
+	c.Models, err = mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
-	}, registry.Options{})
+	}...)
 	require.NoError(t, err)
 	s := &served{t: t, log: &lockedBuffer{}}
 	c.Log = slog.New(slog.NewJSONHandler(s.log, nil))
@@ -237,13 +237,13 @@ func (s *served) leave(body string) {
 	require.Error(s.t, <-done)
 }
 
-func (s *served) state(name string) registry.State {
-	for _, state := range s.config.Models.States() {
+func (s *served) state(name string) mlx.ModelState {
+	for _, state := range s.config.Models.State().Models {
 		if state.Name == name {
 			return state
 		}
 	}
-	return registry.State{}
+	return mlx.ModelState{}
 }
 
 func TestAClientThatLeavesEndsTheWork(t *testing.T) {
