@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		runFake(fault)
 		os.Exit(0)
 	}
+	if os.Getenv(guardedVariable) != "" {
+		runGuarded()
+	}
 	if dir := os.Getenv(orphanVariable); dir != "" {
 		runOrphanMaker(dir)
 	}

@@ -54,9 +54,10 @@ def main():
 
     allow_any_file_limit()
     from . import requirements
+
+    requirements.check()  # before anything that imports what it looks for
     from .server import Server
 
-    requirements.check()
     # Without a buffer there is no lock that the reading thread holds when the process ends. The end is at once: what
     # Python would tear down, the system takes back sooner, and nothing is left to be written.
     reader = open(0, "rb", buffering=0, closefd=False)
