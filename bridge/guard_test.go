@@ -20,8 +20,15 @@ const guardedVariable = "GUARDED"
 
 // runGuarded starts a process that looks at nothing, says its number and waits.
 func runGuarded() {
-	cmd := exec.Command("/bin/sh", "-c", "trap '' HUP INT TERM USR1; while :; do sleep 1000; done")
-	if err := spawnGuarded(cmd); err != nil {
+	cmd := exec.Command("/bin/sh", "-c", "trap '' HUP INT TERM USR1; echo ready; while :; do sleep 1000; done")
+	ready, err := cmd.StdoutPipe()
+	if err == nil {
+		err = spawnGuarded(cmd)
+	}
+	if err == nil {
+		_, err = ready.Read(make([]byte, 1))
+	}
+	if err != nil {
 		os.Exit(1)
 	}
 	_, _ = os.Stdout.WriteString(strconv.Itoa(cmd.Process.Pid) + "\n")
