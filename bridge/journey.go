@@ -20,7 +20,8 @@ type journey struct {
 	made    func() []int32             // tokens made so far
 	weights string                     // fingerprint of what made them; "" before there are any
 
-	deaths int // of workers of which it was a suspect
+	dead   *member // the worker that died under it; its slot is given back when the request has another, or gives up
+	deaths int     // of workers of which it was a suspect
 	held   bool
 }
 
@@ -50,6 +51,7 @@ func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 	if err := q.check(j); err != nil {
 		return err
 	}
+	defer j.leaveDead()
 	for {
 		retry, err := j.attempt(ctx, serve)
 		if err == nil {
@@ -68,16 +70,29 @@ func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 	}
 }
 
+// leaveDead gives back the slot of a worker that died. Until then the pool keeps the worker's memory for another one.
+func (j *journey) leaveDead() {
+	if j.dead != nil {
+		j.model.pool.release(j.dead, false)
+		j.dead = nil
+	}
+}
+
 // attempt gives the request to one worker. The slot is given back however serve ends, also by a panic or runtime.Goexit of the
 // code that reads the stream.
 func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
 	m, err := j.model.pool.acquire(ctx, j.session, &j.ticket)
+	j.leaveDead()
 	if err != nil {
 		return false, err
 	}
 	w, served := m.worker(), false
 	defer func() {
 		w.leave(j)
+		if retry {
+			j.dead = m
+			return
+		}
 		j.model.pool.release(m, served)
 	}()
 	if err := j.model.quarantine.check(j); err != nil { // found while it waited

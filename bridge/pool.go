@@ -40,6 +40,7 @@ type pool struct {
 	waiters    []*waiter  // by ticket
 	small      []*waiter  // small calls that wait for a worker
 	watchers   []*watcher // who waits until there are workers
+	orphans    int        // requests whose worker died and that hold its slot until they have another
 	generation int
 	nextID     uint64
 	nextTicket uint64
@@ -193,7 +194,9 @@ func (p *pool) ensure(ctx context.Context, n int) error {
 // release gives a slot back; ok says that the worker served the request.
 func (p *pool) release(m *member, ok bool) {
 	p.mu.Lock()
-	m.active--
+	if m.active--; m.state == memberGone {
+		p.orphans--
+	}
 	m.idle = time.Now()
 	if ok {
 		m.served++

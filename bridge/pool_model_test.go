@@ -141,12 +141,13 @@ func (m *poolModel) step() {
 		m.holding = slices.Delete(m.holding, i, i+1)
 		dead := !a.member.alive()
 		m.op = fmt.Sprint("release, dead ", dead)
-		m.release(a.member, !dead && m.rng.IntN(4) > 0)
 		if dead && m.rng.IntN(2) == 0 {
 			again := &asking{ticket: a.ticket, session: a.session}
 			m.asked = append(m.asked, again)
 			m.ask(again)
+			synctest.Wait()
 		}
+		m.release(a.member, !dead && m.rng.IntN(4) > 0)
 	case k < 62 && len(m.asked) > 0:
 		m.op = "give up"
 		a := m.asked[m.rng.IntN(len(m.asked))]

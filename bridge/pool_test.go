@@ -465,15 +465,17 @@ func TestADeadWorkersMemoryIsKeptForTheOneInItsPlace(t *testing.T) {
 		other := room.Join("other").Claim(1, admission.Needed)
 		again := make(chan error, 1)
 		m.instance.(*fakeInstance).end(errFakeDeath)
+		synctest.Wait() // the pool knows of the death before the request does
 		go func() {
+			n, err := b.acquire(t.Context(), "", &ticket)
 			b.release(m, false)
-			m, err := b.acquire(t.Context(), "", &ticket)
 			if err == nil {
-				b.release(m, true)
+				b.release(n, true)
 			}
 			again <- err
 		}()
 		require.NoError(t, <-again)
+		require.Zero(t, b.orphans)
 		require.Equal(t, []string{"other"}, waiting(room))
 		time.Sleep(2 * time.Minute) // it is idle, and goes
 		require.Empty(t, waiting(room))

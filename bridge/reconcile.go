@@ -148,7 +148,7 @@ func (p *pool) needed() int {
 	if len(p.waiters) > 0 { // all that serve are full: one more, and the next one when that is ready
 		n = max(n, p.serving()+1)
 	}
-	if len(p.small) > 0 {
+	if len(p.small) > 0 || p.orphans > 0 {
 		n = max(n, 1)
 	}
 	return min(n, p.limits.max)
@@ -219,7 +219,7 @@ func (p *pool) urgency(m *member) admission.Urgency {
 		}
 	}
 	switch {
-	case len(p.waiters) > 0 || len(p.watchers) > 0:
+	case len(p.waiters) > 0 || len(p.watchers) > 0 || p.orphans > 0:
 		return admission.Needed
 	case p.limits.min > 0:
 		return admission.Growth
@@ -376,6 +376,7 @@ func (p *pool) died(m *member) {
 		}
 		p.stats.crashed++
 	}
+	p.orphans += m.active
 	p.remove(m)
 }
 
