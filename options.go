@@ -142,6 +142,25 @@ func WithDraftModel(path string) LoadOption {
 	return LoadOption{func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path }}
 }
 
+// WithDevices says what the workers compute on, spread evenly: "cpu", "gpu", or "gpu:N" for one of several CUDA GPUs, which a worker
+// then sees alone (CUDA_VISIBLE_DEVICES). With WithWorkers(4) and two GPUs each has two workers. The default is MLX's own choice.
+func WithDevices(devices ...string) LoadOption {
+	devices = slices.Clone(devices)
+	return pythonOption("WithDevices", func(o *loadOptions) { o.bridge.Devices = devices })
+}
+
+// WithWorkerDir sets the workers' working directory; the default is the folder of their own source. Nothing is imported from it.
+func WithWorkerDir(dir string) LoadOption {
+	return pythonOption("WithWorkerDir", func(o *loadOptions) { o.bridge.Dir = dir })
+}
+
+// WithWorkerEnv sets environment variables of the workers, each as NAME=value. Of this program's environment they get only what Python
+// and MLX need.
+func WithWorkerEnv(variables ...string) LoadOption {
+	variables = slices.Clone(variables)
+	return pythonOption("WithWorkerEnv", func(o *loadOptions) { o.bridge.Environment = variables })
+}
+
 // WithOnline lets the workers' libraries use the network. It is off by default.
 func WithOnline() LoadOption {
 	return pythonOption("WithOnline", func(o *loadOptions) { o.bridge.Online = true })

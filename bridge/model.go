@@ -1,9 +1,11 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,7 @@ type Model struct {
 	quarantine *quarantine
 	events     *eventQueue
 	memory     *admission.Memory
+	devices    *devices
 	workerNeed func() int64 // bytes that a worker is expected to need; reads files
 	expected   atomic.Int64 // the same when the model was last loaded
 	described  atomic.Pointer[description]
@@ -79,6 +82,9 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	}
 	m.workerNeed = func() int64 { return modelfiles.Need(path, o.Draft, o.Adapter) + o.PromptCache }
 	m.expected.Store(m.workerNeed())
+	m.devices = newDevices(o.Devices)
+	cmd.env = append(slices.Clip(cmd.env), o.Environment...)
+	cmd.dir = cmp.Or(o.Dir, cmd.dir)
 	request := loadRequest{
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
@@ -90,10 +96,17 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
 	claim := func(u admission.Urgency) *admission.Claim { return m.memory.Claim(m.expected.Load(), u) }
 	m.pool = newPool(l, claim, func(ctx context.Context, c *admission.Claim) (instance, error) {
-		w, err := m.start(ctx, cmd, o, request, c)
+		device, release := m.devices.take()
+		w, err := m.start(ctx, cmd.on(device), o, request, c)
 		if err != nil {
+			release()
 			return nil, err // not w: a nil worker is no nil instance
 		}
+		w.device = device
+		go func() {
+			<-w.done()
+			release()
+		}()
 		return w, nil
 	})
 	m.pool.onWait = func(w admission.Wait) {

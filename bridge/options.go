@@ -3,7 +3,9 @@ package bridge
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/internal/admission"
@@ -30,6 +32,15 @@ type Options struct {
 	// PromptCache is how many bytes of KV each worker may keep for later requests with the same beginning;
 	// 0 keeps none.
 	PromptCache int64
+
+	// Devices are what the workers compute on, spread evenly: "cpu", "gpu", or "gpu:N" for one of several CUDA GPUs. Without any
+	// it is MLX's default device.
+	Devices []string
+	// Dir is the workers' working directory; empty for the folder of their own source. Nothing is imported from it.
+	Dir string
+	// Environment holds variables for the workers, NAME=value, besides those that docs/supervisor.md lists, and in their place where
+	// the names are the same.
+	Environment []string
 
 	Adapter         string // folder of a LoRA adapter
 	Draft           string // folder of a draft model for speculative decoding
@@ -76,6 +87,25 @@ func (o Options) withDefaults() (Options, error) {
 	case o.PromptCache < 0:
 		return bad("PromptCache", "%d is negative", o.PromptCache)
 	}
+	for _, device := range o.Devices {
+		if !isDevice(device) {
+			return bad("Devices", "%q is none; there are cpu, gpu and gpu:N", device)
+		}
+	}
+	for _, entry := range o.Environment {
+		if name, _, ok := strings.Cut(entry, "="); !ok || name == "" || strings.ContainsRune(entry, 0) {
+			return bad("Environment", "%q is not of the form NAME=value", entry)
+		}
+	}
+	if o.Dir != "" {
+		info, err := os.Stat(o.Dir)
+		if err != nil {
+			return bad("Dir", "%v", err)
+		}
+		if !info.IsDir() {
+			return bad("Dir", "%s is not a folder", o.Dir)
+		}
+	}
 	o.Workers = max(1, o.Workers)
 	if o.MinWorkers == 0 && o.IdleTTL == 0 {
 		o.MinWorkers = o.Workers
@@ -85,7 +115,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	orDefault(&o.StallTimeout, 2*time.Minute)
 	orDefault(&o.QuarantineDir, filepath.Join(cacheDir(), "quarantine"))
-	for _, path := range []*string{&o.Adapter, &o.Draft} {
+	for _, path := range []*string{&o.Adapter, &o.Draft, &o.Dir} {
 		if *path == "" {
 			continue
 		}

@@ -36,6 +36,7 @@ type WorkerStat struct {
 	Generation int    // counts the model's resets
 	Active     int    // requests under way
 	Served     int64
+	Device     string // that it was started for (see Options.Devices); empty for MLX's default
 
 	Phase string        // what it last said it was doing: "idle", "load", "prefill", "decode", "score"
 	Quiet time.Duration // since it last got something done
@@ -77,6 +78,7 @@ func (m *Model) Stat() Stat {
 }
 
 func (w *worker) describe(s *WorkerStat) {
+	s.Device = w.device
 	s.PID = w.process.cmd.Process.Pid
 	beat, quiet := w.watchdog.state()
 	s.Phase, s.Quiet = beat.Phase, quiet

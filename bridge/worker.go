@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,15 @@ type command struct {
 	dir       string // the working directory; a worker's own, where nothing foreign is imported from
 }
 
+// on is the command with what makes the worker compute on a device.
+func (c command) on(device string) command {
+	c.env = append(slices.Clip(c.env), deviceEnvironment(device)...)
+	return c
+}
+
 // worker is one process that has said hello.
 type worker struct {
+	device   string // that it was started for; "" for MLX's default
 	process  *process
 	conn     *conn
 	watchdog *watchdog
