@@ -19,7 +19,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
+.PHONY: build demo test test-go test-race test-python test-newest-mlx-lm test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
 	parity-report soak fuzz bench bench-serving bench-server bench-llamacpp test-kernels test-kernels-tsan test-kernels-arm64 models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
@@ -152,6 +152,18 @@ race-rest:
 test-python: build
 	@echo "==> Python tests"
 	@$(VPYTHON) -m unittest discover -s tests/python
+
+# The python engine with the newest mlx-lm that the index has and what that wants, in an environment of its own. It may fail: then
+# the versions in requirements.txt are the last that work. CI reports it.
+NEWEST := build/newest-mlx-lm
+test-newest-mlx-lm: build
+	@echo "==> Python engine with the newest mlx-lm"
+	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@sed 's/==[0-9][0-9.]*//' requirements.txt >build/newest-mlx-lm.txt
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r build/newest-mlx-lm.txt
+	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
+	@$(NEWEST)/bin/python -m unittest discover -s tests/python
+	@GO_MLX_ANY_VERSION=1 GO_MLX_PYTHON=$(abspath $(NEWEST))/bin/python $(GOTEST) -run Real ./bridge
 
 # The official clients of OpenAI and Anthropic, in Python and in Go, against the server.
 $(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.ready
