@@ -5,15 +5,15 @@ import (
 	"errors"
 )
 
-// journey is one request on its way over workers. A worker's death does not end it: the next worker goes
-// on with it. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests
-// it is computing; those are the suspects of its death, and the others are none. A suspect goes on, on any worker, in passes of
-// its own for a while: it has company in the worker but not in what kills it. One that is alone in the pass that ends a second
+// journey is one request and the workers that it was given to, one after the other. When a worker dies, the next one goes on with the
+// request. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests it is
+// computing; after its death those are the suspects, and no others. A suspect is computed by the next worker in passes of its own for
+// a while, so that only it can be the cause if that worker dies, too. A request that was alone in the pass that ended a second
 // worker is quarantined.
 type journey struct {
 	model   *Model
 	session string
-	ticket  uint64                     // its place in the pool's row
+	ticket  uint64                     // its place in the pool's queue
 	key     func() (requestKey, error) // names the request; asked for only when a worker died, by any goroutine
 	frame   request                    // what is written to the repro file
 	onGap   func(error)                // told of a death that the request survives
@@ -26,12 +26,12 @@ type journey struct {
 }
 
 const (
-	// probation is how many tokens a suspect makes by itself before it has company again. What killed its worker was most
-	// likely the next pass.
+	// probation is how many tokens a suspect makes in passes of its own before it is batched again. What killed its worker was
+	// most likely the next pass.
 	probation = 8
-	// lookback is how many tokens before the last one it is taken out of company: a worker computes ahead of what it sends.
+	// lookback is how many tokens before the last one those passes begin: a worker computes ahead of what it sends.
 	lookback = 2
-	// maxDeaths ends a request that had company in every pass that ended a worker.
+	// maxDeaths ends a request that was one of several in every pass that ended a worker.
 	maxDeaths = 4
 	// forever is more tokens than any stream makes.
 	forever = 1 << 30

@@ -181,10 +181,10 @@ func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weight
 // smallTries is how many workers a small call is given to: the first may end, being idle or killed.
 const smallTries = 3
 
-// small gives a call that computes next to nothing to any worker, without a slot: see pool.borrow.
+// small gives a call that computes next to nothing to any worker, without a slot: see pool.anyWorker.
 func (m *Model) small(ctx context.Context, r request) (*message, error) {
 	for try := 1; ; try++ {
-		member, err := m.pool.borrow(ctx)
+		member, err := m.pool.anyWorker(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -20,7 +20,7 @@ type Options struct {
 	// the model and kept; it is Workers by default, or none if IdleTTL is set.
 	Workers, MinWorkers int
 	// Batch is how many requests one worker computes together; 0 means 32. With 1 it takes them by turns,
-	// and a token's bits do not depend on its company even where batched kernels round differently.
+	// and a token's bits do not depend on the other requests even where batched kernels round differently.
 	Batch int
 	// Queue is how many requests may wait when all workers are full; 0 means 1024. One more gets ErrBusy.
 	Queue int

@@ -20,7 +20,7 @@ type limits struct {
 
 // pool keeps the workers of one model. There are two lanes. Requests that compute take a slot of a worker, in the order in which
 // they first asked: of the worker that their session was with, or the one with the fewest requests. When all are full another
-// one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see borrow.
+// one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see anyWorker.
 //
 // All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
 // else grants, starts or ends anything.
@@ -82,7 +82,7 @@ func newPool(l limits, claim func(admission.Urgency) *admission.Claim, start fun
 	return p
 }
 
-// acquire gives a request a slot. The caller gives it back with release. ticket holds the request's place in the row: zero at
+// acquire gives a request a slot. The caller gives it back with release. ticket holds the request's place in the queue: zero at
 // its first call, and set by that. A request that has one, whose worker died, was served already: it is never refused,
 // and comes before those that came after it.
 func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*member, error) {
@@ -116,10 +116,10 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	return p.await(ctx, w)
 }
 
-// borrow gives a small call a worker without a slot: any that lives, however full. If there is none, the one that starts
-// is waited for; if none starts, one is started as far as memory is free: no other model ends its workers for it. Nothing is
-// given back, no timer is touched, and a worker that is idle may end under the call.
-func (p *pool) borrow(ctx context.Context) (*member, error) {
+// anyWorker gives a small call a worker that lives, however many requests that has. If there is none, the call waits for the one that
+// starts; if none starts, one is started, in memory that nobody else waits for: no model is closed for it. The call takes no slot, so it
+// gives none back, and it keeps no idle worker from ending, even while it runs.
+func (p *pool) anyWorker(ctx context.Context) (*member, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

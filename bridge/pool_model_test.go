@@ -114,7 +114,7 @@ func (m *poolModel) ask(a *asking) {
 		var err error
 		ticket := a.ticket
 		if a.small {
-			got, err = m.borrow(ctx)
+			got, err = m.anyWorker(ctx)
 		} else {
 			got, err = m.acquire(ctx, a.session, &ticket)
 		}

@@ -394,7 +394,7 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		m, err := b.borrow(t.Context()) // full, and so is the queue
+		m, err := b.anyWorker(t.Context()) // full, and so is the queue
 		require.NoError(t, err)
 		require.Same(t, held, m)
 		b.release(held, true)
@@ -406,7 +406,7 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 			if m == nil {
 				return
 			}
-			_, err = b.borrow(t.Context())
+			_, err = b.anyWorker(t.Context())
 			require.NoError(t, err)
 		}
 		t.Fatal("small calls keep an idle worker alive")
@@ -423,7 +423,7 @@ func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 		other := room.Join("other").Claim(1, admission.Needed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err := b.borrow(ctx)
+		_, err := b.anyWorker(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		require.Empty(t, b.states(), "nobody waits for it any more")
@@ -431,7 +431,7 @@ func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 		require.Zero(t, b.stats.starts)
 		require.Len(t, waits, 1)
 		// It does not come before what somebody else needs, and becomes as urgent when a request comes that computes.
-		go func() { _, _ = b.borrow(t.Context()) }()
+		go func() { _, _ = b.anyWorker(t.Context()) }()
 		synctest.Wait()
 		first := room.Join("third").Claim(1, admission.Growth)
 		require.Equal(t, []string{"third", "bench"}, waiting(room))
@@ -502,7 +502,7 @@ func TestPoolEndsWithEveryoneTold(t *testing.T) {
 		var ticket uint64
 		_, err := b.acquire(t.Context(), "", &ticket)
 		require.ErrorIs(t, err, engine.ErrClosed)
-		_, err = b.borrow(t.Context())
+		_, err = b.anyWorker(t.Context())
 		require.ErrorIs(t, err, engine.ErrClosed)
 		_, err = b.peek()
 		require.ErrorIs(t, err, engine.ErrClosed)

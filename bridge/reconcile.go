@@ -315,7 +315,7 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 	if givenUp || m.generation != p.generation {
 		return
 	}
-	for _, x := range p.members { // those that came up since and live show that the row before has ended
+	for _, x := range p.members { // one that came up since then and lives shows that the earlier failures are over
 		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= infancy {
 			p.failures.reset()
 		}
@@ -351,8 +351,8 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 // infancy is how long a worker that has done nothing yet may live and still count, when it dies, as one that did not come up.
 const infancy = time.Second
 
-// proven notes that a worker works: the row of crashes has an end. The row of those that did not come up has one only if this one
-// came up after them. Caller must hold p.mu.
+// proven notes that a worker got something done: counting crashes begins anew. Counting failed starts does so only if this worker came
+// up after the last of them. Caller must hold p.mu.
 func (p *pool) proven(m *member) {
 	m.proven = true
 	p.crashes.reset()

@@ -528,3 +528,51 @@ func TestRandomNamesAreSorted(t *testing.T) {
 	require.True(t, slices.IsSorted(b.Names()))
 	require.NoError(t, b.Close())
 }
+
+// A folder whose files were replaced is loaded anew with what it has now.
+func TestAModelCountsWithTheFilesThatAreLoaded(t *testing.T) {
+	roomTest(t, Options{Budget: 300}, hundreds("a", "b"), func(t *testing.T, b *bench) {
+		b.use("a").Release()
+		b.mu.Lock()
+		b.bytes["a"] = 250
+		b.mu.Unlock()
+		require.EqualValues(t, 100, b.state("a").Held)
+		_, err := b.Unload("a")
+		require.NoError(t, err)
+		b.use("b").Release()
+		b.use("a").Release()
+		require.EqualValues(t, 250, b.Stat().Used)
+		require.Equal(t, Cold, b.phase("b"))
+	})
+}
+
+// Close while models load, close, drain and are waited for: everybody is told, and nothing is left.
+func TestCloseInTheMiddleOfEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{Budget: 200}, hundreds("a", "b", "c", "d"))
+		b.slow = make(chan struct{})
+		l := b.use("a")
+		b.use("b").Release()
+		time.Sleep(time.Minute)
+		waits := []*asked{b.ask(t.Context(), "c"), b.ask(t.Context(), "d"), b.ask(t.Context(), "a"), b.ask(t.Context(), "b")}
+		require.Equal(t, Closing, b.phase("b"))
+		worker := b.memoryOf("a").Claim(10, Growth)
+		closed := make(chan error, 1)
+		go func() { closed <- b.Close() }()
+		synctest.Wait()
+		for i, a := range waits {
+			if i == 2 && a.err == nil {
+				a.lease.Release() // a had not begun to drain
+				continue
+			}
+			require.ErrorIs(t, a.err, ErrClosed)
+		}
+		require.ErrorIs(t, worker.Await(t.Context(), nil), ErrClosed)
+		l.Release()
+		close(b.slow)
+		require.NoError(t, <-closed)
+		require.NoError(t, b.Close())
+		require.Zero(t, b.Stat().Used)
+		require.Zero(t, b.open)
+	})
+}
