@@ -21,7 +21,7 @@ import (
 //	GO_MLX_ROOM_OPS=1000000 go test ./internal/admission -run KeepsItsPromises
 //
 // A failure names the seed; GO_MLX_ROOM_SEED runs that one alone.
-const roomOps, opsPerRoom = 20000, 400
+const roomOps, opsPerRoom = 10000, 400
 
 func number(t *testing.T, name string, otherwise int) int {
 	text := os.Getenv(name)

@@ -285,17 +285,9 @@ func TestABusyModelDoesNotStarveAnother(t *testing.T) {
 func TestModelsAreLoadedInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 	roomTest(t, Options{Budget: 100}, map[string]int64{"a": 100, "big": 90, "small": 10, "tiny": 5}, func(t *testing.T, b *bench) {
 		l := b.use("a")
-		var order []string
-		var mu sync.Mutex
 		var all sync.WaitGroup
 		for _, name := range []string{"small", "big", "tiny", "small"} {
-			all.Go(func() {
-				l := b.use(name)
-				mu.Lock()
-				order = append(order, name)
-				mu.Unlock()
-				l.Release()
-			})
+			all.Go(func() { b.use(name).Release() })
 			synctest.Wait()
 		}
 		waits := b.Stat().Waits
@@ -305,7 +297,13 @@ func TestModelsAreLoadedInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.Release()
 		all.Wait()
-		require.Equal(t, []string{"a", "small", "big", "tiny"}, b.opened)
+		var loads []string
+		for _, n := range b.notes {
+			if n.Kind == NoticeLoad {
+				loads = append(loads, n.Model)
+			}
+		}
+		require.Equal(t, []string{"a", "small", "big", "tiny"}, loads)
 	})
 }
 
