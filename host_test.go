@@ -3,6 +3,7 @@ package mlx_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -188,4 +189,45 @@ func TestAModelsOwnBudgetLimitsItsWorkers(t *testing.T) {
 	p, ok := mlx.Python(m)
 	require.True(t, ok)
 	require.EqualValues(t, 1, p.Stat().Starts)
+}
+
+// One model with three adapters, no two of which fit at once: each answers as it does alone, whichever was loaded before it.
+func TestAHostSwapsAdapters(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "train.jsonl"), []byte(`{"text": "Where can I buy a train ticket to Porto?"}`+"\n"), 0o600))
+	models := []mlx.HostedModel{{Name: "plain", Path: testenv.Model(t)}}
+	for i, name := range []string{"first", "second"} {
+		o := mlx.DefaultTrainOptions()
+		o.Data, o.Out, o.Iterations, o.BatchSize, o.LearningRate, o.Seed, o.EvalEvery, o.SaveEvery = dir, filepath.Join(dir, name), 3+i, 1, 0.01, uint64(i), 0, 100
+		_, err := mlx.Train(t.Context(), testenv.Model(t), o)
+		require.NoError(t, err)
+		models = append(models, mlx.HostedModel{Name: name, Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithAdapter(o.Out)}})
+	}
+	h, err := mlx.NewHost(mlx.HostOptions{Budget: size(t) * 7 / 4}, models...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, h.Close()) }()
+	said := map[string]string{}
+	for round := range 3 {
+		for i := range models {
+			m := models[(i*2+round)%3]
+			l, err := h.Acquire(t.Context(), m.Name)
+			require.NoError(t, err)
+			c, err := mlx.Collect(l.Model.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(8), mlx.WithIgnoreEOS(), mlx.WithLogProbs()))
+			require.NoError(t, err)
+			l.Release()
+			text := fmt.Sprint(c.Text, c.Tokens[0].LogProb)
+			if before, ok := said[m.Name]; ok {
+				require.Equal(t, before, text, m.Name)
+			}
+			said[m.Name] = text
+		}
+	}
+	require.NotEqual(t, said["plain"], said["first"])
+	require.NotEqual(t, said["plain"], said["second"])
+	require.NotEqual(t, said["first"], said["second"])
+	loads := int64(0)
+	for _, s := range h.State().Models {
+		loads += s.Loads
+	}
+	require.GreaterOrEqual(t, loads, int64(6))
 }
