@@ -286,8 +286,11 @@ func generateFake(fault string, id any, resumed int) {
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "floods stderr":
 		line := strings.Repeat("noise ", 200) + "\n"
-		for range 84000 { // 100 MB
+		for i := range 84000 { // 100 MB
 			_, _ = os.Stderr.WriteString(line)
+			if i%1000 == 0 { // it is at work, and on a busy machine for longer than a worker may be silent here
+				beat("decode", i)
+			}
 		}
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "remote error":
