@@ -50,10 +50,12 @@ func TestAGuardEndsAWorkerWhenItsProgramIsKilled(t *testing.T) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill() }() // where the test ends early
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
 	group, err := strconv.Atoi(strings.TrimSpace(line))
 	require.NoError(t, err)
+	defer func() { _ = syscall.Kill(-group, syscall.SIGKILL) }()
 	// What stops a worker that may still answer does not stop its guard, and a stopped worker ends, too.
 	require.NoError(t, syscall.Kill(-group, syscall.SIGTERM))
 	require.NoError(t, syscall.Kill(-group, syscall.SIGUSR1))
