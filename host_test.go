@@ -231,3 +231,29 @@ func TestAHostSwapsAdapters(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, loads, int64(6))
 }
+
+func ExampleNewHost() {
+	path := filepath.Join(testenv.Root(), "tests", "models", "domains")
+	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30, IdleTTL: 10 * time.Minute}, mlx.HostedModel{Name: "domains", Path: path})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer h.Close()
+	ctx := context.Background()
+	lease, err := h.Acquire(ctx, "domains", mlx.OnWait(func(w mlx.Wait) { fmt.Println(w) }))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer lease.Release()
+	results, err := lease.Model.Classify(ctx, []string{"The goalkeeper saved two penalties."}, []string{"sport", "food", "travel"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(results[0].Label)
+	// Output:
+	// model domains is being loaded
+	// sport
+}
