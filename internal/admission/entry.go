@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,17 +74,17 @@ func (r *Room) Acquire(ctx context.Context, name string, tell func(Wait)) (*Leas
 	}
 	r.mu.Lock()
 	e, lease, err := r.tryAcquire(name)
+	r.nextTicket++
+	q := &request{waiter: newWaiter(), ticket: r.nextTicket}
 	r.mu.Unlock()
 	if lease != nil || err != nil {
 		return lease, err
 	}
-	size := e.spec.Size() // reads files, so not under the lock
+	q.bytes = e.spec.Size() // reads files, so not under the lock; the request has its place in the queue already
 	r.measure()
-	q := &request{waiter: newWaiter(), bytes: size}
 	r.mu.Lock()
-	r.nextTicket++
-	q.ticket = r.nextTicket
-	e.requests = append(e.requests, q)
+	at, _ := slices.BinarySearchFunc(e.requests, q.ticket, func(x *request, t uint64) int { return cmp.Compare(x.ticket, t) })
+	e.requests = slices.Insert(e.requests, at, q)
 	r.reconcile()
 	r.mu.Unlock()
 	if err := r.await(ctx, &q.waiter, tell); err != nil {

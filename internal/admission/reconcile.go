@@ -82,6 +82,8 @@ func (r *Room) wantLoad(e *entry) {
 		q := e.requests[0]
 		e.claim = &Claim{waiter: newWaiter(), memory: e.memory, urgency: Needed, ticket: q.ticket, bytes: q.bytes}
 		r.claims = append(r.claims, e.claim)
+	case wanted:
+		e.claim.ticket = min(e.claim.ticket, e.requests[0].ticket)
 	case !wanted && e.claim != nil:
 		r.withdraw(e.claim)
 		e.claim = nil

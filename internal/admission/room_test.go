@@ -527,6 +527,28 @@ func TestRandomNamesAreSorted(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
+// A model whose files are slow to look at keeps the place in the queue that its request had.
+func TestARequestsPlaceIsThatOfItsCall(t *testing.T) {
+	roomTest(t, Options{Budget: 100}, hundreds("a", "b"), func(t *testing.T, b *bench) {
+		looked := make(chan struct{})
+		require.NoError(t, b.Add(Spec{
+			Name: "slow", Size: func() int64 { <-looked; return 100 },
+			Open: func(ctx context.Context, m *Memory) (Model, error) { return b.load(ctx, "a", m) },
+		}))
+		l := b.use("a")
+		slow, other := b.ask(t.Context(), "slow"), b.ask(t.Context(), "b")
+		close(looked)
+		synctest.Wait()
+		require.Equal(t, "slow", b.Stat().Waits[0].Model)
+		time.Sleep(time.Minute)
+		l.Release()
+		<-slow.done
+		slow.lease.Release()
+		<-other.done
+		other.lease.Release()
+	})
+}
+
 // A folder whose files were replaced is loaded anew with what it has now.
 func TestAModelCountsWithTheFilesThatAreLoaded(t *testing.T) {
 	roomTest(t, Options{Budget: 300}, hundreds("a", "b"), func(t *testing.T, b *bench) {
