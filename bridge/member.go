@@ -46,6 +46,7 @@ type member struct {
 	idle    time.Time // end of its last request
 	proven  bool      // it has got something done
 	crashed bool      // it ended unasked
+	offered bool      // it goes when others need its memory
 }
 
 // worker is the member's process; only for members that were granted.

@@ -440,7 +440,8 @@ func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 		require.Equal(t, []string{"bench", "third"}, waiting(room))
 		other.Release()
 		time.Sleep(2 * time.Second)
-		require.Equal(t, []string{"ready"}, b.states())
+		require.EqualValues(t, 1, b.stats.served)
+		require.Empty(t, waiting(room), "served, and its memory given to the next one")
 		first.Release()
 	})
 }
@@ -451,6 +452,33 @@ func waiting(r *admission.Room) (out []string) {
 		out = append(out, w.Model)
 	}
 	return out
+}
+
+// Idle workers beyond the fewest end when another model needs their memory, long before their time.
+func TestIdleWorkersGiveTheirMemoryToAnotherModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := admission.New(admission.Options{Budget: 3})
+		b := newBenchIn(limits{min: 1, max: 3, rows: 1, idle: time.Hour}, room)
+		defer b.close()
+		x, y, z := b.take(t, ""), b.take(t, ""), b.take(t, "")
+		other := room.Join("other").Claim(1, admission.Needed)
+		require.Equal(t, []string{"other"}, waiting(room), "all are busy")
+		b.release(x, true)
+		synctest.Wait()
+		require.Empty(t, waiting(room))
+		require.Equal(t, []string{"ready", "ready"}, b.states())
+		b.release(y, true)
+		b.release(z, true)
+		third := room.Join("third").Claim(2, admission.Needed)
+		synctest.Wait()
+		require.Equal(t, []string{"ready", "ready"}, b.states(), "one would not be enough, and one is kept")
+		other.Release()
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states())
+		require.Empty(t, waiting(room))
+		require.Zero(t, b.stats.crashed)
+		third.Release()
+	})
 }
 
 // Others who wait for memory do not get that of a worker that died under requests.

@@ -21,6 +21,7 @@ func (p *pool) reconcile() {
 	}
 	p.grant()
 	p.retire(now)
+	p.offer()
 	p.launch(now)
 	p.arm(now)
 }
@@ -129,6 +130,35 @@ func (p *pool) retire(now time.Time) {
 			go m.instance.stop()
 		}
 	}
+}
+
+// offer tells which members may end at once if another model needs their memory: idle ones beyond those that are to be kept.
+func (p *pool) offer() {
+	spare := p.count() - p.limits.min
+	for _, m := range p.members {
+		idle := m.state == memberReady && m.active == 0 && m.generation == p.generation && spare > 0 && len(p.watchers) == 0 && !p.closed
+		if idle {
+			spare--
+		}
+		switch {
+		case idle && !m.offered:
+			m.claim.Offer(func() { p.giveUp(m) })
+		case !idle && m.offered && m.state == memberReady:
+			m.claim.Offer(nil)
+		}
+		m.offered = idle
+	}
+}
+
+// giveUp ends a member whose memory another model needs, if it is still spare.
+func (p *pool) giveUp(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m.offered && m.state == memberReady && m.active == 0 {
+		m.state, m.offered = memberDraining, false
+		m.claim.Leaving()
+	}
+	p.reconcile()
 }
 
 // expiry is when a member ends if nothing comes.

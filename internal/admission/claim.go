@@ -43,7 +43,9 @@ type Claim struct {
 	covered int64 // of bytes, what was already granted for the load under way
 	held    bool
 	leaving bool
-	over    bool // released, withdrawn or failed
+	recall  func() // asks for it back; nil unless it is one of Room.offers
+	asked   bool   // recall was called
+	over    bool   // released, withdrawn or failed
 }
 
 // BeginLoad waits until so many bytes are granted together. Claims made until EndLoad are taken from them, so that two models that
@@ -162,6 +164,28 @@ func (c *Claim) Leaving() {
 	r.reconcile()
 }
 
+// Offer says that a granted claim is not needed now: recall is called, once and on a goroutine of its own, when others need the memory,
+// before any model is closed for them. Who offers then calls Leaving, or takes the offer back. Offer(nil) takes it back.
+func (c *Claim) Offer(recall func()) {
+	r := c.memory.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.takeBackOffer(c)
+	if recall != nil && c.held && !c.leaving {
+		c.recall = recall
+		r.offers = append(r.offers, c)
+	}
+	r.reconcile()
+}
+
+// takeBackOffer undoes Offer. Caller must hold r.mu.
+func (r *Room) takeBackOffer(c *Claim) {
+	if c.recall != nil {
+		c.recall, c.asked = nil, false
+		r.offers = slices.DeleteFunc(r.offers, func(x *Claim) bool { return x == c })
+	}
+}
+
 // Lost is Leaving for what ended unasked, a worker that died. The next claim of the model that is Needed has the place in the queue
 // that the model had when it was loaded, so that requests under way do not wait behind those that came later. Make it before Release.
 func (c *Claim) Lost() {
@@ -175,6 +199,7 @@ func (c *Claim) Lost() {
 
 // leaving is Leaving. Caller must hold r.mu.
 func (r *Room) leaving(c *Claim) {
+	r.takeBackOffer(c)
 	if c.held && !c.leaving {
 		c.leaving = true
 		c.memory.leave += c.bytes
@@ -195,6 +220,7 @@ func (r *Room) release(c *Claim) {
 	if c.over {
 		return
 	}
+	r.takeBackOffer(c)
 	m := c.memory
 	if c.held {
 		if c.leaving {

@@ -156,3 +156,28 @@ func TestAClaimWhoseContextEndsIsWithdrawn(t *testing.T) {
 		b.use("a").Release()
 	})
 }
+
+// A worker that has nothing to do is asked for before a model is closed, once, and may have become busy meanwhile.
+func TestOfferedMemoryIsAskedForBeforeModelsAreClosed(t *testing.T) {
+	roomTest(t, Options{Budget: 300}, hundreds("a", "b"), func(t *testing.T, b *bench) {
+		b.use("b").Release()
+		own := b.Join("own")
+		one, two := own.Claim(100, Needed), own.Claim(100, Growth)
+		recalled := 0
+		one.Offer(func() { recalled++; one.Offer(nil) }) // busy again
+		two.Offer(func() { recalled += 10; two.Leaving() })
+		wants := b.ask(t.Context(), "a")
+		require.Equal(t, 11, recalled)
+		require.Equal(t, Ready, b.phase("b"))
+		require.Equal(t, []Reason{WaitMemory}, wants.told())
+		require.Contains(t, wants.text(), "own")
+		two.Release()
+		<-wants.done
+		require.NoError(t, wants.err)
+		wants.lease.Release()
+		require.Equal(t, Ready, b.phase("b"))
+		one.Offer(func() { t.Error("nobody needs it") })
+		one.Release()
+		own.Leave()
+	})
+}

@@ -161,7 +161,18 @@ func (m *roomModel) step() {
 	case k < 87 && len(m.claims) > 0:
 		m.op = "resize"
 		m.claims[m.rng.IntN(len(m.claims))].Resize(int64(1 + m.rng.IntN(60)))
-	case k < 89:
+	case k < 91 && len(m.claims) > 0:
+		m.op = "offer"
+		c := m.claims[m.rng.IntN(len(m.claims))]
+		switch m.rng.IntN(3) {
+		case 0:
+			c.Offer(nil)
+		case 1:
+			c.Offer(func() { c.Offer(nil) })
+		default:
+			c.Offer(c.Leaving)
+		}
+	case k < 92:
 		m.op = "a model grows"
 		m.mu.Lock()
 		m.extra[m.any()] = int64(m.rng.IntN(60))
@@ -211,6 +222,11 @@ func (m *roomModel) check() {
 		}
 		used += x.held
 		moving = moving || x.leave > 0
+	}
+	for _, c := range r.offers {
+		if !c.held || c.leaving || c.recall == nil {
+			m.bad("%s offers what it does not hold", c.memory.name)
+		}
 	}
 	if used != r.used {
 		m.bad("%d bytes are used, the models hold %d", r.used, used)

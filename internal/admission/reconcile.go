@@ -173,7 +173,7 @@ func (r *Room) refuse(c *Claim, err error) {
 // fixed is what models hold that are not closed for others, and what m itself holds and does not give back, and their names.
 func (r *Room) fixed(m *Memory) (bytes int64, names []string) {
 	for _, x := range r.memories {
-		if stays := x.held - x.leave; stays > 0 && (x == m || x.pinned || x.entry == nil) {
+		if stays := x.held - x.leave - r.offered(x); stays > 0 && (x == m || x.pinned || x.entry == nil) {
 			bytes += stays
 			names = append(names, x.name)
 		}
@@ -182,10 +182,38 @@ func (r *Room) fixed(m *Memory) (bytes int64, names []string) {
 	return bytes, names
 }
 
+// offered is how much of what a model holds it gives back when others need it.
+func (r *Room) offered(m *Memory) (bytes int64) {
+	for _, c := range r.offers {
+		if c.memory == m {
+			bytes += c.bytes
+		}
+	}
+	return bytes
+}
+
+// askBack asks for offered memory of other models than the one that needs it, until no more is missing, and returns what still is.
+func (r *Room) askBack(missing int64, head *Claim) int64 {
+	for _, c := range r.offers {
+		if missing <= 0 {
+			break
+		}
+		if m := c.memory; head != nil && m == head.memory || m.entry != nil && m.entry.phase == Closing {
+			continue
+		}
+		missing -= c.bytes
+		if !c.asked {
+			c.asked = true
+			go c.recall()
+		}
+	}
+	return missing
+}
+
 // holders are the names of the models that hold memory a claim may get.
 func (r *Room) holders(c *Claim) (names []string) {
 	for _, x := range r.memories {
-		if x.leave > 0 || x.held > 0 && x.entry != nil && !x.pinned && x != c.memory {
+		if x.leave > 0 || x != c.memory && (r.offered(x) > 0 || x.held > 0 && x.entry != nil && !x.pinned) {
 			names = append(names, x.name)
 		}
 	}
@@ -193,8 +221,8 @@ func (r *Room) holders(c *Claim) (names []string) {
 	return names
 }
 
-// makeRoom closes models for the first claim that waits: those without requests first, the one used longest ago before the others;
-// then, if the claim is Needed, those with requests, which take no new ones until their last one is over. Which models have to do so
+// makeRoom gets memory for the first claim that waits. What is offered is asked for first. Then models are closed: those without
+// requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones until their last one is over. Which models have to do so
 // is found anew every time, so that one whose room is no longer needed takes requests again. It returns when a model that has to
 // stay for a while yet may be told so.
 func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
@@ -213,6 +241,7 @@ func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
 			missing -= m.leave
 		}
 	}
+	missing = r.askBack(missing, head)
 	var candidates []*entry
 	for _, e := range r.entries {
 		if e.phase == Ready && !e.memory.pinned && e.memory.held > e.memory.leave && (head == nil || e.memory != head.memory) {
@@ -234,7 +263,7 @@ func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
 		if missing <= 0 || e.active > 0 && urgency < Needed {
 			break
 		}
-		missing -= e.memory.held - e.memory.leave
+		missing -= e.memory.held - e.memory.leave - r.offered(e.memory)
 		if e.active == 0 {
 			r.startClosing(e, true, name)
 			continue

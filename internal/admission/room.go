@@ -90,6 +90,7 @@ type Room struct {
 	entries    []*entry   // named models, by name
 	memories   []*Memory  // everything that may hold memory
 	claims     []*Claim   // that wait for memory; reconcile puts them in order
+	offers     []*Claim   // granted ones that are given back when others need the memory, the one offered longest ago first
 	nextTicket uint64
 	uses       int64 // counts leases given and returned
 	timer      *time.Timer
