@@ -29,7 +29,7 @@ var (
 	ErrCrashLoop = bridge.ErrCrashLoop
 	// ErrQuarantined: this request ended two Python workers and is not given to a third.
 	ErrQuarantined = bridge.ErrQuarantined
-	// ErrBudget: a Python worker would not fit into its Supervisor's memory budget.
+	// ErrBudget: a model, or a request, would not fit into the memory budget: see Host and WithMemoryBudget.
 	ErrBudget = bridge.ErrBudget
 	// ErrOutOfMemory: a request needed more memory than there is.
 	ErrOutOfMemory = bridge.ErrOutOfMemory
@@ -59,7 +59,7 @@ type (
 	CrashLoopError = bridge.CrashLoopError
 	// QuarantineError names the file that holds the request.
 	QuarantineError = bridge.QuarantineError
-	// BudgetError says what a worker needs and what is free.
+	// BudgetError says what was needed and what is free.
 	BudgetError = bridge.BudgetError
 	// RemoteError is an error that Python raised.
 	RemoteError = bridge.RemoteError

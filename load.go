@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/hub"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
@@ -23,10 +24,71 @@ func LoadModel(path string, options ...LoadOption) (TextModel, error) {
 
 // LoadModelContext is LoadModel for loads that may have to be given up.
 func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (TextModel, error) {
+	o := loadOptionsOf(options)
+	memory, err := o.joinMemory(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", path, err)
+	}
+	m, err := loadWith(ctx, path, o)
+	if memory != nil {
+		memory.EndLoad()
+	}
+	if err != nil {
+		if memory != nil {
+			memory.Leave()
+		}
+		return nil, err
+	}
+	if memory != nil {
+		m.joined = memory
+	}
+	return m, nil
+}
+
+// loadOptionsOf applies options.
+func loadOptionsOf(options []LoadOption) loadOptions {
 	o := loadOptions{engine: EngineAuto}
 	for _, option := range options {
 		option.apply(&o)
 	}
+	return o
+}
+
+// python reports whether the options choose the python engine.
+func (o loadOptions) python() bool {
+	return o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0
+}
+
+// joinMemory makes a model that its caller loads count in a host's budget, and waits for the memory that the load needs. It returns nil
+// without a host.
+func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.Memory, error) {
+	switch {
+	case o.budget < 0:
+		return nil, &OptionError{Option: "WithMemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.budget)}
+	case o.host != nil && o.budget > 0:
+		return nil, &OptionError{Option: "WithMemoryBudget", Reason: "WithHost makes the host's budget count for the model"}
+	case o.host == nil:
+		return nil, nil
+	}
+	o.native.MemoryBudget = o.host.options.Budget
+	memory := o.host.room.Join(path)
+	if err := memory.BeginLoad(ctx, need(path, *o), o.tellWait); err != nil {
+		memory.Leave()
+		return nil, err
+	}
+	o.memory = memory
+	return memory, nil
+}
+
+// tellWait is told what a load waits for.
+func (o *loadOptions) tellWait(w Wait) {
+	if o.bridge.Events != nil {
+		o.bridge.Events(Event{Kind: EventWait, Label: w.String()})
+	}
+}
+
+// loadWith loads a model in memory that was granted, if there is a budget.
+func loadWith(ctx context.Context, path string, o loadOptions) (*model, error) {
 	m, err := load(ctx, path, o)
 	if err == nil && o.shadow != nil {
 		if m.shadow, err = newShadow(ctx, m.Info().Path, o); err != nil {
@@ -36,6 +98,26 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
+	return m, nil
+}
+
+// loadNativeIn is loadNative with a claim for what the model holds.
+func loadNativeIn(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
+	if o.memory == nil {
+		return loadNative(ctx, path, o.native, reason)
+	}
+	expected := modelfiles.Need(path, o.native.Draft, o.native.Adapter) + o.native.PromptCache
+	claim := o.memory.Claim(expected, admission.Needed)
+	if err := claim.Await(ctx, o.tellWait); err != nil {
+		return nil, err
+	}
+	m, err := loadNative(ctx, path, o.native, reason)
+	if err != nil {
+		claim.Release()
+		return nil, err
+	}
+	m.claim, m.expected, m.promptCache = claim, expected, o.native.PromptCache
+	m.measure(ctx)
 	return m, nil
 }
 
@@ -105,7 +187,7 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 		if len(o.pythonOnly) > 0 {
 			return nil, &OptionError{Option: o.pythonOnly[0], Reason: "only the python engine has it"}
 		}
-		return loadNative(ctx, path, o.native, "asked for")
+		return loadNativeIn(ctx, path, o, "asked for")
 	case EnginePython:
 		if len(o.nativeOnly) > 0 {
 			return nil, &OptionError{Option: o.nativeOnly[0], Reason: "only the native engine has it"}
@@ -120,10 +202,7 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 // WeightFileBytes is how large the weight files are that loading a model with these options reads: its own, those of a draft model
 // and an adapter, for each worker of the python engine once, and for a shadow's too. It is about what the weights need in memory.
 func WeightFileBytes(path string, options ...LoadOption) int64 {
-	o := loadOptions{engine: EngineAuto}
-	for _, option := range options {
-		option.apply(&o)
-	}
+	o := loadOptionsOf(options)
 	one := modelfiles.Bytes(path, "*.safetensors", "*.gguf")
 	for _, dir := range []string{o.native.Draft, o.native.Adapter} {
 		if dir != "" {
@@ -131,7 +210,7 @@ func WeightFileBytes(path string, options ...LoadOption) int64 {
 		}
 	}
 	total := one
-	if o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0 {
+	if o.python() {
 		total *= int64(max(1, o.bridge.Workers))
 	}
 	if o.shadow != nil {
@@ -167,7 +246,7 @@ func loadAuto(ctx context.Context, path string, o loadOptions) (*model, error) {
 		}
 	}
 	if reason == nil {
-		m, err := loadNative(ctx, path, o.native, "the native engine supports this architecture")
+		m, err := loadNativeIn(ctx, path, o, "the native engine supports this architecture")
 		if err == nil || !errors.Is(err, ErrUnsupported) {
 			return m, err
 		}
@@ -190,9 +269,9 @@ func loadGGUF(ctx context.Context, path string, o loadOptions) (*model, error) {
 	case len(o.pythonOnly) > 0:
 		return nil, &OptionError{Option: o.pythonOnly[0], Reason: err.Error()}
 	case o.engine == EngineNative:
-		return loadNative(ctx, path, o.native, "asked for")
+		return loadNativeIn(ctx, path, o, "asked for")
 	case o.engine == EngineAuto:
-		return loadNative(ctx, path, o.native, "it reads GGUF files")
+		return loadNativeIn(ctx, path, o, "it reads GGUF files")
 	}
 	return nil, &OptionError{Option: "WithEngine", Reason: err.Error()}
 }
@@ -200,11 +279,28 @@ func loadGGUF(ctx context.Context, path string, o loadOptions) (*model, error) {
 var errGGUF = errors.New("the python engine does not read GGUF files")
 
 func loadPython(ctx context.Context, path string, o loadOptions, reason string) (*model, error) {
-	m, err := bridge.Load(ctx, path, o.bridge)
+	m, own, err := loadWorkers(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
-	return &model{engine: m, reason: reason}, nil
+	return &model{engine: m, reason: reason, joined: own}, nil
+}
+
+// loadWorkers starts the python engine. Without a host the model's own budget counts, if it has one; the caller ends the memory that is
+// returned with Leave after the model's Close.
+func loadWorkers(ctx context.Context, path string, o loadOptions) (m *bridge.Model, own *admission.Memory, err error) {
+	o.bridge.Memory = o.memory
+	if o.memory == nil && o.budget > 0 {
+		own = admission.New(admission.Options{Budget: o.budget}).Join(path)
+		o.bridge.Memory = own
+		each := modelfiles.Need(path, o.bridge.Draft, o.bridge.Adapter) + o.bridge.PromptCache
+		if err := own.BeginLoad(ctx, each*int64(o.bridge.FirstWorkers()), o.tellWait); err != nil {
+			return nil, nil, err
+		}
+		defer own.EndLoad()
+	}
+	m, err = bridge.Load(ctx, path, o.bridge)
+	return m, own, err
 }
 
 var _ engine.Engine = (*bridge.Model)(nil)

@@ -25,8 +25,10 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -52,8 +54,6 @@ type (
 	Event = engine.Event
 	// EventKind names an Event.
 	EventKind = engine.EventKind
-	// Supervisor shares a memory budget among models of the python engine: see WithSupervisor.
-	Supervisor = bridge.Supervisor
 	// Classification is the result for one text.
 	Classification = engine.Classification
 	// Calibration is a temperature for honest probabilities, and what it changed.
@@ -86,6 +86,7 @@ const (
 	EventPrefill = engine.EventPrefill
 	EventRestart = engine.EventRestart
 	EventGap     = engine.EventGap
+	EventWait    = engine.EventWait
 )
 
 // TextModel is a loaded model. All methods are safe for concurrent use.
@@ -112,10 +113,7 @@ type TextModel interface {
 	Close() error
 }
 
-// NewSupervisor returns a supervisor with a budget in bytes; 0 sets no limit.
-func NewSupervisor(budget int64) *Supervisor { return bridge.NewSupervisor(budget) }
-
-// Python gives access to what only models of the python engine have: Stat, Reset, Pin. The second result
+// Python gives access to what only models of the python engine have: Stat, Reset, Shutdown. The second result
 // is false for other models. m stays the owner: close it, not the result.
 func Python(m TextModel) (*bridge.Model, bool) {
 	of, ok := m.(*model)
@@ -143,6 +141,25 @@ type model struct {
 	reason string  // why this engine was chosen
 	source string  // what was found where
 	shadow *shadow // nil without
+
+	// What the model holds of a budget; nil without one.
+	claim       *admission.Claim  // of the native engine; the other claims for its workers
+	joined      *admission.Memory // of a model that its caller loads
+	expected    int64             // bytes that claim was made for
+	promptCache int64             // bytes of them that the prompt cache may come to hold
+}
+
+// measure brings the claim to what the native engine holds now, if that is more than was expected. A model that is too busy to say keeps
+// what it had.
+func (m *model) measure(ctx context.Context) {
+	if m.claim == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second/2)
+	defer cancel()
+	if now, err := m.engine.Metrics(ctx); err == nil {
+		m.claim.Resize(max(m.expected, now.WeightBytes+now.KVBytes+now.CachedKVBytes+m.promptCache))
+	}
 }
 
 func (m *model) Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error] {
@@ -217,7 +234,16 @@ func (m *model) Metrics(ctx context.Context) (Metrics, error) {
 	return metrics, err
 }
 
-func (m *model) Close() error { return errors.Join(m.shadow.close(), m.engine.Close()) }
+func (m *model) Close() error {
+	err := errors.Join(m.shadow.close(), m.engine.Close())
+	if m.claim != nil {
+		m.claim.Release()
+	}
+	if m.joined != nil {
+		m.joined.Leave()
+	}
+	return err
+}
 
 // Completion is a whole stream.
 type Completion struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -31,6 +32,9 @@ type loadOptions struct {
 	bridge     bridge.Options
 	native     engine.NativeOptions
 	shadow     *shadowOptions // nil without
+	budget     int64          // bytes; 0 for no limit
+	host       *Host
+	memory     *admission.Memory // of a host or of the model's own budget; nil without
 }
 
 // WithEngine chooses the engine; the default is EngineAuto.
@@ -86,13 +90,18 @@ func WithPromptCache(bytes int64) LoadOption {
 	return LoadOption{func(o *loadOptions) { o.bridge.PromptCache, o.native.PromptCache = bytes, bytes }}
 }
 
-// WithMemoryBudget limits what MLX may hold for the model, weights included. What would exceed it fails
-// with ErrBudget before it is allocated; KV kept for later requests is given back first. The account is
-// that of the whole process, so models of one process share the limit. For workers of the python engine
-// see WithSupervisor.
+// WithMemoryBudget sets how many bytes the model may hold: weights, draft and adapter once for each process that loads them,
+// prompt caches, and KV. What would exceed it fails with ErrBudget. Native engine: before anything is allocated, and KV kept for later
+// requests is given back first; the account is MLX's, which is that of the whole process. Python engine: a worker that would not
+// fit beside the others is not started. For several models together see Host.
 func WithMemoryBudget(bytes int64) LoadOption {
-	return nativeOption("WithMemoryBudget", func(o *loadOptions) { o.native.MemoryBudget = bytes })
+	return LoadOption{func(o *loadOptions) { o.budget, o.native.MemoryBudget = bytes, bytes }}
 }
+
+// WithHost makes a model that the caller loads and closes count in the budget of a host: the load, and further workers of the python
+// engine, wait for memory like those of the host's own models, and others wait for what it holds. It is never closed for others.
+// WithLoadEvents is told what it waits for.
+func WithHost(h *Host) LoadOption { return LoadOption{func(o *loadOptions) { o.host = h }} }
 
 // WithPackedWeights keeps the weights of a GGUF file packed also where plain ones are computed with much faster, which is on a CPU: less
 // memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, F16), as is done on
@@ -133,14 +142,28 @@ func WithDraftModel(path string) LoadOption {
 	return LoadOption{func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path }}
 }
 
+// WithDevices says what the workers compute on, spread evenly: "cpu", "gpu", or "gpu:N" for one of several CUDA GPUs, which a worker
+// then sees alone (CUDA_VISIBLE_DEVICES). With WithWorkers(4) and two GPUs each has two workers. The default is MLX's own choice.
+func WithDevices(devices ...string) LoadOption {
+	devices = slices.Clone(devices)
+	return pythonOption("WithDevices", func(o *loadOptions) { o.bridge.Devices = devices })
+}
+
+// WithWorkerDir sets the workers' working directory; the default is the folder of their own source. Nothing is imported from it.
+func WithWorkerDir(dir string) LoadOption {
+	return pythonOption("WithWorkerDir", func(o *loadOptions) { o.bridge.Dir = dir })
+}
+
+// WithWorkerEnv sets environment variables of the workers, each as NAME=value. Of this program's environment they get only what Python
+// and MLX need.
+func WithWorkerEnv(variables ...string) LoadOption {
+	variables = slices.Clone(variables)
+	return pythonOption("WithWorkerEnv", func(o *loadOptions) { o.bridge.Environment = variables })
+}
+
 // WithOnline lets the workers' libraries use the network. It is off by default.
 func WithOnline() LoadOption {
 	return pythonOption("WithOnline", func(o *loadOptions) { o.bridge.Online = true })
-}
-
-// WithSupervisor makes the model share a memory budget with the other models of the supervisor.
-func WithSupervisor(s *bridge.Supervisor) LoadOption {
-	return pythonOption("WithSupervisor", func(o *loadOptions) { o.bridge.Supervisor = s })
 }
 
 // WithQuarantineDir sets where requests that ended two workers are written for diagnosis. The default is

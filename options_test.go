@@ -29,8 +29,8 @@ func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 	_, err = mlx.Collect(other.Generate(t.Context(), "x", mlx.WithMaxTokens(2)))
 	require.NoError(t, err, "without segments it does not matter")
 	for name, option := range map[string]mlx.LoadOption{
-		"WithIdleTTL":    mlx.WithIdleTTL(time.Second),
-		"WithSupervisor": mlx.WithSupervisor(mlx.NewSupervisor(0)),
+		"WithIdleTTL": mlx.WithIdleTTL(time.Second),
+		"WithWorkers": mlx.WithWorkers(2),
 	} {
 		_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative), option)
 		requireOption(t, err, name)
@@ -40,14 +40,14 @@ func TestNativeRefusesWhatOnlyPythonHas(t *testing.T) {
 }
 
 func TestPythonRefusesWhatOnlyNativeHas(t *testing.T) {
-	budget := mlx.WithMemoryBudget(1 << 40)
-	_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EnginePython), budget)
-	requireOption(t, err, "WithMemoryBudget")
-	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithWorkers(2), budget)
-	requireOption(t, err, "WithMemoryBudget")
+	exact := mlx.WithExact()
+	_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EnginePython), exact)
+	requireOption(t, err, "WithExact")
+	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithWorkers(2), exact)
+	requireOption(t, err, "WithExact")
 	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithMemoryBudget(-1))
 	requireOption(t, err, "WithMemoryBudget")
-	m := load(t, testenv.Model(t), budget, mlx.WithBatch(4), mlx.WithPromptCache(1<<20))
+	m := load(t, testenv.Model(t), mlx.WithMemoryBudget(1<<40), mlx.WithBatch(4), mlx.WithPromptCache(1<<20))
 	require.Equal(t, "native", m.Info().Engine)
 	_, err = mlx.Collect(m.Generate(t.Context(), "Where can I find", mlx.WithMaxTokens(3), mlx.WithIgnoreEOS()))
 	require.NoError(t, err)
@@ -91,13 +91,15 @@ func requireOption(t *testing.T, err error, name string) {
 }
 
 func TestOptionsReachThePythonEngine(t *testing.T) {
-	supervisor := mlx.NewSupervisor(1 << 30)
+	host, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30})
+	require.NoError(t, err)
+	defer host.Close()
 	m := load(t, testenv.Model(t), mlx.WithPython(testenv.Python(t)), mlx.WithWorkers(2), mlx.WithMinWorkers(1), mlx.WithQueue(5),
-		mlx.WithIdleTTL(time.Hour), mlx.WithPromptCache(1<<20), mlx.WithStallTimeout(time.Minute), mlx.WithSupervisor(supervisor))
+		mlx.WithIdleTTL(time.Hour), mlx.WithPromptCache(1<<20), mlx.WithStallTimeout(time.Minute), mlx.WithHost(host))
 	python, ok := mlx.Python(m)
 	require.True(t, ok)
 	require.Len(t, python.Stat().Workers, 1)
-	require.Positive(t, supervisor.Stat().Used)
+	require.Positive(t, host.State().Used)
 	var prefilled int64
 	c, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(4), mlx.WithIgnoreEOS(), mlx.WithSession("a"),
 		mlx.WithLogitBias(map[int32]float32{4100: 1e6}), mlx.WithEvents(func(e mlx.Event) { prefilled = e.Done })))
@@ -120,7 +122,7 @@ func TestOptionsReachThePythonEngine(t *testing.T) {
 	require.NoError(t, python.Reset(t.Context()))
 	require.EqualValues(t, 1, slices.MaxFunc(python.Stat().Workers, func(a, b bridge.WorkerStat) int { return a.Generation - b.Generation }).Generation)
 	require.NoError(t, m.Close())
-	require.Zero(t, supervisor.Stat().Used)
+	require.Zero(t, host.State().Used)
 	bad := []byte(`[{"type":`)
 	m = load(t, testenv.Model(t))
 	_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools(bad)))

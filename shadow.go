@@ -93,7 +93,9 @@ func newShadow(ctx context.Context, path string, o loadOptions) (*shadow, error)
 	if !(share >= 0 && share <= 1) {
 		return nil, &OptionError{Option: "WithShadow", Reason: fmt.Sprintf("share %v is not within 0 and 1", share)}
 	}
-	python, err := bridge.Load(ctx, path, o.ofShadow())
+	second := o.shadow.load
+	second.bridge, second.memory = o.ofShadow(), o.memory
+	python, _, err := loadWorkers(ctx, path, second)
 	if err != nil {
 		return nil, fmt.Errorf("shadow: %w", err)
 	}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// backoff spaces the starts of workers that crash, or that do not come up: at once after the first time, then ever later, and
-// after a row of them not at all for a while.
+// backoff spaces the starts of workers that crash, or that do not come up: at once after the first time, then later and
+// later, and after several in succession not at all for a while.
 type backoff struct {
 	crashes int
 	at      time.Time // the last one
@@ -16,7 +16,7 @@ type backoff struct {
 
 const (
 	backoffFirst = 100 * time.Millisecond // after the second crash in a row; doubles
-	breakAfter   = 5                      // crashes in a row open the breaker
+	breakAfter   = 5                      // crashes in succession open the breaker
 	breakPeriod  = 30 * time.Second
 )
 

@@ -19,7 +19,7 @@ var (
 	ErrCrashLoop = errors.New("python workers crash in a loop")
 	// ErrQuarantined: this request ended two workers and is not given to a third.
 	ErrQuarantined = errors.New("request is quarantined")
-	// ErrBudget: a worker would not fit into the memory budget.
+	// ErrBudget: a worker would not fit into the memory budget, even alone.
 	ErrBudget = engine.ErrBudget
 	// ErrPlatform: workers do not run on this operating system.
 	ErrPlatform = errors.New("the python engine does not run")
@@ -69,7 +69,7 @@ func (e *QuarantineError) Error() string {
 
 func (e *QuarantineError) Unwrap() []error { return []error{ErrQuarantined, e.Err} }
 
-// BudgetError is a worker that does not fit into a Supervisor's budget.
+// BudgetError is a worker that does not fit into a memory budget.
 type BudgetError = engine.BudgetError
 
 // WorkerError is a worker process that ended or never came up.

@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 		runFake(fault)
 		os.Exit(0)
 	}
+	if os.Getenv(guardedVariable) != "" {
+		runGuarded()
+	}
 	if dir := os.Getenv(orphanVariable); dir != "" {
 		runOrphanMaker(dir)
 	}
@@ -69,7 +72,7 @@ func hello(protocol int) {
 }
 
 func beat(phase string, work int) {
-	reply(fields{"t": "beat", "id": 0, "phase": phase, "work": work})
+	reply(fields{"t": "beat", "id": 0, "phase": phase, "work": work, "active": 7})
 }
 
 func token(id any, text string) fields {
@@ -151,6 +154,8 @@ func serveFake(fault string, m fields) {
 		case "load without info":
 			reply(fields{"t": "result", "id": id})
 			return
+		case "waits":
+			beat("load", 1)
 		case "loads for long":
 			for i := range 30 {
 				beat("load", i)
@@ -283,8 +288,11 @@ func generateFake(fault string, id any, resumed int) {
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "floods stderr":
 		line := strings.Repeat("noise ", 200) + "\n"
-		for range 16800 { // 20 MB
+		for i := range 16800 { // 20 MB
 			_, _ = os.Stderr.WriteString(line)
+			if i%1000 == 0 { // it is at work, and on a busy machine for longer than a worker may be silent here
+				beat("decode", i)
+			}
 		}
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 	case "remote error":

@@ -5,32 +5,33 @@ import (
 	"errors"
 )
 
-// journey is one request on its way over workers. A worker's death does not end it: the next worker goes
-// on with it. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests
-// it is computing; those are the suspects of its death, and the others are none. A suspect goes on, on any worker, in passes of
-// its own for a while: it has company in the worker but not in what kills it. One that is alone in the pass that ends a second
+// journey is one request and the workers that it was given to, one after the other. When a worker dies, the next one goes on with the
+// request. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests it is
+// computing; after its death those are the suspects, and no others. A suspect is computed by the next worker in passes of its own for
+// a while, so that only it can be the cause if that worker dies, too. A request that was alone in the pass that ended a second
 // worker is quarantined.
 type journey struct {
 	model   *Model
 	session string
-	ticket  uint64                     // its place in the pool's row
+	ticket  uint64                     // its place in the pool's queue
 	key     func() (requestKey, error) // names the request; asked for only when a worker died, by any goroutine
 	frame   request                    // what is written to the repro file
 	onGap   func(error)                // told of a death that the request survives
 	made    func() []int32             // tokens made so far
 	weights string                     // fingerprint of what made them; "" before there are any
 
-	deaths int // of workers of which it was a suspect
+	dead   *member // the worker that died under it; its slot is given back when the request has another, or gives up
+	deaths int     // of workers of which it was a suspect
 	held   bool
 }
 
 const (
-	// probation is how many tokens a suspect makes by itself before it has company again. What killed its worker was most
-	// likely the next pass.
+	// probation is how many tokens a suspect makes in passes of its own before it is batched again. What killed its worker was
+	// most likely the next pass.
 	probation = 8
-	// lookback is how many tokens before the last one it is taken out of company: a worker computes ahead of what it sends.
+	// lookback is how many tokens before the last one those passes begin: a worker computes ahead of what it sends.
 	lookback = 2
-	// maxDeaths ends a request that had company in every pass that ended a worker.
+	// maxDeaths ends a request that was one of several in every pass that ended a worker.
 	maxDeaths = 4
 	// forever is more tokens than any stream makes.
 	forever = 1 << 30
@@ -50,6 +51,7 @@ func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 	if err := q.check(j); err != nil {
 		return err
 	}
+	defer j.leaveDead()
 	for {
 		retry, err := j.attempt(ctx, serve)
 		if err == nil {
@@ -68,16 +70,29 @@ func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 	}
 }
 
+// leaveDead gives back the slot of a worker that died. Until then the pool keeps the worker's memory for another one.
+func (j *journey) leaveDead() {
+	if j.dead != nil {
+		j.model.pool.release(j.dead, false)
+		j.dead = nil
+	}
+}
+
 // attempt gives the request to one worker. The slot is given back however serve ends, also by a panic or runtime.Goexit of the
 // code that reads the stream.
 func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
 	m, err := j.model.pool.acquire(ctx, j.session, &j.ticket)
+	j.leaveDead()
 	if err != nil {
 		return false, err
 	}
 	w, served := m.worker(), false
 	defer func() {
 		w.leave(j)
+		if retry {
+			j.dead = m
+			return
+		}
 		j.model.pool.release(m, served)
 	}()
 	if err := j.model.quarantine.check(j); err != nil { // found while it waited

@@ -3,6 +3,8 @@ package bridge
 import (
 	"context"
 	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 )
 
 // instance is what a pool keeps: a worker process, or in tests something without one.
@@ -16,35 +18,35 @@ type instance interface {
 type memberState int
 
 const (
-	memberAdmitting memberState = iota // waits until there is memory for it
-	memberStarting                     // its process starts and loads
-	memberReady                        // takes requests
-	memberDraining                     // takes no more requests; those under way go on
-	memberStopping                     // its end was asked for; no request is under way
-	memberGone                         // no longer in the pool
+	memberWaiting  memberState = iota // waits until there is memory for it
+	memberStarting                    // its process starts and loads
+	memberReady                       // takes requests
+	memberDraining                    // takes no more requests; those under way go on
+	memberStopping                    // its end was asked for; no request is under way
+	memberGone                        // no longer in the pool
 )
 
 func (s memberState) String() string {
-	return [...]string{"admitting", "starting", "ready", "draining", "stopping", "gone"}[s]
+	return [...]string{"waiting", "starting", "ready", "draining", "stopping", "gone"}[s]
 }
 
-// member is a place in the pool. Its fields are guarded by the pool's mutex, but for id, generation and, once it is ready,
+// member is a place in the pool. Its fields are guarded by the pool's mutex, but for id, generation, claim and, once it is ready,
 // instance, which do not change.
 type member struct {
 	id         uint64
 	generation int
-	instance   instance // nil before it is ready
+	instance   instance         // nil before it is ready
+	claim      *admission.Claim // its memory
 	cancel     context.CancelFunc
 
-	state    memberState
-	active   int // requests under way; they hold slots
-	served   int64
-	started  time.Time // when it became ready
-	idle     time.Time // end of its last request
-	polite   bool      // no request that may make others give way wants it
-	proven   bool      // it has got something done
-	crashed  bool      // it ended unasked
-	evicting bool
+	state   memberState
+	active  int // requests under way; they hold slots
+	served  int64
+	started time.Time // when it became ready
+	idle    time.Time // end of its last request
+	proven  bool      // it has got something done
+	crashed bool      // it ended unasked
+	offered bool      // it goes when others need its memory
 }
 
 // worker is the member's process; only for members that were granted.
@@ -64,4 +66,4 @@ func (m *member) alive() bool {
 }
 
 // becoming reports whether the member will serve requests once it is ready.
-func (m *member) becoming() bool { return m.state == memberAdmitting || m.state == memberStarting }
+func (m *member) becoming() bool { return m.state == memberWaiting || m.state == memberStarting }

@@ -1,14 +1,18 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // Model is a model served by a pool of Python workers. It is safe for concurrent use.
@@ -16,11 +20,11 @@ type Model struct {
 	path       string
 	pool       *pool
 	quarantine *quarantine
-	supervisor *Supervisor
 	events     *eventQueue
-	expected   int64        // bytes that a worker will need
-	reserved   atomic.Int64 // bytes set aside for its workers
-	pinned     atomic.Bool
+	memory     *admission.Memory
+	devices    *devices
+	workerNeed func() int64 // bytes that a worker is expected to need; reads files
+	expected   atomic.Int64 // the same when the model was last loaded
 	described  atomic.Pointer[description]
 
 	log *slog.Logger
@@ -72,11 +76,15 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, supervisor: o.Supervisor, events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
-	if m.supervisor == nil {
-		m.supervisor = NewSupervisor(0)
+	m := &Model{path: path, memory: o.Memory, events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
+	if m.memory == nil {
+		m.memory = admission.New(admission.Options{}).Join(path)
 	}
-	m.expected = checkpointBytes(path, o.Draft, o.Adapter) + o.PromptCache
+	m.workerNeed = func() int64 { return modelfiles.Need(path, o.Draft, o.Adapter) + o.PromptCache }
+	m.expected.Store(m.workerNeed())
+	m.devices = newDevices(o.Devices)
+	cmd.env = append(slices.Clip(cmd.env), o.Environment...)
+	cmd.dir = cmp.Or(o.Dir, cmd.dir)
 	request := loadRequest{
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
@@ -86,45 +94,41 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	}
 	m.requests.empty = sync.NewCond(&m.requests.mu)
 	l := limits{min: o.MinWorkers, max: o.Workers, rows: o.Batch, queue: o.Queue, idle: o.IdleTTL}
-	m.pool = newPool(l, func(ctx context.Context) (instance, error) {
-		w, err := m.start(ctx, cmd, o, request)
+	claim := func(u admission.Urgency) *admission.Claim { return m.memory.Claim(m.expected.Load(), u) }
+	m.pool = newPool(l, claim, func(ctx context.Context, c *admission.Claim) (instance, error) {
+		device, release := m.devices.take()
+		w, err := m.start(ctx, cmd.on(device), o, request, c)
 		if err != nil {
+			release()
 			return nil, err // not w: a nil worker is no nil instance
 		}
+		w.device = device
+		go func() {
+			<-w.done()
+			release()
+		}()
 		return w, nil
 	})
-	m.pool.admit = m.admit
-	m.pool.gone = m.giveBack
-	m.pool.onChange = m.supervisor.notify
+	m.pool.onWait = func(w admission.Wait) {
+		m.log.Info("python worker waits for memory", "wait", w.String())
+		m.events.put(engine.Event{Kind: engine.EventWait, Label: w.String()})
+	}
 	m.pool.onCrash = func(err error) {
 		m.log.Warn("python worker ended unasked", "error", err)
 		m.events.put(engine.Event{Kind: engine.EventRestart, Err: err})
 	}
-	m.supervisor.add(m)
-	first := max(1, o.MinWorkers)
-	if err := m.supervisor.fits(m, int64(first)*m.expected); err != nil {
-		_ = m.Close()
-		return nil, err
-	}
-	if err := m.pool.ensure(ctx, first); err != nil {
+	if err := m.pool.ensure(ctx, max(1, o.MinWorkers)); err != nil {
 		_ = m.Close()
 		return nil, err
 	}
 	return m, nil
 }
 
-// admit waits until there is memory for one worker more.
-func (m *Model) admit(ctx context.Context, polite func() bool) error {
-	if err := m.supervisor.admit(ctx, m, m.expected, polite); err != nil {
-		return err
-	}
-	m.reserved.Add(m.expected)
-	return nil
-}
-
-// start starts one worker and loads the model in it.
-func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest) (*worker, error) {
+// start starts one worker and loads the model in it. What the worker says it holds is what its claim is then for.
+func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest, claim *admission.Claim) (*worker, error) {
+	expected := m.expected.Load()
 	w, err := startWorker(ctx, cmd, o.StallTimeout, listener{
+		beat: func(b *message) { claim.Resize(max(expected, b.Active)) },
 		bar: func(b bar) {
 			m.events.put(engine.Event{Kind: engine.EventOutput, Label: b.label, Done: b.done, Total: b.total})
 		},
@@ -143,12 +147,6 @@ func (m *Model) start(ctx context.Context, cmd command, o Options, request loadR
 	}
 	m.described.Store(describe(m.path, w.info, w.versions))
 	return w, nil
-}
-
-// giveBack returns the memory of a worker that is gone.
-func (m *Model) giveBack() {
-	m.reserved.Add(-m.expected)
-	m.supervisor.release(m.expected)
 }
 
 func describe(path string, i *workerInfo, v Versions) *description {
@@ -183,10 +181,10 @@ func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weight
 // smallTries is how many workers a small call is given to: the first may end, being idle or killed.
 const smallTries = 3
 
-// small gives a call that computes next to nothing to any worker, without a slot: see pool.borrow.
+// small gives a call that computes next to nothing to any worker, without a slot: see pool.anyWorker.
 func (m *Model) small(ctx context.Context, r request) (*message, error) {
 	for try := 1; ; try++ {
-		member, err := m.pool.borrow(ctx)
+		member, err := m.pool.anyWorker(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -303,19 +301,11 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	return out, ctx.Err()
 }
 
-// Pin keeps the model's workers from being ended to make room for another model of its Supervisor.
-func (m *Model) Pin() { m.pinned.Store(true) }
-
-// Unpin undoes Pin.
-func (m *Model) Unpin() {
-	m.pinned.Store(false)
-	m.supervisor.notify()
-}
-
 // Reset loads the model anew from its folder, for weights that changed, and returns when the first worker
 // has done so. Requests under way end on the old weights. Quarantined requests are tried again.
 func (m *Model) Reset(ctx context.Context) error {
 	m.quarantine.clear()
+	m.expected.Store(m.workerNeed())
 	return m.pool.reset(ctx)
 }
 
@@ -347,7 +337,6 @@ func (m *Model) Shutdown(ctx context.Context) error {
 func (m *Model) Close() error {
 	m.closing.Do(func() {
 		m.pool.close()
-		m.supervisor.remove(m)
 		m.events.close()
 	})
 	return nil

@@ -3,9 +3,12 @@ package bridge
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -17,7 +20,7 @@ type Options struct {
 	// the model and kept; it is Workers by default, or none if IdleTTL is set.
 	Workers, MinWorkers int
 	// Batch is how many requests one worker computes together; 0 means 32. With 1 it takes them by turns,
-	// and a token's bits do not depend on its company even where batched kernels round differently.
+	// and a token's bits do not depend on the other requests even where batched kernels round differently.
 	Batch int
 	// Queue is how many requests may wait when all workers are full; 0 means 1024. One more gets ErrBusy.
 	Queue int
@@ -30,6 +33,15 @@ type Options struct {
 	// 0 keeps none.
 	PromptCache int64
 
+	// Devices are what the workers compute on, spread evenly: "cpu", "gpu", or "gpu:N" for one of several CUDA GPUs. Without any
+	// it is MLX's default device.
+	Devices []string
+	// Dir is the workers' working directory; empty for the folder of their own source. Nothing is imported from it.
+	Dir string
+	// Environment holds variables for the workers, NAME=value, besides those that docs/supervisor.md lists, and in their place where
+	// the names are the same.
+	Environment []string
+
 	Adapter         string // folder of a LoRA adapter
 	Draft           string // folder of a draft model for speculative decoding
 	TrustRemoteCode bool   // let the checkpoint's own Python code run
@@ -38,12 +50,20 @@ type Options struct {
 	// QuarantineDir takes the repro files of requests that ended two workers; empty for go-mlx/quarantine
 	// in the user's cache folder.
 	QuarantineDir string
-	// Supervisor shares its memory budget with other models; nil for none.
-	Supervisor *Supervisor
+	// Memory is what the workers' memory is claimed from; nil for no limit. BeginLoad was called for the first workers.
+	Memory *admission.Memory
 	// Logger is told of workers that start and end, and at level Debug what they print; nil for none.
 	Logger *slog.Logger
 	// Events is told of loading and restarts, on a goroutine of its own, one event after the other.
 	Events func(engine.Event)
+}
+
+// FirstWorkers is how many workers are started with the model.
+func (o Options) FirstWorkers() int {
+	if o.MinWorkers == 0 && o.IdleTTL == 0 {
+		return max(1, o.Workers)
+	}
+	return max(1, o.MinWorkers)
 }
 
 // withDefaults checks the options and fills in what was left out.
@@ -67,6 +87,25 @@ func (o Options) withDefaults() (Options, error) {
 	case o.PromptCache < 0:
 		return bad("PromptCache", "%d is negative", o.PromptCache)
 	}
+	for _, device := range o.Devices {
+		if !isDevice(device) {
+			return bad("Devices", "%q is none; there are cpu, gpu and gpu:N", device)
+		}
+	}
+	for _, entry := range o.Environment {
+		if name, _, ok := strings.Cut(entry, "="); !ok || name == "" || strings.ContainsRune(entry, 0) {
+			return bad("Environment", "%q is not of the form NAME=value", entry)
+		}
+	}
+	if o.Dir != "" {
+		info, err := os.Stat(o.Dir)
+		if err != nil {
+			return bad("Dir", "%v", err)
+		}
+		if !info.IsDir() {
+			return bad("Dir", "%s is not a folder", o.Dir)
+		}
+	}
 	o.Workers = max(1, o.Workers)
 	if o.MinWorkers == 0 && o.IdleTTL == 0 {
 		o.MinWorkers = o.Workers
@@ -76,7 +115,7 @@ func (o Options) withDefaults() (Options, error) {
 	orDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	orDefault(&o.StallTimeout, 2*time.Minute)
 	orDefault(&o.QuarantineDir, filepath.Join(cacheDir(), "quarantine"))
-	for _, path := range []*string{&o.Adapter, &o.Draft} {
+	for _, path := range []*string{&o.Adapter, &o.Draft, &o.Dir} {
 		if *path == "" {
 			continue
 		}

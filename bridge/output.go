@@ -14,7 +14,7 @@ import (
 // outputLog reads what a worker prints: it keeps the last lines for diagnosis and reports progress bars.
 type outputLog struct {
 	terminal *os.File
-	hear     listener
+	told     listener
 	done     chan struct{}
 
 	mu    sync.Mutex // guards what follows
@@ -34,11 +34,12 @@ const (
 // listener is told of what a worker prints, on the goroutine that reads it; its funcs may be nil and must not wait.
 type listener struct {
 	bar  func(bar)
-	line func(string) // whole lines that are no progress bars
+	line func(string)   // whole lines that are no progress bars
+	beat func(*message) // heartbeats; not of this log
 }
 
-func newOutputLog(terminal *os.File, hear listener) *outputLog {
-	return &outputLog{terminal: terminal, hear: hear, done: make(chan struct{})}
+func newOutputLog(terminal *os.File, told listener) *outputLog {
+	return &outputLog{terminal: terminal, told: told, done: make(chan struct{})}
 }
 
 // read takes everything until the terminal is closed on both sides.
@@ -106,14 +107,14 @@ func (l *outputLog) add(text string) {
 		l.open, text = "", text[end+1:]
 	}
 	l.mu.Unlock()
-	if l.hear.bar != nil {
+	if l.told.bar != nil {
 		for _, b := range bars {
-			l.hear.bar(b)
+			l.told.bar(b)
 		}
 	}
-	if l.hear.line != nil {
+	if l.told.line != nil {
 		for _, line := range lines {
-			l.hear.line(line)
+			l.told.line(line)
 		}
 	}
 }

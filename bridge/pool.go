@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -19,37 +20,33 @@ type limits struct {
 
 // pool keeps the workers of one model. There are two lanes. Requests that compute take a slot of a worker, in the order in which
 // they first asked: of the worker that their session was with, or the one with the fewest requests. When all are full another
-// one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see borrow.
+// one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see anyWorker.
 //
 // All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
 // else grants, starts or ends anything.
 type pool struct {
 	limits limits
-	// start starts a worker. The start is the pool's, not a caller's: a request that gives up leaves the worker to the
-	// next one. admit waits until there is room and takes it; gone gives it back. While polite says so, room is not made at
-	// others' cost.
-	admit func(ctx context.Context, polite func() bool) error
-	start func(context.Context) (instance, error)
-	gone  func()
-	// Called without locks: when the last request is over or somebody began to want room in earnest, and when a worker is
-	// gone that nobody had stopped.
-	onChange func()
-	onCrash  func(error)
+	// claim asks for the memory of one worker; the pool waits until it is granted and releases it when the worker is gone.
+	// It is called with mu held, so that claims are in the order of what wants them.
+	claim func(admission.Urgency) *admission.Claim
+	// start starts a worker in memory that was granted. The start is the pool's, not a caller's: a request that gives up leaves
+	// the worker to the next one.
+	start   func(context.Context, *admission.Claim) (instance, error)
+	onCrash func(error)          // called without locks when a worker ended that nobody had stopped
+	onWait  func(admission.Wait) // called without locks when a start waits for memory
 
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
 	waiters    []*waiter  // by ticket
 	small      []*waiter  // small calls that wait for a worker
 	watchers   []*watcher // who waits until there are workers
-	active     int        // slots that are held, those of dead workers too
+	orphans    int        // requests whose worker died and that hold its slot until they have another
 	generation int
 	nextID     uint64
 	nextTicket uint64
 	crashes    backoff // workers that died at work
 	failures   backoff // workers that did not come up, or died before they did anything
-	asleep     bool    // all workers were evicted; none is started before the next request
 	closed     bool
-	used       time.Time // end of the last request
 	timer      *time.Timer
 	stats      poolStats
 
@@ -76,19 +73,16 @@ type watcher struct {
 }
 
 type poolStats struct {
-	served, refused, abandoned, starts, crashed, evicted int64
+	served, refused, abandoned, starts, crashed int64
 }
 
-func newPool(l limits, start func(context.Context) (instance, error)) *pool {
-	p := &pool{
-		limits: l, start: start, onChange: func() {}, onCrash: func(error) {}, gone: func() {},
-		admit: func(context.Context, func() bool) error { return nil },
-	}
+func newPool(l limits, claim func(admission.Urgency) *admission.Claim, start func(context.Context, *admission.Claim) (instance, error)) *pool {
+	p := &pool{limits: l, claim: claim, start: start, onCrash: func(error) {}, onWait: func(admission.Wait) {}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
 
-// acquire gives a request a slot. The caller gives it back with release. ticket holds the request's place in the row: zero at
+// acquire gives a request a slot. The caller gives it back with release. ticket holds the request's place in the queue: zero at
 // its first call, and set by that. A request that has one, whose worker died, was served already: it is never refused,
 // and comes before those that came after it.
 func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*member, error) {
@@ -107,7 +101,6 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 		*ticket = p.nextTicket
 	}
 	w.ticket, w.fresh = *ticket, fresh
-	p.asleep = false
 	at, _ := slices.BinarySearchFunc(p.waiters, w.ticket, func(x *waiter, t uint64) int { return int(int64(x.ticket) - int64(t)) })
 	p.waiters = slices.Insert(p.waiters, at, w)
 	p.reconcile()
@@ -123,10 +116,10 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	return p.await(ctx, w)
 }
 
-// borrow gives a small call a worker without a slot: any that lives, however full. If there is none, the one that starts
-// is waited for; if none starts, one is started as far as memory is free: no other model ends its workers for it. Nothing is
-// given back, no timer is touched, and a worker that is idle may end under the call.
-func (p *pool) borrow(ctx context.Context) (*member, error) {
+// anyWorker gives a small call a worker that lives, however many requests that has. If there is none, the call waits for the one that
+// starts; if none starts, one is started, in memory that nobody else waits for: no model is closed for it. The call takes no slot, so it
+// gives none back, and it keeps no idle worker from ending, even while it runs.
+func (p *pool) anyWorker(ctx context.Context) (*member, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -184,7 +177,6 @@ func (p *pool) ensure(ctx context.Context, n int) error {
 	}
 	w := &watcher{n: n, generation: p.generation, done: make(chan struct{})}
 	p.watchers = append(p.watchers, w)
-	p.asleep = false
 	p.reconcile()
 	p.mu.Unlock()
 	select {
@@ -202,10 +194,10 @@ func (p *pool) ensure(ctx context.Context, n int) error {
 // release gives a slot back; ok says that the worker served the request.
 func (p *pool) release(m *member, ok bool) {
 	p.mu.Lock()
-	m.active--
-	p.active--
+	if m.active--; m.state == memberGone {
+		p.orphans--
+	}
 	m.idle = time.Now()
-	p.used = m.idle
 	if ok {
 		m.served++
 		p.stats.served++
@@ -215,16 +207,7 @@ func (p *pool) release(m *member, ok bool) {
 		p.died(m) // the request may see the end before the pool does
 	}
 	p.reconcile()
-	idle := p.idle()
 	p.mu.Unlock()
-	if idle {
-		p.onChange()
-	}
-}
-
-// idle reports whether no request is under way or waits. Caller must hold p.mu.
-func (p *pool) idle() bool {
-	return len(p.waiters) == 0 && p.active == 0
 }
 
 // works says that a worker gets things done, before the request is over.
@@ -241,28 +224,6 @@ func (p *pool) explained(crashes int) {
 	p.crashes.forgive(crashes)
 	p.failures.forgive(crashes)
 	p.reconcile()
-}
-
-// evict ends all workers if none has work, and reports whether it did. The next request starts one.
-func (p *pool) evict() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed || len(p.members) == 0 || !p.idle() || len(p.watchers) > 0 || slices.ContainsFunc(p.members, (*member).becoming) {
-		return false
-	}
-	p.asleep = true
-	for _, m := range p.members {
-		m.evicting = true
-	}
-	p.reconcile()
-	return true
-}
-
-// lastUse is when the last request was over.
-func (p *pool) lastUse() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.used
 }
 
 // reset makes every request from now on go to workers that are started from now on, and returns when the

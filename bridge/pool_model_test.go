@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -75,8 +76,7 @@ type poolModel struct {
 	asked    []*asking  // by ticket: those that wait
 	holding  []*asking
 	watching int
-	room     int // members that memory allows; taken and given back by admit and gone
-	changed  chan struct{}
+	other    *admission.Claim // of a model beside the pool
 }
 
 func runPoolModel(t *testing.T, seed uint64, ops int) {
@@ -87,10 +87,10 @@ func runPoolModel(t *testing.T, seed uint64, ops int) {
 		if rng.IntN(2) == 0 {
 			l.idle = time.Duration(1+rng.IntN(20)) * time.Second
 		}
-		m := &poolModel{bench: newBench(l), t: t, rng: rng, seed: seed, room: 1 + rng.IntN(l.max), changed: make(chan struct{})}
+		room := admission.New(admission.Options{Budget: int64(1 + rng.IntN(l.max))})
+		m := &poolModel{bench: newBenchIn(l, room), t: t, rng: rng, seed: seed}
 		m.limits.queue = l.queue // 0 is a queue that holds nobody
 		m.stopTime = time.Duration(rng.IntN(3)) * time.Second
-		m.bench.admit, m.bench.gone = m.takeRoom, m.giveRoom
 		for range ops {
 			m.step()
 			synctest.Wait()
@@ -101,32 +101,6 @@ func runPoolModel(t *testing.T, seed uint64, ops int) {
 		}
 		m.finish()
 	})
-}
-
-func (m *poolModel) takeRoom(ctx context.Context, _ func() bool) error {
-	for {
-		m.mu.Lock()
-		if m.room > 0 {
-			m.room--
-			m.mu.Unlock()
-			return nil
-		}
-		changed := m.changed
-		m.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (m *poolModel) giveRoom() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.room++
-	close(m.changed)
-	m.changed = make(chan struct{})
 }
 
 func (m *poolModel) ask(a *asking) {
@@ -140,7 +114,7 @@ func (m *poolModel) ask(a *asking) {
 		var err error
 		ticket := a.ticket
 		if a.small {
-			got, err = m.borrow(ctx)
+			got, err = m.anyWorker(ctx)
 		} else {
 			got, err = m.acquire(ctx, a.session, &ticket)
 		}
@@ -167,12 +141,13 @@ func (m *poolModel) step() {
 		m.holding = slices.Delete(m.holding, i, i+1)
 		dead := !a.member.alive()
 		m.op = fmt.Sprint("release, dead ", dead)
-		m.release(a.member, !dead && m.rng.IntN(4) > 0)
 		if dead && m.rng.IntN(2) == 0 {
 			again := &asking{ticket: a.ticket, session: a.session}
 			m.asked = append(m.asked, again)
 			m.ask(again)
+			synctest.Wait()
 		}
+		m.release(a.member, !dead && m.rng.IntN(4) > 0)
 	case k < 62 && len(m.asked) > 0:
 		m.op = "give up"
 		a := m.asked[m.rng.IntN(len(m.asked))]
@@ -211,9 +186,12 @@ func (m *poolModel) step() {
 			m.watching--
 		}()
 	case k < 84:
-		m.op = "evict"
-		if m.evict() && len(m.holding) > 0 {
-			m.t.Errorf("seed %d: evicted under %d requests", m.seed, len(m.holding))
+		m.op = "another model takes memory, or gives it back"
+		if m.other != nil {
+			m.other.Release()
+			m.other = nil
+		} else {
+			m.other = m.bench.room.Join("other").Claim(1, admission.Needed)
 		}
 	case k < 85:
 		m.op = "a culprit was found"
@@ -329,6 +307,9 @@ func (m *poolModel) check() {
 // finish lets everything end by itself, and closes the pool: all that wait are served when starts work.
 func (m *poolModel) finish() {
 	m.setFail(nil)
+	if m.other != nil {
+		m.other.Release()
+	}
 	for range 200 {
 		for _, a := range m.holding {
 			m.release(a.member, true)
@@ -350,6 +331,9 @@ func (m *poolModel) finish() {
 	time.Sleep(2 * time.Minute) // resets give up
 	m.close()
 	synctest.Wait()
+	if used := m.bench.room.Stat().Used; used != 0 {
+		m.t.Errorf("seed %d: %d workers still hold memory", m.seed, used)
+	}
 	if len(m.members) > 0 || m.watching > 0 {
 		m.t.Errorf("seed %d: %d members and %d watchers are left", m.seed, len(m.members), m.watching)
 	}

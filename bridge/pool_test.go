@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -43,20 +44,25 @@ func (f *fakeInstance) stop() {
 	f.end(engine.ErrClosed)
 }
 
-// bench is a pool whose starts take a second, and fail while fail says so.
+// bench is a pool whose starts take a second, and fail while fail says so. A worker needs one byte of a room.
 type bench struct {
 	*pool
+	room     *admission.Room
+	memory   *admission.Memory
 	fail     error
 	stopTime time.Duration
 	started  []*fakeInstance
 }
 
-func newBench(l limits) *bench {
-	b := &bench{}
+func newBench(l limits) *bench { return newBenchIn(l, admission.New(admission.Options{})) }
+
+func newBenchIn(l limits, room *admission.Room) *bench {
+	b := &bench{room: room, memory: room.Join("bench")}
 	if l.queue == 0 {
 		l.queue = 1000
 	}
-	b.pool = newPool(l, func(ctx context.Context) (instance, error) {
+	claim := func(u admission.Urgency) *admission.Claim { return b.memory.Claim(1, u) }
+	b.pool = newPool(l, claim, func(ctx context.Context, _ *admission.Claim) (instance, error) {
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -388,7 +394,7 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		m, err := b.borrow(t.Context()) // full, and so is the queue
+		m, err := b.anyWorker(t.Context()) // full, and so is the queue
 		require.NoError(t, err)
 		require.Same(t, held, m)
 		b.release(held, true)
@@ -400,7 +406,7 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 			if m == nil {
 				return
 			}
-			_, err = b.borrow(t.Context())
+			_, err = b.anyWorker(t.Context())
 			require.NoError(t, err)
 		}
 		t.Fatal("small calls keep an idle worker alive")
@@ -408,52 +414,103 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 }
 
 func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
-	poolTest(t, limits{max: 2, rows: 1}, func(t *testing.T, b *bench) {
-		var polite []bool
-		room := make(chan struct{})
-		b.admit = func(ctx context.Context, p func() bool) error {
-			polite = append(polite, p())
-			select {
-			case <-room:
-				polite = append(polite, p())
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
+	synctest.Test(t, func(t *testing.T) {
+		room := admission.New(admission.Options{Budget: 1})
+		b := newBenchIn(limits{max: 2, rows: 1}, room)
+		defer b.close()
+		var waits []string
+		b.onWait = func(w admission.Wait) { waits = append(waits, w.String()) }
+		other := room.Join("other").Claim(1, admission.Needed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err := b.borrow(ctx)
+		_, err := b.anyWorker(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
-		require.Equal(t, []bool{true}, polite)
 		require.Empty(t, b.states(), "nobody waits for it any more")
+		require.Empty(t, room.Stat().Waits)
 		require.Zero(t, b.stats.starts)
-		go func() { _, _ = b.borrow(t.Context()) }()
+		require.Len(t, waits, 1)
+		// It does not come before what somebody else needs, and becomes as urgent when a request comes that computes.
+		go func() { _, _ = b.anyWorker(t.Context()) }()
 		synctest.Wait()
+		first := room.Join("third").Claim(1, admission.Growth)
+		require.Equal(t, []string{"third", "bench"}, waiting(room))
 		go func() { b.release(b.take(t, ""), true) }()
 		synctest.Wait()
-		close(room)
-		synctest.Wait()
-		require.Equal(t, []bool{true, true, false}, polite, "a request that computes may make others give way")
+		require.Equal(t, []string{"bench", "third"}, waiting(room))
+		other.Release()
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, b.stats.served)
+		require.Empty(t, waiting(room), "served, and its memory given to the next one")
+		first.Release()
 	})
 }
 
-func TestPoolEvictsOnlyWhatHasNoWork(t *testing.T) {
-	poolTest(t, limits{min: 2, max: 2, rows: 1}, func(t *testing.T, b *bench) {
-		require.NoError(t, b.ensure(t.Context(), 2))
-		m := b.take(t, "")
-		require.False(t, b.evict())
-		b.release(m, true)
-		require.True(t, b.evict())
+// waiting are the models whose claims wait, in order.
+func waiting(r *admission.Room) (out []string) {
+	for _, w := range r.Stat().Waits {
+		out = append(out, w.Model)
+	}
+	return out
+}
+
+// Idle workers beyond the fewest end when another model needs their memory, long before their time.
+func TestIdleWorkersGiveTheirMemoryToAnotherModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := admission.New(admission.Options{Budget: 3})
+		b := newBenchIn(limits{min: 1, max: 3, rows: 1, idle: time.Hour}, room)
+		defer b.close()
+		x, y, z := b.take(t, ""), b.take(t, ""), b.take(t, "")
+		other := room.Join("other").Claim(1, admission.Needed)
+		require.Equal(t, []string{"other"}, waiting(room), "all are busy")
+		b.release(x, true)
 		synctest.Wait()
-		require.Empty(t, b.states())
-		time.Sleep(time.Hour)
-		require.Empty(t, b.states(), "it stays so until somebody asks")
-		b.release(b.take(t, ""), true)
-		require.EqualValues(t, 2, b.stats.evicted)
+		require.Empty(t, waiting(room))
+		require.Equal(t, []string{"ready", "ready"}, b.states())
+		b.release(y, true)
+		b.release(z, true)
+		third := room.Join("third").Claim(2, admission.Needed)
+		synctest.Wait()
+		require.Equal(t, []string{"ready", "ready"}, b.states(), "one would not be enough, and one is kept")
+		other.Release()
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states())
+		require.Empty(t, waiting(room))
 		require.Zero(t, b.stats.crashed)
+		third.Release()
+	})
+}
+
+// Others who wait for memory do not get that of a worker that died under requests.
+func TestADeadWorkersMemoryIsKeptForTheOneInItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := admission.New(admission.Options{Budget: 1})
+		b := newBenchIn(limits{max: 1, rows: 1, idle: time.Minute}, room)
+		defer b.close()
+		var ticket uint64
+		m, err := b.acquire(t.Context(), "", &ticket)
+		require.NoError(t, err)
+		other := room.Join("other").Claim(1, admission.Needed)
+		again := make(chan error, 1)
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		synctest.Wait() // the pool knows of the death before the request does
+		go func() {
+			n, err := b.acquire(t.Context(), "", &ticket)
+			b.release(m, false)
+			if err == nil {
+				b.release(n, true)
+			}
+			again <- err
+		}()
+		require.NoError(t, <-again)
+		synctest.Wait()
+		require.Zero(t, b.orphans)
+		require.Empty(t, waiting(room), "the request was served first; the idle worker then gave its memory up")
+		time.Sleep(2 * time.Minute) // it is idle, and goes
+		synctest.Wait()
+		require.Empty(t, waiting(room))
+		other.Release()
 	})
 }
 
@@ -476,7 +533,7 @@ func TestPoolEndsWithEveryoneTold(t *testing.T) {
 		var ticket uint64
 		_, err := b.acquire(t.Context(), "", &ticket)
 		require.ErrorIs(t, err, engine.ErrClosed)
-		_, err = b.borrow(t.Context())
+		_, err = b.anyWorker(t.Context())
 		require.ErrorIs(t, err, engine.ErrClosed)
 		_, err = b.peek()
 		require.ErrorIs(t, err, engine.ErrClosed)

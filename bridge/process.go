@@ -35,7 +35,7 @@ const (
 )
 
 // startProcess starts a command. The caller reads stdout to its end.
-func startProcess(cmd command, hear listener) (*process, error) {
+func startProcess(cmd command, told listener) (*process, error) {
 	p := &process{ended: make(chan struct{}), exited: make(chan struct{})}
 	var childIn, childOut, childErr *os.File
 	parent, child := []*os.File{}, []*os.File{}
@@ -58,7 +58,7 @@ func startProcess(cmd command, hear listener) (*process, error) {
 			return err
 		}
 		parent, child = append(parent, terminal), append(child, childErr)
-		p.log = newOutputLog(terminal, hear)
+		p.log = newOutputLog(terminal, told)
 		p.cmd = exec.Command(cmd.name, cmd.args...)
 		p.cmd.Env, p.cmd.Dir = cmd.env, cmd.dir
 		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = childIn, childOut, childErr

@@ -81,3 +81,12 @@ func TestNoInterpreterIsTakenFromTheWorkingDirectoryOrAboveIt(t *testing.T) {
 	require.NoError(t, err, "with the option it is")
 	require.True(t, filepath.IsAbs(found), "workers run elsewhere")
 }
+
+func TestOtherVersionsRunOnlyWhenAskedFor(t *testing.T) {
+	newer := Versions{Protocol: protocolVersion, MLX: "99.0.0", MLXLM: "99.0.0"}
+	require.ErrorIs(t, checkVersions("python3", newer), ErrVersion)
+	t.Setenv(AnyVersionVariable, "1")
+	require.NoError(t, checkVersions("python3", newer))
+	newer.Protocol++
+	require.ErrorIs(t, checkVersions("python3", newer), ErrVersion)
+}

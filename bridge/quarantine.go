@@ -144,7 +144,8 @@ func (q *quarantine) judge(j *journey, w *worker, alone bool, cause error) (expl
 		h.wait = min(2*before.wait, holdMost)
 	}
 	h.until = time.Now().Add(h.wait)
-	// One culprit explains its deaths. A row of them with nothing served in between says that the worker is broken.
+	// One request that was found guilty explains the deaths it caused. Several in succession, with nothing served in between, say
+	// that the worker is broken.
 	if h.absolves = q.culprits.Add(1) == 1; h.absolves {
 		explained = s.deaths
 	}

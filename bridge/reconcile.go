@@ -2,11 +2,11 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"hash/maphash"
 	"slices"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
@@ -20,6 +20,7 @@ func (p *pool) reconcile() {
 	}
 	p.grant()
 	p.retire(now)
+	p.offer()
 	p.launch(now)
 	p.arm(now)
 }
@@ -32,7 +33,6 @@ func (p *pool) grant() {
 			break // who came later has no better chance
 		}
 		m.active++
-		p.active++
 		w.member = m
 		p.withdraw(w)
 		close(w.granted)
@@ -65,7 +65,7 @@ func (p *pool) pick(w *waiter) *member {
 	var best, home *member
 	var weight uint64
 	for _, m := range p.members {
-		if m.state != memberReady || m.generation != p.generation || m.evicting || !m.alive() {
+		if m.state != memberReady || m.generation != p.generation || !m.alive() {
 			continue
 		}
 		if w.session != "" {
@@ -96,7 +96,7 @@ type sessionKey struct {
 func (p *pool) pickSmall() *member {
 	var best *member
 	for _, m := range p.members {
-		if (m.state == memberReady || m.state == memberDraining) && !m.evicting && m.alive() &&
+		if (m.state == memberReady || m.state == memberDraining) && m.alive() &&
 			(best == nil || m.state < best.state || m.state == best.state && m.active < best.active) {
 			best = m
 		}
@@ -104,12 +104,12 @@ func (p *pool) pickSmall() *member {
 	return best
 }
 
-// retire ends workers that are no longer wanted: of an older generation, evicted, or idle for too long; and starts that nobody
-// waits for any more and that have taken nothing yet.
+// retire ends workers that are no longer wanted: of an older generation, or idle for too long; and starts that nobody waits for any
+// more and that have no memory yet.
 func (p *pool) retire(now time.Time) {
 	for _, m := range p.members {
 		switch m.state {
-		case memberAdmitting:
+		case memberWaiting:
 			if p.closed || m.generation != p.generation || p.needed() < p.count() && p.surplus(m) {
 				m.cancel()
 			}
@@ -118,21 +118,46 @@ func (p *pool) retire(now time.Time) {
 				m.cancel()
 			}
 		case memberReady:
-			if p.closed || m.evicting || m.generation != p.generation {
+			if at, ok := p.expiry(m); p.closed || m.generation != p.generation || ok && !now.Before(at) {
 				m.state = memberDraining
-			} else if at, ok := p.expiry(m); ok && !now.Before(at) {
-				m.state = memberDraining
+				m.claim.Leaving()
 			}
 		}
 		// At the pool's end requests are ended with their workers.
 		if m.state == memberDraining && (m.active == 0 || p.closed) {
 			m.state = memberStopping
-			if m.evicting {
-				p.stats.evicted++
-			}
 			go m.instance.stop()
 		}
 	}
+}
+
+// offer tells which members may end at once if another model needs their memory: idle ones beyond those that are to be kept.
+func (p *pool) offer() {
+	spare := p.count() - p.limits.min
+	for _, m := range p.members {
+		idle := m.state == memberReady && m.active == 0 && m.generation == p.generation && spare > 0 && len(p.watchers) == 0 && !p.closed
+		if idle {
+			spare--
+		}
+		switch {
+		case idle && !m.offered:
+			m.claim.Offer(func() { p.giveUp(m) })
+		case !idle && m.offered && m.state == memberReady:
+			m.claim.Offer(nil)
+		}
+		m.offered = idle
+	}
+}
+
+// giveUp ends a member whose memory another model needs, if it is still spare.
+func (p *pool) giveUp(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m.offered && m.state == memberReady && m.active == 0 {
+		m.state, m.offered = memberDraining, false
+		m.claim.Leaving()
+	}
+	p.reconcile()
 }
 
 // expiry is when a member ends if nothing comes.
@@ -145,17 +170,14 @@ func (p *pool) expiry(m *member) (time.Time, bool) {
 
 // needed is how many members the pool should have now, if it may.
 func (p *pool) needed() int {
-	n := 0
-	if !p.asleep {
-		n = p.limits.min
-	}
+	n := p.limits.min
 	for _, w := range p.watchers {
 		n = max(n, w.n)
 	}
 	if len(p.waiters) > 0 { // all that serve are full: one more, and the next one when that is ready
 		n = max(n, p.serving()+1)
 	}
-	if len(p.small) > 0 {
+	if len(p.small) > 0 || p.orphans > 0 {
 		n = max(n, 1)
 	}
 	return min(n, p.limits.max)
@@ -164,7 +186,7 @@ func (p *pool) needed() int {
 // surplus reports whether a member that waits for memory is the one to give up.
 func (p *pool) surplus(m *member) bool {
 	for i := len(p.members) - 1; i >= 0; i-- {
-		if x := p.members[i]; x.state == memberAdmitting && x.generation == p.generation {
+		if x := p.members[i]; x.state == memberWaiting && x.generation == p.generation {
 			return x == m
 		}
 	}
@@ -194,7 +216,6 @@ func (p *pool) serving() int {
 
 // launch starts workers that are missing.
 func (p *pool) launch(now time.Time) {
-	polite := len(p.waiters) == 0 && len(p.watchers) == 0
 	for !p.closed && p.count() < p.needed() {
 		if wait, b := p.startsIn(now); wait > 0 {
 			if b.broken() && p.live() == 0 {
@@ -204,19 +225,35 @@ func (p *pool) launch(now time.Time) {
 		}
 		p.nextID++
 		ctx, cancel := context.WithCancel(p.ctx)
-		// Only small calls ask for a worker of a pool that has none and need none: it must not cost others theirs.
-		m := &member{id: p.nextID, generation: p.generation, idle: now, cancel: cancel, polite: polite && (p.asleep || p.limits.min == 0)}
+		m := &member{id: p.nextID, generation: p.generation, idle: now, cancel: cancel}
 		p.members = append(p.members, m)
+		m.claim = p.claim(p.urgency(m))
 		p.lives.Go(func() { p.run(ctx, m) })
 	}
-	if !polite {
-		for _, m := range p.members {
-			if m.polite && m.state == memberAdmitting {
-				m.polite = false
-				go p.onChange() // it waits for memory, and may now make others give way
-			}
+	for _, m := range p.members {
+		if m.state == memberWaiting && m.generation == p.generation {
+			m.claim.Raise(p.urgency(m))
 		}
 	}
+}
+
+// urgency is what may be done to make room for a member that has no memory yet.
+func (p *pool) urgency(m *member) admission.Urgency {
+	for _, x := range p.members {
+		if x == m {
+			break
+		}
+		if x.generation == p.generation && x.state <= memberReady {
+			return admission.Growth
+		}
+	}
+	switch {
+	case len(p.waiters) > 0 || len(p.watchers) > 0 || p.orphans > 0:
+		return admission.Needed
+	case p.limits.min > 0:
+		return admission.Growth
+	}
+	return admission.Spare // only small calls want it
 }
 
 // startsIn is how long no worker may be started, and because of what.
@@ -258,128 +295,6 @@ func (p *pool) arm(now time.Time) {
 		defer p.mu.Unlock()
 		p.reconcile()
 	})
-}
-
-// run is the life of a member: it waits for memory, starts, serves, and ends.
-func (p *pool) run(ctx context.Context, m *member) {
-	defer m.cancel()
-	inst, admitted, err := p.bringUp(ctx, m)
-	if err != nil {
-		if admitted {
-			p.gone()
-		}
-		p.mu.Lock()
-		p.remove(m)
-		p.startFailed(m, err, ctx.Err() != nil && p.ctx.Err() == nil)
-		p.reconcile()
-		p.mu.Unlock()
-		return
-	}
-	p.mu.Lock()
-	m.instance, m.state, m.started, m.idle = inst, memberReady, time.Now(), time.Now()
-	p.reconcile()
-	p.mu.Unlock()
-
-	<-inst.done()
-	p.gone()
-	p.mu.Lock()
-	p.died(m)
-	p.reconcile()
-	p.mu.Unlock()
-	if m.crashed {
-		p.onCrash(inst.failure())
-	}
-}
-
-func (p *pool) bringUp(ctx context.Context, m *member) (inst instance, admitted bool, err error) {
-	err = p.admit(ctx, func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return m.polite
-	})
-	if err != nil {
-		return nil, false, err
-	}
-	p.mu.Lock()
-	m.state = memberStarting
-	p.stats.starts++
-	p.mu.Unlock()
-	inst, err = p.start(ctx)
-	return inst, true, err
-}
-
-// startFailed takes in that a worker did not come up; given up says that nobody wanted it any more. Caller must hold p.mu.
-func (p *pool) startFailed(m *member, err error, givenUp bool) {
-	if givenUp || m.generation != p.generation {
-		return
-	}
-	for _, x := range p.members { // those that came up since and live show that the row before has ended
-		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= infancy {
-			p.failures.reset()
-		}
-	}
-	if errors.Is(err, ErrBudget) {
-		p.failures.pause(time.Now()) // there was no room for it, which is no crash
-	} else if !p.closed {
-		p.failures.crashed(time.Now(), err)
-		p.stats.crashed++
-	}
-	for _, w := range p.watchers {
-		w.err = err
-		close(w.done)
-	}
-	p.watchers = nil
-	if p.count() > 0 {
-		return
-	}
-	if !errors.Is(err, ErrWorkerStopped) {
-		p.failAll(err) // the next one would say the same
-		return
-	}
-	// A request that a worker had before shows that workers can come up: it waits for the next try, as long as there are any.
-	for _, w := range slices.Concat(p.waiters, p.small) {
-		if w.fresh || w.ticket == 0 {
-			p.withdraw(w)
-			w.err = err
-			close(w.granted)
-		}
-	}
-}
-
-// infancy is how long a worker that has done nothing yet may live and still count, when it dies, as one that did not come up.
-const infancy = time.Second
-
-// proven notes that a worker works: the row of crashes has an end. The row of those that did not come up has one only if this one
-// came up after them. Caller must hold p.mu.
-func (p *pool) proven(m *member) {
-	m.proven = true
-	p.crashes.reset()
-	if m.started.After(p.failures.at) {
-		p.failures.reset()
-	}
-}
-
-// died takes in that a worker is gone, once. Caller must hold p.mu.
-func (p *pool) died(m *member) {
-	if m.state == memberGone {
-		return
-	}
-	if m.state != memberStopping {
-		m.crashed = true
-		if m.proven || time.Since(m.started) >= infancy {
-			p.crashes.crashed(time.Now(), m.instance.failure())
-		} else {
-			p.failures.crashed(time.Now(), m.instance.failure())
-		}
-		p.stats.crashed++
-	}
-	p.remove(m)
-}
-
-// remove takes a member out. Caller must hold p.mu.
-func (p *pool) remove(m *member) {
-	m.state = memberGone
-	p.members = slices.DeleteFunc(p.members, func(x *member) bool { return x == m })
 }
 
 // withdraw forgets a waiter. Caller must hold p.mu.

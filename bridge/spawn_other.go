@@ -2,16 +2,9 @@
 
 package bridge
 
-import (
-	"os/exec"
-	"syscall"
-)
+import "os/exec"
 
-// spawn starts a command in a process group of its own. When this program dies, the end of the worker's
-// stdin ends the worker; its heartbeat looks for its parent too.
-func spawn(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	return cmd.Start()
-}
+// spawn starts a command that ends with this program.
+func spawn(cmd *exec.Cmd) error { return spawnGuarded(cmd) }
 
 func startSpawner() {}

@@ -16,7 +16,6 @@ type Stat struct {
 
 	Starts  int64 // workers started
 	Crashes int64 // workers that ended unasked
-	Evicted int64 // workers ended to make room for other models
 	// CrashesInARow counts those since the last request was served; RetryIn is how long no worker is
 	// started because of them.
 	CrashesInARow int
@@ -27,22 +26,22 @@ type Stat struct {
 	Versions                    Versions
 	TokenizerHash, TemplateHash string
 
-	Stops  Stops // how cancelled requests stopped, on the workers alive
-	Pinned bool
+	Stops Stops // how cancelled requests stopped, on the workers alive
 }
 
 // WorkerStat is one worker at one moment.
 type WorkerStat struct {
 	PID        int    // 0 while it starts
-	State      string // "admitting" (waits for memory), "starting", "ready", "draining" or "stopping"
+	State      string // "waiting" (for memory), "starting", "ready", "draining" or "stopping"
 	Generation int    // counts the model's resets
 	Active     int    // requests under way
 	Served     int64
+	Device     string // that it was started for (see Options.Devices); empty for MLX's default
 
 	Phase string        // what it last said it was doing: "idle", "load", "prefill", "decode", "score"
 	Quiet time.Duration // since it last got something done
 
-	ExpectedBytes    int64 // what its start was admitted with
+	ClaimedBytes     int64 // what it counts with in a host's memory budget
 	ActiveBytes      int64 // MLX's account, by the last heartbeat
 	CacheBytes       int64
 	PeakBytes        int64
@@ -58,16 +57,16 @@ func (m *Model) Stat() Stat {
 	s := Stat{
 		Path: m.path, Waiting: len(p.waiters), Served: p.stats.served, Refused: p.stats.refused,
 		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: m.quarantine.size(),
-		Starts: p.stats.starts, Crashes: p.stats.crashed, Evicted: p.stats.evicted,
-		CrashesInARow: max(p.crashes.crashes, p.failures.crashes), RetryIn: retry, Pinned: m.pinned.Load(),
+		Starts: p.stats.starts, Crashes: p.stats.crashed,
+		CrashesInARow: max(p.crashes.crashes, p.failures.crashes), RetryIn: retry,
 	}
 	if d := m.described.Load(); d != nil {
 		s.Versions, s.TokenizerHash, s.TemplateHash = d.versions, d.tokenizerHash, d.templateHash
 	}
 	for _, member := range p.members {
 		w := WorkerStat{State: member.state.String(), Generation: member.generation, Active: member.active, Served: member.served}
-		if member.state != memberAdmitting {
-			w.ExpectedBytes = m.expected
+		if member.state != memberWaiting {
+			w.ClaimedBytes = member.claim.Bytes()
 		}
 		if member.instance != nil {
 			member.worker().describe(&w)
@@ -79,6 +78,7 @@ func (m *Model) Stat() Stat {
 }
 
 func (w *worker) describe(s *WorkerStat) {
+	s.Device = w.device
 	s.PID = w.process.cmd.Process.Pid
 	beat, quiet := w.watchdog.state()
 	s.Phase, s.Quiet = beat.Phase, quiet

@@ -46,19 +46,34 @@ func (d *watchdog) beat(m *message) {
 
 // run looks until done is closed or the worker was found hung.
 func (d *watchdog) run(done <-chan struct{}) {
-	ticker := time.NewTicker(max(d.stall/8, 10*time.Millisecond))
+	interval := max(d.stall/8, 10*time.Millisecond)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-done:
 			return
 		case <-ticker.C:
-			if err := d.check(time.Now()); err != nil {
+			now := time.Now()
+			d.excuse(now.Sub(last) - interval)
+			last = now
+			if err := d.check(now); err != nil {
 				d.hung(err)
 				return
 			}
 		}
 	}
+}
+
+// excuse takes time out of the account in which this program did not look, being stopped (SIGSTOP, a debugger, a paused virtual
+// machine): the worker was most likely stopped with it.
+func (d *watchdog) excuse(late time.Duration) {
+	if late <= d.stall/8 { // ticks may be a little late
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.beaten, d.progress = d.beaten.Add(late), d.progress.Add(late)
 }
 
 func (d *watchdog) check(now time.Time) error {

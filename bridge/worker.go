@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,15 @@ type command struct {
 	dir       string // the working directory; a worker's own, where nothing foreign is imported from
 }
 
+// on is the command with what makes the worker compute on a device.
+func (c command) on(device string) command {
+	c.env = append(slices.Clip(c.env), deviceEnvironment(device)...)
+	return c
+}
+
 // worker is one process that has said hello.
 type worker struct {
+	device   string // that it was started for; "" for MLX's default
 	process  *process
 	conn     *conn
 	watchdog *watchdog
@@ -31,21 +39,26 @@ type worker struct {
 
 	stopping atomic.Bool // the end of the process is wanted
 
-	mu     sync.Mutex          // guards what follows
-	cause  error               // why the supervisor killed it; nil if it did not
-	guests map[*journey]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
+	mu       sync.Mutex          // guards what follows
+	cause    error               // why the supervisor killed it; nil if it did not
+	underWay map[*journey]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
 }
 
 // startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
 // given up.
-func startWorker(ctx context.Context, cmd command, stall time.Duration, hear listener) (*worker, error) {
-	p, err := startProcess(cmd, hear)
+func startWorker(ctx context.Context, cmd command, stall time.Duration, told listener) (*worker, error) {
+	p, err := startProcess(cmd, told)
 	if err != nil {
 		return nil, &WorkerError{State: "could not be started", Hint: err.Error()}
 	}
-	w := &worker{guests: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
+	w := &worker{underWay: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
-	w.conn.onBeat = w.watchdog.beat
+	w.conn.onBeat = func(m *message) {
+		w.watchdog.beat(m)
+		if told.beat != nil {
+			told.beat(m)
+		}
+	}
 	hello := make(chan *message, 1)
 	go w.watch(hello)
 	go w.watchdog.run(p.ended)
@@ -141,14 +154,14 @@ func (w *worker) explain() error {
 func (w *worker) enter(j *journey, id uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.guests[j] = id
+	w.underWay[j] = id
 }
 
 func (w *worker) leave(j *journey) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.alive() {
-		delete(w.guests, j)
+		delete(w.underWay, j)
 	}
 }
 
@@ -157,14 +170,14 @@ func (w *worker) leave(j *journey) {
 func (w *worker) suspect(j *journey) (suspected, alone bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.conn.computed(w.guests[j]) {
+	if !w.conn.computed(w.underWay[j]) {
 		return false, false, nil
 	}
 	own, err := j.key()
 	if err != nil {
 		return true, false, err
 	}
-	for other, id := range w.guests {
+	for other, id := range w.underWay {
 		if other == j || !w.conn.computed(id) {
 			continue
 		}

@@ -94,3 +94,15 @@ models: build ## trains the models of the tests anew
 page-libraries: ## takes the chat page's libraries from npm again
 	@$(call need,npm,apt-get install npm,brew install node)
 	@sh internal/page/libraries.sh
+
+# The python engine with the newest mlx-lm that the index has and what that wants, in an environment of its own. It may fail: then
+# the versions in requirements.txt are the last that work. CI reports it.
+NEWEST := build/newest-mlx-lm
+test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the index has
+	@echo "==> Python engine with the newest mlx-lm"
+	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@sed 's/==[0-9][0-9.]*//' requirements.txt >build/newest-mlx-lm.txt
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r build/newest-mlx-lm.txt
+	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
+	@$(NEWEST)/bin/python -m unittest discover -s tests/python
+	@GO_MLX_ANY_VERSION=1 GO_MLX_PYTHON=$(abspath $(NEWEST))/bin/python $(GOTEST) -run Real ./bridge

@@ -39,7 +39,7 @@ func (f *loadFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.trust, "trust-remote-code", false, "let Python code in the model folder run (python engine)")
 	flags.IntVar(&f.batch, "batch", 0, "requests that are computed together")
 	flags.Int64Var(&f.promptCache, "prompt-cache", 0, "MiB of KV kept for later prompts")
-	flags.Int64Var(&f.budget, "memory-budget", 0, "MiB that MLX may hold (native engine)")
+	flags.Int64Var(&f.budget, "memory-budget", 0, "MiB that the model may hold, with prompt cache and KV; 0 for no limit")
 	flags.StringVar(&f.adapter, "adapter", "", "folder of a LoRA adapter")
 	flags.StringVar(&f.draft, "draft", "", "folder of a draft model for speculative decoding")
 	flags.BoolVar(&f.exact, "exact", false, "MLX's own kernels only, as mlx-lm uses them (native engine)")

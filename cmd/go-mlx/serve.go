@@ -23,7 +23,6 @@ import (
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 )
 
@@ -41,7 +40,7 @@ type serveRun struct {
 	port                         int
 	ttl, drain                   time.Duration
 	requestTimeout, writeTimeout time.Duration
-	weights, maxBody, store      int64 // MiB
+	maxBody, store               int64 // MiB
 	maxRequests, maxTokens       int
 	preload                      bool
 	noPage, strict               bool
@@ -87,7 +86,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.StringArrayVar(&run.origins, "cors-origin", nil, "web origin whose pages may ask, e.g. https://example.com; may be given again")
 	flags.StringArrayVar(&run.hosts, "allowed-host", nil, "name in the Host header to answer to, besides localhost; may be given again")
 	flags.DurationVar(&run.ttl, "ttl", 0, "close a model that had no requests for so long; 0 keeps it")
-	flags.Int64Var(&run.weights, "weights-budget", 0, "MiB of weights that may be loaded together; 0 for no limit")
+	flags.Lookup("memory-budget").Usage = "MiB that all models may hold together, with prompt caches and KV; 0 for no limit"
 	flags.BoolVar(&run.preload, "preload", false, "load all models before the first request")
 	flags.IntVar(&run.maxRequests, "max-requests", 256, "requests at once; one more gets 429")
 	flags.Int64Var(&run.maxBody, "max-body", 8, "MiB of a request")
@@ -126,7 +125,7 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 			return err
 		}
 	}
-	models, err := r.registry(log)
+	models, err := r.hosted(log)
 	if err != nil {
 		return err
 	}
@@ -189,7 +188,7 @@ func serveWarming(ctx context.Context, s *server.Server, listener net.Listener, 
 }
 
 // readAliases reads PATTERN=NAME.
-func (r *serveRun) readAliases(models *registry.Registry) (out []server.Alias, err error) {
+func (r *serveRun) readAliases(models *mlx.Host) (out []server.Alias, err error) {
 	known := func(flag, name string) error {
 		if !slices.Contains(models.Names(), name) {
 			return usageError{fmt.Errorf("%s: there is no model %q; there are %s", flag, name, strings.Join(models.Names(), ", "))}
@@ -252,9 +251,9 @@ func (r *serveRun) apiKeys() ([]string, error) {
 	return keys, nil
 }
 
-// registry reads the models of the command line.
-func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
-	var models []registry.Model
+// hosted reads the models of the command line.
+func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
+	var models []mlx.HostedModel
 	if r.modelsDir != "" {
 		found, err := modelfiles.Folders(r.modelsDir)
 		if err != nil {
@@ -278,15 +277,16 @@ func (r *serveRun) registry(log *slog.Logger) (*registry.Registry, error) {
 		}
 		models = append(models, m)
 	}
-	return registry.New(models, registry.Options{TTL: r.ttl, Budget: r.weights << 20, Events: func(name string, e mlx.Event) {
+	options := mlx.HostOptions{IdleTTL: r.ttl, Budget: r.budget << 20, Logger: log, Events: func(name string, e mlx.Event) {
 		if e.Kind == mlx.EventRestart {
 			log.Warn("a worker ended and is replaced", "model", name, "error", e.Err)
 		}
-	}})
+	}}
+	return mlx.NewHost(options, models...)
 }
 
 // model reads [NAME=]DIR[,KEY=VALUE...].
-func (r *serveRun) model(spec string) (registry.Model, error) {
+func (r *serveRun) model(spec string) (mlx.HostedModel, error) {
 	dir, settings, _ := strings.Cut(spec, ",")
 	name, path, named := strings.Cut(dir, "=")
 	if !named {
@@ -296,26 +296,27 @@ func (r *serveRun) model(spec string) (registry.Model, error) {
 }
 
 // folder is a model in a folder, by the folder's name if it has none, with settings of its own.
-func (r *serveRun) folder(name, path, settings string) (registry.Model, error) {
+func (r *serveRun) folder(name, path, settings string) (mlx.HostedModel, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
-		return registry.Model{}, err
+		return mlx.HostedModel{}, err
 	}
 	if name == "" {
 		name = filepath.Base(path)
 	}
 	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
-		return registry.Model{}, fmt.Errorf("not a model folder: %w", err)
+		return mlx.HostedModel{}, fmt.Errorf("not a model folder: %w", err)
 	}
 	own := r.loadFlags
 	own.python = "" // named to all workers by the environment
+	own.budget = 0  // of all models together
 	for setting := range strings.SplitSeq(settings, ",") {
 		if settings == "" {
 			break
 		}
 		key, value, _ := strings.Cut(setting, "=")
 		if err := own.set(key, value); err != nil {
-			return registry.Model{}, err
+			return mlx.HostedModel{}, err
 		}
 	}
 	// A flag of one engine says nothing to the models of the other.
@@ -323,9 +324,9 @@ func (r *serveRun) folder(name, path, settings string) (registry.Model, error) {
 	case mlx.EngineNative:
 		own.workers, own.trust, own.stall, own.online = 0, false, 0, false
 	case mlx.EnginePython:
-		own.budget, own.exact = 0, false
+		own.exact = false
 	}
-	return registry.Model{Name: name, Path: path, Options: own.options()}, nil
+	return mlx.HostedModel{Name: name, Path: path, Options: own.options()}, nil
 }
 
 // newTracer sends spans in batches to an OTLP collector.

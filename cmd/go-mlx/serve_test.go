@@ -135,7 +135,7 @@ func TestModelsHaveSettingsOfTheirOwn(t *testing.T) {
 func TestFoldersMayHaveAnyName(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "a,b=c"), os.DirFS(testenv.Model(t))))
-	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).registry(nil)
+	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).hosted(nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"a,b=c"}, models.Names())
 	require.NoError(t, models.Close())

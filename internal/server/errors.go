@@ -9,7 +9,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
-	"forge.lthn.ai/core/go-mlx/internal/registry"
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/server/anthropic"
 	"forge.lthn.ai/core/go-mlx/internal/server/ollama"
 	"forge.lthn.ai/core/go-mlx/internal/server/openai"
@@ -20,8 +20,8 @@ import (
 func explain(err error, names turn.Names) *turn.Error {
 	var (
 		tooLarge *http.MaxBytesError
-		unknown  *registry.UnknownModelError
-		retry    *registry.RetryError
+		unknown  *mlx.UnknownModelError
+		retry    *mlx.RetryError
 	)
 	switch {
 	case errors.As(err, &tooLarge):
@@ -30,7 +30,7 @@ func explain(err error, names turn.Names) *turn.Error {
 		return &turn.Error{Kind: turn.NotFound, Code: "model_not_found", Param: "model", Message: err.Error()}
 	case errors.As(err, &retry):
 		return &turn.Error{Kind: turn.Unavailable, Code: "model_unavailable", Param: "model", Message: err.Error(), Retry: retry.After}
-	case errors.Is(err, registry.ErrClosed):
+	case errors.Is(err, mlx.ErrHostClosed):
 		return &turn.Error{Kind: turn.Unavailable, Code: "shutting_down", Message: err.Error(), Retry: 5 * time.Second}
 	}
 	return turn.Explain(err, names)

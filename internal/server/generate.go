@@ -12,7 +12,6 @@ import (
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
@@ -79,13 +78,13 @@ func (s *Server) resolve(name string) (string, error) {
 	return name, nil
 }
 
-// acquire takes the model that a request names. It says in the headers which engine runs it, and why.
-func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header))) (*registry.Lease, error) {
+// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is told what it waits for.
+func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header)), waits func(mlx.Wait)) (*mlx.Lease, error) {
 	name, err := s.resolve(given)
 	if err != nil {
 		return nil, err
 	}
-	lease, err := s.config.Models.Acquire(ctx, name)
+	lease, err := s.config.Models.Acquire(ctx, name, mlx.OnWait(waits))
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +133,8 @@ func (w watcher) Over(o turn.Outcome) {
 }
 
 // begin takes the model for a request and prepares its answer. The caller releases the lease.
-func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, header func(func(http.Header))) (*turn.Turn, *registry.Lease, error) {
-	lease, err := s.acquire(ctx, q.ModelName(), header)
+func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, header func(func(http.Header)), waits func(mlx.Wait)) (*turn.Turn, *mlx.Lease, error) {
+	lease, err := s.acquire(ctx, q.ModelName(), header, waits)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -190,7 +189,7 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 }
 
 func (s *Server) whole(w http.ResponseWriter, r *http.Request, q turn.Request, wish *turn.Wish) error {
-	t, lease, err := s.begin(r.Context(), q, wish, func(set func(http.Header)) { set(w.Header()) })
+	t, lease, err := s.begin(r.Context(), q, wish, func(set func(http.Header)) { set(w.Header()) }, nil)
 	if err != nil {
 		return err
 	}
@@ -206,7 +205,7 @@ func (s *Server) whole(w http.ResponseWriter, r *http.Request, q turn.Request, w
 func (s *Server) streamed(w http.ResponseWriter, r *http.Request, d *dialect, q turn.Request, wish *turn.Wish) error {
 	out := s.newStream(r.Context(), w, d)
 	defer out.close()
-	t, lease, err := s.begin(r.Context(), q, wish, out.header)
+	t, lease, err := s.begin(r.Context(), q, wish, out.header, out.waits)
 	if err == nil {
 		defer lease.Release()
 		err = q.AnswerStream(r.Context(), t, out)
@@ -229,7 +228,7 @@ func broken(r *http.Request, err error, names turn.Names) *turn.Error {
 
 // load loads a model and answers when it is there.
 func (s *Server) load(w http.ResponseWriter, r *http.Request, model string, answer func() any) error {
-	lease, err := s.acquire(r.Context(), model, func(set func(http.Header)) { set(w.Header()) })
+	lease, err := s.acquire(r.Context(), model, func(set func(http.Header)) { set(w.Header()) }, nil)
 	if err != nil {
 		return err
 	}
@@ -251,7 +250,7 @@ func (s *Server) unload(w http.ResponseWriter, r *http.Request, model string, an
 
 // withModel answers with what a model computes; the model is free again before the answer is written.
 func (s *Server) withModel(w http.ResponseWriter, r *http.Request, model string, do func(ctx context.Context, m mlx.TextModel) (any, error)) error {
-	lease, err := s.acquire(r.Context(), model, func(set func(http.Header)) { set(w.Header()) })
+	lease, err := s.acquire(r.Context(), model, func(set func(http.Header)) { set(w.Header()) }, nil)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"forge.lthn.ai/core/go-mlx/internal/registry"
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
@@ -24,7 +24,7 @@ type metrics struct {
 	texts           *prometheus.CounterVec
 }
 
-func newMetrics(models *registry.Registry) *metrics {
+func newMetrics(models *mlx.Host) *metrics {
 	seconds := []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
@@ -60,7 +60,7 @@ func (m *metrics) classified(model string, texts int) {
 }
 
 // modelCollector reads the models' states when Prometheus asks.
-type modelCollector struct{ models *registry.Registry }
+type modelCollector struct{ models *mlx.Host }
 
 var (
 	loadedDesc  = prometheus.NewDesc("go_mlx_model_loaded", "1 while the model is loaded.", []string{"model", "engine"}, nil)
@@ -79,7 +79,7 @@ func (c modelCollector) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	for _, s := range c.models.States() {
+	for _, s := range c.models.State().Models {
 		out <- prometheus.MustNewConstMetric(loadsDesc, prometheus.CounterValue, float64(s.Loads), s.Name)
 		out <- prometheus.MustNewConstMetric(evictDesc, prometheus.CounterValue, float64(s.Evictions), s.Name)
 		gauge(leasesDesc, float64(s.Active), s.Name)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server/ollama"
 	"forge.lthn.ai/core/go-mlx/internal/server/openai"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
@@ -52,7 +51,7 @@ func (s *Server) entryOf(name, path string) modelEntry {
 // entries are the models, and the aliases that are whole names.
 func (s *Server) entries() (list []modelEntry) {
 	paths := map[string]string{}
-	for _, state := range s.config.Models.States() {
+	for _, state := range s.config.Models.State().Models {
 		paths[state.Name] = state.Path
 		list = append(list, s.entryOf(state.Name, state.Path))
 	}
@@ -84,7 +83,7 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
 	}
 	path, err := s.config.Models.Path(resolved)
 	if err != nil {
-		return &registry.UnknownModelError{Name: name, Known: s.config.Models.Names()}
+		return &mlx.UnknownModelError{Name: name, Known: s.config.Models.Names()}
 	}
 	return s.writeJSON(r.Context(), w, http.StatusOK, s.entryOf(name, path))
 }
@@ -119,7 +118,7 @@ func (s *Server) kept(get func(id string) (any, error)) handler {
 }
 
 // ollamaModel is a model as Ollama's clients know it.
-func (s *Server) ollamaModel(state registry.State) ollama.Model {
+func (s *Server) ollamaModel(state mlx.ModelState) ollama.Model {
 	m := ollama.Model{
 		Name: state.Name, Model: state.Name, ModifiedAt: modified(state.Path).UTC(), Size: state.WeightFiles,
 		Details: ollama.Details{Format: "safetensors", Families: []string{}},

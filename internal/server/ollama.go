@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/registry"
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/server/ollama"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
@@ -27,7 +27,7 @@ func parameterSize(n int64) string {
 
 func (s *Server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
 	list := ollama.List{Models: []ollama.Model{}}
-	for _, state := range s.config.Models.States() {
+	for _, state := range s.config.Models.State().Models {
 		list.Models = append(list.Models, s.ollamaModel(state))
 	}
 	return s.writeJSON(r.Context(), w, http.StatusOK, list)
@@ -36,7 +36,7 @@ func (s *Server) ollamaTags(w http.ResponseWriter, r *http.Request) error {
 // ollamaPS lists the models that are loaded. They have no time to expire unless the server was given one.
 func (s *Server) ollamaPS(w http.ResponseWriter, r *http.Request) error {
 	list := ollama.List{Models: []ollama.Model{}}
-	for _, state := range s.config.Models.States() {
+	for _, state := range s.config.Models.State().Models {
 		if state.Model == nil {
 			continue
 		}
@@ -62,7 +62,7 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, state := range s.config.Models.States() {
+	for _, state := range s.config.Models.State().Models {
 		if state.Name != name {
 			continue
 		}
@@ -83,5 +83,5 @@ func (s *Server) ollamaShow(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.writeJSON(r.Context(), w, http.StatusOK, show)
 	}
-	return &registry.UnknownModelError{Name: name, Known: s.config.Models.Names()}
+	return &mlx.UnknownModelError{Name: name, Known: s.config.Models.Names()}
 }

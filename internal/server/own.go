@@ -97,7 +97,7 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) classifyStream(ctx context.Context, q *classifyRequest, out *stream) error {
-	lease, err := s.acquire(ctx, q.Model, out.header)
+	lease, err := s.acquire(ctx, q.Model, out.header, out.waits)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (s *Server) unloadModel(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.unload(w, r, q.Model, func(name string) any {
 		a := loadAnswer{Model: name}
-		for _, state := range s.config.Models.States() {
+		for _, state := range s.config.Models.State().Models {
 			a.Loaded = a.Loaded || state.Name == name && state.Model != nil
 		}
 		return a

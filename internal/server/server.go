@@ -21,7 +21,6 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/page"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server/anthropic"
 	"forge.lthn.ai/core/go-mlx/internal/server/ollama"
 	"forge.lthn.ai/core/go-mlx/internal/server/openai"
@@ -30,7 +29,7 @@ import (
 
 // Config is what a server serves, and its limits. Zero limits are none.
 type Config struct {
-	Models *registry.Registry
+	Models *mlx.Host
 	Log    *slog.Logger // nil discards
 	Tracer trace.TracerProvider
 

@@ -24,7 +24,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -39,10 +38,10 @@ type served struct {
 func serve(t *testing.T, c Config) *served {
 	t.Helper()
 	var err error
-	c.Models, err = registry.New([]registry.Model{
+	c.Models, err = mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
-	}, registry.Options{})
+	}...)
 	require.NoError(t, err)
 	s := &served{t: t, log: &lockedBuffer{}}
 	c.Log = slog.New(slog.NewJSONHandler(s.log, nil))
@@ -258,13 +257,13 @@ func (s *served) leave(body string) {
 	require.Error(s.t, <-done)
 }
 
-func (s *served) state(name string) registry.State {
-	for _, state := range s.config.Models.States() {
+func (s *served) state(name string) mlx.ModelState {
+	for _, state := range s.config.Models.State().Models {
 		if state.Name == name {
 			return state
 		}
 	}
-	return registry.State{}
+	return mlx.ModelState{}
 }
 
 func TestAClientThatLeavesEndsTheWork(t *testing.T) {

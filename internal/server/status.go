@@ -7,17 +7,20 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 )
 
 // modelStatus is a model in the answer to /v1/status.
 type modelStatus struct {
 	Name    string         `json:"name"`
-	Phase   registry.Phase `json:"phase"`
+	Phase   mlx.ModelPhase `json:"phase"`
 	Done    int64          `json:"done"`  // bytes loaded
 	Total   int64          `json:"total"` // bytes to load; 0 when not known
 	Error   string         `json:"error,omitzero"`
 	Active  int            `json:"active"` // requests
+	Waiting int            `json:"waiting"`
+	Wait    string         `json:"wait,omitzero"` // what they wait for
+	Held    int64          `json:"held"`          // bytes of the memory budget
+	Pinned  bool           `json:"pinned,omitzero"`
 	Loads   int64          `json:"loads"`
 	Engine  string         `json:"engine,omitzero"`
 	Reason  string         `json:"reason,omitzero"`
@@ -52,8 +55,9 @@ const patience = 500 * time.Millisecond
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 	models := []modelStatus{}
-	for _, state := range s.config.Models.States() {
+	for _, state := range s.config.Models.State().Models {
 		m := modelStatus{Name: state.Name, Phase: state.Phase, Done: state.Done, Total: state.Total, Active: state.Active, Loads: state.Loads}
+		m.Waiting, m.Wait, m.Held, m.Pinned = state.Waiting, state.Wait.String(), state.Held, state.Pinned
 		if state.Err != nil {
 			m.Error = state.Err.Error()
 		}

@@ -1,13 +1,17 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
+
+	mlx "forge.lthn.ai/core/go-mlx"
 )
 
 // keepAlive is how long a stream may be silent: proxies cut connections that are silent for long.
@@ -26,7 +30,8 @@ type stream struct {
 	mu    sync.Mutex // guards what follows and the writer
 	begun bool
 	last  time.Time
-	err   error // the client is gone
+	wait  string // what the request waits for; "" if for no model
+	err   error  // the client is gone
 }
 
 // newStream sends nothing before the first event, so that an error can still have a status of its own. A stream that is silent
@@ -46,7 +51,7 @@ func (s *Server) newStream(ctx context.Context, w http.ResponseWriter, d *dialec
 					if d.lines {
 						e.write([]byte("\n"))
 					} else {
-						e.write([]byte(": still at work\n\n"))
+						e.write(fmt.Appendf(nil, ": %s\n\n", cmp.Or(e.wait, "still at work")))
 					}
 				}
 				e.mu.Unlock()
@@ -54,6 +59,13 @@ func (s *Server) newStream(ctx context.Context, w http.ResponseWriter, d *dialec
 		}
 	})
 	return e
+}
+
+// waits notes what the request waits for, for the comments that keep its stream alive.
+func (e *stream) waits(w mlx.Wait) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wait = strings.Join(strings.Fields(w.String()), " ") // a comment is one line
 }
 
 // close ends the keep-alive; nothing may be written afterwards.
@@ -66,6 +78,7 @@ func (e *stream) close() {
 func (e *stream) header(set func(http.Header)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.wait = "" // headers are set when the model is there
 	if !e.begun {
 		set(e.w.Header())
 	}

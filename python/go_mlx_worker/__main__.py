@@ -37,6 +37,18 @@ def allow_any_file_limit():
     resource.setrlimit = setrlimit
 
 
+def choose_device(name):
+    """Makes "cpu" or "gpu" MLX's default device; before mlx-lm is imported, which makes a stream on that device then."""
+    if not name:
+        return
+    import mlx.core as mx
+
+    device = {"cpu": mx.cpu, "gpu": mx.gpu}[name]
+    if not mx.is_available(device):
+        sys.exit(f"go_mlx_worker: MLX {metadata.version('mlx')} has no device {name!r} here: leave the device out, or choose another")
+    mx.set_default_device(device)
+
+
 def main():
     # Frames get a descriptor of their own; descriptor 1 becomes stderr, so that a library's print
     # cannot get between two frames.
@@ -53,10 +65,12 @@ def main():
     channel.start_heartbeat(progress)
 
     allow_any_file_limit()
+    choose_device(os.environ.get("GO_MLX_WORKER_DEVICE"))
     from . import requirements
+
+    requirements.check()  # before anything that imports what it looks for
     from .server import Server
 
-    requirements.check()
     # Without a buffer there is no lock that the reading thread holds when the process ends. The end is at once: what
     # Python would tear down, the system takes back sooner, and nothing is left to be written.
     reader = open(0, "rb", buffering=0, closefd=False)

@@ -1,32 +1,63 @@
-"""What the worker uses of mlx-lm beyond its public names, looked for before any request depends on it."""
+"""What the worker uses of mlx-lm, looked for before anything else is imported: mlx-lm promises few of these names, and a version
+that moved one is to be told in one line."""
 
+import importlib
 import sys
 from importlib import metadata
 
-from mlx_lm import generate as _  # noqa: F401: the package's attribute is the function, the module is in sys.modules
-
-_generate = sys.modules["mlx_lm.generate"]
-
-# class -> attributes that its __init__ must set
+# module -> names that the worker imports from it
+NAMES = {
+    "mlx_lm.generate": [
+        "BatchGenerator",
+        "generate_step",
+        "generation_stream",
+        "make_text_state_machine",
+        "speculative_generate_step",
+    ],
+    "mlx_lm.models.cache": ["LRUPromptCache", "RotatingKVCache", "TokenBuffer", "make_prompt_cache"],
+    "mlx_lm.sample_utils": [
+        "apply_min_p",
+        "apply_top_k",
+        "apply_top_p",
+        "apply_xtc",
+        "greedy_sampler",
+        "make_logits_processors",
+    ],
+    "mlx_lm.utils": ["get_total_parameters", "load", "load_config", "load_model"],
+}
+# Of mlx_lm.generate: class -> attributes that its __init__ must set, and methods
 ATTRIBUTES = {"BatchGenerator": ["_generation_batch"], "GenerationBatch": ["uids", "_next_tokens", "_next_logprobs"]}
 METHODS = {"BatchGenerator": ["insert", "remove", "next", "extract_cache"]}
 
 
-def missing(module=_generate):
+def find(name):
+    """A module, or None. mlx_lm.generate is also a function, so the attribute of the package is not what is wanted."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        if e.name is None or not e.name.startswith("mlx_lm."):
+            raise  # another package is missing; its name is in the error
+        return None
+    return sys.modules[name]
+
+
+def missing(find=find):
     out = []
+    for module, names in NAMES.items():
+        found = find(module)
+        out += [f"{module}.{n}" for n in names if not hasattr(found, n)]
+    generate = find("mlx_lm.generate")
     for name, attributes in ATTRIBUTES.items():
-        names = getattr(getattr(getattr(module, name, None), "__init__", None), "__code__", None)
+        names = getattr(getattr(getattr(generate, name, None), "__init__", None), "__code__", None)
         out += [f"{name}.{a}" for a in attributes if names is None or a not in names.co_names]
     for name, methods in METHODS.items():
-        out += [f"{name}.{m}" for m in methods if not hasattr(getattr(module, name, None), m)]
-    if not hasattr(module, "generation_stream"):
-        out.append("generation_stream")
+        out += [f"{name}.{m}" for m in methods if not hasattr(getattr(generate, name, None), m)]
     return out
 
 
 def check():
     if lost := missing():
         sys.exit(
-            f"go_mlx_worker: mlx-lm {metadata.version('mlx-lm')} has moved what batching needs ({', '.join(lost)}): "
+            f"go_mlx_worker: mlx-lm {metadata.version('mlx-lm')} has moved what the worker needs ({', '.join(lost)}): "
             "install the version that requirements.txt names"
         )

@@ -23,7 +23,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
@@ -37,11 +36,11 @@ func serve(t *testing.T, c server.Config) string {
 func serveThrough(t *testing.T, c server.Config, wrap func(http.Handler) http.Handler) string {
 	models := filepath.Join(testenv.Root(), "tests", "models")
 	var err error
-	c.Models, err = registry.New([]registry.Model{
+	c.Models, err = mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
 		{Name: "assistant", Path: filepath.Join(models, "assistant")},
 		{Name: "assistant-python", Path: filepath.Join(models, "assistant"), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
 		{Name: "domains", Path: filepath.Join(models, "domains")},
-	}, registry.Options{})
+	}...)
 	require.NoError(t, err)
 	c.Page = true
 	s, err := server.New(c)

@@ -1,5 +1,6 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
+import ast
 import io
 import json
 import os
@@ -9,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import types
 import unittest
 from pathlib import Path
 
@@ -440,7 +440,17 @@ class Loading(unittest.TestCase):
 
     def test_names_that_batching_needs_are_there(self):
         self.assertEqual(requirements.missing(), [])
-        self.assertIn("GenerationBatch._next_tokens", requirements.missing(types.SimpleNamespace()))
+        lost = requirements.missing(lambda name: None if name == "mlx_lm.generate" else requirements.find(name))
+        self.assertIn("GenerationBatch._next_tokens", lost)
+        self.assertIn("mlx_lm.generate.generation_stream", lost)
+        self.assertNotIn("mlx_lm.utils.load", lost)
+
+    def test_every_name_that_is_imported_from_mlx_lm_is_looked_for(self):
+        for file in Path(requirements.__file__).parent.glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlx_lm"):
+                    for name in node.names:
+                        self.assertIn(name.name, requirements.NAMES.get(node.module, []), f"{file.name}: {node.module}")
 
 
 if __name__ == "__main__":

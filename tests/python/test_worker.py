@@ -116,6 +116,16 @@ class Start(unittest.TestCase):
         subprocess.run([sys.executable, "-c", code], cwd=ROOT / "python", check=True)
 
 
+    def test_a_name_that_moved_is_told_in_one_line(self):
+        code = "import mlx_lm.generate, sys\ndel sys.modules['mlx_lm.generate'].generation_stream\nfrom go_mlx_worker.__main__ import main\nmain()"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "python", capture_output=True, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"hello", done.stdout, "the versions are told first")
+        lines = [l for l in done.stderr.decode().splitlines() if l]
+        self.assertEqual(len(lines), 1, lines)
+        self.assertIn("has moved what the worker needs (mlx_lm.generate.generation_stream)", lines[0])
+
+
 class Stops(unittest.TestCase):
     def test_finds_what_a_whole_search_finds(self):
         rng = random.Random(2)

@@ -21,7 +21,6 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
-	"forge.lthn.ai/core/go-mlx/internal/registry"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 )
@@ -99,7 +98,7 @@ func serve(path string) error {
 	if err != nil {
 		return err
 	}
-	models, err := registry.New([]registry.Model{{Name: "scripted", Path: path}}, registry.Options{})
+	models, err := mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{{Name: "scripted", Path: path}}...)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,345 @@
+package mlx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/admission"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+)
+
+// HostedModel is a model that a Host loads on demand.
+type HostedModel struct {
+	Name    string
+	Path    string       // what LoadModel takes
+	Options []LoadOption // what LoadModel takes, but for WithHost and WithMemoryBudget
+}
+
+// HostOptions are the settings of a Host. The zero value keeps every model that was loaded.
+type HostOptions struct {
+	// Budget is how many bytes all models of the host may hold together: weights, drafts and adapters once for each process that
+	// loads them, prompt caches, and KV. 0 sets no limit. A model counts with its weight files, its prompt cache and the KV of one
+	// request of 4,096 tokens before it is loaded, and with what it holds by MLX's account if that comes to be more.
+	Budget int64
+	// IdleTTL is how long a model without requests stays loaded; 0 keeps it.
+	IdleTTL time.Duration
+	// Logger is told of loads, closes and waits; nil for none.
+	Logger *slog.Logger
+	// Events is told what WithLoadEvents tells, of each model. It must not close the host.
+	Events func(model string, e Event)
+}
+
+// Host keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
+// idle for long or when others need its memory. It is safe for concurrent use.
+//
+// Requests that need memory wait for it, in the order in which they came, and are told what they wait for. To make room, models
+// without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
+// closed after the last. A model that no longer has to make room takes requests again. A load that fails is not tried again at other
+// models' cost for a while. ErrBudget is the error only of what would not fit into an empty host.
+type Host struct {
+	room    *admission.Room
+	options HostOptions
+	notices chan admission.Notice
+	logged  sync.WaitGroup
+	closing sync.Once
+
+	mu     sync.Mutex // guards what follows
+	models map[string]*hosted
+}
+
+// hosted is what a Host knows of a model besides its Room.
+type hosted struct {
+	HostedModel
+	done, total int64 // of the last load
+}
+
+// Errors of a Host, to test for with errors.As, as pointers.
+type (
+	// UnknownModelError is a name that no model of the host has.
+	UnknownModelError = admission.UnknownModelError
+	// RetryError is a request for a model whose last load failed, and for which others would have to be closed.
+	RetryError = admission.RetryError
+	// WaitError is a request whose context ended while it waited; it says for what.
+	WaitError = admission.WaitError
+)
+
+// ErrHostClosed: the host was closed.
+var ErrHostClosed = admission.ErrClosed
+
+// Wait is what a request, or a model's worker, waits for. Its String is a sentence for people.
+type Wait = admission.Wait
+
+// WaitReason is why something waits.
+type WaitReason = admission.Reason
+
+// Reasons to wait; see the fields of Wait.
+const (
+	WaitLoad   = admission.WaitLoad
+	WaitClose  = admission.WaitClose
+	WaitDrain  = admission.WaitDrain
+	WaitTurn   = admission.WaitTurn
+	WaitMemory = admission.WaitMemory
+	WaitPinned = admission.WaitPinned
+)
+
+// NewHost names models; none is loaded yet. The caller closes the host.
+func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
+	if options.Budget < 0 || options.IdleTTL < 0 {
+		return nil, &OptionError{Option: "HostOptions", Reason: fmt.Sprintf("budget %d or idle time %v is negative", options.Budget, options.IdleTTL)}
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Events == nil {
+		options.Events = func(string, Event) {}
+	}
+	h := &Host{options: options, models: map[string]*hosted{}, notices: make(chan admission.Notice, 1024)}
+	h.room = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
+		select {
+		case h.notices <- n:
+		default: // a log that is behind by a thousand lines misses some
+		}
+	}})
+	h.logged.Go(func() {
+		for n := range h.notices {
+			h.log(n)
+		}
+	})
+	for _, m := range models {
+		if err := h.Add(m); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+	}
+	return h, nil
+}
+
+// Add names one more model.
+func (h *Host) Add(m HostedModel) error {
+	if m.Name == "" {
+		return &OptionError{Option: "HostedModel", Reason: fmt.Sprintf("the model in %s has no name", m.Path)}
+	}
+	o := loadOptionsOf(m.Options)
+	if o.budget != 0 || o.host != nil {
+		return &OptionError{Option: "HostedModel", Reason: "model " + m.Name + ": the host's budget is for all its models; leave WithMemoryBudget and WithHost out"}
+	}
+	of := &hosted{HostedModel: m}
+	of.Options = slices.Clone(m.Options)
+	spec := admission.Spec{
+		Name: m.Name, Size: func() int64 { return need(of.Path, loadOptionsOf(of.Options)) },
+		Open: func(ctx context.Context, memory *admission.Memory) (admission.Model, error) {
+			return h.open(ctx, of, memory)
+		},
+		Measure: func(m admission.Model) {
+			m.(*model).measure(h.room.Context())
+		},
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.room.Add(spec); err != nil {
+		return err
+	}
+	h.models[m.Name] = of
+	return nil
+}
+
+// open loads a model in memory that the room has granted.
+func (h *Host) open(ctx context.Context, of *hosted, memory *admission.Memory) (admission.Model, error) {
+	o := loadOptionsOf(of.Options)
+	own := o.bridge.Events
+	o.bridge.Events = func(e Event) {
+		if e.Kind == EventLoad {
+			h.mu.Lock()
+			of.done, of.total = e.Done, e.Total
+			h.mu.Unlock()
+		}
+		if own != nil {
+			own(e)
+		}
+		h.options.Events(of.Name, e)
+	}
+	h.mu.Lock()
+	of.done, of.total = 0, 0
+	h.mu.Unlock()
+	o.memory = memory
+	o.native.MemoryBudget = h.options.Budget // of the whole process, as MLX's account is
+	m, err := loadWith(ctx, of.Path, o)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Lease keeps a model of a Host loaded.
+type Lease struct {
+	Model TextModel // of the host: do not close it
+	Name  string
+	Path  string
+
+	lease *admission.Lease
+}
+
+// Release gives the lease back; it may be called again.
+func (l *Lease) Release() { l.lease.Release() }
+
+// AcquireOption changes one call of Acquire.
+type AcquireOption func(*acquireOptions)
+
+type acquireOptions struct{ tell func(Wait) }
+
+// OnWait tells f what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
+func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
+
+// Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load
+// goes on when ctx ends, for whoever asks next. The caller releases the lease when its request is over; whoever holds one and asks for
+// a model that does not fit beside it waits for himself.
+func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOption) (*Lease, error) {
+	var o acquireOptions
+	for _, option := range options {
+		option(&o)
+	}
+	lease, err := h.room.Acquire(ctx, name, o.tell)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	path := h.models[name].Path
+	h.mu.Unlock()
+	return &Lease{Model: lease.Model.(*model), Name: name, Path: path, lease: lease}, nil
+}
+
+// Names are the models, sorted.
+func (h *Host) Names() []string { return h.room.Names() }
+
+// Path is where a model is.
+func (h *Host) Path(name string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if of := h.models[name]; of != nil {
+		return of.Path, nil
+	}
+	return "", &UnknownModelError{Name: name, Known: h.room.Names()}
+}
+
+// Unload closes a model that has no requests, and reports whether it did.
+func (h *Host) Unload(name string) (bool, error) { return h.room.Unload(name) }
+
+// Pin says that a model is, or is no longer, spared when others need memory. It is closed when it is idle for long all the same.
+func (h *Host) Pin(name string, pinned bool) error { return h.room.Pin(name, pinned) }
+
+// Close closes all models; streams under way end with ErrClosed, and requests that wait with ErrHostClosed. It returns when
+// everything is given back. It may be called again.
+func (h *Host) Close() error {
+	err := h.room.Close()
+	h.closing.Do(func() { close(h.notices) })
+	h.logged.Wait()
+	return err
+}
+
+// ModelPhase is what a model of a Host is going through.
+type ModelPhase = admission.Phase
+
+// Phases of a model.
+const (
+	PhaseCold    = admission.Cold // not loaded
+	PhaseLoading = admission.Loading
+	PhaseReady   = admission.Ready
+	PhaseClosing = admission.Closing
+	PhaseFailed  = admission.Failed // the last load failed; the next request tries again
+)
+
+// ModelState is a model of a Host at one moment.
+type ModelState struct {
+	Name, Path  string
+	Phase       ModelPhase
+	Model       TextModel // nil unless its phase is PhaseReady; it may be closed at any time
+	Done, Total int64     // bytes loaded; 0 when not known
+	Err         error     // why the last load failed
+	Active      int       // leases
+	Waiting     int       // requests that wait for it
+	Wait        Wait      // what the first of them waits for
+	LastUsed    time.Time
+	WeightFiles int64 // bytes; see WeightFileBytes
+	Held        int64 // bytes of the budget
+	Loads       int64
+	Evictions   int64 // times that it was closed to make room
+	Pinned      bool
+}
+
+// HostState is a Host at one moment.
+type HostState struct {
+	Budget, Used int64        // bytes; a budget of 0 is no limit
+	Models       []ModelState // by name
+	Waits        []Wait       // what waits for memory, in order
+}
+
+// State describes the host and its models.
+func (h *Host) State() HostState {
+	stat := h.room.Stat()
+	out := HostState{Budget: stat.Budget, Used: stat.Used, Waits: stat.Waits}
+	for _, s := range stat.Models {
+		h.mu.Lock()
+		of := *h.models[s.Name]
+		h.mu.Unlock()
+		state := ModelState{
+			Name: s.Name, Path: of.Path, Phase: s.Phase, Done: of.done, Total: of.total, Err: s.Err, Active: s.Active, Waiting: s.Waiting,
+			Wait: s.Wait, LastUsed: s.LastUsed, WeightFiles: WeightFileBytes(of.Path, of.Options...), Held: s.Held, Loads: s.Loads,
+			Evictions: s.Evictions, Pinned: s.Pinned,
+		}
+		if s.Model != nil {
+			state.Model = s.Model.(*model)
+		}
+		out.Models = append(out.Models, state)
+	}
+	return out
+}
+
+// log writes what happened to a model.
+func (h *Host) log(n admission.Notice) {
+	l := h.options.Logger.With("model", n.Model)
+	switch n.Kind {
+	case admission.NoticeLoad:
+		l.Info("model is being loaded", "bytes", n.Bytes)
+	case admission.NoticeReady:
+		l.Info("model is loaded", "took", n.Took.Round(time.Millisecond))
+	case admission.NoticeFailed:
+		l.Error("model failed", "error", n.Err)
+	case admission.NoticeWait:
+		l.Info("model waits", "for", n.Wait.String())
+	case admission.NoticeDrain:
+		l.Info("model takes no new requests, to make room", "for", n.For)
+	case admission.NoticeResume:
+		l.Info("model takes requests again")
+	case admission.NoticeClose:
+		l.Info("model is being closed", "evicted", n.Evicted, "for", n.For)
+	}
+}
+
+// need is how many bytes are reserved before a model is loaded: for every process that loads it at once, its weights, those of a draft
+// and an adapter, KV for a request, and the prompt cache.
+func need(path string, o loadOptions) int64 {
+	if found, err := Locate(path); err == nil {
+		path = found
+	}
+	one := func(x loadOptions) int64 {
+		draft := x.native.Draft
+		if found, err := Locate(draft); err == nil && draft != "" {
+			draft = found
+		}
+		return modelfiles.Need(path, draft, x.native.Adapter) + x.native.PromptCache
+	}
+	total := one(o)
+	if o.python() {
+		total *= int64(o.bridge.FirstWorkers())
+	}
+	if o.shadow != nil {
+		second := o.shadow.load
+		second.native.Adapter = o.ofShadow().Adapter
+		total += one(second) * int64(second.bridge.FirstWorkers())
+	}
+	return total
+}

@@ -1,0 +1,234 @@
+package admission
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Phase is what a model is going through.
+type Phase string
+
+// Phases.
+const (
+	Cold    Phase = "cold"
+	Loading Phase = "loading"
+	Ready   Phase = "ready"
+	Closing Phase = "closing"
+	Failed  Phase = "failed" // the last load; the next request tries again
+)
+
+// entry is a named model. Its fields are guarded by the Room's lock.
+type entry struct {
+	spec   Spec
+	memory *Memory
+
+	phase      Phase
+	model      Model      // of phase Ready
+	requests   []*request // that wait for it, in order
+	claim      *Claim     // of the next load; nil while none is wanted
+	active     int        // leases
+	makesRoom  []string   // names of the models that it takes no new requests for; nil while it does
+	readySince time.Time
+	lastUsed   time.Time
+	use        int64     // of Room.uses, the last one: what was used longest ago has the smallest
+	failures   int       // loads that failed in a row
+	failedAt   time.Time // the last of them
+	loadErr    error     // of the last load
+	closeErr   error     // of the last close
+	loads      int64
+	evictions  int64
+}
+
+// request is one call of Acquire that waits.
+type request struct {
+	waiter
+	ticket uint64
+	bytes  int64 // what the model is expected to need
+	lease  *Lease
+}
+
+// Lease keeps a model loaded.
+type Lease struct {
+	Model Model
+
+	room  *Room
+	entry *entry
+	once  sync.Once
+}
+
+// Release gives the lease back; it may be called again.
+func (l *Lease) Release() { l.once.Do(func() { l.room.returned(l.entry) }) }
+
+// Acquire returns a model, loading it if need be, and closing others to make room. Requests for models that wait for memory are
+// served in the order in which they came. A load goes on when ctx ends, for whoever asks next. tell is told what the request
+// waits for, on the calling goroutine; it may be nil. The caller releases the lease. Who holds a lease and asks for a model that does
+// not fit beside it waits for himself.
+func (r *Room) Acquire(ctx context.Context, name string, tell func(Wait)) (*Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, context.Cause(ctx))
+	}
+	r.mu.Lock()
+	e, lease, err := r.tryAcquire(name)
+	r.nextTicket++
+	q := &request{waiter: newWaiter(), ticket: r.nextTicket}
+	r.mu.Unlock()
+	if lease != nil || err != nil {
+		return lease, err
+	}
+	q.bytes = e.spec.Size() // reads files, so not under the lock; the request has its place in the queue already
+	r.measure()
+	r.mu.Lock()
+	at, _ := slices.BinarySearchFunc(e.requests, q.ticket, func(x *request, t uint64) int { return cmp.Compare(x.ticket, t) })
+	e.requests = slices.Insert(e.requests, at, q)
+	r.reconcile()
+	r.mu.Unlock()
+	if err := r.await(ctx, &q.waiter, tell); err != nil {
+		r.giveUp(e, q)
+		return nil, fmt.Errorf("model %s: %w", name, err)
+	}
+	return q.lease, nil
+}
+
+// tryAcquire gives a lease of a model that is loaded and takes requests. Caller must hold r.mu.
+func (r *Room) tryAcquire(name string) (*entry, *Lease, error) {
+	if r.closed {
+		return nil, nil, ErrClosed
+	}
+	e, err := r.find(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e.phase == Ready && e.makesRoom == nil {
+		return e, r.lease(e), nil
+	}
+	return e, nil, nil
+}
+
+// lease counts a lease. Caller must hold r.mu.
+func (r *Room) lease(e *entry) *Lease {
+	e.active++
+	r.touch(e)
+	return &Lease{Model: e.model, room: r, entry: e}
+}
+
+// touch notes that a model is used. Caller must hold r.mu.
+func (r *Room) touch(e *entry) {
+	r.uses++
+	e.use, e.lastUsed = r.uses, time.Now()
+}
+
+// giveUp takes a request back. It may have been granted a lease meanwhile.
+func (r *Room) giveUp(e *entry, q *request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.requests = slices.DeleteFunc(e.requests, func(x *request) bool { return x == q })
+	if q.lease != nil {
+		q.lease.once.Do(func() { r.takeBack(e) })
+	}
+	r.reconcile()
+}
+
+// returned takes a lease back.
+func (r *Room) returned(e *entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.takeBack(e)
+	r.reconcile()
+}
+
+func (r *Room) takeBack(e *entry) {
+	e.active--
+	r.touch(e)
+}
+
+// startLoading loads a model for which memory was granted. Caller must hold r.mu.
+func (r *Room) startLoading(e *entry, c *Claim) {
+	m := e.memory
+	m.load, m.ticket, m.lost = c, c.ticket, false
+	e.phase, e.claim = Loading, nil
+	e.loads++
+	r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeLoad, Bytes: c.bytes})
+	start := time.Now()
+	r.work.Go(func() {
+		model, err := e.spec.Open(r.ctx, m)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		m.endLoad()
+		if err != nil {
+			r.loadFailed(e, err)
+		} else {
+			e.phase, e.model, e.readySince, e.failures, e.loadErr = Ready, model, time.Now(), 0, nil
+			r.touch(e)
+			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeReady, Took: time.Since(start)})
+		}
+		r.reconcile()
+	})
+}
+
+// loadFailed takes in that a load failed. Caller must hold r.mu.
+func (r *Room) loadFailed(e *entry, err error) {
+	e.phase, e.loadErr = Failed, err
+	if r.closed {
+		err = errors.Join(ErrClosed, err)
+	} else {
+		e.failures++
+		e.failedAt = time.Now()
+	}
+	r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeFailed, Err: err})
+	r.fail(e, err)
+}
+
+// fail ends the requests that wait for a model with an error. Caller must hold r.mu.
+func (r *Room) fail(e *entry, err error) {
+	for _, q := range e.requests {
+		q.finish(err)
+	}
+	e.requests = nil
+}
+
+// startClosing closes a model beside the caller. evicted says that its memory is needed, by a model whose name is in by if it is one.
+// Caller must hold r.mu.
+func (r *Room) startClosing(e *entry, evicted bool, by string) {
+	model := e.model
+	e.phase, e.model, e.makesRoom = Closing, nil, nil
+	if evicted {
+		e.evictions++
+	}
+	r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeClose, Evicted: evicted, For: by})
+	r.work.Go(func() {
+		err := model.Close()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		e.phase, e.closeErr = Cold, err
+		if err != nil {
+			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeFailed, Err: fmt.Errorf("close: %w", err)})
+		}
+		r.reconcile()
+	})
+}
+
+// backOff is how long no other model is closed for one whose loads fail.
+func (e *entry) backOff(now time.Time) time.Duration {
+	if e.failures == 0 {
+		return 0
+	}
+	return max(0, min(retryFirst<<min(e.failures-1, 10), retryMost)-now.Sub(e.failedAt))
+}
+
+// measure brings the claims of all loaded models to what they hold now, for those where somebody has to ask.
+func (r *Room) measure() {
+	r.mu.Lock()
+	var all sync.WaitGroup
+	for _, e := range r.entries {
+		if model, measure := e.model, e.spec.Measure; e.phase == Ready && measure != nil {
+			all.Go(func() { measure(model) })
+		}
+	}
+	r.mu.Unlock()
+	all.Wait()
+}

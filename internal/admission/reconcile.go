@@ -1,0 +1,354 @@
+package admission
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+)
+
+// reconcile does what the Room's state asks for, after every change of it: it gives leases and memory to those who wait, closes
+// models, says what is waited for, and sets the timer to when it has to look again. It may be called at any time and then changes
+// nothing that is right already. Caller must hold r.mu.
+func (r *Room) reconcile() {
+	now := time.Now()
+	if r.closed {
+		r.endAll()
+	}
+	for _, e := range r.entries {
+		r.giveLeases(e)
+		r.closeIdle(e, now)
+		r.wantLoad(e)
+	}
+	head := r.grant(now)
+	minStayEnds := r.makeRoom(head, now)
+	for _, e := range r.entries {
+		r.giveLeases(e) // of those that need not make room any more
+		e.sayWait()
+	}
+	r.arm(now, minStayEnds)
+}
+
+// endAll fails all that wait, and closes all models, after the Room's end.
+func (r *Room) endAll() {
+	for _, c := range slices.Clone(r.claims) {
+		r.withdraw(c)
+		c.finish(ErrClosed)
+	}
+	for _, e := range r.entries {
+		e.claim = nil
+		r.fail(e, ErrClosed)
+		if e.phase == Ready {
+			r.startClosing(e, false, "")
+		}
+	}
+}
+
+// giveLeases gives the model to the requests that wait for it, if it is loaded and takes requests.
+func (r *Room) giveLeases(e *entry) {
+	if e.phase != Ready || e.makesRoom != nil {
+		return
+	}
+	for _, q := range e.requests {
+		q.lease = r.lease(e)
+		q.finish(nil)
+	}
+	e.requests = nil
+}
+
+// idleEnd is when a model is closed because it has no requests.
+func (r *Room) idleEnd(e *entry) (time.Time, bool) {
+	if r.options.IdleTTL <= 0 || e.phase != Ready || e.active > 0 {
+		return time.Time{}, false
+	}
+	return e.lastUsed.Add(r.options.IdleTTL), true
+}
+
+func (r *Room) closeIdle(e *entry, now time.Time) {
+	if end, ok := r.idleEnd(e); ok && !now.Before(end) {
+		r.startClosing(e, false, "")
+	}
+}
+
+// wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request, and takes one
+// that nobody asks for any more out.
+func (r *Room) wantLoad(e *entry) {
+	if e.phase != Cold && e.phase != Failed {
+		return
+	}
+	switch wanted := len(e.requests) > 0; {
+	case wanted && e.claim == nil:
+		q := e.requests[0]
+		e.claim = &Claim{waiter: newWaiter(), memory: e.memory, urgency: Needed, ticket: q.ticket, bytes: q.bytes}
+		r.claims = append(r.claims, e.claim)
+	case wanted:
+		e.claim.ticket = min(e.claim.ticket, e.requests[0].ticket)
+	case !wanted && e.claim != nil:
+		r.withdraw(e.claim)
+		e.claim = nil
+	}
+}
+
+// isLoad reports whether the claim is that of a named model's load, which no goroutine awaits.
+func (c *Claim) isLoad() bool { return c.memory.entry != nil && c.memory.entry.claim == c }
+
+// grant gives memory to the claims in order, until one does not fit; that is returned.
+func (r *Room) grant(now time.Time) (head *Claim) {
+	budget := r.options.Budget
+	slices.SortStableFunc(r.claims, func(a, b *Claim) int {
+		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.ticket, b.ticket))
+	})
+	var before []string // the names of those that asked before
+	for _, c := range slices.Clone(r.claims) {
+		need := c.bytes - c.covered
+		if budget > 0 && c.bytes > budget {
+			fixed, _ := r.fixed(c.memory)
+			r.refuse(c, &engine.BudgetError{What: "model " + c.memory.name, Needed: c.bytes, Used: r.used, Budget: budget, Pinned: fixed})
+			continue
+		}
+		if budget <= 0 || need <= 0 || head == nil && r.used+need <= budget {
+			r.admit(c, need)
+			continue
+		}
+		if e := c.memory.entry; c.isLoad() {
+			if left := e.backOff(now); left > 0 {
+				r.refuse(c, &RetryError{After: left, Err: e.loadErr})
+				continue
+			}
+		}
+		wait := Wait{Model: c.memory.name, Needed: need, Free: max(0, budget-r.used), Budget: budget}
+		if fixed, names := r.fixed(c.memory); fixed+need > budget {
+			// Only the caller's doing can help it. Meanwhile others come first.
+			wait.Reason, wait.Models = WaitPinned, names
+			r.say(c, wait)
+			continue
+		}
+		if head == nil {
+			head = c
+			wait.Reason, wait.Models = WaitMemory, r.holders(c)
+		} else {
+			wait.Reason, wait.Models = WaitTurn, others(slices.Clone(before), c.memory.name)
+		}
+		before = append(before, c.memory.name)
+		r.say(c, wait)
+	}
+	return head
+}
+
+// say tells a claim what it waits for.
+func (r *Room) say(c *Claim, w Wait) {
+	before := c.wait.Reason
+	c.say(w)
+	if c.isLoad() && before != w.Reason {
+		r.options.Notify(Notice{Model: c.memory.name, Kind: NoticeWait, Wait: w})
+	}
+}
+
+// admit grants a claim.
+func (r *Room) admit(c *Claim, need int64) {
+	r.withdraw(c)
+	r.give(c.memory, need)
+	c.held, c.covered = true, 0
+	if c.isLoad() {
+		r.startLoading(c.memory.entry, c)
+		return
+	}
+	c.memory.lost = false
+	c.finish(nil)
+}
+
+// refuse fails a claim; that of a load with all the requests that wait for it.
+func (r *Room) refuse(c *Claim, err error) {
+	r.withdraw(c)
+	if c.isLoad() {
+		e := c.memory.entry
+		e.claim = nil
+		r.fail(e, err)
+		return
+	}
+	c.finish(err)
+}
+
+// fixed is what models hold that are not closed for others, and what m itself holds and does not give back, and their names.
+func (r *Room) fixed(m *Memory) (bytes int64, names []string) {
+	for _, x := range r.memories {
+		if stays := x.held - x.leave - r.offered(x); stays > 0 && (x == m || x.pinned || x.entry == nil) {
+			bytes += stays
+			names = append(names, x.name)
+		}
+	}
+	slices.Sort(names)
+	return bytes, names
+}
+
+// offered is how much of what a model holds it gives back when others need it.
+func (r *Room) offered(m *Memory) (bytes int64) {
+	for _, c := range r.offers {
+		if c.memory == m {
+			bytes += c.bytes
+		}
+	}
+	return bytes
+}
+
+// askBack asks for offered memory of other models than the one that needs it, until no more is missing, and returns what still is.
+func (r *Room) askBack(missing int64, head *Claim) int64 {
+	for _, c := range r.offers {
+		if missing <= 0 {
+			break
+		}
+		if m := c.memory; head != nil && m == head.memory || m.entry != nil && m.entry.phase == Closing {
+			continue
+		}
+		missing -= c.bytes
+		if !c.asked {
+			c.asked = true
+			go c.recall()
+		}
+	}
+	return missing
+}
+
+// holders are the names of the models that hold memory a claim may get.
+func (r *Room) holders(c *Claim) (names []string) {
+	for _, x := range r.memories {
+		if x.leave > 0 || x != c.memory && (r.offered(x) > 0 || x.held > 0 && x.entry != nil && !x.pinned) {
+			names = append(names, x.name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// makeRoom gets memory for the first claim that waits. What is offered is asked for first. Then models are closed: those without
+// requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones until their last one is over. Which models have to do so
+// is found anew every time, so that one whose room is no longer needed takes requests again. It returns when a model that has to
+// stay for a while yet may be told so.
+func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
+	missing, urgency, name := r.used-r.options.Budget, Growth, ""
+	if head != nil && head.urgency > Spare {
+		missing += head.bytes - head.covered
+		urgency, name = head.urgency, head.memory.name
+	}
+	if r.options.Budget <= 0 {
+		missing = 0
+	}
+	for _, m := range r.memories {
+		if m.entry != nil && m.entry.phase == Closing {
+			missing -= m.held
+		} else {
+			missing -= m.leave
+		}
+	}
+	missing = r.askBack(missing, head)
+	var candidates []*entry
+	for _, e := range r.entries {
+		if e.phase == Ready && !e.memory.pinned && e.memory.held > e.memory.leave && (head == nil || e.memory != head.memory) {
+			candidates = append(candidates, e)
+		}
+	}
+	rank := func(e *entry) int {
+		switch {
+		case e.active == 0:
+			return 0
+		case e.makesRoom != nil: // has begun to, so that no second one begins in its place
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(candidates, func(a, b *entry) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.use, b.use)) })
+	chosen := map[*entry]bool{}
+	for _, e := range candidates {
+		if missing <= 0 || e.active > 0 && urgency < Needed {
+			break
+		}
+		missing -= e.memory.held - e.memory.leave - r.offered(e.memory)
+		if e.active == 0 {
+			r.startClosing(e, true, name)
+			continue
+		}
+		if stays := e.readySince.Add(minStay); now.Before(stays) {
+			if next.IsZero() || stays.Before(next) {
+				next = stays
+			}
+			continue
+		}
+		chosen[e] = true
+		if e.makesRoom == nil {
+			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeDrain, For: name})
+		}
+		e.makesRoom = []string{name}
+	}
+	for _, e := range r.entries {
+		if e.makesRoom != nil && !chosen[e] {
+			e.makesRoom = nil
+			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeResume})
+		}
+	}
+	return next
+}
+
+// sayWait tells the requests for a model what they wait for.
+func (e *entry) sayWait() {
+	w := Wait{Model: e.spec.Name}
+	switch {
+	case e.phase == Loading:
+		w.Reason = WaitLoad
+	case e.phase == Closing:
+		w.Reason = WaitClose
+	case e.phase == Ready:
+		w.Reason, w.Models = WaitDrain, e.makesRoom
+	case e.claim != nil:
+		w = e.claim.wait
+	}
+	for _, q := range e.requests {
+		q.say(w)
+	}
+}
+
+// arm sets the timer to the next moment at which reconcile has something to do without a change of the state.
+func (r *Room) arm(now, minStayEnds time.Time) {
+	next := minStayEnds
+	consider := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	for _, e := range r.entries {
+		if end, ok := r.idleEnd(e); ok {
+			consider(end)
+		}
+	}
+	if len(r.claims) > 0 && !r.closed && !r.measuring {
+		if due := r.measured.Add(measureEvery); now.Before(due) {
+			consider(due)
+		} else {
+			r.startMeasuring()
+		}
+	}
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+	if next.IsZero() {
+		return
+	}
+	r.timer = time.AfterFunc(next.Sub(now), func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.reconcile()
+	})
+}
+
+// startMeasuring measures the loaded models beside the caller, who must hold r.mu.
+func (r *Room) startMeasuring() {
+	r.measuring = true
+	r.work.Go(func() {
+		r.measure()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.measuring, r.measured = false, time.Now()
+		r.reconcile()
+	})
+}
