@@ -46,9 +46,10 @@ type generateRun struct {
 func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
-		Use:   "generate MODEL [PROMPT]",
-		Short: "Continue a prompt, or answer it with --chat",
-		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
+		Use:         "generate MODEL [PROMPT]",
+		Annotations: map[string]string{behindModel: "1"},
+		Short:       "Continue a prompt, or answer it with --chat",
+		Long:        "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.seeded = cmd.Flags().Changed("seed")
 			args, err := takeModel(&run.path, args)
