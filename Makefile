@@ -19,7 +19,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
+.PHONY: build demo demo-real test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
 	parity-report soak fuzz bench bench-serving bench-server bench-llamacpp test-kernels test-kernels-tsan test-kernels-arm64 models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
@@ -97,6 +97,11 @@ demo: build
 	@echo
 	@echo "==> Streaming text, native and python"
 	@for engine in native python; do $(CLI) generate --quiet --engine $$engine --model $(MODEL) --max-tokens 24 "Where can I find"; done
+
+# The same with real models: Gemma 3 270M classifies, SmolLM2 135M chats. tests/real/fetch.sh says what it fetches, and of what size.
+demo-real: build
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) CLI=$(CLI) sh tests/real/demo.sh
 
 # --- tests -----------------------------------------------------------------------------------------
 GOTEST := $(GO) test -count=1 -timeout 20m

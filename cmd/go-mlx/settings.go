@@ -196,7 +196,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 			}
 			return
 		}
-		if flag.Name == "model" && !isList(flag) && len(args) > behind(cmd) {
+		if flag.Name == "model" && len(args) > behind(cmd) {
 			return // the arguments name one
 		}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -125,6 +126,15 @@ func partsOf(path string, h *Header) ([]string, error) {
 func LaterPart(path string) bool {
 	name := splitName.FindStringSubmatch(path)
 	return name != nil && name[2] != "00001"
+}
+
+// ModelName is what a model in a file is called: the file's name without its ending, and without the number of the part.
+func ModelName(path string) string {
+	base := filepath.Base(path)
+	if name := splitName.FindStringSubmatch(base); name != nil {
+		return name[1]
+	}
+	return strings.TrimSuffix(base, filepath.Ext(base))
 }
 
 // Close closes the files.

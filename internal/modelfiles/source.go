@@ -65,9 +65,7 @@ func ggufIn(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	models := slices.DeleteFunc(files, func(file string) bool {
-		return gguf.LaterPart(file) || strings.HasPrefix(filepath.Base(file), "mmproj") // the vision part of a model
-	})
+	models := slices.DeleteFunc(files, func(file string) bool { return !isModelFile(file) })
 	switch len(models) {
 	case 0:
 		return "", nil
@@ -79,6 +77,11 @@ func ggufIn(dir string) (string, error) {
 		names[i] = filepath.Base(m)
 	}
 	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
+}
+
+// isModelFile is false for .gguf files that belong to another one: later parts, and the vision part of a model.
+func isModelFile(file string) bool {
+	return !gguf.LaterPart(file) && !strings.HasPrefix(filepath.Base(file), "mmproj")
 }
 
 // Header is the header of the GGUF file.
