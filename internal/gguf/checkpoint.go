@@ -58,11 +58,17 @@ const (
 
 // Open reads the header of a file and arranges its tensors; packed keeps types that are MLX's affine format exactly as such, if all
 // matrices of the file are of these types. Of a split model, path is the first part. The caller closes the checkpoint.
-func Open(path string, packed bool) (_ *Checkpoint, err error) {
+func Open(path string, packed bool) (*Checkpoint, error) {
 	h, err := ReadHeader(path)
 	if err != nil {
 		return nil, err
 	}
+	return OpenHeader(path, h, packed)
+}
+
+// OpenHeader is Open for a file whose header was read already; the header stays as it is.
+func OpenHeader(path string, read *Header, packed bool) (_ *Checkpoint, err error) {
+	h := &Header{Metadata: read.Metadata, Tensors: slices.Clone(read.Tensors)} // parts add tensors to it
 	c := &Checkpoint{Path: path, Header: h}
 	defer func() {
 		if err != nil {

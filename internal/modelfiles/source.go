@@ -90,8 +90,14 @@ func (s *Source) Header() (*gguf.Header, error) {
 	return s.header, s.err
 }
 
-// OpenGGUF opens the weights of a GGUF file; see gguf.Open.
-func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) { return gguf.Open(s.GGUF, packed) }
+// OpenGGUF opens the weights of a GGUF file; see gguf.Open. Its header, with the whole vocabulary, is read once.
+func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) {
+	h, err := s.Header()
+	if err != nil {
+		return nil, err
+	}
+	return gguf.OpenHeader(s.GGUF, h, packed)
+}
 
 // Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
 func (s *Source) Read(name string) ([]byte, error) {
