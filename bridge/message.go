@@ -213,6 +213,8 @@ type renderRequest struct {
 	Messages          string `msgpack:"messages"`
 	Tools             string `msgpack:"tools,omitempty"`
 	TemplateArguments string `msgpack:"template_arguments,omitempty"`
+	Plain             bool   `msgpack:"plain,omitempty"`
+	IDs               bool   `msgpack:"ids,omitempty"` // the answer is token ids, and not text
 }
 
 type traceRequest struct {

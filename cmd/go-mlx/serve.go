@@ -47,6 +47,7 @@ type serveRun struct {
 	maxRequests, maxTokens       int
 	preload                      bool
 	noPage, strict               bool
+	controlTokens                bool
 	aliases                      []string
 	defaultModel, basePath       string
 	readyDelay                   time.Duration
@@ -106,6 +107,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.StringArrayVar(&run.aliases, "alias", nil, "PATTERN=NAME: another name for a model, which may hold * and ?; may be given again")
 	flags.StringVar(&run.defaultModel, "default-model", "", "model of requests that name none; without it the only one")
 	flags.BoolVar(&run.strict, "strict", false, "refuse fields that would have no effect, instead of naming them in the answer's header")
+	flags.BoolVar(&run.controlTokens, "control-tokens", false, "let what spells a control token in messages and tools, as <end_of_turn>, be one; without it it is text")
 	flags.StringVar(&run.basePath, "base-path", "", "serve below this path, e.g. /lm")
 	flags.DurationVar(&run.readyDelay, "ready-delay", 2*time.Second, "how long /readyz says no before the server drains")
 	flags.BoolVar(&run.noPage, "no-page", false, "no chat page")
@@ -142,7 +144,7 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 		return err
 	}
 	config := server.Config{
-		Aliases: aliases, DefaultModel: r.defaultModel, Strict: r.strict, BasePath: r.basePath, ReadyDelay: r.readyDelay,
+		Aliases: aliases, DefaultModel: r.defaultModel, Strict: r.strict, ControlTokens: r.controlTokens, BasePath: r.basePath, ReadyDelay: r.readyDelay,
 		Models: models, Log: log, APIKeys: keys, CORSOrigins: r.origins, AllowedHosts: r.hosts, MaxBody: r.maxBody << 20,
 		MaxRequests: r.maxRequests, MaxTokens: r.maxTokens, RequestTimeout: r.requestTimeout, WriteTimeout: r.writeTimeout,
 		StoreBytes: r.store << 20, Page: !r.noPage, Version: version,

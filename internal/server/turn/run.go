@@ -186,7 +186,7 @@ func (r *run) failed(ctx context.Context, err error) error {
 	if r.outcome.Generated > 0 || len(r.messages) == 0 || Explain(err, nil).Kind != Internal || ctx.Err() != nil {
 		return err
 	}
-	if _, rendering := r.render(ctx); rendering != nil {
+	if _, _, rendering := r.render(ctx); rendering != nil {
 		return rendering
 	}
 	return err
