@@ -179,8 +179,15 @@ type generateRequest struct {
 	KVStart           int         `msgpack:"kv_start"`
 	MaxKVSize         int         `msgpack:"max_kv_size"`
 	DraftTokens       int         `msgpack:"draft_tokens"`
+	Grammar           *grammar    `msgpack:"grammar,omitempty"`
 	Solo              bool        `msgpack:"solo"`
 	Credit            int         `msgpack:"credit"`
+}
+
+// grammar is what the text must follow.
+type grammar struct {
+	Kind string `msgpack:"kind"`
+	Text string `msgpack:"text"`
 }
 
 // tokenBias is a token with what is added to its logit.

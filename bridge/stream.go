@@ -36,9 +36,6 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err := s.options.Validate(m.Info().VocabSize); err != nil {
 		return err
 	}
-	if g := s.options.Grammar; g.Kind != "" {
-		return &engine.OptionError{Option: g.Option(), Reason: "only the native engine has it"}
-	}
 	if err := prompt.Validate(); err != nil {
 		return err
 	}
@@ -144,8 +141,12 @@ func generateFrame(prompt engine.Prompt, o engine.GenerateOptions) (*generateReq
 	for _, id := range slices.Sorted(maps.Keys(o.LogitBias)) {
 		bias = append(bias, tokenBias{ID: id, Bias: o.LogitBias[id]})
 	}
+	var form *grammar
+	if o.Grammar.Kind != "" {
+		form = &grammar{Kind: o.Grammar.Kind, Text: o.Grammar.Text}
+	}
 	return &generateRequest{
-		head: head{Type: "generate"},
+		head: head{Type: "generate"}, Grammar: form,
 		Text: prompt.Text, Messages: messages, IDs: prompt.IDs, Plain: o.PlainContent && len(prompt.Messages) > 0,
 		Tools: string(o.Tools), TemplateArguments: arguments,
 		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,

@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import _get_control_token_patterns, 
 
 from .errors import RequestError, is_out_of_memory
 from .folders import check_folder, fingerprint, plain_paths
+from .grammar import Grammars
 from .limits import limited
 
 # A chat template may take so long. It is a program of whoever made the checkpoint, and can loop.
@@ -50,6 +51,7 @@ class LoadedModel:
         limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
         self.context_length = min(int(limit), MAX_CONTEXT)
         self.has_template = self.tokenizer.has_chat_template
+        self.grammars = Grammars(self.tokenizer, self.vocab_size)
         caches = make_prompt_cache(self.model)
         self.batchable = all(hasattr(c, "merge") for c in caches)
         # Whether tokens can be taken back out of the KV at any length.

@@ -1,6 +1,7 @@
 """OpenAI's own client against the server, on both engines, with mlx_lm.server beside it."""
 
 import base64
+import itertools
 import json
 import struct
 import threading
@@ -189,8 +190,8 @@ class Tools(Case):
         tool = {"type": "function", "function": {"name": "book", "strict": True, "parameters": {
             "type": "object", "properties": {"seats": {"type": "integer", "minimum": 1, "maximum": 4}, "window": {"type": "boolean"}},
             "required": ["seats", "window"], "additionalProperties": False}}}
-        for choice in ("required", {"type": "function", "function": {"name": "book"}}):
-            answer = self.chat("native", HELLO, tools=[WEATHER, tool] if choice != "required" else [tool], tool_choice=choice)
+        for engine, choice in itertools.product(ENGINES, ("required", {"type": "function", "function": {"name": "book"}})):
+            answer = self.chat(engine, HELLO, tools=[WEATHER, tool] if choice != "required" else [tool], tool_choice=choice)
             call = answer.choices[0].message.tool_calls[0]
             self.assertEqual(call.function.name, "book")
             arguments = json.loads(call.function.arguments)
@@ -210,15 +211,11 @@ class Tools(Case):
 class Formats(Case):
     def test_json_that_follows_a_schema(self):
         ask = [{"role": "user", "content": "Describe a harbour as JSON"}]
-        answer = self.client.chat.completions.parse(model="native", messages=ask, response_format=Harbour, temperature=1.0, seed=3)
-        self.assertIsInstance(answer.choices[0].message.parsed, Harbour)
-        answer = self.chat("native", ask, response_format={"type": "json_object"}, max_tokens=400)
-        self.assertIsInstance(json.loads(answer.choices[0].message.content), dict)
-
-    def test_the_python_engine_refuses_it(self):
-        with self.assertRaises(openai.BadRequestError) as caught:
-            self.chat("python", HELLO, response_format={"type": "json_object"})
-        self.assertEqual(caught.exception.param, "response_format")
+        for engine in ENGINES:
+            answer = self.client.chat.completions.parse(model=engine, messages=ask, response_format=Harbour, temperature=1.0, seed=3)
+            self.assertIsInstance(answer.choices[0].message.parsed, Harbour)
+            answer = self.chat(engine, ask, response_format={"type": "json_object"}, max_tokens=400)
+            self.assertIsInstance(json.loads(answer.choices[0].message.content), dict)
 
 
 class Others(Case):

@@ -220,10 +220,10 @@ func (t *Turn) wishesWithoutEffect(set Settings) error {
 			continue
 		}
 		// Arguments follow their schema where a grammar has calls in it.
-		if schema, _ := w.Format.schema(); schema != nil {
+		if enforceable(t.facts.Template) {
 			return nil
 		}
-		return t.note(set, given.Field+".strict", "tools[].strict", "arguments follow their schema only when a call is required (tool_choice)")
+		return t.note(set, given.Field+".strict", "tools[].strict", "a grammar for calls is there only for models that write them as JSON in <tool_call>")
 	}
 	return nil
 }
