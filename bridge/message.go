@@ -36,6 +36,7 @@ type message struct {
 	Top          []topLP `msgpack:"top"`
 	Finish       string  `msgpack:"finish"`
 	PromptTokens int     `msgpack:"prompt_tokens"`
+	CachedTokens int     `msgpack:"cached_tokens"`
 	StopString   string  `msgpack:"stop_string"`
 	Segments     []piece `msgpack:"segments"`
 

@@ -119,6 +119,8 @@ type Token struct {
 	StopString string
 	// PromptTokens is the number of prompt tokens. It is set on the last token.
 	PromptTokens int
+	// CachedTokens is how many of them the prompt cache had. It is set on the last token.
+	CachedTokens int
 	// Segments is, with the Segments option, the text that became certain with this token by kind, without
 	// the marks between kinds.
 	Segments []Segment

@@ -51,6 +51,7 @@ class Stream:
             self._add(token, i + 1, {})
         self.emitted = list(resumed)
         self.resumed = 0  # how many tokens are made again
+        self.cached = 0  # tokens of the prompt whose KV was there
         self.rescues = 0  # passes of a batch that failed with it
         self._prefilled = False  # whether the reader knows
         self.keep_apart(request.get("alone_from") or 0, request.get("alone_until") or 0)
@@ -105,6 +106,8 @@ class Stream:
         self.finished = "finish" in message
         if self.finished:
             message["prompt_tokens"] = len(self.prompt)
+            if self.cached:
+                message["cached_tokens"] = self.cached
         put(message)
 
     def _add(self, token, count, message):

@@ -190,7 +190,7 @@ class Tools(Case):
         tool = {"type": "function", "function": {"name": "book", "strict": True, "parameters": {
             "type": "object", "properties": {"seats": {"type": "integer", "minimum": 1, "maximum": 4}, "window": {"type": "boolean"}},
             "required": ["seats", "window"], "additionalProperties": False}}}
-        for engine, choice in itertools.product(ENGINES, ("required", {"type": "function", "function": {"name": "book"}})):
+        for engine, choice in itertools.product(servers.ENGINES, ("required", {"type": "function", "function": {"name": "book"}})):
             answer = self.chat(engine, HELLO, tools=[WEATHER, tool] if choice != "required" else [tool], tool_choice=choice)
             call = answer.choices[0].message.tool_calls[0]
             self.assertEqual(call.function.name, "book")
@@ -211,7 +211,7 @@ class Tools(Case):
 class Formats(Case):
     def test_json_that_follows_a_schema(self):
         ask = [{"role": "user", "content": "Describe a harbour as JSON"}]
-        for engine in ENGINES:
+        for engine in servers.ENGINES:
             answer = self.client.chat.completions.parse(model=engine, messages=ask, response_format=Harbour, temperature=1.0, seed=3)
             self.assertIsInstance(answer.choices[0].message.parsed, Harbour)
             answer = self.chat(engine, ask, response_format={"type": "json_object"}, max_tokens=400)

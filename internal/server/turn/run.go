@@ -38,6 +38,7 @@ type Outcome struct {
 	StopString string
 	Calls      int
 	Prompt     int // tokens
+	Cached     int // of the prompt, tokens that the prompt cache had
 	Generated  int
 	Reasoning  int // of the generated ones
 }
@@ -138,7 +139,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		o.Generated++
 		o.Finish, o.StopString = tok.FinishReason, tok.StopString
 		if o.Prompt == 0 {
-			o.Prompt = tok.PromptTokens
+			o.Prompt, o.Cached = tok.PromptTokens, tok.CachedTokens
 		}
 		segments := tok.Segments
 		if !r.segmented && tok.Text != "" {
