@@ -19,7 +19,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build demo demo-real test test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
+.PHONY: build demo demo-real test test-asan test-go test-race test-python test-rust test-clients test-agents test-outside test-long test-cuda test-real test-training architectures \
 	parity-report soak fuzz bench bench-serving bench-server bench-llamacpp test-kernels test-kernels-tsan test-kernels-arm64 models page-libraries lint stage install release check-darwin clean distclean tools
 
 # --- tools -----------------------------------------------------------------------------------------
@@ -136,6 +136,13 @@ test-kernels-arm64:
 	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@qemu-aarch64 build/kernels-arm64/kernels_test 4
 
+# What loads models, under AddressSanitizer and LeakSanitizer: every malloc and free of the process, of MLX and the tokenizer library
+# too, and the C code of this module itself. Needs gcc or clang with libasan.
+test-asan: build
+	@echo "==> Loading, with AddressSanitizer"
+	@$(GOTEST) -asan ./internal/metal ./internal/gguf ./internal/tokenizer ./internal/safetensors
+	@$(GOTEST) -asan -run 'Folder|Checkpoint|Load|Unsupported|Info|Adapter' ./native
+
 test-go: build
 	@echo "==> Go tests"
 	@$(GOTEST) $(SLOW) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) $(SLOW))")
@@ -174,7 +181,7 @@ AGENTS := build/agents
 $(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
 	@command -v npm >/dev/null 2>&1 || { echo "missing tool: npm. Debian: apt-get install npm. macOS: brew install node." >&2; exit 1; }
 	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
-	@cd $(AGENTS) && npm ci --silent --no-audit --no-fund
+	@cd $(AGENTS) && npm install --silent --no-audit --no-fund
 	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
 	  $(PYTHON) -m venv $(AGENTS)/$$name && $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
 	@touch $@
