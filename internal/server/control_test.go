@@ -71,6 +71,30 @@ func TestTextsOfUsersAreNoControlTokens(t *testing.T) {
 	}
 }
 
+// A prompt that is too long can be counted, and is refused only where an answer is wanted.
+func TestPromptsThatAreTooLongAreCounted(t *testing.T) {
+	dir := filepath.Join(testenv.Root(), "tests", "models", "assistant")
+	models, err := registry.New([]registry.Model{
+		{Name: "native", Path: dir},
+		{Name: "python", Path: dir, Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
+	}, registry.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, models.Close()) })
+	s, err := New(Config{Models: models})
+	require.NoError(t, err)
+	var counts []string
+	for _, engine := range []string{"native", "python"} {
+		body := `{"model": "` + engine + `", "max_tokens": 5, "messages": [{"role": "user", "content": "` + strings.Repeat("word ", 5000) + `"}]}`
+		counted := post(t, s, "/v1/messages/count_tokens", strings.Replace(body, `"max_tokens": 5, `, "", 1))
+		require.Equal(t, 200, counted.Code, counted.Body.String())
+		counts = append(counts, counted.Body.String())
+		answer := post(t, s, "/v1/messages", body)
+		require.Equal(t, 400, answer.Code)
+		require.Contains(t, answer.Body.String(), "too long")
+	}
+	require.Equal(t, counts[0], counts[1])
+}
+
 // post asks a server without a listener.
 func post(t *testing.T, s *Server, path, body string) *httptest.ResponseRecorder {
 	t.Helper()

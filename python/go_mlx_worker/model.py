@@ -124,8 +124,7 @@ class LoadedModel:
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
         if request.get("messages"):
-            rendered = self.render_chat(request)
-            ids = list(rendered) if request.get("plain") else self.encode(rendered, special=False)
+            ids = self.chat_ids(request)
         elif request.get("plain"):
             ids = self.encode_plain(request["text"])
         elif request.get("text"):
@@ -142,6 +141,11 @@ class LoadedModel:
             )
         self.check_ids(ids, "prompt")
         return ids
+
+    def chat_ids(self, request):
+        """The token ids of a chat's prompt, of whatever length."""
+        rendered = self.render_chat(request)
+        return list(rendered) if request.get("plain") else self.encode(rendered, special=False)
 
     def encode_plain(self, text):
         """A text in which no special token counts, with what the tokenizer puts in front of every text."""

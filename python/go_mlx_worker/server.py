@@ -121,7 +121,7 @@ class Server:
             return {"text": self._loaded.decode(message["ids"])}
         if kind == "render":
             if message.get("ids"):
-                return {"ids": self._loaded.prompt_ids({**message, "ids": None})}
+                return {"ids": self._loaded.chat_ids(message)}
             return {"text": self._loaded.render_chat(message)}
         if kind == "trace":
             self._progress.phase = "score"
