@@ -28,7 +28,7 @@ class Stream:
         self.check = check
         self.options = request
         self.prompt = loaded.prompt_ids(request)
-        self._grammars = loaded.grammars
+        self._follow = loaded.grammars.follow if request.get("grammar") else None
         self.max_tokens = request["max_tokens"]
         if loaded.context_length:
             self.max_tokens = min(self.max_tokens, loaded.context_length - len(self.prompt))
@@ -87,8 +87,8 @@ class Stream:
         self._replay, self.emitted, self.resumed = made, [], len(made)
         self.sampler = make_sampler(self.options, self._special, self._replay)
         self.processors = make_processors(self.options)
-        if grammar := self.options.get("grammar"):
-            self.processors.append(self._grammars.follow(grammar))
+        if self._follow:
+            self.processors.append(self._follow(self.options["grammar"]))
 
     def give(self, put, token, logprobs):
         """Puts out the message of the next token, nothing for a replayed one; logprobs [vocab] are those it was
