@@ -133,6 +133,9 @@ type Tokenizer interface {
 	// RenderChat renders messages with the chat template and opens the assistant's turn. Of the options WithTools and
 	// WithTemplateArguments count.
 	RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error)
+	// EncodeChat returns the token ids of the prompt that Chat makes of messages. With WithPlainContent they are other than those
+	// of the rendered text, if a message spells a control token.
+	EncodeChat(ctx context.Context, messages []Message, options ...GenerateOption) ([]int32, error)
 }
 
 // model is a TextModel over either engine.
@@ -220,6 +223,10 @@ func (t tokens) Decode(ctx context.Context, ids []int32) (string, error) {
 
 func (t tokens) RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error) {
 	return t.Engine.RenderChat(ctx, messages, generateOptions(options))
+}
+
+func (t tokens) EncodeChat(ctx context.Context, messages []Message, options ...GenerateOption) ([]int32, error) {
+	return t.Engine.EncodeChat(ctx, messages, generateOptions(options))
 }
 
 func (m *model) Info() ModelInfo {

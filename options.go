@@ -322,9 +322,9 @@ func WithDraftTokens(n int) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.DraftTokens = n }}
 }
 
-// WithJSONSchema makes the text a JSON document that follows a schema, without spaces between its parts. Native
-// engine only, as are the other grammars; they go with sampling, penalties and batches, and may end early only
-// by the token limit.
+// WithJSONSchema makes the text a JSON document that follows a schema, without spaces between its parts. Grammars go with
+// sampling, penalties and batches, and may end early only by the token limit. The python engine's workers need llguidance for
+// them, which requirements.txt names.
 func WithJSONSchema(schema []byte) GenerateOption {
 	return grammarOption("json_schema", string(schema))
 }

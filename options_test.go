@@ -114,11 +114,14 @@ func TestOptionsReachThePythonEngine(t *testing.T) {
 	requireOption(t, mlx.SavePromptCache(t.Context(), m, t.TempDir()+"/x"), "SavePromptCache")
 	requireOption(t, mlx.LoadPromptCache(t.Context(), m, "x"), "LoadPromptCache")
 	for name, option := range map[string]mlx.GenerateOption{
-		"JSONSchema": mlx.WithJSONSchema([]byte("{}")), "Regex": mlx.WithRegex("a"), "Choices": mlx.WithChoices("a"), "Grammar": mlx.WithGrammar("start: \"a\""),
+		"JSONSchema": mlx.WithJSONSchema([]byte("{")), "Regex": mlx.WithRegex("("), "Grammar": mlx.WithGrammar("start: nothing"),
 	} {
 		_, err := mlx.Collect(m.Generate(t.Context(), "x", option))
 		requireOption(t, err, name)
 	}
+	c, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithChoices("red", "blue")))
+	require.NoError(t, err)
+	require.Contains(t, []string{"red", "blue"}, c.Text)
 	require.NoError(t, python.Reset(t.Context()))
 	require.EqualValues(t, 1, slices.MaxFunc(python.Stat().Workers, func(a, b bridge.WorkerStat) int { return a.Generation - b.Generation }).Generation)
 	require.NoError(t, m.Close())

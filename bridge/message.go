@@ -36,6 +36,7 @@ type message struct {
 	Top          []topLP `msgpack:"top"`
 	Finish       string  `msgpack:"finish"`
 	PromptTokens int     `msgpack:"prompt_tokens"`
+	CachedTokens int     `msgpack:"cached_tokens"`
 	StopString   string  `msgpack:"stop_string"`
 	Segments     []piece `msgpack:"segments"`
 
@@ -179,8 +180,15 @@ type generateRequest struct {
 	KVStart           int         `msgpack:"kv_start"`
 	MaxKVSize         int         `msgpack:"max_kv_size"`
 	DraftTokens       int         `msgpack:"draft_tokens"`
+	Grammar           *grammar    `msgpack:"grammar,omitempty"`
 	Solo              bool        `msgpack:"solo"`
 	Credit            int         `msgpack:"credit"`
+}
+
+// grammar is what the text must follow.
+type grammar struct {
+	Kind string `msgpack:"kind"`
+	Text string `msgpack:"text"`
 }
 
 // tokenBias is a token with what is added to its logit.
@@ -213,6 +221,8 @@ type renderRequest struct {
 	Messages          string `msgpack:"messages"`
 	Tools             string `msgpack:"tools,omitempty"`
 	TemplateArguments string `msgpack:"template_arguments,omitempty"`
+	Plain             bool   `msgpack:"plain,omitempty"`
+	IDs               bool   `msgpack:"ids,omitempty"` // the answer is token ids, and not text
 }
 
 type traceRequest struct {

@@ -248,25 +248,47 @@ func (m *Model) Decode(ctx context.Context, ids []int32) (string, error) {
 
 // RenderChat applies the chat template and opens the assistant's turn.
 func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
-	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
-		return "", err
-	}
-	if err := checkTemplateText(messages, options); err != nil {
-		return "", err
-	}
-	text, err := jsonText(messages, true)
+	request, err := chatRequest(messages, options)
 	if err != nil {
 		return "", err
 	}
-	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
-	if err != nil {
-		return "", err
-	}
-	reply, err := m.small(ctx, &renderRequest{head: head{Type: "render"}, Messages: text, Tools: string(options.Tools), TemplateArguments: arguments})
+	reply, err := m.small(ctx, request)
 	if err != nil {
 		return "", err
 	}
 	return reply.Text, nil
+}
+
+// EncodeChat returns the ids of the prompt that Generate makes of messages.
+func (m *Model) EncodeChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) ([]int32, error) {
+	request, err := chatRequest(messages, options)
+	if err != nil {
+		return nil, err
+	}
+	request.Plain, request.IDs = options.PlainContent, true
+	reply, err := m.small(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return reply.IDs, nil
+}
+
+func chatRequest(messages []engine.Message, options engine.GenerateOptions) (*renderRequest, error) {
+	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkTemplateText(messages, options); err != nil {
+		return nil, err
+	}
+	text, err := jsonText(messages, true)
+	if err != nil {
+		return nil, err
+	}
+	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
+	if err != nil {
+		return nil, err
+	}
+	return &renderRequest{head: head{Type: "render"}, Messages: text, Tools: string(options.Tools), TemplateArguments: arguments}, nil
 }
 
 // Info describes the model.

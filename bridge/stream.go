@@ -36,9 +36,6 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err := s.options.Validate(m.Info().VocabSize); err != nil {
 		return err
 	}
-	if g := s.options.Grammar; g.Kind != "" {
-		return &engine.OptionError{Option: g.Option(), Reason: "only the native engine has it"}
-	}
 	if err := prompt.Validate(); err != nil {
 		return err
 	}
@@ -144,8 +141,12 @@ func generateFrame(prompt engine.Prompt, o engine.GenerateOptions) (*generateReq
 	for _, id := range slices.Sorted(maps.Keys(o.LogitBias)) {
 		bias = append(bias, tokenBias{ID: id, Bias: o.LogitBias[id]})
 	}
+	var form *grammar
+	if o.Grammar.Kind != "" {
+		form = &grammar{Kind: o.Grammar.Kind, Text: o.Grammar.Text}
+	}
 	return &generateRequest{
-		head: head{Type: "generate"},
+		head: head{Type: "generate"}, Grammar: form,
 		Text: prompt.Text, Messages: messages, IDs: prompt.IDs, Plain: o.PlainContent && len(prompt.Messages) > 0,
 		Tools: string(o.Tools), TemplateArguments: arguments,
 		MaxTokens: o.MaxTokens, Temperature: o.Temperature, TopK: o.TopK, TopP: o.TopP, MinP: o.MinP,
@@ -177,7 +178,7 @@ func (m *message) token() (engine.Token, error) {
 	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
 		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
 	}
-	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, StopString: m.StopString, PromptTokens: m.PromptTokens}
+	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, StopString: m.StopString, PromptTokens: m.PromptTokens, CachedTokens: m.CachedTokens}
 	for _, top := range m.Top {
 		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
 	}

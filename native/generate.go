@@ -138,7 +138,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 			token.FinishReason = engine.FinishStop
 		}
 		if token.FinishReason != "" {
-			token.PromptTokens = len(st.prompt)
+			token.PromptTokens, token.CachedTokens = len(st.prompt), st.cached
 			if token.StopString == "" {
 				var tail string
 				if tail, token.StopString, err = text.finish(); err != nil {

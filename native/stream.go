@@ -25,6 +25,7 @@ type stream struct {
 	batch   *decodeBatch // whom it decodes with; nil for none
 	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
+	cached  int                // tokens of the prompt that the prompt cache had; set before the first token
 	matcher *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
 	sampled int                // tokens drawn
 	draft   *drafting          // nil without a draft model
@@ -135,7 +136,7 @@ func (st *stream) begin(s *metal.Scope) {
 	}
 	earlier, n, branch := m.prompts.find(s, st.prompt[:len(st.prompt)-1])
 	if earlier != nil {
-		st.state, st.rest = earlier, st.prompt[n:]
+		st.state, st.rest, st.cached = earlier, st.prompt[n:], n
 	}
 	st.branch = branch
 }

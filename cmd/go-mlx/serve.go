@@ -22,6 +22,8 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
+	"forge.lthn.ai/core/go-mlx/internal/hub"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/server"
 )
@@ -44,6 +46,7 @@ type serveRun struct {
 	maxRequests, maxTokens       int
 	preload                      bool
 	noPage, strict               bool
+	controlTokens                bool
 	aliases                      []string
 	defaultModel, basePath       string
 	readyDelay                   time.Duration
@@ -54,21 +57,26 @@ type serveRun struct {
 func serveCommand() *cobra.Command {
 	run := &serveRun{}
 	cmd := &cobra.Command{
-		Use:   "serve --model [NAME=]DIR[,KEY=VALUE...] ...",
+		Use:   "serve [NAME=]MODEL[,KEY=VALUE...] ...",
 		Short: "Serve models over HTTP, with a chat page",
 		Long: `Serve models over HTTP: the chat, completions, embeddings and responses APIs of OpenAI, Anthropic's messages API,
 Ollama's API, /v1/classify, and a chat page at http://localhost:8090/.
 
-A model is a folder, with a name for requests; without one the folder's name is taken. KEY=VALUE sets for one model what
-the flags set for all: engine, adapter, draft, workers, batch.
+A model is a folder, a .gguf file or a name ORG/NAME that was pulled, with a name for requests; without one that of the folder, of the
+file or on the hub is taken. KEY=VALUE sets for one model what the flags set for all: engine, adapter, draft, workers, batch. What is
+missing is found at the start: a model, its draft, its adapter.
 
 A model is loaded when it is first asked for. API keys are read from --api-key-file (one a line), from the environment
 variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 		Example: `  go-mlx serve --model /models/gemma-3-1b
+  go-mlx serve --model Qwen/Qwen3-0.6B --model SmolLM2-135M-Instruct.Q4_1.gguf
   go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m
   go-mlx serve --model qwen=/models/qwen3 --alias 'claude-*=qwen' --alias 'gpt-*=qwen'`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run.models = append(run.models, args...) // as with every other command
+			if len(run.models) == 0 && run.modelsDir == "" {
+				return usageError{errors.New("name models, as MODEL or with --model, or a folder of them with --models-dir")}
+			}
 			return run.run(cmd.Context(), cmd.Root().Version, cmd.ErrOrStderr())
 		},
 	}
@@ -78,7 +86,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	run.promptCache = defaultPromptCache
 	flags.Lookup("prompt-cache").DefValue = fmt.Sprint(defaultPromptCache)
 	flags.StringArrayVarP(&run.models, "model", "m", nil, "model to serve; may be given again")
-	flags.StringVar(&run.modelsDir, "models-dir", "", "serve every model folder in this folder")
+	flags.StringVar(&run.modelsDir, "models-dir", "", "serve every model in this folder: folders, .gguf files, LM Studio's ORG/NAME/FILE.gguf")
 	flags.StringVar(&run.host, "host", "127.0.0.1", "address to listen on; others than loopback need API keys")
 	flags.IntVarP(&run.port, "port", "p", 8090, "port to listen on; 0 for any free one")
 	flags.StringArrayVar(&run.keys, "api-key", nil, "API key that clients must give; may be given again")
@@ -98,13 +106,13 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.StringArrayVar(&run.aliases, "alias", nil, "PATTERN=NAME: another name for a model, which may hold * and ?; may be given again")
 	flags.StringVar(&run.defaultModel, "default-model", "", "model of requests that name none; without it the only one")
 	flags.BoolVar(&run.strict, "strict", false, "refuse fields that would have no effect, instead of naming them in the answer's header")
+	flags.BoolVar(&run.controlTokens, "control-tokens", false, "let what spells a control token in messages and tools, as <end_of_turn>, be one; without it it is text")
 	flags.StringVar(&run.basePath, "base-path", "", "serve below this path, e.g. /lm")
 	flags.DurationVar(&run.readyDelay, "ready-delay", 2*time.Second, "how long /readyz says no before the server drains")
 	flags.BoolVar(&run.noPage, "no-page", false, "no chat page")
 	flags.StringVar(&run.logFormat, "log-format", "text", "text or json")
 	flags.StringVar(&run.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&run.otlp, "otlp", "", "send OpenTelemetry traces to this OTLP/HTTP address, e.g. http://localhost:4318")
-	cmd.MarkFlagsOneRequired("model", "models-dir")
 	return cmd
 }
 
@@ -135,7 +143,7 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 		return err
 	}
 	config := server.Config{
-		Aliases: aliases, DefaultModel: r.defaultModel, Strict: r.strict, BasePath: r.basePath, ReadyDelay: r.readyDelay,
+		Aliases: aliases, DefaultModel: r.defaultModel, Strict: r.strict, ControlTokens: r.controlTokens, BasePath: r.basePath, ReadyDelay: r.readyDelay,
 		Models: models, Log: log, APIKeys: keys, CORSOrigins: r.origins, AllowedHosts: r.hosts, MaxBody: r.maxBody << 20,
 		MaxRequests: r.maxRequests, MaxTokens: r.maxTokens, RequestTimeout: r.requestTimeout, WriteTimeout: r.writeTimeout,
 		StoreBytes: r.store << 20, Page: !r.noPage, Version: version,
@@ -255,17 +263,26 @@ func (r *serveRun) apiKeys() ([]string, error) {
 func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 	var models []mlx.HostedModel
 	if r.modelsDir != "" {
-		found, err := modelfiles.Folders(r.modelsDir)
+		found, err := modelfiles.Within(r.modelsDir)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--models-dir: %w", err)}
 		}
 		if len(found) == 0 {
-			return nil, fmt.Errorf("no folder in %s has a config.json", r.modelsDir)
+			return nil, fmt.Errorf("no folder in %s has a config.json, and there is no .gguf file", r.modelsDir)
 		}
-		for _, folder := range found {
-			m, err := r.folder("", folder, "") // a name of a folder may hold anything
+		for _, path := range found {
+			name, err := filepath.Rel(r.modelsDir, path)
 			if err != nil {
 				return nil, fmt.Errorf("--models-dir: %w", err)
+			}
+			name = filepath.ToSlash(filepath.Join(filepath.Dir(name), defaultName(name)))
+			m, err := r.settled(name, path, "") // a name of a folder may hold anything
+			if err != nil {
+				return nil, fmt.Errorf("--models-dir: %w", err)
+			}
+			// One of many that does not load is no reason to serve none.
+			if err := mlx.Verify(m.Path, m.Options...); err != nil {
+				log.Warn("this model will not load", "name", m.Name, "error", err)
 			}
 			models = append(models, m)
 		}
@@ -285,27 +302,48 @@ func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 	return mlx.NewHost(options, models...)
 }
 
-// model reads [NAME=]DIR[,KEY=VALUE...].
+// model reads [NAME=]MODEL[,KEY=VALUE...] and looks whether its files are there.
 func (r *serveRun) model(spec string) (mlx.HostedModel, error) {
-	dir, settings, _ := strings.Cut(spec, ",")
-	name, path, named := strings.Cut(dir, "=")
+	what, settings, _ := strings.Cut(spec, ",")
+	name, model, named := strings.Cut(what, "=")
 	if !named {
-		name, path = "", dir
+		name, model = "", what
 	}
-	return r.folder(name, path, settings)
-}
-
-// folder is a model in a folder, by the folder's name if it has none, with settings of its own.
-func (r *serveRun) folder(name, path, settings string) (mlx.HostedModel, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return mlx.HostedModel{}, err
+	if _, err := os.Stat(spec); err == nil { // a path that is there, whatever characters it holds
+		name, model, settings = "", spec, ""
 	}
 	if name == "" {
-		name = filepath.Base(path)
+		name = defaultName(model)
 	}
-	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil {
-		return mlx.HostedModel{}, fmt.Errorf("not a model folder: %w", err)
+	m, err := r.settled(name, model, settings)
+	if err != nil {
+		return m, err
+	}
+	return m, mlx.Verify(m.Path, m.Options...)
+}
+
+// defaultName is what a model is called in requests if nothing else was said: the folder, the file without its ending, or the name on
+// the hub.
+func defaultName(model string) string {
+	if _, err := os.Stat(model); err != nil {
+		if _, ok := hub.Parse(model); ok {
+			return model
+		}
+	}
+	if strings.EqualFold(filepath.Ext(model), ".gguf") {
+		return gguf.ModelName(model)
+	}
+	if abs, err := filepath.Abs(model); err == nil {
+		return filepath.Base(abs)
+	}
+	return model
+}
+
+// settled is a model with settings of its own before those for all.
+func (r *serveRun) settled(name, model, settings string) (mlx.HostedModel, error) {
+	path, err := mlx.Locate(model)
+	if err != nil {
+		return mlx.HostedModel{}, err
 	}
 	own := r.loadFlags
 	own.python = "" // named to all workers by the environment

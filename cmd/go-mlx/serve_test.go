@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -95,7 +96,7 @@ func TestServeRefusesWhatItCannotDo(t *testing.T) {
 		want  string
 		usage bool
 	}{
-		{[]string{}, "at least one of the flags", true},
+		{[]string{}, "name models", true},
 		{[]string{"--model", model, "--host", "0.0.0.0"}, "give API keys", true},
 		{[]string{"--model", "/none"}, "not a model folder", true},
 		{[]string{"--model", "x=" + model + ",colour=red"}, `unknown setting "colour"`, true},
@@ -105,6 +106,11 @@ func TestServeRefusesWhatItCannotDo(t *testing.T) {
 		{[]string{"--model", model, "--alias", "[=domains"}, "PATTERN=NAME", true},
 		{[]string{"--model", model, "--alias", "x=nobody"}, "there is no model", true},
 		{[]string{"--model", model, "--default-model", "nobody"}, "there is no model", true},
+		{[]string{"--model", "org/none"}, "go-mlx pull org/none", true},
+		{[]string{"--model", "x=" + model + ",adapter=/none"}, "adapter_config.json", true},
+		{[]string{"--model", model, "--adapter", model}, "adapter_config.json", true},
+		{[]string{"--model", model, "--draft", "/none"}, "draft model", true},
+		{[]string{"--model", testenv.Root() + "/README.md"}, "is a file, and not a .gguf one", true},
 		{[]string{"--models-dir", t.TempDir()}, "no folder", false},
 		{[]string{"--model", model, "--log-format", "xml"}, "text and json", true},
 		{[]string{"--model", model, "--log-level", "loud"}, "--log-level", true},
@@ -135,10 +141,37 @@ func TestModelsHaveSettingsOfTheirOwn(t *testing.T) {
 func TestFoldersMayHaveAnyName(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "a,b=c"), os.DirFS(testenv.Model(t))))
-	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).hosted(nil)
+	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).hosted(slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.Equal(t, []string{"a,b=c"}, models.Names())
 	require.NoError(t, models.Close())
+}
+
+// A model may be given as to every other command: by its place in the arguments, as a GGUF file, by the name of a download.
+func TestModelsAreServedAsTheyAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"FILE.gguf", "split-00001-of-00002.gguf"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+		_, _, err := run(t, "", "serve", filepath.Join(dir, name))
+		require.ErrorContains(t, err, name, "what is no GGUF is found at the start")
+	}
+	require.Equal(t, "FILE", defaultName(filepath.Join(dir, "FILE.gguf")))
+	require.Equal(t, "split", defaultName(filepath.Join(dir, "split-00001-of-00002.gguf")))
+	require.Equal(t, "org/name:q4.gguf", defaultName("org/name:q4.gguf"))
+	t.Chdir(testenv.Model(t))
+	require.Equal(t, "domains", defaultName("."))
+
+	t.Setenv("HF_HUB_CACHE", dir)
+	snapshot := filepath.Join(dir, "models--org--small", "snapshots", "abc")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "models--org--small", "refs"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "models--org--small", "refs", "main"), []byte("abc"), 0o644))
+	require.NoError(t, os.CopyFS(snapshot, os.DirFS(testenv.Model(t))))
+	url, end := serveWith(t, "org/small", "--engine", "native")
+	response, err := http.Post(url+"/v1/completions", "application/json", strings.NewReader(`{"model": "org/small", "prompt": "Where can", "max_tokens": 2}`))
+	require.NoError(t, err)
+	defer response.Body.Close()
+	require.Equal(t, 200, response.StatusCode)
+	require.NoError(t, end())
 }
 
 func TestDoctor(t *testing.T) {

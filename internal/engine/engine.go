@@ -25,6 +25,8 @@ type Engine interface {
 	// RenderChat applies the model's chat template and opens the assistant's turn. Of the options Tools and
 	// TemplateArguments count.
 	RenderChat(ctx context.Context, messages []Message, options GenerateOptions) (string, error)
+	// EncodeChat returns the token ids of the prompt that Generate makes of messages; PlainContent counts too.
+	EncodeChat(ctx context.Context, messages []Message, options GenerateOptions) ([]int32, error)
 	Info() Info
 	Metrics(ctx context.Context) (Metrics, error)
 	// Close ends streams under way with ErrClosed and frees everything. It may be called again.
@@ -117,6 +119,8 @@ type Token struct {
 	StopString string
 	// PromptTokens is the number of prompt tokens. It is set on the last token.
 	PromptTokens int
+	// CachedTokens is how many of them the prompt cache had. It is set on the last token.
+	CachedTokens int
 	// Segments is, with the Segments option, the text that became certain with this token by kind, without
 	// the marks between kinds.
 	Segments []Segment

@@ -6,7 +6,8 @@ import (
 )
 
 // The block formats of ggml (ggml-quants.c): each function makes the values of one block. Products are rounded to float32 one
-// by one, as ggml and the Python package gguf do, so that the values are theirs to the bit.
+// by one, as ggml and the Python package gguf do, so that the values are theirs to the bit. Slices become arrays first, so that no
+// index has to be checked: these loops are most of the time that loading takes.
 
 func half(b []byte) float32 { return float16(binary.LittleEndian.Uint16(b)) }
 
@@ -34,16 +35,16 @@ func unpackBF16(b []byte, out []float32) {
 }
 
 func unpackQ4_0(b []byte, out []float32) {
-	d := half(b)
-	for i, q := range b[2:18] {
-		out[i], out[i+16] = d*float32(int(q&15)-8), d*float32(int(q>>4)-8)
+	d, qs, v := half(b), (*[16]byte)(b[2:]), (*[32]float32)(out)
+	for i, q := range qs {
+		v[i], v[i+16] = d*float32(int32(q&15)-8), d*float32(int32(q>>4)-8)
 	}
 }
 
 func unpackQ4_1(b []byte, out []float32) {
-	d, m := half(b), half(b[2:])
-	for i, q := range b[4:20] {
-		out[i], out[i+16] = float32(d*float32(q&15))+m, float32(d*float32(q>>4))+m
+	d, m, qs, v := half(b), half(b[2:]), (*[16]byte)(b[4:]), (*[32]float32)(out)
+	for i, q := range qs {
+		v[i], v[i+16] = float32(d*float32(int32(q&15)))+m, float32(d*float32(int32(q>>4)))+m
 	}
 }
 
@@ -53,25 +54,25 @@ func fifthBits(high uint32, q byte, j int) (low, up byte) {
 }
 
 func unpackQ5_0(b []byte, out []float32) {
-	d, high := half(b), binary.LittleEndian.Uint32(b[2:])
-	for i, q := range b[6:22] {
+	d, high, qs, v := half(b), binary.LittleEndian.Uint32(b[2:]), (*[16]byte)(b[6:]), (*[32]float32)(out)
+	for i, q := range qs {
 		low, up := fifthBits(high, q, i)
-		out[i], out[i+16] = d*float32(int(low)-16), d*float32(int(up)-16)
+		v[i], v[i+16] = d*float32(int32(low)-16), d*float32(int32(up)-16)
 	}
 }
 
 func unpackQ5_1(b []byte, out []float32) {
-	d, m, high := half(b), half(b[2:]), binary.LittleEndian.Uint32(b[4:])
-	for i, q := range b[8:24] {
+	d, m, high, qs, v := half(b), half(b[2:]), binary.LittleEndian.Uint32(b[4:]), (*[16]byte)(b[8:]), (*[32]float32)(out)
+	for i, q := range qs {
 		low, up := fifthBits(high, q, i)
-		out[i], out[i+16] = float32(d*float32(low))+m, float32(d*float32(up))+m
+		v[i], v[i+16] = float32(d*float32(int32(low)))+m, float32(d*float32(int32(up)))+m
 	}
 }
 
 func unpackQ8_0(b []byte, out []float32) {
-	d := half(b)
-	for i, q := range b[2:34] {
-		out[i] = d * float32(int8(q))
+	d, qs, v := half(b), (*[32]byte)(b[2:]), (*[32]float32)(out)
+	for i, q := range qs {
+		v[i] = d * float32(int32(int8(q)))
 	}
 }
 
@@ -111,33 +112,49 @@ func scaleMin(packed []byte, i int) (scale, m byte) {
 }
 
 func unpackQ4K(b []byte, out []float32) {
-	d, least, packed, qs := half(b), half(b[2:]), b[4:16], b[16:144]
-	for i := range 8 { // groups of 32 values
-		scale, m := scaleMin(packed, i)
-		d, m32, shift := d*float32(scale), least*float32(m), i%2*4
-		for j, q := range qs[i/2*32:][:32] {
-			out[32*i+j] = float32(d*float32(q>>shift&15)) - m32
+	d, least, packed := half(b), half(b[2:]), b[4:16]
+	for i := range 4 { // two groups of 32 values share their bytes
+		lowScale, lowMin := scaleMin(packed, 2*i)
+		highScale, highMin := scaleMin(packed, 2*i+1)
+		d1, m1, d2, m2 := d*float32(lowScale), least*float32(lowMin), d*float32(highScale), least*float32(highMin)
+		qs, v := (*[32]byte)(b[16+32*i:]), (*[64]float32)(out[64*i:])
+		for j, q := range qs {
+			v[j] = float32(d1*float32(int32(q&15))) - m1
+			v[j+32] = float32(d2*float32(int32(q>>4))) - m2
 		}
 	}
 }
 
 func unpackQ5K(b []byte, out []float32) {
-	d, least, packed, high, qs := half(b), half(b[2:]), b[4:16], b[16:48], b[48:176]
-	for i := range 8 {
-		scale, m := scaleMin(packed, i)
-		d, m32, shift := d*float32(scale), least*float32(m), i%2*4
-		for j, q := range qs[i/2*32:][:32] {
-			out[32*i+j] = float32(d*float32(q>>shift&15|high[j]>>i&1<<4)) - m32
+	d, least, packed, high := half(b), half(b[2:]), b[4:16], (*[32]byte)(b[16:])
+	for i := range 4 {
+		lowScale, lowMin := scaleMin(packed, 2*i)
+		highScale, highMin := scaleMin(packed, 2*i+1)
+		d1, m1, d2, m2 := d*float32(lowScale), least*float32(lowMin), d*float32(highScale), least*float32(highMin)
+		qs, v := (*[32]byte)(b[48+32*i:]), (*[64]float32)(out[64*i:])
+		for j, q := range qs {
+			fifth := high[j] >> (2 * i)
+			v[j] = float32(d1*float32(int32(q&15|fifth&1<<4))) - m1
+			v[j+32] = float32(d2*float32(int32(q>>4|fifth>>1&1<<4))) - m2
 		}
 	}
 }
 
 func unpackQ6K(b []byte, out []float32) {
-	low, high, scales, d := b[:128], b[128:192], b[192:208], half(b[208:])
-	for i := range 256 {
-		half, row, column := i/128, i%128/32, i%32
-		q := low[half*64+row%2*32+column]>>(row/2*4)&15 | high[half*32+column]>>(row*2)&3<<4
-		out[i] = float32(d*float32(int8(scales[i/16]))) * float32(int(q)-32)
+	d := half(b[208:])
+	for i := range 2 { // halves of 128 values: four rows of 32
+		low, high, v := (*[64]byte)(b[64*i:]), (*[32]byte)(b[128+32*i:]), (*[128]float32)(out[128*i:])
+		var scale [8]float32 // of 16 values
+		for j, s := range (*[8]byte)(b[192+8*i:]) {
+			scale[j] = d * float32(int8(s))
+		}
+		for j, h := range high {
+			at, l1, l2 := j>>4, low[j], low[j+32]
+			v[j] = scale[at] * float32(int32(l1&15|h&3<<4)-32)
+			v[j+32] = scale[at+2] * float32(int32(l2&15|h>>2&3<<4)-32)
+			v[j+64] = scale[at+4] * float32(int32(l1>>4|h>>4&3<<4)-32)
+			v[j+96] = scale[at+6] * float32(int32(l2>>4|h>>6<<4)-32)
+		}
 	}
 }
 
@@ -145,9 +162,9 @@ func unpackQ6K(b []byte, out []float32) {
 var steps = [16]float32{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
 func unpackIQ4NL(b []byte, out []float32) {
-	d := half(b)
-	for i, q := range b[2:18] {
-		out[i], out[i+16] = d*steps[q&15], d*steps[q>>4]
+	d, qs, v := half(b), (*[16]byte)(b[2:]), (*[32]float32)(out)
+	for i, q := range qs {
+		v[i], v[i+16] = d*steps[q&15], d*steps[q>>4]
 	}
 }
 

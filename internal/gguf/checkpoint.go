@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -57,11 +58,17 @@ const (
 
 // Open reads the header of a file and arranges its tensors; packed keeps types that are MLX's affine format exactly as such, if all
 // matrices of the file are of these types. Of a split model, path is the first part. The caller closes the checkpoint.
-func Open(path string, packed bool) (_ *Checkpoint, err error) {
+func Open(path string, packed bool) (*Checkpoint, error) {
 	h, err := ReadHeader(path)
 	if err != nil {
 		return nil, err
 	}
+	return OpenHeader(path, h, packed)
+}
+
+// OpenHeader is Open for a file whose header was read already; the header stays as it is.
+func OpenHeader(path string, read *Header, packed bool) (_ *Checkpoint, err error) {
+	h := &Header{Metadata: read.Metadata, Tensors: slices.Clone(read.Tensors)} // parts add tensors to it
 	c := &Checkpoint{Path: path, Header: h}
 	defer func() {
 		if err != nil {
@@ -125,6 +132,15 @@ func partsOf(path string, h *Header) ([]string, error) {
 func LaterPart(path string) bool {
 	name := splitName.FindStringSubmatch(path)
 	return name != nil && name[2] != "00001"
+}
+
+// ModelName is what a model in a file is called: the file's name without its ending, and without the number of the part.
+func ModelName(path string) string {
+	base := filepath.Base(path)
+	if name := splitName.FindStringSubmatch(base); name != nil {
+		return name[1]
+	}
+	return strings.TrimSuffix(base, filepath.Ext(base))
 }
 
 // Close closes the files.

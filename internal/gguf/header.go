@@ -83,10 +83,12 @@ func ReadHeader(path string) (*Header, error) {
 
 // reader latches the first error and counts bytes.
 type reader struct {
-	r    *bufio.Reader
-	at   int64
-	size int64
-	err  error
+	r     *bufio.Reader
+	at    int64
+	size  int64
+	err   error
+	small [8]byte // what numbers are read into
+	text  []byte  // what strings are read into
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -96,7 +98,10 @@ func (r *reader) fail(format string, args ...any) {
 }
 
 // take returns the next n bytes. What a file claims is compared with what is left of it before memory is set aside.
-func (r *reader) take(n int64) []byte {
+func (r *reader) take(n int64) []byte { return r.into(nil, n) }
+
+// into is take, into a buffer if that is large enough.
+func (r *reader) into(data []byte, n int64) []byte {
 	if r.err != nil {
 		return nil
 	}
@@ -104,7 +109,10 @@ func (r *reader) take(n int64) []byte {
 		r.fail("cut off at byte %d", r.size)
 		return nil
 	}
-	data := make([]byte, n)
+	if int64(cap(data)) < n || data == nil {
+		data = make([]byte, n)
+	}
+	data = data[:n]
 	if _, err := io.ReadFull(r.r, data); err != nil {
 		r.fail("cut off at byte %d", r.at)
 		return nil
@@ -114,14 +122,14 @@ func (r *reader) take(n int64) []byte {
 }
 
 func (r *reader) uint32() uint32 {
-	if data := r.take(4); data != nil {
+	if data := r.into(r.small[:], 4); data != nil {
 		return binary.LittleEndian.Uint32(data)
 	}
 	return 0
 }
 
 func (r *reader) uint64() uint64 {
-	if data := r.take(8); data != nil {
+	if data := r.into(r.small[:], 8); data != nil {
 		return binary.LittleEndian.Uint64(data)
 	}
 	return 0
@@ -137,13 +145,19 @@ func (r *reader) count(what string, most uint64) uint64 {
 	return n
 }
 
-func (r *reader) str() string { return string(r.take(int64(r.count("bytes in a string", maxString)))) }
+func (r *reader) str() string {
+	data := r.into(r.text, int64(r.count("bytes in a string", maxString)))
+	if cap(data) > cap(r.text) {
+		r.text = data
+	}
+	return string(data)
+}
 
 // value reads a metadata value; of lists there are none within lists.
 func (r *reader) value(kind uint32) any {
 	switch fixed := sizes[kind]; {
 	case fixed > 0:
-		return number(kind, r.take(fixed))
+		return number(kind, r.into(r.small[:], fixed))
 	case kind == typeString:
 		return r.str()
 	case kind == typeArray:
@@ -160,7 +174,7 @@ func (r *reader) value(kind uint32) any {
 
 func (r *reader) list(item uint32, n int64) any {
 	if item == typeString {
-		var out []string
+		out := make([]string, 0, min(n, (r.size-r.at)/8)) // a string has its length in front of it
 		for range n {
 			if out = append(out, r.str()); r.err != nil {
 				return nil
@@ -192,6 +206,18 @@ func (r *reader) list(item uint32, n int64) any {
 
 func items[T any](kind uint32, size int64, data []byte) []T {
 	out := make([]T, int64(len(data))/size)
+	if floats, ok := any(out).([]float64); ok && kind == 6 { // the scores of a vocabulary
+		for i := range floats {
+			floats[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
+		}
+		return out
+	}
+	if ints, ok := any(out).([]int64); ok && kind == 5 { // the kinds of its tokens
+		for i := range ints {
+			ints[i] = int64(int32(binary.LittleEndian.Uint32(data[4*i:])))
+		}
+		return out
+	}
 	for i := range out {
 		out[i], _ = number(kind, data[int64(i)*size:][:size]).(T)
 	}

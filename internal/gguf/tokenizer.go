@@ -5,9 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Kinds of tokens in tokenizer.ggml.token_type.
@@ -95,13 +100,13 @@ func (h *Header) Tokenizer() ([]byte, error) {
 	if len(tokens) == 0 {
 		return nil, fmt.Errorf("%w: the metadata has no tokens (tokenizer.ggml.tokens): put the model's tokenizer.json beside the file", ErrMalformed)
 	}
-	b := &tokenizerBuilder{Header: h, tokens: slices.Clone(tokens), kinds: kinds, ids: make(map[string]int, len(tokens))}
+	b := &tokenizerBuilder{Header: h, tokens: slices.Clone(tokens), kinds: kinds, ids: make(map[string]int, len(tokens)), first: make([]bool, len(tokens))}
 	for id, token := range tokens {
 		if !utf8.ValidString(token) {
 			return nil, fmt.Errorf("%w: token %d is not valid UTF-8", ErrMalformed, id)
 		}
 		if _, taken := b.ids[token]; !taken {
-			b.ids[token] = id
+			b.ids[token], b.first[id] = id, true
 		}
 	}
 	switch model := h.text("tokenizer.ggml.model"); model {
@@ -119,18 +124,23 @@ type tokenizerBuilder struct {
 	tokens []string
 	kinds  []int64
 	ids    map[string]int
+	first  []bool // of the tokens with one text
 }
 
-// whole joins what both kinds have.
-func (b *tokenizerBuilder) whole(model, normalizer, preTokenizer, decoder any, addBOS bool) ([]byte, error) {
+// whole joins what both kinds have. model is JSON: as large as it is, it is not marshalled again.
+func (b *tokenizerBuilder) whole(model []byte, normalizer, preTokenizer, decoder any, addBOS bool) ([]byte, error) {
 	if given, ok := b.Metadata["tokenizer.ggml.add_bos_token"].(bool); ok {
 		addBOS = given
 	}
 	addEOS, _ := b.Metadata["tokenizer.ggml.add_eos_token"].(bool)
-	return json.Marshal(object{
+	rest, err := json.Marshal(object{
 		"version": "1.0", "truncation": nil, "padding": nil, "added_tokens": b.added(), "normalizer": normalizer,
-		"pre_tokenizer": preTokenizer, "post_processor": b.around(addBOS, addEOS), "decoder": decoder, "model": model,
+		"pre_tokenizer": preTokenizer, "post_processor": b.around(addBOS, addEOS), "decoder": decoder,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]byte(`{"model":`), model, []byte(","), rest[1:]), nil
 }
 
 // added are the tokens that are found in a text before it is split.
@@ -171,16 +181,50 @@ func (b *tokenizerBuilder) around(addBOS, addEOS bool) any {
 	return object{"type": "TemplateProcessing", "single": one, "pair": two, "special_tokens": special}
 }
 
-// bpe is the model of byte-pair encoding.
-func (b *tokenizerBuilder) bpe(vocabulary map[string]int, merges [][2]string, more object) object {
-	out := object{
+// bpe is the model of byte-pair encoding, as JSON. A vocabulary has hundreds of thousands of entries, and encoding/json takes as
+// long for them as everything else that loading does.
+func (b *tokenizerBuilder) bpe(merges [][2]string, more object) ([]byte, error) {
+	fields := object{
 		"type": "BPE", "dropout": nil, "unk_token": nil, "continuing_subword_prefix": nil, "end_of_word_suffix": nil,
-		"fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": merges,
+		"fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
 	}
 	for k, v := range more {
-		out[k] = v
+		fields[k] = v
 	}
-	return out
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, 24*len(b.tokens)+20*len(merges))
+	quote := func(text string) {
+		if err == nil {
+			out, err = jsontext.AppendQuote(out, text)
+		}
+	}
+	out = append(out, `{"vocab":{`...)
+	comma := ""
+	for id, token := range b.tokens {
+		if !b.first[id] {
+			continue // the first of two tokens with one text counts
+		}
+		out = append(out, comma...)
+		quote(token)
+		out = strconv.AppendInt(append(out, ':'), int64(id), 10)
+		comma = ","
+	}
+	out = append(out, `},"merges":[`...)
+	for i, m := range merges {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, '[')
+		quote(m[0])
+		out = append(out, ',')
+		quote(m[1])
+		out = append(out, ']')
+	}
+	out = append(out, `],`...)
+	return append(out, rest[1:]...), err
 }
 
 // spaceMark is what SentencePiece writes for a space.
@@ -221,7 +265,11 @@ func (b *tokenizerBuilder) sentencePiece() ([]byte, error) {
 	if unknown >= 0 {
 		more["unk_token"] = b.tokens[unknown]
 	}
-	return b.whole(b.bpe(b.ids, b.mergesOf(scores), more), normalizer, nil, object{"type": "Sequence", "decoders": decoders}, true)
+	model, err := b.bpe(b.mergesOf(scores), more)
+	if err != nil {
+		return nil, err
+	}
+	return b.whole(model, normalizer, nil, object{"type": "Sequence", "decoders": decoders}, true)
 }
 
 func (b *tokenizerBuilder) free(token string) bool {
@@ -230,56 +278,78 @@ func (b *tokenizerBuilder) free(token string) bool {
 }
 
 // mergesOf derives the merges of a SentencePiece model, which joins the two neighbours whose union has the best score: every way
-// to make a token of two others, the best token first. The order within a score is that of Hugging Face's converter.
+// to make a token of two others, the best token first. The order within a score is that of Hugging Face's converter: the letters on
+// the left, the most first; then those on the right, the union's id, the left one's, the right one's.
 func (b *tokenizerBuilder) mergesOf(scores []float64) [][2]string {
 	type merge struct {
-		left, right               string
-		score                     float64
-		leftLetters, rightLetters int
+		token, left, right int // ids
+		at                 int // the bytes of the left one
+		letters            int // of the left one
+		rest               int // letters of the right one
 	}
-	var all []merge
-	for id, token := range b.tokens {
-		score := scores[id]
-		switch b.kinds[id] {
-		case tokenNormal:
-		case tokenUserDefined:
-			score = math.Inf(1) // joined before all others
-		default:
-			continue
+	scoreOf := func(id int) float64 {
+		if b.kinds[id] == tokenUserDefined {
+			return math.Inf(1) // joined before all others
 		}
-		if b.ids[token] != id {
-			continue
+		return scores[id]
+	}
+	var order []int // tokens, the best score first; most files have them in this order already
+	for id, first := range b.first {
+		if kind := b.kinds[id]; first && (kind == tokenNormal || kind == tokenUserDefined) {
+			order = append(order, id)
 		}
-		first, letters, before := len(all), utf8.RuneCountInString(token), -1
-		for at := range token {
-			if before++; at == 0 {
-				continue
+	}
+	mergeable := newPieces(len(order))
+	for _, id := range order {
+		if b.tokens[id] != "" {
+			mergeable.add(b.tokens[id], id)
+		}
+	}
+	byScore := func(x, y int) int { return cmp.Compare(scoreOf(y), scoreOf(x)) }
+	if !slices.IsSortedFunc(order, byScore) {
+		slices.SortStableFunc(order, byScore)
+	}
+	// The ways to make each token are found on all processors; a piece of the order for each.
+	pieces := slices.Collect(slices.Chunk(order, max(1, len(order)/runtime.GOMAXPROCS(0)+1)))
+	found := make([][]merge, len(pieces))
+	var wait sync.WaitGroup
+	for i, piece := range pieces {
+		wait.Go(func() {
+			for _, id := range piece {
+				token := b.tokens[id]
+				letters, before := utf8.RuneCountInString(token), -1
+				for at := range token {
+					if before++; at == 0 {
+						continue
+					}
+					left, ok := mergeable.get(token[:at])
+					if !ok {
+						continue
+					}
+					if right, ok := mergeable.get(token[at:]); ok {
+						found[i] = append(found[i], merge{id, left, right, at, before, letters - before})
+					}
+				}
 			}
-			left, right := token[:at], token[at:]
-			if b.mergeable(left) && b.mergeable(right) {
-				all = append(all, merge{left, right, score, before, letters - before})
-			}
-		}
-		slices.SortFunc(all[first:], func(x, y merge) int {
-			return cmp.Or(b.ids[x.left]-b.ids[y.left], b.ids[x.right]-b.ids[y.right])
 		})
 	}
-	slices.SortStableFunc(all, func(x, y merge) int {
-		if y.score != x.score {
-			return cmp.Compare(y.score, x.score)
+	wait.Wait()
+	all := slices.Concat(found...)
+	out := make([][2]string, 0, len(all))
+	for len(all) > 0 {
+		score, n := scoreOf(all[0].token), 1
+		for n < len(all) && scoreOf(all[n].token) == score {
+			n++
 		}
-		return cmp.Or(y.leftLetters-x.leftLetters, y.rightLetters-x.rightLetters)
-	})
-	out := make([][2]string, len(all))
-	for i, m := range all {
-		out[i] = [2]string{m.left, m.right}
+		slices.SortFunc(all[:n], func(x, y merge) int {
+			return cmp.Or(y.letters-x.letters, y.rest-x.rest, x.token-y.token, x.left-y.left, x.right-y.right)
+		})
+		for _, m := range all[:n] {
+			out = append(out, [2]string{b.tokens[m.token][:m.at], b.tokens[m.token][m.at:]})
+		}
+		all = all[n:]
 	}
 	return out
-}
-
-func (b *tokenizerBuilder) mergeable(piece string) bool {
-	id, ok := b.ids[piece]
-	return ok && (b.kinds[id] == tokenNormal || b.kinds[id] == tokenUserDefined)
 }
 
 func (b *tokenizerBuilder) byteLevel() ([]byte, error) {
@@ -304,6 +374,10 @@ func (b *tokenizerBuilder) byteLevel() ([]byte, error) {
 		normalizer = object{"type": "NFC"}
 	}
 	decoder := object{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}
-	return b.whole(b.bpe(b.ids, merges, object{"ignore_merges": pre.ignoreMerges}), normalizer,
+	model, err := b.bpe(merges, object{"ignore_merges": pre.ignoreMerges})
+	if err != nil {
+		return nil, err
+	}
+	return b.whole(model, normalizer,
 		object{"type": "Sequence", "pretokenizers": steps}, decoder, pre.bos)
 }

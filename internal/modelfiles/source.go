@@ -65,9 +65,7 @@ func ggufIn(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	models := slices.DeleteFunc(files, func(file string) bool {
-		return gguf.LaterPart(file) || strings.HasPrefix(filepath.Base(file), "mmproj") // the vision part of a model
-	})
+	models := slices.DeleteFunc(files, func(file string) bool { return !isModelFile(file) })
 	switch len(models) {
 	case 0:
 		return "", nil
@@ -81,14 +79,25 @@ func ggufIn(dir string) (string, error) {
 	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
 }
 
+// isModelFile is false for .gguf files that belong to another one: later parts, and the vision part of a model.
+func isModelFile(file string) bool {
+	return !gguf.LaterPart(file) && !strings.HasPrefix(filepath.Base(file), "mmproj")
+}
+
 // Header is the header of the GGUF file.
 func (s *Source) Header() (*gguf.Header, error) {
 	s.once.Do(func() { s.header, s.err = gguf.ReadHeader(s.GGUF) })
 	return s.header, s.err
 }
 
-// OpenGGUF opens the weights of a GGUF file; see gguf.Open.
-func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) { return gguf.Open(s.GGUF, packed) }
+// OpenGGUF opens the weights of a GGUF file; see gguf.Open. Its header, with the whole vocabulary, is read once.
+func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) {
+	h, err := s.Header()
+	if err != nil {
+		return nil, err
+	}
+	return gguf.OpenHeader(s.GGUF, h, packed)
+}
 
 // Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
 func (s *Source) Read(name string) ([]byte, error) {

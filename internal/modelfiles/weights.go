@@ -3,6 +3,7 @@ package modelfiles
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Files are the paths of a folder's entries whose names match a pattern such as "*.safetensors", sorted. Other than with
@@ -43,16 +44,36 @@ func Bytes(dir string, patterns ...string) int64 {
 	return total
 }
 
-// Folders are the folders in a folder that hold a config.json, sorted.
-func Folders(dir string) ([]string, error) {
+// Within are the models in a folder, in the order of their names: folders that are models, and .gguf files, each the first part of a
+// split one. Where a folder is no model, it is looked into, so far as LM Studio's ORG/NAME/FILE.gguf goes.
+func Within(dir string) ([]string, error) { return within(dir, 3) }
+
+func within(dir string, depth int) ([]string, error) {
 	all, err := Files(dir, "*")
 	if err != nil {
 		return nil, err
 	}
 	var out []string
-	for _, folder := range all {
-		if _, err := os.Stat(filepath.Join(folder, "config.json")); err == nil {
-			out = append(out, folder)
+	for _, path := range all {
+		stat, err := os.Stat(path)
+		if err != nil {
+			continue // a link that leads nowhere
+		}
+		if !stat.IsDir() {
+			if strings.EqualFold(filepath.Ext(path), ".gguf") && isModelFile(path) {
+				out = append(out, path)
+			}
+			continue
+		}
+		// Several .gguf files in a folder are several models, which Find cannot choose from.
+		if _, err := Find(path); err == nil {
+			out = append(out, path)
+		} else if depth > 1 {
+			deeper, err := within(path, depth-1)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, deeper...)
 		}
 	}
 	return out, nil

@@ -28,7 +28,7 @@ func TestFilesOfFoldersWithAnyName(t *testing.T) {
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(above, "no model"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(above, "file"), nil, 0o644))
-	folders, err := Folders(above)
+	folders, err := Within(above)
 	require.NoError(t, err)
 	require.ElementsMatch(t, want, folders)
 }
@@ -37,9 +37,30 @@ func TestFoldersThatAreNotThere(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	_, err := Files(missing, "*")
 	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = Folders(missing)
+	_, err = Within(missing)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.Zero(t, Bytes(missing, "*"))
 	_, err = Files(t.TempDir(), "[")
 	require.NoError(t, err, "nothing is there to match")
+}
+
+// Folders of models hold them as they are, as GGUF files, and as LM Studio keeps them.
+func TestModelsWithinAFolder(t *testing.T) {
+	above := t.TempDir()
+	for _, file := range []string{
+		"plain/config.json", "plain/model.safetensors", "plain/inner/config.json", "one.GGUF", "split-00001-of-00002.gguf", "split-00002-of-00002.gguf",
+		"mmproj-x.gguf", "notes.txt", "org/name/q4.gguf", "org/name/mmproj-q4.gguf", "org/many/q4.gguf", "org/many/q8.gguf", "a/b/c/too-deep.gguf",
+	} {
+		path := filepath.Join(above, filepath.FromSlash(file))
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, nil, 0o644))
+	}
+	require.NoError(t, os.Symlink(filepath.Join(above, "nowhere"), filepath.Join(above, "broken")))
+	found, err := Within(above)
+	require.NoError(t, err)
+	for i := range found {
+		found[i], err = filepath.Rel(above, found[i])
+		require.NoError(t, err)
+	}
+	require.ElementsMatch(t, []string{"plain", "one.GGUF", "split-00001-of-00002.gguf", "org/name", "org/many/q4.gguf", "org/many/q8.gguf", "a/b/c"}, found)
 }

@@ -90,6 +90,7 @@ func (c *RingCache) Take(s *metal.Scope, kept metal.PastKV) {
 	c.replace(s, kept.Keys, kept.Values)
 	c.offset, c.owned = kept.Length, kept.Owned
 }
+
 // ordered is the positions held, at most the window, from oldest to newest.
 func (c *RingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 	held, room := c.offset, a.Dim(timeAxis)

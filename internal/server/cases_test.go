@@ -26,8 +26,8 @@ type caseWant struct {
 }
 
 var caseWants = map[string]caseWant{
-	"01-strict-tool-auto":             {ignored: "tools[].strict"},
-	"02-strict-tool-auto-responses":   {ignored: "tools[].strict"},
+	"01-strict-tool-auto":             {},
+	"02-strict-tool-auto-responses":   {},
 	"03-responses-include-empty":      {},
 	"04-responses-own-reasoning-item": {},
 	"05-claude-code":                  {ignored: "context_management, output_config.effort"},

@@ -141,7 +141,7 @@ func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, hea
 	facts, err := s.facts.Of(lease.Path)
 	if err == nil {
 		var t *turn.Turn
-		if t, err = turn.Prepare(ctx, lease.Model, facts, wish, turn.Settings{MaxTokens: s.config.MaxTokens, Strict: s.config.Strict}); err == nil {
+		if t, err = turn.Prepare(ctx, lease.Model, facts, wish, s.settings()); err == nil {
 			t.Watcher = watcher{s, visitOf(ctx)}
 			header(func(h http.Header) { s.noteIn(ctx, h, wish.Notes) })
 			return t, lease, nil

@@ -50,6 +50,7 @@ class Batch:
         """Takes in a stream that has computed nothing yet."""
         ids = stream.prompt
         cache, covered = self._prompts.fetch(ids)
+        stream.cached = covered
         stream.report(put, 0, len(ids) - covered)
         self._insert(stream, ids[covered:], cache, ids[:covered])
 

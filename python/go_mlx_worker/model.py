@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import _get_control_token_patterns, 
 
 from .errors import RequestError, is_out_of_memory
 from .folders import check_folder, fingerprint, plain_paths
+from .grammar import Grammars
 from .limits import limited
 
 # A chat template may take so long. It is a program of whoever made the checkpoint, and can loop.
@@ -50,6 +51,7 @@ class LoadedModel:
         limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
         self.context_length = min(int(limit), MAX_CONTEXT)
         self.has_template = self.tokenizer.has_chat_template
+        self.grammars = Grammars(self.tokenizer, self.vocab_size)
         caches = make_prompt_cache(self.model)
         self.batchable = all(hasattr(c, "merge") for c in caches)
         # Whether tokens can be taken back out of the KV at any length.
@@ -122,8 +124,7 @@ class LoadedModel:
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
         if request.get("messages"):
-            rendered = self.render_chat(request)
-            ids = list(rendered) if request.get("plain") else self.encode(rendered, special=False)
+            ids = self.chat_ids(request)
         elif request.get("plain"):
             ids = self.encode_plain(request["text"])
         elif request.get("text"):
@@ -140,6 +141,11 @@ class LoadedModel:
             )
         self.check_ids(ids, "prompt")
         return ids
+
+    def chat_ids(self, request):
+        """The token ids of a chat's prompt, of whatever length."""
+        rendered = self.render_chat(request)
+        return list(rendered) if request.get("plain") else self.encode(rendered, special=False)
 
     def encode_plain(self, text):
         """A text in which no special token counts, with what the tokenizer puts in front of every text."""

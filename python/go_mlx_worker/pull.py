@@ -28,6 +28,10 @@ from huggingface_hub.errors import (  # noqa: E402
     RevisionNotFoundError,
 )
 
+from . import resume  # noqa: E402
+
+resume.install()
+
 # What engines read. Weights in other forms (PyTorch, ONNX, originals) would only cost time and space.
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.gguf", "*.model", "*.tiktoken", "*.txt", "*.py", "*.md", "LICENSE*"]
 ORIGINALS = ["original/*", "metal/*", "onnx/*", "consolidated*"]
@@ -115,7 +119,7 @@ def pull(name, revision, file):
 
 
 def fetch(name, revision, file):
-    """The library goes on by itself where a connection was cut, a few times; then the file begins anew."""
+    """The library goes on by itself where a connection was cut, a few times; the next try, and the next run, go on from there."""
     for attempt in range(ATTEMPTS):
         try:
             return hf_hub_download(name, file, revision=revision)
@@ -140,6 +144,8 @@ def explain(e, name):
         return "missing", f"there is no model {name}, or it is private: check the name, or {login}"
     if isinstance(e, OSError) and e.errno == errno.ENOSPC:
         return "space", "the disk is full: make room, or set HF_HOME to another disk"
+    if isinstance(e, OSError) and "Consistency check failed" in str(e):
+        return "length", "a file came with another length than the hub announced, again and again: try later; what came is kept"
     if isinstance(e, HfHubHTTPError) and e.response is not None and e.response.status_code in (401, 403):
         return "gated", f"the hub refuses {name} ({e.response.status_code}): {login}"
     return "failed", f"{type(e).__name__}: {e}"

@@ -120,6 +120,8 @@ class Server:
         if kind == "decode":
             return {"text": self._loaded.decode(message["ids"])}
         if kind == "render":
+            if message.get("ids"):
+                return {"ids": self._loaded.chat_ids(message)}
             return {"text": self._loaded.render_chat(message)}
         if kind == "trace":
             self._progress.phase = "score"

@@ -28,6 +28,7 @@ class Stream:
         self.check = check
         self.options = request
         self.prompt = loaded.prompt_ids(request)
+        self._follow = loaded.grammars.follow if request.get("grammar") else None
         self.max_tokens = request["max_tokens"]
         if loaded.context_length:
             self.max_tokens = min(self.max_tokens, loaded.context_length - len(self.prompt))
@@ -50,6 +51,7 @@ class Stream:
             self._add(token, i + 1, {})
         self.emitted = list(resumed)
         self.resumed = 0  # how many tokens are made again
+        self.cached = 0  # tokens of the prompt whose KV was there
         self.rescues = 0  # passes of a batch that failed with it
         self._prefilled = False  # whether the reader knows
         self.keep_apart(request.get("alone_from") or 0, request.get("alone_until") or 0)
@@ -85,6 +87,8 @@ class Stream:
         self._replay, self.emitted, self.resumed = made, [], len(made)
         self.sampler = make_sampler(self.options, self._special, self._replay)
         self.processors = make_processors(self.options)
+        if self._follow:
+            self.processors.append(self._follow(self.options["grammar"]))
 
     def give(self, put, token, logprobs):
         """Puts out the message of the next token, nothing for a replayed one; logprobs [vocab] are those it was
@@ -102,6 +106,8 @@ class Stream:
         self.finished = "finish" in message
         if self.finished:
             message["prompt_tokens"] = len(self.prompt)
+            if self.cached:
+                message["cached_tokens"] = self.cached
         put(message)
 
     def _add(self, token, count, message):

@@ -132,6 +132,17 @@ class Agents(unittest.TestCase):
                 )
                 self.assertIn("harbour master", out)
 
+    def test_cline(self):
+        """One turn with a tool: its command line goes on with a conversation on a terminal only."""
+        with tempfile.TemporaryDirectory() as folder:
+            note = Path(folder, "note.txt")
+            note.write_text("harbour master\n")
+            data = ("--data-dir", folder + "/data")
+            self.run_agent(BIN / "cline", "auth", "-p", "openai-compatible", "-k", "none", "-m", "scripted", "-b", server.url + "/v1", *data, cwd=folder)
+            task = "CALL read_files " + json.dumps({"files": [{"path": str(note)}]})
+            out = self.run_agent(BIN / "cline", "-P", "openai-compatible", "-m", "scripted", *data, task, cwd=folder)
+            self.assertRegex(out, "The tool says: .*harbour master")
+
     def test_opencode(self):
         with tempfile.TemporaryDirectory() as folder:
             note = Path(folder, "note.txt")

@@ -4,11 +4,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 sh tests/real/fetch.sh
 out=build/llamacpp
-mkdir -p "$out"
-if [ ! -d "$out/node_modules/node-llama-cpp" ]; then
-  echo "==> llama.cpp as node-llama-cpp has it built, into $out"
-  (cd "$out" && npm init -y >/dev/null && npm install --silent --no-audit --no-fund --ignore-scripts node-llama-cpp@3.22.1)
-fi
+sh tests/llamacpp/fetch.sh
 cp tests/llamacpp/peer.mjs "$out/"
 gguf=build/real/gemma-3-270m-q4_k_m.gguf
 [ -e "$out/bf16/config.json" ] || bin/go-mlx convert "$gguf" --out "$out/bf16"

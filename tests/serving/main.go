@@ -24,10 +24,11 @@ func main() {
 	starts := flag.Int("starts", 5, "how often to measure the start")
 	cancels := flag.Bool("cancels", true, "measure cancels: the serving process must use no processor time when it is idle")
 	loaded := flag.Bool("load", false, "instead, put the server of this project and mlx_lm.server under load, with clients that leave")
+	hostile := flag.Bool("hostile", false, "with -load: only the level with hostile clients")
 	perClient := flag.Int("per-client", 4, "requests of each client, with -load")
 	flag.Parse()
 	if *loaded {
-		if err := loadTest(*model, *python, *perClient); err != nil {
+		if err := loadTest(*model, *python, *perClient, *hostile); err != nil {
 			fmt.Fprintln(os.Stderr, "serving:", err)
 			os.Exit(1)
 		}

@@ -1,6 +1,7 @@
 // The chat: conversations, messages, and answers as they come.
 
 import { stream } from "./api.js";
+import { giveUp, leave, sound, turnTo } from "./branches.js";
 import { copyText } from "./copy.js";
 import { Blocks } from "./markdown.js";
 import { poll } from "./status.js";
@@ -15,7 +16,8 @@ let model = () => ({ name: "", thinks: false });
 
 export function start(selectedModel) {
   model = selectedModel;
-  store.remember([...document.querySelectorAll("#settings input:not([type=password]), #settings textarea")]);
+  store.remember([...document.querySelectorAll("#settings input:not([type=password]), #settings textarea:not(#system)")]);
+  $("system").addEventListener("change", instruct);
   $("composer").addEventListener("submit", (e) => {
     e.preventDefault();
     send();
@@ -46,8 +48,19 @@ function changedElsewhere() {
   list();
 }
 
+// instruct keeps the system prompt: with the chat on show, or without one as that of new chats.
+function instruct() {
+  const text = $("system").value;
+  if (!current) localStorage.setItem("go-mlx.system", text);
+  else if ((current.system ?? "") !== text) {
+    current.system = text;
+    keep(current);
+  }
+}
+
 function show(conversation, focus) {
   current = conversation;
+  $("system").value = conversation?.system ?? localStorage.getItem("go-mlx.system") ?? "";
   $("figures").textContent = "";
   notice("");
   draw();
@@ -100,9 +113,8 @@ async function importFiles(input) {
   for (const file of input.files) {
     try {
       const c = JSON.parse(await file.text());
-      const right = (m) => (m?.role === "user" || m?.role === "assistant") && typeof m.content === "string";
-      if (!Array.isArray(c?.messages) || !c.messages.every(right)) throw new Error("it is no conversation of this page");
-      const made = Object.assign(store.create(), { title: String(c.title ?? file.name), messages: c.messages });
+      if (!sound(c?.messages)) throw new Error("it is no conversation of this page");
+      const made = Object.assign(store.create(), { title: String(c.title ?? file.name), messages: c.messages, system: String(c.system ?? "") });
       await store.save(made);
       show(made, true);
     } catch (e) {
@@ -168,6 +180,7 @@ function article(message, index) {
   const actions = document.createElement("div");
   actions.className = "actions";
   node.append(head, body, actions);
+  if (message.versions) actions.append(versions(message, index));
   if (message.role === "user") {
     body.textContent = message.content;
     actions.append(button("Edit", () => edit(node, message, index)));
@@ -184,6 +197,30 @@ function article(message, index) {
     }));
   }
   return node;
+}
+
+// versions lets one leaf through the versions of a message.
+function versions({ versions, at }, index) {
+  const group = document.createElement("span");
+  group.className = "versions";
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "Versions");
+  const place = document.createElement("span");
+  place.textContent = `${at + 1} of ${versions.length}`;
+  const leaf = (text, label, which) => {
+    const b = button(text, () => {
+      if (underWay) return;
+      turnTo(current.messages, index, which);
+      keep(current);
+      draw(false);
+      log.querySelectorAll("article")[index]?.querySelector(`[aria-label="${label}"]`)?.focus();
+    });
+    b.setAttribute("aria-label", label);
+    b.disabled = which < 0 || which >= versions.length;
+    return b;
+  };
+  group.append(leaf("‹", "Version before", at - 1), place, leaf("›", "Version after", at + 1));
+  return group;
 }
 
 const texts = new WeakMap(); // the Blocks of articles
@@ -229,8 +266,7 @@ function edit(node, message, index) {
   field.setAttribute("aria-label", "Edit the message");
   const submit = () => {
     if (!field.value.trim()) return;
-    current.messages.length = index;
-    ask(field.value.trim());
+    ask(field.value.trim(), leave(current.messages, index));
   };
   onEnter(field, submit);
   field.addEventListener("keydown", (e) => e.key === "Escape" && draw(false));
@@ -241,8 +277,7 @@ function edit(node, message, index) {
 
 function again(index) {
   if (underWay) return;
-  current.messages.length = index;
-  answer();
+  answer(null, leave(current.messages, index));
 }
 
 function send() {
@@ -252,10 +287,11 @@ function send() {
   ask(text);
 }
 
-function ask(text) {
-  current ??= store.create();
-  if (!current.messages.length) current.title = text.slice(0, 60);
-  current.messages.push({ role: "user", content: text });
+// ask says something; instead of something that was said before, if it is a branch.
+function ask(text, branch) {
+  current ??= Object.assign(store.create(), { system: $("system").value });
+  if (!current.messages.length && !branch) current.title = text.slice(0, 60);
+  current.messages.push({ role: "user", content: text, ...branch });
   keep(current); // a question is not lost, whatever becomes of its answer
   answer();
 }
@@ -288,13 +324,13 @@ function request(name, goingOn) {
   return body;
 }
 
-// answer lets the model answer; with a message, which was cut off, it goes on from there.
-async function answer(goingOn) {
+// answer lets the model answer; with a message, which was cut off, it goes on from there; in place of another answer, if it is a branch.
+async function answer(goingOn, branch) {
   if (underWay) return;
   const { name } = model();
   const conversation = current;
   const body = request(name, goingOn);
-  const message = goingOn ?? { role: "assistant", content: "", model: name };
+  const message = goingOn ?? { role: "assistant", content: "", model: name, ...branch };
   const before = message.content.length;
   delete message.cut;
   delete message.stopped;
@@ -333,7 +369,7 @@ async function answer(goingOn) {
   delete conversation.busy;
   busy(false);
   poll();
-  if (failure && !message.content && !message.reasoning) conversation.messages.pop();
+  if (failure && !message.content && !message.reasoning) giveUp(conversation.messages, conversation.messages.length - 1);
   else if (failure) message.stopped = "The answer ended here: " + failure.message;
   const follow = nearEnd();
   if (current === conversation) {

@@ -123,7 +123,8 @@ export function remember(fields) {
 
 export function asMarkdown(c) {
   const names = { user: "You", assistant: "Assistant" };
-  return `# ${c.title}\n\n` + c.messages.map((m) => `## ${names[m.role]}\n\n${m.content}\n`).join("\n");
+  const system = c.system?.trim() ? `## System\n\n${c.system.trim()}\n\n` : "";
+  return `# ${c.title}\n\n${system}` + c.messages.map((m) => `## ${names[m.role]}\n\n${m.content}\n`).join("\n");
 }
 
 export function download(file, type, text) {

@@ -13,8 +13,10 @@ import (
 
 // usage are the tokens of an answer.
 type usage struct {
-	InputTokens  int `json:"input_tokens"`
-	OutputTokens int `json:"output_tokens"`
+	InputTokens   int `json:"input_tokens"` // without those that the prompt cache had
+	OutputTokens  int `json:"output_tokens"`
+	CacheCreation int `json:"cache_creation_input_tokens"`
+	CacheRead     int `json:"cache_read_input_tokens"`
 }
 
 // answerBlock is a part of an answer.
@@ -67,7 +69,7 @@ func (a *answer) end(o turn.Outcome) {
 		a.StopSequence = &o.StopString
 	}
 	a.StopReason = &reason
-	a.Usage = usage{o.Prompt, o.Generated}
+	a.Usage = usage{InputTokens: o.Prompt - o.Cached, OutputTokens: o.Generated, CacheRead: o.Cached}
 }
 
 // AnswerWhole generates the answer in one piece, or counts the tokens of its prompt.

@@ -11,6 +11,7 @@ import (
 
 type usage struct {
 	PromptTokens            int               `json:"prompt_tokens"`
+	PromptTokensDetails     inputDetails      `json:"prompt_tokens_details"`
 	CompletionTokens        int               `json:"completion_tokens"`
 	TotalTokens             int               `json:"total_tokens"`
 	CompletionTokensDetails completionDetails `json:"completion_tokens_details"`
@@ -23,6 +24,7 @@ type completionDetails struct {
 // add counts another answer to the same prompt.
 func (u *usage) add(o turn.Outcome) {
 	u.PromptTokens = max(u.PromptTokens, o.Prompt)
+	u.PromptTokensDetails.CachedTokens = max(u.PromptTokensDetails.CachedTokens, o.Cached)
 	u.CompletionTokens += o.Generated
 	u.CompletionTokensDetails.ReasoningTokens += o.Reasoning
 	u.TotalTokens = u.PromptTokens + u.CompletionTokens

@@ -125,6 +125,7 @@ func (q *CompletionRequest) run(ctx context.Context, t *turn.Turn, out turn.Sink
 		c.Choices[index] = a.choice
 		if index%n == 0 {
 			total.PromptTokens += o.Prompt
+			total.PromptTokensDetails.CachedTokens += o.Cached
 		}
 		total.CompletionTokens += o.Generated
 		total.TotalTokens = total.PromptTokens + total.CompletionTokens

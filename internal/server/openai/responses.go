@@ -207,7 +207,7 @@ func (q *ResponseRequest) finish(a *responding, r turn.Reply) error {
 		return err
 	}
 	a.Usage = &responseUsage{
-		InputTokens: r.Prompt, OutputTokens: r.Generated, OutputTokensDetails: outputDetails{r.Reasoning}, TotalTokens: r.Prompt + r.Generated,
+		InputTokens: r.Prompt, InputTokensDetails: inputDetails{r.Cached}, OutputTokens: r.Generated, OutputTokensDetails: outputDetails{r.Reasoning}, TotalTokens: r.Prompt + r.Generated,
 	}
 	now := time.Now().Unix()
 	a.Status, a.CompletedAt = "completed", &now

@@ -2,6 +2,7 @@ package turn
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -33,13 +34,33 @@ func (f Format) schema() (jsontext.Value, error) {
 	return nil, Bad(f.Field+".type", "%q; there are text, json_object and json_schema", f.Type)
 }
 
+// callMark begins the calls that a grammar can be made for: JSON between marks.
+const callMark = "<tool_call>"
+
+// strictCalls reports whether the model is free to call tools, and some of their arguments are to follow their schemas.
+func (t *Tools) strictCalls() bool {
+	return t.Mode != Required && slices.ContainsFunc(t.callable(), func(given Tool) bool { return given.Strict })
+}
+
+// enforceable reports whether a grammar for calls can be made for a model with this template.
+func enforceable(template string) bool {
+	marks, err := segment.Infer(template, func(string) bool { return false })
+	return err == nil && marks.ToolStart == callMark
+}
+
 // grammarFor is what the answer has to follow: a format, a call that is required, or, with a format and tools, either. With a
-// call required there is no text that could have a format.
+// call required there is no text that could have a format. Where strict tools may be called, the text is free up to a call.
 func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) ([]mlx.GenerateOption, error) {
 	calls := t.Mode == Required || schema != nil && len(t.callable()) > 0
-	switch {
-	case !calls && schema == nil:
-		return nil, nil
+	if !calls && schema == nil {
+		if !t.strictCalls() || !enforceable(template) {
+			return nil, nil
+		}
+		lark, err := t.lark()
+		if err != nil {
+			return nil, Bad(names.Of("Tools"), "%v", err)
+		}
+		return []mlx.GenerateOption{mlx.WithGrammar(freeText + lark)}, nil
 	}
 	var err error
 	if schema != nil {
@@ -54,11 +75,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	if t.Mode != Required {
 		field = names.Of("JSONSchema")
 	}
-	marks, err := segment.Infer(template, func(string) bool { return false })
-	if err != nil {
-		return nil, Bad(field, "%v", err)
-	}
-	if marks.ToolStart != "<tool_call>" {
+	if !enforceable(template) {
 		return nil, Bad(field, "a grammar for calls is there only for models that write them as JSON in <tool_call>")
 	}
 	lark, err := t.lark()
@@ -71,15 +88,26 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	return []mlx.GenerateOption{mlx.WithGrammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n")}, nil
 }
 
+// freeText is the start of a grammar in which a text may say anything and then call. What comes before the first call ends with
+// the mark that begins it: a lexeme with a suffix, because the mark's own beginning is text as well.
+const freeText = `start: TEXT? | first more
+TEXT: /(.|\n)+/ & ~/(.|\n)*<tool_call>(.|\n)*/
+first: before "\n" call "\n</tool_call>"
+before[suffix="<tool_call>"]: /(.|\n)*/
+`
+
 // lark is a grammar of calls, as llguidance reads it.
 func (t *Tools) lark() (string, error) {
 	var calls []any
 	parameters := map[string]jsontext.Value{}
 	for i, given := range t.callable() {
 		name := fmt.Sprintf("tool%d", i)
-		schema, err := schemaFor(given.schema(), "#/$defs/"+name)
-		if err != nil {
-			return "", err
+		schema := jsontext.Value(`{"type":"object"}`) // of calls that nobody said anything strict about
+		if given.Strict || !t.strictCalls() {
+			var err error
+			if schema, err = schemaFor(given.schema(), "#/$defs/"+name); err != nil {
+				return "", err
+			}
 		}
 		parameters[name] = schema
 		calls = append(calls, map[string]any{
@@ -95,11 +123,11 @@ func (t *Tools) lark() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	more := ""
+	more := `""`
 	if !t.OneCall {
-		more = ` ("\n" one)*`
+		more = `("\n" one)*`
 	}
-	return "calls: one" + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(withSpacing(schema)) + "\n", nil
+	return "calls: one more\nmore: " + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(withSpacing(schema)) + "\n", nil
 }
 
 // orderedPair is a JSON object of two fields in this order: calls begin with their name.

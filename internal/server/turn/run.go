@@ -38,6 +38,7 @@ type Outcome struct {
 	StopString string
 	Calls      int
 	Prompt     int // tokens
+	Cached     int // of the prompt, tokens that the prompt cache had
 	Generated  int
 	Reasoning  int // of the generated ones
 }
@@ -138,7 +139,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		o.Generated++
 		o.Finish, o.StopString = tok.FinishReason, tok.StopString
 		if o.Prompt == 0 {
-			o.Prompt = tok.PromptTokens
+			o.Prompt, o.Cached = tok.PromptTokens, tok.CachedTokens
 		}
 		segments := tok.Segments
 		if !r.segmented && tok.Text != "" {
@@ -186,7 +187,7 @@ func (r *run) failed(ctx context.Context, err error) error {
 	if r.outcome.Generated > 0 || len(r.messages) == 0 || Explain(err, nil).Kind != Internal || ctx.Err() != nil {
 		return err
 	}
-	if _, rendering := r.render(ctx); rendering != nil {
+	if _, _, rendering := r.render(ctx); rendering != nil {
 		return rendering
 	}
 	return err

@@ -43,6 +43,9 @@ type Wish struct {
 type Settings struct {
 	MaxTokens int  // of an answer whose request sets no limit
 	Strict    bool // what would have no effect is refused
+	// ControlTokens lets what spells a control token in messages and tools be one. Without it nobody whose text is part of a chat
+	// can end a turn.
+	ControlTokens bool
 }
 
 // Watcher is told how an answer comes along; it may be called from several goroutines.
@@ -64,6 +67,7 @@ type Turn struct {
 	most     int  // tokens of the answer
 	budget   int  // tokens of reasoning; 0 for no limit
 	format   bool // the text follows a format
+	plain    bool // messages hold no control tokens
 	marks    segment.Marks
 	prompt   Prompt // of this one; see For
 }
@@ -133,6 +137,9 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		return nil, err
 	}
 	if len(w.Messages) > 0 {
+		if t.plain = !set.ControlTokens; t.plain {
+			t.options = append(t.options, mlx.WithPlainContent())
+		}
 		if err := t.prepareChat(ctx, set); err != nil {
 			return nil, err
 		}
@@ -213,10 +220,10 @@ func (t *Turn) wishesWithoutEffect(set Settings) error {
 			continue
 		}
 		// Arguments follow their schema where a grammar has calls in it.
-		if schema, _ := w.Format.schema(); schema != nil {
+		if enforceable(t.facts.Template) {
 			return nil
 		}
-		return t.note(set, given.Field+".strict", "tools[].strict", "arguments follow their schema only when a call is required (tool_choice)")
+		return t.note(set, given.Field+".strict", "tools[].strict", "a grammar for calls is there only for models that write them as JSON in <tool_call>")
 	}
 	return nil
 }
@@ -305,26 +312,40 @@ func (t *Turn) promptIDs(ctx context.Context) ([]int32, error) {
 		}
 		return t.Model.Tokenizer().Encode(ctx, t.prompt.Text, true)
 	}
-	text, err := t.render(ctx)
+	text, tail, err := t.render(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return t.Model.Tokenizer().Encode(ctx, text, false)
+	chat, err := t.Model.Tokenizer().EncodeChat(ctx, t.messages, t.options...)
+	if err != nil || tail == "" {
+		return chat, err
+	}
+	// The text as a whole is encoded as the model learned it; but not where a message spells a control token.
+	if t.plain {
+		open, err := t.Model.Tokenizer().Encode(ctx, text, false)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Equal(open, chat) {
+			ids, err := t.Model.Tokenizer().Encode(ctx, tail, false)
+			return append(chat, ids...), err
+		}
+	}
+	return t.Model.Tokenizer().Encode(ctx, text+tail, false)
 }
 
-// render is the prompt of a chat, up to where the answer goes on.
-func (t *Turn) render(ctx context.Context) (string, error) {
-	text, err := t.Model.Tokenizer().RenderChat(ctx, t.messages, t.options...)
-	if err != nil {
-		return "", t.refused(err)
+// render is the prompt of a chat, and how the answer begins already.
+func (t *Turn) render(ctx context.Context) (text, tail string, err error) {
+	if text, err = t.Model.Tokenizer().RenderChat(ctx, t.messages, t.options...); err != nil {
+		return "", "", t.refused(err)
 	}
 	if t.prefill == "" {
-		return text, nil
+		return text, "", nil
 	}
 	if start, end := t.marks.ThinkStart, t.marks.ThinkEnd; start != "" && strings.LastIndex(text, start) > strings.LastIndex(text, end) {
-		text += "\n" + end + "\n\n" // the template opens a thought, and the text is behind it
+		tail = "\n" + end + "\n\n" // the template opens a thought, and the text is behind it
 	}
-	return text + t.prefill, nil
+	return text, tail + t.prefill, nil
 }
 
 // refused is the client's error if the template refuses the chat.

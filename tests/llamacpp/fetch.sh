@@ -1,0 +1,10 @@
+#!/bin/sh
+# Fetches llama.cpp, as the npm package node-llama-cpp has it built, into build/llamacpp. What is there is not fetched again.
+set -eu
+cd "$(dirname "$0")/../.."
+out=build/llamacpp
+mkdir -p "$out"
+if [ ! -d "$out/node_modules/node-llama-cpp" ]; then
+  echo "==> llama.cpp, as node-llama-cpp has it built, into $out"
+  (cd "$out" && npm init -y >/dev/null && npm install --silent --no-audit --no-fund --ignore-scripts node-llama-cpp@3.22.1)
+fi

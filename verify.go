@@ -1,0 +1,82 @@
+package mlx
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// Verify looks whether what loading a model with these options will read is there and has headers that make sense: the model, its
+// draft model, its adapter. It loads nothing, and takes as long as reading headers does; a program that loads models later calls it
+// when it starts.
+func Verify(model string, options ...LoadOption) error {
+	o := loadOptions{engine: EngineAuto}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	if err := verify(model, o); err != nil {
+		return fmt.Errorf("verify %s: %w", model, err)
+	}
+	return nil
+}
+
+func verify(model string, o loadOptions) error {
+	path, from, err := verifyFiles(model)
+	if err != nil {
+		return err
+	}
+	python := o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0
+	if python && from.GGUF != "" {
+		return errGGUF
+	}
+	if o.engine == EngineNative || from.GGUF != "" {
+		if err := nativeSupports(path); err != nil {
+			return err
+		}
+	}
+	for _, draft := range []string{o.native.Draft, o.bridge.Draft} {
+		if draft == "" {
+			continue
+		}
+		if _, _, err := verifyFiles(draft); err != nil {
+			return fmt.Errorf("draft model: %w", err)
+		}
+	}
+	for _, adapter := range []string{o.native.Adapter, o.bridge.Adapter} {
+		if adapter == "" {
+			continue
+		}
+		if err := verifyAdapter(adapter); err != nil {
+			return fmt.Errorf("adapter: %w", err)
+		}
+	}
+	return nil
+}
+
+// verifyFiles finds a model and reads its headers.
+func verifyFiles(model string) (path string, from *modelfiles.Source, err error) {
+	if path, err = Locate(model); err != nil {
+		return "", nil, err
+	}
+	if from, err = modelfiles.Find(path); err != nil {
+		return "", nil, err
+	}
+	_, err = from.Describe()
+	return path, from, err
+}
+
+// verifyAdapter looks for the two files of an adapter in mlx-lm's form.
+func verifyAdapter(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "adapter_config.json")); err != nil {
+		return fmt.Errorf("%w; an adapter is a folder with adapter_config.json and adapters.safetensors, as go-mlx train writes it", err)
+	}
+	_, err := safetensors.ReadFile(filepath.Join(dir, "adapters.safetensors"))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w; an adapter is a folder with adapter_config.json and adapters.safetensors, as go-mlx train writes it", err)
+	}
+	return err
+}
