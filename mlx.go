@@ -142,6 +142,7 @@ type model struct {
 	engine engine.Engine
 	reason string  // why this engine was chosen
 	source string  // what was found where
+	priors priors  // of the sets of labels used last
 	shadow *shadow // nil without
 }
 
@@ -163,18 +164,6 @@ func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.Gen
 		return stream
 	}
 	return m.shadow.generated(stream, prompt, o)
-}
-
-func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
-	o := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
-	for _, option := range options {
-		option.apply(&o)
-	}
-	results, err := m.engine.Classify(ctx, texts, o)
-	if err == nil && m.shadow.chosen() {
-		m.shadow.classified(texts, o, results)
-	}
-	return results, err
 }
 
 func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error) {

@@ -31,6 +31,7 @@ type classifyRun struct {
 	labelled   bool
 	calibrate  string
 	abstain    float64
+	prior      string
 }
 
 func classifyCommand() *cobra.Command {
@@ -38,8 +39,8 @@ func classifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "classify MODEL --labels FILE < sentences.txt",
 		Short: "Classify each line of standard input",
-		Long: `Classify each line of standard input. The labels file holds one label a line. For each line the
-label, its probability and its margin over the second best label are printed, and the text.`,
+		Long: `Classify each line of standard input. The labels file holds one label a line, or "LABEL: what it stands for"; a line
+that begins with a space and "e.g. " is an example of the label above it. For each line of input the label, its probability and its margin over the second best label are printed, and the text.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := run.only(args); err != nil {
 				return err
@@ -55,13 +56,14 @@ label, its probability and its margin over the second best label are printed, an
 	flags.BoolVar(&run.scores, "scores", false, "with --json, print every label's score")
 	flags.BoolVar(&run.labelled, "labelled", false, "input lines are LABEL<tab>TEXT; print the accuracy at the end")
 	flags.StringVar(&run.calibrate, "calibrate", "", "file of LABEL<tab>TEXT lines to fit the probabilities to first")
+	flags.StringVar(&run.prior, "prior", string(mlx.PriorContentFree), "what is taken from the labels' scores: content-free, batch or none")
 	flags.Float64Var(&run.abstain, "abstain", 0, "print \"-\" for a text whose best label is less probable")
 	_ = cmd.MarkFlagRequired("labels")
 	return cmd
 }
 
 func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
-	labels, err := readLines(r.labelsFile)
+	labels, details, err := readLabels(r.labelsFile)
 	if err != nil {
 		return fmt.Errorf("labels: %w", err)
 	}
@@ -73,7 +75,7 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		return err
 	}
 	defer m.Close()
-	var options []mlx.ClassifyOption
+	options := []mlx.ClassifyOption{mlx.WithPrior(mlx.Prior(r.prior)), mlx.WithLabelDetails(details)}
 	if r.prompt != "" {
 		options = append(options, mlx.WithLabelPrompt(r.prompt))
 	}
