@@ -11,9 +11,15 @@ import (
 
 // Classify finds the label that fits each text best.
 func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
-	o := classifyOptions{ClassifyOptions: engine.ClassifyOptions{Labels: labels}, prior: PriorContentFree}
+	o := classifyOptions{ClassifyOptions: engine.ClassifyOptions{Labels: labels}}
 	for _, option := range options {
 		option.apply(&o)
+	}
+	if o.classifier != nil {
+		return m.classifyByHead(ctx, texts, o)
+	}
+	if o.prior == "" {
+		o.prior = PriorContentFree
 	}
 	if o.Prompt == "" {
 		var err error

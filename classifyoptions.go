@@ -9,7 +9,8 @@ type ClassifyOption struct {
 
 type classifyOptions struct {
 	engine.ClassifyOptions
-	prior Prior
+	prior      Prior // "" for the default
+	classifier *Classifier
 }
 
 // DefaultLabelPrompt is the prompt of Classify for a model with a chat template. {labels} becomes the labels, joined by commas, and

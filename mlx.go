@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync/atomic"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
@@ -140,10 +141,12 @@ type Tokenizer interface {
 // model is a TextModel over either engine.
 type model struct {
 	engine engine.Engine
-	reason string  // why this engine was chosen
-	source string  // what was found where
-	priors priors  // of the sets of labels used last
-	shadow *shadow // nil without
+	reason string // why this engine was chosen
+	source string // what was found where
+	priors priors // of the sets of labels used last
+
+	matched atomic.Pointer[Classifier] // the last one that was found to be of this model
+	shadow  *shadow                    // nil without
 }
 
 func (m *model) Generate(ctx context.Context, prompt string, options ...GenerateOption) iter.Seq2[Token, error] {

@@ -99,7 +99,7 @@ Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupt
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(chatCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
+	root.AddCommand(chatCommand(), classifierCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
 	for _, cmd := range root.Commands() {
 		cmd.RunE = working(cmd.RunE)
 	}
