@@ -4,7 +4,9 @@
     python tests/quality/data.py build/quality --update # write data.sha256 anew
 
 Packages and their hashes are in packages.txt: domain, "train" or "test", package. Strings of a test package are never trained with, in no
-language, also where a training package has them too; a string that occurs in several domains is left out. Files:
+language, also where a training package has them too; a string that occurs in several domains is left out, and so is one that says nothing of a
+domain: each word of its English original that is longer than three letters occurs in more than MOST_DOMAINS domains ("Your password was changed").
+Files:
 
     train.tsv, test.tsv    LABEL<tab>TEXT<tab>LANGUAGE; test.tsv also has the languages that train.tsv lacks
     unknown.tsv            strings of packages of other domains, labelled "unknown"
@@ -26,6 +28,8 @@ TRAIN_LANGUAGES = "en de fr es it nl pt ru pl zh".split()
 NEW_LANGUAGES = "cs hu tr ca fi".split()
 # As many strings of a domain and language.
 MOST = {"train": 40, "test": 10, "unknown": 20}
+MOST_DOMAINS = 3
+WORD = re.compile(r"[^\W\d_]{4,}")
 PLACEHOLDER = re.compile(r"%\([^)]*\)[-#0-9.]*[a-zA-Z]|%[-0-9.]*[sdifrxc]\b|\$?\{[^{}]*\}|\{\{.*?\}\}|\{%.*?%\}|<[^<>]*>|https?://\S+")
 ACCELERATOR = re.compile(r"(?<![\w&])[&_](?=\w)|(?<=\w)&(?=\w)|\s*\(&\w\)")
 
@@ -128,13 +132,23 @@ def main():
     for part, domain, msgid, language, text in found:
         domains[text.casefold()].add(domain)
         domains[msgid].add(domain)
+    spread = defaultdict(set)  # domains of a word
+    for part, domain, msgid, language, text in found:
+        if language == "en":
+            for word in WORD.findall(text.casefold()):
+                spread[word].add(domain)
+    says_nothing = {
+        msgid
+        for _, _, msgid, language, text in found
+        if language == "en" and all(len(spread[word]) > MOST_DOMAINS for word in WORD.findall(text.casefold()))
+    }
     trained = set()
     for part, _, msgid, language, text in found:
         if part == "train":
             trained |= {msgid, text.casefold()}
     groups = defaultdict(set)
     for part, domain, msgid, language, text in found:
-        if len(domains[text.casefold()]) > 1 or len(domains[msgid]) > 1:
+        if len(domains[text.casefold()]) > 1 or len(domains[msgid]) > 1 or msgid in says_nothing:
             continue
         if part != "train" and (msgid in trained or text.casefold() in trained):
             continue
