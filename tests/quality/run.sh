@@ -28,6 +28,7 @@ Text: {text}'
 	measure $name-best "$model" --labels $out/labels.txt --prompt '"{text}" is a sentence about {label}'
 	measure $name-examples "$model" --labels $out/examples.txt --prior batch --prompt '"{text}" is a sentence about {label}'
 done
+bin/go-mlx classifier eval $real/gemma-3-270m-q4_k_m.gguf --classifier $out/gemma.safetensors --data $out/unknown.tsv --json $out/gemma-unknown.json >$out/gemma-unknown.txt
 $out/venv/bin/python tests/quality/table.py $out majority words characters gemma-default gemma-best gemma-examples gemma-head \
 	smollm2-default smollm2-best smollm2-examples smollm2-head | tee $out/table.md
 for other in characters gemma-best; do

@@ -42,4 +42,12 @@ def main():
         print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
 
 
+def abstained(report):
+    predictions = json.loads(report.read_text())["predictions"]
+    return 100 * sum(p.get("unknown", False) for p in predictions) / len(predictions)
+
+
 main()
+known, unknown = (pathlib.Path(sys.argv[1]) / f"gemma-{part}.json" for part in ("head", "unknown"))
+if unknown.exists():
+    print(f"\ngemma-head abstains from {abstained(known):.1f} % of the texts, and from {abstained(unknown):.1f} % of texts of domains that it does not know")
