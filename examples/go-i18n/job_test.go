@@ -200,3 +200,21 @@ func TestAgreementOfTwoModels(t *testing.T) {
 	require.Equal(t, "4 sentences, the same domain for 75.0 %, kappa 0.50\n       1  x / y\n", out.String())
 	require.ErrorContains(t, agreement(&out, a, write("c", "x"), "prompt"), "of the same file")
 }
+
+func TestATrainedClassifierSorts(t *testing.T) {
+	m, j := model(t), newJob(t, 40)
+	var texts []mlx.LabelledText
+	for _, s := range testenv.Heldout(t) {
+		texts = append(texts, mlx.LabelledText{Text: s.Text, Label: strings.ToUpper(s.Domain)})
+	}
+	var err error
+	j.use, err = mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	j.labels = j.use.Info().Labels
+	s, err := j.run(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, 40, s.Done)
+	for domain := range s.ByDomain {
+		require.Contains(t, append(j.labels, unknown), domain, "the classifier's own labels")
+	}
+}
