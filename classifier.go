@@ -1,6 +1,7 @@
 package mlx
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -69,6 +70,8 @@ func statesOf(m TextModel) (hasStates, error) {
 }
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
+// Where texts have groups, whole groups are kept back instead, of each label with several one: probabilities and threshold are then
+// honest for texts of groups that the classifier has never seen, and the validation table too. At the end weights are fitted to all texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, err := statesOf(m)
 	if err != nil {
@@ -148,14 +151,16 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 }
 
 func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, vectors [][]float32, truth []int, share float64) (*Classifier, error) {
-	var train, validation head.Data
+	var train, validation, all head.Data
 	var held []int
-	for i, t := range texts {
+	kept := keptBack(texts, share)
+	for i := range texts {
 		part := &train
-		if held1 := hashShare(t.Text) < share; held1 {
+		if kept[i] {
 			part, held = &validation, append(held, i)
 		}
 		part.X, part.Y = append(part.X, vectors[i]), append(part.Y, truth[i])
+		all.X, all.Y = append(all.X, vectors[i]), append(all.Y, truth[i])
 	}
 	h, err := head.Fit(ctx, info, train, validation)
 	if err != nil {
@@ -171,7 +176,36 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 		return nil, err
 	}
 	h.Validation.Mistakes = nil // the file holds none of the texts
+	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
+		if h, err = h.Refit(ctx, all); err != nil {
+			return nil, err
+		}
+	}
 	return &Classifier{h}, nil
+}
+
+// keptBack says which texts are not fitted to: of each label that has several groups the one whose hash is smallest, of other labels a share of
+// the texts.
+func keptBack(texts []LabelledText, share float64) []bool {
+	groups := map[string][]string{} // of each label
+	for _, t := range texts {
+		if !slices.Contains(groups[t.Label], t.Group) {
+			groups[t.Label] = append(groups[t.Label], t.Group)
+		}
+	}
+	first := map[string]string{}
+	for label, names := range groups {
+		first[label] = slices.MinFunc(names, func(a, b string) int { return cmp.Compare(hashShare(a), hashShare(b)) })
+	}
+	kept := make([]bool, len(texts))
+	for i, t := range texts {
+		if len(groups[t.Label]) > 1 {
+			kept[i] = t.Group == first[t.Label]
+		} else {
+			kept[i] = hashShare(t.Text) < share
+		}
+	}
+	return kept
 }
 
 // hashShare is a number from 0 up to 1 that follows from a text.

@@ -123,3 +123,19 @@ func TestAClassifierIsForItsModelOnly(t *testing.T) {
 	_, err = mlx.LoadClassifier(filepath.Join(testenv.Model(t), "model.safetensors"))
 	require.ErrorIs(t, err, mlx.ErrClassifierFile)
 }
+
+// Of a label with several groups one is kept back whole, and at the end all texts are fitted to.
+func TestGroupsAreKeptBackWhole(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	for i := range texts {
+		texts[i].Group = []string{"a", "b", "c", "d"}[i/56] // languages
+	}
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 56, c.Info().Validation.Texts)
+	for _, row := range c.Info().Validation.Labels {
+		require.Equal(t, 7, row.Texts, row.Name)
+	}
+	require.Equal(t, len(texts), c.Info().Texts)
+}

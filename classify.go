@@ -93,7 +93,11 @@ func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], label
 }
 
 // LabelledText is a text with its right label.
-type LabelledText struct{ Text, Label string }
+type LabelledText struct {
+	Text, Label string
+	// Group, which may be empty, says where the text comes from, such as a package: see TrainClassifier.
+	Group string
+}
 
 // Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
 // given to WithCalibration. Texts that the model was trained on make it too sure of itself.

