@@ -70,7 +70,7 @@ func statesOf(m TextModel) (hasStates, error) {
 }
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
-// Where texts have groups, whole groups are kept back instead, of each label with several one: probabilities and threshold are then
+// Where texts have groups, whole groups, the smallest of each label, are kept back instead: probabilities and threshold are then
 // honest for texts of groups that the classifier has never seen, and the validation table too. At the end weights are fitted to all texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, err := statesOf(m)
@@ -184,23 +184,42 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	return &Classifier{h}, nil
 }
 
-// keptBack says which texts are not fitted to: of each label that has several groups the one whose hash is smallest, of other labels a share of
-// the texts.
+// keptBack says which texts are not fitted to: of each label its smallest groups, until they are a share of its texts; where that would be more
+// than half of them, or without groups, a share of the texts by their hash.
 func keptBack(texts []LabelledText, share float64) []bool {
-	groups := map[string][]string{} // of each label
-	for _, t := range texts {
-		if !slices.Contains(groups[t.Label], t.Group) {
-			groups[t.Label] = append(groups[t.Label], t.Group)
-		}
+	type group struct {
+		name  string
+		texts float64
 	}
-	first := map[string]string{}
-	for label, names := range groups {
-		first[label] = slices.MinFunc(names, func(a, b string) int { return cmp.Compare(hashShare(a), hashShare(b)) })
+	groups, total := map[string][]group{}, map[string]float64{} // of each label
+	for _, t := range texts {
+		of := groups[t.Label]
+		i := slices.IndexFunc(of, func(g group) bool { return g.name == t.Group })
+		if i < 0 {
+			i, of = len(of), append(of, group{name: t.Group})
+		}
+		of[i].texts++
+		groups[t.Label], total[t.Label] = of, total[t.Label]+1
+	}
+	whole := map[string][]string{} // groups that are kept back
+	for label, of := range groups {
+		slices.SortFunc(of, func(a, b group) int { return cmp.Or(cmp.Compare(a.texts, b.texts), strings.Compare(a.name, b.name)) })
+		sum := 0.0
+		for _, g := range of {
+			if sum >= share*total[label] {
+				break
+			}
+			sum += g.texts
+			whole[label] = append(whole[label], g.name)
+		}
+		if sum > total[label]/2 {
+			delete(whole, label)
+		}
 	}
 	kept := make([]bool, len(texts))
 	for i, t := range texts {
-		if len(groups[t.Label]) > 1 {
-			kept[i] = t.Group == first[t.Label]
+		if names, ok := whole[t.Label]; ok {
+			kept[i] = slices.Contains(names, t.Group)
 		} else {
 			kept[i] = hashShare(t.Text) < share
 		}

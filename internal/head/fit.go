@@ -52,7 +52,8 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 		if err := h.check(); err != nil {
 			return nil, fmt.Errorf("the fit failed: %w", err)
 		}
-		loss := h.calibrate(validation)
+		// Before the temperature, which would forgive a fit that is sure of what is wrong.
+		loss := h.loss(validation)
 		if loss >= bestLoss {
 			break // weaker penalties fit the training part only
 		}
@@ -61,6 +62,7 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 	if best == nil {
 		return nil, errors.New("the fit failed: no finite loss on the validation part")
 	}
+	best.calibrate(validation)
 	best.Texts = len(train.X)
 	best.setEnergy(validation)
 	return best, nil
@@ -211,8 +213,17 @@ func (p *problem) head(info Info, v []float64) *Head {
 	return h
 }
 
-// calibrate sets the temperature with the least negative log-probability and returns that.
-func (h *Head) calibrate(data Data) float64 {
+// loss is the mean negative log-probability of the right labels.
+func (h *Head) loss(data Data) float64 {
+	total := 0.0
+	for i, x := range data.X {
+		total -= math.Log(max(probabilities(h.Logits(x), h.Temperature)[data.Y[i]], 1e-300))
+	}
+	return total / float64(len(data.X))
+}
+
+// calibrate sets the temperature with the least loss.
+func (h *Head) calibrate(data Data) {
 	logits := make([][]float64, len(data.X))
 	for i, x := range data.X {
 		logits[i] = h.Logits(x)
@@ -235,7 +246,6 @@ func (h *Head) calibrate(data Data) float64 {
 		}
 	}
 	h.Temperature = math.Exp((low + high) / 2)
-	return loss((low + high) / 2)
 }
 
 // setEnergy sets the threshold that lets keptKnown of the texts through.
