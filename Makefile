@@ -193,6 +193,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
 	@$(GOTEST) -run '^$$' -fuzz FuzzSplitter -fuzztime $(FUZZTIME) ./internal/segment
 	@$(GOTEST) -run '^$$' -fuzz FuzzOpen -fuzztime $(FUZZTIME) ./internal/gguf
+	@$(GOTEST) -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/head
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzTemplate -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
@@ -258,3 +259,4 @@ distclean: clean
 	@rm -rf build $(VENV)
 
 include tests/laboratory.mk
+include tests/quality/quality.mk

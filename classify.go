@@ -9,6 +9,53 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
+// Classify finds the label that fits each text best.
+func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
+	o := classifyOptions{ClassifyOptions: engine.ClassifyOptions{Labels: labels}}
+	for _, option := range options {
+		option.apply(&o)
+	}
+	if o.classifier != nil {
+		return m.classifyByHead(ctx, texts, o)
+	}
+	if o.prior == "" {
+		o.prior = PriorContentFree
+	}
+	if o.Prompt == "" {
+		var err error
+		if o.Prompt, err = m.defaultPrompt(ctx); err != nil {
+			return nil, err
+		}
+	}
+	// The scores of texts that say nothing are learned only for a call that can be answered.
+	if err := o.Validate(texts); err != nil {
+		return nil, err
+	}
+	batch := false
+	switch o.prior {
+	case PriorNone:
+	case PriorContentFree, PriorBatch:
+		if batch = o.prior == PriorBatch && len(texts) >= leastBatch; batch || len(labels) < 2 || len(texts) == 0 {
+			break
+		}
+		var err error
+		if o.Prior, err = m.contentFreePrior(ctx, o.ClassifyOptions); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, &OptionError{Option: "Prior", Reason: fmt.Sprintf("there is no %q; there are content-free, batch and none", o.prior)}
+	}
+	results, err := m.engine.Classify(ctx, texts, o.ClassifyOptions)
+	if err == nil && batch {
+		o.Prior = meanScores(results, len(labels))
+		err = withPrior(results, o.ClassifyOptions)
+	}
+	if err == nil && m.shadow.chosen() {
+		m.shadow.classified(texts, o.ClassifyOptions, results)
+	}
+	return results, err
+}
+
 // classifyWindow is how many texts of a sequence are held at a time: enough for batches of like length.
 const classifyWindow = 512
 
@@ -46,7 +93,11 @@ func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], label
 }
 
 // LabelledText is a text with its right label.
-type LabelledText struct{ Text, Label string }
+type LabelledText struct {
+	Text, Label string
+	// Group, which may be empty, says where the text comes from, such as a package: see TrainClassifier.
+	Group string
+}
 
 // Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
 // given to WithCalibration. Texts that the model was trained on make it too sure of itself.

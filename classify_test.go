@@ -77,3 +77,77 @@ func TestCalibrationChangesProbabilitiesAndNoLabel(t *testing.T) {
 	_, err = mlx.Calibrate(t.Context(), m, []mlx.LabelledText{{Text: "x", Label: "none"}}, labels)
 	requireOption(t, err, "labels")
 }
+
+// What content-free texts score is taken from the scores, so a label that a model likes whatever the text wins no more for that.
+func TestAContentFreeTextPrefersNoLabel(t *testing.T) {
+	m := load(t, testenv.Model(t))
+	labels := testenv.Labels(t)
+	free := []string{"N/A", "[MASK]", "...", "-", "text"}
+	mean := func(options ...mlx.ClassifyOption) (widest float64) {
+		results, err := m.Classify(t.Context(), free, labels, options...)
+		require.NoError(t, err)
+		low, high := math.Inf(1), math.Inf(-1)
+		for l := range labels {
+			sum := 0.0
+			for _, r := range results {
+				sum += r.Scores[l].Score
+			}
+			low, high = min(low, sum), max(high, sum)
+		}
+		return high - low
+	}
+	require.Greater(t, mean(mlx.WithPrior(mlx.PriorNone)), 1.0)
+	require.InDelta(t, 0, mean(), 1e-9)
+
+	texts := testenv.Texts(t)[:20]
+	together, err := m.Classify(t.Context(), texts, labels)
+	require.NoError(t, err)
+	for i, text := range texts {
+		alone, err := m.Classify(t.Context(), []string{text}, labels)
+		require.NoError(t, err)
+		require.Equal(t, together[i].Label, alone[0].Label)
+		require.InDelta(t, together[i].Probability, alone[0].Probability, 1e-4)
+	}
+	batch, err := m.Classify(t.Context(), texts, labels, mlx.WithPrior(mlx.PriorBatch))
+	require.NoError(t, err)
+	for l := range labels {
+		sum := 0.0
+		for _, r := range batch {
+			sum += r.Scores[l].Score
+		}
+		require.InDelta(t, 0, sum, 1e-6, "the batch's mean")
+	}
+	_, err = m.Classify(t.Context(), texts, labels, mlx.WithPrior("best"))
+	requireOption(t, err, "Prior")
+}
+
+// Both engines learn the same prior and fill the same prompts.
+func TestPriorsAndDetailsAreTheSameInBothEngines(t *testing.T) {
+	labels := []string{"sport", "food", "law"}
+	details := mlx.WithLabelDetails(map[string]mlx.LabelDetails{"food": {Description: "cooking, meals", Examples: []string{"Bake the cake."}}})
+	native := load(t, testenv.Model(t), mlx.WithExact())
+	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+	texts := testenv.Texts(t)[:24]
+	for _, prompt := range []string{mlx.DefaultLabelPrompt, mlx.CompletionLabelPrompt} {
+		for _, prior := range []mlx.Prior{mlx.PriorContentFree, mlx.PriorBatch, mlx.PriorNone} {
+			want, err := python.Classify(t.Context(), texts, labels, details, mlx.WithPrior(prior), mlx.WithLabelPrompt(prompt))
+			require.NoError(t, err)
+			got, err := native.Classify(t.Context(), texts, labels, details, mlx.WithPrior(prior), mlx.WithLabelPrompt(prompt))
+			require.NoError(t, err)
+			for i := range want {
+				for l := range labels {
+					require.InDelta(t, want[i].Scores[l].Score, got[i].Scores[l].Score, 1e-3, "%s, %s", prompt, prior)
+				}
+			}
+		}
+	}
+	plain, err := native.Classify(t.Context(), texts, labels)
+	require.NoError(t, err)
+	described, err := native.Classify(t.Context(), texts, labels, details)
+	require.NoError(t, err)
+	require.NotEqual(t, plain, described)
+	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabelDetails(map[string]mlx.LabelDetails{"sports": {}}))
+	requireOption(t, err, "Labels")
+	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabelPrompt("{label}: {text}"))
+	requireOption(t, err, "LabelPrompt")
+}

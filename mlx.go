@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
@@ -144,6 +145,9 @@ type model struct {
 	reason string  // why this engine was chosen
 	source string  // what was found where
 	shadow *shadow // nil without
+	priors priors  // of the sets of labels used last
+
+	matched atomic.Pointer[Classifier] // the last one that was found to be of this model
 
 	// What the model holds of a budget; nil without one.
 	claim       *admission.Claim  // of the native engine; the other claims for its workers
@@ -183,18 +187,6 @@ func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.Gen
 		return stream
 	}
 	return m.shadow.generated(stream, prompt, o)
-}
-
-func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
-	o := engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt}
-	for _, option := range options {
-		option.apply(&o)
-	}
-	results, err := m.engine.Classify(ctx, texts, o)
-	if err == nil && m.shadow.chosen() {
-		m.shadow.classified(texts, o, results)
-	}
-	return results, err
 }
 
 func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error) {

@@ -393,31 +393,6 @@ func WithTopLogProbs(n int) GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.LogProbs, o.TopLogProbs = true, n }}
 }
 
-// ClassifyOption changes one classification call.
-type ClassifyOption struct {
-	apply func(*engine.ClassifyOptions)
-}
-
-// DefaultLabelPrompt is the prompt of Classify. {labels} becomes the labels, joined by commas, and
-// {text} the text.
-const DefaultLabelPrompt = engine.DefaultLabelPrompt
-
-// WithLabelPrompt replaces DefaultLabelPrompt. The prompt must hold {text} exactly once; what stands
-// before it is computed once for all texts, so put the instruction first.
-func WithLabelPrompt(prompt string) ClassifyOption {
-	return ClassifyOption{func(o *engine.ClassifyOptions) { o.Prompt = prompt }}
-}
-
-// WithCalibration uses a fitted temperature; see Calibrate. Labels stay the same, probabilities change.
-func WithCalibration(c Calibration) ClassifyOption {
-	return ClassifyOption{func(o *engine.ClassifyOptions) { o.Temperature = c.Temperature }}
-}
-
-// WithAbstain marks results whose best label is less probable than p as abstained.
-func WithAbstain(p float64) ClassifyOption {
-	return ClassifyOption{func(o *engine.ClassifyOptions) { o.MinProbability = p }}
-}
-
 // EmbedOption changes one embedding call.
 type EmbedOption struct {
 	apply func(*engine.EmbedOptions)

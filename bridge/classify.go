@@ -49,7 +49,7 @@ func (m *Model) classifyChunk(n int) int {
 // classifyParts scores the parts of a list of which weights does not say what they were scored with, and notes that there.
 func (m *Model) classifyParts(ctx context.Context, texts []string, options engine.ClassifyOptions, results []engine.Classification, weights map[int]string) error {
 	labels := options.Labels
-	if !m.described.Load().template {
+	if !m.described.Load().template || options.Completes() {
 		labels = make([]string, len(options.Labels))
 		for i, label := range options.Labels {
 			labels[i] = engine.PlainLabel(label)
@@ -90,14 +90,15 @@ func (m *Model) classifyParts(ctx context.Context, texts []string, options engin
 
 // classifyPart serves texts from the given index of the call on, and says with which weights.
 func (m *Model) classifyPart(ctx context.Context, from int, texts, labels []string, options engine.ClassifyOptions, results []engine.Classification) (weights string, err error) {
-	prompts, template := make([]string, len(texts)), m.described.Load().template
+	prompts, chats := make([]string, len(texts)), m.described.Load().template && !options.Completes()
 	for i, text := range texts {
-		prompts[i] = options.UserText(text)
-		if !template {
-			prompts[i] = engine.PlainPrompt(prompts[i])
+		if chats {
+			prompts[i] = options.UserText(text)
+		} else {
+			prompts[i] = options.PlainPrompt(text)
 		}
 	}
-	reply, weights, err := m.call(ctx, &classifyRequest{head: head{Type: "classify"}, From: from, Texts: prompts, Labels: labels})
+	reply, weights, err := m.call(ctx, &classifyRequest{head: head{Type: "classify"}, From: from, Texts: prompts, Labels: labels, Completes: options.Completes()})
 	if err != nil {
 		return "", err
 	}

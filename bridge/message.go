@@ -203,6 +203,8 @@ type classifyRequest struct {
 	From   int      `msgpack:"from"` // index of the first text, for errors
 	Texts  []string `msgpack:"texts"`
 	Labels []string `msgpack:"labels"`
+	// Completes: the texts are no turns of a chat, also where there is a template.
+	Completes bool `msgpack:"completes,omitempty"`
 }
 
 type encodeRequest struct {

@@ -121,7 +121,7 @@ func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions
 	}
 	t.labelSet = &labelSet{}
 	for _, label := range options.Labels {
-		if m.template == nil {
+		if !t.chats() {
 			label = engine.PlainLabel(label)
 		}
 		ids, err := m.Encode(ctx, label, false)
@@ -162,17 +162,19 @@ func (t *labelTask) allLabels() []int {
 }
 
 func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
-	user := t.options.UserText(text)
-	if t.model.template == nil {
-		return t.model.encodePrompt(ctx, engine.Prompt{Text: engine.PlainPrompt(user), Plain: true}, nil)
+	if !t.chats() {
+		return t.model.encodePrompt(ctx, engine.Prompt{Text: t.options.PlainPrompt(text), Plain: true}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(user), Plain: true}, nil)
+	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(t.options.UserText(text)), Plain: true}, nil)
 }
 
-// render is the prompt of a text as the chat template writes it; "" without one.
+// chats reports whether the prompt is a turn of a chat.
+func (t *labelTask) chats() bool { return t.model.template != nil && !t.options.Completes() }
+
+// render is the prompt of a text, as the chat template writes it if one does.
 func (t *labelTask) render(text string) (string, error) {
-	if t.model.template == nil {
-		return "", nil
+	if !t.chats() {
+		return t.options.PlainPrompt(text), nil
 	}
 	return t.model.renderChat(userTurn(t.options.UserText(text)), nil)
 }

@@ -31,6 +31,8 @@ type classifyRun struct {
 	labelled   bool
 	calibrate  string
 	abstain    float64
+	prior      string
+	classifier string
 }
 
 func classifyCommand() *cobra.Command {
@@ -38,8 +40,8 @@ func classifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "classify MODEL --labels FILE < sentences.txt",
 		Short: "Classify each line of standard input",
-		Long: `Classify each line of standard input. The labels file holds one label a line. For each line the
-label, its probability and its margin over the second best label are printed, and the text.`,
+		Long: `Classify each line of standard input. The labels file holds one label a line, or "LABEL: what it stands for"; a line
+that begins with a space and "e.g. " is an example of the label above it. For each line of input the label, its probability and its margin over the second best label are printed, and the text.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := run.only(args); err != nil {
 				return err
@@ -49,21 +51,22 @@ label, its probability and its margin over the second best label are printed, an
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
-	flags.StringVarP(&run.labelsFile, "labels", "l", "", "file with one label a line (required)")
+	flags.StringVarP(&run.labelsFile, "labels", "l", "", "file with one label a line (required without --classifier)")
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.BoolVar(&run.json, "json", false, "print one JSON object a line")
 	flags.BoolVar(&run.scores, "scores", false, "with --json, print every label's score")
 	flags.BoolVar(&run.labelled, "labelled", false, "input lines are LABEL<tab>TEXT; print the accuracy at the end")
 	flags.StringVar(&run.calibrate, "calibrate", "", "file of LABEL<tab>TEXT lines to fit the probabilities to first")
+	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free (default), batch or none")
+	flags.StringVar(&run.classifier, "classifier", "", "file of a trained classifier, instead of labels")
 	flags.Float64Var(&run.abstain, "abstain", 0, "print \"-\" for a text whose best label is less probable")
-	_ = cmd.MarkFlagRequired("labels")
 	return cmd
 }
 
 func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
-	labels, err := readLines(r.labelsFile)
+	labels, options, err := r.labels()
 	if err != nil {
-		return fmt.Errorf("labels: %w", err)
+		return err
 	}
 	if r.scores && !r.json {
 		return usageError{errors.New("--scores goes with --json")}
@@ -73,7 +76,9 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		return err
 	}
 	defer m.Close()
-	var options []mlx.ClassifyOption
+	if r.prior != "" {
+		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+	}
 	if r.prompt != "" {
 		options = append(options, mlx.WithLabelPrompt(r.prompt))
 	}
@@ -109,6 +114,25 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		fmt.Fprintf(stderr, "accuracy %.1f%% (%d of %d)\n", 100*float64(p.right)/float64(p.count), p.right, p.count)
 	}
 	return nil
+}
+
+// labels are those of the labels file or of the classifier.
+func (r *classifyRun) labels() ([]string, []mlx.ClassifyOption, error) {
+	if (r.classifier == "") == (r.labelsFile == "") {
+		return nil, nil, usageError{errors.New("give --labels or --classifier")}
+	}
+	if r.classifier != "" {
+		c, err := mlx.LoadClassifier(r.classifier)
+		if err != nil {
+			return nil, nil, err
+		}
+		return c.Info().Labels, []mlx.ClassifyOption{mlx.WithClassifier(c)}, nil
+	}
+	labels, details, err := readLabels(r.labelsFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("labels: %w", err)
+	}
+	return labels, []mlx.ClassifyOption{mlx.WithLabelDetails(details)}, nil
 }
 
 // fit reads the labelled file and fits the temperature.

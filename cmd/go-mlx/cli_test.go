@@ -225,3 +225,61 @@ func TestWhatStandsBeforeABadLineIsAnswered(t *testing.T) {
 	require.ErrorContains(t, err, "line 2")
 	require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
 }
+
+func TestAClassifierIsTrainedMeasuredAndCompared(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	var lines []string
+	for i, l := range testenv.Heldout(t) {
+		if i%4 != 0 {
+			lines = append(lines, l.Domain+"\t"+l.Text+"\t"+l.Language+"\r\n")
+		}
+	}
+	require.NoError(t, os.WriteFile(in("data.tsv"), []byte("\ufeff"+strings.Join(lines, "\n")), 0o644))
+	model := testenv.Model(t)
+	out, errOut, err := run(t, "", "classifier", "train", model, "--data", in("data.tsv"), "--out", in("c.safetensors"), "--validation", "0.2")
+	require.NoError(t, err)
+	require.Contains(t, errOut, "fitted to")
+	require.Regexp(t, `commerce +\d+ +\d+\.\d`, out)
+	out, _, err = run(t, "", "classifier", "eval", model, "--classifier", in("c.safetensors"), "--data", in("data.tsv"), "--json", in("a.json"), "--html", in("a.html"))
+	require.NoError(t, err)
+	require.Contains(t, out, "120 texts")
+	require.Regexp(t, `\nde +30 `, out)
+	page, err := os.ReadFile(in("a.html"))
+	require.NoError(t, err)
+	require.Contains(t, string(page), "<polyline points=")
+	require.NotContains(t, string(page), "http", "it needs nothing else")
+	_, _, err = run(t, "", "classifier", "eval", model, "--labels", labels(), "--data", in("data.tsv"), "--json", in("b.json"))
+	require.NoError(t, err)
+	out, _, err = run(t, "", "classifier", "compare", in("a.json"), in("b.json"))
+	require.NoError(t, err)
+	require.Regexp(t, `^120 texts: A is right on .*\nMcNemar's exact test: p = `, out)
+	out, _, err = run(t, "The goalkeeper saved a penalty\n", "classify", "-q", model, "--classifier", in("c.safetensors"))
+	require.NoError(t, err)
+	require.Contains(t, out, "The goalkeeper")
+
+	for want, args := range map[string][]string{
+		"give --labels or --classifier": {"classify", model},
+		"give --classifier or --labels": {"classifier", "eval", model, "--data", in("data.tsv")},
+		"not a classifier file":         {"classify", model, "--classifier", in("a.json")},
+		"no predictions":                {"classifier", "compare", in("none.json"), in("a.json")},
+		"fields; want LABEL<tab>TEXT":   {"classifier", "train", model, "--data", in("a.html"), "--out", in("x")},
+		"say train, eval or compare":    {"classifier"},
+	} {
+		require.NoError(t, os.WriteFile(in("none.json"), []byte("{}"), 0o644))
+		_, _, err := run(t, "", args...)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestLabelsFilesHaveDescriptionsAndExamples(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "labels.txt")
+	require.NoError(t, os.WriteFile(path, []byte("\ufefffinance: invoices, accounts\n  e.g. Pay the invoice: now\n\te.g. Open an account\n\nnight life\r\n"), 0o644))
+	names, details, err := readLabels(path)
+	require.NoError(t, err)
+	require.Equal(t, []string{"finance", "night life"}, names)
+	require.Equal(t, map[string]mlx.LabelDetails{"finance": {Description: "invoices, accounts", Examples: []string{"Pay the invoice: now", "Open an account"}}}, details)
+	require.NoError(t, os.WriteFile(path, []byte(" e.g. nothing\n"), 0o644))
+	_, _, err = readLabels(path)
+	require.ErrorContains(t, err, "line 1")
+}

@@ -23,7 +23,8 @@ type job struct {
 	field    string
 	labels   []string
 	abstain  float64
-	progress func(stats) // told after every window of sentences; may be nil
+	use      *mlx.Classifier // instead of labels; nil without
+	progress func(stats)     // told after every window of sentences; may be nil
 }
 
 // stats are how far a job is.
@@ -64,16 +65,12 @@ const maxLine = 4 << 20
 // run sorts what is left to sort. Only whole lines are written, so a run that was killed can be taken up.
 func (j job) run(ctx context.Context, m mlx.TextModel) (stats, error) {
 	s := stats{ByDomain: map[string]int{}}
-	in, err := os.Open(j.in)
+	in, err := openSource(j.in, j.field)
 	if err != nil {
 		return s, err
 	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return s, err
-	}
-	s.TotalBytes = info.Size()
+	defer in.close()
+	s.TotalBytes = in.size
 	out, err := os.OpenFile(j.out, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return s, err
@@ -156,6 +153,14 @@ func (j job) next(lines *bufio.Reader, s *stats) (*record, error) {
 	}
 }
 
+func (j job) options() []mlx.ClassifyOption {
+	options := []mlx.ClassifyOption{mlx.WithAbstain(j.abstain)}
+	if j.use != nil {
+		options = append(options, mlx.WithClassifier(j.use))
+	}
+	return options
+}
+
 // sort classifies the rest of the input. ClassifyAll holds a window of it in memory, and so does this.
 func (j job) sort(ctx context.Context, m mlx.TextModel, lines *bufio.Reader, out *bufio.Writer, s *stats) error {
 	var pending []*record
@@ -175,7 +180,7 @@ func (j job) sort(ctx context.Context, m mlx.TextModel, lines *bufio.Reader, out
 			}
 		}
 	}
-	for c, err := range mlx.ClassifyAll(ctx, m, texts, j.labels, mlx.WithAbstain(j.abstain)) {
+	for c, err := range mlx.ClassifyAll(ctx, m, texts, j.labels, j.options()...) {
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,4 +121,100 @@ func TestWhatDoesNotFitIsAnError(t *testing.T) {
 
 func TestLabelsAreLines(t *testing.T) {
 	require.Equal(t, []string{"night life", "sport"}, readLabels("\ufeffnight life\r\n\n sport "))
+}
+
+const poFile = `msgid ""
+msgstr ""
+"Content-Type: text/plain; charset=UTF-8\\n"
+
+msgid "Save the goal"
+msgstr "Das Tor halten"
+
+msgctxt "kitchen"
+msgid "Bake"
+msgstr ""
+
+#, fuzzy
+msgid "%d match"
+msgid_plural "%d matches"
+msgstr[0] "%d Spiel"
+msgstr[1] "%d Spiele"
+`
+
+// Strings of catalogues come with their keys, and such a run goes on as well.
+func TestCataloguesAreSorted(t *testing.T) {
+	m, j := model(t), newJob(t, 1)
+	dir := t.TempDir()
+	for name, want := range map[string][][2]string{
+		"de.po":   {{"%d match", "%d Spiel"}, {"Bake", "Bake"}, {"Save the goal", "Das Tor halten"}},
+		"en.json": {{"menu.cook.eggs", "Fry the eggs"}, {"title", "The match"}},
+	} {
+		text := poFile
+		if name == "en.json" {
+			text = `{"title": "The match", "menu": {"cook": {"eggs": "Fry the eggs", "empty": " "}}}`
+		}
+		j.in, j.out = filepath.Join(dir, name), filepath.Join(dir, name+".jsonl")
+		require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))
+		s, err := j.run(t.Context(), m)
+		require.NoError(t, err)
+		require.Equal(t, len(want), s.Done)
+		data, err := os.ReadFile(j.out)
+		require.NoError(t, err)
+		var got [][2]string
+		for line := range strings.Lines(string(data)) {
+			var fields struct{ Key, Prompt, Domain string }
+			require.NoError(t, json.Unmarshal([]byte(line), &fields))
+			require.Contains(t, j.labels, fields.Domain)
+			got = append(got, [2]string{fields.Key, fields.Prompt})
+		}
+		require.Equal(t, want, got)
+		require.NoError(t, os.WriteFile(j.out, data[:len(data)-9], 0o600))
+		_, err = j.run(t.Context(), m)
+		require.NoError(t, err)
+		again, err := os.ReadFile(j.out)
+		require.NoError(t, err)
+		require.Equal(t, string(data), string(again))
+	}
+	for name, text := range map[string]string{"bad.json": `{"a": 1}`, "bad.po": "nothing"} {
+		j.in, j.out = filepath.Join(dir, name), filepath.Join(dir, name+".jsonl")
+		require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))
+		_, err := j.run(t.Context(), m)
+		require.ErrorContains(t, err, name)
+	}
+}
+
+func TestAgreementOfTwoModels(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, domains ...string) string {
+		var b strings.Builder
+		for i, d := range domains {
+			fmt.Fprintf(&b, `{"prompt": "text %d", "domain": %q}`+"\n", i, d)
+		}
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(b.String()), 0o600))
+		return path
+	}
+	a, b := write("a", "x", "x", "y", "y"), write("b", "x", "y", "y", "y")
+	var out strings.Builder
+	require.NoError(t, agreement(&out, a, b, "prompt"))
+	require.Equal(t, "4 sentences, the same domain for 75.0 %, kappa 0.50\n       1  x / y\n", out.String())
+	require.ErrorContains(t, agreement(&out, a, write("c", "x"), "prompt"), "of the same file")
+}
+
+func TestATrainedClassifierSorts(t *testing.T) {
+	m, j := model(t), newJob(t, 40)
+	var texts []mlx.LabelledText
+	for _, s := range testenv.Heldout(t) {
+		texts = append(texts, mlx.LabelledText{Text: s.Text, Label: strings.ToUpper(s.Domain)})
+	}
+	var err error
+	j.use, err = mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	j.labels = j.use.Info().Labels
+	s, err := j.run(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, 40, s.Done)
+	for domain := range s.ByDomain {
+		require.Contains(t, append(j.labels, unknown), domain, "the classifier's own labels")
+	}
 }

@@ -1,7 +1,13 @@
-// Command go-i18n sorts a file of sentences by domain, as go-i18n does to learn how domains speak: it reads JSON lines, writes
-// them with the domain added, shows how far it is, and goes on where it was when it is started again.
+// Command go-i18n sorts a file of sentences by domain, as go-i18n does to learn how domains speak: it reads JSON lines, or a catalogue of
+// translations (.po, .json), writes them with the domain added, shows how far it is, and goes on where it was when it is started again.
 //
 //	go run ./examples/go-i18n -model tests/models/domains -labels tests/corpus/labels.txt sentences.jsonl sorted.jsonl
+//
+//	go run ./examples/go-i18n -model gemma.gguf -classifier domains.safetensors django.po sorted.jsonl
+//	go run ./examples/go-i18n -agree sorted.jsonl sorted-by-another-model.jsonl
+//
+// With a classifier that "go-mlx classifier train" made, domains are the classifier's. -agree says how far two models agree. Of a catalogue each
+// string becomes a line with its key.
 //
 // Each input line is an object with the sentence in "prompt" (-field names another one); all its fields are kept. The
 // domain is added as "domain", with "domain_probability" and "domain_margin"; an unsure one is "unknown".
@@ -27,18 +33,27 @@ func main() {
 	var j job
 	model := flag.String("model", "", "model folder")
 	labels := flag.String("labels", "", "file of domains, one a line")
+	classifier := flag.String("classifier", "", "file of a trained classifier, instead of domains")
+	agree := flag.Bool("agree", false, "say how far two sorted files agree")
 	engine := flag.String("engine", "auto", "auto, native or python")
 	flag.StringVar(&j.field, "field", "prompt", "field that holds the sentence")
 	flag.Float64Var(&j.abstain, "abstain", 0, "probability below which the domain is unknown")
 	flag.Parse()
-	if *model == "" || *labels == "" || flag.NArg() != 2 {
-		fmt.Fprintln(os.Stderr, "usage: go-i18n -model DIR -labels FILE IN.jsonl OUT.jsonl")
+	if *agree && flag.NArg() == 2 {
+		if err := agreement(os.Stdout, flag.Arg(0), flag.Arg(1), j.field); err != nil {
+			fmt.Fprintln(os.Stderr, "go-i18n:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *model == "" || (*labels == "") == (*classifier == "") || flag.NArg() != 2 {
+		fmt.Fprintln(os.Stderr, "usage: go-i18n -model DIR -labels FILE | -classifier FILE IN.jsonl|IN.po|IN.json OUT.jsonl, or go-i18n -agree A.jsonl B.jsonl")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	j.in, j.out, j.progress = flag.Arg(0), flag.Arg(1), show(os.Stderr)
-	if err := run(ctx, *model, *labels, *engine, j); err != nil {
+	if err := run(ctx, *model, *labels, *classifier, *engine, j); err != nil {
 		fmt.Fprintln(os.Stderr, "go-i18n:", err)
 		if errors.Is(err, context.Canceled) {
 			fmt.Fprintln(os.Stderr, "start it again to go on")
@@ -48,12 +63,20 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, model, labels, engine string, j job) error {
-	data, err := os.ReadFile(labels)
-	if err != nil {
-		return err
+func run(ctx context.Context, model, labels, classifier, engine string, j job) error {
+	if classifier != "" {
+		c, err := mlx.LoadClassifier(classifier)
+		if err != nil {
+			return err
+		}
+		j.use, j.labels = c, c.Info().Labels
+	} else {
+		data, err := os.ReadFile(labels)
+		if err != nil {
+			return err
+		}
+		j.labels = readLabels(string(data))
 	}
-	j.labels = readLabels(string(data))
 	m, err := mlx.LoadModelContext(ctx, model, mlx.WithEngine(mlx.Engine(engine)))
 	if err != nil {
 		return err

@@ -12,11 +12,23 @@ import (
 // text. What stands before the text is the same for all texts of a call and is prefilled once.
 const DefaultLabelPrompt = "Classify the text. Answer with one of: {labels}.\n\nText: {text}"
 
+// CompletionLabelPrompt is the prompt for a model without a chat template: one that was trained to go on with a text, and to answer
+// nothing. Its label is the next word of a sentence.
+const CompletionLabelPrompt = `"{text}" is a sentence about {label}`
+
+// labelMark ends a prompt that the label completes.
+const labelMark = "{label}"
+
 // ClassifyOptions are the settings of one classification call.
 type ClassifyOptions struct {
 	Labels []string
-	// Prompt is the user's turn of a chat, or the whole prompt for a model without a chat template.
+	// Details describe labels, by name; labels without are left as they are.
+	Details map[string]LabelDetails
+	// Prompt is the user's turn of a chat, or the whole prompt for a model without a chat template. One that ends with {label} is
+	// completed by the label, also by a model with a chat template, which is not used then.
 	Prompt string
+	// Prior is subtracted from the labels' scores, in their order; nil for nothing. It is what a text that says nothing scores.
+	Prior []float64
 	// Temperature divides the scores before their softmax; 0 for 1.
 	Temperature float64
 	// MinProbability is what the best label must reach; below it the result is marked as abstained.
@@ -50,15 +62,20 @@ func (o ClassifyOptions) Validate(texts []string) error {
 	if strings.Count(o.Prompt, "{text}") != 1 {
 		return &OptionError{Option: "LabelPrompt", Reason: "it must hold {text} exactly once"}
 	}
+	if n := strings.Count(o.Prompt, labelMark); n > 1 || n == 1 && !o.Completes() {
+		return &OptionError{Option: "LabelPrompt", Reason: "{label}, where the label stands, must be at its end"}
+	}
+	if o.Prior != nil && len(o.Prior) != len(o.Labels) {
+		return &OptionError{Option: "Prior", Reason: fmt.Sprintf("%d values for %d labels", len(o.Prior), len(o.Labels))}
+	}
+	if err := o.checkDetails(); err != nil {
+		return err
+	}
 	return checkTexts(texts)
 }
 
-// UserText fills the prompt for one text. A text that holds "{labels}" is not filled again.
-func (o ClassifyOptions) UserText(text string) string {
-	before, after, _ := strings.Cut(o.Prompt, "{text}")
-	labels := strings.Join(o.Labels, ", ")
-	return strings.ReplaceAll(before, "{labels}", labels) + text + strings.ReplaceAll(after, "{labels}", labels)
-}
+// Completes reports whether the label completes the prompt, which then is no turn of a chat.
+func (o ClassifyOptions) Completes() bool { return strings.HasSuffix(o.Prompt, labelMark) }
 
 // Result turns the labels' mean log-probabilities into a result.
 func (o ClassifyOptions) Result(scores []float64) (Classification, error) {
@@ -73,6 +90,12 @@ func (o ClassifyOptions) Result(scores []float64) (Classification, error) {
 	temperature := o.Temperature
 	if temperature == 0 {
 		temperature = 1
+	}
+	if o.Prior != nil {
+		scores = slices.Clone(scores)
+		for i := range scores {
+			scores[i] -= o.Prior[i]
+		}
 	}
 	best, logProbs := logSoftmax(scores, temperature)
 	c := Classification{Label: o.Labels[best], Margin: 1, Scores: make([]LabelScore, len(scores))}
@@ -91,9 +114,14 @@ func (o ClassifyOptions) Result(scores []float64) (Classification, error) {
 	return c, nil
 }
 
-// PlainPrompt ends the prompt for a model without a chat template, where no turn is opened for the
-// answer.
-func PlainPrompt(user string) string { return user + "\n\nLabel:" }
+// PlainPrompt is the whole prompt where no turn is opened for the answer.
+func (o ClassifyOptions) PlainPrompt(text string) string {
+	user := o.UserText(text)
+	if o.Completes() {
+		return user
+	}
+	return user + "\n\nLabel:"
+}
 
 // PlainLabel is a label as it follows PlainPrompt.
 func PlainLabel(label string) string { return " " + label }

@@ -153,3 +153,15 @@ func TestCheckpointErrorsShowTheFirstProblemsAndCountTheRest(t *testing.T) {
 	require.Contains(t, e.Error(), "problem 7; and 12 more")
 	require.NotContains(t, e.Error(), "problem 8")
 }
+
+func TestExamplesAndDescriptionsStandBeforeTheText(t *testing.T) {
+	o := ClassifyOptions{Labels: []string{"food", "law"}, Prompt: CompletionLabelPrompt, Details: map[string]LabelDetails{
+		"food": {Description: "meals", Examples: []string{"Bake it.", "Eat."}}, "law": {Examples: []string{"He {labels} sued."}},
+	}}
+	require.NoError(t, o.Validate([]string{"x"}))
+	require.Equal(t, "food: meals\n\n\"Bake it.\" is a sentence about food\n\"He {labels} sued.\" is a sentence about law\n\"Eat.\" is a sentence about food\n"+
+		"\"x {label}\" is a sentence about", o.PlainPrompt("x {label}"))
+	o.Prompt = DefaultLabelPrompt
+	require.Equal(t, "Text: Bake it.\nLabel: food\n\nText: He {labels} sued.\nLabel: law\n\nText: Eat.\nLabel: food\n\n"+
+		"Classify the text. Answer with one of: food (meals), law.\n\nText: x", o.UserText("x"))
+}

@@ -13,7 +13,7 @@ import (
 // What this server has of its own: classification, tokens, loading and unloading.
 var (
 	classifyFields = turn.NewTable("POST /v1/classify",
-		turn.Honour("model", "texts", "labels", "prompt", "temperature", "abstain_below", "scores", "stream"),
+		turn.Honour("model", "texts", "labels", "prompt", "prior", "temperature", "abstain_below", "scores", "stream"),
 		turn.NoEffect("it names a request and changes nothing", "user", "metadata"))
 	tokenizeFields = turn.NewTable("POST /v1/tokenize",
 		turn.Honour("model", "text", "content", "prompt", "add_special", "add_special_tokens", "with_pieces"))
@@ -27,6 +27,7 @@ type classifyRequest struct {
 	Texts        turn.Strings `json:"texts"`
 	Labels       []string     `json:"labels"`
 	Prompt       string       `json:"prompt"`        // with {labels} and {text}
+	Prior        string       `json:"prior"`         // what is taken from the labels' scores: content-free, batch or none
 	Temperature  float64      `json:"temperature"`   // of the probabilities, as calibration finds it
 	AbstainBelow float64      `json:"abstain_below"` // mark results whose best label is less probable
 	Scores       bool         `json:"scores"`        // with every label's score
@@ -62,6 +63,9 @@ func (q *classifyRequest) check() error {
 func (q *classifyRequest) options() (options []mlx.ClassifyOption) {
 	if q.Prompt != "" {
 		options = append(options, mlx.WithLabelPrompt(q.Prompt))
+	}
+	if q.Prior != "" {
+		options = append(options, mlx.WithPrior(mlx.Prior(q.Prior)))
 	}
 	if q.Temperature != 0 {
 		options = append(options, mlx.WithCalibration(mlx.Calibration{Temperature: q.Temperature}))

@@ -422,7 +422,13 @@ func TestClassify(t *testing.T) {
 		}
 	}
 	require.Equal(t, whole, streamed)
-	for field, value := range map[string]any{"texts": []string{}, "labels": []string{}, "prompt": "no place", "temperature": -1, "abstain_below": 2, "model": "nobody"} {
+	request["stream"], request["prior"] = false, "none"
+	body, err = json.Marshal(request)
+	require.NoError(t, err)
+	var bare results
+	require.NoError(t, json.Unmarshal([]byte(s.do("POST", "/v1/classify", string(body)).body), &bare))
+	require.NotEqual(t, whole.Data[0].Scores, bare.Data[0].Scores)
+	for field, value := range map[string]any{"texts": []string{}, "labels": []string{}, "prompt": "no place", "prior": "best", "temperature": -1, "abstain_below": 2, "model": "nobody"} {
 		bad := map[string]any{"model": "domains", "texts": texts[:1], "labels": []string{"a"}, field: value}
 		body, err := json.Marshal(bad)
 		require.NoError(t, err)

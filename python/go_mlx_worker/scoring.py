@@ -22,7 +22,8 @@ def classify(loaded, request):
     longest = max(len(label) for label in labels)
     prompts = []
     for i, text in enumerate(request["texts"]):
-        form = {"messages": json.dumps([{"role": "user", "content": text}])} if loaded.has_template else {"text": text}
+        chats = loaded.has_template and not request.get("completes")
+        form = {"messages": json.dumps([{"role": "user", "content": text}])} if chats else {"text": text}
         form["plain"] = True
         try:
             ids = loaded.prompt_ids(form)

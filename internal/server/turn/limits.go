@@ -109,7 +109,7 @@ var commonNames = Names{
 	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "Stop": "stop",
 	"TopLogProbs": "top_logprobs", "Segments": "tools", "Tools": "tools", "TemplateArguments": "chat_template_kwargs",
 	"JSONSchema": "response_format", "Grammar": "tool_choice", "Embed": "model", "Dimensions": "dimensions", "labels": "labels",
-	"LabelPrompt": "prompt", "Calibration": "temperature", "Abstain": "abstain_below", "Messages": "messages", "PromptName": "prompt_name",
+	"LabelPrompt": "prompt", "Calibration": "temperature", "Prior": "prior", "Abstain": "abstain_below", "Messages": "messages", "PromptName": "prompt_name",
 	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
 }
 

@@ -1,0 +1,141 @@
+package mlx_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// trainingLines are the corpus's lines that are whole sentences, which no held-out sentence is one of.
+func trainingLines(t *testing.T) (texts []mlx.LabelledText) {
+	t.Helper()
+	for _, language := range []string{"en", "de", "fr", "es"} {
+		data, err := os.ReadFile(filepath.Join(testenv.Root(), "tests", "corpus", language+".txt"))
+		require.NoError(t, err)
+		domain := ""
+		for line := range strings.Lines(string(data)) {
+			line = strings.TrimSpace(line)
+			if name, ok := strings.CutPrefix(line, "# "); ok {
+				domain = name
+			} else if text, ok := strings.CutPrefix(line, "+ "); ok {
+				texts = append(texts, mlx.LabelledText{Text: text, Label: domain})
+			}
+		}
+	}
+	require.Len(t, texts, 224)
+	return texts
+}
+
+func TestATrainedClassifierIsSavedAndUsed(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{Layers: []int{1, m.Info().Layers}})
+	require.NoError(t, err)
+	again, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{Layers: []int{1, m.Info().Layers}, DataDate: c.Info().DataDate})
+	require.NoError(t, err)
+	require.Equal(t, c, again, "the same data make the same classifier")
+	require.Equal(t, []string{"commerce", "developer", "finance", "food", "legal", "medical", "sport", "travel"}, c.Info().Labels)
+	require.Equal(t, len(texts), c.Info().Texts+c.Info().Validation.Texts)
+
+	path := filepath.Join(t.TempDir(), "domains.safetensors")
+	require.NoError(t, c.Save(path))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.False(t, bytes.Contains(data, []byte(texts[0].Text)), "a classifier's file holds no text")
+	loaded, err := mlx.LoadClassifier(path)
+	require.NoError(t, err)
+	require.Equal(t, c.Info(), loaded.Info())
+
+	classify := func(c *mlx.Classifier, options ...mlx.ClassifyOption) []mlx.Classification {
+		results, err := m.Classify(t.Context(), testenv.Texts(t), nil, append(options, mlx.WithClassifier(c))...)
+		require.NoError(t, err)
+		return results
+	}
+	results := classify(loaded)
+	require.Equal(t, classify(c), results)
+	right := 0
+	for i, s := range testenv.Heldout(t) {
+		if results[i].Label == s.Domain {
+			right++
+		}
+	}
+	require.Greater(t, right, 40, "of 160, by a model of a few thousand words that was trained for prompts; a guess is right on 20")
+	one, err := m.Classify(t.Context(), testenv.Texts(t)[:1], nil, mlx.WithClassifier(c))
+	require.NoError(t, err)
+	require.InDelta(t, results[0].Probability, one[0].Probability, 1e-4)
+	for _, r := range classify(c, mlx.WithAbstain(1)) {
+		require.True(t, r.Abstained)
+	}
+
+	for option, options := range map[string][]mlx.ClassifyOption{
+		"Classifier": {mlx.WithClassifier(c), mlx.WithLabelPrompt("{text}")}, "Abstain": {mlx.WithClassifier(c), mlx.WithAbstain(2)},
+	} {
+		_, err := m.Classify(t.Context(), []string{"x"}, nil, options...)
+		requireOption(t, err, option)
+	}
+	_, err = m.Classify(t.Context(), []string{"x"}, []string{"a", "b"}, mlx.WithClassifier(c))
+	requireOption(t, err, "labels")
+	_, err = m.Classify(t.Context(), []string{"ok", "\xff"}, nil, mlx.WithClassifier(c))
+	require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
+	var last error
+	count := 0
+	for _, err := range mlx.ClassifyAll(t.Context(), m, func(yield func(string) bool) { _ = yield("a") && yield("b") }, nil, mlx.WithClassifier(c)) {
+		last, count = err, count+1
+	}
+	require.NoError(t, last)
+	require.Equal(t, 2, count)
+}
+
+func TestAClassifierIsForItsModelOnly(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	dir := testenv.CopyModel(t)
+	testenv.EditJSON(t, dir, "config.json", func(c map[string]any) { c["_name_or_path"] = "another" })
+	other := load(t, dir, mlx.WithEngine(mlx.EngineNative))
+	_, err = other.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(c))
+	require.ErrorIs(t, err, mlx.ErrOtherModel)
+	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+	_, err = python.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(c))
+	requireOption(t, err, "Classifier")
+	_, err = mlx.TrainClassifier(t.Context(), python, texts, mlx.ClassifierOptions{})
+	requireOption(t, err, "Classifier")
+
+	for option, o := range map[string]mlx.ClassifierOptions{"Layer": {Layers: []int{99}}, "Validation": {Validation: 1}} {
+		_, err := mlx.TrainClassifier(t.Context(), m, texts, o)
+		requireOption(t, err, option)
+	}
+	_, err = mlx.TrainClassifier(t.Context(), m, texts[:1], mlx.ClassifierOptions{})
+	requireOption(t, err, "labels")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = mlx.TrainClassifier(ctx, m, texts, mlx.ClassifierOptions{})
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = mlx.LoadClassifier(filepath.Join(testenv.Model(t), "model.safetensors"))
+	require.ErrorIs(t, err, mlx.ErrClassifierFile)
+}
+
+// Of a label with several groups the smallest is kept back whole, and at the end all texts are fitted to.
+func TestGroupsAreKeptBackWhole(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	for i := range texts {
+		texts[i].Group = []string{"a", "b", "c", "d"}[i/56] // languages
+	}
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 56, c.Info().Validation.Texts)
+	for _, row := range c.Info().Validation.Labels {
+		require.Equal(t, 7, row.Texts, row.Name)
+	}
+	require.Equal(t, len(texts), c.Info().Texts)
+}

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+func classifierCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "classifier",
+		Short: "Train, measure and compare trained classifiers",
+		Long: `Train, measure and compare classifiers on a model's hidden states. Data files have lines LABEL<tab>TEXT,
+which may go on with <tab>LANGUAGE, for tables, and <tab>GROUP, what the text comes from. "go-mlx classify --classifier FILE" uses a classifier.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{errors.New("say train, eval or compare; see go-mlx classifier --help")}
+		},
+	}
+	cmd.AddCommand(classifierTrainCommand(), classifierEvalCommand(), classifierCompareCommand())
+	for _, sub := range cmd.Commands() {
+		sub.RunE = working(sub.RunE)
+	}
+	return cmd
+}
+
+// labelledLine is a line of a data file.
+type labelledLine struct{ label, text, language, group string }
+
+// readLabelled reads a data file.
+func readLabelled(path string) ([]labelledLine, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, maxLine)
+	var out []labelledLine
+	number := 0
+	for lines.Scan() {
+		number++
+		line := strings.TrimRight(lines.Text(), "\r")
+		if number == 1 {
+			line = strings.TrimPrefix(line, string(byteOrderMark))
+		}
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		if !utf8.ValidString(line) {
+			return nil, fmt.Errorf("%s: line %d: %w", path, number, mlx.ErrInvalidUTF8)
+		}
+		fields := strings.Split(line, "\t")
+		if len(fields) < 2 || len(fields) > 4 {
+			return nil, fmt.Errorf("%s: line %d has %d fields; want LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]]", path, number, len(fields))
+		}
+		fields = append(fields, "", "")
+		out = append(out, labelledLine{fields[0], fields[1], fields[2], fields[3]})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: line %d: %w", path, number+1, err)
+	}
+	return out, nil
+}
+
+type classifierTrain struct {
+	modelFlags
+	data, out string
+	layers    []int
+	share     float64
+}
+
+func classifierTrainCommand() *cobra.Command {
+	run := &classifierTrain{}
+	cmd := &cobra.Command{
+		Use:   "train MODEL --data FILE --out FILE",
+		Short: "Train a classifier",
+		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts, or of each label a whole group if groups are given, is not fitted to; on it penalty, temperature and the
+threshold for unknown domains are chosen, and the printed table is measured. The date of the data is that of the file.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
+			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
+	cmd.Flags().StringVarP(&run.out, "out", "o", "", "file to write (required)")
+	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at four ninths of the depth)")
+	cmd.Flags().Float64Var(&run.share, "validation", 0.1, "share of the texts that is not fitted to")
+	_ = cmd.MarkFlagRequired("data")
+	_ = cmd.MarkFlagRequired("out")
+	return cmd
+}
+
+func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error {
+	lines, err := readLabelled(r.data)
+	if err != nil {
+		return err
+	}
+	stat, err := os.Stat(r.data)
+	if err != nil {
+		return err
+	}
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	texts := make([]mlx.LabelledText, len(lines))
+	for i, l := range lines {
+		texts[i] = mlx.LabelledText{Text: l.text, Label: l.label, Group: l.group}
+	}
+	start := time.Now()
+	c, err := mlx.TrainClassifier(ctx, m, texts, mlx.ClassifierOptions{Layers: r.layers, Validation: r.share, DataDate: stat.ModTime()})
+	if err != nil {
+		return err
+	}
+	if err := c.Save(r.out); err != nil {
+		return err
+	}
+	info := c.Info()
+	r.say(stderr, "fitted to %d texts in %.1f s: layer %d, penalty %v, temperature %.3f", info.Texts, time.Since(start).Seconds(), info.Layer, info.Penalty, info.Temperature)
+	return info.Validation.WriteText(out)
+}
+
+type classifierEval struct {
+	modelFlags
+	classifier, labels, data string
+	prompt, prior            string
+	json, html               string
+}
+
+func classifierEvalCommand() *cobra.Command {
+	run := &classifierEval{}
+	cmd := &cobra.Command{
+		Use:   "eval MODEL --classifier FILE --data FILE",
+		Short: "Measure a classifier, or a model with a prompt, on labelled texts",
+		Long: `Measure a classifier, or with --labels a model that was not trained, on labelled texts: precision, recall and F1 of every label and
+language, confusion, calibration, what abstaining brings, and the surest mistakes.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := run.only(args); err != nil {
+				return err
+			}
+			if (run.classifier == "") == (run.labels == "") {
+				return usageError{errors.New("give --classifier or --labels")}
+			}
+			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	run.add(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&run.classifier, "classifier", "", "file of a trained classifier")
+	flags.StringVarP(&run.labels, "labels", "l", "", "file of labels, for a model without a classifier")
+	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
+	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
+	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
+	flags.StringVar(&run.json, "json", "", "write the report with all predictions to this file")
+	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")
+	_ = cmd.MarkFlagRequired("data")
+	return cmd
+}
+
+func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
+	lines, err := readLabelled(r.data)
+	if err != nil {
+		return err
+	}
+	var labels []string
+	var options []mlx.ClassifyOption
+	if r.classifier != "" {
+		c, err := mlx.LoadClassifier(r.classifier)
+		if err != nil {
+			return err
+		}
+		labels, options = c.Info().Labels, append(options, mlx.WithClassifier(c))
+	} else {
+		var details map[string]mlx.LabelDetails
+		if labels, details, err = readLabels(r.labels); err != nil {
+			return fmt.Errorf("labels: %w", err)
+		}
+		options = append(options, mlx.WithLabelDetails(details))
+	}
+	if r.prompt != "" {
+		options = append(options, mlx.WithLabelPrompt(r.prompt))
+	}
+	if r.prior != "" {
+		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+	}
+	m, err := r.load(ctx, stderr)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	texts := make([]string, len(lines))
+	for i, l := range lines {
+		texts[i] = l.text
+	}
+	start := time.Now()
+	results, err := m.Classify(ctx, texts, labels, options...)
+	if err != nil {
+		return err
+	}
+	took := time.Since(start)
+	predictions := make([]mlx.Prediction, len(lines))
+	for i, l := range lines {
+		c := results[i]
+		predictions[i] = mlx.Prediction{Text: l.text, Language: l.language, Truth: l.label, Label: c.Label, Probability: c.Probability, Confidence: c.Probability, Unknown: c.Abstained}
+	}
+	report, err := mlx.Quality(labels, predictions)
+	if err != nil {
+		return err
+	}
+	report.TextsPerSec = float64(len(texts)) / took.Seconds()
+	if err := report.WriteText(out); err != nil {
+		return err
+	}
+	if r.html != "" {
+		if err := writeFile(r.html, func(w io.Writer) error { return report.WriteHTML(w, "Classification of "+r.data) }); err != nil {
+			return err
+		}
+	}
+	if r.json == "" {
+		return nil
+	}
+	report.Predictions = predictions
+	return writeFile(r.json, func(w io.Writer) error { return json.NewEncoder(w).Encode(report) })
+}
+
+// writeFile makes a file of what write writes.
+func writeFile(path string, write func(io.Writer) error) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func classifierCompareCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "compare A.json B.json",
+		Short: "Test whether two classifiers differ",
+		Long: `Test whether two classifiers differ in how often they are right, by McNemar's exact test. Both files are what "go-mlx classifier eval
+--json" wrote for the same texts.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var reports [2]mlx.QualityReport
+			for i, path := range args {
+				data, err := os.ReadFile(path)
+				if err == nil {
+					err = json.Unmarshal(data, &reports[i])
+				}
+				if err == nil && len(reports[i].Predictions) == 0 {
+					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --json`")
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", path, err)
+				}
+			}
+			c, err := mlx.ComparePredictions(reports[0].Predictions, reports[1].Predictions)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(out, c)
+			}
+			fmt.Fprintf(out, "%d texts: A is right on %.1f %%, B on %.1f %%; both %d, only A %d, only B %d, neither %d; same label %.1f %%\n",
+				c.Texts, 100*c.AccuracyA, 100*c.AccuracyB, c.Both, c.OnlyA, c.OnlyB, c.Neither, 100*float64(c.Agree)/float64(c.Texts))
+			verdict := "no difference is shown"
+			if c.PValue < 0.05 {
+				verdict = "they differ"
+			}
+			fmt.Fprintf(out, "McNemar's exact test: p = %.3g, %s\n", c.PValue, verdict)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+)
+
+// readLabels reads labels, one a line. "finance: invoices, accounts" describes one; an indented line "e.g. Pay the invoice" is an example
+// of the label above it.
+func readLabels(path string) (labels []string, details map[string]mlx.LabelDetails, err error) {
+	text, err := readTextFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	details = map[string]mlx.LabelDetails{}
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		trimmed := strings.TrimSpace(line)
+		example, isExample := strings.CutPrefix(trimmed, "e.g. ")
+		switch {
+		case trimmed == "":
+		case isExample && line[0] != 'e':
+			if len(labels) == 0 {
+				return nil, nil, fmt.Errorf("line %d: an example without a label above it", number)
+			}
+			last := labels[len(labels)-1]
+			d := details[last]
+			d.Examples = append(d.Examples, example)
+			details[last] = d
+		default:
+			label, description, described := strings.Cut(trimmed, ": ")
+			if label = strings.TrimSpace(label); described {
+				details[label] = mlx.LabelDetails{Description: strings.TrimSpace(description)}
+			}
+			labels = append(labels, label)
+		}
+	}
+	return labels, details, nil
+}

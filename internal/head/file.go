@@ -1,0 +1,139 @@
+package head
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+const (
+	fileFormat = "go-mlx classifier 1"
+	// maxFile bounds a file: 4,000 labels on the states of the widest models.
+	maxFile = 256 << 20
+)
+
+// ErrFile is wrapped by every error about a classifier file's contents.
+var ErrFile = errors.New("not a classifier file that can be used")
+
+// Write writes the head as a safetensors file: its numbers as tensors, all else as JSON in the metadata.
+func (h *Head) Write(w io.Writer) error {
+	if err := h.check(); err != nil {
+		return err
+	}
+	info, err := json.Marshal(h.Info)
+	if err != nil {
+		return err
+	}
+	weights := 4 * len(h.weight)
+	header, err := json.Marshal(map[string]any{
+		"__metadata__": map[string]string{"format": fileFormat, "classifier": string(info)},
+		"weight":       map[string]any{"dtype": "F32", "shape": []int{len(h.Labels), h.size}, "data_offsets": []int{0, weights}},
+		"bias":         map[string]any{"dtype": "F32", "shape": []int{len(h.Labels)}, "data_offsets": []int{weights, weights + 4*len(h.bias)}},
+	})
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	for len(header)%8 != 0 {
+		header = append(header, ' ')
+	}
+	for _, part := range []any{uint64(len(header)), header, h.weight, h.bias} {
+		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+			return err
+		}
+	}
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// Save writes a file. A reader sees the old one or the new one, never half of it.
+func (h *Head) Save(path string) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), ".classifier-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(file.Name()))
+		}
+	}()
+	if err := errors.Join(h.Write(file), file.Chmod(0o644), file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}
+
+// Load reads a file that Save wrote.
+func Load(path string) (*Head, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	h, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
+// Parse reads a head from what Write wrote. Whatever the bytes are, the result is a head that can be used or an error.
+func Parse(data []byte) (*Head, error) {
+	fail := func(format string, args ...any) (*Head, error) {
+		return nil, fmt.Errorf("%w: %w", ErrFile, fmt.Errorf(format, args...))
+	}
+	if len(data) > maxFile {
+		return fail("it has more than %d bytes", maxFile)
+	}
+	tensors, metadata, err := safetensors.Read(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return fail("%w", err)
+	}
+	if metadata["format"] != fileFormat {
+		return fail("its format is %q and not %q; `go-mlx classifier train` writes one", metadata["format"], fileFormat)
+	}
+	h := &Head{}
+	if err := json.Unmarshal([]byte(metadata["classifier"]), &h.Info); err != nil {
+		return fail("metadata: %w", err)
+	}
+	weight := tensors["weight"]
+	if len(weight.Shape) != 2 || len(tensors) != 2 {
+		return fail("it must hold the tensors weight, with two dimensions, and bias")
+	}
+	h.size = weight.Shape[1]
+	start := 8 + int64(binary.LittleEndian.Uint64(data))
+	read := func(name string, shape ...int) ([]float32, error) {
+		t, ok := tensors[name]
+		if !ok || t.DType != "F32" || !slices.Equal(t.Shape, shape) {
+			return nil, fmt.Errorf("tensor %s is %s %v, want F32 %v", name, t.DType, t.Shape, shape)
+		}
+		out := make([]float32, t.Elements())
+		for i := range out {
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[start+t.Offset[0]+int64(4*i):]))
+		}
+		return out, nil
+	}
+	if h.weight, err = read("weight", len(h.Labels), h.size); err != nil {
+		return fail("%w", err)
+	}
+	if h.bias, err = read("bias", len(h.Labels)); err != nil {
+		return fail("%w", err)
+	}
+	if err := h.check(); err != nil {
+		return fail("%w", err)
+	}
+	return h, nil
+}

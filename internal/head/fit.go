@@ -1,0 +1,258 @@
+package head
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
+	"gonum.org/v1/gonum/optimize"
+)
+
+// Data are vectors of one length with the index of each one's label.
+type Data struct {
+	X [][]float32
+	Y []int
+}
+
+// penalties are tried on the validation part, from the strongest, each from where the last one ended.
+var penalties = []float64{0.3, 0.1, 0.03, 0.01, 0.003, 0.001}
+
+const (
+	// maxSteps bounds the optimiser for one penalty. Fits of standardised states take 30 to 80 steps.
+	maxSteps = 150
+	// enoughGradient ends it: below this no label of a text changes.
+	enoughGradient = 1e-4
+	// keptKnown is the share of validation texts that the energy threshold lets through.
+	keptKnown = 0.95
+)
+
+// Fit fits a head to training data and chooses its penalty, temperature and energy threshold on validation data. Labels, model and layer
+// are those of info.
+func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) {
+	if err := checkLabels(info.Labels); err != nil {
+		return nil, err
+	}
+	if len(train.X) == 0 || len(validation.X) == 0 {
+		return nil, fmt.Errorf("%d texts to fit to and %d to validate with: there must be some of both", len(train.X), len(validation.X))
+	}
+	p := newProblem(ctx, train, len(info.Labels))
+	var best *Head
+	bestLoss := math.Inf(1)
+	at := make([]float64, p.k*(p.d+1))
+	for _, penalty := range penalties {
+		p.penalty = penalty
+		var err error
+		if at, err = p.minimise(at); err != nil {
+			return nil, err
+		}
+		h := p.head(info, at)
+		if err := h.check(); err != nil {
+			return nil, fmt.Errorf("the fit failed: %w", err)
+		}
+		// Before the temperature, which would forgive a fit that is sure of what is wrong.
+		loss := h.loss(validation)
+		if loss >= bestLoss {
+			break // weaker penalties fit the training part only
+		}
+		best, bestLoss = h, loss
+	}
+	if best == nil {
+		return nil, errors.New("the fit failed: no finite loss on the validation part")
+	}
+	best.calibrate(validation)
+	best.Texts = len(train.X)
+	best.setEnergy(validation)
+	return best, nil
+}
+
+// Refit fits weights anew, with the penalty of a head, to all data, and keeps its temperature and threshold.
+func (h *Head) Refit(ctx context.Context, data Data) (*Head, error) {
+	p := newProblem(ctx, data, len(h.Labels))
+	p.penalty = h.Penalty
+	at, err := p.minimise(make([]float64, p.k*(p.d+1)))
+	if err != nil {
+		return nil, err
+	}
+	all := p.head(h.Info, at)
+	all.Temperature, all.Texts = h.Temperature, len(data.X)
+	return all, all.check()
+}
+
+// problem is a regression on standardised vectors.
+type problem struct {
+	ctx         context.Context
+	x           blas32.General // [n, d], standardised
+	y           []int
+	n, d, k     int
+	mean, scale []float64
+	penalty     float64
+	logits      blas32.General // [n, k]; scratch
+	w, g        blas32.General // [k, d]; scratch
+}
+
+func newProblem(ctx context.Context, data Data, labels int) *problem {
+	n, d := len(data.X), len(data.X[0])
+	general := func(rows, cols int) blas32.General {
+		return blas32.General{Rows: rows, Cols: cols, Stride: cols, Data: make([]float32, rows*cols)}
+	}
+	p := &problem{ctx: ctx, x: general(n, d), y: data.Y, n: n, d: d, k: labels, mean: make([]float64, d), scale: make([]float64, d),
+		logits: general(n, labels), w: general(labels, d), g: general(labels, d)}
+	for _, x := range data.X {
+		for j, v := range x {
+			p.mean[j] += float64(v) / float64(n)
+		}
+	}
+	for _, x := range data.X {
+		for j, v := range x {
+			difference := float64(v) - p.mean[j]
+			p.scale[j] += difference * difference / float64(n)
+		}
+	}
+	for j, variance := range p.scale {
+		p.scale[j] = 1
+		if variance > 1e-12 {
+			p.scale[j] = 1 / math.Sqrt(variance)
+		}
+	}
+	for i, x := range data.X {
+		for j, v := range x {
+			p.x.Data[i*d+j] = float32((float64(v) - p.mean[j]) * p.scale[j])
+		}
+	}
+	return p
+}
+
+// minimise finds the weights with the least loss by L-BFGS.
+func (p *problem) minimise(from []float64) ([]float64, error) {
+	result, err := optimize.Minimize(optimize.Problem{
+		Func: func(v []float64) float64 { return p.loss(v, nil) },
+		Grad: func(grad, v []float64) { p.loss(v, grad) },
+		Status: func() (optimize.Status, error) {
+			if err := p.ctx.Err(); err != nil {
+				return optimize.Failure, err
+			}
+			return optimize.NotTerminated, nil
+		},
+	}, from, &optimize.Settings{GradientThreshold: enoughGradient, MajorIterations: maxSteps,
+		Converger: &optimize.FunctionConverge{Absolute: 1e-6, Relative: 1e-6, Iterations: 8}}, &optimize.LBFGS{})
+	if ctxErr := p.ctx.Err(); ctxErr != nil {
+		return nil, ctxErr
+	}
+	// A line search that cannot go on, since losses are sums in float32, has arrived.
+	if result == nil {
+		return nil, fmt.Errorf("the fit failed: %w", err)
+	}
+	return result.X, nil
+}
+
+// loss is the mean negative log-probability of the right labels with the penalty; grad takes its gradient if it is not nil. v is the weights
+// [k, d] and the biases [k].
+func (p *problem) loss(v, grad []float64) float64 {
+	for i := range p.w.Data {
+		p.w.Data[i] = float32(v[i])
+	}
+	bias := v[p.k*p.d:]
+	blas32.Gemm(blas.NoTrans, blas.Trans, 1, p.x, p.w, 0, p.logits)
+	total := 0.0
+	biasGrad := make([]float64, p.k)
+	for i, y := range p.y {
+		row := p.logits.Data[i*p.k:][:p.k]
+		best := math.Inf(-1)
+		for k := range row {
+			best = max(best, float64(row[k])+bias[k])
+		}
+		sum := 0.0
+		for k := range row {
+			sum += math.Exp(float64(row[k]) + bias[k] - best)
+		}
+		norm := best + math.Log(sum)
+		total += norm - float64(row[y]) - bias[y]
+		if grad == nil {
+			continue
+		}
+		for k := range row {
+			q := math.Exp(float64(row[k]) + bias[k] - norm)
+			if k == y {
+				q--
+			}
+			q /= float64(p.n)
+			row[k] = float32(q)
+			biasGrad[k] += q
+		}
+	}
+	total /= float64(p.n)
+	for _, w := range v[:p.k*p.d] {
+		total += p.penalty / 2 * w * w
+	}
+	if grad != nil {
+		blas32.Gemm(blas.Trans, blas.NoTrans, 1, p.logits, p.x, 0, p.g)
+		for i, g := range p.g.Data {
+			grad[i] = float64(g) + p.penalty*v[i]
+		}
+		copy(grad[p.k*p.d:], biasGrad)
+	}
+	return total
+}
+
+// head folds the standardisation into the weights.
+func (p *problem) head(info Info, v []float64) *Head {
+	h := &Head{Info: info, size: p.d, weight: make([]float32, p.k*p.d), bias: make([]float32, p.k)}
+	h.Temperature, h.Penalty = 1, p.penalty
+	for k := range p.k {
+		bias := v[p.k*p.d+k]
+		for j := range p.d {
+			w := v[k*p.d+j] * p.scale[j]
+			h.weight[k*p.d+j] = float32(w)
+			bias -= w * p.mean[j]
+		}
+		h.bias[k] = float32(bias)
+	}
+	return h
+}
+
+// loss is the mean negative log-probability of the right labels.
+func (h *Head) loss(data Data) float64 {
+	total := 0.0
+	for i, x := range data.X {
+		total -= math.Log(max(probabilities(h.Logits(x), h.Temperature)[data.Y[i]], 1e-300))
+	}
+	return total / float64(len(data.X))
+}
+
+// calibrate sets the temperature with the least loss.
+func (h *Head) calibrate(data Data) {
+	logits := make([][]float64, len(data.X))
+	for i, x := range data.X {
+		logits[i] = h.Logits(x)
+	}
+	loss := func(logT float64) float64 {
+		total := 0.0
+		for i, y := range data.Y {
+			total -= math.Log(max(probabilities(logits[i], math.Exp(logT))[y], 1e-300))
+		}
+		return total / float64(len(data.Y))
+	}
+	// It is convex in the inverse temperature, so golden sections find the minimum.
+	low, high, golden := -3.0, 3.0, (math.Sqrt(5)-1)/2
+	for high-low > 1e-4 {
+		a, b := high-golden*(high-low), low+golden*(high-low)
+		if loss(a) < loss(b) {
+			high = b
+		} else {
+			low = a
+		}
+	}
+	h.Temperature = math.Exp((low + high) / 2)
+}
+
+// setEnergy sets the threshold that lets keptKnown of the texts through.
+func (h *Head) setEnergy(data Data) {
+	energies := make([]float64, len(data.X))
+	for i, x := range data.X {
+		energies[i] = Energy(h.Logits(x))
+	}
+	h.MinEnergy = quantile(energies, 1-keptKnown)
+}

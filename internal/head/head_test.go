@@ -1,0 +1,241 @@
+package head
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// drawn is n vectors of three labels, whose log-probabilities are linear in the vectors.
+func drawn(seed uint64, n int) Data {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	var data Data
+	for range n {
+		x := make([]float32, 8)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64()*float64(i+1) + float64(i)) // of unlike scale and mean
+		}
+		p := probabilities([]float64{float64(x[0]) * 2, float64(x[3]-3) / 2, 0}, 1)
+		u, y := rng.Float64(), 0
+		for u -= p[0]; u > 0 && y < 2; u -= p[y] {
+			y++
+		}
+		data.X, data.Y = append(data.X, x), append(data.Y, y)
+	}
+	return data
+}
+
+func info() Info {
+	return Info{Labels: []string{"a", "b", "c"}, Model: strings.Repeat("0", 64), Layer: 2}
+}
+
+func fitted(t testing.TB) *Head {
+	t.Helper()
+	h, err := Fit(context.Background(), info(), drawn(1, 3000), drawn(2, 1000))
+	require.NoError(t, err)
+	return h
+}
+
+func TestAFitIsAsGoodAndAsHonestAsTheDataAllow(t *testing.T) {
+	h := fitted(t)
+	test := drawn(3, 4000)
+	var predictions []Prediction
+	best := 0
+	for i, x := range test.X {
+		p := h.Predict(x)
+		p.Truth = h.Labels[test.Y[i]]
+		predictions = append(predictions, p)
+		ideal := []float64{float64(x[0]) * 2, float64(x[3]-3) / 2, 0}
+		top := 0
+		for k := range ideal {
+			if ideal[k] > ideal[top] {
+				top = k
+			}
+		}
+		if top == test.Y[i] {
+			best++
+		}
+	}
+	r, err := NewReport(h.Labels, predictions)
+	require.NoError(t, err)
+	require.InDelta(t, float64(best)/4000, r.Accuracy, 0.01, "what the true probabilities reach")
+	require.Less(t, r.ECE, 0.03)
+	require.Greater(t, r.Coverage[2].Accuracy, r.Accuracy, "the surest texts are right more often")
+	require.Equal(t, 1.0, r.Coverage[9].Coverage)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = Fit(ctx, info(), drawn(1, 100), drawn(2, 10))
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = Fit(t.Context(), info(), drawn(1, 100), Data{})
+	require.ErrorContains(t, err, "0 to validate with")
+	_, err = Fit(t.Context(), Info{Labels: []string{"a"}, Layer: 1}, drawn(1, 100), drawn(2, 10))
+	require.ErrorContains(t, err, "at least two")
+}
+
+func TestTheGradientIsThatOfTheLoss(t *testing.T) {
+	p := newProblem(t.Context(), drawn(5, 60), 3)
+	p.penalty = 0.1
+	rng := rand.New(rand.NewPCG(1, 1))
+	v := make([]float64, 3*9)
+	for i := range v {
+		v[i] = rng.NormFloat64()
+	}
+	grad := make([]float64, len(v))
+	p.loss(v, grad)
+	for i := range v {
+		at := v[i]
+		v[i] = at + 0.02
+		up := p.loss(v, nil)
+		v[i] = at - 0.02
+		down := p.loss(v, nil)
+		v[i] = at
+		require.InDelta(t, (up-down)/0.04, grad[i], 2e-3)
+	}
+}
+
+func TestAFileGivesTheHeadBack(t *testing.T) {
+	h := fitted(t)
+	path := filepath.Join(t.TempDir(), "head.safetensors")
+	require.NoError(t, h.Save(path))
+	got, err := Load(path)
+	require.NoError(t, err)
+	require.Equal(t, h, got)
+	require.NoError(t, h.Save(path), "over the old one")
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	_, err = Load(filepath.Join(t.TempDir(), "none"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	h.bias[0] = float32(math.NaN())
+	require.Error(t, h.Save(path))
+	_, err = Load(path)
+	require.NoError(t, err, "what was there is still there")
+}
+
+func written(t testing.TB) []byte {
+	var b bytes.Buffer
+	require.NoError(t, fitted(t).Write(&b))
+	return b.Bytes()
+}
+
+// altered is a file whose header went through change.
+func altered(t testing.TB, data []byte, change func(header, classifier map[string]any)) []byte {
+	n := binary.LittleEndian.Uint64(data)
+	var header, classifier map[string]any
+	require.NoError(t, json.Unmarshal(data[8:8+n], &header))
+	meta := header["__metadata__"].(map[string]any)
+	require.NoError(t, json.Unmarshal([]byte(meta["classifier"].(string)), &classifier))
+	change(header, classifier)
+	text, err := json.Marshal(classifier)
+	require.NoError(t, err)
+	meta["classifier"] = string(text)
+	out, err := json.Marshal(header)
+	require.NoError(t, err)
+	return append(append(binary.LittleEndian.AppendUint64(nil, uint64(len(out))), out...), data[8+n:]...)
+}
+
+func TestBrokenFilesAreErrors(t *testing.T) {
+	data := written(t)
+	nan := bytes.Clone(data)
+	binary.LittleEndian.PutUint32(nan[len(nan)-4:], 0x7fc00000)
+	set := func(key string, value any) []byte {
+		return altered(t, data, func(_, c map[string]any) { c[key] = value })
+	}
+	for want, file := range map[string][]byte{
+		"shorter than 8 bytes":  nil,
+		"truncated":             data[:len(data)-1],
+		"header of":             append(bytes.Repeat([]byte{0xff}, 8), 1),
+		"a weight is NaN":       nan,
+		"want F32 [2 8]":        set("labels", []string{"a", "b"}),
+		"occurs twice":          set("labels", []string{"a", "b", "b"}),
+		"is empty or not UTF-8": set("labels", []string{"a", "b", " "}),
+		"layer -1":              set("layer", -1),
+		"temperature 0":         set("temperature", 0),
+		"cannot unmarshal":      set("labels", 7),
+		"its format is":         altered(t, data, func(h, _ map[string]any) { h["__metadata__"].(map[string]any)["format"] = "other" }),
+		"want F32 [3]":          altered(t, data, func(h, _ map[string]any) { h["bias"].(map[string]any)["dtype"] = "I32" }),
+		"with two dimensions":   altered(t, data, func(h, _ map[string]any) { delete(h, "weight") }),
+	} {
+		_, err := Parse(file)
+		require.ErrorIs(t, err, ErrFile, want)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	data := written(f)
+	f.Add(data)
+	f.Add(data[:40])
+	f.Add(altered(f, data, func(_, c map[string]any) { c["labels"] = nil }))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, err := Parse(data)
+		if err != nil {
+			require.ErrorIs(t, err, ErrFile)
+			return
+		}
+		h.Predict(make([]float32, h.Size()))
+		var b bytes.Buffer
+		require.NoError(t, h.Write(&b), "what was read can be written")
+	})
+}
+
+func TestAReportByHand(t *testing.T) {
+	p := func(language, truth, label string, probability float64) Prediction {
+		return Prediction{Language: language, Truth: truth, Label: label, Probability: probability, Confidence: probability}
+	}
+	r, err := NewReport([]string{"a", "b"}, []Prediction{
+		p("en", "a", "a", 0.95), p("en", "a", "b", 0.55), p("de", "b", "b", 0.85), p("de", "b", "c", 0.65),
+	})
+	require.NoError(t, err)
+	require.Equal(t, 0.5, r.Accuracy)
+	require.Equal(t, []Row{
+		{Name: "a", Texts: 2, Precision: 1, Recall: 0.5, F1: 2. / 3}, {Name: "b", Texts: 2, Precision: 0.5, Recall: 0.5, F1: 0.5}, {Name: "c"},
+	}, r.Labels)
+	require.InDelta(t, (2./3+0.5)/2, r.MacroF1, 1e-12)
+	require.InDelta(t, (0.05+0.55+0.15+0.65)/4, r.ECE, 1e-12)
+	require.Equal(t, [][]int{{1, 1, 0}, {0, 1, 1}, {0, 0, 0}}, r.Confusion)
+	require.Equal(t, []float64{0.65, 0.55}, []float64{r.Mistakes[0].Probability, r.Mistakes[1].Probability})
+	require.Equal(t, []string{"de", "en"}, []string{r.Languages[0].Name, r.Languages[1].Name})
+	require.InDelta(t, 2./3, r.Languages[1].F1, 1e-12)
+	_, err = NewReport(nil, nil)
+	require.Error(t, err)
+}
+
+func TestMcNemar(t *testing.T) {
+	var a, b []Prediction
+	add := func(n int, rightA, rightB bool) {
+		label := func(right bool) string {
+			if right {
+				return "x"
+			}
+			return "y"
+		}
+		for range n {
+			a = append(a, Prediction{Truth: "x", Label: label(rightA)})
+			b = append(b, Prediction{Truth: "x", Label: label(rightB)})
+		}
+	}
+	add(50, true, true)
+	add(12, true, false)
+	add(3, false, true)
+	add(5, false, false)
+	c, err := Compare(a, b)
+	require.NoError(t, err)
+	require.Equal(t, []int{70, 12, 3, 50, 5, 55}, []int{c.Texts, c.OnlyA, c.OnlyB, c.Both, c.Neither, c.Agree})
+	require.InDelta(t, 0.0351563, c.PValue, 1e-6) // scipy.stats.binomtest(3, 15).pvalue
+	same, err := Compare(a, a)
+	require.NoError(t, err)
+	require.Equal(t, 1.0, same.PValue)
+	_, err = Compare(a, b[1:])
+	require.ErrorContains(t, err, "same texts")
+}

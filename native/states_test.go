@@ -1,0 +1,50 @@
+package native
+
+import (
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// A text's vector is the mean of what a trace of the text alone shows, by the CPU kernels and by MLX's own ops, whatever its company.
+func TestStatesAreThoseOfATrace(t *testing.T) {
+	for name, options := range map[string]engine.NativeOptions{"kernels": {}, "exact": {Exact: true}} {
+		t.Run(name, func(t *testing.T) {
+			m, err := Load(t.Context(), testenv.Model(t), options)
+			require.NoError(t, err)
+			defer func() { require.NoError(t, m.Close()) }()
+			texts := testenv.Texts(t)[:30]
+			layers := []int{1, len(m.shape.windows)}
+			got, err := m.States(t.Context(), texts, engine.StatesOptions{Layers: layers})
+			require.NoError(t, err)
+			front, err := m.Encode(t.Context(), "", true)
+			require.NoError(t, err)
+			for i, text := range texts {
+				ids, err := m.encodePlain(t.Context(), text)
+				require.NoError(t, err)
+				trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{Rows: 1})
+				require.NoError(t, err)
+				for l, layer := range layers {
+					size := m.shape.hiddenSize
+					want := make([]float32, size)
+					for at := len(front); at < len(ids); at++ {
+						token, squares := trace.Layers[layer][at*size:][:size], 0.0 // the first is the input
+						for _, v := range token {
+							squares += float64(v * v)
+						}
+						for k, v := range token {
+							want[k] += v / float32(math.Sqrt(squares/float64(size))) / float32(len(ids)-len(front))
+						}
+					}
+					require.Less(t, testenv.RelativeDifference(want, got[l][i]), 1e-2, "text %d, layer %d", i, layer)
+				}
+			}
+			_, err = m.States(t.Context(), texts, engine.StatesOptions{Layers: []int{0}})
+			require.Error(t, err)
+		})
+	}
+}

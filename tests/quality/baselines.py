@@ -1,0 +1,51 @@
+"""What trained classifiers are measured against: the majority class, and logistic regressions on words and on character n-grams.
+
+    python tests/quality/baselines.py build/quality
+
+Writes a report NAME.json for each, in the form of "go-mlx classifier eval --json".
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections import Counter
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+
+def read(path):
+    rows = [line.rstrip("\n").split("\t") for line in open(path, encoding="utf-8")]
+    return [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
+
+
+class Majority:
+    def fit(self, _, labels):
+        self.classes_ = [Counter(labels).most_common(1)[0][0]]
+
+    def predict_proba(self, texts):
+        return [[1.0]] * len(texts)
+
+
+def main():
+    out = pathlib.Path(sys.argv[1])
+    labels, texts, _ = read(out / "train.tsv")
+    truth, test, languages = read(out / "test.tsv")
+    models = {"majority": Majority()}
+    for name, features in {"words": {}, "characters": {"analyzer": "char_wb", "ngram_range": (2, 4), "min_df": 2, "sublinear_tf": True}}.items():
+        models[name] = make_pipeline(TfidfVectorizer(**features), LogisticRegression(C=10, max_iter=100, tol=1e-3))
+    for name, model in models.items():
+        model.fit(texts, labels)
+        start = time.time()
+        rows = model.predict_proba(test)
+        seconds = time.time() - start
+        predictions = []
+        for i, row in enumerate(rows):
+            best = max(range(len(row)), key=lambda k: row[k])
+            predictions.append({"text": test[i], "language": languages[i], "truth": truth[i], "label": str(model.classes_[best]), "probability": float(row[best]), "confidence": float(row[best])})
+        (out / f"{name}.json").write_text(json.dumps({"texts_per_second": len(test) / max(seconds, 1e-9), "predictions": predictions}))
+
+
+main()

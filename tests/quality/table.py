@@ -1,0 +1,53 @@
+"""Prints the reports of build/quality as one table in Markdown: macro-F1 of each language and in total.
+
+    python tests/quality/table.py build/quality NAME...
+"""
+
+import json
+import pathlib
+import sys
+
+NEW = "cs hu tr ca fi".split()
+
+
+def f1(predictions):
+    labels = {p["truth"] for p in predictions}
+    total = 0.0
+    for label in labels:
+        right = sum(p["truth"] == p["label"] == label for p in predictions)
+        total += 2 * right / sum((p["truth"] == label) + (p["label"] == label) for p in predictions)
+    return 100 * total / len(labels)
+
+
+def ece(predictions, bins=10):
+    sums = [[0, 0.0, 0] for _ in range(bins)]
+    for p in predictions:
+        b = sums[min(int(p["probability"] * bins), bins - 1)]
+        b[0] += 1
+        b[1] += p["probability"]
+        b[2] += p["label"] == p["truth"]
+    return sum(abs(b[1] - b[2]) for b in sums) / len(predictions)
+
+
+def main():
+    folder, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
+    reports = {n: json.loads((folder / f"{n}.json").read_text()) for n in names}
+    languages = sorted({p["language"] for p in reports[names[0]]["predictions"]}, key=lambda x: (x in NEW, x))
+    columns = [(x, lambda p, x=x: p["language"] == x) for x in languages]
+    columns += [("trained", lambda p: p["language"] not in NEW), ("new", lambda p: p["language"] in NEW), ("all", lambda p: True)]
+    print("| | " + " | ".join(c for c, _ in columns) + " | ECE | texts/s |")
+    print("|---" * (len(columns) + 3) + "|")
+    for name, report in reports.items():
+        cells = [f"{f1([p for p in report['predictions'] if within(p)]):.1f}" for _, within in columns]
+        print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
+
+
+def abstained(report):
+    predictions = json.loads(report.read_text())["predictions"]
+    return 100 * sum(p.get("unknown", False) for p in predictions) / len(predictions)
+
+
+main()
+known, unknown = (pathlib.Path(sys.argv[1]) / f"gemma-{part}.json" for part in ("head", "unknown"))
+if unknown.exists():
+    print(f"\ngemma-head abstains from {abstained(known):.1f} % of the texts, and from {abstained(unknown):.1f} % of texts of domains that it does not know")
