@@ -3,6 +3,11 @@
 package native
 
 import (
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,35 +19,123 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// `make test-cuda`, on a machine with an NVIDIA GPU: a token in one launch has the logits that MLX's own ops compute, behind texts of any
-// length and over the edge of a sliding window, and the token it says is most likely is.
+// `make test-cuda`, on a machine with an NVIDIA GPU: tokens in one launch are those of MLX's own ops, with logits that are as near to
+// those of the model in float32, behind texts of any length and over the edge of a sliding window.
 func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
+	for _, name := range []string{"domains", "assistant"} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(testenv.Root(), "tests", "models", name)
+			one, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
+			wide := openPath(t, inFloat32(t, dir), engine.NativeOptions{Exact: true})
+			require.NotNil(t, one.token, "the kernel does not serve this model")
+			var ours, theirs float64
+			for _, length := range []int{2, 3, 31, 63, 65, 300, 505, 1100} {
+				ids := someIDs(t, exact, length)
+				const steps = 24
+				wanted, chosen := decodeWith(t, exact, ids, nil, steps)
+				reference, _ := decodeWith(t, wide, ids, chosen, steps)
+				got, best := decodeInOneLaunch(t, one, ids, chosen)
+				for i := range chosen {
+					ours += math.Pow(testenv.RelativeDifference(reference[i], got[i]), 2)
+					theirs += math.Pow(testenv.RelativeDifference(reference[i], wanted[i]), 2)
+				}
+				require.Equal(t, chosen, best, "greedy tokens behind %d", length)
+			}
+			t.Logf("relative error of the logits against float32, squared and summed: %.3g in one launch, %.3g with MLX's ops", ours, theirs)
+			require.Less(t, ours, 1.25*theirs)
+		})
+	}
+}
+
+// With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.
+func TestATokenInOneLaunchIsNearWhatMLXComputes(t *testing.T) {
 	one, exact := openFusedAndExact(t)
 	require.NotNil(t, one.token, "the kernel does not serve this model")
-	for _, length := range []int{2, 3, 63, 65, 300, 505, 1100} {
-		ids, err := exact.Encode(t.Context(), strings.Repeat(testenv.Texts(t)[0]+" ", length), true)
-		require.NoError(t, err)
-		ids = ids[:length]
+	for _, length := range []int{2, 65, 600} {
+		ids := someIDs(t, exact, length)
 		const steps = 24
-		want, chosen := decodeExactly(t, exact, ids, steps)
+		want, chosen := decodeWith(t, exact, ids, nil, steps)
 		got, best := decodeInOneLaunch(t, one, ids, chosen)
-		largest, same := 0.0, 0
+		compiled, _ := decodeWith(t, one, ids, chosen, steps)
+		largest, passes, same := 0.0, 0.0, 0
 		for i := range want {
 			largest = max(largest, testenv.RelativeDifference(want[i], got[i]))
+			passes = max(passes, testenv.RelativeDifference(want[i], compiled[i]))
 			if best[i] == chosen[i] {
 				same++
 			}
 		}
-		t.Logf("behind %d tokens: relative difference of logits at most %.2g, %d of %d tokens the same", length, largest, same, steps)
-		if benchModel(t) == testenv.Model(t) {
-			require.Less(t, largest, 0.01, "behind %d tokens", length)
-			require.Equal(t, steps, same, "behind %d tokens", length)
-		}
+		t.Logf("behind %d tokens: logits differ by at most %.2g (compiled passes: %.2g), %d of %d tokens are the same", length, largest, passes, same, steps)
+		require.Less(t, largest, 0.6)
+		require.Greater(t, same, steps/4)
 	}
 }
 
-// decodeExactly returns the logits behind each of some greedy tokens, and these.
-func decodeExactly(t *testing.T, m *Model, ids []int32, steps int) (logits [][]float32, tokens []int32) {
+// The kernel is one of one model of a process; the next one gets it when that is closed.
+func TestOneModelHasTheTokenKernel(t *testing.T) {
+	dir := testenv.Model(t)
+	first, err := Load(t.Context(), dir, engine.NativeOptions{})
+	require.NoError(t, err)
+	second, err := Load(t.Context(), dir, engine.NativeOptions{})
+	require.NoError(t, err)
+	require.NotNil(t, first.token)
+	require.Nil(t, second.token)
+	a, _ := collect(t, first, "Where can I find", nil)
+	b, _ := collect(t, second, "Where can I find", nil)
+	require.Equal(t, a, b)
+	require.NoError(t, first.Close())
+	require.NoError(t, second.Close())
+	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).token)
+}
+
+// someIDs is so many tokens of text.
+func someIDs(t testing.TB, m *Model, n int) []int32 {
+	ids, err := m.Encode(t.Context(), strings.Repeat(testenv.Texts(t)[0]+" ", n), true)
+	require.NoError(t, err)
+	return ids[:n]
+}
+
+// inFloat32 is a copy of a bfloat16 model with the same weights in float32.
+func inFloat32(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	require.NoError(t, os.CopyFS(out, os.DirFS(dir)))
+	testenv.EditJSON(t, out, "config.json", func(c map[string]any) { c["torch_dtype"] = "float32" })
+	path := filepath.Join(out, "model.safetensors")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	n := binary.LittleEndian.Uint64(data)
+	type tensor struct {
+		DType   string   `json:"dtype"`
+		Shape   []int    `json:"shape"`
+		Offsets [2]int64 `json:"data_offsets"`
+	}
+	var header map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(data[8:8+n], &header))
+	delete(header, "__metadata__")
+	wide, body := map[string]tensor{}, []byte{}
+	for name, raw := range header {
+		var one tensor
+		require.NoError(t, json.Unmarshal(raw, &one))
+		require.Equal(t, "BF16", one.DType, name)
+		at := int64(len(body))
+		for i := one.Offsets[0]; i < one.Offsets[1]; i += 2 {
+			body = append(body, 0, 0, data[8+int64(n)+i], data[8+int64(n)+i+1])
+		}
+		wide[name] = tensor{"F32", one.Shape, [2]int64{at, int64(len(body))}}
+	}
+	text, err := json.Marshal(wide)
+	require.NoError(t, err)
+	for len(text)%8 != 0 {
+		text = append(text, ' ')
+	}
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	require.NoError(t, os.WriteFile(path, append(append(file, text...), body...), 0o600))
+	return out
+}
+
+// decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
+func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits [][]float32, tokens []int32) {
 	require.NoError(t, m.do(t.Context(), func() error {
 		state := newDecodeState(m.shape)
 		defer state.free()
@@ -50,7 +143,7 @@ func decodeExactly(t *testing.T, m *Model, ids []int32, steps int) (logits [][]f
 		defer s.Close()
 		m.pass(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
 		token := ids[len(ids)-1]
-		for range steps {
+		for i := range steps {
 			row := m.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
 			values, err := s.AsType(row, metal.Float32).Floats()
 			if err != nil {
@@ -60,8 +153,10 @@ func decodeExactly(t *testing.T, m *Model, ids []int32, steps int) (logits [][]f
 			if err != nil {
 				return err
 			}
-			token = int32(next)
-			logits, tokens = append(logits, values), append(tokens, token)
+			if token = int32(next); forced != nil {
+				token = forced[i]
+			}
+			logits, tokens = append(logits, values), append(tokens, int32(next))
 		}
 		return s.Err()
 	}))
@@ -107,11 +202,12 @@ func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]
 // BenchmarkTokens is greedy tokens a second behind contexts of two lengths.
 func BenchmarkTokens(b *testing.B) {
 	m := openPath(b, benchModel(b), engine.NativeOptions{})
-	for name, length := range map[string]int{"context=64": 64, "context=4096": 4096} {
+	for name, length := range map[string]int{"context=64": 64, "context=1500": 1500, "context=4096": 4096} {
+		if length > 1500 && benchModel(b) == testenv.Model(b) { // which was not made for so long a text
+			continue
+		}
 		b.Run(name, func(b *testing.B) {
-			ids, err := m.Encode(b.Context(), strings.Repeat(testenv.Texts(b)[0]+" ", length), true)
-			require.NoError(b, err)
-			ids = ids[:length]
+			ids := someIDs(b, m, length)
 			o := engine.DefaultGenerateOptions()
 			o.IgnoreEOS, o.MaxTokens = true, 200
 			var best, last float64
