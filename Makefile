@@ -58,7 +58,7 @@ $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_s
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log && \
 	  $(CMAKE) --build build/mlx-c --parallel >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
-	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h build/include/
+	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h cpp/primitives/gomlx_cuda.h build/include/
 	@touch $@
 
 RUST_SRC := $(wildcard internal/tokenizer/rust/src/*.rs) internal/tokenizer/rust/Cargo.toml internal/tokenizer/rust/Cargo.lock
@@ -70,9 +70,10 @@ $(LIB)/libgomlx_tokenizer.a: $(RUST_SRC) | tools
 LIBS := $(LIB)/libgomlx_kernels.$(SHLIB) $(LIB)/libgomlx_tokenizer.a
 GO_SRC := $(shell find . -name '*.go' -not -path './.venv/*' -not -path './build/*') go.mod go.sum $(wildcard python/go_mlx_worker/*.py) internal/tokenizer/gomlx_tokenizer.h
 
+# Go does not see that a static library has changed; the flag, which names no variable, makes it link again.
 $(CLI): $(LIBS) $(GO_SRC)
 	@echo "==> $(CLI)"
-	@$(GO) build -o $@ ./cmd/go-mlx
+	@$(GO) build -ldflags "-X main.tokenizerLibrary=$$(cksum <$(LIB)/libgomlx_tokenizer.a | tr ' ' -)" -o $@ ./cmd/go-mlx
 
 build: $(CLI) ## the program, bin/go-mlx, and what it needs
 
@@ -226,7 +227,7 @@ stage: build
 	@cp $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_kernels.$(SHLIB) $(LIB)/libgomlx_tokenizer.a $(STAGE)/lib/go-mlx/
 	@cp -RL build/mlx/lib/. $(STAGE)/lib/go-mlx/mlx/lib/
 	@for d in "$$(readlink build/mlx)"/../mlx_*.libs; do test ! -d "$$d" || cp -RL "$$d" $(STAGE)/lib/go-mlx/; done
-	@cp -R build/include/mlx build/include/gomlx_kernels.h $(STAGE)/include/go-mlx/
+	@cp -R build/include/mlx build/include/gomlx_kernels.h build/include/gomlx_cuda.h $(STAGE)/include/go-mlx/
 	@printf 'prefix=$${pcfiledir}/../..\nlibdir=$${prefix}/lib/go-mlx\nName: go-mlx\nDescription: MLX for Go programs\nVersion: %s\nCflags: -I$${prefix}/include/go-mlx\nLibs: -L$${libdir} -lgomlx_kernels -lmlxc -lgomlx_tokenizer %s -Wl,-rpath,$${libdir}\n' \
 	  "$(VERSION)" "$(TOKENIZER_LIBS)" > $(STAGE)/lib/pkgconfig/go-mlx.pc
 	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc

@@ -210,7 +210,17 @@ func TestCloseEndsABatch(t *testing.T) {
 	for i := range answers {
 		wg.Go(func() { answers[i].run(context.Background(), m, engine.Prompt{Text: "Please"}, o) })
 	}
+	ended := make(chan struct{})
+	go func() { wg.Wait(); close(ended) }()
 	for {
+		select {
+		case <-ended:
+			for _, a := range answers {
+				t.Errorf("a request ended before the model: %d tokens, %v", len(a.ids), a.err)
+			}
+			return
+		default:
+		}
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)
 		if metrics.GeneratedTokens > 60 {
@@ -218,7 +228,7 @@ func TestCloseEndsABatch(t *testing.T) {
 		}
 	}
 	require.NoError(t, m.Close())
-	wg.Wait()
+	<-ended
 	for _, a := range answers {
 		require.ErrorIs(t, a.err, engine.ErrClosed)
 	}

@@ -21,6 +21,7 @@ type decodeBatch struct {
 	rows    []*stream // who has which place; nil is a free one
 	layers  []nn.BatchedKV
 	drawn   drawnTokens
+	best    *metal.Array // the most likely token behind the last one, of the scope of its pass; nil if the pass did not say
 }
 
 // drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are, or
@@ -44,7 +45,7 @@ func (st *stream) batchable() bool {
 // join puts a stream into a batch of streams that are about as long, or into a new one.
 func (m *Model) join(st *stream) {
 	for _, b := range m.batches {
-		if len(b.members) < m.options.Batch && b.suits(st) {
+		if len(b.members) < m.options.Batch && !st.options.Solo && !b.members[0].options.Solo && b.suits(st) {
 			st.batch = b
 			b.members = append(b.members, st)
 			return
@@ -138,6 +139,9 @@ func (st *stream) bound(layer int) int {
 // places is how many places there should be: a power of two, so that few shapes occur.
 func (b *decodeBatch) places() int {
 	n, have := 2, len(b.rows)
+	if len(b.members) == 1 {
+		n = 1
+	}
 	for n < len(b.members) {
 		n *= 2
 	}
@@ -212,6 +216,10 @@ func (b *decodeBatch) compact(s *metal.Scope, places int) {
 // logits takes a token of some of the members into their states. It returns the logits [places, vocab], and which of the
 // rows are those of the group.
 func (b *decodeBatch) logits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
+	if b.network.token != nil && len(group) == 1 {
+		logits, err = b.tokenLogits(s, group[0], inputs[0])
+		return logits, []int32{0}, err
+	}
 	if err := b.seat(s); err != nil {
 		return nil, nil, err
 	}

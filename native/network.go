@@ -23,6 +23,7 @@ type network struct {
 	linears linears         // for adapters
 	prefix  string          // of the checkpoint's names
 	passes  *compiledPasses // nil without fused kernels
+	token   *fused.Token    // nil where tokens are not one launch
 	element int64           // bytes of one number of states and KV
 }
 
@@ -99,8 +100,10 @@ func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter s
 	if n.element = 2; w.dtype() == metal.Float32.String() {
 		n.element = 4
 	}
-	n.passes, err = n.compilePasses()
-	return w, err
+	if n.passes, err = n.compilePasses(); err != nil {
+		return nil, err
+	}
+	return w, n.prepareToken()
 }
 
 func (n *network) close() error {
@@ -108,6 +111,7 @@ func (n *network) close() error {
 		return nil
 	}
 	errs := []error{n.passes.close()}
+	n.token.Close()
 	if n.arch != nil {
 		errs = append(errs, n.arch.close())
 	}

@@ -120,7 +120,7 @@ func (m *Model) groups() [][]*stream {
 	for _, st := range m.streams {
 		switch {
 		case st.wantsPrefill() || !st.hasRoom():
-		case st.options.Solo || st.draft != nil:
+		case st.draft != nil || st.options.Solo && (m.token == nil || !st.batchable()):
 			groups = append(groups, []*stream{st})
 		case m.batching && st.batchable():
 			if st.batch == nil {
@@ -205,7 +205,7 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 		}
 		needs := wanted // with what the rows before it will take
 		if err := m.reserve("the next token", func() int64 {
-			if b := st.batch; b == nil || len(b.members) == 1 {
+			if b := st.batch; b == nil || len(b.members) == 1 && m.token == nil {
 				needs += m.kvBytes(st.state, 1)
 			} else if len(next) == 0 {
 				needs += b.growth()
@@ -282,7 +282,7 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 // those of each stream are.
 func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
 	if b := group[0].batch; b != nil {
-		if len(b.members) > 1 {
+		if len(b.members) > 1 || m.token != nil {
 			return b.logits(s, group, inputs)
 		}
 		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
@@ -306,6 +306,13 @@ func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Arr
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
 // single one there is nothing to share.
 func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array) {
+	if b := group[0].batch; b != nil && b.best != nil {
+		best := b.best
+		b.best = nil
+		if group[0].plain() {
+			return group[0].await(s, pending{token: best})
+		}
+	}
 	var plain []int // in group
 	var theirs []int32
 	for i, st := range group {

@@ -1,0 +1,314 @@
+package fused
+
+import (
+	_ "embed" // the kernel's source
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+)
+
+//go:embed token.cu
+var tokenBody string
+
+// OneLaunchVariable is the environment variable that, set to "off", keeps tokens from being computed in one launch.
+const OneLaunchVariable = "GO_MLX_ONE_LAUNCH"
+
+const (
+	tokenThreads  = 512
+	tokenBlocks   = 1024 // at most: the kernel has room for what so many blocks say
+	maxPlaceKinds = 4
+	packedBits    = 4
+	largeLaunch   = 12010 // the driver from which on a launch may have more than oldParameters bytes of parameters
+	oldParameters = 4096
+	newParameters = 32000
+)
+
+// TokenModel is a decoder as Token takes it.
+type TokenModel struct {
+	Shape
+	VocabSize   int
+	EmbedScale  float32 // as it is in the model's type; 0 for none
+	Embed, Head *nn.Linear
+	Norm        *metal.Array // behind the last layer
+	Layers      []TokenLayer
+	Kinds       int // layers of one kind have the same places in their caches
+}
+
+// TokenLayer is one layer of it.
+type TokenLayer struct {
+	QKV, O, GateUp, Down           *nn.Linear
+	InputNorm, MLPNorm             *metal.Array
+	PostAttentionNorm, PostMLPNorm *metal.Array // nil without
+	QNorm, KNorm                   *metal.Array // nil without
+	RoPE                           metal.RoPE
+	Kind                           int
+}
+
+// Token computes a token of one sequence in a single launch, whose blocks wait for each other. All of them must run at once: with blocks of
+// two such kernels on the GPU at a time, both could wait for ever. So only one model of a process has one; GPUs do not run
+// kernels of several processes side by side unless CUDA's MPS is asked for.
+type Token struct {
+	program        *metal.Program
+	blocks, shared int
+	vocab          int
+	dtype          metal.DType
+	workspace      *metal.Array
+}
+
+var tokenTaken atomic.Bool
+
+// NewToken compiles the kernel, or takes it from the cache. It returns nil for a model or a machine that it does not serve, and where
+// another model of the process has one. owner owns the constants.
+func NewToken(owner *metal.Scope, lease *metal.Lease, m TokenModel) (_ *Token, err error) {
+	if os.Getenv(OneLaunchVariable) == "off" || os.Getenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") != "" || !m.fits() {
+		return nil, nil
+	}
+	device, err := lease.CUDADevice()
+	if err != nil {
+		return nil, err
+	}
+	matrices, bits, group, ok := m.matrices()
+	if !ok || device.Multiprocessors > tokenBlocks {
+		return nil, nil
+	}
+	parameters := 8 * (len(matrices) + 2*len(m.Layers) + 32)
+	if parameters > oldParameters && device.Driver < largeLaunch || parameters > newParameters {
+		return nil, nil
+	}
+	source, shared := m.source(device, bits, group, len(matrices)-6)
+	if shared > device.SharedBytes {
+		return nil, nil
+	}
+	if !tokenTaken.CompareAndSwap(false, true) {
+		return nil, nil
+	}
+	defer func() {
+		if err != nil {
+			tokenTaken.Store(false)
+		}
+	}()
+	key := fmt.Sprintf("%d.%d driver %d compiler %d\n%s", device.Major, device.Minor, device.Driver, device.Compiler, source)
+	code, err := openCache().get(key, func() ([]byte, error) { return metal.CompileCUDA(source, device) })
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{blocks: device.Multiprocessors, shared: shared, vocab: m.VocabSize, dtype: m.DType}
+	var norms, headNorms []*metal.Array
+	for _, l := range m.Layers {
+		norms = append(norms, l.InputNorm, l.MLPNorm)
+		if m.PostNorm {
+			norms = append(norms, l.PostAttentionNorm, l.PostMLPNorm)
+		}
+		if m.QKNorm {
+			headNorms = append(headNorms, l.QNorm, l.KNorm)
+		}
+	}
+	all := owner.Concatenate(0, append(norms, m.Norm)...)
+	ofHeads := all // not read
+	if m.QKNorm {
+		ofHeads = owner.Concatenate(0, headNorms...)
+	}
+	freqs := m.Layers[0].RoPE.Freqs
+	if freqs == nil {
+		freqs = all // not read
+	}
+	t.workspace = owner.FromUints(m.workspace(t.blocks), m.workspaceWords(t.blocks))
+	if err := owner.Eval(all, ofHeads, freqs, t.workspace); err != nil {
+		return nil, err
+	}
+	fixed := append(matrices[:6:6], all, ofHeads, freqs, t.workspace)
+	for i, a := range fixed { // places without an array
+		if a == nil {
+			fixed[i] = all
+		}
+	}
+	if t.program, err = metal.NewProgram("go_mlx_token", code, append(fixed, matrices[6:]...)); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Close gives the kernel back; the next model may have one.
+func (t *Token) Close() {
+	if t == nil {
+		return
+	}
+	t.program.Close()
+	tokenTaken.Store(false)
+}
+
+// TokenPlace is where the token goes in the caches of one kind of layers: index At, with which the first Filled of Room
+// positions hold something.
+type TokenPlace struct{ At, Filled, Room int }
+
+// Run takes a token, uint32 [1], at a position into the row of the buffers kv: every layer's keys and values [rows, kv_heads, room,
+// head_dim], which are written in place and must be nobody else's. It returns the logits [1, vocab] and the most likely
+// token, uint32 [1].
+func (t *Token) Run(s *metal.Scope, token *metal.Array, kv []*metal.Array, row, position int, places []TokenPlace) (logits, best *metal.Array) {
+	numbers := []int32{int32(position), int32(row)}
+	for _, p := range places {
+		numbers = append(numbers, int32(p.At), int32(p.Filled), int32(p.Room))
+	}
+	out := s.RunProgram(t.program, metal.ProgramLaunch{
+		Blocks: t.blocks, Threads: tokenThreads, SharedBytes: t.shared, Numbers: numbers,
+		Outputs: []metal.Output{{Shape: []int{1, t.vocab}, DType: t.dtype}, {Shape: []int{1}, DType: metal.Uint32}},
+	}, []*metal.Array{token}, kv)
+	return out[0], out[1]
+}
+
+// fits reports whether the kernel can have this shape.
+func (m *TokenModel) fits() bool {
+	first := m.Layers[0]
+	for _, l := range m.Layers {
+		if l.RoPE.Traditional || l.RoPE.Dims != m.HeadDim || l.RoPE.Freqs != first.RoPE.Freqs {
+			return false
+		}
+	}
+	half := m.DType == metal.BFloat16 || m.DType == metal.Float16
+	head := m.HeadDim == 32 || m.HeadDim == 64 || m.HeadDim == 128 || m.HeadDim == 256
+	return half && head && m.Heads%m.KVHeads == 0 && m.Heads/m.KVHeads < tokenThreads/warp && m.Kinds <= maxPlaceKinds &&
+		m.HiddenSize%warp == 0 && m.Intermediate%warp == 0
+}
+
+// matrices are the weights: of the embedding and the output layer, three places each, then of every layer. All must be plain, or all
+// packed in one format.
+func (m *TokenModel) matrices() (out []*metal.Array, bits, group int, ok bool) {
+	_, _, _, format := m.Embed.Quantized()
+	bits, group = format.Bits, max(1, format.GroupSize)
+	add := func(l *nn.Linear, places int) bool {
+		if plain := l.Plain(); plain != nil {
+			out = append(out, plain)
+			for range places - 1 {
+				out = append(out, nil)
+			}
+			return bits == 0
+		}
+		packed, scales, biases, f := l.Quantized()
+		out = append(out, packed, scales, biases)
+		in, _ := l.Dims()
+		return packed != nil && f == format && bits == packedBits && group >= 16 && in%group == 0
+	}
+	if !add(m.Embed, 3) || !add(m.Head, 3) {
+		return nil, 0, 0, false
+	}
+	for _, l := range m.Layers {
+		for _, matrix := range []*nn.Linear{l.QKV, l.O, l.GateUp, l.Down} {
+			if !add(matrix, 1) {
+				return nil, 0, 0, false
+			}
+		}
+	}
+	return out, bits, group, true
+}
+
+// split is into how many parts a row of a product is cut, so that the warps of a block have about as much to do.
+func split(rows, columns, blocks, chunk int) int {
+	mine, chunks, warps := (rows+blocks-1)/blocks, columns/chunk, tokenThreads/warp
+	best, least := 1, math.MaxInt
+	for n := 1; n <= 16 && chunks/n >= 16; n++ {
+		const wait = 4 // what the first weights of a row take, in those of a step
+		steps := ((chunks+n-1)/n + warp - 1) / warp
+		if cost := (mine*n + warps - 1) / warps * (wait + steps); cost < least {
+			best, least = n, cost
+		}
+	}
+	return best
+}
+
+func float(x float32) string { return fmt.Sprintf("%#xu", math.Float32bits(x)) }
+
+// source is the kernel's text for this shape, and how much shared memory a block needs. layerArrays is how many arrays the layers'
+// weights are.
+func (m *TokenModel) source(device metal.CUDADevice, bits, group, layerArrays int) (text string, shared int) {
+	var b strings.Builder
+	define := func(name string, value any) { fmt.Fprintf(&b, "#define %s %v\n", name, value) }
+	list := func(values []string) string { return "{" + strings.Join(values, ",") + "}" }
+	var kinds, ropeOf, bases, scales []string
+	ropes := map[[2]float32]int{}
+	for _, l := range m.Layers {
+		kinds = append(kinds, fmt.Sprint(l.Kind))
+		rope := [2]float32{float32(math.Log2(float64(max(l.RoPE.Base, 1)))), l.RoPE.Scale}
+		at, seen := ropes[rope]
+		if !seen {
+			at = len(ropes)
+			ropes[rope] = at
+			bases, scales = append(bases, float(rope[0])), append(scales, float(rope[1]))
+		}
+		ropeOf = append(ropeOf, fmt.Sprint(at))
+	}
+	blocks, chunk := device.Multiprocessors, 8
+	if bits != 0 {
+		chunk = 16
+	}
+	queries := m.Heads * m.HeadDim
+	qkv := queries + 2*m.KVHeads*m.HeadDim
+	splits := [3]int{split(qkv, m.HiddenSize, blocks, chunk), split(m.HiddenSize, queries, blocks, chunk), split(m.HiddenSize, m.Intermediate, blocks, chunk)}
+	parts := max(2*tokenThreads/warp, 2*((m.Intermediate+blocks-1)/blocks+1))
+	for i, rows := range []int{qkv, m.HiddenSize, m.HiddenSize} {
+		parts = max(parts, ((rows+blocks-1)/blocks+1)*splits[i])
+	}
+	share := m.Heads / m.KVHeads
+	valueParts := tokenThreads / (m.HeadDim / 2)
+	union := max(parts, share*(m.HeadDim+64+1+valueParts*m.HeadDim)+m.HeadDim+16, m.Heads*(tokenBlocks/m.KVHeads))
+	shared = 2*max(m.HiddenSize, queries, m.Intermediate) + 4*64 + 8*(layerArrays+2*len(m.Layers)) + 4*len(ropes)*m.HeadDim + 4*union + 512
+	// In one order, as the text is what the compiled kernel is kept under.
+	for _, d := range []struct {
+		name  string
+		value any
+	}{
+		{"LAYERS", len(m.Layers)}, {"HIDDEN", m.HiddenSize}, {"HEADS", m.Heads}, {"KV_HEADS", m.KVHeads}, {"HEAD_DIM", m.HeadDim},
+		{"INTER", m.Intermediate}, {"VOCAB", m.VocabSize}, {"HALF", flag(m.DType == metal.Float16)}, {"BITS", bits}, {"GROUP", group},
+		{"QK_NORM", flag(m.QKNorm)}, {"POST_NORM", flag(m.PostNorm)}, {"GELU", flag(m.GELU)},
+		{"FREQS", flag(m.Layers[0].RoPE.Freqs != nil)}, {"KINDS", m.Kinds}, {"ROPES", len(ropes)}, {"SPLIT_QKV", splits[0]},
+		{"SPLIT_O", splits[1]}, {"SPLIT_DOWN", splits[2]}, {"PARTS", parts}, {"THREADS", tokenThreads}, {"SHARED_BYTES", shared},
+		{"KIND_OF", list(kinds)}, {"ROPE_OF", list(ropeOf)}, {"ROPE_BASE", list(bases)}, {"ROPE_SCALE", list(scales)},
+		{"EPS", float(m.RMSNormEps)}, {"ATTENTION_SCALE", float(m.AttentionScale)}, {"EMBED_SCALE", float(m.EmbedScale)},
+	} {
+		define(d.name, d.value)
+	}
+	parameters := []string{"const void* token"}
+	for _, name := range []string{"embed", "embed_scales", "embed_biases", "head", "head_scales", "head_biases", "norms", "head_norms"} {
+		parameters = append(parameters, "const void* "+name)
+	}
+	parameters = append(parameters, "const float* freqs", "void* workspace")
+	pointers := make([]string, tokenThreads/warp) // what each warp puts into the table
+	for i := range layerArrays + 2*len(m.Layers) {
+		parameters = append(parameters, fmt.Sprintf("const void* p%d", i))
+		pointers[i%len(pointers)] += fmt.Sprintf(" shared().pointer[%d] = reinterpret_cast<unsigned long long>(p%d);", i, i)
+	}
+	parameters = append(parameters, "void* logits", "void* best", "int position", "int row")
+	var at, filled, room []string
+	for i := range m.Kinds {
+		at, filled, room = append(at, fmt.Sprint("at", i)), append(filled, fmt.Sprint("filled", i)), append(room, fmt.Sprint("room", i))
+		parameters = append(parameters, "int "+at[i], "int "+filled[i], "int "+room[i])
+	}
+	var cases strings.Builder
+	for i, p := range pointers {
+		fmt.Fprintf(&cases, " case %d:%s break;", i, p)
+	}
+	define("PARAMETERS", strings.Join(parameters, ", "))
+	define("POINTERS", cases.String())
+	define("AT", list(at))
+	define("FILLED", list(filled))
+	define("ROOM", list(room))
+	return b.String() + tokenBody, shared
+}
+
+// workspaceWords is the size of the kernel's Workspace and of what follows it, in words of four bytes.
+func (m *TokenModel) workspaceWords(blocks int) int {
+	queries, share := m.Heads*m.HeadDim, m.Heads/m.KVHeads
+	fixed := 4*4 + 2*4*tokenBlocks + 2*(queries+2*m.KVHeads*m.HeadDim+m.HiddenSize+m.Intermediate) + 4*16
+	return (fixed + 8*blocks*m.Heads + 4*max(blocks*share, m.Heads)*m.HeadDim) / 4
+}
+
+// workspace is its first contents: counters of zero, and no token found.
+func (m *TokenModel) workspace(blocks int) []uint32 {
+	words := make([]uint32, m.workspaceWords(blocks))
+	words[2] = math.MaxUint32
+	return words
+}

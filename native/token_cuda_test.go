@@ -1,0 +1,231 @@
+//go:build cuda
+
+package native
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// `make test-cuda`, on a machine with an NVIDIA GPU: tokens in one launch are those of MLX's own ops, with logits that are as near to
+// those of the model in float32, behind texts of any length and over the edge of a sliding window.
+func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
+	for _, name := range []string{"domains", "assistant"} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(testenv.Root(), "tests", "models", name)
+			one, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
+			wide := openPath(t, inFloat32(t, dir), engine.NativeOptions{Exact: true})
+			require.NotNil(t, one.token, "the kernel does not serve this model")
+			var ours, theirs float64
+			for _, length := range []int{2, 3, 31, 63, 65, 300, 505, 1100} {
+				ids := someIDs(t, exact, length)
+				const steps = 24
+				wanted, chosen := decodeWith(t, exact, ids, nil, steps)
+				reference, _ := decodeWith(t, wide, ids, chosen, steps)
+				got, best := decodeInOneLaunch(t, one, ids, chosen)
+				for i := range chosen {
+					ours += math.Pow(testenv.RelativeDifference(reference[i], got[i]), 2)
+					theirs += math.Pow(testenv.RelativeDifference(reference[i], wanted[i]), 2)
+				}
+				require.Equal(t, chosen, best, "greedy tokens behind %d", length)
+			}
+			t.Logf("relative error of the logits against float32, squared and summed: %.3g in one launch, %.3g with MLX's ops", ours, theirs)
+			require.Less(t, ours, 1.25*theirs)
+		})
+	}
+}
+
+// With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.
+func TestATokenInOneLaunchIsNearWhatMLXComputes(t *testing.T) {
+	one, exact := openFusedAndExact(t)
+	require.NotNil(t, one.token, "the kernel does not serve this model")
+	for _, length := range []int{2, 65, 600} {
+		ids := someIDs(t, exact, length)
+		const steps = 24
+		want, chosen := decodeWith(t, exact, ids, nil, steps)
+		got, best := decodeInOneLaunch(t, one, ids, chosen)
+		compiled, _ := decodeWith(t, one, ids, chosen, steps)
+		largest, passes, same := 0.0, 0.0, 0
+		for i := range want {
+			largest = max(largest, testenv.RelativeDifference(want[i], got[i]))
+			passes = max(passes, testenv.RelativeDifference(want[i], compiled[i]))
+			if best[i] == chosen[i] {
+				same++
+			}
+		}
+		t.Logf("behind %d tokens: logits differ by at most %.2g (compiled passes: %.2g), %d of %d tokens are the same", length, largest, passes, same, steps)
+		require.Less(t, largest, 0.6)
+		require.Greater(t, same, steps/4)
+	}
+}
+
+// The kernel is one of one model of a process; the next one gets it when that is closed.
+func TestOneModelHasTheTokenKernel(t *testing.T) {
+	dir := testenv.Model(t)
+	first, err := Load(t.Context(), dir, engine.NativeOptions{})
+	require.NoError(t, err)
+	second, err := Load(t.Context(), dir, engine.NativeOptions{})
+	require.NoError(t, err)
+	require.NotNil(t, first.token)
+	require.Nil(t, second.token)
+	a, _ := collect(t, first, "Where can I find", nil)
+	b, _ := collect(t, second, "Where can I find", nil)
+	require.Equal(t, a, b)
+	require.NoError(t, first.Close())
+	require.NoError(t, second.Close())
+	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).token)
+}
+
+// someIDs is so many tokens of text.
+func someIDs(t testing.TB, m *Model, n int) []int32 {
+	ids, err := m.Encode(t.Context(), strings.Repeat(testenv.Texts(t)[0]+" ", n), true)
+	require.NoError(t, err)
+	return ids[:n]
+}
+
+// inFloat32 is a copy of a bfloat16 model with the same weights in float32.
+func inFloat32(t *testing.T, dir string) string {
+	t.Helper()
+	out := t.TempDir()
+	require.NoError(t, os.CopyFS(out, os.DirFS(dir)))
+	testenv.EditJSON(t, out, "config.json", func(c map[string]any) { c["torch_dtype"] = "float32" })
+	path := filepath.Join(out, "model.safetensors")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	n := binary.LittleEndian.Uint64(data)
+	type tensor struct {
+		DType   string   `json:"dtype"`
+		Shape   []int    `json:"shape"`
+		Offsets [2]int64 `json:"data_offsets"`
+	}
+	var header map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(data[8:8+n], &header))
+	delete(header, "__metadata__")
+	wide, body := map[string]tensor{}, []byte{}
+	for name, raw := range header {
+		var one tensor
+		require.NoError(t, json.Unmarshal(raw, &one))
+		require.Equal(t, "BF16", one.DType, name)
+		at := int64(len(body))
+		for i := one.Offsets[0]; i < one.Offsets[1]; i += 2 {
+			body = append(body, 0, 0, data[8+int64(n)+i], data[8+int64(n)+i+1])
+		}
+		wide[name] = tensor{"F32", one.Shape, [2]int64{at, int64(len(body))}}
+	}
+	text, err := json.Marshal(wide)
+	require.NoError(t, err)
+	for len(text)%8 != 0 {
+		text = append(text, ' ')
+	}
+	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
+	require.NoError(t, os.WriteFile(path, append(append(file, text...), body...), 0o600))
+	return out
+}
+
+// decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
+func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits [][]float32, tokens []int32) {
+	require.NoError(t, m.do(t.Context(), func() error {
+		state := newDecodeState(m.shape)
+		defer state.free()
+		s := m.lease.NewScope()
+		defer s.Close()
+		m.pass(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
+		token := ids[len(ids)-1]
+		for i := range steps {
+			row := m.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
+			values, err := s.AsType(row, metal.Float32).Floats()
+			if err != nil {
+				return err
+			}
+			next, err := mostLikely(s, row, logProbs(s, row, false), false).Int()
+			if err != nil {
+				return err
+			}
+			if token = int32(next); forced != nil {
+				token = forced[i]
+			}
+			logits, tokens = append(logits, values), append(tokens, int32(next))
+		}
+		return s.Err()
+	}))
+	return logits, tokens
+}
+
+// decodeInOneLaunch does so with given tokens.
+func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]float32, tokens []int32) {
+	options := engine.DefaultGenerateOptions()
+	require.NoError(t, m.do(t.Context(), func() error {
+		st := m.newStream(ids, options)
+		defer st.free(false)
+		s := m.lease.NewScope()
+		defer s.Close()
+		for st.wantsPrefill() {
+			if err := st.prefill(s); err != nil {
+				return err
+			}
+		}
+		m.join(st)
+		token := ids[len(ids)-1]
+		for _, next := range forced {
+			row, _, err := st.batch.logits(s, []*stream{st}, []*metal.Array{s.FromUints([]uint32{uint32(token)}, 1)})
+			if err != nil {
+				return err
+			}
+			best, err := st.batch.best.Int()
+			if err != nil {
+				return err
+			}
+			values, err := s.AsType(row, metal.Float32).Floats()
+			if err != nil {
+				return err
+			}
+			token = next
+			logits, tokens = append(logits, values), append(tokens, int32(best))
+		}
+		return s.Err()
+	}))
+	return logits, tokens
+}
+
+// BenchmarkTokens is greedy tokens a second behind contexts of two lengths.
+func BenchmarkTokens(b *testing.B) {
+	m := openPath(b, benchModel(b), engine.NativeOptions{})
+	for name, length := range map[string]int{"context=64": 64, "context=1500": 1500, "context=4096": 4096} {
+		if length > 1500 && benchModel(b) == testenv.Model(b) { // which was not made for so long a text
+			continue
+		}
+		b.Run(name, func(b *testing.B) {
+			ids := someIDs(b, m, length)
+			o := engine.DefaultGenerateOptions()
+			o.IgnoreEOS, o.MaxTokens = true, 200
+			var best, last float64
+			for b.Loop() {
+				var start time.Time
+				n := 0
+				for _, err := range m.Generate(b.Context(), engine.Prompt{IDs: ids}, o) {
+					require.NoError(b, err)
+					if n == 0 {
+						start = time.Now()
+					}
+					n++
+				}
+				last = float64(n-1) / time.Since(start).Seconds()
+				best = max(best, last)
+			}
+			b.ReportMetric(best, "best-tok/s")
+			b.ReportMetric(last, "last-tok/s")
+		})
+	}
+}
