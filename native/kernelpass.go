@@ -32,6 +32,15 @@ func passOf(st state, rows, tokens int) *kernelPass {
 	return nil
 }
 
+// watchedPassOf is passOf for a state that observes.
+func watchedPassOf(st state, rows, tokens int) *kernelPass {
+	p := passOf(st, rows, tokens)
+	if p != nil {
+		p.watched = true
+	}
+	return p
+}
+
 // passOver is a pass of the next tokens of one or several sequences, each with KV of its own.
 func passOver(states []*decodeState, tokens int) *kernelPass {
 	p := &kernelPass{rows: len(states), tokens: tokens}
