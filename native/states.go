@@ -20,7 +20,9 @@ type layerState struct {
 	kept   []*metal.Array // in the order of wanted; [B, T, hidden]
 }
 
-func (st *layerState) kernelPass(rows, tokens int) *kernelPass { return watchedPassOf(st.state, rows, tokens) }
+func (st *layerState) kernelPass(rows, tokens int) *kernelPass {
+	return watchedPassOf(st.state, rows, tokens)
+}
 
 func (st *layerState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
 	if i := slices.Index(st.wanted, layer+1); i >= 0 && op == opOutput {

@@ -18,7 +18,9 @@ type traceState struct {
 	ops    []*metal.Array
 }
 
-func (st *traceState) kernelPass(rows, tokens int) *kernelPass { return watchedPassOf(st.state, rows, tokens) }
+func (st *traceState) kernelPass(rows, tokens int) *kernelPass {
+	return watchedPassOf(st.state, rows, tokens)
+}
 
 func (st *traceState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
 	if op == opInput || op == opOutput {
