@@ -12,7 +12,10 @@ import (
 	"strings"
 )
 
-func init() { C.gomlx_install_error_handler() }
+func init() {
+	C.gomlx_install_error_handler()
+	roomForGraphs()
+}
 
 // Error is a failure that MLX reported.
 type Error struct {
