@@ -141,7 +141,7 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"endless line":   {strings.Repeat("x", maxLine+1), []string{"classify", "-m", model, "-l", labels()}, "too long", false},
 		"huge text":      {"ok\n" + strings.Repeat("word ", 3000) + "\n", []string{"classify", "-m", model, "-l", labels()}, "fewer than", false},
 		"unknown flag":   {"", []string{"info", "-m", model, "--what"}, "unknown flag", true},
-		"no labels flag": {"", []string{"classify", "-m", model}, "required flag", true},
+		"no labels flag": {"", []string{"classify", "-m", model}, "give --labels or --classifier", true},
 		"too many words": {"", []string{"info", "-m", model, "x"}, "unknown argument", true},
 		"no command":     {"", []string{"what"}, "unknown command", true},
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},

@@ -4,7 +4,11 @@ go 1.26.0
 
 require forge.lthn.ai/core/go-mlx v0.0.0
 
-require github.com/go-json-experiment/json v1.27.2 // indirect
+require (
+	github.com/go-json-experiment/json v1.27.2 // indirect
+	golang.org/x/tools v0.52.0 // indirect
+	gonum.org/v1/gonum v0.17.0 // indirect
+)
 
 require (
 	github.com/charmbracelet/x/ansi v0.11.9 // indirect
