@@ -17,3 +17,15 @@ echo "==> bfloat16, against llama.cpp's BF16"
 go run ./tests/llamacpp -model "$out/bf16" -gguf "$out/bf16.gguf"
 echo "==> four bits, against llama.cpp's Q4_K_M"
 go run ./tests/llamacpp -model "$out/4bit" -gguf "$gguf"
+
+# The same with both sides held to AVX2: a copy of llama.cpp whose builds for anything newer are taken away.
+avx2="$out/avx2"
+if [ ! -d "$avx2/node_modules" ]; then
+  mkdir -p "$avx2" && cp -R "$out/node_modules" "$out/package.json" "$avx2/"
+  find "$avx2/node_modules/@node-llama-cpp" -name 'libggml-cpu-*.so' ! -name '*-haswell.so' ! -name '*-x64.so' ! -name '*-sse42.so' ! -name '*-sandybridge.so' ! -name '*-ivybridge.so' -delete
+fi
+cp tests/llamacpp/peer.mjs "$avx2/"
+echo "==> bfloat16, both with AVX2"
+GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/bf16" -gguf "$out/bf16.gguf"
+echo "==> four bits, both with AVX2"
+GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/4bit" -gguf "$gguf"
