@@ -11,12 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native"
 )
 
-// inFloat32 is a copy of a bfloat16 checkpoint whose tensors have the same values in float32.
+// inFloat32 is a copy of a bfloat16 checkpoint whose tensors have the same values in float32; packed weights stay what they are.
 func inFloat32(t *testing.T, dir string) string {
 	t.Helper()
 	out := t.TempDir()
@@ -37,8 +38,13 @@ func inFloat32(t *testing.T, dir string) string {
 	for name, raw := range header {
 		var one tensor
 		require.NoError(t, json.Unmarshal(raw, &one))
-		require.Equal(t, "BF16", one.DType, name)
 		at := int64(len(body))
+		if one.DType == "U32" {
+			body = append(body, data[8+int64(n)+one.Offsets[0]:8+int64(n)+one.Offsets[1]]...)
+			wide[name] = tensor{one.DType, one.Shape, [2]int64{at, int64(len(body))}}
+			continue
+		}
+		require.Equal(t, "BF16", one.DType, name)
 		for i := one.Offsets[0]; i < one.Offsets[1]; i += 2 {
 			body = append(body, 0, 0, data[8+int64(n)+i], data[8+int64(n)+i+1])
 		}
@@ -82,8 +88,17 @@ func squares(a, b []float32) (sum float64) {
 // With its own kernels the engine is nearer to the model in float32 than with MLX's bfloat16 ops, in every layer and in the
 // logits, and with four-bit weights too.
 func TestKernelsAreNearerToFloat32ThanMLXsOps(t *testing.T) {
+	plain, packed := testenv.Model(t), filepath.Join(t.TempDir(), "four bits")
+	tool, err := bridge.NewTool(testenv.Python(t))
+	require.NoError(t, err)
+	_, err = tool.Run(t.Context(), "-m", "mlx_lm", "convert", "--hf-path", plain, "--mlx-path", packed, "-q", "--q-bits", "4", "--q-group-size", "64")
+	require.NoError(t, err)
+	t.Run("bfloat16", func(t *testing.T) { nearerThanMLX(t, plain) })
+	t.Run("four bits", func(t *testing.T) { nearerThanMLX(t, packed) })
+}
+
+func nearerThanMLX(t *testing.T, plain string) {
 	texts := testenv.Texts(t)[:12]
-	plain := testenv.Model(t)
 	reference := tracesOf(t, inFloat32(t, plain), engine.NativeOptions{Exact: true}, texts)
 	kernels, exact := tracesOf(t, plain, engine.NativeOptions{}, texts), tracesOf(t, plain, engine.NativeOptions{Exact: true}, texts)
 	compare := func(what string, of func(*engine.Trace) []float32) {
