@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,45 +93,49 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	for _, id := range cfg.eos {
 		m.eos[id] = true
 	}
-	if m.tokenizer, err = tokenizer.Load(from); err != nil {
+	// Text and weights are read side by side; for a large vocabulary and a small model either takes as long as the other.
+	text := make(chan error, 1)
+	go func() { text <- m.loadText(from) }()
+	textLoaded := sync.OnceValue(func() error { return <-text })
+	if m.network.lease, err = metal.Acquire(); err != nil {
+		err = errors.Join(err, textLoaded())
+		m.closeText()
 		return nil, err
+	}
+	var loadErr error
+	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
+	if err = cmp.Or(textLoaded(), errors.Join(err, loadErr)); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// loadText reads the tokenizer and the chat template, and what follows from them. What it opened before a failure is closed by closeText.
+func (m *Model) loadText(from *modelfiles.Source) (err error) {
+	if m.tokenizer, err = tokenizer.Load(from); err != nil {
+		return err
 	}
 	if m.template, err = tokenizer.LoadTemplate(from); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
 		m.templateErr = err // which costs chats and nothing else
 	}
 	if err := m.addTokenizerEOS(); err != nil {
-		m.closeText()
-		return nil, err
+		return err
 	}
 	m.marks, m.marksErr = segment.Infer(m.template.Source(), func(token string) bool {
 		_, ok := m.tokenizer.TokenID(token)
 		return ok
 	})
 	if m.plain, err = tokenizer.NewGuard(m.tokenizer, m.template.Source()); err != nil {
-		m.closeText()
-		return nil, err
+		return err
 	}
 	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
-		m.closeText()
-		return nil, err
+		return err
 	}
 	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
-	if options.PromptCache > 0 {
-		if m.fingerprint, err = fingerprint(from, options.Adapter); err != nil {
-			m.closeText()
-			return nil, err
-		}
+	if m.options.PromptCache > 0 {
+		m.fingerprint, err = fingerprint(from, m.options.Adapter)
 	}
-	if m.network.lease, err = metal.Acquire(); err != nil {
-		m.closeText()
-		return nil, err
-	}
-	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg) })
-	if err = errors.Join(err, loadErr); err != nil {
-		return nil, errors.Join(err, m.Close())
-	}
-	return m, nil
+	return err
 }
 
 // addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
@@ -163,10 +168,13 @@ func (m *Model) opensReasoning(prompt []int32) bool {
 	return false
 }
 
-// loadWeights runs on the owner thread. What it opened before a failure is freed by Close.
-func (m *Model) loadWeights(ctx context.Context, path string, cfg *config) error {
+// loadWeights runs on the owner thread. What it opened before a failure is freed by Close. textLoaded waits for the tokenizer.
+func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textLoaded func() error) error {
 	w, err := m.network.load(m, m.source, cfg, m.options.Adapter)
 	if err != nil {
+		return err
+	}
+	if err := textLoaded(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

@@ -55,6 +55,9 @@ func New(json []byte) (*Tokenizer, error) {
 
 // Close frees the tokenizer; it may be called again.
 func (t *Tokenizer) Close() {
+	if t == nil {
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	C.gomlx_tokenizer_free(t.t)
