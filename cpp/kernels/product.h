@@ -5,7 +5,7 @@
 // order the mode fixes; how many rows of x are multiplied at once only changes which chains run side by side.
 #pragma once
 
-#include "fourbit.h"
+#include "integers.h"
 
 namespace {
 
@@ -125,7 +125,10 @@ inline const bf16* bf16_inputs(const Product& p, long kp) {
 }
 
 inline void bf16_rows(const Matrix& w, long first, long count, bf16* panel, long kp) {
-  for (long r = 0; r < count; r++) bf16_row(w, first + r, panel + r * kp, kp);
+  for (long r = 0; r < count; r++) {
+    memcpy(panel + r * kp, (const char*)w.data + (first + r) * w.row_bytes(), w.row_bytes());
+    for (long i = w.columns; i < kp; i++) panel[r * kp + i] = 0;
+  }
 }
 
 #endif
@@ -146,7 +149,7 @@ struct Dots {
   }
 
   long panel_bytes() const { return block * kp * 2; }
-  bool direct(const Matrix& w, const Product&, long count) const { return !w.bits && w.columns % step == 0 && count == block; }
+  bool direct(const Matrix& w, const Product&, long count) const { return w.columns % step == 0 && count == block; }
   void unpack(const Matrix& w, long first, long count, char* panel) const { bf16_rows(w, first, count, (bf16*)panel, kp); }
   static constexpr int panel_type = 2;
 
@@ -257,7 +260,7 @@ struct Tiles {
   }
 
   long panel_bytes() const { return block * kp * 2; }
-  bool direct(const Matrix& w, const Product&, long count) const { return !w.bits && w.columns % step == 0 && count == block; }
+  bool direct(const Matrix& w, const Product&, long count) const { return w.columns % step == 0 && count == block; }
   void unpack(const Matrix& w, long first, long count, char* panel) const {
     bf16_rows(w, first, count, (bf16*)panel, kp);
     if (count < block) memset(panel + count * kp * 2, 0, (block - count) * kp * 2);
@@ -424,13 +427,13 @@ template <class Mode, class Finish> void multiply_by(const Product& p, long per_
   gomlx::pool_run(job.tasks[parts], [](void* j, long task, int) { ((const Job<Mode, Finish>*)j)->run(task); }, &job);
 }
 
-// How a part is multiplied: 0 in float32, 1 in bfloat16, or by sums of integers in groups of so many.
+// How a part is multiplied: 0 in float32, 1 in bfloat16, or by sums of integers, a number for each kind of packing.
 inline int mode_of([[maybe_unused]] const Product& p, [[maybe_unused]] const Matrix& w) {
-#if defined(GOMLX_FOURBIT)
-  if (FourBit::takes(p, w)) return w.group;
+#if defined(GOMLX_INTEGERS)
+  if (Integers::takes(p, w)) return w.bits << 8 | w.group;
 #endif
 #if defined(GOMLX_TILES) || defined(GOMLX_DOTS)
-  if (p.type == Type::bf16 && (w.bits || w.type == Type::bf16)) return 1;
+  if (p.type == Type::bf16 && !w.bits && w.type == Type::bf16) return 1;
 #endif
   return 0;
 }
@@ -458,8 +461,8 @@ template <class Finish> void multiply(const Product& p, long per_task, const Fin
 #elif defined(GOMLX_DOTS)
       case 1: multiply_by<Dots>(some, per_task, finish_some); break;
 #endif
-#if defined(GOMLX_FOURBIT)
-      default: multiply_by<FourBit>(some, per_task, finish_some); break;
+#if defined(GOMLX_INTEGERS)
+      default: multiply_by<Integers>(some, per_task, finish_some); break;
 #endif
     }
   }

@@ -1,4 +1,4 @@
-// Products with weights of four bits by sums of integers.
+// Products with packed weights by sums of integers.
 //
 // x is turned into integers of twelve bits, with a scale for every group of its columns that the weights have: x = scale * (16 hi + lo),
 // hi and lo in signed bytes. A group's sum of q * x is then exact in whatever order it is added, so rows alone, by vectors
@@ -6,16 +6,19 @@
 // rounds is only the chain over groups, sum += (S * x's scale) * w's scale, sum += w's bias * (sum of x), in the order of the groups.
 // Twelve bits round x by at most 1/4078 of its group's largest number. bfloat16 rounds by 1/512 of each number, on the
 // average about as much, and here weights are not rounded at all.
+//
+// Weights of four bits are taken so wherever there is AVX2, others where there are VNNI and VBMI: without VNNI products of larger
+// weights do not fit the instruction's sums.
 #pragma once
 
 #include "block.h"
 
 #if defined(__AVX2__)
-#define GOMLX_FOURBIT
+#define GOMLX_INTEGERS
 
 namespace {
 
-namespace four_bit {
+namespace integer {
 
 constexpr int vector_bytes = 4 * lanes; // of packed weights at once: twice as many weights
 constexpr int largest = 2039; // 16 * 127 + 7
@@ -52,7 +55,32 @@ INLINE vi dot(vi sum, bytes q, bytes x) { return sum + (vi)_mm256_madd_epi16(_mm
 INLINE vf number(vi v) { return (vf)_mm256_cvtepi32_ps((__m256i)v); }
 #endif
 
-// The sums of sixteen bytes' weights, 32 of them, of as many rows as there are lanes: a[r] holds row r's, of four lanes to
+#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
+#define GOMLX_ANY_BITS
+
+// How to take eight weights out of every b bytes.
+template <int bits> struct Places {
+  alignas(64) uint8_t spread[64]; // the bytes of the eight units of eight, each at the start of a 64-bit lane
+  alignas(64) uint8_t shift[64];
+  constexpr Places() : spread(), shift() {
+    for (int i = 0; i < 64; i++) {
+      spread[i] = uint8_t(i % 8 < bits ? i / 8 * bits + i % 8 : 0);
+      shift[i] = uint8_t(i % 8 * bits);
+    }
+  }
+};
+
+// The 64 weights from p on, or as many as there are in `left` bytes, in their order.
+template <int bits> INLINE bytes weights_of(const char* p, long left) {
+  const bytes packed = load_first(p, lesser(left, 8 * bits));
+  if constexpr (bits == 8) return packed;
+  static constexpr Places<bits> places;
+  const bytes spread = _mm512_permutexvar_epi8(_mm512_load_si512(places.spread), packed);
+  return _mm512_and_si512(_mm512_multishift_epi64_epi8(_mm512_load_si512(places.shift), spread), _mm512_set1_epi8((1 << bits) - 1));
+}
+#endif
+
+// The sums of sixteen bytes of x, of as many rows as there are lanes: a[r] holds row r's, of four lanes to
 // every sixteen bytes. part[u] gets the sums of the u-th sixteen bytes, with a row in each lane.
 INLINE void sum_rows(const vi* a, vi* part) {
   bytes t[lanes / 2], v[lanes / 4];
@@ -147,14 +175,15 @@ inline void scales_of(const Matrix& w, long row, long g0, long n, float* scales,
   }
 }
 
-// Where the bytes of the halves of x go. A unit of weights is what one load of packed weights has; its even and its odd
+// Where the bytes of the halves of x go. A unit of weights is what one load of packed weights has. Of four bits, its even and its odd
 // weights are in the low and the high halves of its bytes.
 struct Layout {
   long unit; // weights
+  bool paired; // of four bits
   long bytes(long k) const { return (k + unit - 1) / unit * unit * 2; }
 };
 
-// A row of x as integers. to: for every unit lo of its even columns, lo of its odd ones, and the same of hi; zeros behind the
+// A row of x as integers. to: for every unit lo, of its even columns and then of its odd ones if it is paired, and then hi; zeros behind the
 // end. scale and sum are of every group: sum = scale times the group's integers.
 template <int type> void integers(const void* x, long k, int group, Layout l, int8_t* to, float* scale, float* sum) {
   const long half = l.unit / 2;
@@ -179,13 +208,18 @@ template <int type> void integers(const void* x, long k, int group, Layout l, in
       vi hi = (q + 8) >> 4, lo = q - (hi << 4);
       typedef int8_t small __attribute__((vector_size(lanes)));
       small l8 = __builtin_convertvector(lo, small), h8 = __builtin_convertvector(hi, small);
+      const long at = g * group + i;
+      if (!l.paired) {
+        int8_t* unit = to + at / l.unit * 2 * l.unit + at % l.unit;
+        memcpy(unit, &l8, lanes), memcpy(unit + l.unit, &h8, lanes);
+        continue;
+      }
 #if defined(__AVX512F__)
       small order = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
       l8 = (small)_mm_shuffle_epi8((__m128i)l8, (__m128i)order), h8 = (small)_mm_shuffle_epi8((__m128i)h8, (__m128i)order);
 #else
       l8 = __builtin_shufflevector(l8, l8, 0, 2, 4, 6, 1, 3, 5, 7), h8 = __builtin_shufflevector(h8, h8, 0, 2, 4, 6, 1, 3, 5, 7);
 #endif
-      const long at = g * group + i;
       int8_t* unit = to + at / l.unit * 2 * l.unit + at % l.unit / 2;
       constexpr int n = lanes / 2;
       memcpy(unit, &l8, n), memcpy(unit + half, (const char*)&l8 + n, n);
@@ -205,32 +239,48 @@ inline void integer_row(const Product& p, long row, int group, Layout l, int8_t*
 }
 
 // One row of x times as many rows of w as lanes, from row n0 on, to c. x is in units of a vector's weights.
-template <int group> void one_row(const Matrix& w, long n0, const int8_t* x, const float* scale, const float* sum, float* c) {
-  constexpr long per_unit = 2 * vector_bytes / 32, per_group = group / 32, ahead = 10240; // in parts of 32 weights; bytes
-  const long stride = w.row_bytes(), groups = w.columns / group, parts = w.columns / 32;
+template <int bits, int group> void one_row(const Matrix& w, long n0, const int8_t* x, const float* scale, const float* sum, float* c) {
+  // A part is the weights whose sums are in four lanes.
+  constexpr long per_part = bits == 4 ? 32 : 16, per_unit = vector_bytes / 16, per_group = group / per_part;
+  constexpr long step = per_unit * per_part * bits / 8, ahead = 10240; // bytes of a row
+  const long stride = w.row_bytes(), groups = w.columns / group, parts = w.columns / per_part;
   const char* rows[lanes];
   for (long r = 0; r < lanes; r++) rows[r] = (const char*)w.data + lesser(n0 + r, w.rows - 1) * stride;
   alignas(64) float scales[lanes * lanes], biases[lanes * lanes];
   vf y = vset(0);
   vi whole = {};
-  long g = 0;
-  for (long at = 0; at < parts; at += per_unit, x += 4 * vector_bytes) {
-    const bytes low0 = load(x), low1 = load(x + vector_bytes), high0 = load(x + 2 * vector_bytes), high1 = load(x + 3 * vector_bytes);
-    const long offset = at * 16, left = stride - offset;
+  long g = 0, offset = 0;
+  for (long at = 0; at < parts; at += per_unit, offset += step) {
+    const long left = stride - offset;
     vi a[lanes];
-    auto row = [&](int r, bytes z) {
-      const bytes q0 = low(z), q1 = high(z);
-      vi hi = dot(dot(vi{}, q0, high0), q1, high1), lo = dot(dot(vi{}, q0, low0), q1, low1);
-      a[r] = (hi << 4) + lo;
-    };
-    if (left >= vector_bytes) {
+    if constexpr (bits == 4) {
+      const bytes low0 = load(x), low1 = load(x + vector_bytes), high0 = load(x + 2 * vector_bytes), high1 = load(x + 3 * vector_bytes);
+      x += 4 * vector_bytes;
+      auto row = [&](int r, bytes z) {
+        const bytes q0 = low(z), q1 = high(z);
+        vi hi = dot(dot(vi{}, q0, high0), q1, high1), lo = dot(dot(vi{}, q0, low0), q1, low1);
+        a[r] = (hi << 4) + lo;
+      };
+      if (left >= vector_bytes) {
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; r++) {
+          __builtin_prefetch(rows[r] + offset + ahead);
+          row(r, load(rows[r] + offset));
+        }
+      } else {
+        for (int r = 0; r < lanes; r++) row(r, load_first(rows[r] + offset, left));
+      }
+    } else {
+#if defined(GOMLX_ANY_BITS)
+      const bytes lo = load(x), hi = load(x + vector_bytes);
+      x += 2 * vector_bytes;
 #pragma GCC unroll 16
       for (int r = 0; r < lanes; r++) {
         __builtin_prefetch(rows[r] + offset + ahead);
-        row(r, load(rows[r] + offset));
+        const bytes q = weights_of<bits>(rows[r] + offset, left);
+        a[r] = (dot(vi{}, q, hi) << 4) + dot(vi{}, q, lo);
       }
-    } else {
-      for (int r = 0; r < lanes; r++) row(r, load_first(rows[r] + offset, left));
+#endif
     }
     vi part[lanes / 4];
     sum_rows(a, part);
@@ -265,9 +315,9 @@ inline void spread_rows(const float* y, long count, float* c) {
   }
 }
 
-} // namespace four_bit
+} // namespace integer
 
-struct FourBit {
+struct Integers {
 #if defined(GOMLX_TILES)
   static constexpr long chunk = 32, few = 1; // rows of x at once; and how many are multiplied one by one
 #else
@@ -279,22 +329,29 @@ struct FourBit {
   const int8_t* x;
   const float *scale, *sum;
   long k, groups;
-  int group;
-  four_bit::Layout layout;
+  int bits, group;
+  integer::Layout layout;
   bool alone; // rows of x one by one
   int panels; // a block is unpacked as q, and as 16 q too where tiles are multiplied with two sets of rows
 
   // Whether a product's part is of this kind.
-  static bool takes(const Product& p, const Matrix& w) { return w.bits == 4 && p.type != Type::f32 && w.group >= 32; }
+  static bool takes(const Product& p, const Matrix& w) {
+#if defined(GOMLX_ANY_BITS)
+    return w.bits && p.type != Type::f32;
+#else
+    return w.bits == 4 && p.type != Type::f32;
+#endif
+  }
 
   void take(const Product& p) {
-    k = p.k, group = p.parts[0].group, groups = k / group, alone = p.m <= few;
+    k = p.k, bits = p.parts[0].bits, group = p.parts[0].group, groups = k / group, alone = p.m <= few;
 #if defined(GOMLX_TILES)
-    panels = p.m > width ? 2 : 1;
+    panels = p.m > width && bits <= 4 ? 2 : 1; // 16 q of more bits is more than a byte
 #else
     panels = 1;
 #endif
-    layout.unit = alone ? 2 * four_bit::vector_bytes : lesser(group, 64);
+    layout.paired = bits == 4;
+    layout.unit = alone ? (layout.paired ? 2 : 1) * integer::vector_bytes : lesser(group, 64);
     const long bytes = layout.bytes(k), sets = alone ? p.m : (p.m + width - 1) / width * width;
     int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, sets * (bytes + 8 * groups));
     float *scales = (float*)(to + sets * bytes), *sums = scales + sets * groups;
@@ -302,7 +359,7 @@ struct FourBit {
     if (alone) {
       each_row(p.m, 1, [&](long r) {
         if (bytes != 2 * k) memset(to + r * bytes, 0, bytes);
-        four_bit::integer_row(p, r, group, layout, to + r * bytes, scales + r * groups, sums + r * groups);
+        integer::integer_row(p, r, group, layout, to + r * bytes, scales + r * groups, sums + r * groups);
       });
       return;
     }
@@ -317,7 +374,7 @@ struct FourBit {
     float *scale_of = (float*)(plain + width * bytes), *sum_of = scale_of + width * groups;
     for (long r = 0; r < width; r++) {
       if (r < rows) {
-        four_bit::integer_row(p, set * width + r, group, layout, plain + r * bytes, scale_of + r * groups, sum_of + r * groups);
+        integer::integer_row(p, set * width + r, group, layout, plain + r * bytes, scale_of + r * groups, sum_of + r * groups);
       } else {
         memset(plain + r * bytes, 0, bytes);
         for (long g = 0; g < groups; g++) scale_of[r * groups + g] = sum_of[r * groups + g] = 0;
@@ -326,7 +383,7 @@ struct FourBit {
     for (long i = 0; i < bytes; i += 4 * lanes) { // bytes of a row are a multiple of 64
       vi square[lanes];
       for (long r = 0; r < lanes; r++) memcpy(&square[r], plain + r * bytes + i, 4 * lanes);
-      four_bit::transpose(square);
+      integer::transpose(square);
       memcpy(to + i * width, square, sizeof square);
     }
     for (long g = 0; g < groups; g++)
@@ -350,6 +407,23 @@ struct FourBit {
           unpack_unit<half, panels>(from, q);
         }
     };
+#if defined(GOMLX_ANY_BITS)
+    if (bits != 4) {
+      auto any = [&]<int bits>() {
+        char* q = panel;
+        for (long u = 0; u < k / unit; u++, q += (panels - 1) * block * unit)
+          for (long r = 0; r < block; r++, q += unit) {
+            const char* from = rows + lesser(r, count - 1) * stride + u * unit * bits / 8;
+            __builtin_prefetch(from + block * stride);
+            const integer::bytes weights = integer::weights_of<bits>(from, unit * bits / 8);
+            const __mmask64 there = ~0ull >> (64 - unit);
+            _mm512_mask_storeu_epi8(q, there, weights);
+            if (panels == 2) _mm512_mask_storeu_epi8(q + block * unit, there, _mm512_slli_epi16(weights, 4)); // of up to three bits
+          }
+      };
+      with_bits(any);
+    } else
+#endif
     if (unit == 64) panels == 1 ? all.template operator()<32, 1>() : all.template operator()<32, 2>();
     else panels == 1 ? all.template operator()<16, 1>() : all.template operator()<16, 2>();
     char* to = panel + panels * block * k;
@@ -358,7 +432,7 @@ struct FourBit {
     for (long n = 0; n < block; n += lanes)
       for (long g = 0; g < groups; g += lanes) {
         const long there = lesser(lanes, groups - g);
-        four_bit::scales_of(w, lesser(first + n, w.rows - 1), g, there, some[0], some[1]);
+        integer::scales_of(w, lesser(first + n, w.rows - 1), g, there, some[0], some[1]);
         for (long i = 0; i < there; i++) {
           memcpy(scales + (g + i) * block + n, some[0] + i * lanes, 4 * lanes);
           memcpy(biases + (g + i) * block + n, some[1] + i * lanes, 4 * lanes);
@@ -366,7 +440,21 @@ struct FourBit {
       }
   }
 
-  // A unit of a row: its even weights, then its odd ones.
+  // Calls f with the bits as a constant.
+  template <class F> INLINE void with_bits(F f) const {
+#if defined(GOMLX_ANY_BITS)
+    switch (bits) {
+      case 2: return f.template operator()<2>();
+      case 3: return f.template operator()<3>();
+      case 5: return f.template operator()<5>();
+      case 6: return f.template operator()<6>();
+      case 8: return f.template operator()<8>();
+    }
+#endif
+    f.template operator()<4>();
+  }
+
+  // A unit of a row of four bits: its even weights, then its odd ones.
   template <int half, int panels> static INLINE void unpack_unit(const char* from, char* q) {
     auto put = [&](char* to, __m256i even, __m256i odd) {
       if constexpr (half == 32) {
@@ -388,11 +476,13 @@ struct FourBit {
         for (long n = 0; n < w.count; n += lanes) {
           const int8_t* from = x + m * layout.bytes(k);
           float* to = c + (m - m0) * block + n;
-          switch (group) {
-            case 32: four_bit::one_row<32>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-            case 64: four_bit::one_row<64>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-            default: four_bit::one_row<128>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-          }
+          with_bits([&]<int bits>() {
+            switch (group) {
+              case 32: integer::one_row<bits, 32>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+              case 64: integer::one_row<bits, 64>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+              default: integer::one_row<bits, 128>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
+            }
+          });
         }
       return;
     }
@@ -400,8 +490,9 @@ struct FourBit {
     const int8_t* from = x + m0 * 2 * k;
     const float *x_scale = scale + m0 * groups, *x_sum = sum + m0 * groups;
 #if defined(GOMLX_TILES)
-    if (count > width) by_tiles<2>(w.data, scales, biases, from, x_scale, x_sum, count, c);
-    else by_tiles<1>(w.data, scales, biases, from, x_scale, x_sum, count, c);
+    if (count > width && panels == 2) return by_tiles<2>(w.data, scales, biases, from, x_scale, x_sum, count, c);
+    for (long m = 0; m < count; m += width)
+      by_tiles<1>(w.data, scales, biases, from + m * 2 * k, x_scale + m * groups, x_sum + m * groups, lesser(width, count - m), c + m * block);
 #else
     by_vectors(w.data, scales, biases, from, x_scale, x_sum, count, c);
 #endif
@@ -439,7 +530,7 @@ struct FourBit {
             const int32_t* sums = tiles[(g - 1) % 2][0] + n * 16;
             vi whole = sets == 2 ? *(const vi*)(sums + set * 512) : (*(const vi*)(sums + 512) << 4) + *(const vi*)sums;
             float* to = y[set] + n * width;
-            vf v = vfma(vset(scale_of[n]), four_bit::number(whole) * of_x, vload(to));
+            vf v = vfma(vset(scale_of[n]), integer::number(whole) * of_x, vload(to));
             vstore(to, vfma(vset(bias_of[n]), total, v));
           }
         }
@@ -450,7 +541,7 @@ struct FourBit {
         _tile_stored(3, tiles[g % 2][3], 64);
       }
     }
-    for (int set = 0; set < sets; set++) four_bit::spread_rows(y[set], lesser(width, count - set * width), c + set * width * block);
+    for (int set = 0; set < sets; set++) integer::spread_rows(y[set], lesser(width, count - set * width), c + set * width * block);
   }
 
   // The sums of a group. One set: q times lo, tiles 0 and 1, and q times hi, 2 and 3. Two sets: q times lo and 16 q times hi
@@ -504,23 +595,23 @@ struct FourBit {
         vi lo[at_once] = {}, hi[at_once] = {};
         for (long u = 0; u < group / unit; u++, q += block * unit, v += 2 * width * unit)
           for (long i = 0; i < unit / 4; i++) {
-            const four_bit::bytes low = four_bit::load(v + i * 4 * width), high = four_bit::load(v + width * unit + i * 4 * width);
+            const integer::bytes low = integer::load(v + i * 4 * width), high = integer::load(v + width * unit + i * 4 * width);
 #pragma GCC unroll 8
             for (int r = 0; r < at_once; r++) {
-              const four_bit::bytes w = four_bit::word(q + r * unit + 4 * i);
-              lo[r] = four_bit::dot(lo[r], w, low), hi[r] = four_bit::dot(hi[r], w, high);
+              const integer::bytes w = integer::word(q + r * unit + 4 * i);
+              lo[r] = integer::dot(lo[r], w, low), hi[r] = integer::dot(hi[r], w, high);
             }
           }
         const vf of_x = vload(x_scale + g * width), total = vload(x_sum + g * width);
         for (int r = 0; r < at_once; r++) {
           const long row = g * block + n + r;
-          sums[r] = vfma(vset(scales[row]), four_bit::number((hi[r] << 4) + lo[r]) * of_x, sums[r]);
+          sums[r] = vfma(vset(scales[row]), integer::number((hi[r] << 4) + lo[r]) * of_x, sums[r]);
           sums[r] = vfma(vset(biases[row]), total, sums[r]);
         }
       }
       for (int r = 0; r < at_once; r++) vstore(y + (n + r) * width, sums[r]);
     }
-    four_bit::spread_rows(y, count, c);
+    integer::spread_rows(y, count, c);
   }
 #endif
 };
