@@ -5,18 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // Random operations against a model of the pool. The model knows who asked, in which order, and who holds a slot; after every
@@ -30,22 +27,12 @@ const poolOps = 20000
 // opsPerPool is how many operations one pool gets before it is closed and another one, with other limits, made.
 const opsPerPool = 500
 
-func number(t *testing.T, name string, otherwise int) int {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err)
-	return n
-}
-
 func TestThePoolAgreesWithItsModel(t *testing.T) {
-	if seed := number(t, "GO_MLX_POOL_SEED", -1); seed >= 0 {
+	if seed := testenv.Number(t, "GO_MLX_POOL_SEED", -1); seed >= 0 {
 		runPoolModel(t, uint64(seed), opsPerPool)
 		return
 	}
-	runs := number(t, "GO_MLX_POOL_OPS", poolOps) / opsPerPool
+	runs := testenv.Number(t, "GO_MLX_POOL_OPS", poolOps) / opsPerPool
 	for seed := range runs {
 		runPoolModel(t, uint64(seed), opsPerPool)
 		if t.Failed() {

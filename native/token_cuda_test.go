@@ -3,10 +3,7 @@
 package native
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,7 +23,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(testenv.Root(), "tests", "models", name)
 			one, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
-			wide := openPath(t, inFloat32(t, dir), engine.NativeOptions{Exact: true})
+			wide := openPath(t, testenv.InFloat32(t, dir), engine.NativeOptions{Exact: true})
 			require.NotNil(t, one.token, "the kernel does not serve this model")
 			var ours, theirs float64
 			for _, length := range []int{2, 3, 31, 63, 65, 300, 505, 1100} {
@@ -93,45 +90,6 @@ func someIDs(t testing.TB, m *Model, n int) []int32 {
 	ids, err := m.Encode(t.Context(), strings.Repeat(testenv.Texts(t)[0]+" ", n), true)
 	require.NoError(t, err)
 	return ids[:n]
-}
-
-// inFloat32 is a copy of a bfloat16 model with the same weights in float32.
-func inFloat32(t *testing.T, dir string) string {
-	t.Helper()
-	out := t.TempDir()
-	require.NoError(t, os.CopyFS(out, os.DirFS(dir)))
-	testenv.EditJSON(t, out, "config.json", func(c map[string]any) { c["torch_dtype"] = "float32" })
-	path := filepath.Join(out, "model.safetensors")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	n := binary.LittleEndian.Uint64(data)
-	type tensor struct {
-		DType   string   `json:"dtype"`
-		Shape   []int    `json:"shape"`
-		Offsets [2]int64 `json:"data_offsets"`
-	}
-	var header map[string]json.RawMessage
-	require.NoError(t, json.Unmarshal(data[8:8+n], &header))
-	delete(header, "__metadata__")
-	wide, body := map[string]tensor{}, []byte{}
-	for name, raw := range header {
-		var one tensor
-		require.NoError(t, json.Unmarshal(raw, &one))
-		require.Equal(t, "BF16", one.DType, name)
-		at := int64(len(body))
-		for i := one.Offsets[0]; i < one.Offsets[1]; i += 2 {
-			body = append(body, 0, 0, data[8+int64(n)+i], data[8+int64(n)+i+1])
-		}
-		wide[name] = tensor{"F32", one.Shape, [2]int64{at, int64(len(body))}}
-	}
-	text, err := json.Marshal(wide)
-	require.NoError(t, err)
-	for len(text)%8 != 0 {
-		text = append(text, ' ')
-	}
-	file := binary.LittleEndian.AppendUint64(nil, uint64(len(text)))
-	require.NoError(t, os.WriteFile(path, append(append(file, text...), body...), 0o600))
-	return out
 }
 
 // decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.

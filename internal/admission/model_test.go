@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/require"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // Random operations against what a Room promises. After every one, when all is quiet, its books must agree with who holds what, nobody
@@ -23,22 +21,12 @@ import (
 // A failure names the seed; GO_MLX_ROOM_SEED runs that one alone.
 const roomOps, opsPerRoom = 10000, 400
 
-func number(t *testing.T, name string, otherwise int) int {
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(t, err)
-	return n
-}
-
 func TestARoomKeepsItsPromises(t *testing.T) {
-	if seed := number(t, "GO_MLX_ROOM_SEED", -1); seed >= 0 {
+	if seed := testenv.Number(t, "GO_MLX_ROOM_SEED", -1); seed >= 0 {
 		runRoomModel(t, uint64(seed))
 		return
 	}
-	for seed := range number(t, "GO_MLX_ROOM_OPS", roomOps) / opsPerRoom {
+	for seed := range testenv.Number(t, "GO_MLX_ROOM_OPS", roomOps) / opsPerRoom {
 		if runRoomModel(t, uint64(seed)); t.Failed() {
 			return
 		}

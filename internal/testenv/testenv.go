@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -32,6 +33,18 @@ func Model(t testing.TB) string {
 
 // Slow reports whether `make test-slow` runs: more prompts, more tokens and more tries of what `make test` tries, too.
 func Slow() bool { return os.Getenv("GO_MLX_SLOW") != "" }
+
+// Number is the number in an environment variable, or the other one if it is not set.
+func Number(t testing.TB, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return n
+}
 
 // Python is the interpreter of the project's environment. `make test-short` leaves out what asks for it, but for a test that
 // `go test` is told to run without -short.
