@@ -78,22 +78,14 @@ func TestARequestThatWaitsForMemoryIsTold(t *testing.T) {
 	defer func() { require.NoError(t, models.Close()) }()
 	s, err := New(Config{Models: models})
 	require.NoError(t, err)
-	send := func(method, path, body string) *httptest.ResponseRecorder {
-		r := httptest.NewRequest(method, path, strings.NewReader(body))
-		r.Host = "localhost"
-		r.Header.Set("Content-Type", "application/json")
-		w := httptest.NewRecorder()
-		s.ServeHTTP(w, r)
-		return w
-	}
 	lease, err := models.Acquire(t.Context(), "chat")
 	require.NoError(t, err)
 	answer := make(chan *httptest.ResponseRecorder)
 	go func() {
-		answer <- send("POST", "/v1/completions", `{"model": "domains", "prompt": "Hello", "max_tokens": 3, "stream": true}`)
+		answer <- send(t, s, "POST", "/v1/completions", `{"model": "domains", "prompt": "Hello", "max_tokens": 3, "stream": true}`)
 	}()
 	require.Eventually(t, func() bool {
-		status := send("GET", "/v1/status", "").Body.String()
+		status := send(t, s, "GET", "/v1/status", "").Body.String()
 		return strings.Contains(status, `"waiting":1,"wait":"model domains waits for `) && strings.Contains(status, `are free; held by: chat"`)
 	}, 30*time.Second, 10*time.Millisecond)
 	lease.Release()

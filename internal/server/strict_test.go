@@ -2,27 +2,16 @@ package server
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // The model calls get_weather with a city, by heart. A strict schema that has none of that is followed nevertheless, on both
 // engines; without "strict" the model writes what it knows; and what is no call stays as free as it was.
 func TestStrictToolsFollowTheirSchemaWithAutomaticChoice(t *testing.T) {
-	dir := filepath.Join(testenv.Root(), "tests", "models", "assistant")
-	models, err := mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
-		{Name: "native", Path: dir},
-		{Name: "python", Path: dir, Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
-	}...)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, models.Close()) })
-	s, err := New(Config{Models: models})
+	s, err := New(Config{Models: bothEngines(t)})
 	require.NoError(t, err)
 	type call struct {
 		Function struct{ Name, Arguments string }
