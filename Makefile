@@ -23,7 +23,7 @@ SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: help build demo test tools browser stage install release lint clean distclean
+.PHONY: help build demo test tools browser stage install release lint check-darwin clean distclean
 
 help:
 	@awk 'BEGIN { FS = ":.*## " } FNR == 1 && NR > 1 { print "\nLaboratory (tests/laboratory.mk):" } \
@@ -204,6 +204,7 @@ lint: build
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
+	@$(GO) vet -tags real ./tests/real
 	@$(GO) vet -tags cuda ./native ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 

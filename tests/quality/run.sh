@@ -4,7 +4,7 @@
 set -eu
 out=build/quality
 real=build/real
-PYTHON=${PYTHON:-.venv/bin/python} sh tests/real/fetch.sh
+PYTHON=${PYTHON:-.venv/bin/python} sh tests/real/fetch.sh --models
 test -x $out/venv/bin/python || python3 -m venv $out/venv
 $out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/quality/requirements.txt
 $out/venv/bin/python tests/quality/data.py $out
@@ -15,7 +15,7 @@ measure() { # NAME MODEL OPTIONS...
 	shift 2
 	bin/go-mlx classifier eval "$model" --data $out/test.tsv --json $out/$name.json --html $out/$name.html "$@" >$out/$name.txt
 }
-# Eight examples of each domain would not fit into a small model's context in all sizes; eight texts, of eight domains, are what is tried.
+# One example of each of the first eight domains: more would not fit into a small model's context.
 awk -F'\t' '$3 == "en" && length($2) > 20 && !seen[$1]++ {example[$1] = $2} END {n = 0
 	while ((getline label < "'$out'/labels.txt") > 0) { print label; if (n++ < 8) print "  e.g. " example[label] } }' $out/train.tsv >$out/examples.txt
 for family in gemma:gemma-3-270m-q4_k_m smollm2:smollm2-135m-q4_1; do
