@@ -14,11 +14,7 @@ import (
 // draft model, its adapter. It loads nothing, and takes as long as reading headers does; a program that loads models later calls it
 // when it starts.
 func Verify(model string, options ...LoadOption) error {
-	o := loadOptions{engine: EngineAuto}
-	for _, option := range options {
-		option.apply(&o)
-	}
-	if err := verify(model, o); err != nil {
+	if err := verify(model, loadOptionsOf(options)); err != nil {
 		return fmt.Errorf("verify %s: %w", model, err)
 	}
 	return nil
@@ -29,8 +25,7 @@ func verify(model string, o loadOptions) error {
 	if err != nil {
 		return err
 	}
-	python := o.engine == EnginePython || o.engine == EngineAuto && len(o.pythonOnly) > 0
-	if python && from.GGUF != "" {
+	if o.python() && from.GGUF != "" {
 		return errGGUF
 	}
 	if o.engine == EngineNative || from.GGUF != "" {
@@ -71,11 +66,13 @@ func verifyFiles(model string) (path string, from *modelfiles.Source, err error)
 
 // verifyAdapter looks for the two files of an adapter in mlx-lm's form.
 func verifyAdapter(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, "adapter_config.json")); err != nil {
-		return fmt.Errorf("%w; an adapter is a folder with adapter_config.json and adapters.safetensors, as go-mlx train writes it", err)
+	_, err := os.Stat(filepath.Join(dir, "adapter_config.json"))
+	missing := err != nil
+	if !missing {
+		_, err = safetensors.ReadFile(filepath.Join(dir, "adapters.safetensors"))
+		missing = errors.Is(err, os.ErrNotExist)
 	}
-	_, err := safetensors.ReadFile(filepath.Join(dir, "adapters.safetensors"))
-	if errors.Is(err, os.ErrNotExist) {
+	if missing {
 		return fmt.Errorf("%w; an adapter is a folder with adapter_config.json and adapters.safetensors, as go-mlx train writes it", err)
 	}
 	return err
