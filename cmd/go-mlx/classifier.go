@@ -28,9 +28,6 @@ which may go on with <tab>LANGUAGE, for tables, and <tab>GROUP, what the text co
 		},
 	}
 	cmd.AddCommand(classifierTrainCommand(), classifierEvalCommand(), classifierCompareCommand())
-	for _, sub := range cmd.Commands() {
-		sub.RunE = working(sub.RunE)
-	}
 	return cmd
 }
 

@@ -43,6 +43,9 @@ The file is the one that --config or GO_MLX_CONFIG names, or else go-mlx/config.
   [generate]                       # for this one
   temperature = 0.7
 
+  [classifier.train]               # for a command of a command
+  layer = [8]
+
   [serve]
   model = ["small=/models/qwen3", "big=/models/llama,engine=python"]
   ttl = "10m"
@@ -102,9 +105,7 @@ func readSettings(root *cobra.Command, path string) (settings, error) {
 // check finds keys that nothing reads: they are slips.
 func (s settings) check(root *cobra.Command) error {
 	known := map[string]bool{}
-	commands := map[string]*cobra.Command{}
-	for _, cmd := range root.Commands() {
-		commands[cmd.Name()] = cmd
+	for _, cmd := range below(root) {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.values)) {
@@ -115,17 +116,69 @@ func (s settings) check(root *cobra.Command) error {
 			}
 			continue
 		}
-		cmd := commands[key]
+		cmd := child(root, key)
 		if cmd == nil {
 			return fmt.Errorf("%s: there is no command %s", s.path, key)
 		}
-		for _, name := range slices.Sorted(maps.Keys(table)) {
-			if cmd.Flags().Lookup(name) == nil {
-				return fmt.Errorf("%s: %s has no flag --%s", s.path, key, name)
-			}
+		if err := s.checkTable(cmd, table); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// checkTable is check for the table of a command, in which those of its own commands stand.
+func (s settings) checkTable(cmd *cobra.Command, table map[string]any) error {
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		if inner, isTable := table[name].(map[string]any); isTable {
+			if sub := child(cmd, name); sub != nil {
+				if err := s.checkTable(sub, inner); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if cmd.Flags().Lookup(name) == nil {
+			return fmt.Errorf("%s: %s has no flag --%s", s.path, tableName(cmd), name)
+		}
+	}
+	return nil
+}
+
+// below are all commands of a command, and theirs.
+func below(cmd *cobra.Command) (all []*cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		all = append(append(all, sub), below(sub)...)
+	}
+	return all
+}
+
+// child is the command of a command that has a name; nil if there is none.
+func child(cmd *cobra.Command, name string) *cobra.Command {
+	for _, sub := range cmd.Commands() {
+		if sub.Name() == name {
+			return sub
+		}
+	}
+	return nil
+}
+
+// tableName is what a command's table is called in the file: "classify", or "classifier.train" for a command of a command.
+func tableName(cmd *cobra.Command) string {
+	if parent := cmd.Parent(); parent.HasParent() {
+		return tableName(parent) + "." + cmd.Name()
+	}
+	return cmd.Name()
+}
+
+// table is what the file sets for a command alone; nil if nothing.
+func (s settings) table(cmd *cobra.Command) map[string]any {
+	values := s.values
+	if parent := cmd.Parent(); parent.HasParent() {
+		values = s.table(parent)
+	}
+	table, _ := values[cmd.Name()].(map[string]any)
+	return table
 }
 
 // find is what a flag of a command is set to outside the command line, and where.
@@ -137,9 +190,8 @@ func (s settings) find(cmd *cobra.Command, flag *pflag.Flag) (values []string, w
 		}
 		return []string{text}, variable, nil
 	}
-	table, _ := s.values[cmd.Name()].(map[string]any)
-	value, ok := table[flag.Name]
-	where = fmt.Sprintf("%s in [%s] of %s", flag.Name, cmd.Name(), s.path)
+	value, ok := s.table(cmd)[flag.Name]
+	where = fmt.Sprintf("%s in [%s] of %s", flag.Name, tableName(cmd), s.path)
 	if !ok {
 		value, ok = s.values[flag.Name]
 		if _, isTable := value.(map[string]any); isTable {

@@ -81,11 +81,23 @@ func TestSettingsOfListsAndGroups(t *testing.T) {
 	require.Regexp(t, `^[0-9]{3}\s$`, out)
 }
 
+func TestSettingsReachCommandsOfCommands(t *testing.T) {
+	configure(t, "[train]\ndata = 'of-train'\n[classifier.train]\ndata = 'of-classifier'\nout = 'c.safetensors'\nlayer = [1]\n")
+	_, _, err := run(t, "", "classifier", "train", testenv.Model(t))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "of-classifier")
+	require.False(t, isUsage(err))
+	t.Setenv("GO_MLX_DATA", "of-the-environment")
+	_, _, err = run(t, "", "classifier", "train", testenv.Model(t))
+	require.ErrorContains(t, err, "of-the-environment")
+}
+
 func TestMistakesInSettingsAreNamed(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown flag":       {"max-token = 3", "no command has a flag --max-token"},
 		"unknown command":    {"[generat]\nx = 1", "there is no command generat"},
 		"not its flag":       {"[generate]\nport = 1", "generate has no flag --port"},
+		"not the inner's flag": {"[classifier.train]\nport = 1", "classifier.train has no flag --port"},
 		"not TOML":           {"a = 1\nb = = 2", "config.toml, line 2"},
 		"wrong type":         {"max-tokens = \"many\"", "max-tokens in "},
 		"a list for one":     {"max-tokens = [1]", "this is a list"},
@@ -122,9 +134,12 @@ func TestSettingsOfPythonChooseNoEngine(t *testing.T) {
 
 // Variables that mean something else are the names of no flags.
 func TestVariablesAreNoOtherFlags(t *testing.T) {
-	for _, cmd := range rootCommand().Commands() {
+	for _, cmd := range below(rootCommand()) {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			require.NotContains(t, []string{"cpu", "api-keys", "bench-model", "pool-ops", "pool-seed", "record", "report", "write"}, f.Name, cmd.Name())
+			require.NotContains(t, []string{
+				"any-version", "api-keys", "bench-model", "cpu", "kernel-cache", "one-launch", "pool-ops", "pool-seed", "record", "report",
+				"room-ops", "room-seed", "slow", "worker-device", "write",
+			}, f.Name, cmd.Name())
 		})
 	}
 }
