@@ -23,7 +23,8 @@ type limits struct {
 // one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see anyWorker.
 //
 // All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
-// else grants, starts or ends anything.
+// else grants, starts or ends anything. What a claim does takes the lock of the admission.Room, so that lock comes after mu: the Room
+// never calls a pool while it holds its own.
 type pool struct {
 	limits limits
 	// claim asks for the memory of one worker; the pool waits until it is granted and releases it when the worker is gone.

@@ -12,7 +12,7 @@ import (
 
 // reconcile does what the pool's state asks for, after every change of it: slots are granted, workers are ended and started, and
 // the timer is set to when that has to be looked at again. It may be called at any time and then changes nothing that is
-// right already. Caller must hold p.mu.
+// right already. All funcs of this file are called with p.mu held, but for giveUp, which takes it.
 func (p *pool) reconcile() {
 	now := time.Now()
 	if p.closed {
@@ -149,7 +149,7 @@ func (p *pool) offer() {
 	}
 }
 
-// giveUp ends a member whose memory another model needs, if it is still spare.
+// giveUp ends a member whose memory another model needs, if it is still spare. The Room calls it without its own lock.
 func (p *pool) giveUp(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -297,13 +297,13 @@ func (p *pool) arm(now time.Time) {
 	})
 }
 
-// withdraw forgets a waiter. Caller must hold p.mu.
+// withdraw forgets a waiter.
 func (p *pool) withdraw(w *waiter) {
 	is := func(x *waiter) bool { return x == w }
 	p.waiters, p.small = slices.DeleteFunc(p.waiters, is), slices.DeleteFunc(p.small, is)
 }
 
-// failAll ends all waiting with an error. Caller must hold p.mu.
+// failAll ends all waiting with an error.
 func (p *pool) failAll(err error) {
 	for _, w := range slices.Concat(p.waiters, p.small) {
 		w.err = err

@@ -10,7 +10,7 @@ import (
 
 // reconcile does what the Room's state asks for, after every change of it: it gives leases and memory to those who wait, closes
 // models, says what is waited for, and sets the timer to when it has to look again. It may be called at any time and then changes
-// nothing that is right already. Caller must hold r.mu.
+// nothing that is right already. All funcs of this file are called with r.mu held.
 func (r *Room) reconcile() {
 	now := time.Now()
 	if r.closed {
@@ -222,9 +222,10 @@ func (r *Room) holders(c *Claim) (names []string) {
 }
 
 // makeRoom gets memory for the first claim that waits. What is offered is asked for first. Then models are closed: those without
-// requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones until their last one is over. Which models have to do so
-// is found anew every time, so that one whose room is no longer needed takes requests again. It returns when a model that has to
-// stay for a while yet may be told so.
+// requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones from
+// now on and are closed when their last one is over. Which models have to do so is found anew every time, so that one whose room
+// is no longer needed takes requests again. A model with requests that was loaded less than minStay ago is left alone until then; next
+// is when the first of these may be told to make room.
 func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
 	missing, urgency, name := r.used-r.options.Budget, Growth, ""
 	if head != nil && head.urgency > Spare {
@@ -341,7 +342,7 @@ func (r *Room) arm(now, minStayEnds time.Time) {
 	})
 }
 
-// startMeasuring measures the loaded models beside the caller, who must hold r.mu.
+// startMeasuring measures the loaded models on a goroutine of its own.
 func (r *Room) startMeasuring() {
 	r.measuring = true
 	r.work.Go(func() {

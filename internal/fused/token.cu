@@ -3,7 +3,7 @@
 // multiprocessor, and all must run at once. What goes in front of this text (see token.go) defines the shape:
 //
 //   LAYERS HIDDEN HEADS KV_HEADS HEAD_DIM INTER VOCAB   sizes
-//   HALF (float16, else bfloat16) BITS GROUP (of packed weights; BITS 0 for plain ones) TIED QK_NORM POST_NORM GELU FREQS
+//   HALF (float16, else bfloat16) BITS GROUP (of packed weights; BITS 0 for plain ones) QK_NORM POST_NORM GELU FREQS
 //   EPS ATTENTION_SCALE EMBED_SCALE                     bits of float32 numbers; EMBED_SCALE 0 for none
 //   KINDS KIND_OF ROPES ROPE_OF ROPE_BASE ROPE_SCALE    which layers share places in their caches, and rotations
 //   SPLIT_QKV SPLIT_O SPLIT_DOWN                        parts that a row of these products is cut into

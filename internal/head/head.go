@@ -28,8 +28,7 @@ type Info struct {
 	Layer        int    `json:"layer"` // whose output is read, from 1 on
 	// Temperature divides logits before their softmax.
 	Temperature float64 `json:"temperature"`
-	// MinEnergy is the free energy (Liu et al. 2020, arXiv:2010.03759), log of the sum of the logits' exponentials, below which a text counts as of no
-	// known domain.
+	// MinEnergy is the Energy below which a text counts as of no known domain.
 	MinEnergy  float64   `json:"min_energy"`
 	Penalty    float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
 	Texts      int       `json:"texts"`   // fitted to
@@ -95,7 +94,8 @@ func (h *Head) Logits(x []float32) []float64 {
 	return out
 }
 
-// Energy is the negative free energy of logits: low for texts that are like none of those fitted to.
+// Energy is the negative free energy of logits (Liu et al. 2020, arXiv:2010.03759), the log of the sum of their exponentials: low for texts
+// that are like none of those fitted to.
 func Energy(logits []float64) float64 {
 	best := slices.Max(logits)
 	sum := 0.0
