@@ -1,7 +1,6 @@
 package mlx_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -32,26 +31,9 @@ func size(t *testing.T, options ...mlx.LoadOption) int64 {
 	return used
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
 	python := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}
-	log := &lockedBuffer{}
+	log := &testenv.Log{}
 	one := size(t)
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: one * 7 / 4, Logger: slog.New(slog.NewTextHandler(log, nil))},
 		mlx.HostedModel{Name: "native", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EngineNative)}},

@@ -157,7 +157,7 @@ func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]
 	return logits, tokens
 }
 
-// BenchmarkTokens is greedy tokens a second behind contexts of two lengths.
+// BenchmarkTokens is greedy tokens a second behind contexts of several lengths: the best run, and the last.
 func BenchmarkTokens(b *testing.B) {
 	m := openPath(b, benchModel(b), engine.NativeOptions{})
 	for name, length := range map[string]int{"context=64": 64, "context=1500": 1500, "context=4096": 4096} {

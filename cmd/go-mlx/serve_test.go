@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,28 +18,10 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// lockedText is what a command under way has written.
-type lockedText struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedText) Write(data []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(data)
-}
-
-func (l *lockedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // serveWith runs the command until the test ends it.
 func serveWith(t *testing.T, args ...string) (url string, end func() error) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var stderr lockedText
+	var stderr testenv.Log
 	cmd := rootCommand()
 	cmd.SetArgs(append([]string{"serve", "--port", "0"}, args...))
 	cmd.SetErr(&stderr)

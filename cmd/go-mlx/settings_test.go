@@ -94,14 +94,14 @@ func TestSettingsReachCommandsOfCommands(t *testing.T) {
 
 func TestMistakesInSettingsAreNamed(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown flag":       {"max-token = 3", "no command has a flag --max-token"},
-		"unknown command":    {"[generat]\nx = 1", "there is no command generat"},
-		"not its flag":       {"[generate]\nport = 1", "generate has no flag --port"},
+		"unknown flag":         {"max-token = 3", "no command has a flag --max-token"},
+		"unknown command":      {"[generat]\nx = 1", "there is no command generat"},
+		"not its flag":         {"[generate]\nport = 1", "generate has no flag --port"},
 		"not the inner's flag": {"[classifier.train]\nport = 1", "classifier.train has no flag --port"},
-		"not TOML":           {"a = 1\nb = = 2", "config.toml, line 2"},
-		"wrong type":         {"max-tokens = \"many\"", "max-tokens in "},
-		"a list for one":     {"max-tokens = [1]", "this is a list"},
-		"a table in a table": {"[generate]\nstop = {a = 1}", "a flag is a text"},
+		"not TOML":             {"a = 1\nb = = 2", "config.toml, line 2"},
+		"wrong type":           {"max-tokens = \"many\"", "max-tokens in "},
+		"a list for one":       {"max-tokens = [1]", "this is a list"},
+		"a table in a table":   {"[generate]\nstop = {a = 1}", "a flag is a text"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			configure(t, c.text)

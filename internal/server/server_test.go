@@ -2,7 +2,6 @@ package server
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -32,7 +30,7 @@ type served struct {
 	*Server
 	t   *testing.T
 	url string
-	log *lockedBuffer
+	log *testenv.Log
 }
 
 func serve(t *testing.T, c Config) *served {
@@ -43,7 +41,7 @@ func serve(t *testing.T, c Config) *served {
 		{Name: "domains", Path: testenv.Model(t)},
 	}...)
 	require.NoError(t, err)
-	s := &served{t: t, log: &lockedBuffer{}}
+	s := &served{t: t, log: &testenv.Log{}}
 	c.Log = slog.New(slog.NewJSONHandler(s.log, nil))
 	s.Server, err = New(c)
 	require.NoError(t, err)
@@ -67,23 +65,6 @@ func (n narrow) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return c, c.(*net.TCPConn).SetWriteBuffer(8 << 10)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(data []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(data)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 type answer struct {
