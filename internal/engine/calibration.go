@@ -38,22 +38,26 @@ func FitCalibration(results []Classification, truth []int) (Calibration, error) 
 	if len(results) == 0 || len(results) != len(truth) {
 		return Calibration{}, fmt.Errorf("%w: %d results for %d labels", ErrNoTexts, len(results), len(truth))
 	}
-	// NLL is convex in 1/T, so it has one minimum in log T too.
-	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
-	nll := func(logT float64) float64 { v, _, _ := reliability(results, truth, math.Exp(logT)); return v }
-	golden := (math.Sqrt(5) - 1) / 2
+	nll := func(temperature float64) float64 { v, _, _ := reliability(results, truth, temperature); return v }
+	c := Calibration{Temperature: BestTemperature(nll, widestLogTemperature), Texts: len(results)}
+	c.NLLBefore, c.ECEBefore, c.Accuracy = reliability(results, truth, 1)
+	c.NLLAfter, c.ECEAfter, _ = reliability(results, truth, c.Temperature)
+	return c, nil
+}
+
+// BestTemperature is the temperature between e^-widest and e^widest at which the mean negative log-probability of the right labels is
+// least. That is convex in the inverse temperature, so it has one minimum, which golden sections find.
+func BestTemperature(nll func(temperature float64) float64, widest float64) float64 {
+	low, high, golden := -widest, widest, (math.Sqrt(5)-1)/2
 	for high-low > 1e-6 {
 		a, b := high-golden*(high-low), low+golden*(high-low)
-		if nll(a) < nll(b) {
+		if nll(math.Exp(a)) < nll(math.Exp(b)) {
 			high = b
 		} else {
 			low = a
 		}
 	}
-	c := Calibration{Temperature: math.Exp((low + high) / 2), Texts: len(results)}
-	c.NLLBefore, c.ECEBefore, c.Accuracy = reliability(results, truth, 1)
-	c.NLLAfter, c.ECEAfter, _ = reliability(results, truth, c.Temperature)
-	return c, nil
+	return math.Exp((low + high) / 2)
 }
 
 // reliability measures results at a temperature.

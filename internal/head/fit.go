@@ -9,6 +9,8 @@ import (
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
 	"gonum.org/v1/gonum/optimize"
+
+	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // Data are vectors of one length with the index of each one's label.
@@ -25,6 +27,8 @@ const (
 	maxSteps = 150
 	// enoughGradient ends it: below this no label of a text changes.
 	enoughGradient = 1e-4
+	// widestLogTemperature bounds the temperature: it is between e^-3 and e^3.
+	widestLogTemperature = 3
 	// keptKnown is the share of validation texts that the energy threshold lets through.
 	keptKnown = 0.95
 )
@@ -228,24 +232,13 @@ func (h *Head) calibrate(data Data) {
 	for i, x := range data.X {
 		logits[i] = h.Logits(x)
 	}
-	loss := func(logT float64) float64 {
+	h.Temperature = engine.BestTemperature(func(temperature float64) float64 {
 		total := 0.0
 		for i, y := range data.Y {
-			total -= math.Log(max(probabilities(logits[i], math.Exp(logT))[y], 1e-300))
+			total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300))
 		}
 		return total / float64(len(data.Y))
-	}
-	// It is convex in the inverse temperature, so golden sections find the minimum.
-	low, high, golden := -3.0, 3.0, (math.Sqrt(5)-1)/2
-	for high-low > 1e-4 {
-		a, b := high-golden*(high-low), low+golden*(high-low)
-		if loss(a) < loss(b) {
-			high = b
-		} else {
-			low = a
-		}
-	}
-	h.Temperature = math.Exp((low + high) / 2)
+	}, widestLogTemperature)
 }
 
 // setEnergy sets the threshold that lets keptKnown of the texts through.
