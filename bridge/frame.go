@@ -29,16 +29,6 @@ func encodeFrame(message any) ([]byte, error) {
 	return append(frame, body...), nil
 }
 
-// writeFrame writes one frame.
-func writeFrame(w io.Writer, message any) error {
-	frame, err := encodeFrame(message)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(frame)
-	return err
-}
-
 // readFrame reads one message. The length is checked before memory is set aside for it. At the end of
 // the stream between two frames it returns io.EOF.
 func readFrame(r io.Reader) (*message, error) {

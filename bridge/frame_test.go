@@ -22,6 +22,16 @@ func frame(body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 }
 
+// writeFrame writes one frame.
+func writeFrame(w io.Writer, message any) error {
+	frame, err := encodeFrame(message)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(frame)
+	return err
+}
+
 func TestFramesRoundTrip(t *testing.T) {
 	var buffer bytes.Buffer
 	require.NoError(t, writeFrame(&buffer, fields{"t": "token", "id": 7, "text": "é", "top": [][]any{{3, -0.5}}}))

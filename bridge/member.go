@@ -64,6 +64,3 @@ func (m *member) alive() bool {
 		return true
 	}
 }
-
-// becoming reports whether the member will serve requests once it is ready.
-func (m *member) becoming() bool { return m.state == memberWaiting || m.state == memberStarting }

@@ -261,7 +261,7 @@ func (m *poolModel) check() {
 		}
 		if x.generation == m.generation && x.state <= memberReady {
 			newest++
-			if x.becoming() {
+			if x.state != memberReady {
 				becoming++
 			} else {
 				ready++

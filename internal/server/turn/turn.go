@@ -295,9 +295,6 @@ func (t *Turn) For(prompt, choice int) *Turn {
 	return &own
 }
 
-// Prefill is how the answer begins already.
-func (t *Turn) Prefill() string { return t.prefill }
-
 // CountPrompt is how many tokens the prompt has.
 func (t *Turn) CountPrompt(ctx context.Context) (int, error) {
 	ids, err := t.promptIDs(ctx)
