@@ -136,7 +136,7 @@ type classifierEval struct {
 	modelFlags
 	classifier, labels, data string
 	prompt, prior            string
-	json, html               string
+	report, html             string
 }
 
 func classifierEvalCommand() *cobra.Command {
@@ -163,7 +163,7 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
 	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
-	flags.StringVar(&run.json, "json", "", "write the report with all predictions to this file")
+	flags.StringVar(&run.report, "report", "", "write the report with all predictions to this file")
 	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
@@ -228,11 +228,11 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 			return err
 		}
 	}
-	if r.json == "" {
+	if r.report == "" {
 		return nil
 	}
 	report.Predictions = predictions
-	return writeFile(r.json, func(w io.Writer) error { return json.NewEncoder(w).Encode(report) })
+	return writeFile(r.report, func(w io.Writer) error { return json.NewEncoder(w).Encode(report) })
 }
 
 // writeFile makes a file of what write writes.
@@ -263,7 +263,7 @@ func classifierCompareCommand() *cobra.Command {
 					err = json.Unmarshal(data, &reports[i])
 				}
 				if err == nil && len(reports[i].Predictions) == 0 {
-					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --json`")
+					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --report`")
 				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", path, err)
