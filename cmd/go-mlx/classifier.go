@@ -163,7 +163,7 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
 	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
-	flags.StringVar(&run.report, "report", "", "write the report with all predictions to this file")
+	flags.StringVar(&run.report, "results", "", "write the report with all predictions to this file")
 	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")
 	_ = cmd.MarkFlagRequired("data")
 	return cmd
@@ -263,7 +263,7 @@ func classifierCompareCommand() *cobra.Command {
 					err = json.Unmarshal(data, &reports[i])
 				}
 				if err == nil && len(reports[i].Predictions) == 0 {
-					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --report`")
+					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --results`")
 				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", path, err)

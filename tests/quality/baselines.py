@@ -2,7 +2,7 @@
 
     python tests/quality/baselines.py build/quality
 
-Writes a report NAME.json for each, in the form of "go-mlx classifier eval --report".
+Writes a report NAME.json for each, in the form of "go-mlx classifier eval --results".
 """
 
 import json

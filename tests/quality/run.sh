@@ -13,7 +13,7 @@ $out/venv/bin/python tests/quality/baselines.py $out
 measure() { # NAME MODEL OPTIONS...
 	name=$1 model=$2
 	shift 2
-	bin/go-mlx classifier eval "$model" --data $out/test.tsv --report $out/$name.json --html $out/$name.html "$@" >$out/$name.txt
+	bin/go-mlx classifier eval "$model" --data $out/test.tsv --results $out/$name.json --html $out/$name.html "$@" >$out/$name.txt
 }
 # One example of each of the first eight domains: more would not fit into a small model's context.
 awk -F'\t' '$3 == "en" && length($2) > 20 && !seen[$1]++ {example[$1] = $2} END {n = 0
@@ -28,7 +28,7 @@ Text: {text}'
 	measure $name-best "$model" --labels $out/labels.txt --prompt '"{text}" is a sentence about {label}'
 	measure $name-examples "$model" --labels $out/examples.txt --prior batch --prompt '"{text}" is a sentence about {label}'
 done
-bin/go-mlx classifier eval $real/gemma-3-270m-q4_k_m.gguf --classifier $out/gemma.safetensors --data $out/unknown.tsv --report $out/gemma-unknown.json >$out/gemma-unknown.txt
+bin/go-mlx classifier eval $real/gemma-3-270m-q4_k_m.gguf --classifier $out/gemma.safetensors --data $out/unknown.tsv --results $out/gemma-unknown.json >$out/gemma-unknown.txt
 $out/venv/bin/python tests/quality/table.py $out majority words characters gemma-default gemma-best gemma-examples gemma-head \
 	smollm2-default smollm2-best smollm2-examples smollm2-head | tee $out/table.md
 for other in characters gemma-best; do
