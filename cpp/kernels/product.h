@@ -228,10 +228,10 @@ struct Tiles {
   void pack(const bf16* from, long rows, uint32_t* to) const {
     for (long k = 0; k < kp; k += step, to += 16 * width) {
       if (width == 16 && rows == 16) {
-        __m512i r[16];
-        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * kp + k);
-        transpose(r);
-        for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, r[i]);
+        vi r[16];
+        for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_loadu_si512(from + i * kp + k);
+        integer::transpose(r);
+        for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, (__m512i)r[i]);
         continue;
       }
       for (long i = 0; i < width; i++) {
@@ -239,23 +239,6 @@ struct Tiles {
         if (i < rows) memcpy(pairs, from + i * kp + k, step * 2);
         for (long j = 0; j < 16; j++) to[j * width + i] = pairs[j];
       }
-    }
-  }
-
-  // A 16 by 16 matrix of 32-bit numbers, by exchanges at distances 1, 2, 4 and 8.
-  static void transpose(__m512i* r) {
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    for (int i = 0; i < 16; i += 4) {
-      r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-      r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-      t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-      t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-      r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
     }
   }
 
@@ -340,10 +323,10 @@ struct Tiles {
   // A tile of results [16, width] to c, which has a row of x in each row.
   void spread(const float* t, long count, float* c) const {
     if (width == 16) {
-      __m512i r[16];
-      for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(t + 16 * i);
-      transpose(r);
-      for (long i = 0; i < count; i++) _mm512_storeu_si512(c + i * block, r[i]);
+      vi r[16];
+      for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_load_si512(t + 16 * i);
+      integer::transpose(r);
+      for (long i = 0; i < count; i++) _mm512_storeu_si512(c + i * block, (__m512i)r[i]);
       return;
     }
     for (long i = 0; i < count; i++)
