@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,12 +27,7 @@ const soakVariable = "SOAK_REQUESTS"
 // Mixed requests over three workers, one of which is killed every now and then: every request is answered
 // once, and right, or with the error of its worker. Nothing is left behind.
 func TestRealSoak(t *testing.T) {
-	total := 50
-	if s := os.Getenv(soakVariable); s != "" {
-		var err error
-		total, err = strconv.Atoi(s)
-		require.NoError(t, err)
-	}
+	total := testenv.Number(t, soakVariable, 50)
 	m := loadReal(t, []func(*Options){func(o *Options) { o.Workers, o.PromptCache = 3, 1<<20 }})
 	kinds := soakKinds(t)
 	want := make([]any, len(kinds))

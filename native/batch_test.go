@@ -3,9 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -159,13 +157,7 @@ func testManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T, m *Model)
 	require.NoError(t, err)
 	before := measure(t)
 	var wg sync.WaitGroup
-	requests := 25 // of each worker
-	if n := os.Getenv("SOAK_REQUESTS"); n != "" {
-		var err error
-		requests, err = strconv.Atoi(n)
-		require.NoError(t, err)
-		requests /= 12
-	}
+	requests := testenv.Number(t, "SOAK_REQUESTS", 300) / 12 // of each worker
 	for worker := range 12 {
 		wg.Go(func() {
 			for i := range requests {
