@@ -129,7 +129,7 @@ test-short: build ## for every save, under two minutes: one Python worker, no br
 .PHONY: lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
-RACED := . ./bridge ./internal/metal ./internal/engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
+RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
 
 # The CPU kernels alone, on every instruction set of this processor.
 test-kernels: build

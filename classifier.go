@@ -14,7 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/head"
 )
 

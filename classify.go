@@ -6,7 +6,7 @@ import (
 	"iter"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Classify finds the label that fits each text best.

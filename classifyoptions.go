@@ -1,6 +1,6 @@
 package mlx
 
-import "forge.lthn.ai/core/go-mlx/internal/engine"
+import "forge.lthn.ai/core/go-mlx/engine"
 
 // ClassifyOption changes one classification call.
 type ClassifyOption struct {

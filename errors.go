@@ -2,7 +2,7 @@ package mlx
 
 import (
 	"forge.lthn.ai/core/go-mlx/bridge"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Errors to test for with errors.Is.

@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/hub"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )

@@ -5,7 +5,7 @@ package mlx
 import (
 	"context"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/native"
 )
 

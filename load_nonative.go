@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // nativeSupports says that this program has no native engine: it was built without cgo or with the tag

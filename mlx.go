@@ -29,8 +29,8 @@ import (
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // Types of requests and results; see their own documentation.

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"sync"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // contentFree are texts that say nothing, in whose company every label is as right as the other.

@@ -11,7 +11,7 @@ import (
 	"sync"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Bounds of a shadow: requests that wait for the second engine, and differences that are kept.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 type (

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"sync"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Texts travel in requests of so many at most, and at least where workers share a list: a cancelled call stops between batches,

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Errors that callers test for with errors.Is.

@@ -3,7 +3,7 @@ package bridge
 import (
 	"sync"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // eventQueue hands events to a func on a goroutine of its own, so that no reader of a pipe waits for the

@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // Options say how a model's workers run. The zero value is one worker with all defaults.

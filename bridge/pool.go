@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // limits are what a pool may do.

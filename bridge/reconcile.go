@@ -6,8 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
 )
 
 // reconcile does what the pool's state asks for, after every change of it: slots are granted, workers are ended and started, and

@@ -8,7 +8,7 @@ import (
 	"maps"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Generate streams tokens; see engine.Engine. If the worker dies, another one goes on: the reader sees

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // command is how a worker is started.

@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -133,7 +133,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 
 // newAdapter makes fresh LoRAs for the linear layers of the last blocks: A uniform within 1/sqrt(in), B zero. keys name
 // layers within a block, none of them all. The arrays are kept; the caller frees them.
-func (n *network) newAdapter(s *metal.Scope, c *adapterConfig, seed uint64) ([]namedLoRA, error) {
+func (n *network) newAdapter(s *mlxc.Scope, c *adapterConfig, seed uint64) ([]namedLoRA, error) {
 	key := s.RandomKey(seed)
 	var out []namedLoRA
 	blocks := len(n.shape.windows)
@@ -152,19 +152,19 @@ func (n *network) newAdapter(s *metal.Scope, c *adapterConfig, seed uint64) ([]n
 			continue
 		}
 		in, width := n.linears[name].Dims()
-		var draw *metal.Array
+		var draw *mlxc.Array
 		key, draw = s.RandomSplit(key)
-		bound := s.Scalar(1/math.Sqrt(float64(in)), metal.Float32)
+		bound := s.Scalar(1/math.Sqrt(float64(in)), mlxc.Float32)
 		uniform := s.Uniform(draw, in, c.Parameters.Rank)
-		a := s.Multiply(s.Subtract(s.Multiply(uniform, s.Scalar(2, metal.Float32)), s.Scalar(1, metal.Float32)), bound)
-		out = append(out, namedLoRA{name, &nn.LoRA{A: a, B: s.Zeros(metal.Float32, c.Parameters.Rank, width), Scale: c.Parameters.Scale}})
+		a := s.Multiply(s.Subtract(s.Multiply(uniform, s.Scalar(2, mlxc.Float32)), s.Scalar(1, mlxc.Float32)), bound)
+		out = append(out, namedLoRA{name, &nn.LoRA{A: a, B: s.Zeros(mlxc.Float32, c.Parameters.Rank, width), Scale: c.Parameters.Scale}})
 	}
 	for _, k := range c.Parameters.Keys {
 		if !found[k] {
 			return nil, &engine.OptionError{Option: "Keys", Reason: fmt.Sprintf("blocks of this model have no linear layer %q", k)}
 		}
 	}
-	var arrays []*metal.Array
+	var arrays []*mlxc.Array
 	for _, l := range out {
 		arrays = append(arrays, l.A, l.B)
 	}
@@ -205,11 +205,11 @@ func byBlock(a, b string) int {
 }
 
 // saveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
-func saveAdapter(s *metal.Scope, dir string, c *adapterConfig, loras []namedLoRA, prefix string) error {
+func saveAdapter(s *mlxc.Scope, dir string, c *adapterConfig, loras []namedLoRA, prefix string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save adapter: %w", err)
 	}
-	arrays := map[string]*metal.Array{}
+	arrays := map[string]*mlxc.Array{}
 	for _, l := range loras {
 		arrays[prefix+l.layer+".lora_a"], arrays[prefix+l.layer+".lora_b"] = l.A, l.B
 	}
@@ -224,7 +224,7 @@ func saveAdapter(s *metal.Scope, dir string, c *adapterConfig, loras []namedLoRA
 }
 
 // saveWhole saves arrays beside and renames: what is moved into place is always complete.
-func saveWhole(s *metal.Scope, path string, arrays map[string]*metal.Array, metadata map[string]string) error {
+func saveWhole(s *mlxc.Scope, path string, arrays map[string]*mlxc.Array, metadata map[string]string) error {
 	temp := path + ".part.safetensors" // MLX adds ".safetensors" to names without it
 	defer os.Remove(temp)
 	if err := s.SaveSafetensors(temp, arrays, metadata); err != nil {

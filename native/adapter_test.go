@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -17,12 +17,12 @@ import (
 func makeAdapter(t *testing.T) string {
 	t.Helper()
 	o := trainOptions(t)
-	withTrainer(t, o, func(tr *trainer, s *metal.Scope, _ []trainBatch) error {
+	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, _ []trainBatch) error {
 		for i, l := range tr.all {
 			if err := l.B.Free(); err != nil {
 				return err
 			}
-			l.B = s.Keep(s.Normal(metal.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.model.linears[tr.loras[i].layer].Dims(); return out }()))
+			l.B = s.Keep(s.Normal(mlxc.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.model.linears[tr.loras[i].layer].Dims(); return out }()))
 		}
 		return saveAdapter(s, o.Out, tr.adapter, tr.loras, "")
 	})

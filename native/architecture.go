@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
@@ -19,9 +19,9 @@ type architecture interface {
 	// shape says what the engine must know of the model.
 	shape() modelShape
 	// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
-	hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array
+	hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array
 	// logits maps states [..., hidden] to [..., vocab].
-	logits(s *metal.Scope, h *metal.Array) *metal.Array
+	logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array
 	// close frees what the weights' scope does not own.
 	close() error
 }
@@ -39,15 +39,15 @@ type modelShape struct {
 // state is a layer's view of the positions before the present pass.
 type state interface {
 	// rope rotates queries or keys [B, heads, T, head_dim] to their positions.
-	rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array
+	rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array
 	// positions are those of every token of so many rows, int32 [rows, T].
-	positions(s *metal.Scope, rows, tokens int) *metal.Array
+	positions(s *mlxc.Scope, rows, tokens int) *mlxc.Array
 	// attend adds the pass's keys and values [B, kv_heads, T, head_dim] of a layer to it and returns what its
 	// queries [B, heads, T, head_dim] attend to, [B, T, heads*head_dim]. scale multiplies the scores.
-	attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array
+	attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array
 	// observe sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or with one of
 	// the names below.
-	observe(s *metal.Scope, layer int, op string, h *metal.Array)
+	observe(s *mlxc.Scope, layer int, op string, h *mlxc.Array)
 }
 
 // What a state observes besides modules. Rotated queries and keys are in the shape [B, heads, T, head_dim].
@@ -65,7 +65,7 @@ const (
 	opPostMLPNorm       = "post_feedforward_layernorm"
 )
 
-type constructor func(c *config, w *weights, lease *metal.Lease) (architecture, error)
+type constructor func(c *config, w *weights, lease *mlxc.Lease) (architecture, error)
 
 var architectures = map[string]constructor{
 	"gemma3_text": newGemma3,

@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -229,7 +229,7 @@ func TestCloseEndsABatch(t *testing.T) {
 // panicking is a model whose passes over several rows panic.
 type panicking struct{ architecture }
 
-func (p panicking) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+func (p panicking) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
 	h := p.architecture.hidden(s, ids, st)
 	if ids.Dim(0) > 1 {
 		panic("two are too many")

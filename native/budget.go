@@ -1,8 +1,8 @@
 package native
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // The memory budget: what a pass will allocate is estimated before it, from above, and asked for here.
@@ -24,7 +24,7 @@ func (m *Model) reserve(what string, estimate func() int64) error {
 		if err := release(); err != nil {
 			return err
 		}
-		memory, err := metal.ReadMemory()
+		memory, err := mlxc.ReadMemory()
 		if err != nil {
 			return err
 		}

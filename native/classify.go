@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 const (
@@ -212,7 +212,7 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 			return err
 		}
 		s := m.lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
+		defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
 		if m.shape.kernels {
 			scores, err = t.cpuLogProbs(s, past, batch)
 		} else if packed := t.packFused(past, batch); packed != nil {
@@ -236,7 +236,7 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 }
 
 // logProbs returns the mean log-probability of every label for every row.
-func (t *labelTask) logProbs(s *metal.Scope, past *history, batch []scoreRow) ([][]float64, error) {
+func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([][]float64, error) {
 	m := t.model
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	padded := make([]int32, len(batch)*width)
@@ -285,7 +285,7 @@ func (t *labelTask) logProbs(s *metal.Scope, past *history, batch []scoreRow) ([
 
 // addRest adds the log-probabilities of the second and later tokens of some labels: one row for each
 // pair of text and label, continuing what the text's row has seen.
-func (t *labelTask) addRest(parent *metal.Scope, seen *history, lengths []int, labels []int, scores [][]float64) (err error) {
+func (t *labelTask) addRest(parent *mlxc.Scope, seen *history, lengths []int, labels []int, scores [][]float64) (err error) {
 	m := t.model
 	s := parent.Child()
 	defer func() { err = errors.Join(err, s.Close()) }()
@@ -330,6 +330,6 @@ func (t *labelTask) addRest(parent *metal.Scope, seen *history, lengths []int, l
 
 // logSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
 // in small differences.
-func logSoftmax(s *metal.Scope, logits *metal.Array) *metal.Array {
-	return logProbs(s, s.AsType(logits, metal.Float32), false)
+func logSoftmax(s *mlxc.Scope, logits *mlxc.Array) *mlxc.Array {
+	return logProbs(s, s.AsType(logits, mlxc.Float32), false)
 }

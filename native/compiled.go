@@ -3,7 +3,7 @@ package native
 import (
 	"errors"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -14,19 +14,19 @@ import (
 
 // compiledPasses are the compiled functions of a model with fused kernels. The owner closes them.
 type compiledPasses struct {
-	token  *metal.Function // one token of each sequence
-	packed *metal.Function // several texts behind a shared prefix
+	token  *mlxc.Function // one token of each sequence
+	packed *mlxc.Function // several texts behind a shared prefix
 }
 
 // fusedState is what states of passes with fused kernels have in common.
 type fusedState struct{ decoder *fusedDecoder }
 
-func (fusedState) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Array {
+func (fusedState) rope(s *mlxc.Scope, x *mlxc.Array, _ mlxc.RoPE) *mlxc.Array {
 	s.Fail(errors.New("rope: positions are the fused kernels' affair"))
 	return x
 }
 
-func (fusedState) observe(*metal.Scope, int, string, *metal.Array) {}
+func (fusedState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}
 
 // compilePasses returns nil for a model without fused kernels.
 func (n *network) compilePasses() (_ *compiledPasses, err error) {
@@ -51,7 +51,7 @@ func (c *compiledPasses) close() error {
 }
 
 // compiledStep takes one token into a state by the compiled pass, if there is one for the state; otherwise ok is false.
-func (n *network) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array) (logits *metal.Array, ok bool) {
+func (n *network) compiledStep(s *mlxc.Scope, st *decodeState, ids *mlxc.Array) (logits *mlxc.Array, ok bool) {
 	if n.passes == nil || st.position() == 0 {
 		return nil, false
 	}
@@ -62,7 +62,7 @@ func (n *network) compiledStep(s *metal.Scope, st *decodeState, ids *metal.Array
 		}
 	}
 	where := []int32{int32(st.position())}
-	var kv []*metal.Array
+	var kv []*mlxc.Array
 	for i, c := range caches {
 		keys, values, at := c.Slot(s)
 		kv = append(kv, keys, values)

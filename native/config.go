@@ -8,8 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
@@ -131,19 +131,19 @@ func (r *ropeScaling) kind() string {
 }
 
 // rope is the position embedding of a model without scaling, with linear scaling, or with that of Llama 3.
-func (r *ropeScaling) rope(owner *metal.Scope, headDim int, theta float64) (metal.RoPE, error) {
+func (r *ropeScaling) rope(owner *mlxc.Scope, headDim int, theta float64) (mlxc.RoPE, error) {
 	if r.kind() == "llama3" {
 		freqs, err := r.llama3Freqs(owner, headDim, theta)
-		return metal.RoPE{Dims: headDim, Scale: 1, Freqs: freqs}, err
+		return mlxc.RoPE{Dims: headDim, Scale: 1, Freqs: freqs}, err
 	}
 	scale, err := r.linearScale()
-	return metal.RoPE{Dims: headDim, Base: float32(theta), Scale: scale}, err
+	return mlxc.RoPE{Dims: headDim, Base: float32(theta), Scale: scale}, err
 }
 
 // llama3Freqs are the wavelengths of Llama 3.1 (arXiv:2407.21783): those longer than the context that the
 // model was first trained with are stretched by the factor, short ones stay, and between the two bounds
 // they are blended.
-func (r *ropeScaling) llama3Freqs(owner *metal.Scope, headDim int, theta float64) (_ *metal.Array, err error) {
+func (r *ropeScaling) llama3Freqs(owner *mlxc.Scope, headDim int, theta float64) (_ *mlxc.Array, err error) {
 	if r.Factor == 0 {
 		r.Factor = 1
 	}
@@ -163,8 +163,8 @@ func (r *ropeScaling) llama3Freqs(owner *metal.Scope, headDim int, theta float64
 	s := owner.Child() // what is computed on the way does not stay with the weights
 	defer func() { err = errors.Join(err, s.Close()) }()
 	// With MLX's own ops, as mlx-lm computes them, so that the bits are the same.
-	f32 := func(v float64) *metal.Array { return s.Scalar(v, metal.Float32) }
-	exponents := s.Divide(s.AsType(s.SliceStep(s.Arange(0, headDim, metal.Int32), 0, 0, headDim, 2), metal.Float32), f32(float64(headDim)))
+	f32 := func(v float64) *mlxc.Array { return s.Scalar(v, mlxc.Float32) }
+	exponents := s.Divide(s.AsType(s.SliceStep(s.Arange(0, headDim, mlxc.Int32), 0, 0, headDim, 2), mlxc.Float32), f32(float64(headDim)))
 	freqs := s.Power(f32(theta), exponents)
 	wavelengths := s.Multiply(f32(2*math.Pi), freqs)
 	low, high := r.OriginalContext/r.LowFreqFactor, r.OriginalContext/r.HighFreqFactor

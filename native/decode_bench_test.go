@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -46,7 +46,7 @@ func BenchmarkDecode(b *testing.B) {
 					start := time.Now()
 					next := s.Keep(s.Argmax(m.nextLogits(s, state, token), -1, false))
 					built := time.Now()
-					if err := s.AsyncEval(append([]*metal.Array{next}, state.arrays()...)...); err != nil {
+					if err := s.AsyncEval(append([]*mlxc.Array{next}, state.arrays()...)...); err != nil {
 						return err
 					}
 					submitted := time.Now()

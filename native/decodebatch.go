@@ -4,7 +4,7 @@ import (
 	"errors"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -21,13 +21,13 @@ type decodeBatch struct {
 	rows    []*stream // who has which place; nil is a free one
 	layers  []nn.BatchedKV
 	drawn   drawnTokens
-	best    *metal.Array // the most likely token behind the last one, of the scope of its pass; nil if the pass did not say
+	best    *mlxc.Array // the most likely token behind the last one, of the scope of its pass; nil if the pass did not say
 }
 
 // drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are, or
 // drops them.
 type drawnTokens struct {
-	tokens *metal.Array
+	tokens *mlxc.Array
 	rows   []*stream // nil where the token is of no use
 }
 
@@ -66,7 +66,7 @@ func (b *decodeBatch) suits(st *stream) bool {
 }
 
 // leave takes a stream out of its batch. With keep its KV is copied back to its own caches; without, they are empty.
-func (st *stream) leave(s *metal.Scope, keep bool) error {
+func (st *stream) leave(s *mlxc.Scope, keep bool) error {
 	b := st.batch
 	if b == nil {
 		return nil
@@ -89,7 +89,7 @@ func (st *stream) leave(s *metal.Scope, keep bool) error {
 }
 
 // stand gives a stream that has a place its own caches back.
-func (b *decodeBatch) stand(s *metal.Scope, st *stream) error {
+func (b *decodeBatch) stand(s *mlxc.Scope, st *stream) error {
 	place := slices.Index(b.rows, st)
 	if place < 0 {
 		return nil
@@ -163,7 +163,7 @@ func (b *decodeBatch) growth() int64 {
 }
 
 // seat gives every member a place.
-func (b *decodeBatch) seat(s *metal.Scope) error {
+func (b *decodeBatch) seat(s *mlxc.Scope) error {
 	if b.layers == nil {
 		b.layers = make([]nn.BatchedKV, len(b.network.shape.windows))
 	}
@@ -193,7 +193,7 @@ func (b *decodeBatch) seat(s *metal.Scope) error {
 }
 
 // compact moves those who have places to the first ones.
-func (b *decodeBatch) compact(s *metal.Scope, places int) {
+func (b *decodeBatch) compact(s *mlxc.Scope, places int) {
 	var taken, free []int32
 	var rows []*stream
 	for i, st := range b.rows {
@@ -215,7 +215,7 @@ func (b *decodeBatch) compact(s *metal.Scope, places int) {
 
 // logits takes a token of some of the members into their states. It returns the logits [places, vocab], and which of the
 // rows are those of the group.
-func (b *decodeBatch) logits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
+func (b *decodeBatch) logits(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b.network.token != nil && len(group) == 1 {
 		logits, err = b.tokenLogits(s, group[0], inputs[0])
 		return logits, []int32{0}, err
@@ -226,7 +226,7 @@ func (b *decodeBatch) logits(s *metal.Scope, group []*stream, inputs []*metal.Ar
 	for _, st := range group {
 		rows = append(rows, int32(slices.Index(b.rows, st)))
 	}
-	var kv []*metal.Array
+	var kv []*mlxc.Array
 	for i := range b.layers {
 		kv = append(kv, b.layers[i].Arrays()...)
 	}
@@ -244,13 +244,13 @@ func (b *decodeBatch) logits(s *metal.Scope, group []*stream, inputs []*metal.Ar
 
 // tokens is the next token at every place, uint32 [places, 1]; what stands at those that are not of the group is of no
 // account: it is written where the next position will be.
-func (b *decodeBatch) tokens(s *metal.Scope, group []*stream, rows []int32, inputs []*metal.Array) *metal.Array {
+func (b *decodeBatch) tokens(s *mlxc.Scope, group []*stream, rows []int32, inputs []*mlxc.Array) *mlxc.Array {
 	known := len(b.drawn.rows) == len(b.rows)
 	for i, st := range group {
 		known = known && b.drawn.rows[rows[i]] == st
 	}
 	// They are good for this step only, whether it takes them or not: the tokens of the next one may be drawn otherwise.
-	var drawn *metal.Array
+	var drawn *mlxc.Array
 	if known {
 		drawn = s.Reshape(s.Share(b.drawn.tokens), len(b.rows), 1)
 	}
@@ -260,7 +260,7 @@ func (b *decodeBatch) tokens(s *metal.Scope, group []*stream, rows []int32, inpu
 	if known {
 		return drawn
 	}
-	all := slices.Repeat([]*metal.Array{s.FromUints([]uint32{0}, 1)}, len(b.rows))
+	all := slices.Repeat([]*mlxc.Array{s.FromUints([]uint32{0}, 1)}, len(b.rows))
 	for i, row := range rows {
 		all[row] = inputs[i]
 	}
@@ -268,7 +268,7 @@ func (b *decodeBatch) tokens(s *metal.Scope, group []*stream, rows []int32, inpu
 }
 
 // where is what tokenPass wants to know of the places, int32 [1 + 2 kinds, places].
-func (b *decodeBatch) where(s *metal.Scope) *metal.Array {
+func (b *decodeBatch) where(s *mlxc.Scope) *mlxc.Array {
 	kinds, places := b.network.kinds.first, len(b.rows)
 	out := make([]int32, (1+2*len(kinds))*places)
 	for place, st := range b.rows {
@@ -287,8 +287,8 @@ func (b *decodeBatch) where(s *metal.Scope) *metal.Array {
 	return s.FromInts(out, 1+2*len(kinds), places)
 }
 
-func (b *decodeBatch) arrays() []*metal.Array {
-	var out []*metal.Array
+func (b *decodeBatch) arrays() []*mlxc.Array {
+	var out []*mlxc.Array
 	for i := range b.layers {
 		out = append(out, b.layers[i].Arrays()...)
 	}

@@ -1,7 +1,7 @@
 package native
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -10,24 +10,24 @@ import (
 type decoderSpec struct {
 	hiddenSize, vocabSize, heads, kvHeads, headDim, intermediate int
 
-	eps            float32    // of every norm
-	attentionScale float32    // of attention scores
-	gate           metal.Gate // activation of the MLP
-	embedScale     float64    // what embeddings are multiplied by; 0 for nothing
-	bidirectional  bool       // tokens see later ones too: for embeddings, not for text
+	eps            float32   // of every norm
+	attentionScale float32   // of attention scores
+	gate           mlxc.Gate // activation of the MLP
+	embedScale     float64   // what embeddings are multiplied by; 0 for nothing
+	bidirectional  bool      // tokens see later ones too: for embeddings, not for text
 
 	embed  *nn.Embedding
 	layers []decoderLayer
-	norm   *metal.Array // behind the last layer
-	head   *nn.Linear   // nil: the embedding is the output layer
+	norm   *mlxc.Array // behind the last layer
+	head   *nn.Linear  // nil: the embedding is the output layer
 }
 
 type decoderLayer struct {
-	inputNorm, preMLPNorm          *metal.Array
-	postAttentionNorm, postMLPNorm *metal.Array // of what a block puts out; nil without
+	inputNorm, preMLPNorm          *mlxc.Array
+	postAttentionNorm, postMLPNorm *mlxc.Array // of what a block puts out; nil without
 	q, k, v, o, gate, up, down     *nn.Linear
-	qNorm, kNorm                   *metal.Array // nil without
-	rope                           metal.RoPE
+	qNorm, kNorm                   *mlxc.Array // nil without
+	rope                           mlxc.RoPE
 	window                         int // sliding window, 0 for full attention
 }
 
@@ -35,7 +35,7 @@ type decoderLayer struct {
 func (d *decoderSpec) postNorm() bool { return d.layers[0].postAttentionNorm != nil }
 
 // clips reports whether sums must be kept in float16's range: Gemma's activations exceed it.
-func (d *decoderSpec) clips() bool { return d.postNorm() && d.norm.DType() == metal.Float16 }
+func (d *decoderSpec) clips() bool { return d.postNorm() && d.norm.DType() == mlxc.Float16 }
 
 func (d *decoderSpec) shape() modelShape {
 	windows := make([]int, len(d.layers))
@@ -56,7 +56,7 @@ type decoder struct {
 }
 
 // newDecoder chooses the kernels and reads the weights.
-func newDecoder(spec decoderSpec, w *weights, lease *metal.Lease) (*decoder, error) {
+func newDecoder(spec decoderSpec, w *weights, lease *mlxc.Lease) (*decoder, error) {
 	d := &decoder{decoderSpec: spec}
 	var err error
 	if d.cuda, err = w.fuseLayers(&d.decoderSpec); err != nil {
@@ -81,7 +81,7 @@ func (d *decoder) shape() modelShape {
 }
 
 // hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
-func (d *decoder) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Array {
+func (d *decoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
 	if d.cpu != nil {
 		if pass := passOf(st, ids.Dim(0), ids.Dim(1)); pass != nil {
 			return d.cpu.hidden(s, ids, st, pass)
@@ -95,9 +95,9 @@ func (d *decoder) hidden(s *metal.Scope, ids *metal.Array, st state) *metal.Arra
 }
 
 // logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
-func (d *decoder) logits(s *metal.Scope, h *metal.Array) *metal.Array {
+func (d *decoder) logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
 	if d.cpu != nil {
-		return s.Apply(h, metal.NoGate, true, d.cpu.head)
+		return s.Apply(h, mlxc.NoGate, true, d.cpu.head)
 	}
 	return d.output().Apply(s, h)
 }

@@ -4,7 +4,7 @@ import (
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -12,35 +12,35 @@ import (
 // results are looked at; the bits are the same. Between kernels states are kept in the model's type and everything else in float32.
 type cpuDecoder struct {
 	*decoderSpec
-	whole     *metal.Decoder
-	head      metal.Layer
-	table     metal.Layer
+	whole     *mlxc.Decoder
+	head      mlxc.Layer
+	table     mlxc.Layer
 	scale     float32 // of embeddings
-	rotations []metal.RoPE
+	rotations []mlxc.RoPE
 	rotation  []int // of each layer
 	windows   []int // the different ones
 	window    []int // of each layer
 }
 
-func newCPUDecoder(spec *decoderSpec, s *metal.Scope) (*cpuDecoder, error) {
+func newCPUDecoder(spec *decoderSpec, s *mlxc.Scope) (*cpuDecoder, error) {
 	d := &cpuDecoder{decoderSpec: spec, head: spec.output().Layer(), table: spec.embed.Output().Layer(), scale: 1}
 	if spec.embedScale != 0 {
 		d.scale = roundToBFloat16(float32(spec.embedScale)) // as in training
 	}
-	var layers []metal.DecoderLayer
+	var layers []mlxc.DecoderLayer
 	for i := range spec.layers {
 		l := &spec.layers[i]
 		d.rotation = append(d.rotation, indexOrAppend(&d.rotations, l.rope))
 		d.window = append(d.window, indexOrAppend(&d.windows, l.window))
-		layers = append(layers, metal.DecoderLayer{
+		layers = append(layers, mlxc.DecoderLayer{
 			Q: l.q.Layer(), K: l.k.Layer(), V: l.v.Layer(), O: l.o.Layer(), Gate: l.gate.Layer(), Up: l.up.Layer(), Down: l.down.Layer(),
 			InputNorm: l.inputNorm, PreMLPNorm: l.preMLPNorm, PostAttentionNorm: l.postAttentionNorm, PostMLPNorm: l.postMLPNorm,
 			QNorm: l.qNorm, KNorm: l.kNorm, Rotation: d.rotation[i], Window: d.window[i],
 		})
 	}
 	var err error
-	d.whole, err = s.NewDecoder(metal.DecoderSpec{
-		Attention: metal.Attention{Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale},
+	d.whole, err = s.NewDecoder(mlxc.DecoderSpec{
+		Attention: mlxc.Attention{Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale},
 		Table:     d.table, EmbedScale: d.scale, Norm: d.norm, Gate: d.gate, Clip: d.clips(),
 		Rotations: d.rotations, Windows: len(d.windows), Layers: layers,
 	})
@@ -81,11 +81,11 @@ func roundToBFloat16(f float32) float32 {
 }
 
 // hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
-func (d *cpuDecoder) hidden(s *metal.Scope, ids *metal.Array, st state, pass *kernelPass) *metal.Array {
+func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kernelPass) *mlxc.Array {
 	if pass.watched || d.adapted() {
 		return d.opByOp(s, ids, st, pass)
 	}
-	whole := metal.DecoderPass{Positions: pass.positions, Keep: pass.keep != nil}
+	whole := mlxc.DecoderPass{Positions: pass.positions, Keep: pass.keep != nil}
 	for _, window := range d.windows {
 		whole.Visible = append(whole.Visible, pass.visible(window)...)
 	}
@@ -102,14 +102,14 @@ func (d *cpuDecoder) hidden(s *metal.Scope, ids *metal.Array, st state, pass *ke
 }
 
 // opByOp is hidden by single ops.
-func (d *cpuDecoder) opByOp(s *metal.Scope, ids *metal.Array, st state, pass *kernelPass) *metal.Array {
+func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kernelPass) *mlxc.Array {
 	positions := s.FromInts(pass.positions, pass.rows, pass.tokens)
-	var rotations, visible []*metal.Array
+	var rotations, visible []*mlxc.Array
 	for _, rope := range d.rotations {
 		rotations = append(rotations, s.Rotation(positions, rope))
 	}
 	for _, window := range d.windows {
-		visible = append(visible, s.FromInts(pass.visible(window), pass.rows, pass.tokens, metal.VisibleSize))
+		visible = append(visible, s.FromInts(pass.visible(window), pass.rows, pass.tokens, mlxc.VisibleSize))
 	}
 	h := s.Lookup(d.table, ids, d.scale)
 	st.observe(s, 0, opInput, h)
@@ -119,7 +119,7 @@ func (d *cpuDecoder) opByOp(s *metal.Scope, ids *metal.Array, st state, pass *ke
 		l := &d.layers[i]
 		st.observe(s, i, opInputNorm, x)
 		qkv := d.project(s, x, l.q, l.k, l.v)
-		attended, kept := s.Attend(metal.Attention{
+		attended, kept := s.Attend(mlxc.Attention{
 			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
 			Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: dtype,
 		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.past(i), pass.keep != nil)
@@ -142,18 +142,18 @@ func (d *cpuDecoder) opByOp(s *metal.Scope, ids *metal.Array, st state, pass *ke
 }
 
 // project is the layers' outputs one behind the other, in float32.
-func (d *cpuDecoder) project(s *metal.Scope, x *metal.Array, layers ...*nn.Linear) *metal.Array {
-	parts := make([]metal.Layer, len(layers))
+func (d *cpuDecoder) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear) *mlxc.Array {
+	parts := make([]mlxc.Layer, len(layers))
 	adapted := false
 	for i, l := range layers {
 		parts[i] = l.Layer()
 		adapted = adapted || l.Adapted()
 	}
-	y := s.Apply(x, metal.NoGate, true, parts...)
+	y := s.Apply(x, mlxc.NoGate, true, parts...)
 	if !adapted {
 		return y
 	}
-	var added []*metal.Array
+	var added []*mlxc.Array
 	for _, l := range layers {
 		added = append(added, l.Addition(s, x))
 	}
@@ -161,7 +161,7 @@ func (d *cpuDecoder) project(s *metal.Scope, x *metal.Array, layers ...*nn.Linea
 }
 
 // gated is the input of the MLP's last layer.
-func (d *cpuDecoder) gated(s *metal.Scope, x *metal.Array, l *decoderLayer) *metal.Array {
+func (d *cpuDecoder) gated(s *mlxc.Scope, x *mlxc.Array, l *decoderLayer) *mlxc.Array {
 	if l.gate.Adapted() || l.up.Adapted() {
 		return s.GateHalves(d.project(s, x, l.gate, l.up), d.gate, x.DType())
 	}

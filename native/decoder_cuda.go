@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -14,7 +14,7 @@ import (
 type fusedDecoder struct {
 	kernels *fused.Kernels
 	layers  []fusedLayer
-	norm    *metal.Array // behind the last layer
+	norm    *mlxc.Array // behind the last layer
 }
 
 type fusedLayer struct {
@@ -31,7 +31,7 @@ func (w *weights) fuseLayers(spec *decoderSpec) (_ *fusedDecoder, err error) {
 	}
 	shape := fused.Shape{
 		Heads: spec.heads, KVHeads: spec.kvHeads, HeadDim: spec.headDim, HiddenSize: spec.hiddenSize, Intermediate: spec.intermediate,
-		QKNorm: spec.layers[0].qNorm != nil, PostNorm: spec.postNorm(), GELU: spec.gate == metal.GELUGate,
+		QKNorm: spec.layers[0].qNorm != nil, PostNorm: spec.postNorm(), GELU: spec.gate == mlxc.GELUGate,
 		RMSNormEps: spec.eps, AttentionScale: spec.attentionScale, DType: spec.norm.DType(),
 	}
 	if !shape.Fits() {
@@ -67,13 +67,13 @@ func (w *weights) uniform() bool {
 // attention is what the caches compute with.
 func (d *fusedDecoder) attention() nn.Attention {
 	if d == nil {
-		return (*metal.Scope).SDPA
+		return (*mlxc.Scope).SDPA
 	}
 	return d.kernels.Attention
 }
 
 // run takes h [B, T, hidden] through all layers and returns it normed.
-func (d *fusedDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
+func (d *fusedDecoder) run(s *mlxc.Scope, h *mlxc.Array, st state) *mlxc.Array {
 	positions := st.positions(s, h.Dim(0), h.Dim(1))
 	st.observe(s, 0, opInput, h)
 	x := s.RMSNorm(h, d.layers[0].inputNorm, d.kernels.Shape().RMSNormEps)
@@ -99,7 +99,7 @@ func (d *fusedDecoder) close() {
 }
 
 // join is tensors that are one behind the other when the weights are read.
-type join struct{ whole, parts []*metal.Array }
+type join struct{ whole, parts []*mlxc.Array }
 
 // join notes that layers are to be read as one.
 func (w *weights) join(layers ...*nn.Linear) *nn.Linear {

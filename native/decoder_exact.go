@@ -3,7 +3,7 @@ package native
 import (
 	"math"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -11,25 +11,25 @@ import (
 // the same bits.
 type exactDecoder struct {
 	*decoderSpec
-	scale *metal.Array    // of embeddings, rounded to bfloat16 as in training; nil without
-	gated *metal.Function // compiled as in mlx-lm: GELU of the gate, or SiLU of the gate times up
+	scale *mlxc.Array    // of embeddings, rounded to bfloat16 as in training; nil without
+	gated *mlxc.Function // compiled as in mlx-lm: GELU of the gate, or SiLU of the gate times up
 }
 
-func newExactDecoder(spec *decoderSpec, owner *metal.Scope, lease *metal.Lease) (_ *exactDecoder, err error) {
+func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease) (_ *exactDecoder, err error) {
 	d := &exactDecoder{decoderSpec: spec}
 	operands := 1
-	activation := func(s *metal.Scope, in []*metal.Array) []*metal.Array { return []*metal.Array{nn.GELUApprox(s, in[0])} }
-	if spec.gate == metal.SiLUGate {
+	activation := func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array { return []*mlxc.Array{nn.GELUApprox(s, in[0])} }
+	if spec.gate == mlxc.SiLUGate {
 		operands = 2
-		activation = func(s *metal.Scope, in []*metal.Array) []*metal.Array {
-			return []*metal.Array{s.Multiply(nn.SiLU(s, in[0]), in[1])}
+		activation = func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+			return []*mlxc.Array{s.Multiply(nn.SiLU(s, in[0]), in[1])}
 		}
 	}
 	if d.gated, err = lease.Compile(true, activation); err != nil {
 		return nil, err
 	}
 	if spec.embedScale != 0 {
-		d.scale = owner.AsType(owner.Scalar(spec.embedScale, metal.BFloat16), spec.norm.DType())
+		d.scale = owner.AsType(owner.Scalar(spec.embedScale, mlxc.BFloat16), spec.norm.DType())
 		if err := owner.Eval(d.scale); err != nil {
 			return d, err
 		}
@@ -38,7 +38,7 @@ func newExactDecoder(spec *decoderSpec, owner *metal.Scope, lease *metal.Lease) 
 }
 
 // lookup is the scaled embeddings of ids.
-func (d *exactDecoder) lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
+func (d *exactDecoder) lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
 	h := d.embed.Lookup(s, ids)
 	if d.scale == nil {
 		return h
@@ -46,17 +46,17 @@ func (d *exactDecoder) lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
 	return s.Multiply(h, d.scale)
 }
 
-func (d *exactDecoder) run(s *metal.Scope, h *metal.Array, st state) *metal.Array {
+func (d *exactDecoder) run(s *mlxc.Scope, h *mlxc.Array, st state) *mlxc.Array {
 	st.observe(s, 0, opInput, h)
 	for i := range d.layers {
-		h = runBlock(s, st, i, h, func(s *metal.Scope, h *metal.Array) *metal.Array { return d.block(s, i, h, st) })
+		h = runBlock(s, st, i, h, func(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return d.block(s, i, h, st) })
 	}
 	return s.RMSNorm(h, d.norm, d.eps)
 }
 
-func (d *exactDecoder) block(s *metal.Scope, layer int, h *metal.Array, st state) *metal.Array {
+func (d *exactDecoder) block(s *mlxc.Scope, layer int, h *mlxc.Array, st state) *mlxc.Array {
 	l := &d.layers[layer]
-	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+	seen := func(op string, x *mlxc.Array) *mlxc.Array { st.observe(s, layer, op, x); return x }
 	x := seen(opInputNorm, s.RMSNorm(h, l.inputNorm, d.eps))
 	x = seen(opAttention, d.attention(s, l, layer, x, st))
 	beforeMLP := opPostAttentionNorm // that name is of the norm behind attention where there is one, else of the one before the MLP
@@ -66,7 +66,7 @@ func (d *exactDecoder) block(s *metal.Scope, layer int, h *metal.Array, st state
 	h = d.residual(s, h, x)
 	x = seen(beforeMLP, s.RMSNorm(h, l.preMLPNorm, d.eps))
 	gate, up := seen("mlp.gate_proj", l.gate.Apply(s, x)), seen("mlp.up_proj", l.up.Apply(s, x))
-	if d.gate == metal.SiLUGate {
+	if d.gate == mlxc.SiLUGate {
 		x = callOne(s, d.gated, gate, up)
 	} else {
 		x = s.Multiply(callOne(s, d.gated, gate), up)
@@ -78,8 +78,8 @@ func (d *exactDecoder) block(s *metal.Scope, layer int, h *metal.Array, st state
 	return seen(opOutput, d.residual(s, h, x))
 }
 
-func (d *exactDecoder) attention(s *metal.Scope, l *decoderLayer, layer int, x *metal.Array, st state) *metal.Array {
-	seen := func(op string, x *metal.Array) *metal.Array { st.observe(s, layer, op, x); return x }
+func (d *exactDecoder) attention(s *mlxc.Scope, l *decoderLayer, layer int, x *mlxc.Array, st state) *mlxc.Array {
+	seen := func(op string, x *mlxc.Array) *mlxc.Array { st.observe(s, layer, op, x); return x }
 	q := splitHeads(s, seen("self_attn.q_proj", l.q.Apply(s, x)), d.heads)
 	k := splitHeads(s, seen("self_attn.k_proj", l.k.Apply(s, x)), d.kvHeads)
 	v := splitHeads(s, seen("self_attn.v_proj", l.v.Apply(s, x)), d.kvHeads)
@@ -92,14 +92,14 @@ func (d *exactDecoder) attention(s *metal.Scope, l *decoderLayer, layer int, x *
 }
 
 // residual adds, and clips where activations exceed float16's range instead of overflowing.
-func (d *exactDecoder) residual(s *metal.Scope, x, y *metal.Array) *metal.Array {
+func (d *exactDecoder) residual(s *mlxc.Scope, x, y *mlxc.Array) *mlxc.Array {
 	if !d.clips() {
 		return s.Add(x, y)
 	}
 	const bound = 65504
-	sum := s.Add(s.AsType(x, metal.Float32), s.AsType(y, metal.Float32))
-	sum = s.Minimum(s.Maximum(sum, s.Scalar(-bound, metal.Float32)), s.Scalar(bound, metal.Float32))
-	return s.AsType(sum, metal.Float16)
+	sum := s.Add(s.AsType(x, mlxc.Float32), s.AsType(y, mlxc.Float32))
+	sum = s.Minimum(s.Maximum(sum, s.Scalar(-bound, mlxc.Float32)), s.Scalar(bound, mlxc.Float32))
+	return s.AsType(sum, mlxc.Float16)
 }
 
 func (d *exactDecoder) close() error {

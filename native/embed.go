@@ -9,8 +9,8 @@ import (
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Embed returns a vector for each text; see engine.Engine. Texts of like length share a pass.
@@ -94,7 +94,7 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 		return err
 	}
 	s := m.lease.NewScope()
-	defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
+	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
 	var values []float32
 	if m.shape.kernels {
 		values, err = m.embedPacked(s, batch)
@@ -113,7 +113,7 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 }
 
 // embedPadded is the vectors of rows, [B, size], by MLX's ops over rows of one width.
-func (m *Model) embedPadded(s *metal.Scope, batch []scoreRow, width int) ([]float32, error) {
+func (m *Model) embedPadded(s *mlxc.Scope, batch []scoreRow, width int) ([]float32, error) {
 	padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
 	for b, row := range batch {
 		copy(padded[b*width:], row.ids)
@@ -133,7 +133,7 @@ func (m *Model) embedPadded(s *metal.Scope, batch []scoreRow, width int) ([]floa
 }
 
 // embedPacked is the same by the CPU kernels, with the texts one behind the other.
-func (m *Model) embedPacked(s *metal.Scope, batch []scoreRow) ([]float32, error) {
+func (m *Model) embedPacked(s *mlxc.Scope, batch []scoreRow) ([]float32, error) {
 	row := &packedRow{}
 	texts := make([]span, len(batch))
 	for b, text := range batch {
@@ -159,7 +159,7 @@ type bidirectionalPass struct {
 func (p bidirectionalPass) kernelPass(rows, tokens int) *kernelPass {
 	pass := p.cpuPackedState.kernelPass(rows, tokens)
 	pass.visible = func(window int) []int32 {
-		out := make([]int32, 0, tokens*metal.VisibleSize)
+		out := make([]int32, 0, tokens*mlxc.VisibleSize)
 		for _, text := range p.texts {
 			for t := text.begin; t < text.end; t++ {
 				sees := text
@@ -176,16 +176,16 @@ func (p bidirectionalPass) kernelPass(rows, tokens int) *kernelPass {
 
 // newBidirectionalState prepares a pass in which every token of a row of its length sees all others, in a layer with a
 // window those at most half a window away, as EmbeddingGemma (arXiv:2509.20354) does.
-func newBidirectionalState(s *metal.Scope, lengths []int, width int, windows []int) *scoreState {
-	st := &scoreState{past: &history{}, masks: make([]metal.Mask, len(windows))}
-	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
-		return metal.Mask{Array: bidirectionalMask(s, lengths, width, window)}
+func newBidirectionalState(s *mlxc.Scope, lengths []int, width int, windows []int) *scoreState {
+	st := &scoreState{past: &history{}, masks: make([]mlxc.Mask, len(windows))}
+	fillMasks(st.masks, windows, func(_, window int) mlxc.Mask {
+		return mlxc.Mask{Array: bidirectionalMask(s, lengths, width, window)}
 	})
 	return st
 }
 
 // bidirectionalMask is [B, 1, width, width].
-func bidirectionalMask(s *metal.Scope, lengths []int, width, window int) *metal.Array {
+func bidirectionalMask(s *mlxc.Scope, lengths []int, width, window int) *mlxc.Array {
 	visible := make([]bool, len(lengths)*width*width)
 	for b, length := range lengths {
 		for t := range width {

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -31,7 +31,7 @@ type sentenceModule struct {
 }
 
 // readEmbedder reads modules.json and what it names; scope owns the weights. Nothing is evaluated yet.
-func readEmbedder(dir string, scope *metal.Scope, hiddenSize int) (*embedder, error) {
+func readEmbedder(dir string, scope *mlxc.Scope, hiddenSize int) (*embedder, error) {
 	e := &embedder{size: hiddenSize, normalize: true}
 	var modules []sentenceModule
 	switch err := readJSON(filepath.Join(dir, "modules.json"), &modules); {
@@ -93,7 +93,7 @@ func (e *embedder) readPooling(dir string) error {
 	return nil
 }
 
-func (e *embedder) readDense(dir string, scope *metal.Scope) error {
+func (e *embedder) readDense(dir string, scope *mlxc.Scope) error {
 	var config struct {
 		In         int    `json:"in_features"`
 		Out        int    `json:"out_features"`
@@ -140,15 +140,15 @@ func (e *embedder) readDense(dir string, scope *metal.Scope) error {
 }
 
 // apply makes vectors float32 [B, size] of hidden states [B, width, hidden], of which the first lengths[b] count.
-func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int, width int) *metal.Array {
+func (e *embedder) apply(s *mlxc.Scope, h *mlxc.Array, lengths []int, width int) *mlxc.Array {
 	rows := len(lengths)
-	var x *metal.Array
+	var x *mlxc.Array
 	if e.lastToken {
 		last := make([]int32, rows)
 		for b, length := range lengths {
 			last[b] = int32(b*width + length - 1)
 		}
-		x = s.AsType(s.Take(s.Reshape(h, rows*width, -1), s.FromInts(last, rows), 0), metal.Float32)
+		x = s.AsType(s.Take(s.Reshape(h, rows*width, -1), s.FromInts(last, rows), 0), mlxc.Float32)
 	} else {
 		weights := make([]float32, rows*width)
 		for b, length := range lengths {
@@ -156,14 +156,14 @@ func (e *embedder) apply(s *metal.Scope, h *metal.Array, lengths []int, width in
 				weights[b*width+t] = 1 / float32(length)
 			}
 		}
-		x = s.Squeeze(s.Matmul(s.FromFloats(weights, rows, 1, width), s.AsType(h, metal.Float32)), 1)
+		x = s.Squeeze(s.Matmul(s.FromFloats(weights, rows, 1, width), s.AsType(h, mlxc.Float32)), 1)
 	}
 	return e.project(s, x)
 }
 
 // poolPart is the part that the states h [1, n, hidden] of a text of total tokens, of which the first is at from, have in its
 // pooled state, float32 [1, hidden]: the sum of all parts is that.
-func (e *embedder) poolPart(s *metal.Scope, h *metal.Array, from, total int) *metal.Array {
+func (e *embedder) poolPart(s *mlxc.Scope, h *mlxc.Array, from, total int) *mlxc.Array {
 	n := h.Dim(1)
 	weights := make([]float32, n)
 	for t := range weights {
@@ -174,30 +174,30 @@ func (e *embedder) poolPart(s *metal.Scope, h *metal.Array, from, total int) *me
 			weights[t] = 1
 		}
 	}
-	return s.Squeeze(s.Matmul(s.FromFloats(weights, 1, 1, n), s.AsType(h, metal.Float32)), 1)
+	return s.Squeeze(s.Matmul(s.FromFloats(weights, 1, 1, n), s.AsType(h, mlxc.Float32)), 1)
 }
 
 // project runs pooled states [B, hidden] through the layers behind the pooling.
-func (e *embedder) project(s *metal.Scope, x *metal.Array) *metal.Array {
+func (e *embedder) project(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	for _, layer := range e.dense {
-		x = s.AsType(layer.Apply(s, x), metal.Float32)
+		x = s.AsType(layer.Apply(s, x), mlxc.Float32)
 	}
 	return x
 }
 
 // applyPacked makes vectors float32 [B, size] of hidden states [N, hidden], in which every text has its span, by the CPU kernels.
-func (e *embedder) applyPacked(s *metal.Scope, h *metal.Array, texts []span) *metal.Array {
-	pooled := make([]*metal.Array, len(texts))
+func (e *embedder) applyPacked(s *mlxc.Scope, h *mlxc.Array, texts []span) *mlxc.Array {
+	pooled := make([]*mlxc.Array, len(texts))
 	for b, text := range texts {
 		if e.lastToken {
 			text.begin = text.end - 1
 		}
-		part := s.AsType(s.Slice(h, 0, text.begin, text.end), metal.Float32)
-		pooled[b] = s.Divide(s.Sum(part, 0, true), s.Scalar(float64(text.end-text.begin), metal.Float32))
+		part := s.AsType(s.Slice(h, 0, text.begin, text.end), mlxc.Float32)
+		pooled[b] = s.Divide(s.Sum(part, 0, true), s.Scalar(float64(text.end-text.begin), mlxc.Float32))
 	}
 	x := s.Concatenate(0, pooled...)
 	for _, layer := range e.dense {
-		x = s.Apply(x, metal.NoGate, true, layer.Layer())
+		x = s.Apply(x, mlxc.NoGate, true, layer.Layer())
 	}
 	return x
 }

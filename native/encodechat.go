@@ -3,7 +3,7 @@ package native
 import (
 	"context"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // EncodeChat returns the ids of the prompt that Generate makes of messages, also of one that is too long for the model: they may

@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
@@ -23,8 +23,8 @@ type badCache struct {
 func (c badCache) Free() error { return errors.Join(c.KVCache.Free(), c.trouble()) }
 
 // Past and Take are there if the cache is a ring.
-func (c badCache) Past(n int) metal.PastKV                { return c.KVCache.(nn.Ring).Past(n) }
-func (c badCache) Take(s *metal.Scope, kept metal.PastKV) { c.KVCache.(nn.Ring).Take(s, kept) }
+func (c badCache) Past(n int) mlxc.PastKV               { return c.KVCache.(nn.Ring).Past(n) }
+func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV) { c.KVCache.(nn.Ring).Take(s, kept) }
 
 var (
 	errFree     = errors.New("the cache cannot be freed")
@@ -104,7 +104,7 @@ func TestAFailureToFreeIsTold(t *testing.T) {
 // broken is a model whose passes panic.
 type broken struct{ architecture }
 
-func (broken) hidden(*metal.Scope, *metal.Array, state) *metal.Array { panic("the pass is broken") }
+func (broken) hidden(*mlxc.Scope, *mlxc.Array, state) *mlxc.Array { panic("the pass is broken") }
 
 // paused starts streams whose readers wait behind their first token until goOn is called, which returns their answers.
 func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
@@ -142,7 +142,7 @@ func TestAPanicWhileFreeingEndsEveryStream(t *testing.T) {
 		breakStreams(t, m, panicInFree)
 		require.NoError(t, m.do(t.Context(), func() error { m.arch = broken{arch}; return nil }))
 		for _, a := range goOn() {
-			var panicked *metal.PanicError
+			var panicked *mlxc.PanicError
 			require.ErrorAs(t, a.err, &panicked)
 		}
 		require.NoError(t, m.do(t.Context(), func() error { m.arch = arch; return nil }))

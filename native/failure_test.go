@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // failEverywhere runs work with a failure of MLX at its first op, then so many ops later and so on until it gets
@@ -16,20 +16,20 @@ func failEverywhere(t *testing.T, step int, work func() error) {
 	t.Helper()
 	require.NoError(t, work())
 	before := measure(t)
-	metal.TraceLeaks(true)
-	defer metal.TraceLeaks(false)
-	defer metal.FailAt(0)
+	mlxc.TraceLeaks(true)
+	defer mlxc.TraceLeaks(false)
+	defer mlxc.FailAt(0)
 	failures := 0
 	for n := 1; ; n += step {
-		metal.FailAt(n)
+		mlxc.FailAt(n)
 		err := work()
-		if !metal.FailAt(0) {
+		if !mlxc.FailAt(0) {
 			require.NoError(t, err)
 			break
 		}
 		failures++
 		require.ErrorContains(t, err, "Cannot reshape", "op %d", n)
-		require.Empty(t, metal.LiveByOp(), "op %d", n)
+		require.Empty(t, mlxc.LiveByOp(), "op %d", n)
 		require.Equal(t, before, measure(t), "op %d", n)
 	}
 	t.Logf("%d failures", failures)
@@ -118,14 +118,14 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 }
 
 func TestLeaksAreNamedByTheirOp(t *testing.T) {
-	onThread(t, func(s *metal.Scope) {
-		metal.TraceLeaks(true)
-		defer metal.TraceLeaks(false)
-		a := s.Scalar(1, metal.Float32)
+	onThread(t, func(s *mlxc.Scope) {
+		mlxc.TraceLeaks(true)
+		defer mlxc.TraceLeaks(false)
+		a := s.Scalar(1, mlxc.Float32)
 		leak := s.Keep(s.Add(a, a))
 		s.Close()
-		require.Equal(t, map[string]int{"add": 1}, metal.LiveByOp())
+		require.Equal(t, map[string]int{"add": 1}, mlxc.LiveByOp())
 		require.NoError(t, leak.Free())
-		require.Empty(t, metal.LiveByOp())
+		require.Empty(t, mlxc.LiveByOp())
 	})
 }

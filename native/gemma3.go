@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"math"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // gemma3Config is the text part of a Gemma 3 config. Defaults are those of the 1B model, which its
@@ -33,7 +33,7 @@ type gemma3Config struct {
 // newGemma3 reads the Gemma 3 text model (Gemma Team 2025, arXiv:2503.19786): grouped-query attention with
 // normed queries and keys, sliding-window layers with every SlidingWindowPattern-th one global, two
 // RoPE bases, norms before and after each block, GELU-gated MLP, tied embeddings.
-func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+func newGemma3(c *config, w *weights, lease *mlxc.Lease) (architecture, error) {
 	cfg := gemma3Config{
 		HiddenSize: 1152, Layers: 26, IntermediateSize: 6912, Heads: 4, KVHeads: 1, HeadDim: 256,
 		RMSNormEps: 1e-6, VocabSize: 262144, RopeTheta: 1e6, RopeLocalBaseFreq: 1e4,
@@ -58,10 +58,10 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	h, q, kv := cfg.HiddenSize, cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
-	norm := func(name string, size int) *metal.Array { return w.norm(name, size, 1) }
+	norm := func(name string, size int) *mlxc.Array { return w.norm(name, size, 1) }
 	spec := decoderSpec{
 		hiddenSize: h, vocabSize: cfg.VocabSize, heads: cfg.Heads, kvHeads: cfg.KVHeads, headDim: cfg.HeadDim, intermediate: cfg.IntermediateSize,
-		eps: float32(cfg.RMSNormEps), attentionScale: rsqrt(cfg.QueryPreAttnScalar), gate: metal.GELUGate,
+		eps: float32(cfg.RMSNormEps), attentionScale: rsqrt(cfg.QueryPreAttnScalar), gate: mlxc.GELUGate,
 		embedScale: math.Sqrt(float64(h)), bidirectional: cfg.Bidirectional,
 		embed: w.embedding("model.embed_tokens", cfg.VocabSize, h), norm: norm("model.norm", h),
 	}
@@ -84,7 +84,7 @@ func newGemma3(c *config, w *weights, lease *metal.Lease) (architecture, error) 
 			gate:              w.linear(p+"mlp.gate_proj", h, cfg.IntermediateSize),
 			up:                w.linear(p+"mlp.up_proj", h, cfg.IntermediateSize),
 			down:              w.linear(p+"mlp.down_proj", cfg.IntermediateSize, h),
-			rope:              metal.RoPE{Dims: cfg.HeadDim, Base: float32(cfg.RopeLocalBaseFreq), Scale: 1},
+			rope:              mlxc.RoPE{Dims: cfg.HeadDim, Base: float32(cfg.RopeLocalBaseFreq), Scale: 1},
 			window:            cfg.window(i),
 		}
 		if layer.window == 0 {

@@ -7,7 +7,7 @@ import (
 	"iter"
 	"maps"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )

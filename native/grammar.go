@@ -6,8 +6,8 @@ import (
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -36,7 +36,7 @@ func (m *Model) newMatcher(g engine.Grammar) (*tokenizer.Matcher, error) {
 
 // constrain tells the grammar of the token that logits [1, vocab] stand behind, and forbids what may not come
 // next. over is set if that token ends the text.
-func (st *stream) constrain(s *metal.Scope, logits, token *metal.Array) (_ *metal.Array, over bool, err error) {
+func (st *stream) constrain(s *mlxc.Scope, logits, token *mlxc.Array) (_ *mlxc.Array, over bool, err error) {
 	if st.sampled > 0 { // before that, token is the prompt's last
 		id, err := token.Int()
 		if err != nil {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Inspection is what the native engine runs on.
@@ -16,10 +16,10 @@ type Inspection struct {
 
 // Inspect opens MLX's device and computes a sum on it.
 func Inspect(ctx context.Context) (in Inspection, err error) {
-	if in.MLX, err = metal.Version(); err != nil {
+	if in.MLX, err = mlxc.Version(); err != nil {
 		return in, err
 	}
-	lease, err := metal.Acquire()
+	lease, err := mlxc.Acquire()
 	if err != nil {
 		return in, err
 	}

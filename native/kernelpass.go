@@ -1,7 +1,7 @@
 package native
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -9,12 +9,12 @@ import (
 type kernelPass struct {
 	rows, tokens int
 	positions    []int32 // of every token
-	// visible says what every token sees in a layer with a window, 0 for none: metal.VisibleSize numbers each.
+	// visible says what every token sees in a layer with a window, 0 for none: mlxc.VisibleSize numbers each.
 	visible func(window int) []int32
 	// past is the kept keys and values of a layer, of each row.
-	past func(layer int) []metal.PastKV
+	past func(layer int) []mlxc.PastKV
 	// keep takes them back with those of the pass; nil if they are not to be kept.
-	keep func(s *metal.Scope, layer int, kept []metal.PastKV)
+	keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
 	// watched passes show what their ops compute, so they run op by op.
 	watched bool
 }
@@ -50,7 +50,7 @@ func passOver(states []*decodeState, tokens int) *kernelPass {
 		}
 	}
 	p.visible = func(window int) []int32 {
-		out := make([]int32, 0, len(states)*tokens*metal.VisibleSize)
+		out := make([]int32, 0, len(states)*tokens*mlxc.VisibleSize)
 		for _, st := range states {
 			for t := range tokens {
 				out = appendVisible(out, st.position(), window, st.position()+t, span{0, t + 1}, span{})
@@ -58,14 +58,14 @@ func passOver(states []*decodeState, tokens int) *kernelPass {
 		}
 		return out
 	}
-	p.past = func(layer int) []metal.PastKV {
-		past := make([]metal.PastKV, len(states))
+	p.past = func(layer int) []mlxc.PastKV {
+		past := make([]mlxc.PastKV, len(states))
 		for i, st := range states {
 			past[i] = st.caches[layer].(nn.Ring).Past(tokens)
 		}
 		return past
 	}
-	p.keep = func(s *metal.Scope, layer int, kept []metal.PastKV) {
+	p.keep = func(s *mlxc.Scope, layer int, kept []mlxc.PastKV) {
 		for i, st := range states {
 			st.caches[layer].(nn.Ring).Take(s, kept[i])
 		}

@@ -6,22 +6,22 @@ import (
 	"maps"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // splitHeads makes [B, T, heads*head_dim] into [B, heads, T, head_dim].
-func splitHeads(s *metal.Scope, x *metal.Array, heads int) *metal.Array {
+func splitHeads(s *mlxc.Scope, x *mlxc.Array, heads int) *mlxc.Array {
 	return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), heads, -1), 0, 2, 1, 3)
 }
 
 // mergeHeads undoes splitHeads.
-func mergeHeads(s *metal.Scope, x *metal.Array) *metal.Array {
+func mergeHeads(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	b, t := x.Dim(0), x.Dim(2)
 	return s.Reshape(s.Transpose(x, 0, 2, 1, 3), b, t, -1)
 }
 
 // callOne runs a compiled function of one result.
-func callOne(s *metal.Scope, f *metal.Function, in ...*metal.Array) *metal.Array {
+func callOne(s *mlxc.Scope, f *mlxc.Function, in ...*mlxc.Array) *mlxc.Array {
 	out := f.Call(s, in...)
 	if len(out) != 1 {
 		return in[0] // the error is latched
@@ -32,10 +32,10 @@ func callOne(s *metal.Scope, f *metal.Function, in ...*metal.Array) *metal.Array
 // warm traces and builds a compiled function of the given number of operands [1, 1, width] now, so that
 // the first request is not slower than the others and the function's constants are part of what the
 // model holds from the start.
-func warm(parent *metal.Scope, f *metal.Function, operands int, dtype metal.DType, width int) error {
+func warm(parent *mlxc.Scope, f *mlxc.Function, operands int, dtype mlxc.DType, width int) error {
 	s := parent.Child()
 	zero := s.Zeros(dtype, 1, 1, width)
-	err := s.Eval(callOne(s, f, slices.Repeat([]*metal.Array{zero}, operands)...))
+	err := s.Eval(callOne(s, f, slices.Repeat([]*mlxc.Array{zero}, operands)...))
 	return errors.Join(err, s.Close())
 }
 

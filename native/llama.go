@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // llamaConfig is the config of a model of the Llama family.
@@ -38,7 +38,7 @@ type ropeParameters struct {
 	ropeScaling
 }
 
-func newLlama(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+func newLlama(c *config, w *weights, lease *mlxc.Lease) (architecture, error) {
 	cfg := llamaConfig{RopeTheta: 10000, Tied: true}
 	if err := json.Unmarshal(c.raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
@@ -52,7 +52,7 @@ func newLlama(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 	return newLlamaFamily(cfg, w, lease)
 }
 
-func newQwen2(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+func newQwen2(c *config, w *weights, lease *mlxc.Lease) (architecture, error) {
 	cfg := llamaConfig{RopeTheta: 1e6, Tied: true}
 	if err := json.Unmarshal(c.raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
@@ -61,7 +61,7 @@ func newQwen2(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 	return newLlamaFamily(cfg, w, lease)
 }
 
-func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
+func newQwen3(c *config, w *weights, lease *mlxc.Lease) (architecture, error) {
 	var cfg llamaConfig
 	if err := json.Unmarshal(c.raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
@@ -73,7 +73,7 @@ func newQwen3(c *config, w *weights, lease *metal.Lease) (architecture, error) {
 // newLlamaFamily reads the dense decoder that Llama 3 (Llama Team 2024, arXiv:2407.21783), Qwen 2 (arXiv:2407.10671)
 // and Qwen 3 (arXiv:2505.09388) have in common: grouped-query attention, SiLU-gated MLP, full attention
 // in every layer. Qwen 2 has biases on queries, keys and values, Qwen 3 norms on queries and keys.
-func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architecture, error) {
+func newLlamaFamily(cfg llamaConfig, w *weights, lease *mlxc.Lease) (architecture, error) {
 	if p := cfg.RopeParameters; p != nil {
 		if p.Theta != 0 {
 			cfg.RopeTheta = p.Theta
@@ -99,7 +99,7 @@ func newLlamaFamily(cfg llamaConfig, w *weights, lease *metal.Lease) (architectu
 	h, q, kv := cfg.HiddenSize, cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
 	spec := decoderSpec{
 		hiddenSize: h, vocabSize: cfg.VocabSize, heads: cfg.Heads, kvHeads: cfg.KVHeads, headDim: cfg.HeadDim, intermediate: cfg.IntermediateSize,
-		eps: float32(cfg.RMSNormEps), attentionScale: rsqrt(float64(cfg.HeadDim)), gate: metal.SiLUGate,
+		eps: float32(cfg.RMSNormEps), attentionScale: rsqrt(float64(cfg.HeadDim)), gate: mlxc.SiLUGate,
 		embed: w.embedding("model.embed_tokens", cfg.VocabSize, h), norm: w.norm("model.norm", h, 0),
 	}
 	if cfg.Tied {

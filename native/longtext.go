@@ -5,8 +5,8 @@ import (
 	"errors"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Long texts. One pass over n tokens makes n*n attention scores for each head, so a text beyond maxBatchTokens is not put
@@ -32,10 +32,10 @@ func splitLong(rows []scoreRow) (short, long []scoreRow) {
 }
 
 // job runs work in a scope of its own on the owner thread.
-func (m *Model) job(ctx context.Context, work func(s *metal.Scope) error) error {
+func (m *Model) job(ctx context.Context, work func(s *mlxc.Scope) error) error {
 	return m.do(ctx, func() (err error) {
 		s := m.lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
+		defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
 		if err := work(s); err != nil {
 			return err
 		}
@@ -46,11 +46,11 @@ func (m *Model) job(ctx context.Context, work func(s *metal.Scope) error) error 
 // inChunks lets ids go through the model a chunk at a time. each, on the owner thread, is given the states of a chunk,
 // [1, n, hidden], whose first token is at position from; what it wants of them it must evaluate. The caller forgets the state
 // that is returned.
-func (m *Model) inChunks(ctx context.Context, ids []int32, each func(s *metal.Scope, from int, h *metal.Array) error) (*decodeState, error) {
+func (m *Model) inChunks(ctx context.Context, ids []int32, each func(s *mlxc.Scope, from int, h *mlxc.Array) error) (*decodeState, error) {
 	st := newDecodeState(m.shape)
 	for from := 0; from < len(ids); from += prefillChunk {
 		chunk := ids[from:min(from+prefillChunk, len(ids))]
-		if err := m.job(ctx, func(s *metal.Scope) error {
+		if err := m.job(ctx, func(s *mlxc.Scope) error {
 			if from == 0 {
 				m.scored = append(m.scored, st)
 			}
@@ -64,7 +64,7 @@ func (m *Model) inChunks(ctx context.Context, ids []int32, each func(s *metal.Sc
 				return err
 			}
 			m.counters.prompt.Add(int64(len(chunk)))
-			return errors.Join(s.Eval(st.arrays()...), metal.ClearCache())
+			return errors.Join(s.Eval(st.arrays()...), mlxc.ClearCache())
 		}); err != nil {
 			return nil, errors.Join(err, m.forget(st))
 		}
@@ -76,7 +76,7 @@ func (m *Model) inChunks(ctx context.Context, ids []int32, each func(s *metal.Sc
 func (m *Model) forget(st *decodeState) error {
 	err := m.do(context.Background(), func() error {
 		m.scored = slices.DeleteFunc(m.scored, func(x *decodeState) bool { return x == st })
-		return errors.Join(st.free(), metal.TrimCache(cacheLimit))
+		return errors.Join(st.free(), mlxc.TrimCache(cacheLimit))
 	})
 	if errors.Is(err, engine.ErrClosed) {
 		return nil
@@ -89,7 +89,7 @@ func (t *labelTask) scoreLong(ctx context.Context, row scoreRow) (scores []float
 	m := t.model
 	ids := slices.Concat(row.prefix, row.ids)
 	scores = make([]float64, len(t.labels))
-	st, err := m.inChunks(ctx, ids, func(s *metal.Scope, from int, h *metal.Array) error {
+	st, err := m.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
 		n := h.Dim(1)
 		if from+n < len(ids) {
 			return nil
@@ -125,7 +125,7 @@ func (t *labelTask) scoreLong(ctx context.Context, row scoreRow) (scores []float
 // restOf is the log-probability of the second and later tokens of a label behind what a state has seen.
 func (t *labelTask) restOf(ctx context.Context, st *decodeState, label []int32) (sum float64, err error) {
 	m, n := t.model, len(label)-1
-	err = m.job(ctx, func(s *metal.Scope) (err error) {
+	err = m.job(ctx, func(s *mlxc.Scope) (err error) {
 		if err := m.reserve("a label", func() int64 {
 			return st.bytes() + m.kvBytes(st, n) + m.passBytes(n, st.position(), n)
 		}); err != nil {
@@ -146,7 +146,7 @@ func (t *labelTask) restOf(ctx context.Context, st *decodeState, label []int32) 
 // embedLong is the vector of one long text.
 func (m *Model) embedLong(ctx context.Context, ids []int32) (vector []float32, err error) {
 	var pooled []float32
-	st, err := m.inChunks(ctx, ids, func(s *metal.Scope, from int, h *metal.Array) error {
+	st, err := m.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
 		part, err := m.embedder.poolPart(s, h, from, len(ids)).Floats()
 		if pooled == nil {
 			pooled = make([]float32, len(part))
@@ -162,7 +162,7 @@ func (m *Model) embedLong(ctx context.Context, ids []int32) (vector []float32, e
 	if err := m.forget(st); err != nil {
 		return nil, err
 	}
-	err = m.job(ctx, func(s *metal.Scope) (err error) {
+	err = m.job(ctx, func(s *mlxc.Scope) (err error) {
 		vector, err = m.embedder.project(s, s.FromFloats(pooled, 1, len(pooled))).Floats()
 		return err
 	})
@@ -182,18 +182,18 @@ func newWideState(windows []int) *wideState {
 	return &wideState{&scoreState{past: &history{}}, windows}
 }
 
-func (st *wideState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+func (st *wideState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	n, reach := q.Dim(2), st.windows[layer]/2
-	var parts []*metal.Array
+	var parts []*mlxc.Array
 	for from := 0; from < n; from += prefillChunk {
 		to := min(from+prefillChunk, n)
 		first, last := 0, n
-		var mask metal.Mask
+		var mask mlxc.Mask
 		if st.windows[layer] > 0 {
 			first, last = max(0, from-reach), min(n, to+reach)
-			queries := s.ExpandDims(s.Arange(from, to, metal.Int32), 1)
-			keys := s.ExpandDims(s.Arange(first, last, metal.Int32), 0)
-			mask.Array = s.LessEqual(s.Abs(s.Subtract(queries, keys)), s.Scalar(float64(reach), metal.Int32))
+			queries := s.ExpandDims(s.Arange(from, to, mlxc.Int32), 1)
+			keys := s.ExpandDims(s.Arange(first, last, mlxc.Int32), 0)
+			mask.Array = s.LessEqual(s.Abs(s.Subtract(queries, keys)), s.Scalar(float64(reach), mlxc.Int32))
 		}
 		part := s.SDPA(s.Slice(q, 2, from, to), s.Slice(k, 2, first, last), s.Slice(v, 2, first, last), scale, mask)
 		if err := s.Eval(part); err != nil { // now, or all parts' scores might be held at once
@@ -206,7 +206,7 @@ func (st *wideState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, sca
 }
 
 // block runs a layer to its end; st is a blockRunner.
-func (st *wideState) block(s *metal.Scope, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array {
+func (st *wideState) block(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	child := s.Child()
 	out := run(child, h)
 	if err := child.Eval(out); err != nil {

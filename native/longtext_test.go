@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -41,9 +41,9 @@ func textOf(t *testing.T, m *Model, tokens int) string {
 func requireLittle(t *testing.T, mib int, work func()) {
 	t.Helper()
 	before := measure(t)
-	require.NoError(t, metal.ResetPeak())
+	require.NoError(t, mlxc.ResetPeak())
 	work()
-	memory, err := metal.ReadMemory()
+	memory, err := mlxc.ReadMemory()
 	require.NoError(t, err)
 	peak := (memory.Peak - before.active) >> 20
 	t.Logf("at most %d MiB", peak)
@@ -111,7 +111,7 @@ func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
 			require.NoError(t, m.do(t.Context(), func() error { return m.embedBatch([]scoreRow{{ids: row.ids}}, want) }))
 			var got []float32
 			if both {
-				err = m.job(t.Context(), func(s *metal.Scope) (err error) {
+				err = m.job(t.Context(), func(s *mlxc.Scope) (err error) {
 					n := len(row.ids)
 					h := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows))
 					got, err = m.embedder.apply(s, h, []int{n}, n).Floats()
@@ -221,7 +221,7 @@ func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
 		func() error { _, err := task.scoreLong(t.Context(), row); return err },
 		func() error { _, err := m.embedLong(t.Context(), row.ids); return err },
 		func() error {
-			return m.job(t.Context(), func(s *metal.Scope) error {
+			return m.job(t.Context(), func(s *mlxc.Scope) error {
 				n := len(row.ids)
 				_, err := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows)).Floats()
 				return err

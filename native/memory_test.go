@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -160,9 +160,9 @@ func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
 		require.Nil(t, m)
 		require.Equal(t, before, measure(t))
 		if n == 0 {
-			threads = metal.Threads()
+			threads = mlxc.Threads()
 		}
-		require.Equal(t, threads, metal.Threads(), "the next load takes the same thread")
+		require.Equal(t, threads, mlxc.Threads(), "the next load takes the same thread")
 	}
 }
 
@@ -171,10 +171,10 @@ func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
 func TestLoadingHoldsTheWeightsOnce(t *testing.T) {
 	for _, draft := range []string{"", testenv.Model(t)} {
 		before := measure(t)
-		require.NoError(t, metal.ResetPeak())
+		require.NoError(t, mlxc.ResetPeak())
 		m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: draft, MemoryBudget: 1 << 30})
 		require.NoError(t, err)
-		memory, err := metal.ReadMemory()
+		memory, err := mlxc.ReadMemory()
 		require.NoError(t, err)
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
@@ -97,7 +97,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	text := make(chan error, 1)
 	go func() { text <- m.loadText(from) }()
 	textLoaded := sync.OnceValue(func() error { return <-text })
-	if m.network.lease, err = metal.Acquire(); err != nil {
+	if m.network.lease, err = mlxc.Acquire(); err != nil {
 		err = errors.Join(err, textLoaded())
 		m.closeText()
 		return nil, err
@@ -187,7 +187,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 	case !m.shape.kernels:
 		m.kernels = "mlx"
 	}
-	version, err := metal.Version()
+	version, err := mlxc.Version()
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 	if m.wired, err = m.lease.Wire(); err != nil {
 		return err
 	}
-	if err := metal.ClearCache(); err != nil {
+	if err := mlxc.ClearCache(); err != nil {
 		return err
 	}
 	return ctx.Err()
@@ -229,7 +229,7 @@ func (m *Model) Close() error {
 				errs = append(errs, protect(st.free))
 			}
 			for _, step := range []func() error{
-				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, metal.ClearCache,
+				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, mlxc.ClearCache,
 			} {
 				errs = append(errs, protect(step))
 			}
@@ -259,7 +259,7 @@ func (m *Model) do(ctx context.Context, fn func() error) error {
 
 // explain gives errors of a model that is being closed their public name.
 func (m *Model) explain(err error) error {
-	if errors.Is(err, metal.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
+	if errors.Is(err, mlxc.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
 		return engine.ErrClosed
 	}
 	return err
@@ -279,7 +279,7 @@ func (m *Model) Info() engine.Info { return m.info }
 
 // Metrics reads counters and memory figures.
 func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
-	memory, err := metal.ReadMemory()
+	memory, err := mlxc.ReadMemory()
 	if err != nil {
 		return engine.Metrics{}, err
 	}
@@ -289,7 +289,7 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 		Classified: m.counters.classified.Load(), DraftedTokens: m.counters.drafted.Load(), AcceptedTokens: m.counters.accepted.Load(),
 		WeightBytes: m.info.WeightBytes + m.draftBytes, BudgetBytes: m.options.MemoryBudget, WiredLimitBytes: int64(m.wired),
 		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
-		LiveArrays: metal.LiveArrays(),
+		LiveArrays: mlxc.LiveArrays(),
 	}
 	err = m.do(ctx, func() error {
 		for _, st := range m.streams {
@@ -356,4 +356,4 @@ func (m *Model) checkVocabulary(ids []int32) error {
 }
 
 // Version is the version of the MLX library that the engine is linked to.
-func Version() (string, error) { return metal.Version() }
+func Version() (string, error) { return mlxc.Version() }

@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -19,9 +19,9 @@ type baseline struct {
 
 func measure(t testing.TB) baseline {
 	t.Helper()
-	m, err := metal.ReadMemory()
+	m, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	return baseline{metal.LiveArrays(), m.Active}
+	return baseline{mlxc.LiveArrays(), m.Active}
 }
 
 // open loads the trained model and checks at the end of the test that Close gives every byte back.

@@ -8,14 +8,14 @@ import (
 	"strconv"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // network is weights with their forward pass. It belongs to the owner thread of its lease.
 type network struct {
-	lease   *metal.Lease
-	weights *metal.Scope
+	lease   *mlxc.Lease
+	weights *mlxc.Scope
 	arch    architecture
 	cpu     *cpuDecoder // of arch; nil without the CPU kernels
 	shape   modelShape
@@ -41,7 +41,7 @@ func useThreads(n int) error {
 	if n == 0 {
 		n = runtime.GOMAXPROCS(0) // which knows the limits of a container
 	}
-	metal.SetCPUThreads(n)
+	mlxc.SetCPUThreads(n)
 	return nil
 }
 
@@ -54,11 +54,11 @@ func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter s
 		if err := useThreads(m.options.Threads); err != nil {
 			return nil, err
 		}
-		level, err := metal.CPULevel()
+		level, err := mlxc.CPULevel()
 		if err != nil {
 			return nil, err
 		}
-		m.kernels = fmt.Sprintf("cpu (%s, %d threads)", level, metal.CPUThreads())
+		m.kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
 	}
 	packed := m.options.Packed || n.lease.Device().Name == "gpu" || kernels
 	w, err := openWeights(from, n.weights, packed, kernels)
@@ -97,7 +97,7 @@ func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter s
 			return nil, err
 		}
 	}
-	if n.element = 2; w.dtype() == metal.Float32.String() {
+	if n.element = 2; w.dtype() == mlxc.Float32.String() {
 		n.element = 4
 	}
 	if n.passes, err = n.compilePasses(); err != nil {
@@ -122,7 +122,7 @@ func (n *network) close() error {
 }
 
 // nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
-func (n *network) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array) *metal.Array {
+func (n *network) nextLogits(s *mlxc.Scope, st *decodeState, token *mlxc.Array) *mlxc.Array {
 	ids := s.Reshape(token, 1, 1)
 	if logits, ok := n.compiledStep(s, st, ids); ok {
 		return logits
@@ -131,10 +131,10 @@ func (n *network) nextLogits(s *metal.Scope, st *decodeState, token *metal.Array
 }
 
 // outputLayer is the output layer for the CPU kernels.
-func (n *network) outputLayer() metal.Layer { return n.cpu.head }
+func (n *network) outputLayer() mlxc.Layer { return n.cpu.head }
 
 // pass takes tokens [1, T] into a state and returns their hidden states [1, T, hidden].
-func (n *network) pass(s *metal.Scope, st *decodeState, ids *metal.Array) *metal.Array {
+func (n *network) pass(s *mlxc.Scope, st *decodeState, ids *mlxc.Array) *mlxc.Array {
 	st.begin(s, ids.Dim(1), n.shape.windows)
 	return n.arch.hidden(s, ids, st)
 }

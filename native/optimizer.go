@@ -3,8 +3,8 @@ package native
 import (
 	"math"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) as MLX's optimizers compute it: without correction of the bias.
@@ -14,9 +14,9 @@ const (
 )
 
 // adamW is one update of a parameter with its moments. rate is float32.
-func adamW(s *metal.Scope, parameter, m, v, gradient, rate *metal.Array, decay float64) (nextParameter, nextM, nextV *metal.Array) {
+func adamW(s *mlxc.Scope, parameter, m, v, gradient, rate *mlxc.Array, decay float64) (nextParameter, nextM, nextV *mlxc.Array) {
 	dtype := gradient.DType()
-	number := func(x float64) *metal.Array { return s.Scalar(x, dtype) }
+	number := func(x float64) *mlxc.Array { return s.Scalar(x, dtype) }
 	rate = s.AsType(rate, dtype)
 	decayed := s.Multiply(parameter, s.Subtract(number(1), s.Multiply(rate, number(decay))))
 	m = s.Add(s.Multiply(number(adamBeta1), m), s.Multiply(number(1-adamBeta1), gradient))

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -20,17 +20,17 @@ func (p packedPass) kernelPass(int, int) *kernelPass {
 	return &kernelPass{
 		rows: 1, tokens: len(row.ids), positions: row.positions,
 		visible: func(window int) []int32 {
-			out := make([]int32, 0, len(row.ids)*metal.VisibleSize)
+			out := make([]int32, 0, len(row.ids)*mlxc.VisibleSize)
 			for i := range row.ids {
 				out = appendVisible(out, row.past, window, int(row.positions[i]), row.first[i], row.second[i])
 			}
 			return out
 		},
-		past: func(layer int) []metal.PastKV {
+		past: func(layer int) []mlxc.PastKV {
 			if row.past == 0 {
-				return make([]metal.PastKV, 1)
+				return make([]mlxc.PastKV, 1)
 			}
-			return []metal.PastKV{p.past.caches[layer].(nn.Ring).Past(0)}
+			return []mlxc.PastKV{p.past.caches[layer].(nn.Ring).Past(0)}
 		},
 	}
 }
@@ -40,22 +40,22 @@ type kernelOnly struct{}
 
 var errKernelsOnly = errors.New("a pass for the CPU kernels was given to MLX's ops")
 
-func (kernelOnly) rope(s *metal.Scope, x *metal.Array, _ metal.RoPE) *metal.Array {
+func (kernelOnly) rope(s *mlxc.Scope, x *mlxc.Array, _ mlxc.RoPE) *mlxc.Array {
 	s.Fail(errKernelsOnly)
 	return x
 }
 
-func (kernelOnly) positions(s *metal.Scope, _, _ int) *metal.Array {
+func (kernelOnly) positions(s *mlxc.Scope, _, _ int) *mlxc.Array {
 	s.Fail(errKernelsOnly)
-	return s.Zeros(metal.Int32, 1)
+	return s.Zeros(mlxc.Int32, 1)
 }
 
-func (kernelOnly) attend(s *metal.Scope, _ int, q, _, _ *metal.Array, _ float32) *metal.Array {
+func (kernelOnly) attend(s *mlxc.Scope, _ int, q, _, _ *mlxc.Array, _ float32) *mlxc.Array {
 	s.Fail(errKernelsOnly)
 	return q
 }
 
-func (kernelOnly) observe(*metal.Scope, int, string, *metal.Array) {}
+func (kernelOnly) observe(*mlxc.Scope, int, string, *mlxc.Array) {}
 
 // cpuPackedState is what the model runs for a packed pass on the CPU.
 type cpuPackedState struct {
@@ -64,7 +64,7 @@ type cpuPackedState struct {
 }
 
 // cpuLogProbs is logProbs by the CPU kernels: in one pass, or in several where texts or labels are too long for one.
-func (t *labelTask) cpuLogProbs(s *metal.Scope, past *history, batch []scoreRow) ([][]float64, error) {
+func (t *labelTask) cpuLogProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([][]float64, error) {
 	all := t.allLabels()
 	scores := t.emptyScores(len(batch))
 	each := t.rest(all)
@@ -90,7 +90,7 @@ func (t *labelTask) cpuLogProbs(s *metal.Scope, past *history, batch []scoreRow)
 }
 
 // scorePacked runs one pass and adds its scores to those of the row's texts.
-func (t *labelTask) scorePacked(parent *metal.Scope, past *decodeState, row *packedRow, scores [][]float64) (err error) {
+func (t *labelTask) scorePacked(parent *mlxc.Scope, past *decodeState, row *packedRow, scores [][]float64) (err error) {
 	s := parent.Child()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	m := t.model
@@ -111,7 +111,7 @@ func (t *labelTask) scorePacked(parent *metal.Scope, past *decodeState, row *pac
 
 // scoreInGroups scores one text whose labels are too many for a pass: its tokens but the last are prefilled, and groups of labels
 // go on from there.
-func (t *labelTask) scoreInGroups(parent *metal.Scope, past *history, row scoreRow, scores [][]float64) (err error) {
+func (t *labelTask) scoreInGroups(parent *mlxc.Scope, past *history, row scoreRow, scores [][]float64) (err error) {
 	s := parent.Child()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	m := t.model
@@ -139,7 +139,7 @@ func (t *labelTask) scoreInGroups(parent *metal.Scope, past *history, row scoreR
 }
 
 // prefillInto runs tokens through the model, chunk by chunk, for their KV.
-func (n *network) prefillInto(parent *metal.Scope, state *decodeState, ids []int32) error {
+func (n *network) prefillInto(parent *mlxc.Scope, state *decodeState, ids []int32) error {
 	for chunk := range slices.Chunk(ids, prefillChunk) {
 		s := parent.Child()
 		n.pass(s, state, s.FromInts(chunk, 1, len(chunk)))

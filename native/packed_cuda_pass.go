@@ -2,7 +2,7 @@ package native
 
 import (
 	"forge.lthn.ai/core/go-mlx/internal/fused"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // fusedRow is a packed row as the compiled CUDA pass takes it, padded to blocks.
@@ -65,19 +65,19 @@ func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
 // packedState is a pass over a packed row by the CUDA kernels.
 type packedState struct {
 	fusedState
-	where, visible     *metal.Array
-	pastKeys, pastVals []*metal.Array
+	where, visible     *mlxc.Array
+	pastKeys, pastVals []*mlxc.Array
 }
 
-func (st *packedState) positions(*metal.Scope, int, int) *metal.Array { return st.where }
+func (st *packedState) positions(*mlxc.Scope, int, int) *mlxc.Array { return st.where }
 
-func (st *packedState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, _ float32) *metal.Array {
+func (st *packedState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ float32) *mlxc.Array {
 	return st.decoder.kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
 }
 
 // tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
-func (n *network) tracePacked(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (n *network) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	st := &packedState{fusedState: fusedState{n.shape.fused}, where: in[1], visible: in[2]}
 	for i := 5; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
@@ -85,16 +85,16 @@ func (n *network) tracePacked(s *metal.Scope, in []*metal.Array) []*metal.Array 
 	rows, picks := in[3], in[4]
 	h := n.arch.hidden(s, in[0], st)
 	h = s.Take(s.Reshape(h, h.Dim(1), n.shape.hiddenSize), rows, 0)
-	logits := s.AsType(n.arch.logits(s, h), metal.Float32)
+	logits := s.AsType(n.arch.logits(s, h), mlxc.Float32)
 	sums := s.LogSumExp(logits, -1, false)
-	of := s.FloorDivide(picks, s.Scalar(float64(n.shape.vocabSize), metal.Int32))
-	return []*metal.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
+	of := s.FloorDivide(picks, s.Scalar(float64(n.shape.vocabSize), mlxc.Int32))
+	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
 }
 
 // fusedLogProbs is logProbs for a packed row.
-func (t *labelTask) fusedLogProbs(s *metal.Scope, past *history, p *fusedRow, texts int) ([][]float64, error) {
+func (t *labelTask) fusedLogProbs(s *mlxc.Scope, past *history, p *fusedRow, texts int) ([][]float64, error) {
 	n := len(p.ids)
-	in := []*metal.Array{
+	in := []*mlxc.Array{
 		s.FromInts(p.ids, 1, n), s.FromInts(p.positions, 1, n), s.FromBools(p.visible, n, past.length+n),
 		s.FromInts(p.rows, len(p.rows)), s.FromInts(p.flat, len(p.flat)),
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // RenderChat applies the chat template and opens the assistant's turn.

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -221,7 +221,7 @@ func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {
 	}()
 	budget := int64(before.active) + 2*weights + 18<<20
 	m := openWith(t, engine.NativeOptions{MemoryBudget: budget, PromptCache: 8 << 20})
-	require.NoError(t, metal.ResetPeak())
+	require.NoError(t, mlxc.ResetPeak())
 	refused, served := 0, 0
 	for i := range 20 {
 		ids := make([]int32, 100*(i+1)-1)
@@ -232,7 +232,7 @@ func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {
 		o.IgnoreEOS, o.MaxTokens = true, 20
 		var a answer
 		a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
-		memory, err := metal.ReadMemory()
+		memory, err := mlxc.ReadMemory()
 		require.NoError(t, err)
 		require.LessOrEqual(t, int64(memory.Peak), budget, fmt.Sprint(len(ids), " tokens"))
 		if a.err == nil {

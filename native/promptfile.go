@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
@@ -44,7 +44,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 	return m.do(ctx, func() (err error) {
 		s := m.lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close()) }()
-		arrays := map[string]*metal.Array{}
+		arrays := map[string]*mlxc.Array{}
 		var states []savedState
 		for i, node := range m.prompts.nodes() {
 			saved := savedState{Tokens: node.tokens()}

@@ -7,8 +7,8 @@ import (
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // sampler picks the next token from logits [1, vocab] as mlx-lm does: bias and penalties on the logits,
@@ -16,16 +16,16 @@ import (
 // has a random key of its own, split once a token, so a seeded request does not depend on other requests.
 type sampler struct {
 	options engine.GenerateOptions
-	kernels bool         // logits come from the CPU kernels, in float32
-	wide    bool         // some number of the options is too large for float16
-	key     *metal.Array // kept; nil when greedy
-	recent  *metal.Array // kept int32 [1, n]: the last RepetitionContext tokens; nil without a penalty
+	kernels bool        // logits come from the CPU kernels, in float32
+	wide    bool        // some number of the options is too large for float16
+	key     *mlxc.Array // kept; nil when greedy
+	recent  *mlxc.Array // kept int32 [1, n]: the last RepetitionContext tokens; nil without a penalty
 	// biased and bias are kept int32 and float32 [1, n], xtcSpared kept bool [1, vocab]: tokens that XTC
 	// must not cut; nil without the option.
-	biased, bias, xtcSpared *metal.Array
+	biased, bias, xtcSpared *mlxc.Array
 }
 
-func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int, kernels bool) *sampler {
+func newSampler(s *mlxc.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int, kernels bool) *sampler {
 	sp := &sampler{options: withinRange(options), wide: !options.FitsHalf(), kernels: kernels}
 	if options.Temperature > 0 {
 		sp.key = s.Keep(s.RandomKey(options.Seed))
@@ -55,7 +55,7 @@ func newSampler(s *metal.Scope, options engine.GenerateOptions, prompt []int32, 
 }
 
 // hold replaces a kept array by a new one.
-func hold(s *metal.Scope, slot **metal.Array, a *metal.Array) {
+func hold(s *mlxc.Scope, slot **mlxc.Array, a *mlxc.Array) {
 	if err := (*slot).Free(); err != nil {
 		s.Fail(err)
 	}
@@ -63,19 +63,19 @@ func hold(s *metal.Scope, slot **metal.Array, a *metal.Array) {
 }
 
 // observe adds a token [1], which need not be computed yet, to what the penalty looks at.
-func (sp *sampler) observe(s *metal.Scope, token *metal.Array) {
+func (sp *sampler) observe(s *mlxc.Scope, token *mlxc.Array) {
 	if sp.recent == nil {
 		return
 	}
-	all := s.Concatenate(1, sp.recent, s.AsType(s.Reshape(token, 1, 1), metal.Int32))
+	all := s.Concatenate(1, sp.recent, s.AsType(s.Reshape(token, 1, 1), mlxc.Int32))
 	n := all.Dim(1)
 	hold(s, &sp.recent, s.Slice(all, 1, max(0, n-sp.options.RepetitionContext), n))
 }
 
 // sample returns the token [1] and the log-probabilities [1, vocab] it was chosen by.
-func (sp *sampler) sample(s *metal.Scope, logits *metal.Array) (token, logprobs *metal.Array) {
-	if sp.wide && logits.DType() == metal.Float16 {
-		logits = s.AsType(logits, metal.Float32)
+func (sp *sampler) sample(s *mlxc.Scope, logits *mlxc.Array) (token, logprobs *mlxc.Array) {
+	if sp.wide && logits.DType() == mlxc.Float16 {
+		logits = s.AsType(logits, mlxc.Float32)
 	}
 	if sp.biased != nil {
 		logits = s.ScatterAdd(logits, sp.biased, s.AsType(sp.bias, logits.DType()), -1)
@@ -109,25 +109,25 @@ func withinRange(o engine.GenerateOptions) engine.GenerateOptions {
 
 // temper divides log-probabilities by a temperature, in their type as mlx-lm does. Where quotients may become infinite, the
 // draw would be one of any tokens: there the best is first shifted to 0, which changes no draw, and float32 is used.
-func temper(s *metal.Scope, logprobs *metal.Array, temperature float32) *metal.Array {
+func temper(s *mlxc.Scope, logprobs *mlxc.Array, temperature float32) *mlxc.Array {
 	inverse := 1 / float64(temperature)
 	if inverse <= largestInverse(logprobs.DType()) {
 		return s.Multiply(logprobs, s.Scalar(inverse, logprobs.DType()))
 	}
-	shifted := s.AsType(s.Subtract(logprobs, s.Max(logprobs, -1, true)), metal.Float32)
-	return s.Multiply(shifted, s.Scalar(min(inverse, largest), metal.Float32))
+	shifted := s.AsType(s.Subtract(logprobs, s.Max(logprobs, -1, true)), mlxc.Float32)
+	return s.Multiply(shifted, s.Scalar(min(inverse, largest), mlxc.Float32))
 }
 
 // largestInverse is the largest factor that leaves log-probabilities of a type finite.
-func largestInverse(dtype metal.DType) float64 {
-	if dtype == metal.Float16 { // up to 65504
+func largestInverse(dtype mlxc.DType) float64 {
+	if dtype == mlxc.Float16 { // up to 65504
 		return 1000
 	}
 	return largest
 }
 
 // logProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
-func logProbs(s *metal.Scope, logits *metal.Array, kernels bool) *metal.Array {
+func logProbs(s *mlxc.Scope, logits *mlxc.Array, kernels bool) *mlxc.Array {
 	if kernels {
 		return s.LogSoftmax(logits)
 	}
@@ -136,7 +136,7 @@ func logProbs(s *metal.Scope, logits *metal.Array, kernels bool) *metal.Array {
 
 // mostLikely is the most likely token of each row. mlx-lm looks for it among log-probabilities, which in a narrow type may be
 // equal where logits differ; with float32 logits these need not be computed.
-func mostLikely(s *metal.Scope, logits, logprobs *metal.Array, kernels bool) *metal.Array {
+func mostLikely(s *mlxc.Scope, logits, logprobs *mlxc.Array, kernels bool) *mlxc.Array {
 	if kernels {
 		return s.Argmax(logits, -1, false)
 	}
@@ -156,7 +156,7 @@ func (sp *sampler) free() error {
 // penalise lowers the logits of recent tokens: by the repetition penalty of Keskar et al. 2019
 // (arXiv:1909.05858), then by the presence penalty once, then by the frequency penalty as often as each
 // occurred.
-func (sp *sampler) penalise(s *metal.Scope, logits *metal.Array) *metal.Array {
+func (sp *sampler) penalise(s *mlxc.Scope, logits *mlxc.Array) *mlxc.Array {
 	o, dtype := sp.options, logits.DType()
 	if o.RepetitionPenalty != 1 {
 		penalty := s.Scalar(float64(o.RepetitionPenalty), dtype)
@@ -176,7 +176,7 @@ func (sp *sampler) penalise(s *metal.Scope, logits *metal.Array) *metal.Array {
 }
 
 // filter sets the log-probabilities of dropped tokens to minus infinity. It returns the key to draw with.
-func (sp *sampler) filter(s *metal.Scope, logprobs, key *metal.Array) (kept, use *metal.Array) {
+func (sp *sampler) filter(s *mlxc.Scope, logprobs, key *mlxc.Array) (kept, use *mlxc.Array) {
 	o := sp.options
 	if o.TopP < 1 {
 		logprobs = topP(s, logprobs, o.TopP)
@@ -187,9 +187,9 @@ func (sp *sampler) filter(s *metal.Scope, logprobs, key *metal.Array) (kept, use
 		logprobs = drop(s, s.Less(logprobs, least), logprobs)
 	}
 	if sp.xtcSpared != nil {
-		var coin *metal.Array
+		var coin *mlxc.Array
 		coin, key = s.RandomSplit(key)
-		keep := s.Greater(s.Uniform(coin), s.Scalar(float64(o.XTCProbability), metal.Float32))
+		keep := s.Greater(s.Uniform(coin), s.Scalar(float64(o.XTCProbability), mlxc.Float32))
 		logprobs = s.Where(keep, logprobs, sp.xtc(s, logprobs))
 	}
 	if k := o.TopK; k > 0 && k < logprobs.Dim(-1) {
@@ -201,37 +201,37 @@ func (sp *sampler) filter(s *metal.Scope, logprobs, key *metal.Array) (kept, use
 }
 
 // xtc drops every token above the threshold but the least likely of them: "exclude top choices".
-func (sp *sampler) xtc(s *metal.Scope, logprobs *metal.Array) *metal.Array {
+func (sp *sampler) xtc(s *mlxc.Scope, logprobs *mlxc.Array) *mlxc.Array {
 	probs := s.Softmax(logprobs, -1, false)
 	above := s.Greater(probs, s.Scalar(float64(sp.options.XTCThreshold), probs.DType()))
 	least := s.Min(s.Where(above, probs, s.Scalar(math.Inf(1), probs.DType())), -1, true)
 	return drop(s, s.LogicalAnd(s.Greater(probs, least), s.LogicalNot(sp.xtcSpared)), logprobs)
 }
 
-func drop(s *metal.Scope, where, logprobs *metal.Array) *metal.Array {
+func drop(s *mlxc.Scope, where, logprobs *mlxc.Array) *mlxc.Array {
 	return s.Where(where, s.Scalar(math.Inf(-1), logprobs.DType()), logprobs)
 }
 
 // topP keeps the smallest set of most likely tokens whose probabilities sum to p (Holtzman et al. 2020,
 // arXiv:1904.09751).
-func topP(s *metal.Scope, logprobs *metal.Array, p float32) *metal.Array {
+func topP(s *mlxc.Scope, logprobs *mlxc.Array, p float32) *mlxc.Array {
 	sorted := s.Sort(logprobs, -1)
-	probs := s.Exp(s.AsType(sorted, metal.Float32))
+	probs := s.Exp(s.AsType(sorted, mlxc.Float32))
 	above := s.Cumsum(probs, -1, true, false) // mass of the tokens more likely than each
 	total := s.Add(s.Slice(above, -1, 0, 1), s.Slice(probs, -1, 0, 1))
-	limit := s.Multiply(s.Scalar(float64(p), metal.Float32), total)
-	dropped := s.Sum(s.AsType(s.GreaterEqual(above, limit), metal.Int32), -1, true)
+	limit := s.Multiply(s.Scalar(float64(p), mlxc.Float32), total)
+	dropped := s.Sum(s.AsType(s.GreaterEqual(above, limit), mlxc.Int32), -1, true)
 	threshold := s.TakeAlong(sorted, dropped, -1)
 	return drop(s, s.Less(logprobs, threshold), logprobs)
 }
 
 // bestTokens is the k most likely tokens in no order: ids uint32 [1, k] and their log-probabilities
 // float32 [1, k].
-func bestTokens(s *metal.Scope, logprobs *metal.Array, k int) (ids, values *metal.Array) {
+func bestTokens(s *mlxc.Scope, logprobs *mlxc.Array, k int) (ids, values *mlxc.Array) {
 	k = min(k, logprobs.Dim(-1))
 	order := s.Argpartition(s.Negative(logprobs), k-1, -1)
 	ids = s.Contiguous(s.Slice(order, -1, 0, k))
-	return ids, s.AsType(s.TakeAlong(logprobs, ids, -1), metal.Float32)
+	return ids, s.AsType(s.TakeAlong(logprobs, ids, -1), mlxc.Float32)
 }
 
 // sortedLogProbs pairs ids with values, best first, without tokens that cannot come.

@@ -9,14 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // onThread runs fn on an owner thread and checks that nothing outlives it.
-func onThread(t *testing.T, fn func(s *metal.Scope)) {
+func onThread(t *testing.T, fn func(s *mlxc.Scope)) {
 	t.Helper()
-	lease, err := metal.Acquire()
+	lease, err := mlxc.Acquire()
 	require.NoError(t, err)
 	before := measure(t)
 	require.NoError(t, lease.Do(context.Background(), func() {
@@ -44,7 +44,7 @@ func distribution(rng *rand.Rand, n int) []float32 {
 }
 
 // kept are the tokens that a filter leaves.
-func kept(t *testing.T, filtered *metal.Array) []int {
+func kept(t *testing.T, filtered *mlxc.Array) []int {
 	t.Helper()
 	values, err := filtered.Floats()
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func byProbability(logprobs []float32) []int {
 
 func TestFiltersKeepWhatTheirDefinitionsSay(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	onThread(t, func(s *metal.Scope) {
+	onThread(t, func(s *mlxc.Scope) {
 		for range 40 {
 			const n = 50
 			logprobs := distribution(rng, n)
@@ -110,7 +110,7 @@ func TestFiltersKeepWhatTheirDefinitionsSay(t *testing.T) {
 }
 
 func TestRepetitionPenaltyPushesRecentTokensDown(t *testing.T) {
-	onThread(t, func(s *metal.Scope) {
+	onThread(t, func(s *mlxc.Scope) {
 		options := engine.DefaultGenerateOptions()
 		options.RepetitionPenalty, options.RepetitionContext = 2, 3
 		sp := newSampler(s, options, []int32{0, 1, 2, 3}, nil, 0, false) // token 0 is too long ago
@@ -128,7 +128,7 @@ func TestRepetitionPenaltyPushesRecentTokensDown(t *testing.T) {
 func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 	logprobs := distribution(rand.New(rand.NewPCG(8, 9)), 6)
 	for _, temperature := range []float32{0.5, 1, 2} {
-		onThread(t, func(s *metal.Scope) {
+		onThread(t, func(s *mlxc.Scope) {
 			options := engine.DefaultGenerateOptions()
 			options.Temperature, options.Seed = temperature, 17
 			sp := newSampler(s, options, []int32{0}, nil, 0, false)
@@ -158,7 +158,7 @@ func TestSamplesFollowTheTemperedDistribution(t *testing.T) {
 }
 
 func TestGreedyTakesTheBestAndReportsNormalisedLogProbs(t *testing.T) {
-	onThread(t, func(s *metal.Scope) {
+	onThread(t, func(s *mlxc.Scope) {
 		sp := newSampler(s, engine.DefaultGenerateOptions(), []int32{0}, nil, 0, false)
 		token, logprobs := sp.sample(s, s.FromFloats([]float32{1, 7, 3}, 1, 3))
 		id, err := token.Int()
@@ -208,10 +208,10 @@ func TestOptionsOfAnySizeLeaveNumbers(t *testing.T) {
 		"repetition": {func(o *engine.GenerateOptions, v float32) { o.RepetitionPenalty = v },
 			map[float32]int{1e5: 3, math.MaxFloat32: 3, 1e-5: 2, 1e-8: 2, 1e-38: 2, 1e-45: 2}},
 	} {
-		for _, dtype := range []metal.DType{metal.Float16, metal.BFloat16, metal.Float32} {
+		for _, dtype := range []mlxc.DType{mlxc.Float16, mlxc.BFloat16, mlxc.Float32} {
 			for value, want := range c.want {
 				for _, row := range [][]float32{steep, flat, many} {
-					onThread(t, func(s *metal.Scope) {
+					onThread(t, func(s *mlxc.Scope) {
 						for _, temperature := range []float32{0, 1e-6} {
 							o := engine.DefaultGenerateOptions()
 							o.Temperature, o.Seed, o.HasSeed = temperature, 3, true
@@ -223,7 +223,7 @@ func TestOptionsOfAnySizeLeaveNumbers(t *testing.T) {
 								id, err := token.Int()
 								require.NoError(t, err)
 								require.Equal(t, want, id, "%s %v, %v, %d tokens", name, value, dtype, len(row))
-								values, err := s.AsType(logprobs, metal.Float32).Floats()
+								values, err := s.AsType(logprobs, mlxc.Float32).Floats()
 								require.NoError(t, err)
 								require.False(t, slices.ContainsFunc(values, func(v float32) bool { return v != v }), "%s %v, %v", name, value, dtype)
 							}

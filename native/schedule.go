@@ -6,7 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // The scheduler computes the streams of a model together: in each round up to a chunk of prompts that wait,
@@ -45,7 +45,7 @@ func (m *Model) pump() {
 		seen := m.kicks.Load()
 		more := false
 		err := m.lease.Do(context.Background(), func() { more = m.rounds() })
-		if errors.Is(err, metal.ErrReleased) {
+		if errors.Is(err, mlxc.ErrReleased) {
 			return // the model's Close frees the streams
 		}
 		if err != nil { // a panic: the streams' states cannot be trusted
@@ -94,7 +94,7 @@ func (m *Model) round() bool {
 		if b := group[0].batch; b != nil {
 			affected = slices.Clone(b.members) // their KV is in the same buffers
 		}
-		m.guard(affected, func(s *metal.Scope) error {
+		m.guard(affected, func(s *mlxc.Scope) error {
 			if st := group[0]; st.draft != nil {
 				return m.speculate(s, st)
 			}
@@ -103,7 +103,7 @@ func (m *Model) round() bool {
 	}
 	if worked {
 		if m.rounded++; m.rounded%clearEvery == 0 {
-			if err := metal.ClearCache(); err != nil {
+			if err := mlxc.ClearCache(); err != nil {
 				m.failAll(err)
 			}
 		}
@@ -143,7 +143,7 @@ func (m *Model) groups() [][]*stream {
 }
 
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
-func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
+func (m *Model) guard(group []*stream, work func(s *mlxc.Scope) error) {
 	s := m.lease.NewScope()
 	err := protect(func() error {
 		if err := work(s); err != nil {
@@ -163,7 +163,7 @@ func (m *Model) guard(group []*stream, work func(s *metal.Scope) error) {
 func protect(fn func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = &metal.PanicError{Value: v, Stack: debug.Stack()}
+			err = &mlxc.PanicError{Value: v, Stack: debug.Stack()}
 		}
 	}()
 	return fn()
@@ -190,14 +190,14 @@ func (m *Model) abandonAll(err error) {
 
 // step starts the next token of every stream of a group, in one pass, and hands out the tokens that the
 // last pass started: MLX computes ahead while the readers are served.
-func (m *Model) step(s *metal.Scope, group []*stream) error {
+func (m *Model) step(s *mlxc.Scope, group []*stream) error {
 	ready := make([]pending, len(group))
 	for i, st := range group {
 		ready[i], st.pending = st.pending, pending{}
 		defer ready[i].free()
 	}
 	var next []*stream
-	var inputs []*metal.Array
+	var inputs []*mlxc.Array
 	var wanted int64
 	for i, st := range group {
 		if ready[i].token != nil && len(st.made)+1 == st.options.MaxTokens {
@@ -243,7 +243,7 @@ func (m *Model) step(s *metal.Scope, group []*stream) error {
 }
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
-func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) error {
+func (m *Model) launch(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) error {
 	logits, rows, err := m.groupLogits(s, group, inputs)
 	if err != nil {
 		return err
@@ -280,7 +280,7 @@ func (m *Model) launch(s *metal.Scope, group []*stream, inputs []*metal.Array) e
 
 // groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
 // those of each stream are.
-func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Array) (logits *metal.Array, rows []int32, err error) {
+func (m *Model) groupLogits(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b := group[0].batch; b != nil {
 		if len(b.members) > 1 || m.token != nil {
 			return b.logits(s, group, inputs)
@@ -305,7 +305,7 @@ func (m *Model) groupLogits(s *metal.Scope, group []*stream, inputs []*metal.Arr
 
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
 // single one there is nothing to share.
-func drawPlain(s *metal.Scope, group []*stream, logits *metal.Array, rows []int32) (wanted []*metal.Array) {
+func drawPlain(s *mlxc.Scope, group []*stream, logits *mlxc.Array, rows []int32) (wanted []*mlxc.Array) {
 	if b := group[0].batch; b != nil && b.best != nil {
 		best := b.best
 		b.best = nil

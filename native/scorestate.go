@@ -3,15 +3,15 @@ package native
 import (
 	"errors"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
 // history is the keys and values of positions that many rows share or extend, layer by layer: a state for the CPU kernels, or else
 // arrays in which nothing is overwritten and sliding windows are a matter of masks.
 type history struct {
-	state        *decodeState   // nil without CPU kernels
-	keys, values []*metal.Array // [B, kv_heads, length, head_dim]
+	state        *decodeState  // nil without CPU kernels
+	keys, values []*mlxc.Array // [B, kv_heads, length, head_dim]
 	length       int
 }
 
@@ -42,42 +42,42 @@ func (h *history) free() error {
 // values that layers see, so that a later pass can go on from them.
 type scoreState struct {
 	past   *history
-	offset *metal.Array // position of each row's first token [B], or nil when all begin at past.length
-	masks  []metal.Mask
+	offset *mlxc.Array // position of each row's first token [B], or nil when all begin at past.length
+	masks  []mlxc.Mask
 	seen   history
 }
 
 // newScoreState prepares a pass in which every row continues past with n tokens. Rows may be padded
 // behind their end: no real token attends to what comes after it.
-func newScoreState(s *metal.Scope, past *history, n int, windows []int) *scoreState {
-	st := &scoreState{past: past, masks: make([]metal.Mask, len(windows))}
-	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
+func newScoreState(s *mlxc.Scope, past *history, n int, windows []int) *scoreState {
+	st := &scoreState{past: past, masks: make([]mlxc.Mask, len(windows))}
+	fillMasks(st.masks, windows, func(_, window int) mlxc.Mask {
 		if window > 0 && past.length+n > window {
-			return metal.Mask{Array: nn.CausalMask(s, n, past.length, window)}
+			return mlxc.Mask{Array: nn.CausalMask(s, n, past.length, window)}
 		}
-		return metal.Mask{Causal: n > 1}
+		return mlxc.Mask{Causal: n > 1}
 	})
 	return st
 }
 
 // newRaggedState prepares a pass of n tokens for each row, where row b continues after its own lengths[b]
 // positions of past and the rest of past is padding.
-func newRaggedState(s *metal.Scope, past *history, lengths []int, n int, windows []int) *scoreState {
-	st := &scoreState{past: past, masks: make([]metal.Mask, len(windows))}
+func newRaggedState(s *mlxc.Scope, past *history, lengths []int, n int, windows []int) *scoreState {
+	st := &scoreState{past: past, masks: make([]mlxc.Mask, len(windows))}
 	starts := make([]int32, len(lengths))
 	for b, length := range lengths {
 		starts[b] = int32(length)
 	}
 	st.offset = s.FromInts(starts, len(starts))
-	fillMasks(st.masks, windows, func(_, window int) metal.Mask {
-		return metal.Mask{Array: raggedMask(s, past.length, lengths, n, window)}
+	fillMasks(st.masks, windows, func(_, window int) mlxc.Mask {
+		return mlxc.Mask{Array: raggedMask(s, past.length, lengths, n, window)}
 	})
 	return st
 }
 
 // raggedMask is [B, 1, n, past+n]: token t of row b is at position lengths[b]+t and sees row b's real
 // past and its own earlier tokens, as far as the window reaches.
-func raggedMask(s *metal.Scope, past int, lengths []int, n, window int) *metal.Array {
+func raggedMask(s *mlxc.Scope, past int, lengths []int, n, window int) *mlxc.Array {
 	total := past + n
 	visible := make([]bool, len(lengths)*n*total)
 	for b, length := range lengths {
@@ -96,24 +96,24 @@ func raggedMask(s *metal.Scope, past int, lengths []int, n, window int) *metal.A
 	return s.FromBools(visible, len(lengths), 1, n, total)
 }
 
-func (st *scoreState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
+func (st *scoreState) rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array {
 	if st.offset != nil {
 		return s.RoPEAt(x, p, st.offset)
 	}
 	return s.RoPE(x, p, st.past.length)
 }
 
-func (st *scoreState) positions(s *metal.Scope, rows, tokens int) *metal.Array {
-	within := s.ExpandDims(s.Arange(0, tokens, metal.Int32), 0)
+func (st *scoreState) positions(s *mlxc.Scope, rows, tokens int) *mlxc.Array {
+	within := s.ExpandDims(s.Arange(0, tokens, mlxc.Int32), 0)
 	if st.offset != nil {
 		return s.Add(s.ExpandDims(st.offset, 1), within)
 	}
-	return s.Contiguous(s.BroadcastTo(s.Add(within, s.Scalar(float64(st.past.length), metal.Int32)), rows, tokens))
+	return s.Contiguous(s.BroadcastTo(s.Add(within, s.Scalar(float64(st.past.length), mlxc.Int32)), rows, tokens))
 }
 
-func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.Array, scale float32) *metal.Array {
+func (st *scoreState) attend(s *mlxc.Scope, layer int, q, keys, values *mlxc.Array, scale float32) *mlxc.Array {
 	if st.past.length > 0 {
-		join := func(past, added *metal.Array) *metal.Array {
+		join := func(past, added *mlxc.Array) *mlxc.Array {
 			if past.Dim(0) != added.Dim(0) { // one past for all rows
 				past = s.BroadcastTo(past, added.Dim(0), past.Dim(1), past.Dim(2), past.Dim(3))
 			}
@@ -126,4 +126,4 @@ func (st *scoreState) attend(s *metal.Scope, layer int, q, keys, values *metal.A
 	return mergeHeads(s, s.SDPA(q, keys, values, scale, st.masks[layer]))
 }
 
-func (st *scoreState) observe(*metal.Scope, int, string, *metal.Array) {}
+func (st *scoreState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // requireGreedy checks that every token is the most likely one behind the tokens before it, but for rounding: all rows are

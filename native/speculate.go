@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
@@ -104,24 +104,24 @@ func (m *Model) sameTokens(from *modelfiles.Source) error {
 }
 
 // catchUp lets the draft model see all but the last chunk of what it has not seen, one chunk at a time.
-func (d *drafting) catchUp(s *metal.Scope, draft *network) (behind bool, err error) {
+func (d *drafting) catchUp(s *mlxc.Scope, draft *network) (behind bool, err error) {
 	if len(d.unseen) <= prefillChunk {
 		return false, nil
 	}
 	draft.pass(s, d.state, s.FromInts(d.unseen[:prefillChunk], 1, prefillChunk))
 	d.unseen = d.unseen[prefillChunk:]
-	return true, errors.Join(s.Eval(d.state.arrays()...), metal.ClearCache())
+	return true, errors.Join(s.Eval(d.state.arrays()...), mlxc.ClearCache())
 }
 
 // propose returns the draft's k most likely next tokens, uint32 [1] each, not computed yet.
-func (d *drafting) propose(s *metal.Scope, draft *network, k int) (_ []*metal.Array, err error) {
+func (d *drafting) propose(s *mlxc.Scope, draft *network, k int) (_ []*mlxc.Array, err error) {
 	h := draft.pass(s, d.state, s.FromInts(d.unseen, 1, len(d.unseen)))
 	logits := s.Squeeze(draft.arch.logits(s, s.Slice(h, 1, len(d.unseen)-1, len(d.unseen))), 1)
 	d.unseen = nil
 	// The proposals may be wrong, and a sliding window cannot forget: they go into a copy.
 	ahead := d.state.share(s)
 	defer func() { err = errors.Join(err, ahead.free()) }()
-	var proposals []*metal.Array
+	var proposals []*mlxc.Array
 	for {
 		token := s.Argmax(logits, -1, false)
 		if proposals = append(proposals, token); len(proposals) == k {
@@ -132,7 +132,7 @@ func (d *drafting) propose(s *metal.Scope, draft *network, k int) (_ []*metal.Ar
 }
 
 // speculate hands out as many tokens as draft and model agree on, and one more.
-func (m *Model) speculate(s *metal.Scope, st *stream) error {
+func (m *Model) speculate(s *mlxc.Scope, st *stream) error {
 	d := st.draft
 	if behind, err := d.catchUp(s, m.draft); behind || err != nil {
 		return err
@@ -144,8 +144,8 @@ func (m *Model) speculate(s *metal.Scope, st *stream) error {
 	}); err != nil {
 		return err
 	}
-	ids := []*metal.Array{s.FromUints([]uint32{uint32(d.unseen[len(d.unseen)-1])}, 1)}
-	var proposals []*metal.Array
+	ids := []*mlxc.Array{s.FromUints([]uint32{uint32(d.unseen[len(d.unseen)-1])}, 1)}
+	var proposals []*mlxc.Array
 	if k > 0 {
 		var err error
 		if proposals, err = d.propose(s, m.draft, k); err != nil {
@@ -176,7 +176,7 @@ func (m *Model) speculate(s *metal.Scope, st *stream) error {
 }
 
 // agree draws the tokens behind each row of logits [k+1, vocab] up to the first that was not proposed.
-func (st *stream) agree(s *metal.Scope, logits *metal.Array, proposals []*metal.Array) ([]engine.Token, error) {
+func (st *stream) agree(s *mlxc.Scope, logits *mlxc.Array, proposals []*mlxc.Array) ([]engine.Token, error) {
 	var tokens []engine.Token
 	for i := 0; ; i++ {
 		if err := s.Eval(st.sample(s, s.Slice(logits, 0, i, i+1))...); err != nil {

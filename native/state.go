@@ -3,14 +3,14 @@ package native
 import (
 	"errors"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
 // decodeState is one sequence under generation: a KV cache for each layer.
 type decodeState struct {
 	caches  []nn.KVCache
-	masks   []metal.Mask
+	masks   []mlxc.Mask
 	fused   *fusedDecoder
 	kernels bool // the caches are rings for the CPU kernels; otherwise they are for MLX's ops
 }
@@ -33,7 +33,7 @@ const keptPositions = 4
 // newBoundedState makes an empty state for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
 // no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
-	st := &decodeState{masks: make([]metal.Mask, len(shape.windows)), fused: shape.fused}
+	st := &decodeState{masks: make([]mlxc.Mask, len(shape.windows)), fused: shape.fused}
 	for _, window := range shape.windows {
 		switch {
 		case window > 0:
@@ -48,7 +48,7 @@ func newBoundedState(shape modelShape, bound int) *decodeState {
 }
 
 // quantize packs the KV of layers with full attention; a sliding window is small as it is.
-func (st *decodeState) quantize(s *metal.Scope, q metal.Quantization) {
+func (st *decodeState) quantize(s *mlxc.Scope, q mlxc.Quantization) {
 	for i, c := range st.caches {
 		full, ok := c.(*nn.FullCache)
 		if !ok {
@@ -62,11 +62,11 @@ func (st *decodeState) quantize(s *metal.Scope, q metal.Quantization) {
 }
 
 // begin prepares a pass of n tokens. Layers of one kind share their mask.
-func (st *decodeState) begin(s *metal.Scope, n int, windows []int) {
+func (st *decodeState) begin(s *mlxc.Scope, n int, windows []int) {
 	if st.kernels {
 		return // which need no masks
 	}
-	fillMasks(st.masks, windows, func(layer, _ int) metal.Mask { return st.caches[layer].(nn.OpCache).Mask(s, n) })
+	fillMasks(st.masks, windows, func(layer, _ int) mlxc.Mask { return st.caches[layer].(nn.OpCache).Mask(s, n) })
 }
 
 func (st *decodeState) kernelPass(_, tokens int) *kernelPass {
@@ -77,8 +77,8 @@ func (st *decodeState) kernelPass(_, tokens int) *kernelPass {
 }
 
 // fillMasks gives every layer its mask, made once for each window.
-func fillMasks(masks []metal.Mask, windows []int, mask func(layer, window int) metal.Mask) {
-	shared := map[int]metal.Mask{}
+func fillMasks(masks []mlxc.Mask, windows []int, mask func(layer, window int) mlxc.Mask) {
+	shared := map[int]mlxc.Mask{}
 	for layer, window := range windows {
 		m, ok := shared[window]
 		if !ok {
@@ -91,30 +91,30 @@ func fillMasks(masks []metal.Mask, windows []int, mask func(layer, window int) m
 
 // rope takes the first cache's offset: within a pass, a layer rotates before it updates its cache, and
 // layers run in order, so the layer under way still has the offset of the pass's first token.
-func (st *decodeState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
+func (st *decodeState) rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array {
 	return s.RoPE(x, p, st.caches[len(st.caches)-1].Offset())
 }
 
-func (st *decodeState) positions(s *metal.Scope, _, tokens int) *metal.Array {
-	return s.Arange(st.position(), st.position()+tokens, metal.Int32)
+func (st *decodeState) positions(s *mlxc.Scope, _, tokens int) *mlxc.Array {
+	return s.Arange(st.position(), st.position()+tokens, mlxc.Int32)
 }
 
-func (st *decodeState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+func (st *decodeState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	return mergeHeads(s, st.attendHeads(s, layer, q, k, v, scale))
 }
 
 // attendHeads is attend with the result in the queries' shape.
-func (st *decodeState) attendHeads(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+func (st *decodeState) attendHeads(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	if st.fused != nil && k.Dim(2) > 1 { // a cache that kept the slices would keep the queries beside them
 		k, v = s.Contiguous(k), s.Contiguous(v)
 	}
 	return st.caches[layer].(nn.OpCache).Attend(s, st.fused.attention(), q, k, v, scale, st.masks[layer])
 }
 
-func (st *decodeState) observe(*metal.Scope, int, string, *metal.Array) {}
+func (st *decodeState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}
 
-func (st *decodeState) arrays() []*metal.Array {
-	var out []*metal.Array
+func (st *decodeState) arrays() []*mlxc.Array {
+	var out []*mlxc.Array
 	for _, c := range st.caches {
 		out = append(out, c.Arrays()...)
 	}
@@ -122,8 +122,8 @@ func (st *decodeState) arrays() []*metal.Array {
 }
 
 // share returns a state of its own that goes on from the same positions.
-func (st *decodeState) share(s *metal.Scope) *decodeState {
-	out := &decodeState{masks: make([]metal.Mask, len(st.masks)), fused: st.fused, kernels: st.kernels}
+func (st *decodeState) share(s *mlxc.Scope) *decodeState {
+	out := &decodeState{masks: make([]mlxc.Mask, len(st.masks)), fused: st.fused, kernels: st.kernels}
 	for _, c := range st.caches {
 		out.caches = append(out.caches, c.Share(s))
 	}
@@ -132,7 +132,7 @@ func (st *decodeState) share(s *metal.Scope) *decodeState {
 
 // trim forgets the last n positions. It returns false, and the state is of no use any more, if a layer
 // cannot.
-func (st *decodeState) trim(s *metal.Scope, n int) bool {
+func (st *decodeState) trim(s *mlxc.Scope, n int) bool {
 	for _, c := range st.caches {
 		if !c.Trim(s, n) {
 			return false
@@ -165,10 +165,10 @@ func (st *decodeState) position() int { return st.caches[0].Offset() }
 // together without padding, and none is copied when another comes or goes.
 type batchState struct {
 	rows   []*decodeState
-	offset *metal.Array // int32 [B]
+	offset *mlxc.Array // int32 [B]
 }
 
-func newBatchState(s *metal.Scope, rows []*decodeState, windows []int) *batchState {
+func newBatchState(s *mlxc.Scope, rows []*decodeState, windows []int) *batchState {
 	if rows[0].kernels {
 		return &batchState{rows: rows}
 	}
@@ -187,21 +187,21 @@ func (st *batchState) kernelPass(_, tokens int) *kernelPass {
 	return passOver(st.rows, tokens)
 }
 
-func (st *batchState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
+func (st *batchState) rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array {
 	return s.RoPEAt(x, p, st.offset)
 }
 
 // positions: each row has one token.
-func (st *batchState) positions(*metal.Scope, int, int) *metal.Array { return st.offset }
+func (st *batchState) positions(*mlxc.Scope, int, int) *mlxc.Array { return st.offset }
 
-func (st *batchState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+func (st *batchState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	n := len(st.rows)
 	qs, ks, vs := s.Split(q, n, 0), s.Split(k, n, 0), s.Split(v, n, 0)
-	out := make([]*metal.Array, n)
+	out := make([]*mlxc.Array, n)
 	for i, row := range st.rows {
 		out[i] = row.attendHeads(s, layer, qs[i], ks[i], vs[i], scale)
 	}
 	return mergeHeads(s, s.Concatenate(0, out...))
 }
 
-func (st *batchState) observe(*metal.Scope, int, string, *metal.Array) {}
+func (st *batchState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}

@@ -8,8 +8,8 @@ import (
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // layerState keeps what some layers put out. MLX computes only what is asked for, so the layers behind the last of them, and the output
@@ -17,14 +17,14 @@ import (
 type layerState struct {
 	state
 	wanted []int
-	kept   []*metal.Array // in the order of wanted; [B, T, hidden]
+	kept   []*mlxc.Array // in the order of wanted; [B, T, hidden]
 }
 
 func (st *layerState) kernelPass(rows, tokens int) *kernelPass {
 	return watchedPassOf(st.state, rows, tokens)
 }
 
-func (st *layerState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
+func (st *layerState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {
 	if i := slices.Index(st.wanted, layer+1); i >= 0 && op == opOutput {
 		st.kept[i] = h
 	}
@@ -95,10 +95,10 @@ func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [
 		return err
 	}
 	s := m.lease.NewScope()
-	defer func() { err = errors.Join(err, s.Close(), metal.TrimCache(cacheLimit)) }()
-	st := &layerState{wanted: layers, kept: make([]*metal.Array, len(layers))}
+	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
+	st := &layerState{wanted: layers, kept: make([]*mlxc.Array, len(layers))}
 	texts := make([]span, len(batch)) // in the states, taken as [N, hidden]
-	var ids *metal.Array
+	var ids *mlxc.Array
 	if m.shape.kernels { // texts one behind the other
 		row := &packedRow{}
 		for b, text := range batch {
@@ -129,7 +129,7 @@ func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [
 		if h == nil {
 			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
 		}
-		values, err := s.AsType(h, metal.Float32).Floats()
+		values, err := s.AsType(h, mlxc.Float32).Floats()
 		if err != nil {
 			return err
 		}

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -84,7 +84,7 @@ func (st *stream) hasRoom() bool {
 }
 
 // prefill runs the next chunk of the prompt. The last token of the prompt is left for the first step.
-func (st *stream) prefill(s *metal.Scope) error {
+func (st *stream) prefill(s *mlxc.Scope) error {
 	if st.sampler == nil {
 		st.begin(s)
 		if len(st.rest) == 1 { // all but the last token are known, maybe from a longer state that was cut back
@@ -124,11 +124,11 @@ func (st *stream) prefill(s *metal.Scope) error {
 	if size < prefillChunk {
 		return nil // its buffers are few, and the next pass reuses them
 	}
-	return metal.ClearCache()
+	return mlxc.ClearCache()
 }
 
 // begin makes the sampler, and goes on from what an earlier request left.
-func (st *stream) begin(s *metal.Scope) {
+func (st *stream) begin(s *mlxc.Scope) {
 	m := st.model
 	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize, st.state.kernels)
 	if !st.reusable() {
@@ -147,7 +147,7 @@ func (st *stream) reusable() bool {
 }
 
 // keep leaves the state for later requests that begin with ids, all of which it has seen.
-func (st *stream) keep(s *metal.Scope, ids []int32) error {
+func (st *stream) keep(s *mlxc.Scope, ids []int32) error {
 	if !st.reusable() {
 		return nil
 	}
@@ -155,22 +155,22 @@ func (st *stream) keep(s *metal.Scope, ids []int32) error {
 }
 
 // quantize packs the KV once it is long enough.
-func (st *stream) quantize(s *metal.Scope) {
+func (st *stream) quantize(s *mlxc.Scope) {
 	if o := st.options; o.KVBits != 0 && !st.packed && st.state.position() >= o.KVStart {
-		st.state.quantize(s, metal.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
+		st.state.quantize(s, mlxc.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
 		st.packed = true
 	}
 }
 
 // sample makes the token after logits [1, vocab] the pending one and returns what must be evaluated.
-func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
+func (st *stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
 	st.quantize(s)
 	st.sampled++
 	token, logprobs := st.sampler.sample(s, logits)
 	st.sampler.observe(s, token)
 	next := pending{token: token}
 	if st.options.LogProbs || st.options.TopLogProbs > 0 {
-		next.logprob = s.AsType(s.TakeAlong(logprobs, s.ExpandDims(token, 1), -1), metal.Float32)
+		next.logprob = s.AsType(s.TakeAlong(logprobs, s.ExpandDims(token, 1), -1), mlxc.Float32)
 	}
 	if k := st.options.TopLogProbs; k > 0 {
 		next.topIDs, next.top = bestTokens(s, logprobs, k)
@@ -179,7 +179,7 @@ func (st *stream) sample(s *metal.Scope, logits *metal.Array) []*metal.Array {
 }
 
 // await keeps the next token until it is read and returns what must be evaluated.
-func (st *stream) await(s *metal.Scope, next pending) []*metal.Array {
+func (st *stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
 	for _, a := range next.arrays() {
 		s.Keep(a)
 	}
@@ -265,7 +265,7 @@ func (st *stream) free(keep bool) error {
 	for _, c := range st.state.caches {
 		steps = append(steps, c.Free)
 	}
-	steps = append(steps, s.Close, func() error { return metal.TrimCache(cacheLimit) })
+	steps = append(steps, s.Close, func() error { return mlxc.TrimCache(cacheLimit) })
 	var errs []error
 	for _, step := range steps {
 		errs = append(errs, protect(step))
@@ -305,15 +305,15 @@ func (st *stream) next(ctx context.Context) (item, error) {
 
 // pending is a token that is being computed, with what its reader wants to know of it. All kept.
 type pending struct {
-	token   *metal.Array // uint32 [1]
-	logprob *metal.Array // float32 [1, 1], or nil
-	topIDs  *metal.Array // uint32 [1, k], or nil
-	top     *metal.Array // float32 [1, k], or nil
+	token   *mlxc.Array // uint32 [1]
+	logprob *mlxc.Array // float32 [1, 1], or nil
+	topIDs  *mlxc.Array // uint32 [1, k], or nil
+	top     *mlxc.Array // float32 [1, k], or nil
 }
 
-func (p pending) arrays() []*metal.Array {
-	var out []*metal.Array
-	for _, a := range []*metal.Array{p.token, p.logprob, p.topIDs, p.top} {
+func (p pending) arrays() []*mlxc.Array {
+	var out []*mlxc.Array
+	for _, a := range []*mlxc.Array{p.token, p.logprob, p.topIDs, p.top} {
 		if a != nil {
 			out = append(out, a)
 		}

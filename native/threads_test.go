@@ -5,8 +5,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -14,7 +14,7 @@ import (
 // or on KV that was kept.
 func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 	texts := testenv.Texts(t)[:32]
-	defer metal.SetCPUThreads(0)
+	defer mlxc.SetCPUThreads(0)
 	var want []engine.Classification
 	var tokens []answer
 	prompts := make([][]int32, len(texts))

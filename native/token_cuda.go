@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -41,7 +41,7 @@ func (d *decoder) tokenModel(kinds layerKinds) fused.TokenModel {
 
 // tokenLogits takes a token, uint32 [1], of one member into its state by the kernel. It returns the logits [1, vocab], and leaves the most
 // likely token in b.best.
-func (b *decodeBatch) tokenLogits(s *metal.Scope, st *stream, token *metal.Array) (*metal.Array, error) {
+func (b *decodeBatch) tokenLogits(s *mlxc.Scope, st *stream, token *mlxc.Array) (*mlxc.Array, error) {
 	if err := b.seat(s); err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (b *decodeBatch) tokenLogits(s *metal.Scope, st *stream, token *metal.Array
 		next := st.state.caches[first].(nn.Slotted).Next()
 		places = append(places, fused.TokenPlace{At: next.At, Filled: next.Filled, Room: b.layers[first].Room()})
 	}
-	var logits *metal.Array
+	var logits *mlxc.Array
 	logits, b.best = b.network.token.Run(s, token, b.arrays(), slices.Index(b.rows, st), st.state.position(), places)
 	for _, c := range st.slotted() {
 		c.Advance()

@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -103,7 +103,7 @@ func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits 
 		token := ids[len(ids)-1]
 		for i := range steps {
 			row := m.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
-			values, err := s.AsType(row, metal.Float32).Floats()
+			values, err := s.AsType(row, mlxc.Float32).Floats()
 			if err != nil {
 				return err
 			}
@@ -137,7 +137,7 @@ func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]
 		m.join(st)
 		token := ids[len(ids)-1]
 		for _, next := range forced {
-			row, _, err := st.batch.logits(s, []*stream{st}, []*metal.Array{s.FromUints([]uint32{uint32(token)}, 1)})
+			row, _, err := st.batch.logits(s, []*stream{st}, []*mlxc.Array{s.FromUints([]uint32{uint32(token)}, 1)})
 			if err != nil {
 				return err
 			}
@@ -145,7 +145,7 @@ func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]
 			if err != nil {
 				return err
 			}
-			values, err := s.AsType(row, metal.Float32).Floats()
+			values, err := s.AsType(row, mlxc.Float32).Floats()
 			if err != nil {
 				return err
 			}

@@ -3,7 +3,7 @@ package native
 import (
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // layerKinds numbers the kinds of layers: those of one window share their places.
@@ -29,9 +29,9 @@ func kindsOf(windows []int) layerKinds {
 // [1 + 2 kinds, B], is the tokens' positions, then for each kind of layer where to write and how many positions are held
 // then; kv are every layer's keys and values [B, kv_heads, room, head_dim]. It returns the logits [B, vocab], and
 // the keys and values with the tokens' written.
-func (n *network) tokenPass(s *metal.Scope, ids, where *metal.Array, kv []*metal.Array) (logits *metal.Array, written []*metal.Array) {
-	in := append([]*metal.Array{ids, where}, kv...)
-	var out []*metal.Array
+func (n *network) tokenPass(s *mlxc.Scope, ids, where *mlxc.Array, kv []*mlxc.Array) (logits *mlxc.Array, written []*mlxc.Array) {
+	in := append([]*mlxc.Array{ids, where}, kv...)
+	var out []*mlxc.Array
 	if n.passes != nil {
 		out = n.passes.token.Call(s, in...)
 	} else {
@@ -44,10 +44,10 @@ func (n *network) tokenPass(s *metal.Scope, ids, where *metal.Array, kv []*metal
 }
 
 // traceTokens is tokenPass in the form that can be compiled.
-func (n *network) traceTokens(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (n *network) traceTokens(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, where, kv := in[0], in[1], in[2:]
 	rows := ids.Dim(0)
-	row := func(i int) *metal.Array { return s.Slice(where, 0, i, i+1) }
+	row := func(i int) *mlxc.Array { return s.Slice(where, 0, i, i+1) }
 	st := &tokenState{
 		fused: n.shape.fused, kinds: n.kinds, kv: slices.Clone(kv), position: s.Reshape(row(0), rows),
 	}
@@ -59,31 +59,31 @@ func (n *network) traceTokens(s *metal.Scope, in []*metal.Array) []*metal.Array 
 			continue
 		}
 		room := kv[2*first].Dim(2)
-		held := s.Less(s.Reshape(s.Arange(0, room, metal.Int32), 1, 1, 1, room), s.Reshape(filled, rows, 1, 1, 1))
-		st.masks = append(st.masks, metal.Mask{Array: held})
+		held := s.Less(s.Reshape(s.Arange(0, room, mlxc.Int32), 1, 1, 1, room), s.Reshape(filled, rows, 1, 1, 1))
+		st.masks = append(st.masks, mlxc.Mask{Array: held})
 	}
 	logits := s.Squeeze(n.arch.logits(s, n.arch.hidden(s, ids, st)), 1)
-	return append([]*metal.Array{logits}, st.kv...)
+	return append([]*mlxc.Array{logits}, st.kv...)
 }
 
 // tokenState is the state of a tokenPass.
 type tokenState struct {
 	fused    *fusedDecoder
 	kinds    layerKinds
-	position *metal.Array   // int32 [B]
-	at       []*metal.Array // of each kind, int32 [B, 1, 1, 1]
-	filled   []*metal.Array // of each kind, int32 [B]; for the fused kernels
-	masks    []metal.Mask   // of each kind; for MLX's own attention
-	kv       []*metal.Array
+	position *mlxc.Array   // int32 [B]
+	at       []*mlxc.Array // of each kind, int32 [B, 1, 1, 1]
+	filled   []*mlxc.Array // of each kind, int32 [B]; for the fused kernels
+	masks    []mlxc.Mask   // of each kind; for MLX's own attention
+	kv       []*mlxc.Array
 }
 
-func (st *tokenState) rope(s *metal.Scope, x *metal.Array, p metal.RoPE) *metal.Array {
+func (st *tokenState) rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array {
 	return s.RoPEAt(x, p, st.position)
 }
 
-func (st *tokenState) positions(*metal.Scope, int, int) *metal.Array { return st.position }
+func (st *tokenState) positions(*mlxc.Scope, int, int) *mlxc.Array { return st.position }
 
-func (st *tokenState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, scale float32) *metal.Array {
+func (st *tokenState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	kind := st.kinds.of[layer]
 	keys, values := &st.kv[2*layer], &st.kv[2*layer+1]
 	*keys = s.PutAlong(*keys, st.at[kind], k, -2)
@@ -94,4 +94,4 @@ func (st *tokenState) attend(s *metal.Scope, layer int, q, k, v *metal.Array, sc
 	return mergeHeads(s, s.SDPA(q, *keys, *values, scale, st.masks[kind]))
 }
 
-func (st *tokenState) observe(*metal.Scope, int, string, *metal.Array) {}
+func (st *tokenState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}

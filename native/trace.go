@@ -5,24 +5,24 @@ import (
 	"errors"
 	"fmt"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // traceState copies what passes through a state.
 type traceState struct {
 	state
 	opsOf  int // the layer whose ops are wanted
-	layers []*metal.Array
+	layers []*mlxc.Array
 	names  []string // of ops
-	ops    []*metal.Array
+	ops    []*mlxc.Array
 }
 
 func (st *traceState) kernelPass(rows, tokens int) *kernelPass {
 	return watchedPassOf(st.state, rows, tokens)
 }
 
-func (st *traceState) observe(_ *metal.Scope, layer int, op string, h *metal.Array) {
+func (st *traceState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {
 	if op == opInput || op == opOutput {
 		st.layers = append(st.layers, h)
 	}
@@ -52,7 +52,7 @@ func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOpti
 			for _, state := range states {
 				err = errors.Join(err, state.free())
 			}
-			err = errors.Join(err, s.Close(), metal.ClearCache())
+			err = errors.Join(err, s.Close(), mlxc.ClearCache())
 		}()
 		for _, part := range options.Parts(ids) {
 			st := &traceState{state: states[0], opsOf: options.OpsOf}
@@ -85,7 +85,7 @@ func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOpti
 }
 
 // firstRows reads the first row of each array.
-func firstRows(s *metal.Scope, arrays []*metal.Array) (out [][]float32, err error) {
+func firstRows(s *mlxc.Scope, arrays []*mlxc.Array) (out [][]float32, err error) {
 	for _, a := range arrays {
 		values, err := s.Slice(a, 0, 0, 1).Floats()
 		if err != nil {

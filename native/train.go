@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -21,19 +21,19 @@ type trainer struct {
 	loras   []namedLoRA
 	all     []*nn.LoRA   // the same without names
 	blocks  [][]*nn.LoRA // the same by block
-	m, v    []*metal.Array
-	sums    []*metal.Array // of gradients, between updates
-	masks   []*metal.Array // of the pass under way, with checkpoints
+	m, v    []*mlxc.Array
+	sums    []*mlxc.Array // of gradients, between updates
+	masks   []*mlxc.Array // of the pass under way, with checkpoints
 	updates int
 
-	gradients *metal.GradFunction
-	pass      *metal.Function // loss and gradients
-	valued    *metal.Function // the loss alone
-	update    *metal.Function
+	gradients *mlxc.GradFunction
+	pass      *mlxc.Function // loss and gradients
+	valued    *mlxc.Function // the loss alone
+	update    *mlxc.Function
 }
 
 // call runs a function, compiled if it was.
-func call(f *metal.Function, plain func(*metal.Scope, []*metal.Array) []*metal.Array, s *metal.Scope, in []*metal.Array) []*metal.Array {
+func call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array, s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	if f == nil {
 		return plain(s, in)
 	}
@@ -121,8 +121,8 @@ func (t *trainer) open() (done int, err error) {
 		t.model.linears[l.layer].Adapt(l.LoRA)
 	}
 	for _, a := range t.trained() {
-		t.m = append(t.m, s.Keep(s.Zeros(metal.Float32, a.Shape()...)))
-		t.v = append(t.v, s.Keep(s.Zeros(metal.Float32, a.Shape()...)))
+		t.m = append(t.m, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
+		t.v = append(t.v, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
 	}
 	if err := s.Eval(append(t.m, t.v...)...); err != nil {
 		return 0, err
@@ -136,8 +136,8 @@ func (t *trainer) open() (done int, err error) {
 }
 
 // trained are the arrays under training, A and B of each LoRA.
-func (t *trainer) trained() []*metal.Array {
-	var out []*metal.Array
+func (t *trainer) trained() []*mlxc.Array {
+	var out []*mlxc.Array
 	for _, l := range t.all {
 		out = append(out, l.A, l.B)
 	}
@@ -159,8 +159,8 @@ func (t *trainer) compile() (err error) {
 		return nil
 	}
 	for _, f := range []struct {
-		compiled **metal.Function
-		plain    func(*metal.Scope, []*metal.Array) []*metal.Array
+		compiled **mlxc.Function
+		plain    func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
 	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.loss}, {&t.update, t.adamW}} {
 		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
 			return err
@@ -170,15 +170,15 @@ func (t *trainer) compile() (err error) {
 }
 
 // lossAndGradients takes what loss takes, and returns the gradients of the trained arrays behind what it returns.
-func (t *trainer) lossAndGradients(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (t *trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	values, gradients := t.gradients.Call(s, in...)
 	return append(values, gradients...)
 }
 
 // adamW takes the rate, then the trained arrays, both moments and the gradients, and returns the first three anew.
-func (t *trainer) adamW(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (t *trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	n := 2 * len(t.all)
-	out := make([]*metal.Array, 3*n)
+	out := make([]*mlxc.Array, 3*n)
 	for i := range n {
 		out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.options.WeightDecay)
 	}
@@ -186,7 +186,7 @@ func (t *trainer) adamW(s *metal.Scope, in []*metal.Array) []*metal.Array {
 }
 
 // inputs are what the passes take of a batch, and the trained arrays.
-func (t *trainer) inputs(s *metal.Scope, b *trainBatch) []*metal.Array {
+func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
 	n := roundUp(len(b.picks), padTo)
 	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
 	copy(picks, b.picks)
@@ -194,7 +194,7 @@ func (t *trainer) inputs(s *metal.Scope, b *trainBatch) []*metal.Array {
 	for i := range b.picks {
 		counts[i] = true
 	}
-	in := []*metal.Array{s.FromInts(b.ids, b.rows, b.length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
+	in := []*mlxc.Array{s.FromInts(b.ids, b.rows, b.length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
 	in = append(in, t.trained()...)
 	if b.segments != nil {
 		in = append(in, s.FromInts(b.segments, b.rows, b.length))
@@ -231,7 +231,7 @@ func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, 
 }
 
 // hold keeps gradients for later.
-func (t *trainer) hold(s *metal.Scope, gradients []*metal.Array) error {
+func (t *trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
 	err := freeAll(t.sums)
 	t.sums = slices.Clone(gradients)
 	for _, g := range t.sums {
@@ -241,14 +241,14 @@ func (t *trainer) hold(s *metal.Scope, gradients []*metal.Array) error {
 }
 
 // apply updates the trained arrays.
-func (t *trainer) apply(s *metal.Scope, gradients []*metal.Array, rate float64) error {
+func (t *trainer) apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
 	if k := t.options.Accumulate; k > 1 {
 		for i, g := range gradients {
 			gradients[i] = s.Divide(g, s.Scalar(float64(k), g.DType()))
 		}
 	}
 	n := len(gradients)
-	in := slices.Concat([]*metal.Array{s.Scalar(rate, metal.Float32)}, t.trained(), t.m, t.v, gradients)
+	in := slices.Concat([]*mlxc.Array{s.Scalar(rate, mlxc.Float32)}, t.trained(), t.m, t.v, gradients)
 	out := call(t.update, t.adamW, s, in)
 	if err := s.Err(); err != nil {
 		return err
@@ -266,7 +266,7 @@ func (t *trainer) apply(s *metal.Scope, gradients []*metal.Array, rate float64) 
 	return errors.Join(append(errs, s.Eval(out...))...)
 }
 
-func freeAll(arrays []*metal.Array) error {
+func freeAll(arrays []*mlxc.Array) error {
 	var errs []error
 	for _, a := range arrays {
 		errs = append(errs, a.Free())
@@ -312,7 +312,7 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 	progress := engine.TrainProgress{Iteration: done}
 	start := time.Now()
 	tell := func() error {
-		memory, err := metal.ReadMemory()
+		memory, err := mlxc.ReadMemory()
 		progress.Seconds, progress.ActiveBytes, progress.PeakBytes = time.Since(start).Seconds(), int64(memory.Active), int64(memory.Peak)
 		if o.Progress != nil {
 			o.Progress(progress)
@@ -325,7 +325,7 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 		var tokens int64
 		if err := t.model.do(ctx, func() (err error) {
 			progress.Loss, tokens, err = t.step(order.at(i), progress.LearningRate, (i+1)%o.Accumulate == 0)
-			return errors.Join(err, metal.TrimCache(cacheLimit))
+			return errors.Join(err, mlxc.TrimCache(cacheLimit))
 		}); err != nil {
 			return nil, err
 		}

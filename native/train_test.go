@@ -14,8 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
@@ -47,7 +47,7 @@ func trainOptions(t *testing.T) engine.TrainOptions {
 }
 
 // withTrainer opens a trainer and lets work use it on the owner thread.
-func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *metal.Scope, batches []trainBatch) error) {
+func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
 	t.Helper()
 	m := openWith(t, engine.NativeOptions{Exact: true})
 	batches, _, err := m.readData(o)
@@ -60,7 +60,7 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 		if err == nil {
 			err = work(tr, s, batches)
 		}
-		return errors.Join(err, s.Close(), tr.close(), metal.ClearCache())
+		return errors.Join(err, s.Close(), tr.close(), mlxc.ClearCache())
 	}))
 	require.Equal(t, before, measure(t), "handles and active bytes after training")
 }
@@ -68,11 +68,11 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 // Loss, gradients and the first update are those of mlx-lm's tuner.
 func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 	o := trainOptions(t)
-	withTrainer(t, o, func(tr *trainer, s *metal.Scope, batches []trainBatch) error {
+	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 		b := &batches[len(batches)-1]
 		for _, l := range tr.all { // B of zeros would make A's gradients zeros
 			old := l.B
-			l.B = s.Keep(s.Normal(metal.Float32, 0.02, s.RandomKey(5), old.Shape()...))
+			l.B = s.Keep(s.Normal(mlxc.Float32, 0.02, s.RandomKey(5), old.Shape()...))
 			if err := errors.Join(s.Eval(l.B), old.Free()); err != nil {
 				return err
 			}
@@ -114,7 +114,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		require.EqualValues(t, want["tokens"][0], func() int { n, _ := values[1].Int(); return n }())
 		require.InDelta(t, want["loss"][0], loss, 0.01) // on CUDA mlx-lm has a kernel of its own for it
 		largest := 0.0
-		compare := func(kind string, arrays []*metal.Array) error {
+		compare := func(kind string, arrays []*mlxc.Array) error {
 			for i, l := range tr.loras {
 				for k, part := range []string{".lora_a", ".lora_b"} {
 					got, err := arrays[2*i+k].Floats()
@@ -149,7 +149,7 @@ func TestCheckpointsChangeNoGradient(t *testing.T) {
 	for _, checkpoint := range []bool{false, true} {
 		o := trainOptions(t)
 		o.Checkpoint = checkpoint
-		withTrainer(t, o, func(tr *trainer, s *metal.Scope, batches []trainBatch) error {
+		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 			longest := &batches[len(batches)-1] // longer than the sliding window, so that there are masks
 			require.Greater(t, longest.length, 32)
 			_, gradients := tr.gradients.Call(s, tr.inputs(s, longest)...)
@@ -178,7 +178,7 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		o := trainOptions(t)
 		o.Packed, o.BatchSize, o.MaxSeqLength = packed, 1, 256
-		withTrainer(t, o, func(tr *trainer, s *metal.Scope, batches []trainBatch) error {
+		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 			var sum, total float64
 			for i := range batches {
 				b := &batches[i]

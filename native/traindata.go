@@ -11,7 +11,7 @@ import (
 	"os"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // example is a text to train on; the loss begins at the prediction of token offset, or 1.

@@ -3,7 +3,7 @@ package native
 import (
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -16,11 +16,11 @@ type trainState struct {
 
 // blockRunner is a state that runs blocks its own way.
 type blockRunner interface {
-	block(s *metal.Scope, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array
+	block(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array
 }
 
 // runBlock runs a block of a model as the state wants it.
-func runBlock(s *metal.Scope, st state, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array {
+func runBlock(s *mlxc.Scope, st state, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	if b, ok := st.(blockRunner); ok {
 		return b.block(s, layer, h, run)
 	}
@@ -29,17 +29,17 @@ func runBlock(s *metal.Scope, st state, layer int, h *metal.Array, run func(*met
 
 // block, with checkpoints, hands the block's trained arrays in: what a checkpointed function does not get as an input has no
 // gradient.
-func (st *trainState) block(s *metal.Scope, layer int, h *metal.Array, run func(*metal.Scope, *metal.Array) *metal.Array) *metal.Array {
+func (st *trainState) block(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	if !st.checkpoint {
 		return run(s, h)
 	}
-	in := []*metal.Array{h}
+	in := []*mlxc.Array{h}
 	for _, lora := range st.blocks[layer] {
 		in = append(in, lora.A, lora.B)
 	}
-	out := s.Checkpointed(func(s *metal.Scope, in []*metal.Array) []*metal.Array {
+	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 		defer setLoRAs(st.blocks[layer], in[1:])()
-		return []*metal.Array{run(s, in[0])}
+		return []*mlxc.Array{run(s, in[0])}
 	}, in...)
 	if len(out) != 1 {
 		return h // the error is latched
@@ -48,7 +48,7 @@ func (st *trainState) block(s *metal.Scope, layer int, h *metal.Array, run func(
 }
 
 // setLoRAs puts arrays, two for each, into LoRAs until the returned func is called.
-func setLoRAs(loras []*nn.LoRA, arrays []*metal.Array) (restore func()) {
+func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	before := make([]nn.LoRA, len(loras))
 	for i, lora := range loras {
 		before[i] = *lora
@@ -63,14 +63,14 @@ func setLoRAs(loras []*nn.LoRA, arrays []*metal.Array) (restore func()) {
 
 // newTrainState prepares a pass over rows of n tokens. segments, int32 [B, n], keeps the examples of packed rows apart; nil
 // without.
-func (t *trainer) newTrainState(s *metal.Scope, n int, segments *metal.Array) *trainState {
+func (t *trainer) newTrainState(s *mlxc.Scope, n int, segments *mlxc.Array) *trainState {
 	st := &trainState{scoreState: newScoreState(s, &history{}, n, t.model.shape.windows), checkpoint: t.options.Checkpoint, blocks: t.blocks}
 	if segments != nil {
 		// A rotation by position is one by distance, so that an example need not begin at position 0.
 		same := s.Equal(s.ExpandDims(segments, 1), s.ExpandDims(segments, 2))
-		fillMasks(st.masks, t.model.shape.windows, func(_, window int) metal.Mask {
+		fillMasks(st.masks, t.model.shape.windows, func(_, window int) mlxc.Mask {
 			seen := nn.CausalMask(s, n, 0, window)
-			return metal.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
+			return mlxc.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
 		})
 	}
 	if t.options.Checkpoint {
@@ -90,10 +90,10 @@ const batchInputs = 4
 // loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
 // trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
 // predictions it goes, int32.
-func (t *trainer) loss(s *metal.Scope, in []*metal.Array) []*metal.Array {
+func (t *trainer) loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, picks, targets, counts := in[0], in[1], in[2], in[3]
 	trained := in[batchInputs : batchInputs+2*len(t.loras)]
-	var segments *metal.Array
+	var segments *mlxc.Array
 	if len(in) > batchInputs+len(trained) {
 		segments = in[batchInputs+len(trained)]
 	}
@@ -107,6 +107,6 @@ func (t *trainer) loss(s *metal.Scope, in []*metal.Array) []*metal.Array {
 	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))
 	entropy := s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))
 	entropy = s.Multiply(entropy, s.AsType(counts, entropy.DType()))
-	number := s.SumAll(s.AsType(counts, metal.Int32))
-	return []*metal.Array{s.Divide(s.SumAll(s.AsType(entropy, metal.Float32)), number), number}
+	number := s.SumAll(s.AsType(counts, mlxc.Int32))
+	return []*mlxc.Array{s.Divide(s.SumAll(s.AsType(entropy, mlxc.Float32)), number), number}
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
@@ -16,8 +16,8 @@ import (
 const resumeFile = "training_state.safetensors"
 
 // parts are the arrays of a saved state, by what stands before their names.
-func (t *trainer) parts() map[string][]*metal.Array {
-	return map[string][]*metal.Array{"p": t.trained(), "m": t.m, "v": t.v, "g": t.sums}
+func (t *trainer) parts() map[string][]*mlxc.Array {
+	return map[string][]*mlxc.Array{"p": t.trained(), "m": t.m, "v": t.v, "g": t.sums}
 }
 
 // save writes the adapter and the state behind so many iterations.
@@ -31,7 +31,7 @@ func (t *trainer) save(iterations int) (err error) {
 	if err := saveAdapter(s, t.options.Out, t.adapter, t.loras, prefix); err != nil {
 		return err
 	}
-	arrays := map[string]*metal.Array{}
+	arrays := map[string]*mlxc.Array{}
 	for part, list := range t.parts() {
 		for i, a := range list {
 			arrays[fmt.Sprintf("%s.%d", part, i)] = a
@@ -45,7 +45,7 @@ func (t *trainer) save(iterations int) (err error) {
 }
 
 // resume reads a state in place of the fresh one and returns how many iterations it is behind.
-func (t *trainer) resume(s *metal.Scope) (int, error) {
+func (t *trainer) resume(s *mlxc.Scope) (int, error) {
 	path := filepath.Join(t.options.Out, resumeFile)
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("resume: %s: %w", path, err) }
 	headers, metadata, err := safetensors.ReadFileMetadata(path)
@@ -67,10 +67,10 @@ func (t *trainer) resume(s *metal.Scope) (int, error) {
 		return fail(err)
 	}
 	trained := t.trained()
-	take := func(part string, i int) (*metal.Array, error) {
+	take := func(part string, i int) (*mlxc.Array, error) {
 		name := fmt.Sprintf("%s.%d", part, i)
 		a, ok := arrays[name]
-		if !ok || a.DType() != metal.Float32 || fmt.Sprint(headers[name].Shape) != fmt.Sprint(trained[i].Shape()) {
+		if !ok || a.DType() != mlxc.Float32 || fmt.Sprint(headers[name].Shape) != fmt.Sprint(trained[i].Shape()) {
 			return nil, fmt.Errorf("tensor %s does not fit the options: it was trained with others", name)
 		}
 		return s.Keep(a), s.Eval(a)
@@ -87,9 +87,9 @@ func (t *trainer) resume(s *metal.Scope) (int, error) {
 		m, errM := take("m", i)
 		v, errV := take("v", i)
 		if err := errors.Join(errP, errM, errV); err != nil {
-			return fail(errors.Join(err, freeAll([]*metal.Array{p, m, v})))
+			return fail(errors.Join(err, freeAll([]*mlxc.Array{p, m, v})))
 		}
-		if err := freeAll([]*metal.Array{trained[i], t.m[i], t.v[i]}); err != nil {
+		if err := freeAll([]*mlxc.Array{trained[i], t.m[i], t.v[i]}); err != nil {
 			return fail(err)
 		}
 		t.m[i], t.v[i] = m, v

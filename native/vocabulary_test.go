@@ -9,8 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -21,7 +21,7 @@ const smallTable = 4000
 func smallModel(t *testing.T) (dir string) {
 	t.Helper()
 	dir = testenv.CopyModel(t)
-	rewrite(t, dir, func(s *metal.Scope, tensors map[string]*metal.Array) {
+	rewrite(t, dir, func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
 		tensors[embeddingName] = s.Slice(tensors[embeddingName], 0, 0, smallTable)
 	})
 	editConfig(t, dir, func(c map[string]any) { c["vocab_size"] = smallTable })

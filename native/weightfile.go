@@ -1,21 +1,21 @@
 package native
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
 // weightFile is a safetensors file whose tensors are read to where they stay.
 type weightFile struct {
-	*metal.WeightFile
+	*mlxc.WeightFile
 	start   int64 // of the data section
 	tensors map[string]safetensors.Tensor
 }
 
 // fileTypes are the types that tensors of a weightFile may have.
-var fileTypes = map[string]metal.DType{
-	"BF16": metal.BFloat16, "F16": metal.Float16, "F32": metal.Float32, "U32": metal.Uint32, "I32": metal.Int32,
-	"U8": metal.Uint8, "I8": metal.Int8, "U16": metal.Uint16, "I16": metal.Int16,
+var fileTypes = map[string]mlxc.DType{
+	"BF16": mlxc.BFloat16, "F16": mlxc.Float16, "F32": mlxc.Float32, "U32": mlxc.Uint32, "I32": mlxc.Int32,
+	"U8": mlxc.Uint8, "I8": mlxc.Int8, "U16": mlxc.Uint16, "I16": mlxc.Int16,
 }
 
 // openFile makes the arrays of a file with the header that was read of it. It returns false, and MLX reads the file, if a tensor has a type of
@@ -32,7 +32,7 @@ func (w *weights) openFile(path string, tensors map[string]safetensors.Tensor) b
 			return false
 		}
 	}
-	file, err := metal.OpenWeightFile(path, start)
+	file, err := mlxc.OpenWeightFile(path, start)
 	if err != nil {
 		w.scope.Fail(err)
 		return true
@@ -47,10 +47,10 @@ func (w *weights) openFile(path string, tensors map[string]safetensors.Tensor) b
 // readFiles reads the tensors that are used.
 func (w *weights) readFiles() error {
 	for _, f := range w.files {
-		var parts []metal.Range
+		var parts []mlxc.Range
 		for name, t := range f.tensors {
 			if w.used[name] {
-				parts = append(parts, metal.Range{Offset: f.start + t.Offset[0], Length: t.Bytes()})
+				parts = append(parts, mlxc.Range{Offset: f.start + t.Offset[0], Length: t.Bytes()})
 			}
 		}
 		if err := f.Read(parts); err != nil {

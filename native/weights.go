@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
@@ -18,19 +18,19 @@ import (
 // error lists them all.
 type weights struct {
 	dir     string
-	scope   *metal.Scope // owns every array of the model
+	scope   *mlxc.Scope // owns every array of the model
 	headers map[string]safetensors.Tensor
-	arrays  map[string]*metal.Array
-	prefix  string             // in front of every name, e.g. "language_model."
-	bare    bool               // names lack "model.", as in folders of embedding models
-	gguf    *metal.VirtualFile // the weights are in a GGUF file; nil for safetensors
+	arrays  map[string]*mlxc.Array
+	prefix  string            // in front of every name, e.g. "language_model."
+	bare    bool              // names lack "model.", as in folders of embedding models
+	gguf    *mlxc.VirtualFile // the weights are in a GGUF file; nil for safetensors
 	used    map[string]bool
 	ignored map[string]bool
 	problems
-	packedAs map[string]metal.Quantization // of packed weights, by name
+	packedAs map[string]mlxc.Quantization // of packed weights, by name
 	linears  linears
-	derived  []*metal.Array // computed from tensors when these are read
-	spent    []*metal.Array // not needed once derived is computed
+	derived  []*mlxc.Array // computed from tensors when these are read
+	spent    []*mlxc.Array // not needed once derived is computed
 	joins    []join
 	close    func() error // of the file that tensors are read from; nil for MLX's own
 	fuse     bool         // join what layers compute together, for the CUDA kernels
@@ -55,7 +55,7 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 
 // openWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
 // gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
-func openWeights(from *modelfiles.Source, scope *metal.Scope, packed, kernels bool) (*weights, error) {
+func openWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels bool) (*weights, error) {
 	files, err := weightFiles(from)
 	if err != nil {
 		return nil, err
@@ -65,8 +65,8 @@ func openWeights(from *modelfiles.Source, scope *metal.Scope, packed, kernels bo
 	}
 	w := &weights{
 		dir: from.Dir, scope: scope, kernels: kernels,
-		headers: map[string]safetensors.Tensor{}, arrays: map[string]*metal.Array{},
-		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]metal.Quantization{}, linears: linears{},
+		headers: map[string]safetensors.Tensor{}, arrays: map[string]*mlxc.Array{},
+		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]mlxc.Quantization{}, linears: linears{},
 	}
 	if from.GGUF != "" {
 		return w, w.openGGUF(from, packed)
@@ -100,7 +100,7 @@ func (w *weights) openGGUF(from *modelfiles.Source, packed bool) error {
 	}
 	w.close = c.Close
 	w.headers = c.Virtual
-	w.gguf = metal.NewVirtualFile(from.GGUF, c, c.Size())
+	w.gguf = mlxc.NewVirtualFile(from.GGUF, c, c.Size())
 	w.arrays = w.scope.LoadVirtual(w.gguf)
 	return w.scope.Err()
 }
@@ -130,7 +130,7 @@ func (w *weights) has(name string) bool {
 }
 
 // tensor returns a tensor of the given shape, or notes why it cannot.
-func (w *weights) tensor(name string, shape ...int) *metal.Array {
+func (w *weights) tensor(name string, shape ...int) *mlxc.Array {
 	name = w.key(name)
 	w.used[name] = true
 	header, ok := w.headers[name]
@@ -149,7 +149,7 @@ func (w *weights) tensor(name string, shape ...int) *metal.Array {
 func (w *weights) ignore(name string) { w.ignored[w.key(name)] = true }
 
 // norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
-func (w *weights) norm(name string, size int, offset float64) *metal.Array {
+func (w *weights) norm(name string, size int, offset float64) *mlxc.Array {
 	a := w.tensor(name+".weight", size)
 	if a == nil || offset == 0 {
 		return a
@@ -209,14 +209,14 @@ func (w *weights) embedding(name string, vocab, hidden int) *nn.Embedding {
 
 // packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
 // that mixed checkpoints need nothing else.
-func (w *weights) packed(name string, in, out int) (packed, scales, biases *metal.Array, q metal.Quantization) {
+func (w *weights) packed(name string, in, out int) (packed, scales, biases *mlxc.Array, q mlxc.Quantization) {
 	weight, scale := w.headers[w.key(name+".weight")], w.headers[w.key(name+".scales")]
 	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
 		in%scale.Shape[1] != 0 || weight.Shape[1]*32%in != 0 || weight.DType != "U32" {
 		w.add("tensor %s: weight %v %s and scales %v do not make a quantised [%d %d]", name, weight.Shape, weight.DType, scale.Shape, out, in)
 		return nil, nil, nil, q
 	}
-	q = metal.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
+	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
 	w.packedAs[w.key(name+".weight")] = q
 	groups := in / q.GroupSize
 	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q

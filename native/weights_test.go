@@ -9,17 +9,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // rewrite changes the tensors of a model folder.
-func rewrite(t *testing.T, dir string, change func(s *metal.Scope, tensors map[string]*metal.Array)) {
+func rewrite(t *testing.T, dir string, change func(s *mlxc.Scope, tensors map[string]*mlxc.Array)) {
 	t.Helper()
 	path := filepath.Join(dir, "model.safetensors")
-	lease, err := metal.Acquire()
+	lease, err := mlxc.Acquire()
 	require.NoError(t, err)
 	defer lease.Release(func() {})
 	var saveErr error
@@ -52,11 +52,11 @@ func loadError(t *testing.T, dir string) error {
 
 func TestEveryProblemOfACheckpointIsListedAtOnce(t *testing.T) {
 	dir := testenv.CopyModel(t)
-	rewrite(t, dir, func(s *metal.Scope, tensors map[string]*metal.Array) {
+	rewrite(t, dir, func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
 		delete(tensors, "model.layers.2.mlp.up_proj.weight")
 		delete(tensors, "model.layers.5.self_attn.q_norm.weight")
-		tensors["model.norm.weight"] = s.Zeros(metal.BFloat16, 7)
-		tensors["model.layers.9.what"] = s.Zeros(metal.BFloat16, 2)
+		tensors["model.norm.weight"] = s.Zeros(mlxc.BFloat16, 7)
+		tensors["model.layers.9.what"] = s.Zeros(mlxc.BFloat16, 2)
 	})
 	err := loadError(t, dir)
 	var bad *engine.CheckpointError
@@ -145,12 +145,12 @@ func TestMultimodalCheckpointsLoadTheirTextPart(t *testing.T) {
 		}
 		c["model_type"], c["text_config"] = "gemma3", text
 	})
-	rewrite(t, dir, func(s *metal.Scope, tensors map[string]*metal.Array) {
+	rewrite(t, dir, func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
 		for name, a := range maps.Clone(tensors) {
 			delete(tensors, name)
 			tensors["language_model."+name] = a
 		}
-		tensors["vision_tower.x.weight"] = s.Zeros(metal.BFloat16, 2)
+		tensors["vision_tower.x.weight"] = s.Zeros(mlxc.BFloat16, 2)
 	})
 	m, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
@@ -180,7 +180,7 @@ func TestShardedCheckpointsLoad(t *testing.T) {
 	require.NoError(t, err)
 	for i, shard := range []string{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} {
 		require.NoError(t, os.CopyFS(filepath.Join(dir, "part"), os.DirFS(testenv.Model(t))))
-		rewrite(t, filepath.Join(dir, "part"), func(_ *metal.Scope, tensors map[string]*metal.Array) {
+		rewrite(t, filepath.Join(dir, "part"), func(_ *mlxc.Scope, tensors map[string]*mlxc.Array) {
 			n := 0
 			for name := range header {
 				if len(name)%2 != i {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -35,7 +35,7 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 				pass := passOver(states[i:i+1], next-begin)
 				pass.watched = watched
 				h := m.cpu.hidden(s, row, states[i], pass)
-				if results[i], err = s.AsType(h, metal.Float32).Floats(); err != nil {
+				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
 				}
 			}
@@ -45,8 +45,8 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 			var kv [2][][]float32
 			for i, st := range states {
 				_, keys, values := nn.Save(s, st.caches[layer])
-				for _, a := range []*metal.Array{keys, values} {
-					numbers, err := s.AsType(a, metal.Float32).Floats()
+				for _, a := range []*mlxc.Array{keys, values} {
+					numbers, err := s.AsType(a, mlxc.Float32).Floats()
 					require.NoError(t, err)
 					kv[i] = append(kv[i], numbers)
 				}
@@ -68,7 +68,7 @@ func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
 		first := newDecodeState(m.shape)
 		defer func() { err = errors.Join(err, first.free(), s.Close()) }()
 		step := func(st *decodeState, id int32) []float32 {
-			values, err := s.AsType(m.pass(s, st, s.FromInts([]int32{id}, 1, 1)), metal.Float32).Floats()
+			values, err := s.AsType(m.pass(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
 			require.NoError(t, err)
 			return values
 		}

@@ -82,7 +82,7 @@ bench-llamacpp: build ## the native engine against llama.cpp
 	@PYTHON=$(VPYTHON) sh tests/llamacpp/run.sh
 
 bench: build ## the engines against each other and mlx-lm
-	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/metal
+	@$(GO) test -run '^$$' -bench . -benchtime 2s ./internal/mlxc
 	@$(GO) run ./tests/compare
 
 # Trains tests/models/domains and tests/models/assistant anew; README says what it needs.
@@ -111,7 +111,7 @@ test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the i
 # too, and the C code of this module itself. Needs gcc or clang with libasan.
 test-asan: build ## what loads models, under AddressSanitizer
 	@echo "==> Loading, with AddressSanitizer"
-	@$(GOTEST) -asan ./internal/metal ./internal/gguf ./internal/tokenizer ./internal/safetensors
+	@$(GOTEST) -asan ./internal/mlxc ./internal/gguf ./internal/tokenizer ./internal/safetensors
 	@$(GOTEST) -asan -run 'Folder|Checkpoint|Load|Unsupported|Info|Adapter' ./native
 
 # The demo with real models: Gemma 3 270M classifies, SmolLM2 135M chats. tests/real/fetch.sh says what it fetches, and of what size.

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // reconcile does what the Room's state asks for, after every change of it: it gives leases and memory to those who wait, closes

@@ -1,6 +1,6 @@
 package fused
 
-import "forge.lthn.ai/core/go-mlx/internal/metal"
+import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 
 const (
 	keysPerBlock = 32 // of a block that scores keys
@@ -16,8 +16,8 @@ const (
 // mlxHeadDims are the head sizes for which MLX has a kernel of its own for one query.
 var mlxHeadDims = map[int]bool{64: true, 96: true, 128: true}
 
-// Attention is metal.Scope.SDPA, in two kernels for one query of one row where MLX would take a handful.
-func (k *Kernels) Attention(s *metal.Scope, q, keys, values *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+// Attention is mlxc.Scope.SDPA, in two kernels for one query of one row where MLX would take a handful.
+func (k *Kernels) Attention(s *mlxc.Scope, q, keys, values *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array {
 	if mlxHeadDims[k.shape.HeadDim] || q.Dim(0) != 1 || q.Dim(2) != 1 || mask.Array != nil || scale != k.shape.AttentionScale {
 		return s.SDPA(q, keys, values, scale, mask)
 	}
@@ -26,20 +26,20 @@ func (k *Kernels) Attention(s *metal.Scope, q, keys, values *metal.Array, scale 
 
 // AttendFilled is attention of one query of each row, [B, heads, 1, head_dim], to the first filled (int32 [B]) of the row's
 // keys and values [B, kv_heads, room, head_dim].
-func (k *Kernels) AttendFilled(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
+func (k *Kernels) AttendFilled(s *mlxc.Scope, q, keys, values, filled *mlxc.Array) *mlxc.Array {
 	rows, room := keys.Dim(0), keys.Dim(2)
 	if rows < minRowsInOne || room > maxKeysInOne {
 		return k.attendOne(s, q, keys, values, filled)
 	}
 	h, d := k.shape.Heads, k.shape.HeadDim
-	return s.Run(k.attend, metal.Launch{
+	return s.Run(k.attend, mlxc.Launch{
 		Grid: [3]int{h * pointThreads, rows, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{h, k.shape.KVHeads, d, maxKeysInOne},
-		Outputs:   []metal.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
 	}, q, keys, values, filled, k.scale)[0]
 }
 
-func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array) *metal.Array {
+func (k *Kernels) attendOne(s *mlxc.Scope, q, keys, values, filled *mlxc.Array) *mlxc.Array {
 	h, kv, d := k.shape.Heads, k.shape.KVHeads, k.shape.HeadDim
 	rows, room := keys.Dim(0), keys.Dim(2)
 	constants := []int{h, kv, d, flag(filled != nil)}
@@ -47,13 +47,13 @@ func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array
 		filled = k.scale // not read
 	}
 	blocks := (room + keysPerBlock - 1) / keysPerBlock
-	scores := s.Run(k.scores, metal.Launch{
+	scores := s.Run(k.scores, mlxc.Launch{
 		Grid: [3]int{blocks * pointThreads, kv, rows}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []metal.Output{{Shape: []int{rows, h, room}, DType: k.shape.DType}},
+		Constants: constants, Outputs: []mlxc.Output{{Shape: []int{rows, h, room}, DType: k.shape.DType}},
 	}, q, keys, k.scale, filled)[0]
-	return s.Run(k.weigh, metal.Launch{
+	return s.Run(k.weigh, mlxc.Launch{
 		Grid: [3]int{d / warp * pointThreads, h, rows}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []metal.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
+		Constants: constants, Outputs: []mlxc.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
 	}, scores, values, filled)[0]
 }
 
@@ -61,11 +61,11 @@ func (k *Kernels) attendOne(s *metal.Scope, q, keys, values, filled *metal.Array
 // keys and values [1, kv_heads, P, head_dim] that they share and to their own [1, kv_heads, T, head_dim];
 // visible, bool [T, P+T], says who sees what. P+T is at most MaxPackedKeys, and P may not be 0. It returns
 // [1, T, heads*head_dim].
-func (k *Kernels) AttendPacked(s *metal.Scope, q, pastKeys, pastValues, keys, values, visible *metal.Array) *metal.Array {
+func (k *Kernels) AttendPacked(s *mlxc.Scope, q, pastKeys, pastValues, keys, values, visible *mlxc.Array) *mlxc.Array {
 	h, t, d := k.shape.Heads, q.Dim(2), k.shape.HeadDim
-	return s.Run(k.packed, metal.Launch{
+	return s.Run(k.packed, mlxc.Launch{
 		Grid: [3]int{t * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
-		Outputs:   []metal.Output{{Shape: []int{1, t, h * d}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{1, t, h * d}, DType: k.shape.DType}},
 	}, q, pastKeys, pastValues, keys, values, visible, k.scale)[0]
 }

@@ -9,7 +9,7 @@ import (
 	"errors"
 	"math"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 //go:embed common.cuh
@@ -57,9 +57,9 @@ const (
 // compiled function in which an op of several outputs occurs, nor the weights that the trace refers to.
 type Kernels struct {
 	shape                                                  Shape
-	normRope, addNorm, gate, scores, weigh, attend, packed *metal.Kernel
-	project                                                *metal.Kernel
-	settings, scale                                        *metal.Array
+	normRope, addNorm, gate, scores, weigh, attend, packed *mlxc.Kernel
+	project                                                *mlxc.Kernel
+	settings, scale                                        *mlxc.Array
 }
 
 // Shape is what the kernels are compiled for.
@@ -71,16 +71,16 @@ type Shape struct {
 	GELU                     bool // the gate is GELU's tanh form, not SiLU
 	RMSNormEps               float32
 	AttentionScale           float32
-	DType                    metal.DType
+	DType                    mlxc.DType
 }
 
 // Fits reports whether the kernels can serve a shape.
 func (s Shape) Fits() bool {
-	return s.HeadDim%warp == 0 && s.HeadDim <= 1024 && s.DType.IsFloat() && s.DType != metal.Float64
+	return s.HeadDim%warp == 0 && s.HeadDim <= 1024 && s.DType.IsFloat() && s.DType != mlxc.Float64
 }
 
 // New prepares the kernels; owner owns their constants.
-func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
+func New(owner *mlxc.Scope, shape Shape) (_ *Kernels, err error) {
 	k := &Kernels{shape: shape}
 	defer func() {
 		if err != nil {
@@ -88,31 +88,31 @@ func New(owner *metal.Scope, shape Shape) (_ *Kernels, err error) {
 		}
 	}()
 	for _, one := range []struct {
-		kernel **metal.Kernel
-		source metal.KernelSource
+		kernel **mlxc.Kernel
+		source mlxc.KernelSource
 	}{
-		{&k.normRope, metal.KernelSource{Name: "norm_rope", Body: normRopeBody,
+		{&k.normRope, mlxc.KernelSource{Name: "norm_rope", Body: normRopeBody,
 			Inputs:  []string{"qkv", "q_weight", "k_weight", "positions", "freqs", "settings"},
 			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
-		{&k.addNorm, metal.KernelSource{Name: "add_norm", Body: addNormBody,
+		{&k.addNorm, mlxc.KernelSource{Name: "add_norm", Body: addNormBody,
 			Inputs:  []string{"h", "y", "post_weight", "next_weight", "settings"},
 			Outputs: []string{"out"}, Constants: []string{"N", "THREADS", "POST", "CLIP"}}},
-		{&k.gate, metal.KernelSource{Name: "gate", Body: gateBody,
+		{&k.gate, mlxc.KernelSource{Name: "gate", Body: gateBody,
 			Inputs: []string{"gate_up"}, Outputs: []string{"out"}, Constants: []string{"N", "GELU"}}},
-		{&k.scores, metal.KernelSource{Name: "scores", Body: scoresBody,
+		{&k.scores, mlxc.KernelSource{Name: "scores", Body: scoresBody,
 			Inputs: []string{"queries", "keys", "scale", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
-		{&k.weigh, metal.KernelSource{Name: "weigh", Body: weighBody,
+		{&k.weigh, mlxc.KernelSource{Name: "weigh", Body: weighBody,
 			Inputs: []string{"scores", "values", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
-		{&k.attend, metal.KernelSource{Name: "attend", Body: attendBody,
+		{&k.attend, mlxc.KernelSource{Name: "attend", Body: attendBody,
 			Inputs: []string{"queries", "keys", "values", "filled", "scale"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
-		{&k.packed, metal.KernelSource{Name: "packed", Body: packedBody,
+		{&k.packed, mlxc.KernelSource{Name: "packed", Body: packedBody,
 			Inputs:  []string{"queries", "past_keys", "past_values", "keys", "values", "visible", "scale"},
 			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
-		{&k.project, metal.KernelSource{Name: "project", Header: projectHeader, Body: projectBody,
+		{&k.project, mlxc.KernelSource{Name: "project", Header: projectHeader, Body: projectBody,
 			Inputs: []string{"x", "weights", "scales", "biases"}, Outputs: []string{"out"}, Constants: []string{"TILES", "BITS", "GROUP"}}},
 	} {
 		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common+one.source.Header
-		if *one.kernel, err = metal.NewKernel(one.source); err != nil {
+		if *one.kernel, err = mlxc.NewKernel(one.source); err != nil {
 			return nil, err
 		}
 	}
@@ -129,19 +129,19 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*metal.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project} {
+	for _, kernel := range []*mlxc.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project} {
 		kernel.Close()
 	}
 }
 
 // Rotation is a position embedding as NormRope takes it.
 type Rotation struct {
-	settings *metal.Array // float32 [3]: eps of the norms, log2 of RoPE's base, scale of positions
-	freqs    *metal.Array // nil without
+	settings *mlxc.Array // float32 [3]: eps of the norms, log2 of RoPE's base, scale of positions
+	freqs    *mlxc.Array // nil without
 }
 
 // NewRotation makes the constants of a position embedding over halves of the whole head; owner owns them.
-func (k *Kernels) NewRotation(owner *metal.Scope, p metal.RoPE) Rotation {
+func (k *Kernels) NewRotation(owner *mlxc.Scope, p mlxc.RoPE) Rotation {
 	base := math.Log2(float64(max(p.Base, 1)))
 	r := Rotation{settings: owner.FromFloats([]float32{k.shape.RMSNormEps, float32(base), p.Scale}, 3), freqs: p.Freqs}
 	if err := owner.Eval(r.settings); err != nil {
@@ -160,7 +160,7 @@ func flag(b bool) int {
 // NormRope splits the joined projections qkv [B, T, (heads + 2 kv_heads) head_dim] into queries
 // [B, heads, T, head_dim], keys and values [B, kv_heads, T, head_dim], norms queries and keys if the
 // model does, and rotates them. positions is int32 [B, T].
-func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *metal.Array, r Rotation) (q, keys, values *metal.Array) {
+func (k *Kernels) NormRope(s *mlxc.Scope, qkv, qWeight, kWeight, positions *mlxc.Array, r Rotation) (q, keys, values *mlxc.Array) {
 	if !k.shape.QKNorm {
 		qWeight, kWeight = r.settings, r.settings // not read
 	}
@@ -170,10 +170,10 @@ func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *met
 	}
 	b, t, d := qkv.Dim(0), qkv.Dim(1), k.shape.HeadDim
 	slots := k.shape.Heads + 2*k.shape.KVHeads
-	out := s.Run(k.normRope, metal.Launch{
+	out := s.Run(k.normRope, mlxc.Launch{
 		Grid: [3]int{b * t * slots * d, 1, 1}, Group: [3]int{d, 1, 1}, Element: k.shape.DType,
 		Constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
-		Outputs:   []metal.Output{{Shape: []int{b, slots, t, d}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{b, slots, t, d}, DType: k.shape.DType}},
 	}, qkv, qWeight, kWeight, positions, freqs, r.settings)[0]
 	firstValue := k.shape.Heads + k.shape.KVHeads
 	return s.Slice(out, 1, 0, k.shape.Heads), s.Slice(out, 1, k.shape.Heads, firstValue), s.Slice(out, 1, firstValue, slots)
@@ -182,31 +182,31 @@ func (k *Kernels) NormRope(s *metal.Scope, qkv, qWeight, kWeight, positions *met
 // AddNorm returns h + y, with y normed by post first if the model does that, and that sum normed by
 // next. h and y are [B, T, hidden], the weights [hidden]. The sums are in the first half of an array
 // [2 B, T, hidden]: AddNorm takes that as h too, without an op to cut it, and Sums cuts it.
-func (k *Kernels) AddNorm(s *metal.Scope, h, y, post, next *metal.Array) (sums, normed *metal.Array) {
+func (k *Kernels) AddNorm(s *mlxc.Scope, h, y, post, next *mlxc.Array) (sums, normed *mlxc.Array) {
 	if !k.shape.PostNorm {
 		post = next // not read
 	}
 	b, t, n := y.Dim(0), y.Dim(1), k.shape.HiddenSize
-	clip := k.shape.PostNorm && k.shape.DType == metal.Float16 // Gemma's activations exceed float16's range
-	out := s.Run(k.addNorm, metal.Launch{
+	clip := k.shape.PostNorm && k.shape.DType == mlxc.Float16 // Gemma's activations exceed float16's range
+	out := s.Run(k.addNorm, mlxc.Launch{
 		Grid: [3]int{b * t * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
-		Outputs:   []metal.Output{{Shape: []int{2 * b, t, n}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{2 * b, t, n}, DType: k.shape.DType}},
 	}, h, y, post, next, k.settings)[0]
 	return out, s.Slice(out, 0, b, 2*b)
 }
 
 // Sums is the sums that AddNorm returned, [B, T, hidden].
-func (k *Kernels) Sums(s *metal.Scope, sums *metal.Array) *metal.Array {
+func (k *Kernels) Sums(s *mlxc.Scope, sums *mlxc.Array) *mlxc.Array {
 	return s.Slice(sums, 0, 0, sums.Dim(0)/2)
 }
 
 // Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.
-func (k *Kernels) Gate(s *metal.Scope, gateUp *metal.Array) *metal.Array {
+func (k *Kernels) Gate(s *mlxc.Scope, gateUp *mlxc.Array) *mlxc.Array {
 	b, t, n := gateUp.Dim(0), gateUp.Dim(1), k.shape.Intermediate
-	return s.Run(k.gate, metal.Launch{
+	return s.Run(k.gate, mlxc.Launch{
 		Grid: [3]int{b * t * n, 1, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{n, flag(k.shape.GELU)},
-		Outputs:   []metal.Output{{Shape: []int{b, t, n}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{b, t, n}, DType: k.shape.DType}},
 	}, gateUp)[0]
 }

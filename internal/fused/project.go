@@ -1,7 +1,7 @@
 package fused
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -15,16 +15,16 @@ const (
 
 // Project is l.Apply(x) for x [B, T, in]. For few rows, but more than one, it is a kernel of its own: MLX has cuBLAS do
 // these, and to take its work into a CUDA graph costs the host several times what another kernel costs.
-func (k *Kernels) Project(s *metal.Scope, x *metal.Array, l *nn.Linear) *metal.Array {
+func (k *Kernels) Project(s *mlxc.Scope, x *mlxc.Array, l *nn.Linear) *mlxc.Array {
 	rows, in := x.Dim(0)*x.Dim(1), x.Dim(2)
 	weights, bits, group := l.Plain(), 0, 1
 	scales, biases := weights, weights // not read
 	if weights == nil {
-		var format metal.Quantization
+		var format mlxc.Quantization
 		weights, scales, biases, format = l.Quantized()
 		bits, group = format.Bits, format.GroupSize
 	}
-	if rows < 2 || rows > maxProjectRows || weights == nil || (bits != 0 && bits != 4) || k.shape.DType == metal.Float32 ||
+	if rows < 2 || rows > maxProjectRows || weights == nil || (bits != 0 && bits != 4) || k.shape.DType == mlxc.Float32 ||
 		in%projectPiece != 0 || weights.Dim(0)%projectOutputs != 0 {
 		return l.Apply(s, x)
 	}
@@ -34,9 +34,9 @@ func (k *Kernels) Project(s *metal.Scope, x *metal.Array, l *nn.Linear) *metal.A
 	}
 	blocks := (rows + 8*tiles - 1) / (8 * tiles)
 	out := weights.Dim(0)
-	return s.Run(k.project, metal.Launch{
+	return s.Run(k.project, mlxc.Launch{
 		Grid: [3]int{out / projectOutputs * pointThreads, blocks, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
 		Constants: []int{tiles, bits, group},
-		Outputs:   []metal.Output{{Shape: []int{x.Dim(0), x.Dim(1), out}, DType: k.shape.DType}},
+		Outputs:   []mlxc.Output{{Shape: []int{x.Dim(0), x.Dim(1), out}, DType: k.shape.DType}},
 	}, x, weights, scales, biases)[0]
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
@@ -34,7 +34,7 @@ type TokenModel struct {
 	VocabSize   int
 	EmbedScale  float32 // as it is in the model's type; 0 for none
 	Embed, Head *nn.Linear
-	Norm        *metal.Array // behind the last layer
+	Norm        *mlxc.Array // behind the last layer
 	Layers      []TokenLayer
 	Kinds       int // layers of one kind have the same places in their caches
 }
@@ -42,10 +42,10 @@ type TokenModel struct {
 // TokenLayer is one layer of it.
 type TokenLayer struct {
 	QKV, O, GateUp, Down           *nn.Linear
-	InputNorm, MLPNorm             *metal.Array
-	PostAttentionNorm, PostMLPNorm *metal.Array // nil without
-	QNorm, KNorm                   *metal.Array // nil without
-	RoPE                           metal.RoPE
+	InputNorm, MLPNorm             *mlxc.Array
+	PostAttentionNorm, PostMLPNorm *mlxc.Array // nil without
+	QNorm, KNorm                   *mlxc.Array // nil without
+	RoPE                           mlxc.RoPE
 	Kind                           int
 }
 
@@ -53,18 +53,18 @@ type TokenLayer struct {
 // two such kernels on the GPU at a time, both could wait for ever. So only one model of a process has one; GPUs do not run
 // kernels of several processes side by side unless CUDA's MPS is asked for.
 type Token struct {
-	program        *metal.Program
+	program        *mlxc.Program
 	blocks, shared int
 	vocab          int
-	dtype          metal.DType
-	workspace      *metal.Array
+	dtype          mlxc.DType
+	workspace      *mlxc.Array
 }
 
 var tokenTaken atomic.Bool
 
 // NewToken compiles the kernel, or takes it from the cache. It returns nil for a model or a machine that it does not serve, and where
 // another model of the process has one. owner owns the constants.
-func NewToken(owner *metal.Scope, lease *metal.Lease, m TokenModel) (_ *Token, err error) {
+func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err error) {
 	if os.Getenv(OneLaunchVariable) == "off" || os.Getenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") != "" || !m.fits() {
 		return nil, nil
 	}
@@ -93,12 +93,12 @@ func NewToken(owner *metal.Scope, lease *metal.Lease, m TokenModel) (_ *Token, e
 		}
 	}()
 	key := fmt.Sprintf("%d.%d driver %d compiler %d\n%s", device.Major, device.Minor, device.Driver, device.Compiler, source)
-	code, err := openCache().get(key, func() ([]byte, error) { return metal.CompileCUDA(source, device) })
+	code, err := openCache().get(key, func() ([]byte, error) { return mlxc.CompileCUDA(source, device) })
 	if err != nil {
 		return nil, err
 	}
 	t := &Token{blocks: device.Multiprocessors, shared: shared, vocab: m.VocabSize, dtype: m.DType}
-	var norms, headNorms []*metal.Array
+	var norms, headNorms []*mlxc.Array
 	for _, l := range m.Layers {
 		norms = append(norms, l.InputNorm, l.MLPNorm)
 		if m.PostNorm {
@@ -127,7 +127,7 @@ func NewToken(owner *metal.Scope, lease *metal.Lease, m TokenModel) (_ *Token, e
 			fixed[i] = all
 		}
 	}
-	if t.program, err = metal.NewProgram("go_mlx_token", code, append(fixed, matrices[6:]...)); err != nil {
+	if t.program, err = mlxc.NewProgram("go_mlx_token", code, append(fixed, matrices[6:]...)); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -149,15 +149,15 @@ type TokenPlace struct{ At, Filled, Room int }
 // Run takes a token, uint32 [1], at a position into the row of the buffers kv: every layer's keys and values [rows, kv_heads, room,
 // head_dim], which are written in place and must be nobody else's. It returns the logits [1, vocab] and the most likely
 // token, uint32 [1].
-func (t *Token) Run(s *metal.Scope, token *metal.Array, kv []*metal.Array, row, position int, places []TokenPlace) (logits, best *metal.Array) {
+func (t *Token) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []TokenPlace) (logits, best *mlxc.Array) {
 	numbers := []int32{int32(position), int32(row)}
 	for _, p := range places {
 		numbers = append(numbers, int32(p.At), int32(p.Filled), int32(p.Room))
 	}
-	out := s.RunProgram(t.program, metal.ProgramLaunch{
+	out := s.RunProgram(t.program, mlxc.ProgramLaunch{
 		Blocks: t.blocks, Threads: tokenThreads, SharedBytes: t.shared, Numbers: numbers,
-		Outputs: []metal.Output{{Shape: []int{1, t.vocab}, DType: t.dtype}, {Shape: []int{1}, DType: metal.Uint32}},
-	}, []*metal.Array{token}, kv)
+		Outputs: []mlxc.Output{{Shape: []int{1, t.vocab}, DType: t.dtype}, {Shape: []int{1}, DType: mlxc.Uint32}},
+	}, []*mlxc.Array{token}, kv)
 	return out[0], out[1]
 }
 
@@ -169,7 +169,7 @@ func (m *TokenModel) fits() bool {
 			return false
 		}
 	}
-	half := m.DType == metal.BFloat16 || m.DType == metal.Float16
+	half := m.DType == mlxc.BFloat16 || m.DType == mlxc.Float16
 	head := m.HeadDim == 32 || m.HeadDim == 64 || m.HeadDim == 128 || m.HeadDim == 256
 	return half && head && m.Heads%m.KVHeads == 0 && m.Heads/m.KVHeads < tokenThreads/warp && m.Kinds <= maxPlaceKinds &&
 		m.HiddenSize%warp == 0 && m.Intermediate%warp == 0
@@ -177,7 +177,7 @@ func (m *TokenModel) fits() bool {
 
 // matrices are the weights: of the embedding and the output layer, three places each, then of every layer. All must be plain, or all
 // packed in one format.
-func (m *TokenModel) matrices() (out []*metal.Array, bits, group int, ok bool) {
+func (m *TokenModel) matrices() (out []*mlxc.Array, bits, group int, ok bool) {
 	_, _, _, format := m.Embed.Quantized()
 	bits, group = format.Bits, max(1, format.GroupSize)
 	add := func(l *nn.Linear, places int) bool {
@@ -224,7 +224,7 @@ func float(x float32) string { return fmt.Sprintf("%#xu", math.Float32bits(x)) }
 
 // source is the kernel's text for this shape, and how much shared memory a block needs. layerArrays is how many arrays the layers'
 // weights are.
-func (m *TokenModel) source(device metal.CUDADevice, bits, group, layerArrays int) (text string, shared int) {
+func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int) (text string, shared int) {
 	var b strings.Builder
 	define := func(name string, value any) { fmt.Fprintf(&b, "#define %s %v\n", name, value) }
 	list := func(values []string) string { return "{" + strings.Join(values, ",") + "}" }
@@ -262,7 +262,7 @@ func (m *TokenModel) source(device metal.CUDADevice, bits, group, layerArrays in
 		value any
 	}{
 		{"LAYERS", len(m.Layers)}, {"HIDDEN", m.HiddenSize}, {"HEADS", m.Heads}, {"KV_HEADS", m.KVHeads}, {"HEAD_DIM", m.HeadDim},
-		{"INTER", m.Intermediate}, {"VOCAB", m.VocabSize}, {"HALF", flag(m.DType == metal.Float16)}, {"BITS", bits}, {"GROUP", group},
+		{"INTER", m.Intermediate}, {"VOCAB", m.VocabSize}, {"HALF", flag(m.DType == mlxc.Float16)}, {"BITS", bits}, {"GROUP", group},
 		{"QK_NORM", flag(m.QKNorm)}, {"POST_NORM", flag(m.PostNorm)}, {"GELU", flag(m.GELU)},
 		{"FREQS", flag(m.Layers[0].RoPE.Freqs != nil)}, {"KINDS", m.Kinds}, {"ROPES", len(ropes)}, {"SPLIT_QKV", splits[0]},
 		{"SPLIT_O", splits[1]}, {"SPLIT_DOWN", splits[2]}, {"PARTS", parts}, {"THREADS", tokenThreads}, {"SHARED_BYTES", shared},

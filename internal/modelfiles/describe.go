@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 

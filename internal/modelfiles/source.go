@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/gguf"
 )
 

@@ -5,12 +5,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Whatever a cache went through, a place with RoomFor its positions takes what it holds and gives it back.
 func TestAPlaceTakesACacheWithMoreRoomThanItNeeds(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		for name, c := range map[string]struct {
 			filled []int // positions of each pass
 			cut    int   // positions forgotten then

@@ -1,6 +1,6 @@
 package nn
 
-import "forge.lthn.ai/core/go-mlx/internal/metal"
+import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 
 // growBy is how many positions a cache grows at a time.
 const growBy = 256
@@ -8,8 +8,8 @@ const growBy = 256
 // timeAxis is the axis of positions in keys and values [B, kv_heads, T, head_dim].
 const timeAxis = 2
 
-// Attention computes what queries attend to, with the arguments of metal.Scope.SDPA, which is one.
-type Attention func(s *metal.Scope, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+// Attention computes what queries attend to, with the arguments of mlxc.Scope.SDPA, which is one.
+type Attention func(s *mlxc.Scope, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array
 
 // KVCache keeps the keys and values of one layer between passes. The cache owns its arrays.
 type KVCache interface {
@@ -17,13 +17,13 @@ type KVCache interface {
 	Offset() int
 	// Share returns a cache of its own that goes on from the same positions; both hold the same arrays
 	// until one of them is updated.
-	Share(s *metal.Scope) KVCache
+	Share(s *mlxc.Scope) KVCache
 	// Trim forgets the last n positions and reports whether it can: what was overwritten does not come back.
-	Trim(s *metal.Scope, n int) bool
+	Trim(s *mlxc.Scope, n int) bool
 	// Room is how many positions a pass of n tokens makes new buffers for.
 	Room(n int) int
 	// Arrays are what must be evaluated for the cache to hold values.
-	Arrays() []*metal.Array
+	Arrays() []*mlxc.Array
 	// Bytes is the size of the keys and values held.
 	Bytes() int64
 	Free() error
@@ -35,9 +35,9 @@ type OpCache interface {
 	KVCache
 	// Attend appends keys and values [B, kv_heads, T, head_dim] and returns what the queries
 	// [B, heads, T, head_dim] attend to.
-	Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array
+	Attend(s *mlxc.Scope, attention Attention, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array
 	// Mask is the attention mask for a pass of n tokens, asked for before Attend.
-	Mask(s *metal.Scope, n int) metal.Mask
+	Mask(s *mlxc.Scope, n int) mlxc.Mask
 }
 
 // Slotted is a cache whose next single token can be written by index, as a compiled pass does that is the same
@@ -46,9 +46,9 @@ type Slotted interface {
 	OpCache
 	// Slot makes room for one more position and returns keys and values [B, kv_heads, room, head_dim], which stay
 	// the cache's, with that position's place. It needs a cache that is not empty.
-	Slot(s *metal.Scope) (keys, values *metal.Array, at Place)
+	Slot(s *mlxc.Scope) (keys, values *mlxc.Array, at Place)
 	// Fill takes the arrays of Slot back with the position written.
-	Fill(s *metal.Scope, keys, values *metal.Array)
+	Fill(s *mlxc.Scope, keys, values *mlxc.Array)
 
 	// Lend, after Slot, forgets the arrays, which now are elsewhere, but not how many positions there are.
 	Lend() error
@@ -57,20 +57,20 @@ type Slotted interface {
 	// Advance counts a position that was written to arrays that are lent.
 	Advance()
 	// Restore gives the cache arrays that hold what the lent ones did.
-	Restore(s *metal.Scope, keys, values *metal.Array)
+	Restore(s *mlxc.Scope, keys, values *mlxc.Array)
 }
 
 // Place is where a position goes: index At, with which the first Filled positions hold something.
 type Place struct{ At, Filled int }
 
 // pair is keys and values held over passes.
-type pair struct{ keys, values *metal.Array }
+type pair struct{ keys, values *mlxc.Array }
 
 func (p *pair) empty() bool { return p.keys == nil }
 
 // replace keeps new arrays and drops the old ones at once: with the last handle gone before the new
 // ones are evaluated, MLX writes into the old buffer instead of copying it.
-func (p *pair) replace(s *metal.Scope, keys, values *metal.Array) {
+func (p *pair) replace(s *mlxc.Scope, keys, values *mlxc.Array) {
 	if err := p.Free(); err != nil {
 		s.Fail(err)
 	}
@@ -78,7 +78,7 @@ func (p *pair) replace(s *metal.Scope, keys, values *metal.Array) {
 }
 
 // share is another pair on the same arrays.
-func (p *pair) share(s *metal.Scope) pair {
+func (p *pair) share(s *mlxc.Scope) pair {
 	if p.empty() {
 		return pair{}
 	}
@@ -86,7 +86,7 @@ func (p *pair) share(s *metal.Scope) pair {
 }
 
 // both applies an op to keys and values.
-func (p *pair) both(op func(*metal.Array) *metal.Array) (k, v *metal.Array) {
+func (p *pair) both(op func(*mlxc.Array) *mlxc.Array) (k, v *mlxc.Array) {
 	return op(p.keys), op(p.values)
 }
 
@@ -94,13 +94,13 @@ func (p *pair) both(op func(*metal.Array) *metal.Array) (k, v *metal.Array) {
 func (p *pair) Lend() error { return p.Free() }
 
 // Restore takes arrays.
-func (p *pair) Restore(s *metal.Scope, keys, values *metal.Array) { p.replace(s, keys, values) }
+func (p *pair) Restore(s *mlxc.Scope, keys, values *mlxc.Array) { p.replace(s, keys, values) }
 
-func (p *pair) Arrays() []*metal.Array {
+func (p *pair) Arrays() []*mlxc.Array {
 	if p.empty() {
 		return nil
 	}
-	return []*metal.Array{p.keys, p.values}
+	return []*mlxc.Array{p.keys, p.values}
 }
 
 func (p *pair) Bytes() int64 {
@@ -123,7 +123,7 @@ func (p *pair) Free() error {
 }
 
 // grow appends room for n positions of zeros in the shape of like.
-func grow(s *metal.Scope, a, like *metal.Array, n int) *metal.Array {
+func grow(s *mlxc.Scope, a, like *mlxc.Array, n int) *mlxc.Array {
 	room := s.Zeros(like.DType(), like.Dim(0), like.Dim(1), n, like.Dim(3))
 	if a == nil {
 		return room
@@ -144,10 +144,10 @@ func NewFullCache() *FullCache { return &FullCache{} }
 func (c *FullCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
-func (c *FullCache) Share(s *metal.Scope) KVCache { return &FullCache{c.share(s), c.offset} }
+func (c *FullCache) Share(s *mlxc.Scope) KVCache { return &FullCache{c.share(s), c.offset} }
 
 // Trim always can: later positions are written over.
-func (c *FullCache) Trim(_ *metal.Scope, n int) bool {
+func (c *FullCache) Trim(_ *mlxc.Scope, n int) bool {
 	if n < 0 || n > c.offset {
 		return false
 	}
@@ -164,16 +164,16 @@ func (c *FullCache) Room(n int) int {
 }
 
 // Mask is causal for several tokens and none for one, which sees all.
-func (c *FullCache) Mask(_ *metal.Scope, n int) metal.Mask { return metal.Mask{Causal: n > 1} }
+func (c *FullCache) Mask(_ *mlxc.Scope, n int) mlxc.Mask { return mlxc.Mask{Causal: n > 1} }
 
 // Attend sees all positions.
-func (c *FullCache) Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *FullCache) Attend(s *mlxc.Scope, attention Attention, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array {
 	k, v = c.Update(s, k, v)
 	return attention(s, q, k, v, scale, mask)
 }
 
 // Update writes behind the last position and returns all that is held.
-func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
+func (c *FullCache) Update(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array) {
 	n, prev := keys.Dim(timeAxis), c.offset
 	c.makeRoom(s, keys, values, n)
 	c.offset += n
@@ -183,16 +183,16 @@ func (c *FullCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *met
 	if c.offset == c.keys.Dim(timeAxis) {
 		return c.keys, c.values
 	}
-	return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
+	return c.both(func(a *mlxc.Array) *mlxc.Array { return s.Slice(a, timeAxis, 0, c.offset) })
 }
 
 // makeRoom grows the buffers for n positions in the shape of keys and values.
-func (c *FullCache) makeRoom(s *metal.Scope, keys, values *metal.Array, n int) {
+func (c *FullCache) makeRoom(s *mlxc.Scope, keys, values *mlxc.Array, n int) {
 	if prev := c.offset; c.empty() || prev+n > c.keys.Dim(timeAxis) {
 		room := blocks(n)
-		var oldKeys, oldValues *metal.Array
+		var oldKeys, oldValues *mlxc.Array
 		if !c.empty() {
-			oldKeys, oldValues = c.both(func(a *metal.Array) *metal.Array {
+			oldKeys, oldValues = c.both(func(a *mlxc.Array) *mlxc.Array {
 				if prev%growBy == 0 {
 					return a
 				}
@@ -204,13 +204,13 @@ func (c *FullCache) makeRoom(s *metal.Scope, keys, values *metal.Array, n int) {
 }
 
 // Slot is the position behind the last one.
-func (c *FullCache) Slot(s *metal.Scope) (keys, values *metal.Array, at Place) {
+func (c *FullCache) Slot(s *mlxc.Scope) (keys, values *mlxc.Array, at Place) {
 	c.makeRoom(s, c.keys, c.values, 1)
 	return c.keys, c.values, c.Next()
 }
 
 // Fill counts the position.
-func (c *FullCache) Fill(s *metal.Scope, keys, values *metal.Array) {
+func (c *FullCache) Fill(s *mlxc.Scope, keys, values *mlxc.Array) {
 	c.replace(s, keys, values)
 	c.Advance()
 }
@@ -243,12 +243,12 @@ func NewBoundedCache(size, keep int) *RotatingCache { return &RotatingCache{wind
 func (c *RotatingCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
-func (c *RotatingCache) Share(s *metal.Scope) KVCache {
+func (c *RotatingCache) Share(s *mlxc.Scope) KVCache {
 	return &RotatingCache{pair: c.share(s), window: c.window, keep: c.keep, offset: c.offset, next: c.next}
 }
 
 // Trim can as long as the window that ends at the new last position is held, in order.
-func (c *RotatingCache) Trim(s *metal.Scope, n int) bool {
+func (c *RotatingCache) Trim(s *mlxc.Scope, n int) bool {
 	if n == 0 {
 		return true
 	}
@@ -267,7 +267,7 @@ func (c *RotatingCache) Trim(s *metal.Scope, n int) bool {
 		c.next = 0
 		return true
 	}
-	k, v := c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, left) })
+	k, v := c.both(func(a *mlxc.Array) *mlxc.Array { return s.Slice(a, timeAxis, 0, left) })
 	c.replace(s, k, v)
 	c.next = left
 	return true
@@ -285,25 +285,25 @@ func (c *RotatingCache) Room(n int) int {
 }
 
 // Mask limits several tokens to their windows; one token sees all that is held.
-func (c *RotatingCache) Mask(s *metal.Scope, n int) metal.Mask {
+func (c *RotatingCache) Mask(s *mlxc.Scope, n int) mlxc.Mask {
 	if n == 1 {
-		return metal.Mask{}
+		return mlxc.Mask{}
 	}
 	held := min(c.window-1, c.offset)
 	if held+n > c.window {
-		return metal.Mask{Array: CausalMask(s, n, held, c.window)}
+		return mlxc.Mask{Array: CausalMask(s, n, held, c.window)}
 	}
-	return metal.Mask{Causal: true}
+	return mlxc.Mask{Causal: true}
 }
 
 // Attend sees the window.
-func (c *RotatingCache) Attend(s *metal.Scope, attention Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *RotatingCache) Attend(s *mlxc.Scope, attention Attention, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array {
 	k, v = c.Update(s, k, v)
 	return attention(s, q, k, v, scale, mask)
 }
 
 // Update adds positions, forgets those out of every window and returns what is held.
-func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
+func (c *RotatingCache) Update(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array) {
 	if keys.Dim(timeAxis) == 1 {
 		return c.overwrite(s, keys, values)
 	}
@@ -311,7 +311,7 @@ func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v 
 		// The pass owns its arrays; the cache needs handles of its own.
 		c.replace(s, s.Slice(keys, timeAxis, 0, keys.Dim(timeAxis)), s.Slice(values, timeAxis, 0, values.Dim(timeAxis)))
 	} else {
-		appendTo := func(held, added *metal.Array) *metal.Array {
+		appendTo := func(held, added *mlxc.Array) *mlxc.Array {
 			ordered := c.ordered(s, held)
 			length := ordered.Dim(timeAxis)
 			if drop := length - c.window + 1; drop > 0 {
@@ -327,7 +327,7 @@ func (c *RotatingCache) Update(s *metal.Scope, keys, values *metal.Array) (k, v 
 }
 
 // drop forgets the oldest n of positions in order, but for those that are kept.
-func (c *RotatingCache) drop(s *metal.Scope, a *metal.Array, n int) *metal.Array {
+func (c *RotatingCache) drop(s *mlxc.Scope, a *mlxc.Array, n int) *mlxc.Array {
 	rest := s.Slice(a, timeAxis, n+c.keep, a.Dim(timeAxis))
 	if c.keep == 0 {
 		return rest
@@ -336,15 +336,15 @@ func (c *RotatingCache) drop(s *metal.Scope, a *metal.Array, n int) *metal.Array
 }
 
 // ordered is the held positions from oldest to newest.
-func (c *RotatingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
+func (c *RotatingCache) ordered(s *mlxc.Scope, a *mlxc.Array) *mlxc.Array {
 	length := a.Dim(timeAxis)
 	switch {
 	case c.next == length:
 		return a
 	case c.next < c.offset:
-		parts := []*metal.Array{s.Slice(a, timeAxis, c.next, length), s.Slice(a, timeAxis, c.keep, c.next)}
+		parts := []*mlxc.Array{s.Slice(a, timeAxis, c.next, length), s.Slice(a, timeAxis, c.keep, c.next)}
 		if c.keep > 0 {
-			parts = append([]*metal.Array{s.Slice(a, timeAxis, 0, c.keep)}, parts...)
+			parts = append([]*mlxc.Array{s.Slice(a, timeAxis, 0, c.keep)}, parts...)
 		}
 		return s.Concatenate(timeAxis, parts...)
 	default:
@@ -352,25 +352,25 @@ func (c *RotatingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
 	}
 }
 
-func (c *RotatingCache) overwrite(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array) {
+func (c *RotatingCache) overwrite(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array) {
 	c.turn(s, keys, values)
 	c.Fill(s,
 		s.SliceUpdate(c.keys, keys, timeAxis, c.next, c.next+1),
 		s.SliceUpdate(c.values, values, timeAxis, c.next, c.next+1))
 	if c.offset < c.keys.Dim(timeAxis) {
-		return c.both(func(a *metal.Array) *metal.Array { return s.Slice(a, timeAxis, 0, c.offset) })
+		return c.both(func(a *mlxc.Array) *mlxc.Array { return s.Slice(a, timeAxis, 0, c.offset) })
 	}
 	return c.keys, c.values
 }
 
 // Slot is the oldest position, or a new one as long as the window is not full.
-func (c *RotatingCache) Slot(s *metal.Scope) (keys, values *metal.Array, at Place) {
+func (c *RotatingCache) Slot(s *mlxc.Scope) (keys, values *mlxc.Array, at Place) {
 	c.turn(s, c.keys, c.values)
 	return c.keys, c.values, c.Next()
 }
 
 // Fill counts the position.
-func (c *RotatingCache) Fill(s *metal.Scope, keys, values *metal.Array) {
+func (c *RotatingCache) Fill(s *mlxc.Scope, keys, values *mlxc.Array) {
 	c.replace(s, keys, values)
 	c.Advance()
 }
@@ -391,14 +391,14 @@ func (c *RotatingCache) Advance() {
 }
 
 // turn makes next the place of one more position, in buffers in the shape of keys and values.
-func (c *RotatingCache) turn(s *metal.Scope, keys, values *metal.Array) {
+func (c *RotatingCache) turn(s *mlxc.Scope, keys, values *mlxc.Array) {
 	if c.empty() || (c.offset >= c.keys.Dim(timeAxis) && c.keys.Dim(timeAxis) < c.window) {
 		room := min(blocks(c.offset+1), c.window) - c.offset
 		c.replace(s, grow(s, c.keys, keys, room), grow(s, c.values, values, room))
 		c.next = c.offset
 	}
 	if extra := c.keys.Dim(timeAxis) - c.window; extra > 0 {
-		k, v := c.both(func(a *metal.Array) *metal.Array { return c.drop(s, a, extra) })
+		k, v := c.both(func(a *mlxc.Array) *mlxc.Array { return c.drop(s, a, extra) })
 		c.replace(s, k, v)
 		c.next = c.window
 	}

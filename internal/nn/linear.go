@@ -1,42 +1,42 @@
 // Package nn holds the layers and KV caches that model files are made of.
 package nn
 
-import "forge.lthn.ai/core/go-mlx/internal/metal"
+import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 
 // Linear is x W^T + b, with W [out, in] plain or quantised. The weights belong to the model's scope.
 type Linear struct {
-	weight     *metal.Array // plain
-	transposed *metal.Array // plain: a view of W as [in, out]
-	bias       *metal.Array // [out], or nil
-	lora       *LoRA        // nil without
+	weight     *mlxc.Array // plain
+	transposed *mlxc.Array // plain: a view of W as [in, out]
+	bias       *mlxc.Array // [out], or nil
+	lora       *LoRA       // nil without
 	quantized
 }
 
 // quantized is a packed weight with its scales and biases.
 type quantized struct {
-	packed, scales, biases *metal.Array
-	format                 metal.Quantization
+	packed, scales, biases *mlxc.Array
+	format                 mlxc.Quantization
 }
 
 // NewLinear wraps a plain weight [out, in].
-func NewLinear(s *metal.Scope, weight *metal.Array) *Linear {
+func NewLinear(s *mlxc.Scope, weight *mlxc.Array) *Linear {
 	return &Linear{weight: weight, transposed: s.Transpose(weight, 1, 0)}
 }
 
 // NewQuantizedLinear wraps a quantised weight.
-func NewQuantizedLinear(packed, scales, biases *metal.Array, q metal.Quantization) *Linear {
+func NewQuantizedLinear(packed, scales, biases *mlxc.Array, q mlxc.Quantization) *Linear {
 	return &Linear{quantized: quantized{packed, scales, biases, q}}
 }
 
 // WithBias is the layer with a bias [out].
-func (l *Linear) WithBias(bias *metal.Array) *Linear {
+func (l *Linear) WithBias(bias *mlxc.Array) *Linear {
 	biased := *l
 	biased.bias = bias
 	return &biased
 }
 
 // Apply maps x [..., in] to [..., out].
-func (l *Linear) Apply(s *metal.Scope, x *metal.Array) *metal.Array {
+func (l *Linear) Apply(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	y := l.plain(s, x)
 	if l.lora == nil {
 		return y
@@ -44,7 +44,7 @@ func (l *Linear) Apply(s *metal.Scope, x *metal.Array) *metal.Array {
 	return l.lora.add(s, x, y)
 }
 
-func (l *Linear) plain(s *metal.Scope, x *metal.Array) *metal.Array {
+func (l *Linear) plain(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	switch {
 	case l.transposed == nil && l.bias == nil:
 		return s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format)
@@ -58,23 +58,23 @@ func (l *Linear) plain(s *metal.Scope, x *metal.Array) *metal.Array {
 
 // Embedding maps token ids to rows of a table [vocab, hidden], plain or quantised.
 type Embedding struct {
-	weight *metal.Array // plain
+	weight *mlxc.Array // plain
 	quantized
 	logits *Linear
 }
 
 // NewEmbedding wraps a plain table.
-func NewEmbedding(s *metal.Scope, weight *metal.Array) *Embedding {
+func NewEmbedding(s *mlxc.Scope, weight *mlxc.Array) *Embedding {
 	return &Embedding{weight: weight, logits: NewLinear(s, weight)}
 }
 
 // NewQuantizedEmbedding wraps a quantised table.
-func NewQuantizedEmbedding(packed, scales, biases *metal.Array, q metal.Quantization) *Embedding {
+func NewQuantizedEmbedding(packed, scales, biases *mlxc.Array, q mlxc.Quantization) *Embedding {
 	return &Embedding{quantized: quantized{packed, scales, biases, q}, logits: NewQuantizedLinear(packed, scales, biases, q)}
 }
 
 // Lookup returns the rows of ids [...] as [..., hidden].
-func (e *Embedding) Lookup(s *metal.Scope, ids *metal.Array) *metal.Array {
+func (e *Embedding) Lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
 	if e.weight != nil {
 		return s.Take(e.weight, ids, 0)
 	}
@@ -97,9 +97,9 @@ func Alike(layers ...*Linear) bool {
 
 // Join returns layers of one input and one packing as a single layer whose output is theirs, one behind
 // the other, and the arrays that it is made of: they are not needed once it is computed.
-func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Array) {
-	join := func(of func(l *Linear) *metal.Array) *metal.Array {
-		var arrays []*metal.Array
+func Join(s *mlxc.Scope, layers ...*Linear) (whole *Linear, parts []*mlxc.Array) {
+	join := func(of func(l *Linear) *mlxc.Array) *mlxc.Array {
+		var arrays []*mlxc.Array
 		for _, l := range layers {
 			if a := of(l); a != nil {
 				arrays = append(arrays, a)
@@ -112,15 +112,15 @@ func Join(s *metal.Scope, layers ...*Linear) (whole *Linear, parts []*metal.Arra
 		return s.Concatenate(0, arrays...)
 	}
 	whole = &Linear{
-		bias: join(func(l *Linear) *metal.Array { return l.bias }),
+		bias: join(func(l *Linear) *mlxc.Array { return l.bias }),
 		quantized: quantized{
-			packed: join(func(l *Linear) *metal.Array { return l.packed }),
-			scales: join(func(l *Linear) *metal.Array { return l.scales }),
-			biases: join(func(l *Linear) *metal.Array { return l.biases }),
+			packed: join(func(l *Linear) *mlxc.Array { return l.packed }),
+			scales: join(func(l *Linear) *mlxc.Array { return l.scales }),
+			biases: join(func(l *Linear) *mlxc.Array { return l.biases }),
 			format: layers[0].format,
 		},
 	}
-	if weight := join(func(l *Linear) *metal.Array { return l.weight }); weight != nil {
+	if weight := join(func(l *Linear) *mlxc.Array { return l.weight }); weight != nil {
 		whole.weight, whole.transposed = weight, s.Transpose(weight, 1, 0)
 	}
 	for _, l := range layers {
@@ -140,23 +140,23 @@ func (l *Linear) Dims() (in, out int) {
 }
 
 // Layer is the layer's weights for the CPU kernels, without its LoRA.
-func (l *Linear) Layer() metal.Layer {
+func (l *Linear) Layer() mlxc.Layer {
 	if l.weight != nil {
-		return metal.Layer{Weights: l.weight, Bias: l.bias}
+		return mlxc.Layer{Weights: l.weight, Bias: l.bias}
 	}
-	return metal.Layer{Weights: l.packed, Scales: l.scales, Biases: l.biases, Bias: l.bias, Format: l.format}
+	return mlxc.Layer{Weights: l.packed, Scales: l.scales, Biases: l.biases, Bias: l.bias, Format: l.format}
 }
 
 // Adapted reports whether the layer has a LoRA.
 func (l *Linear) Adapted() bool { return l.lora != nil }
 
 // Addition is what the layer's LoRA adds for x [..., in], float32 [..., out], by the CPU kernels; zeros without one.
-func (l *Linear) Addition(s *metal.Scope, x *metal.Array) *metal.Array {
+func (l *Linear) Addition(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	if l.lora == nil {
 		_, out := l.Dims()
 		shape := x.Shape()
 		shape[len(shape)-1] = out
-		return s.Zeros(metal.Float32, shape...)
+		return s.Zeros(mlxc.Float32, shape...)
 	}
 	return l.lora.addition(s, x)
 }
@@ -165,7 +165,7 @@ func (l *Linear) Addition(s *metal.Scope, x *metal.Array) *metal.Array {
 func (l *Linear) Adapt(lora *LoRA) { l.lora = lora }
 
 // Plain is the weight [out, in] of a layer that is neither quantised nor has a bias, or nil.
-func (l *Linear) Plain() *metal.Array {
+func (l *Linear) Plain() *mlxc.Array {
 	if l.bias != nil {
 		return nil
 	}
@@ -174,17 +174,17 @@ func (l *Linear) Plain() *metal.Array {
 
 // Quantized is the weights of a quantised layer without bias, or nil: packed [out, in*bits/32], scales and biases
 // [out, in/group_size].
-func (l *Linear) Quantized() (packed, scales, biases *metal.Array, format metal.Quantization) {
+func (l *Linear) Quantized() (packed, scales, biases *mlxc.Array, format mlxc.Quantization) {
 	if l.bias != nil {
-		return nil, nil, nil, metal.Quantization{}
+		return nil, nil, nil, mlxc.Quantization{}
 	}
 	return l.packed, l.scales, l.biases, l.format
 }
 
 // Arrays are the layer's weights.
-func (l *Linear) Arrays() []*metal.Array {
-	var out []*metal.Array
-	for _, a := range []*metal.Array{l.weight, l.transposed, l.bias, l.packed, l.scales, l.biases} {
+func (l *Linear) Arrays() []*mlxc.Array {
+	var out []*mlxc.Array
+	for _, a := range []*mlxc.Array{l.weight, l.transposed, l.bias, l.packed, l.scales, l.biases} {
 		if a != nil {
 			out = append(out, a)
 		}

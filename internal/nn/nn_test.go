@@ -7,31 +7,31 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // run runs fn on an owner thread and checks that no handle and no byte outlives it. fn must not end the
 // goroutine, so it returns what to check afterwards.
-func run(t *testing.T, fn func(l *metal.Lease, s *metal.Scope)) {
+func run(t *testing.T, fn func(l *mlxc.Lease, s *mlxc.Scope)) {
 	t.Helper()
-	l, err := metal.Acquire()
+	l, err := mlxc.Acquire()
 	require.NoError(t, err)
-	before, err := metal.ReadMemory()
+	before, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	handles := metal.LiveArrays()
+	handles := mlxc.LiveArrays()
 	require.NoError(t, l.Do(context.Background(), func() {
 		s := l.NewScope()
 		defer s.Close()
 		fn(l, s)
 	}))
 	require.NoError(t, l.Release(func() {}))
-	after, err := metal.ReadMemory()
+	after, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	require.Equal(t, handles, metal.LiveArrays())
+	require.Equal(t, handles, mlxc.LiveArrays())
 	require.Equal(t, before.Active, after.Active)
 }
 
-func values(t *testing.T, a *metal.Array) []float32 {
+func values(t *testing.T, a *mlxc.Array) []float32 {
 	t.Helper()
 	v, err := a.Floats()
 	require.NoError(t, err)
@@ -41,7 +41,7 @@ func values(t *testing.T, a *metal.Array) []float32 {
 const dim = 4
 
 // positions is keys for positions from..from+n: every element is its position.
-func positions(s *metal.Scope, from, n int) *metal.Array {
+func positions(s *mlxc.Scope, from, n int) *mlxc.Array {
 	v := make([]float32, n*dim)
 	for i := range v {
 		v[i] = float32(from + i/dim)
@@ -50,7 +50,7 @@ func positions(s *metal.Scope, from, n int) *metal.Array {
 }
 
 // held is the position that each slot of returned keys stands for.
-func held(t *testing.T, a *metal.Array) []int {
+func held(t *testing.T, a *mlxc.Array) []int {
 	t.Helper()
 	var out []int
 	for i, v := range values(t, a) {
@@ -62,7 +62,7 @@ func held(t *testing.T, a *metal.Array) []int {
 }
 
 // visible applies a mask and tells, for each query, the positions it may attend to.
-func visible(t *testing.T, s *metal.Scope, mask metal.Mask, slots []int, queries int) []map[int]bool {
+func visible(t *testing.T, s *mlxc.Scope, mask mlxc.Mask, slots []int, queries int) []map[int]bool {
 	t.Helper()
 	out := make([]map[int]bool, queries)
 	var bits []int64
@@ -100,11 +100,11 @@ func TestCachesShowEveryQueryExactlyItsWindow(t *testing.T) {
 		{8, 1, 8, 1}, {7, 1, 1}, {1, 7, 1, 1}, {9, 9, 9},
 	}
 	for _, plan := range plans {
-		run(t, func(_ *metal.Lease, s *metal.Scope) {
+		run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 			for name, c := range map[string]struct {
 				cache interface {
 					OpCache
-					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
+					Update(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array)
 				}
 				window int
 			}{
@@ -141,7 +141,7 @@ func TestCachesShowEveryQueryExactlyItsWindow(t *testing.T) {
 }
 
 func TestFullCacheGrowsByBlocks(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		c := NewFullCache()
 		at := 0
 		for _, n := range []int{200, 100, 1, 300, 1} {
@@ -159,7 +159,7 @@ func TestFullCacheGrowsByBlocks(t *testing.T) {
 }
 
 func TestRotatingCacheNeverHoldsMoreThanItMust(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		c := NewRotatingCache(16)
 		for at := range 100 {
 			step := s.Child()
@@ -175,7 +175,7 @@ func TestRotatingCacheNeverHoldsMoreThanItMust(t *testing.T) {
 }
 
 func TestGELUApproxFollowsItsFormula(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		in := []float32{-4, -1, -0.1, 0, 0.3, 2, 6}
 		got := values(t, GELUApprox(s, s.FromFloats(in, len(in))))
 		for i, v := range in {
@@ -190,7 +190,7 @@ func TestGELUApproxFollowsItsFormula(t *testing.T) {
 }
 
 func TestCausalMask(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		got, err := CausalMask(s, 3, 2, 2).Ints()
 		require.NoError(t, err)
 		require.Equal(t, []int64{
@@ -202,12 +202,12 @@ func TestCausalMask(t *testing.T) {
 }
 
 func TestLinearAndEmbeddingAgreeWithTheirDequantisedSelves(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
-		q := metal.Quantization{GroupSize: 32, Bits: 4}
-		w := s.Normal(metal.Float32, 1, s.RandomKey(1), 6, 64)
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
+		q := mlxc.Quantization{GroupSize: 32, Bits: 4}
+		w := s.Normal(mlxc.Float32, 1, s.RandomKey(1), 6, 64)
 		packed, scales, biases := s.Quantize(w, q)
 		plain := s.Dequantize(packed, scales, biases, q)
-		x := s.Normal(metal.Float32, 1, s.RandomKey(2), 3, 64)
+		x := s.Normal(mlxc.Float32, 1, s.RandomKey(2), 3, 64)
 		require.InDeltaSlice(t, values(t, NewLinear(s, plain).Apply(s, x)),
 			values(t, NewQuantizedLinear(packed, scales, biases, q).Apply(s, x)), 1e-3)
 		ids := s.FromInts([]int32{5, 0, 5}, 3)
@@ -227,11 +227,11 @@ func TestATrimmedCacheIsTheShorterCache(t *testing.T) {
 		{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, 1}, {6, 6, -3, 1, 1, 1}, {6, 6, 6, -5, 2, 1}, {6, 6, 1, -1, 1}, {4, -4, 3, 1},
 		{8, 1, 1, 1, 1, 1, 1, 1, 1, -1, 1, 1}, {7, 9, -8, 1, 1}, {7, 9, -9, 1}, {2, -3, 1},
 	} {
-		run(t, func(_ *metal.Lease, s *metal.Scope) {
+		run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 			for name, c := range map[string]struct {
 				cache interface {
 					OpCache
-					Update(s *metal.Scope, keys, values *metal.Array) (k, v *metal.Array)
+					Update(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array)
 				}
 				window int
 			}{
@@ -272,10 +272,10 @@ func TestATrimmedCacheIsTheShorterCache(t *testing.T) {
 }
 
 func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
-	run(t, func(_ *metal.Lease, s *metal.Scope) {
+	run(t, func(_ *mlxc.Lease, s *mlxc.Scope) {
 		const head = 32
-		random := func(seed uint64, heads, n int) *metal.Array {
-			return s.Normal(metal.Float32, 1, s.RandomKey(seed), 1, heads, n, head)
+		random := func(seed uint64, heads, n int) *mlxc.Array {
+			return s.Normal(mlxc.Float32, 1, s.RandomKey(seed), 1, heads, n, head)
 		}
 		full := NewFullCache()
 		var packed *QuantizedCache
@@ -283,14 +283,14 @@ func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
 			seed := uint64(10 * i)
 			q, k, v := random(seed, 4, n), random(seed+1, 2, n), random(seed+2, 2, n)
 			if packed == nil {
-				packed = NewFullCache().Quantize(s, metal.Quantization{GroupSize: 32, Bits: 8})
+				packed = NewFullCache().Quantize(s, mlxc.Quantization{GroupSize: 32, Bits: 8})
 			}
-			want := full.Attend(s, (*metal.Scope).SDPA, q, k, v, 0.2, full.Mask(s, n))
-			got := packed.Attend(s, (*metal.Scope).SDPA, q, k, v, 0.2, packed.Mask(s, n))
+			want := full.Attend(s, (*mlxc.Scope).SDPA, q, k, v, 0.2, full.Mask(s, n))
+			got := packed.Attend(s, (*mlxc.Scope).SDPA, q, k, v, 0.2, packed.Mask(s, n))
 			require.InDeltaSlice(t, values(t, want), values(t, got), 0.05)
 			if i == 1 { // from a full cache on
 				require.NoError(t, packed.Free())
-				packed = full.Quantize(s, metal.Quantization{GroupSize: 32, Bits: 8})
+				packed = full.Quantize(s, mlxc.Quantization{GroupSize: 32, Bits: 8})
 			}
 		}
 		require.Less(t, packed.Bytes(), full.Bytes()/2)

@@ -4,27 +4,27 @@ import (
 	"errors"
 	"math"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // packedPart is keys or values in MLX's affine format: packed values, scales and biases, each
 // [B, kv_heads, T, ...].
-type packedPart [3]*metal.Array
+type packedPart [3]*mlxc.Array
 
 // QuantizedCache keeps every position in few bits, in a buffer that grows by blocks.
 type QuantizedCache struct {
 	keys, values packedPart
-	format       metal.Quantization
+	format       mlxc.Quantization
 	offset       int
 }
 
 // Quantize makes a quantised cache of what a full one holds. The full one is left as it is.
-func (c *FullCache) Quantize(s *metal.Scope, q metal.Quantization) *QuantizedCache {
+func (c *FullCache) Quantize(s *mlxc.Scope, q mlxc.Quantization) *QuantizedCache {
 	out := &QuantizedCache{format: q}
 	if c.empty() {
 		return out
 	}
-	pack := func(a *metal.Array) packedPart {
+	pack := func(a *mlxc.Array) packedPart {
 		p, scales, biases := s.Quantize(s.Slice(a, timeAxis, 0, c.offset), q)
 		return packedPart{p, scales, biases}
 	}
@@ -33,15 +33,15 @@ func (c *FullCache) Quantize(s *metal.Scope, q metal.Quantization) *QuantizedCac
 	return out
 }
 
-func (c *QuantizedCache) parts() []*metal.Array {
+func (c *QuantizedCache) parts() []*mlxc.Array {
 	if c.keys[0] == nil {
 		return nil
 	}
-	return append(append([]*metal.Array(nil), c.keys[:]...), c.values[:]...)
+	return append(append([]*mlxc.Array(nil), c.keys[:]...), c.values[:]...)
 }
 
 // hold keeps new arrays and drops the old ones, as pair.replace does.
-func (c *QuantizedCache) hold(s *metal.Scope, keys, values packedPart) {
+func (c *QuantizedCache) hold(s *mlxc.Scope, keys, values packedPart) {
 	if err := c.Free(); err != nil {
 		s.Fail(err)
 	}
@@ -51,7 +51,7 @@ func (c *QuantizedCache) hold(s *metal.Scope, keys, values packedPart) {
 }
 
 // Attend is attention over packed keys and values, as mlx-lm computes it.
-func (c *QuantizedCache) Attend(s *metal.Scope, _ Attention, q, k, v *metal.Array, scale float32, mask metal.Mask) *metal.Array {
+func (c *QuantizedCache) Attend(s *mlxc.Scope, _ Attention, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array {
 	keys, values := c.update(s, k, v)
 	batch, heads, n, dim := q.Dim(0), q.Dim(1), q.Dim(2), q.Dim(3)
 	kvHeads := k.Dim(1)
@@ -75,23 +75,23 @@ func (c *QuantizedCache) Attend(s *metal.Scope, _ Attention, q, k, v *metal.Arra
 }
 
 // lowest is the most negative finite number of a floating type.
-func lowest(d metal.DType) float64 {
+func lowest(d mlxc.DType) float64 {
 	switch d {
-	case metal.Float16:
+	case mlxc.Float16:
 		return -65504
-	case metal.BFloat16:
+	case mlxc.BFloat16:
 		return -(2 - math.Pow(2, -7)) * math.Pow(2, 127)
 	}
 	return -math.MaxFloat32
 }
 
 // update writes behind the last position and returns all that is held.
-func (c *QuantizedCache) update(s *metal.Scope, k, v *metal.Array) (keys, values packedPart) {
+func (c *QuantizedCache) update(s *mlxc.Scope, k, v *mlxc.Array) (keys, values packedPart) {
 	n, prev := k.Dim(timeAxis), c.offset
 	c.offset += n
-	write := func(held packedPart, added *metal.Array) packedPart {
+	write := func(held packedPart, added *mlxc.Array) packedPart {
 		p, scales, biases := s.Quantize(added, c.format)
-		for i, part := range []*metal.Array{p, scales, biases} {
+		for i, part := range []*mlxc.Array{p, scales, biases} {
 			switch {
 			case held[i] == nil:
 				held[i] = grow(s, nil, part, blocks(n))
@@ -114,13 +114,13 @@ func (c *QuantizedCache) update(s *metal.Scope, k, v *metal.Array) (keys, values
 func blocks(n int) int { return (growBy + n - 1) / growBy * growBy }
 
 // Mask is that of a full cache.
-func (c *QuantizedCache) Mask(_ *metal.Scope, n int) metal.Mask { return metal.Mask{Causal: n > 1} }
+func (c *QuantizedCache) Mask(_ *mlxc.Scope, n int) mlxc.Mask { return mlxc.Mask{Causal: n > 1} }
 
 // Offset is the number of positions held.
 func (c *QuantizedCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
-func (c *QuantizedCache) Share(s *metal.Scope) KVCache {
+func (c *QuantizedCache) Share(s *mlxc.Scope) KVCache {
 	out := &QuantizedCache{format: c.format, offset: c.offset}
 	for i := range c.keys {
 		if c.keys[i] != nil {
@@ -131,7 +131,7 @@ func (c *QuantizedCache) Share(s *metal.Scope) KVCache {
 }
 
 // Trim always can: later positions are written over.
-func (c *QuantizedCache) Trim(_ *metal.Scope, n int) bool {
+func (c *QuantizedCache) Trim(_ *mlxc.Scope, n int) bool {
 	if n < 0 || n > c.offset {
 		return false
 	}
@@ -148,7 +148,7 @@ func (c *QuantizedCache) Room(n int) int {
 }
 
 // Arrays are all parts.
-func (c *QuantizedCache) Arrays() []*metal.Array { return c.parts() }
+func (c *QuantizedCache) Arrays() []*mlxc.Array { return c.parts() }
 
 // Bytes is the size of all parts.
 func (c *QuantizedCache) Bytes() int64 {

@@ -1,6 +1,6 @@
 package nn
 
-import "forge.lthn.ai/core/go-mlx/internal/metal"
+import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 
 // ringSlack is how many positions beyond its window a ring of a sliding-window layer holds, so that the last ones can be
 // taken back.
@@ -10,9 +10,9 @@ const ringSlack = 64
 type Ring interface {
 	KVCache
 	// Past is the cache for an attention pass over n tokens.
-	Past(n int) metal.PastKV
+	Past(n int) mlxc.PastKV
 	// Take keeps what a pass made of Past.
-	Take(s *metal.Scope, kept metal.PastKV)
+	Take(s *mlxc.Scope, kept mlxc.PastKV)
 }
 
 // RingCache is the KV of one layer for the CPU kernels, [1, kv_heads, room, head_dim], in which position p lies at p % room. With
@@ -31,7 +31,7 @@ func NewRingCache(window int) *RingCache { return &RingCache{window: window} }
 func (c *RingCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
-func (c *RingCache) Share(s *metal.Scope) KVCache {
+func (c *RingCache) Share(s *mlxc.Scope) KVCache {
 	c.owned = false // until the next pass, which writes elsewhere
 	return &RingCache{pair: c.share(s), window: c.window, offset: c.offset}
 }
@@ -62,7 +62,7 @@ func (c *RingCache) Room(n int) int {
 }
 
 // Trim forgets the last n positions. It can as long as what they were written over is out of every window.
-func (c *RingCache) Trim(_ *metal.Scope, n int) bool {
+func (c *RingCache) Trim(_ *mlxc.Scope, n int) bool {
 	switch {
 	case n == 0:
 		return true
@@ -78,12 +78,12 @@ func (c *RingCache) Trim(_ *metal.Scope, n int) bool {
 }
 
 // Past is the cache for an attention pass over n tokens.
-func (c *RingCache) Past(n int) metal.PastKV {
-	return metal.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n), Owned: c.owned}
+func (c *RingCache) Past(n int) mlxc.PastKV {
+	return mlxc.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n), Owned: c.owned}
 }
 
 // Take keeps what a pass made of Past. After an error in the scope the cache stays as it was.
-func (c *RingCache) Take(s *metal.Scope, kept metal.PastKV) {
+func (c *RingCache) Take(s *mlxc.Scope, kept mlxc.PastKV) {
 	if s.Err() != nil {
 		return
 	}
@@ -92,7 +92,7 @@ func (c *RingCache) Take(s *metal.Scope, kept metal.PastKV) {
 }
 
 // ordered is the positions held, at most the window, from oldest to newest.
-func (c *RingCache) ordered(s *metal.Scope, a *metal.Array) *metal.Array {
+func (c *RingCache) ordered(s *mlxc.Scope, a *mlxc.Array) *mlxc.Array {
 	held, room := c.offset, a.Dim(timeAxis)
 	if c.window > 0 {
 		held = min(held, c.window)

@@ -3,7 +3,7 @@ package nn
 import (
 	"fmt"
 
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Snapshot is a cache without its arrays, for a file.
@@ -15,13 +15,13 @@ type Snapshot struct {
 
 // Save describes a full or a rotating cache and returns its keys and values [B, kv_heads, held, head_dim],
 // oldest position first.
-func Save(s *metal.Scope, c KVCache) (snapshot Snapshot, keys, values *metal.Array) {
+func Save(s *mlxc.Scope, c KVCache) (snapshot Snapshot, keys, values *mlxc.Array) {
 	switch c := c.(type) {
 	case *FullCache:
-		k, v := c.both(func(a *metal.Array) *metal.Array { return s.Contiguous(s.Slice(a, timeAxis, 0, c.offset)) })
+		k, v := c.both(func(a *mlxc.Array) *mlxc.Array { return s.Contiguous(s.Slice(a, timeAxis, 0, c.offset)) })
 		return Snapshot{Offset: c.offset, Held: c.offset}, k, v
 	case *RotatingCache:
-		k, v := c.both(func(a *metal.Array) *metal.Array {
+		k, v := c.both(func(a *mlxc.Array) *mlxc.Array {
 			a = c.ordered(s, a)
 			if extra := a.Dim(timeAxis) - c.window; extra > 0 {
 				a = s.Slice(a, timeAxis, extra, a.Dim(timeAxis))
@@ -30,7 +30,7 @@ func Save(s *metal.Scope, c KVCache) (snapshot Snapshot, keys, values *metal.Arr
 		})
 		return Snapshot{Window: c.window, Offset: c.offset, Held: min(c.offset, c.window)}, k, v
 	case *RingCache:
-		k, v := c.both(func(a *metal.Array) *metal.Array { return s.Contiguous(c.ordered(s, a)) })
+		k, v := c.both(func(a *mlxc.Array) *mlxc.Array { return s.Contiguous(c.ordered(s, a)) })
 		return Snapshot{Window: c.window, Offset: c.offset, Held: k.Dim(timeAxis)}, k, v
 	}
 	s.Fail(fmt.Errorf("kv cache %T cannot be saved", c))
@@ -51,10 +51,10 @@ func (p Snapshot) Check(tokens, window int) (held int, err error) {
 }
 
 // Restore makes the cache of a checked snapshot, as a ring or for MLX's ops; keys and values stay the scope's.
-func Restore(s *metal.Scope, p Snapshot, keys, values *metal.Array, ring bool) KVCache {
+func Restore(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array, ring bool) KVCache {
 	if ring {
 		// The oldest position's place; whole turns are made by cutting the order there.
-		turn := func(a *metal.Array) *metal.Array {
+		turn := func(a *mlxc.Array) *mlxc.Array {
 			if at := (p.Offset - p.Held) % p.Held; at > 0 {
 				a = s.Concatenate(timeAxis, s.Slice(a, timeAxis, p.Held-at, p.Held), s.Slice(a, timeAxis, 0, p.Held-at))
 			}

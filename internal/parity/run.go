@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Engine is an engine whose layers can be looked at.

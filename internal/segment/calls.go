@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // parseJSON reads {"name": ..., "arguments": {...}}. The order of the arguments is kept.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Marks are the texts around reasoning and around tool calls; the zero Marks divide nothing.

@@ -3,7 +3,7 @@ package segment
 import (
 	"strings"
 
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Splitter divides one streamed text. What may begin a mark is held back until that is decided; marks are part of no

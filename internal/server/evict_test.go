@@ -14,15 +14,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // Real models in room for one, asked for at once: every request is answered, and in the end every byte is back.
 func TestModelsMakeRoomForEachOther(t *testing.T) {
-	before, err := metal.ReadMemory()
+	before, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	arrays := metal.LiveArrays()
+	arrays := mlxc.LiveArrays()
 	models, err := mlx.NewHost(mlx.HostOptions{Budget: 8 << 20, IdleTTL: 10 * time.Second}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
@@ -63,10 +63,10 @@ func TestModelsMakeRoomForEachOther(t *testing.T) {
 	require.GreaterOrEqual(t, evictions, int64(2))
 	require.Equal(t, 1, loaded)
 	require.NoError(t, models.Close())
-	after, err := metal.ReadMemory()
+	after, err := mlxc.ReadMemory()
 	require.NoError(t, err)
 	require.Equal(t, before.Active, after.Active)
-	require.Equal(t, arrays, metal.LiveArrays())
+	require.Equal(t, arrays, mlxc.LiveArrays())
 }
 
 // A request that waits for memory is told for what: in the comments that keep its stream alive, and in /v1/status.

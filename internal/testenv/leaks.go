@@ -22,7 +22,7 @@ func Main(m *testing.M, closers ...func() error) {
 	err := goleak.Find(
 		// These stay for as long as the program does.
 		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/bridge.serveSpawns"),
-		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/internal/metal.(*Thread).loop"),
+		goleak.IgnoreTopFunction("forge.lthn.ai/core/go-mlx/internal/mlxc.(*Thread).loop"),
 	)
 	if err != nil && code == 0 { // a test that failed may have left something
 		fmt.Println(err)

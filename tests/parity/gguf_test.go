@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/engine"
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/gguf"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native"
 )
@@ -67,7 +67,7 @@ func TestGGUFHoldsTheSameModel(t *testing.T) {
 
 func traceOf(t *testing.T, dir string) []float32 {
 	t.Helper()
-	before := metal.LiveArrays()
+	before := mlxc.LiveArrays()
 	m, err := native.Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
 	ids, err := m.Encode(t.Context(), testenv.Texts(t)[0], true)
@@ -75,7 +75,7 @@ func traceOf(t *testing.T, dir string) []float32 {
 	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
 	require.NoError(t, m.Close())
-	require.Equal(t, before, metal.LiveArrays())
+	require.Equal(t, before, mlxc.LiveArrays())
 	return trace.Logits
 }
 

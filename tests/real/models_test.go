@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/internal/metal"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
@@ -51,17 +51,17 @@ func TestGGUFFilesLoadByThemselves(t *testing.T) {
 
 // A handle that was freed twice ended half of all processes that loaded a real file.
 func TestAFileLoadsManyTimesAndLeavesNothing(t *testing.T) {
-	before, err := metal.ReadMemory()
+	before, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	arrays := metal.LiveArrays()
+	arrays := mlxc.LiveArrays()
 	for range 5 {
 		m, err := mlx.LoadModel(realFile(t, smolLM), mlx.WithPackedWeights())
 		require.NoError(t, err)
 		require.Equal(t, "4-bit, groups of 32 and 8-bit, groups of 32", m.Info().Quantization)
 		require.NoError(t, m.Close())
-		require.Equal(t, arrays, metal.LiveArrays())
+		require.Equal(t, arrays, mlxc.LiveArrays())
 	}
-	after, err := metal.ReadMemory()
+	after, err := mlxc.ReadMemory()
 	require.NoError(t, err)
 	require.Equal(t, before.Active, after.Active)
 }

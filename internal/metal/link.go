@@ -1,9 +1,0 @@
-//go:build !pkgconfig
-
-package metal
-
-/*
-#cgo CFLAGS: -I${SRCDIR}/../../build/include
-#cgo LDFLAGS: -L${SRCDIR}/../../build/lib -lgomlx_kernels -lmlxc -Wl,-rpath,${SRCDIR}/../../build/lib
-*/
-import "C"
