@@ -1,7 +1,6 @@
 package native
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
@@ -53,8 +51,8 @@ func readAdapterConfig(dir string) (*adapterConfig, error) {
 	return c, nil
 }
 
-// loadAdapter reads an adapter and adds it to the layers. The weights' scope owns its arrays.
-func (n *network) loadAdapter(dir string) error {
+// loadAdapter reads an adapter and adds it to the layers. The scope owns its arrays.
+func loadAdapter(scope *mlxc.Scope, layers linears, dir string) error {
 	config, err := readAdapterConfig(dir)
 	if err != nil {
 		return err
@@ -66,10 +64,10 @@ func (n *network) loadAdapter(dir string) error {
 	}
 	var bad problems
 	loras := map[string]*nn.LoRA{}
-	arrays := n.weights.LoadSafetensors(file)
+	arrays := scope.LoadSafetensors(file)
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		layer, part := splitLoRAName(name)
-		l, ok := n.linears[layer]
+		l, ok := layers[layer]
 		if !ok || part == "" {
 			bad.add("unknown tensor %s %v", name, headers[name].Shape)
 			continue
@@ -103,11 +101,11 @@ func (n *network) loadAdapter(dir string) error {
 	if len(bad) > 0 {
 		return &engine.CheckpointError{Path: dir, Problems: bad}
 	}
-	if err := errors.Join(n.weights.Err(), n.weights.Eval(slices.Collect(maps.Values(arrays))...)); err != nil {
+	if err := errors.Join(scope.Err(), scope.Eval(slices.Collect(maps.Values(arrays))...)); err != nil {
 		return err
 	}
 	for layer, lora := range loras {
-		n.linears[layer].Adapt(lora)
+		layers[layer].Adapt(lora)
 	}
 	return nil
 }
@@ -129,98 +127,6 @@ func cutLast(s, sep string) (before, after string, found bool) {
 		return s[:i], s[i+len(sep):], true
 	}
 	return s, "", false
-}
-
-// newAdapter makes fresh LoRAs for the linear layers of the last blocks: A uniform within 1/sqrt(in), B zero. keys name
-// layers within a block, none of them all. The arrays are kept; the caller frees them.
-func (n *network) newAdapter(s *mlxc.Scope, c *adapterConfig, seed uint64) ([]namedLoRA, error) {
-	key := s.RandomKey(seed)
-	var out []namedLoRA
-	blocks := len(n.shape.windows)
-	first := 0
-	if c.NumLayers > 0 {
-		first = max(0, blocks-c.NumLayers)
-	}
-	found := map[string]bool{}
-	for _, name := range slices.SortedFunc(maps.Keys(n.linears), byBlock) {
-		block, within, ok := blockOf(name)
-		if !ok || len(c.Parameters.Keys) > 0 && !slices.Contains(c.Parameters.Keys, within) {
-			continue
-		}
-		found[within] = true
-		if block < first {
-			continue
-		}
-		in, width := n.linears[name].Dims()
-		var draw *mlxc.Array
-		key, draw = s.RandomSplit(key)
-		bound := s.Scalar(1/math.Sqrt(float64(in)), mlxc.Float32)
-		uniform := s.Uniform(draw, in, c.Parameters.Rank)
-		a := s.Multiply(s.Subtract(s.Multiply(uniform, s.Scalar(2, mlxc.Float32)), s.Scalar(1, mlxc.Float32)), bound)
-		out = append(out, namedLoRA{name, &nn.LoRA{A: a, B: s.Zeros(mlxc.Float32, c.Parameters.Rank, width), Scale: c.Parameters.Scale}})
-	}
-	for _, k := range c.Parameters.Keys {
-		if !found[k] {
-			return nil, &engine.OptionError{Option: "Keys", Reason: fmt.Sprintf("blocks of this model have no linear layer %q", k)}
-		}
-	}
-	var arrays []*mlxc.Array
-	for _, l := range out {
-		arrays = append(arrays, l.A, l.B)
-	}
-	if err := s.Eval(arrays...); err != nil {
-		return nil, err
-	}
-	for _, a := range arrays {
-		s.Keep(a)
-	}
-	return out, nil
-}
-
-// namedLoRA is the LoRA of a layer.
-type namedLoRA struct {
-	layer string
-	*nn.LoRA
-}
-
-// blockOf splits "model.layers.3.self_attn.q_proj".
-func blockOf(name string) (block int, within string, ok bool) {
-	rest, ok := strings.CutPrefix(name, "model.layers.")
-	if !ok {
-		return 0, "", false
-	}
-	number, within, ok := strings.Cut(rest, ".")
-	block, err := strconv.Atoi(number)
-	return block, within, ok && err == nil
-}
-
-// byBlock orders layers by block, then by name.
-func byBlock(a, b string) int {
-	blockA, withinA, _ := blockOf(a)
-	blockB, withinB, _ := blockOf(b)
-	if blockA != blockB {
-		return blockA - blockB
-	}
-	return strings.Compare(withinA, withinB)
-}
-
-// saveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
-func saveAdapter(s *mlxc.Scope, dir string, c *adapterConfig, loras []namedLoRA, prefix string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("save adapter: %w", err)
-	}
-	arrays := map[string]*mlxc.Array{}
-	for _, l := range loras {
-		arrays[prefix+l.layer+".lora_a"], arrays[prefix+l.layer+".lora_b"] = l.A, l.B
-	}
-	if err := saveWhole(s, filepath.Join(dir, adapterWeightsFile), arrays, nil); err != nil {
-		return fmt.Errorf("save adapter: %w", err)
-	}
-	data, err := json.MarshalIndent(c, "", "    ")
-	if err != nil {
-		return err
-	}
-	return writeWhole(filepath.Join(dir, adapterConfigFile), data)
 }
 
 // saveWhole saves arrays beside and renames: what is moved into place is always complete.

@@ -22,7 +22,7 @@ func makeAdapter(t *testing.T) string {
 			if err := l.B.Free(); err != nil {
 				return err
 			}
-			l.B = s.Keep(s.Normal(mlxc.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.model.linears[tr.loras[i].layer].Dims(); return out }()))
+			l.B = s.Keep(s.Normal(mlxc.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.linears[tr.loras[i].layer].Dims(); return out }()))
 		}
 		return saveAdapter(s, o.Out, tr.adapter, tr.loras, "")
 	})

@@ -48,7 +48,7 @@ func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := openWith(t, engine.NativeOptions{Exact: c.exact})
-			require.NoError(t, m.do(t.Context(), func() error { m.batching = c.shared; return nil }))
+			require.NoError(t, m.owner.do(t.Context(), func() error { m.scheduler.batching = c.shared; return nil }))
 			test(t, m)
 		})
 	}
@@ -113,7 +113,7 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 		}
 	}
 	t.Logf("%d of %d requests have the same tokens in company", same, len(requests))
-	if m.lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
+	if m.owner.lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
 		require.GreaterOrEqual(t, same, len(requests)*3/4)
 	}
 	require.GreaterOrEqual(t, same, len(requests)/2)
@@ -229,8 +229,8 @@ func TestCloseEndsABatch(t *testing.T) {
 // panicking is a model whose passes over several rows panic.
 type panicking struct{ architecture }
 
-func (p panicking) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
-	h := p.architecture.hidden(s, ids, st)
+func (p panicking) hidden(s *mlxc.Scope, ids *mlxc.Array, pass *Pass) *mlxc.Array {
+	h := p.architecture.hidden(s, ids, pass)
 	if ids.Dim(0) > 1 {
 		panic("two are too many")
 	}
@@ -243,7 +243,7 @@ func TestAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T) {
 
 func testAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T, m *Model) {
 	before := measure(t)
-	require.NoError(t, m.do(t.Context(), func() error { m.arch = panicking{m.arch}; return nil }))
+	require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = panicking{m.network.arch}; return nil }))
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 400
 	answers := make([]answer, 3)

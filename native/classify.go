@@ -11,6 +11,59 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
+// scorer scores and embeds texts. What it holds belongs to the owner thread, but for the label sets.
+type scorer struct {
+	*network
+	*encoder
+	embedder  *embedder
+	packed    *mlxc.Function // tracePacked, compiled; nil without CUDA kernels
+	labelSets recent[*labelSet]
+	prefixes  prefixCache
+	scored    []*Sequence // of long texts, between two jobs
+}
+
+// newScorer reads what follows the model in a folder of the Sentence Transformers' layout, and prepares the passes. What it has made before an
+// error is returned beside it.
+func newScorer(n *network, e *encoder, dir string) (_ *scorer, err error) {
+	m := &scorer{network: n, encoder: e}
+	if m.embedder, err = readEmbedder(dir, n.weights, n.shape.hiddenSize); err != nil {
+		return m, err
+	}
+	if n.cuda != nil {
+		m.packed, err = n.lease.Compile(false, m.tracePacked)
+	}
+	return m, err
+}
+
+func (m *scorer) close() error {
+	if m == nil {
+		return nil
+	}
+	errs := []error{m.packed.Close(), m.prefixes.free()}
+	for _, st := range m.scored {
+		errs = append(errs, protect(st.free))
+	}
+	return errors.Join(errs...)
+}
+
+// bytes is the KV of texts under way.
+func (m *scorer) bytes() int64 {
+	var n int64
+	for _, st := range m.scored {
+		n += st.bytes()
+	}
+	return n
+}
+
+// scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens behind a prefix, whose
+// labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See batchSize for the bounds.
+func (m *scorer) scoreBytes(prefix, width, longest int) int64 {
+	each := prefix + width + longest
+	positions := max(each, min(maxBatchRows*each, maxBatchPositions+maxBatchRows*longest)) * len(m.shape.windows)
+	tokens := max(width, min(maxBatchRows*width, maxBatchTokens), maxBatchRows*longest)
+	return 2*int64(positions)*m.shape.positionBytes() + m.passBytes(tokens, each, maxBatchRows)
+}
+
 const (
 	// maxBatchRows and maxBatchTokens bound one pass, and with it the memory of a call.
 	maxBatchRows   = 64
@@ -19,12 +72,9 @@ const (
 
 // Classify scores labels by the mean log-probability of their tokens after the prompt; see
 // engine.Engine. Texts are batched by length; what stands before the text is prefilled once.
-func (m *Model) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
-	if err := ctx.Err(); err != nil {
+func (m *scorer) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
+	if err := m.checkOpen(ctx); err != nil {
 		return nil, err
-	}
-	if m.isClosed() {
-		return nil, engine.ErrClosed
 	}
 	if err := m.checkCausal("classify"); err != nil {
 		return nil, err
@@ -32,9 +82,7 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 	if err := options.Validate(texts); err != nil {
 		return nil, err
 	}
-	m.counters.requests.Add(1)
-	m.counters.active.Add(1)
-	defer m.counters.active.Add(-1)
+	defer m.begin()()
 
 	task, err := m.newLabelTask(ctx, options)
 	if err != nil {
@@ -87,7 +135,7 @@ func batchSize(rows []scoreRow) int {
 
 // labelTask is what the texts of one call share.
 type labelTask struct {
-	model   *Model
+	*scorer
 	options engine.ClassifyOptions
 	*labelSet
 }
@@ -106,8 +154,8 @@ type scoreRow struct {
 	ids    []int32
 }
 
-func (m *Model) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
-	t := &labelTask{model: m, options: options}
+func (m *scorer) newLabelTask(ctx context.Context, options engine.ClassifyOptions) (*labelTask, error) {
+	t := &labelTask{scorer: m, options: options}
 	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
 	// to the key. Parts are quoted, because they may hold any separator.
 	rendered, err := t.render("a")
@@ -163,20 +211,20 @@ func (t *labelTask) allLabels() []int {
 
 func (t *labelTask) prompt(ctx context.Context, text string) ([]int32, error) {
 	if !t.chats() {
-		return t.model.encodePrompt(ctx, engine.Prompt{Text: t.options.PlainPrompt(text), Plain: true}, nil)
+		return t.encodePrompt(ctx, engine.Prompt{Text: t.options.PlainPrompt(text), Plain: true}, nil)
 	}
-	return t.model.encodePrompt(ctx, engine.Prompt{Messages: userTurn(t.options.UserText(text)), Plain: true}, nil)
+	return t.encodePrompt(ctx, engine.Prompt{Messages: userTurn(t.options.UserText(text)), Plain: true}, nil)
 }
 
 // chats reports whether the prompt is a turn of a chat.
-func (t *labelTask) chats() bool { return t.model.template != nil && !t.options.Completes() }
+func (t *labelTask) chats() bool { return t.template != nil && !t.options.Completes() }
 
 // render is the prompt of a text, as the chat template writes it if one does.
 func (t *labelTask) render(text string) (string, error) {
 	if !t.chats() {
 		return t.options.PlainPrompt(text), nil
 	}
-	return t.model.renderChat(userTurn(t.options.UserText(text)), nil)
+	return t.renderChat(userTurn(t.options.UserText(text)), nil)
 }
 
 func userTurn(content string) []engine.Message {
@@ -188,7 +236,7 @@ func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, 
 	if err != nil {
 		return scoreRow{}, fmt.Errorf("text %d: %w", index, err)
 	}
-	if limit := t.model.info.ContextLength; limit > 0 && len(ids)+t.longest > limit {
+	if limit := t.context; limit > 0 && len(ids)+t.longest > limit {
 		return scoreRow{}, fmt.Errorf("text %d: %w", index, &engine.ContextLengthError{Tokens: len(ids), Limit: limit - t.longest + 1})
 	}
 	if n := len(t.prefix); len(ids) > n && slices.Equal(ids[:n], t.prefix) {
@@ -199,21 +247,20 @@ func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, 
 
 // score runs one batch on the owner thread and stores its results.
 func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engine.Classification) error {
-	m := t.model
 	var scores [][]float64
-	err := m.do(ctx, func() (err error) {
-		if err := m.reserve("a batch of texts", func() int64 {
-			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids), t.longest)
+	err := t.do(ctx, func() (err error) {
+		if err := t.reserve("a batch of texts", func() int64 {
+			return t.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids), t.longest)
 		}); err != nil {
 			return err
 		}
-		past, err := m.prefixes.get(ctx, m, batch[0].prefix)
+		past, err := t.prefixes.get(ctx, t.scorer, batch[0].prefix)
 		if err != nil {
 			return err
 		}
-		s := m.lease.NewScope()
+		s := t.lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
-		if m.shape.kernels {
+		if t.shape.rings {
 			scores, err = t.cpuLogProbs(s, past, batch)
 		} else if packed := t.packFused(past, batch); packed != nil {
 			scores, err = t.fusedLogProbs(s, past, packed, len(batch))
@@ -229,15 +276,14 @@ func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engin
 		if results[row.index], err = t.options.Result(scores[b]); err != nil {
 			return fmt.Errorf("text %d: %w", row.index, err)
 		}
-		m.counters.prompt.Add(int64(len(row.ids)))
+		t.counters.prompt.Add(int64(len(row.ids)))
 	}
-	m.counters.classified.Add(int64(len(batch)))
+	t.counters.classified.Add(int64(len(batch)))
 	return nil
 }
 
 // logProbs returns the mean log-probability of every label for every row.
-func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([][]float64, error) {
-	m := t.model
+func (t *labelTask) logProbs(s *mlxc.Scope, past *History, batch []scoreRow) ([][]float64, error) {
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	padded := make([]int32, len(batch)*width)
 	last := make([]int32, len(batch))
@@ -247,9 +293,9 @@ func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([]
 		last[b] = int32(b*width + len(row.ids) - 1)
 		lengths[b] = past.length + len(row.ids)
 	}
-	st := newScoreState(s, past, width, m.shape.windows)
-	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
-	h = s.Take(s.Reshape(h, len(batch)*width, m.shape.hiddenSize), s.FromInts(last, len(last)), 0)
+	pass, rows := newHistoryPass(s, past, width, t.shape.windows)
+	h := t.arch.hidden(s, s.FromInts(padded, len(batch), width), pass)
+	h = s.Take(s.Reshape(h, len(batch)*width, t.shape.hiddenSize), s.FromInts(last, len(last)), 0)
 	first := make([]int32, len(t.labels))
 	var longer []int // labels of more than one token
 	for l, ids := range t.labels {
@@ -258,7 +304,7 @@ func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([]
 			longer = append(longer, l)
 		}
 	}
-	begin, err := s.Take(logSoftmax(s, m.arch.logits(s, h)), s.FromInts(first, len(first)), 1).Floats()
+	begin, err := s.Take(logSoftmax(s, t.arch.logits(s, h)), s.FromInts(first, len(first)), 1).Floats()
 	if err != nil {
 		return nil, err
 	}
@@ -269,9 +315,9 @@ func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([]
 			scores[b][l] = float64(begin[b*len(t.labels)+l])
 		}
 	}
-	group := max(1, min(maxBatchRows, maxBatchPositions/st.seen.length)/len(batch))
+	group := max(1, min(maxBatchRows, maxBatchPositions/rows.seen.length)/len(batch))
 	for labels := range slices.Chunk(longer, group) {
-		if err := t.addRest(s, &st.seen, lengths, labels, scores); err != nil {
+		if err := t.addRest(s, &rows.seen, lengths, labels, scores); err != nil {
 			return nil, err
 		}
 	}
@@ -285,8 +331,7 @@ func (t *labelTask) logProbs(s *mlxc.Scope, past *history, batch []scoreRow) ([]
 
 // addRest adds the log-probabilities of the second and later tokens of some labels: one row for each
 // pair of text and label, continuing what the text's row has seen.
-func (t *labelTask) addRest(parent *mlxc.Scope, seen *history, lengths []int, labels []int, scores [][]float64) (err error) {
-	m := t.model
+func (t *labelTask) addRest(parent *mlxc.Scope, seen *History, lengths []int, labels []int, scores [][]float64) (err error) {
 	s := parent.Child()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	width := 0
@@ -305,14 +350,13 @@ func (t *labelTask) addRest(parent *mlxc.Scope, seen *history, lengths []int, la
 			starts[row] = length
 		}
 	}
-	past := &history{length: seen.length}
+	past := &History{length: seen.length}
 	for i := range seen.keys {
 		past.keys = append(past.keys, s.Repeat(seen.keys[i], len(labels), 0))
 		past.values = append(past.values, s.Repeat(seen.values[i], len(labels), 0))
 	}
-	st := newRaggedState(s, past, starts, width, m.shape.windows)
-	h := m.arch.hidden(s, s.FromInts(inputs, rows, width), st)
-	logprobs := logSoftmax(s, m.arch.logits(s, h))
+	h := t.arch.hidden(s, s.FromInts(inputs, rows, width), newRaggedPass(s, past, starts, width, t.shape.windows))
+	logprobs := logSoftmax(s, t.arch.logits(s, h))
 	picked, err := s.TakeAlong(logprobs, s.FromInts(targets, rows, width, 1), -1).Floats()
 	if err != nil {
 		return err

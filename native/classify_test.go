@@ -42,9 +42,9 @@ func TestScoresMatchAWholePass(t *testing.T) {
 	texts := append(testenv.Texts(t)[30:36], "", strings.Repeat("long ", 60))
 	results, err := m.Classify(t.Context(), texts, options)
 	require.NoError(t, err)
-	vocab := m.shape.vocabSize
+	vocab := m.network.shape.vocabSize
 	for i, text := range texts {
-		prompt, err := m.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}}, nil)
+		prompt, err := m.encoder.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}}, nil)
 		require.NoError(t, err)
 		for l, label := range longLabels {
 			ids, err := m.Encode(t.Context(), label, false)
@@ -144,7 +144,7 @@ func TestThePrefixFollowsTheClock(t *testing.T) {
 	m := openPath(t, dir, engine.NativeOptions{})
 	o := domainOptions(t)
 	shares := func() bool {
-		task, err := m.newLabelTask(t.Context(), o)
+		task, err := m.scorer.newLabelTask(t.Context(), o)
 		require.NoError(t, err)
 		row, err := task.row(t.Context(), 0, "goal")
 		require.NoError(t, err)
@@ -152,10 +152,10 @@ func TestThePrefixFollowsTheClock(t *testing.T) {
 	}
 	for !shares() { // a second may pass between a prefix and its row
 	}
-	sets := m.labelSets.entries
+	sets := m.scorer.labelSets.entries
 	before := sets[len(sets)-1].value.prefix
 	stale := func() bool {
-		now, err := (&labelTask{model: m, options: o}).prompt(t.Context(), "goal")
+		now, err := (&labelTask{scorer: m.scorer, options: o}).prompt(t.Context(), "goal")
 		require.NoError(t, err)
 		return !slices.Equal(before, now[:len(before)])
 	}

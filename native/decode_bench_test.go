@@ -32,19 +32,19 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			defer m.Close()
 			var build, submit, wait time.Duration
-			err = m.do(context.Background(), func() error {
-				state := newDecodeState(m.shape)
+			err = m.owner.do(context.Background(), func() error {
+				state := m.network.newSequence()
 				defer state.free()
-				first := m.lease.NewScope()
+				first := m.owner.lease.NewScope()
 				token := first.Keep(first.FromUints([]uint32{5}, 1))
 				if err := first.Close(); err != nil {
 					return err
 				}
 				step := func() error {
-					s := m.lease.NewScope()
+					s := m.owner.lease.NewScope()
 					defer s.Close()
 					start := time.Now()
-					next := s.Keep(s.Argmax(m.nextLogits(s, state, token), -1, false))
+					next := s.Keep(s.Argmax(m.network.nextLogits(s, state, token), -1, false))
 					built := time.Now()
 					if err := s.AsyncEval(append([]*mlxc.Array{next}, state.arrays()...)...); err != nil {
 						return err

@@ -39,19 +39,19 @@ func (d *drawnTokens) free() error {
 
 // batchable reports whether a stream can have a place: its caches must have something to put there, and be for MLX's ops.
 func (st *stream) batchable() bool {
-	return !st.state.kernels && st.options.KVBits == 0 && st.state.position() > 0
+	return !st.state.rings && st.options.KVBits == 0 && st.state.position() > 0
 }
 
 // join puts a stream into a batch of streams that are about as long, or into a new one.
-func (m *Model) join(st *stream) {
+func (m *scheduler) join(st *stream) {
 	for _, b := range m.batches {
-		if len(b.members) < m.options.Batch && !st.options.Solo && !b.members[0].options.Solo && b.suits(st) {
+		if len(b.members) < m.batch && !st.options.Solo && !b.members[0].options.Solo && b.suits(st) {
 			st.batch = b
 			b.members = append(b.members, st)
 			return
 		}
 	}
-	st.batch = &decodeBatch{network: &m.network, members: []*stream{st}}
+	st.batch = &decodeBatch{network: m.network, members: []*stream{st}}
 	m.batches = append(m.batches, st.batch)
 }
 
@@ -159,7 +159,7 @@ func (b *decodeBatch) growth() int64 {
 			positions += room
 		}
 	}
-	return int64(places*positions) * b.network.positionBytes()
+	return int64(places*positions) * b.network.shape.positionBytes()
 }
 
 // seat gives every member a place.

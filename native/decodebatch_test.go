@@ -15,7 +15,7 @@ import (
 func openSharing(t *testing.T, o engine.NativeOptions) *Model {
 	o.Exact = true // buffers are shared by MLX's ops only
 	m := openWith(t, o)
-	require.NoError(t, m.do(t.Context(), func() error { m.batching = true; return nil }))
+	require.NoError(t, m.owner.do(t.Context(), func() error { m.scheduler.batching = true; return nil }))
 	return m
 }
 
@@ -71,18 +71,18 @@ func TestSharedKVIsWhatEachStreamHasAlone(t *testing.T) {
 func TestLongStreamsDoNotMakeShortOnesLong(t *testing.T) {
 	m := openSharing(t, engine.NativeOptions{Batch: 4})
 	lengths := []int{100, 3000, 120, 80, 90, 110, 2800}
-	require.NoError(t, m.do(t.Context(), func() error {
+	require.NoError(t, m.owner.do(t.Context(), func() error {
 		for _, n := range lengths {
-			st := &stream{model: m, state: newDecodeState(m.shape)}
+			st := &stream{model: m.scheduler, state: m.network.newSequence()}
 			for _, c := range st.slotted() {
 				for range n {
 					c.Advance()
 				}
 			}
-			m.join(st)
+			m.scheduler.join(st)
 		}
 		var sizes []string
-		for _, b := range m.batches {
+		for _, b := range m.scheduler.batches {
 			longest, sum := 0, 0
 			for _, st := range b.members {
 				longest, sum = max(longest, st.state.position()), sum+st.state.position()
@@ -91,7 +91,7 @@ func TestLongStreamsDoNotMakeShortOnesLong(t *testing.T) {
 				sizes = append(sizes, fmt.Sprint(len(b.members), " of ", longest))
 			}
 		}
-		m.batches = nil
+		m.scheduler.batches = nil
 		if len(sizes) > 0 {
 			return fmt.Errorf("batches %v", sizes)
 		}
@@ -118,8 +118,8 @@ func TestABudgetThatSharedKVExceedsIsAnError(t *testing.T) {
 	before := measure(t)
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 5
-	require.NoError(t, m.do(t.Context(), func() error {
-		m.options.MemoryBudget = int64(before.active) + m.passBytes(12, 0, 1) + 30*int64(len(m.shape.windows))*m.positionBytes()
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		m.owner.budget = int64(before.active) + m.network.passBytes(12, 0, 1) + 30*int64(len(m.network.shape.windows))*m.network.shape.positionBytes()
 		return nil
 	}))
 	var budget *engine.BudgetError

@@ -42,8 +42,14 @@ func (d *decoderSpec) shape() modelShape {
 	for i, l := range d.layers {
 		windows[i] = l.window
 	}
-	return modelShape{hiddenSize: d.hiddenSize, vocabSize: d.vocabSize, heads: d.heads, kvHeads: d.kvHeads, headDim: d.headDim,
-		intermediate: d.intermediate, windows: windows, bidirectional: d.bidirectional}
+	element := int64(2)
+	if d.norm.DType() == mlxc.Float32 {
+		element = 4
+	}
+	return modelShape{
+		hiddenSize: d.hiddenSize, vocabSize: d.vocabSize, heads: d.heads, intermediate: d.intermediate, bidirectional: d.bidirectional,
+		Layout: Layout{windows: windows, kvHeads: d.kvHeads, headDim: d.headDim, elementSize: element, attention: (*mlxc.Scope).SDPA},
+	}
 }
 
 // decoder is a decoder that can compute, in one of three ways: with MLX's ops in mlx-lm's order, with the CUDA kernels
@@ -59,7 +65,7 @@ type decoder struct {
 func newDecoder(spec decoderSpec, w *weights, lease *mlxc.Lease) (*decoder, error) {
 	d := &decoder{decoderSpec: spec}
 	var err error
-	if d.cuda, err = w.fuseLayers(&d.decoderSpec); err != nil {
+	if d.cuda, err = fuseLayers(w, &d.decoderSpec); err != nil {
 		return d, err
 	}
 	if err := w.finish(); err != nil {
@@ -76,22 +82,22 @@ func newDecoder(spec decoderSpec, w *weights, lease *mlxc.Lease) (*decoder, erro
 
 func (d *decoder) shape() modelShape {
 	shape := d.decoderSpec.shape()
-	shape.fused, shape.kernels = d.cuda, d.cpu != nil
+	if shape.rings = d.cpu != nil; d.cuda != nil {
+		shape.attention, shape.joined = d.cuda.kernels.Attention, true
+	}
 	return shape
 }
 
 // hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
-func (d *decoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
-	if d.cpu != nil {
-		if pass := passOf(st, ids.Dim(0), ids.Dim(1)); pass != nil {
-			return d.cpu.hidden(s, ids, st, pass)
-		}
+func (d *decoder) hidden(s *mlxc.Scope, ids *mlxc.Array, pass *Pass) *mlxc.Array {
+	if pass.kernel != nil {
+		return d.cpu.hidden(s, ids, pass)
 	}
 	h := d.exact.lookup(s, ids)
 	if d.cuda != nil {
-		return d.cuda.run(s, h, st)
+		return d.cuda.run(s, h, pass)
 	}
-	return d.exact.run(s, h, st)
+	return d.exact.run(s, h, pass)
 }
 
 // logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.

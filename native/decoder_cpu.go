@@ -81,10 +81,11 @@ func roundToBFloat16(f float32) float32 {
 }
 
 // hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
-func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kernelPass) *mlxc.Array {
-	if pass.watched || d.adapted() {
-		return d.opByOp(s, ids, st, pass)
+func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *Pass) *mlxc.Array {
+	if seenBy.observe != nil || d.adapted() {
+		return d.opByOp(s, ids, seenBy)
 	}
+	pass := seenBy.kernel
 	whole := mlxc.DecoderPass{Positions: pass.positions, Keep: pass.keep != nil}
 	for _, window := range d.windows {
 		whole.Visible = append(whole.Visible, pass.visible(window)...)
@@ -102,7 +103,8 @@ func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 }
 
 // opByOp is hidden by single ops.
-func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kernelPass) *mlxc.Array {
+func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *Pass) *mlxc.Array {
+	pass := seenBy.kernel
 	positions := s.FromInts(pass.positions, pass.rows, pass.tokens)
 	var rotations, visible []*mlxc.Array
 	for _, rope := range d.rotations {
@@ -112,12 +114,12 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 		visible = append(visible, s.FromInts(pass.visible(window), pass.rows, pass.tokens, mlxc.VisibleSize))
 	}
 	h := s.Lookup(d.table, ids, d.scale)
-	st.observe(s, 0, opInput, h)
+	seenBy.seen(0, OpInput, h)
 	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
 	dtype, clip := d.norm.DType(), d.clips()
 	for i := range d.layers {
 		l := &d.layers[i]
-		st.observe(s, i, opInputNorm, x)
+		seenBy.seen(i, OpInputNorm, x)
 		qkv := d.project(s, x, l.q, l.k, l.v)
 		attended, kept := s.Attend(mlxc.Attention{
 			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
@@ -127,16 +129,16 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 			pass.keep(s, i, kept)
 		}
 		y := d.project(s, attended, l.o)
-		st.observe(s, i, opAttention, y)
+		seenBy.seen(i, OpAttention, y)
 		h, x = s.AddNorm(h, y, l.postAttentionNorm, l.preMLPNorm, d.eps, clip)
 		y = d.project(s, d.gated(s, x, l), l.down)
-		st.observe(s, i, opMLP, y)
+		seenBy.seen(i, OpMLP, y)
 		next := d.norm
 		if i+1 < len(d.layers) {
 			next = d.layers[i+1].inputNorm
 		}
 		h, x = s.AddNorm(h, y, l.postMLPNorm, next, d.eps, clip)
-		st.observe(s, i, opOutput, h)
+		seenBy.seen(i, OpOutput, h)
 	}
 	return x
 }

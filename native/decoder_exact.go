@@ -46,22 +46,22 @@ func (d *exactDecoder) lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
 	return s.Multiply(h, d.scale)
 }
 
-func (d *exactDecoder) run(s *mlxc.Scope, h *mlxc.Array, st state) *mlxc.Array {
-	st.observe(s, 0, opInput, h)
+func (d *exactDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *Pass) *mlxc.Array {
+	pass.seen(0, OpInput, h)
 	for i := range d.layers {
-		h = runBlock(s, st, i, h, func(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return d.block(s, i, h, st) })
+		h = pass.runLayer(s, i, h, func(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return d.block(s, i, h, pass) })
 	}
 	return s.RMSNorm(h, d.norm, d.eps)
 }
 
-func (d *exactDecoder) block(s *mlxc.Scope, layer int, h *mlxc.Array, st state) *mlxc.Array {
+func (d *exactDecoder) block(s *mlxc.Scope, layer int, h *mlxc.Array, pass *Pass) *mlxc.Array {
 	l := &d.layers[layer]
-	seen := func(op string, x *mlxc.Array) *mlxc.Array { st.observe(s, layer, op, x); return x }
-	x := seen(opInputNorm, s.RMSNorm(h, l.inputNorm, d.eps))
-	x = seen(opAttention, d.attention(s, l, layer, x, st))
-	beforeMLP := opPostAttentionNorm // that name is of the norm behind attention where there is one, else of the one before the MLP
+	seen := func(op string, x *mlxc.Array) *mlxc.Array { return pass.seen(layer, op, x) }
+	x := seen(OpInputNorm, s.RMSNorm(h, l.inputNorm, d.eps))
+	x = seen(OpAttention, d.attention(s, l, layer, x, pass))
+	beforeMLP := OpPostAttentionNorm // that name is of the norm behind attention where there is one, else of the one before the MLP
 	if l.postAttentionNorm != nil {
-		x, beforeMLP = seen(opPostAttentionNorm, s.RMSNorm(x, l.postAttentionNorm, d.eps)), opPreMLPNorm
+		x, beforeMLP = seen(OpPostAttentionNorm, s.RMSNorm(x, l.postAttentionNorm, d.eps)), OpPreMLPNorm
 	}
 	h = d.residual(s, h, x)
 	x = seen(beforeMLP, s.RMSNorm(h, l.preMLPNorm, d.eps))
@@ -71,15 +71,15 @@ func (d *exactDecoder) block(s *mlxc.Scope, layer int, h *mlxc.Array, st state) 
 	} else {
 		x = s.Multiply(callOne(s, d.gated, gate), up)
 	}
-	x = seen(opMLP, l.down.Apply(s, x))
+	x = seen(OpMLP, l.down.Apply(s, x))
 	if l.postMLPNorm != nil {
-		x = seen(opPostMLPNorm, s.RMSNorm(x, l.postMLPNorm, d.eps))
+		x = seen(OpPostMLPNorm, s.RMSNorm(x, l.postMLPNorm, d.eps))
 	}
-	return seen(opOutput, d.residual(s, h, x))
+	return seen(OpOutput, d.residual(s, h, x))
 }
 
-func (d *exactDecoder) attention(s *mlxc.Scope, l *decoderLayer, layer int, x *mlxc.Array, st state) *mlxc.Array {
-	seen := func(op string, x *mlxc.Array) *mlxc.Array { st.observe(s, layer, op, x); return x }
+func (d *exactDecoder) attention(s *mlxc.Scope, l *decoderLayer, layer int, x *mlxc.Array, pass *Pass) *mlxc.Array {
+	seen := func(op string, x *mlxc.Array) *mlxc.Array { return pass.seen(layer, op, x) }
 	q := splitHeads(s, seen("self_attn.q_proj", l.q.Apply(s, x)), d.heads)
 	k := splitHeads(s, seen("self_attn.k_proj", l.k.Apply(s, x)), d.kvHeads)
 	v := splitHeads(s, seen("self_attn.v_proj", l.v.Apply(s, x)), d.kvHeads)
@@ -87,8 +87,8 @@ func (d *exactDecoder) attention(s *mlxc.Scope, l *decoderLayer, layer int, x *m
 		q = seen("self_attn.q_norm", s.RMSNorm(q, l.qNorm, d.eps))
 		k = seen("self_attn.k_norm", s.RMSNorm(k, l.kNorm, d.eps))
 	}
-	q, k = seen(opRopeQ, st.rope(s, q, l.rope)), seen(opRopeK, st.rope(s, k, l.rope))
-	return l.o.Apply(s, st.attend(s, layer, q, k, v, d.attentionScale))
+	q, k = seen(OpRopeQ, pass.rotate(s, q, l.rope)), seen(OpRopeK, pass.rotate(s, k, l.rope))
+	return l.o.Apply(s, pass.attend(s, layer, q, k, v, d.attentionScale))
 }
 
 // residual adds, and clips where activations exceed float16's range instead of overflowing.

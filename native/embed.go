@@ -14,20 +14,15 @@ import (
 )
 
 // Embed returns a vector for each text; see engine.Engine. Texts of like length share a pass.
-func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedOptions) ([][]float32, error) {
-	if err := ctx.Err(); err != nil {
+func (m *scorer) Embed(ctx context.Context, texts []string, options engine.EmbedOptions) ([][]float32, error) {
+	if err := m.checkOpen(ctx); err != nil {
 		return nil, err
-	}
-	if m.isClosed() {
-		return nil, engine.ErrClosed
 	}
 	prompt, err := m.checkEmbed(texts, options)
 	if err != nil {
 		return nil, err
 	}
-	m.counters.requests.Add(1)
-	m.counters.active.Add(1)
-	defer m.counters.active.Add(-1)
+	defer m.begin()()
 
 	rows := make([]scoreRow, len(texts))
 	for i, text := range texts {
@@ -65,7 +60,7 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 }
 
 // checkEmbed returns the text that goes before each text.
-func (m *Model) checkEmbed(texts []string, options engine.EmbedOptions) (prompt string, err error) {
+func (m *scorer) checkEmbed(texts []string, options engine.EmbedOptions) (prompt string, err error) {
 	if err := options.Validate(texts); err != nil {
 		return "", err
 	}
@@ -83,7 +78,7 @@ func (m *Model) checkEmbed(texts []string, options engine.EmbedOptions) (prompt 
 }
 
 // embedBatch runs on the owner thread.
-func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
+func (m *scorer) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	if err := m.reserve("a batch of texts", func() int64 {
 		if isLong(0, width) { // a chunk's scores at a time
@@ -96,7 +91,7 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
 	var values []float32
-	if m.shape.kernels {
+	if m.shape.rings {
 		values, err = m.embedPacked(s, batch)
 	} else {
 		values, err = m.embedPadded(s, batch, width)
@@ -113,91 +108,46 @@ func (m *Model) embedBatch(batch []scoreRow, vectors [][]float32) (err error) {
 }
 
 // embedPadded is the vectors of rows, [B, size], by MLX's ops over rows of one width.
-func (m *Model) embedPadded(s *mlxc.Scope, batch []scoreRow, width int) ([]float32, error) {
+func (m *scorer) embedPadded(s *mlxc.Scope, batch []scoreRow, width int) ([]float32, error) {
 	padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
 	for b, row := range batch {
 		copy(padded[b*width:], row.ids)
 		lengths[b] = len(row.ids)
 	}
-	var st state
-	switch {
-	case !m.shape.bidirectional:
-		st = newScoreState(s, &history{}, width, m.shape.windows)
-	case isLong(0, width):
-		st = newWideState(m.shape.windows)
-	default:
-		st = newBidirectionalState(s, lengths, width, m.shape.windows)
+	pass := m.newTextPass(s, lengths, width)
+	if m.shape.bidirectional && isLong(0, width) {
+		pass = newWidePass(m.shape.windows, prefillChunk)
 	}
-	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), st)
+	h := m.arch.hidden(s, s.FromInts(padded, len(batch), width), pass)
 	return m.embedder.apply(s, h, lengths, width).Floats()
 }
 
 // embedPacked is the same by the CPU kernels, with the texts one behind the other.
-func (m *Model) embedPacked(s *mlxc.Scope, batch []scoreRow) ([]float32, error) {
-	row := &packedRow{}
-	texts := make([]span, len(batch))
-	for b, text := range batch {
-		begin := len(row.ids)
-		row.add(text.ids, 0, span{begin, begin})
-		texts[b] = span{begin, len(row.ids)}
-	}
-	var st state = cpuPackedState{packedPass: packedPass{row: row}}
-	if m.shape.bidirectional {
-		st = bidirectionalPass{cpuPackedState{packedPass: packedPass{row: row}}, texts}
-	}
-	h := m.arch.hidden(s, s.FromInts(row.ids, 1, len(row.ids)), st)
+func (m *scorer) embedPacked(s *mlxc.Scope, batch []scoreRow) ([]float32, error) {
+	row, texts, pass := m.newPackedTexts(batch)
+	h := m.arch.hidden(s, s.FromInts(row.ids, 1, len(row.ids)), pass)
 	return m.embedder.applyPacked(s, s.Reshape(h, len(row.ids), m.shape.hiddenSize), texts).Floats()
 }
 
-// bidirectionalPass is a pass over packed texts in which every token sees all of its text, in a layer with a window what is at
-// most half a window away, as in newBidirectionalState.
-type bidirectionalPass struct {
-	cpuPackedState
-	texts []span
-}
-
-func (p bidirectionalPass) kernelPass(rows, tokens int) *kernelPass {
-	pass := p.cpuPackedState.kernelPass(rows, tokens)
-	pass.visible = func(window int) []int32 {
-		out := make([]int32, 0, tokens*mlxc.VisibleSize)
-		for _, text := range p.texts {
-			for t := text.begin; t < text.end; t++ {
-				sees := text
-				if window > 0 {
-					sees = span{max(text.begin, t-window/2), min(text.end, t+window/2+1)}
-				}
-				out = append(out, 0, int32(sees.begin), 0, int32(sees.end), 0)
-			}
-		}
-		return out
+// newTextPass prepares a pass over padded rows of whole texts, which see backwards or, if the model does, both ways.
+func (m *scorer) newTextPass(s *mlxc.Scope, lengths []int, width int) *Pass {
+	if m.shape.bidirectional {
+		return newBothWaysPass(s, lengths, width, m.shape.windows)
 	}
+	pass, _ := newHistoryPass(s, &History{}, width, m.shape.windows)
 	return pass
 }
 
-// newBidirectionalState prepares a pass in which every token of a row of its length sees all others, in a layer with a
-// window those at most half a window away, as EmbeddingGemma (arXiv:2509.20354) does.
-func newBidirectionalState(s *mlxc.Scope, lengths []int, width int, windows []int) *scoreState {
-	st := &scoreState{past: &history{}, masks: make([]mlxc.Mask, len(windows))}
-	fillMasks(st.masks, windows, func(_, window int) mlxc.Mask {
-		return mlxc.Mask{Array: bidirectionalMask(s, lengths, width, window)}
-	})
-	return st
-}
-
-// bidirectionalMask is [B, 1, width, width].
-func bidirectionalMask(s *mlxc.Scope, lengths []int, width, window int) *mlxc.Array {
-	visible := make([]bool, len(lengths)*width*width)
-	for b, length := range lengths {
-		for t := range width {
-			row := visible[(b*width+t)*width:][:width]
-			for key := range row {
-				near := window == 0 || max(t-key, key-t) <= window/2
-				// Padding sees itself, so that its softmax has something to sum.
-				row[key] = near && (key < length || key == t)
-			}
-		}
+// newPackedTexts is the same for the CPU kernels, with the texts one behind the other.
+func (m *scorer) newPackedTexts(batch []scoreRow) (row *PackedRow, texts []Span, pass *Pass) {
+	row = &PackedRow{}
+	for _, text := range batch {
+		texts = append(texts, row.addText(text.ids))
 	}
-	return s.FromBools(visible, len(lengths), 1, width, width)
+	if m.shape.bidirectional {
+		return row, texts, newPackedBothWays(row, texts)
+	}
+	return row, texts, newPackedPass(row, nil)
 }
 
 // finishVector cuts a vector to its first n values, 0 for all, and norms it: always where it is cut.

@@ -186,7 +186,7 @@ func (e *embedder) project(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 }
 
 // applyPacked makes vectors float32 [B, size] of hidden states [N, hidden], in which every text has its span, by the CPU kernels.
-func (e *embedder) applyPacked(s *mlxc.Scope, h *mlxc.Array, texts []span) *mlxc.Array {
+func (e *embedder) applyPacked(s *mlxc.Scope, h *mlxc.Array, texts []Span) *mlxc.Array {
 	pooled := make([]*mlxc.Array, len(texts))
 	for b, text := range texts {
 		if e.lastToken {

@@ -35,9 +35,9 @@ var (
 // breakStreams makes the streams under way have a cache that cannot be freed well.
 func breakStreams(t *testing.T, m *Model, trouble func() error) {
 	t.Helper()
-	require.NoError(t, m.do(t.Context(), func() error {
-		require.NotEmpty(t, m.streams)
-		for _, st := range m.streams {
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		require.NotEmpty(t, m.scheduler.streams)
+		for _, st := range m.scheduler.streams {
 			st.state.caches[0] = badCache{st.state.caches[0], trouble}
 		}
 		return nil
@@ -104,7 +104,7 @@ func TestAFailureToFreeIsTold(t *testing.T) {
 // broken is a model whose passes panic.
 type broken struct{ architecture }
 
-func (broken) hidden(*mlxc.Scope, *mlxc.Array, state) *mlxc.Array { panic("the pass is broken") }
+func (broken) hidden(*mlxc.Scope, *mlxc.Array, *Pass) *mlxc.Array { panic("the pass is broken") }
 
 // paused starts streams whose readers wait behind their first token until goOn is called, which returns their answers.
 func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
@@ -137,15 +137,15 @@ func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
 // A pass panics, and then the streams cannot even be freed: each reader gets its error, and the model goes on.
 func TestAPanicWhileFreeingEndsEveryStream(t *testing.T) {
 	withAndWithoutSharedKV(t, func(t *testing.T, m *Model) {
-		arch := m.arch
+		arch := m.network.arch
 		goOn := paused(t, m, 3)
 		breakStreams(t, m, panicInFree)
-		require.NoError(t, m.do(t.Context(), func() error { m.arch = broken{arch}; return nil }))
+		require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = broken{arch}; return nil }))
 		for _, a := range goOn() {
 			var panicked *mlxc.PanicError
 			require.ErrorAs(t, a.err, &panicked)
 		}
-		require.NoError(t, m.do(t.Context(), func() error { m.arch = arch; return nil }))
+		require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = arch; return nil }))
 		ids, _ := collect(t, m, "Please", nil)
 		require.Len(t, ids, 256)
 	})
@@ -156,9 +156,9 @@ func TestAPanicBetweenPassesEndsEveryStream(t *testing.T) {
 	m := open(t)
 	goOn := paused(t, m, 3)
 	breakStreams(t, m, panicInFree)
-	require.NoError(t, m.do(t.Context(), func() error {
-		m.failAll(errFree)
-		require.Empty(t, m.streams)
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		m.scheduler.failAll(errFree)
+		require.Empty(t, m.scheduler.streams)
 		return nil
 	}))
 	for _, a := range goOn() {

@@ -105,7 +105,7 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 			var a answer
 			a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
 			if a.err != nil {
-				return errors.Join(a.err, m.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+				return errors.Join(a.err, m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) }))
 			}
 			got = append(got, a)
 		}
@@ -113,7 +113,7 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 			want = got
 		}
 		require.Equal(t, want, got)
-		return m.do(t.Context(), func() error { return m.prompts.shrink(0) })
+		return m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) })
 	})
 }
 

@@ -85,7 +85,7 @@ func openFusedAndExact(t *testing.T) (fused, exact *Model) {
 		require.NoError(t, exact.Close())
 		require.Equal(t, before, measure(t), "handles and active bytes after Close")
 	})
-	require.NotNil(t, fused.shape.fused, "the kernels do not serve this model")
+	require.NotNil(t, fused.network.cuda, "the kernels do not serve this model")
 	return fused, exact
 }
 

@@ -5,25 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
-// prefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
-// under way; the python engine uses the same size, so that both engines compute the same passes.
-const prefillChunk = 512
-
-// cacheLimit is how many bytes of freed buffers MLX may keep between requests.
-const cacheLimit = 256 << 20
-
 // clearEvery is how many tokens pass between returns of MLX's buffer cache, as in mlx-lm.
 const clearEvery = 256
 
 // Generate streams tokens; see engine.Engine.
-func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
+func (m *scheduler) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
 	return func(yield func(engine.Token, error) bool) {
 		left := false // the reader; it must not be called again
 		if err := m.generate(ctx, prompt, options, func(token engine.Token) bool {
@@ -37,12 +29,9 @@ func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engi
 
 // generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, with the reader gone
 // too: then there is nobody to tell.
-func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
-	if err := ctx.Err(); err != nil {
+func (m *scheduler) generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
+	if err := m.checkOpen(ctx); err != nil {
 		return err
-	}
-	if m.isClosed() {
-		return engine.ErrClosed
 	}
 	if err := m.checkCausal("generate"); err != nil {
 		return err
@@ -58,7 +47,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err != nil {
 		return err
 	}
-	if limit := m.info.ContextLength; limit > 0 {
+	if limit := m.context; limit > 0 {
 		options.MaxTokens = min(options.MaxTokens, limit-len(ids))
 	}
 	if options.Temperature > 0 && !options.HasSeed {
@@ -68,10 +57,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if err != nil {
 		return err
 	}
-	m.counters.requests.Add(1)
-	m.counters.active.Add(1)
-	defer m.counters.active.Add(-1)
-
+	defer m.begin()()
 	st := m.newStream(ids, options)
 	st.matcher = matcher
 	if err := m.add(ctx, st); err != nil {
@@ -83,7 +69,7 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 }
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
-func (m *Model) checkSupported(o engine.GenerateOptions) error {
+func (m *scheduler) checkSupported(o engine.GenerateOptions) error {
 	switch {
 	case o.Segments && m.marksErr != nil:
 		return &engine.OptionError{Option: "Segments", Reason: m.marksErr.Error()}
@@ -100,20 +86,8 @@ func (m *Model) checkSupported(o engine.GenerateOptions) error {
 	return nil
 }
 
-// templateExtras is what a request gives to the chat template besides its messages.
-func templateExtras(o engine.GenerateOptions) map[string]any {
-	extras := maps.Clone(o.TemplateArguments)
-	if len(o.Tools) > 0 {
-		if extras == nil {
-			extras = map[string]any{}
-		}
-		extras["tools"] = o.Tools
-	}
-	return extras
-}
-
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
-func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) bool) error {
+func (m *scheduler) relay(ctx context.Context, st *stream, yield func(engine.Token) bool) error {
 	text := newTextStream(m.tokenizer, st.options)
 	var splitter *segment.Splitter
 	if st.options.Segments {
@@ -122,7 +96,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 	for {
 		it, err := st.next(ctx)
 		if err != nil {
-			return m.explain(err)
+			return explain(err)
 		}
 		if it.event != nil {
 			st.options.Events(*it.event)
@@ -131,7 +105,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 		token := it.token
 		if !st.stops[token.ID] {
 			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
-				return m.explain(err)
+				return explain(err)
 			}
 		}
 		if token.StopString != "" {
@@ -142,7 +116,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 			if token.StopString == "" {
 				var tail string
 				if tail, token.StopString, err = text.finish(); err != nil {
-					return m.explain(err)
+					return explain(err)
 				}
 				token.Text += tail
 			}

@@ -68,7 +68,7 @@ func TestCachedDecodingMatchesAPassWithoutCache(t *testing.T) {
 	ids, _ := collect(t, m, "Where can I find", func(o *engine.GenerateOptions) { o.MaxTokens = 90 })
 	trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids[:len(ids)-1]...), engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
-	vocab := m.shape.vocabSize
+	vocab := m.network.shape.vocabSize
 	for i, id := range ids {
 		row := trace.Logits[(len(prompt)-1+i)*vocab:][:vocab]
 		best := slices.Max(row)
@@ -86,7 +86,7 @@ func TestLongPromptsArePrefilledInChunksWithTheSameResult(t *testing.T) {
 	tokens, _ := collect(t, m, long, func(o *engine.GenerateOptions) { o.MaxTokens = 1 })
 	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
-	vocab := m.shape.vocabSize
+	vocab := m.network.shape.vocabSize
 	row := trace.Logits[(len(ids)-1)*vocab:]
 	require.InDelta(t, slices.Max(row), row[tokens[0]], 0.13)
 }
@@ -203,7 +203,7 @@ func TestStopTokensAndEndTokens(t *testing.T) {
 	for tok, err := range m.Generate(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: "Hi"}}}, o) {
 		require.NoError(t, err)
 		if tok.FinishReason == engine.FinishStop {
-			require.True(t, m.eos[tok.ID])
+			require.True(t, m.encoder.eos[tok.ID])
 		}
 	}
 }

@@ -2,37 +2,11 @@ package native
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
-
-// newMatcher returns nil without a grammar. The tokens' bytes are prepared when a grammar is first used.
-func (m *Model) newMatcher(g engine.Grammar) (*tokenizer.Matcher, error) {
-	if g.Kind == "" {
-		return nil, nil
-	}
-	m.grammarOnce.Do(func() {
-		eos := slices.Sorted(maps.Keys(m.eos))
-		eos = slices.DeleteFunc(eos, func(id int32) bool { return id < 0 || int(id) >= m.shape.vocabSize })
-		m.vocabulary, m.grammarErr = m.tokenizer.NewVocabulary(m.shape.vocabSize, eos)
-	})
-	if m.grammarErr != nil {
-		return nil, fmt.Errorf("option %s: %w", g.Option(), m.explain(m.grammarErr))
-	}
-	matcher, err := m.vocabulary.NewMatcher(g.Kind, g.Text)
-	if err != nil {
-		if err = m.explain(err); err == engine.ErrClosed {
-			return nil, err
-		}
-		return nil, &engine.OptionError{Option: g.Option(), Reason: err.Error()}
-	}
-	return matcher, nil
-}
 
 // constrain tells the grammar of the token that logits [1, vocab] stand behind, and forbids what may not come
 // next. over is set if that token ends the text.

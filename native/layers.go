@@ -14,12 +14,6 @@ func splitHeads(s *mlxc.Scope, x *mlxc.Array, heads int) *mlxc.Array {
 	return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), heads, -1), 0, 2, 1, 3)
 }
 
-// mergeHeads undoes splitHeads.
-func mergeHeads(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
-	b, t := x.Dim(0), x.Dim(2)
-	return s.Reshape(s.Transpose(x, 0, 2, 1, 3), b, t, -1)
-}
-
 // callOne runs a compiled function of one result.
 func callOne(s *mlxc.Scope, f *mlxc.Function, in ...*mlxc.Array) *mlxc.Array {
 	out := f.Call(s, in...)

@@ -70,7 +70,7 @@ func TestLongTextsNeedLittleMemory(t *testing.T) {
 			_, err := causal.Classify(t.Context(), testenv.Texts(t)[:2], o)
 			require.NoError(t, err)
 		})
-		require.NoError(t, causal.do(t.Context(), causal.prefixes.free))
+		require.NoError(t, causal.owner.do(t.Context(), causal.scorer.prefixes.free))
 	})
 	t.Run("embed", func(t *testing.T) {
 		requireLittle(t, most, func() {
@@ -91,7 +91,7 @@ func TestLongTextsNeedLittleMemory(t *testing.T) {
 func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
 	const tokens = prefillChunk + 90
 	m := openWide(t, false, engine.NativeOptions{})
-	task, err := m.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt})
+	task, err := m.scorer.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt})
 	require.NoError(t, err)
 	row, err := task.row(t.Context(), 0, textOf(t, m, tokens))
 	require.NoError(t, err)
@@ -106,19 +106,19 @@ func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		m := openWide(t, both, engine.NativeOptions{})
 		for _, lastToken := range []bool{false, true} {
-			require.NoError(t, m.do(t.Context(), func() error { m.embedder.lastToken = lastToken; return nil }))
+			require.NoError(t, m.owner.do(t.Context(), func() error { m.scorer.embedder.lastToken = lastToken; return nil }))
 			want := make([][]float32, 1)
-			require.NoError(t, m.do(t.Context(), func() error { return m.embedBatch([]scoreRow{{ids: row.ids}}, want) }))
+			require.NoError(t, m.owner.do(t.Context(), func() error { return m.scorer.embedBatch([]scoreRow{{ids: row.ids}}, want) }))
 			var got []float32
 			if both {
-				err = m.job(t.Context(), func(s *mlxc.Scope) (err error) {
+				err = m.owner.job(t.Context(), func(s *mlxc.Scope) (err error) {
 					n := len(row.ids)
-					h := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows))
-					got, err = m.embedder.apply(s, h, []int{n}, n).Floats()
+					h := m.network.arch.hidden(s, s.FromInts(row.ids, 1, n), newWidePass(m.network.shape.windows, prefillChunk))
+					got, err = m.scorer.embedder.apply(s, h, []int{n}, n).Floats()
 					return err
 				})
 			} else {
-				got, err = m.embedLong(t.Context(), row.ids)
+				got, err = m.scorer.embedLong(t.Context(), row.ids)
 			}
 			require.NoError(t, err)
 			require.Less(t, testenv.RelativeDifference(want[0], got), 0.05, "both directions: %v, last token: %v", both, lastToken)
@@ -147,10 +147,10 @@ func TestWhichRowsAreLong(t *testing.T) {
 func TestALongPrefixIsThatOfOnePass(t *testing.T) {
 	m := openWide(t, false, engine.NativeOptions{})
 	ids := numbers(300, prefillChunk+90)
-	require.NoError(t, m.do(t.Context(), func() error {
-		whole, err := m.extendPrefix(&history{}, ids)
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		whole, err := m.scorer.extendPrefix(&History{}, ids)
 		require.NoError(t, err)
-		chunked, err := m.prefillPrefix(t.Context(), ids)
+		chunked, err := m.scorer.prefillPrefix(t.Context(), ids)
 		require.NoError(t, err)
 		require.Equal(t, len(ids), chunked.length)
 		for i := range whole.keys {
@@ -207,29 +207,29 @@ func TestLongTextsCanBeGivenUp(t *testing.T) {
 
 // withScored is how many long texts are under way.
 func (m *Model) withScored(t *testing.T) (n int) {
-	require.NoError(t, m.do(t.Context(), func() error { n = len(m.scored); return nil }))
+	require.NoError(t, m.owner.do(t.Context(), func() error { n = len(m.scorer.scored); return nil }))
 	return n
 }
 
 func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
 	m := open(t)
-	task, err := m.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
+	task, err := m.scorer.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
 	require.NoError(t, err)
 	row, err := task.row(t.Context(), 0, "goal")
 	require.NoError(t, err)
 	for _, work := range []func() error{
 		func() error { _, err := task.scoreLong(t.Context(), row); return err },
-		func() error { _, err := m.embedLong(t.Context(), row.ids); return err },
+		func() error { _, err := m.scorer.embedLong(t.Context(), row.ids); return err },
 		func() error {
-			return m.job(t.Context(), func(s *mlxc.Scope) error {
+			return m.owner.job(t.Context(), func(s *mlxc.Scope) error {
 				n := len(row.ids)
-				_, err := m.arch.hidden(s, s.FromInts(row.ids, 1, n), newWideState(m.shape.windows)).Floats()
+				_, err := m.network.arch.hidden(s, s.FromInts(row.ids, 1, n), newWidePass(m.network.shape.windows, prefillChunk)).Floats()
 				return err
 			})
 		},
 		func() error {
-			return m.do(t.Context(), func() error {
-				kv, err := m.prefillPrefix(t.Context(), row.prefix)
+			return m.owner.do(t.Context(), func() error {
+				kv, err := m.scorer.prefillPrefix(t.Context(), row.prefix)
 				if err != nil {
 					return err
 				}

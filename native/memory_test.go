@@ -114,7 +114,7 @@ func TestEvictedPrefixesAreFreed(t *testing.T) {
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)
 		sizes = append(sizes, metrics.CachedKVBytes)
-		require.LessOrEqual(t, len(m.prefixes.entries), maxPrefixes)
+		require.LessOrEqual(t, len(m.scorer.prefixes.entries), maxPrefixes)
 	}
 	require.Positive(t, sizes[0])
 	require.Less(t, sizes[len(sizes)-1], 2*sizes[3], "the cache does not grow without bound")

@@ -5,16 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"iter"
 	"sync"
-	"sync/atomic"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
-	"forge.lthn.ai/core/go-mlx/internal/segment"
-	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // Model is a loaded model. It is safe for concurrent use; the owner thread interleaves requests token
@@ -22,51 +18,21 @@ import (
 type Model struct {
 	info        engine.Info
 	source      *modelfiles.Source
+	options     engine.NativeOptions
+	fingerprint string // with a prompt cache: tells models apart
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
-	eos         map[int32]bool
-	plain       *tokenizer.Guard
-	bos         string  // the text of the token that the tokenizer puts first; "" for none
-	endToken    int32   // the tokenizer's own, or -1
-	xtcSpared   []int32 // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
-	tokenizer   *tokenizer.Tokenizer
-	template    *tokenizer.Template // nil: the model has none, or templateErr says why it cannot be read
-	templateErr error
-	marks       segment.Marks
-	marksErr    error // why text cannot be split into segments
-	options     engine.NativeOptions
-	kernels     string // what computes, for Info
-	fingerprint string // with a prompt cache: tells models apart
-	counters    counters
-	labelSets   recent[*labelSet]
 
-	grammarOnce sync.Once
-	vocabulary  *tokenizer.Vocabulary // for grammars; made when one is first used
-	grammarErr  error
-
-	// What follows belongs to the owner thread.
-	network
-	draft    *network // proposes tokens; nil without
-	embedder *embedder
-	streams  []*stream // under way, in the order they came
-	batches  []*decodeBatch
-	batching bool     // streams share KV buffers: on a GPU
-	endings  []ending // streams that ended in the pass under way
-	rounded  int
-	prefixes prefixCache
-	prompts  *promptCache
-	scored   []*decodeState // of long texts, between two jobs
-
-	pumping atomic.Bool  // the scheduler runs
-	kicks   atomic.Int64 // grows when a stream may have something to do
+	owner     *owner
+	encoder   *encoder
+	network   *network
+	draft     *network // proposes tokens; nil without
+	prompts   *promptCache
+	scheduler *scheduler // nil until the weights are loaded
+	scorer    *scorer    // nil until the weights are loaded
 
 	closing sync.Once
-	closed  chan struct{} // closed first of all by Close: waiting requests stop
-	failure error         // of Close
-}
-
-type counters struct {
-	requests, active, prompt, generated, classified, drafted, accepted atomic.Int64
+	failure error // of Close
 }
 
 // Load opens the model in a folder or a GGUF file. The context is looked at between reading steps; if it ends, whatever was
@@ -86,91 +52,42 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.supported(); err != nil {
+	if err := supported(cfg); err != nil {
 		return nil, err
 	}
-	m := &Model{source: from, options: options, prompts: newPromptCache(options.PromptCache), closed: make(chan struct{}), eos: map[int32]bool{}}
-	for _, id := range cfg.eos {
-		m.eos[id] = true
-	}
+	m := &Model{source: from, options: options, prompts: newPromptCache(options.PromptCache), encoder: newEncoder(cfg.eos)}
 	// Text and weights are read side by side; for a large vocabulary and a small model either takes as long as the other.
 	text := make(chan error, 1)
-	go func() { text <- m.loadText(from) }()
+	go func() { text <- m.loadText() }()
 	textLoaded := sync.OnceValue(func() error { return <-text })
-	if m.network.lease, err = mlxc.Acquire(); err != nil {
+	if m.owner, err = newOwner(options.MemoryBudget); err != nil {
 		err = errors.Join(err, textLoaded())
-		m.closeText()
+		m.encoder.close()
 		return nil, err
 	}
+	m.network = &network{owner: m.owner}
 	var loadErr error
-	err = m.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
+	err = m.owner.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
 	if err = cmp.Or(textLoaded(), errors.Join(err, loadErr)); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-// loadText reads the tokenizer and the chat template, and what follows from them. What it opened before a failure is closed by closeText.
-func (m *Model) loadText(from *modelfiles.Source) (err error) {
-	if m.tokenizer, err = tokenizer.Load(from); err != nil {
+// loadText reads what follows from files other than the weights.
+func (m *Model) loadText() (err error) {
+	if err := m.encoder.load(m.source); err != nil {
 		return err
 	}
-	if m.template, err = tokenizer.LoadTemplate(from); err != nil && !errors.Is(err, tokenizer.ErrNoTemplate) {
-		m.templateErr = err // which costs chats and nothing else
-	}
-	if err := m.addTokenizerEOS(); err != nil {
-		return err
-	}
-	m.marks, m.marksErr = segment.Infer(m.template.Source(), func(token string) bool {
-		_, ok := m.tokenizer.TokenID(token)
-		return ok
-	})
-	if m.plain, err = tokenizer.NewGuard(m.tokenizer, m.template.Source()); err != nil {
-		return err
-	}
-	if m.xtcSpared, err = m.tokenizer.Encode("\n", false); err != nil {
-		return err
-	}
-	m.xtcSpared = slices.AppendSeq(m.xtcSpared, maps.Keys(m.eos))
 	if m.options.PromptCache > 0 {
-		m.fingerprint, err = fingerprint(from, m.options.Adapter)
+		m.fingerprint, err = fingerprint(m.source, m.options.Adapter)
 	}
 	return err
 }
 
-// addTokenizerEOS adds the tokenizer's own end token to the config's, as mlx-lm does.
-func (m *Model) addTokenizerEOS() error {
-	special, err := m.source.SpecialTokens()
-	if err != nil {
-		return err
-	}
-	m.bos = special["bos_token"]
-	if m.endToken = -1; special["eos_token"] != "" {
-		if id, ok := m.tokenizer.TokenID(special["eos_token"]); ok {
-			m.eos[id], m.endToken = true, id
-		}
-	}
-	return nil
-}
-
-// opensReasoning reports whether a prompt ends inside a thought.
-func (m *Model) opensReasoning(prompt []int32) bool {
-	start, ok := m.tokenizer.TokenID(m.marks.ThinkStart)
-	if m.marks.ThinkStart == "" || !ok {
-		return false
-	}
-	end, _ := m.tokenizer.TokenID(m.marks.ThinkEnd)
-	for _, id := range slices.Backward(prompt) {
-		if id == start || id == end {
-			return id == start
-		}
-	}
-	return false
-}
-
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close. textLoaded waits for the tokenizer.
 func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textLoaded func() error) error {
-	w, err := m.network.load(m, m.source, cfg, m.options.Adapter)
+	w, err := m.network.load(m.source, cfg, m.options.Adapter, m.options)
 	if err != nil {
 		return err
 	}
@@ -180,25 +97,20 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	m.batching = m.lease.Device().Name == "gpu"
-	switch {
-	case m.shape.fused != nil:
-		m.kernels = "cuda"
-	case !m.shape.kernels:
-		m.kernels = "mlx"
-	}
 	version, err := mlxc.Version()
 	if err != nil {
 		return err
 	}
+	shape := &m.network.shape
 	m.info = engine.Info{
-		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.lease.Device().String(), Kernels: m.kernels,
-		Layers: len(m.shape.windows), HiddenSize: m.shape.hiddenSize, VocabSize: m.shape.vocabSize,
+		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.owner.lease.Device().String(), Kernels: m.network.kernels,
+		Layers: len(shape.windows), HiddenSize: shape.hiddenSize, VocabSize: shape.vocabSize,
 		ContextLength: cfg.context, DType: w.dtype(),
 		MLXVersion: version,
 	}
 	w.summary(&m.info)
-	if m.embedder, err = readEmbedder(m.source.Dir, m.weights, m.shape.hiddenSize); err != nil {
+	m.encoder.vocabSize, m.encoder.context = shape.vocabSize, cfg.context
+	if m.scorer, err = newScorer(m.network, m.encoder, m.source.Dir); err != nil {
 		return err
 	}
 	if m.options.Draft != "" {
@@ -206,7 +118,11 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
 		}
 	}
-	if m.wired, err = m.lease.Wire(); err != nil {
+	m.scheduler = newScheduler(m.network, m.encoder, m.draft, m.prompts, m.options)
+	m.owner.releases = []func() error{
+		func() error { return m.prompts.shrink(m.prompts.bytes / 2) }, func() error { return m.prompts.shrink(0) }, m.scorer.prefixes.free,
+	}
+	if m.wired, err = m.owner.lease.Wire(); err != nil {
 		return err
 	}
 	if err := mlxc.ClearCache(); err != nil {
@@ -215,63 +131,51 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 	return ctx.Err()
 }
 
+// loadDraft reads the draft model.
+func (m *Model) loadDraft() error {
+	from, err := modelfiles.Find(m.options.Draft)
+	if err != nil {
+		return err
+	}
+	cfg, err := readConfig(from)
+	if err != nil {
+		return err
+	}
+	if err := supported(cfg); err != nil {
+		return err
+	}
+	if err := m.encoder.sameTokens(m.source, from); err != nil {
+		return err
+	}
+	m.draft = &network{owner: m.owner}
+	w, err := m.draft.load(from, cfg, "", m.options)
+	if err != nil {
+		return err
+	}
+	m.draftBytes = w.bytes()
+	if m.draft.shape.vocabSize != m.network.shape.vocabSize {
+		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.shape.vocabSize, m.network.shape.vocabSize)
+	}
+	return nil
+}
+
 // Close ends streams under way with ErrClosed and gives every byte back. It waits for the step under
 // way, not for the readers of streams. It may be called again, from a stream's loop too.
 func (m *Model) Close() error {
 	m.closing.Do(func() {
-		close(m.closed)
+		close(m.owner.closed)
 		var errs []error
-		err := m.lease.Release(func() {
-			for _, st := range slices.Clone(m.streams) { // freeing one takes it out
-				errs = append(errs, st.free(false))
-			}
-			for _, st := range m.scored {
-				errs = append(errs, protect(st.free))
-			}
+		err := m.owner.lease.Release(func() {
 			for _, step := range []func() error{
-				m.prefixes.free, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, mlxc.ClearCache,
+				m.scheduler.close, m.scorer.close, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, mlxc.ClearCache,
 			} {
 				errs = append(errs, protect(step))
 			}
 		})
-		m.closeText()
+		m.encoder.close()
 		m.failure = errors.Join(append(errs, err)...)
 	})
 	return m.failure
-}
-
-func (m *Model) closeText() {
-	m.vocabulary.Close()
-	m.tokenizer.Close()
-	if m.template != nil {
-		m.template.Close()
-	}
-}
-
-// do runs fn on the owner thread, in turn with other requests.
-func (m *Model) do(ctx context.Context, fn func() error) error {
-	var err error
-	if doErr := m.lease.Do(ctx, func() { err = fn() }); doErr != nil {
-		return m.explain(doErr)
-	}
-	return err
-}
-
-// explain gives errors of a model that is being closed their public name.
-func (m *Model) explain(err error) error {
-	if errors.Is(err, mlxc.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
-		return engine.ErrClosed
-	}
-	return err
-}
-
-func (m *Model) isClosed() bool {
-	select {
-	case <-m.closed:
-		return true
-	default:
-		return false
-	}
 }
 
 // Info describes the model.
@@ -283,76 +187,82 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	if err != nil {
 		return engine.Metrics{}, err
 	}
+	c := &m.owner.counters
 	out := engine.Metrics{
-		Requests: m.counters.requests.Load(), Active: m.counters.active.Load(),
-		PromptTokens: m.counters.prompt.Load(), GeneratedTokens: m.counters.generated.Load(),
-		Classified: m.counters.classified.Load(), DraftedTokens: m.counters.drafted.Load(), AcceptedTokens: m.counters.accepted.Load(),
+		Requests: c.requests.Load(), Active: c.active.Load(),
+		PromptTokens: c.prompt.Load(), GeneratedTokens: c.generated.Load(),
+		Classified: c.classified.Load(), DraftedTokens: c.drafted.Load(), AcceptedTokens: c.accepted.Load(),
 		WeightBytes: m.info.WeightBytes + m.draftBytes, BudgetBytes: m.options.MemoryBudget, WiredLimitBytes: int64(m.wired),
 		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
 		LiveArrays: mlxc.LiveArrays(),
 	}
-	err = m.do(ctx, func() error {
-		for _, st := range m.streams {
-			out.KVBytes += st.state.bytes() + st.draft.bytes()
-		}
-		for _, st := range m.scored {
-			out.KVBytes += st.bytes()
-		}
-		for _, b := range m.batches {
-			out.KVBytes += b.bytes()
-		}
-		out.CachedKVBytes = m.prefixes.bytes()
+	err = m.owner.do(ctx, func() error {
+		out.KVBytes = m.scheduler.bytes() + m.scorer.bytes()
+		out.CachedKVBytes = m.scorer.prefixes.bytes()
 		out.PromptCacheBytes = m.prompts.bytes
 		return nil
 	})
 	return out, err
 }
 
-// Encode returns token ids.
-func (m *Model) Encode(_ context.Context, text string, special bool) ([]int32, error) {
-	ids, err := m.tokenizer.Encode(text, special)
-	if errors.Is(err, tokenizer.ErrInvalidUTF8) {
-		return nil, engine.ErrInvalidUTF8
+// Generate streams tokens; see engine.Engine.
+func (m *Model) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
+	return m.scheduler.Generate(ctx, prompt, options)
+}
+
+// Classify scores labels by the mean log-probability of their tokens after the prompt; see engine.Engine.
+func (m *Model) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
+	return m.scorer.Classify(ctx, texts, options)
+}
+
+// Embed returns a vector for each text; see engine.Engine.
+func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedOptions) ([][]float32, error) {
+	return m.scorer.Embed(ctx, texts, options)
+}
+
+// States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
+// divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
+// count. Texts are cut to as many tokens as a pass holds.
+func (m *Model) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
+	return m.scorer.States(ctx, texts, options)
+}
+
+// Trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
+// state.
+func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
+	if err := m.encoder.checkIDs(ids); err != nil {
+		return nil, err
 	}
-	return ids, m.explain(err)
+	return m.network.trace(ctx, ids, options)
+}
+
+// Encode returns token ids.
+func (m *Model) Encode(ctx context.Context, text string, special bool) ([]int32, error) {
+	return m.encoder.Encode(ctx, text, special)
 }
 
 // Decode returns text without special tokens.
-func (m *Model) Decode(_ context.Context, ids []int32) (string, error) {
-	text, err := m.tokenizer.Decode(ids, true)
-	return text, m.explain(err)
+func (m *Model) Decode(ctx context.Context, ids []int32) (string, error) {
+	return m.encoder.Decode(ctx, ids)
 }
 
-// checkCausal refuses what a model that attends in both directions cannot do.
-func (m *Model) checkCausal(what string) error {
-	if m.shape.bidirectional {
-		return fmt.Errorf("%s: the model attends in both directions and is for embeddings: %w", what, engine.ErrUnsupported)
-	}
-	return nil
+// RenderChat applies the chat template and opens the assistant's turn.
+func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
+	return m.encoder.RenderChat(messages, options)
 }
 
-func (m *Model) checkIDs(ids []int32) error {
-	if len(ids) == 0 {
-		return engine.ErrEmptyPrompt
-	}
-	if limit := m.info.ContextLength; limit > 0 && len(ids) >= limit {
-		return &engine.ContextLengthError{Tokens: len(ids), Limit: limit}
-	}
-	if err := m.checkVocabulary(ids); err != nil {
-		return fmt.Errorf("prompt: %w", err)
-	}
-	return nil
+// EncodeChat returns the ids of the prompt that Generate makes of messages, also of one that is too long for the model: they may
+// be wanted to be counted.
+func (m *Model) EncodeChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) ([]int32, error) {
+	return m.encoder.EncodeChat(ctx, messages, options)
 }
 
-// checkVocabulary refuses ids that the embedding has no row for: MLX reads past its end. All ids that go to the model must
-// have been through here.
-func (m *Model) checkVocabulary(ids []int32) error {
-	for _, id := range ids {
-		if id < 0 || int(id) >= m.shape.vocabSize {
-			return &engine.TokenError{ID: id, VocabSize: m.shape.vocabSize}
-		}
+// Fingerprint tells models apart: a hash of the config, the adapter and samples of the weights.
+func (m *Model) Fingerprint() (string, error) {
+	if m.fingerprint != "" { // made while loading, with a prompt cache
+		return m.fingerprint, nil
 	}
-	return nil
+	return fingerprint(m.source, m.options.Adapter)
 }
 
 // Version is the version of the MLX library that the engine is linked to.

@@ -7,15 +7,15 @@ import (
 
 // fusedRow is a packed row as the compiled CUDA pass takes it, padded to blocks.
 type fusedRow struct {
-	*packedRow
+	*labelRow
 	visible []bool  // [T, past+T]
 	flat    []int32 // row * vocab + id of every pick
 }
 
 // packFused lays a batch out, or returns nil if it is none for the CUDA kernels.
-func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
-	m := t.model
-	if m.passes == nil || past.length == 0 {
+func (t *labelTask) packFused(past *History, batch []scoreRow) *fusedRow {
+	m := t.scorer
+	if m.packed == nil || past.length == 0 {
 		return nil
 	}
 	all := t.allLabels()
@@ -32,10 +32,10 @@ func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
 			return nil
 		}
 	}
-	p := &fusedRow{packedRow: t.newPackedRow(past.length, batch, all)}
+	p := &fusedRow{labelRow: t.newLabelRow(past.length, batch, all)}
 	// Padding sees the past, so that its attention is a number.
 	for len(p.ids) < total {
-		p.add([]int32{0}, past.length, span{})
+		p.add([]int32{0}, past.length, Span{})
 	}
 	for len(p.rows)%rowBlock != 0 {
 		p.rows = append(p.rows, 0)
@@ -47,7 +47,7 @@ func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
 		for i := range past.length {
 			sees[i] = true
 		}
-		for _, s := range []span{p.first[at], p.second[at]} {
+		for _, s := range []Span{p.first[at], p.second[at]} {
 			for i := s.begin; i < s.end; i++ {
 				sees[past.length+i] = true
 			}
@@ -62,28 +62,27 @@ func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
 	return p
 }
 
-// packedState is a pass over a packed row by the CUDA kernels.
-type packedState struct {
-	fusedState
-	where, visible     *mlxc.Array
+// packedMemory is the memory of a pass over a packed row by the CUDA kernels.
+type packedMemory struct {
+	decoder            *fusedDecoder
+	visible            *mlxc.Array
 	pastKeys, pastVals []*mlxc.Array
 }
 
-func (st *packedState) positions(*mlxc.Scope, int, int) *mlxc.Array { return st.where }
-
-func (st *packedState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ float32) *mlxc.Array {
+// Attend sees what is visible.
+func (st *packedMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ float32) *mlxc.Array {
 	return st.decoder.kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
 }
 
 // tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
-func (n *network) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-	st := &packedState{fusedState: fusedState{n.shape.fused}, where: in[1], visible: in[2]}
+func (n *scorer) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	st := &packedMemory{decoder: n.cuda, visible: in[2]}
 	for i := 5; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
 	}
 	rows, picks := in[3], in[4]
-	h := n.arch.hidden(s, in[0], st)
+	h := n.arch.hidden(s, in[0], &Pass{at: in[1], memory: st})
 	h = s.Take(s.Reshape(h, h.Dim(1), n.shape.hiddenSize), rows, 0)
 	logits := s.AsType(n.arch.logits(s, h), mlxc.Float32)
 	sums := s.LogSumExp(logits, -1, false)
@@ -92,7 +91,7 @@ func (n *network) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 }
 
 // fusedLogProbs is logProbs for a packed row.
-func (t *labelTask) fusedLogProbs(s *mlxc.Scope, past *history, p *fusedRow, texts int) ([][]float64, error) {
+func (t *labelTask) fusedLogProbs(s *mlxc.Scope, past *History, p *fusedRow, texts int) ([][]float64, error) {
 	n := len(p.ids)
 	in := []*mlxc.Array{
 		s.FromInts(p.ids, 1, n), s.FromInts(p.positions, 1, n), s.FromBools(p.visible, n, past.length+n),
@@ -101,7 +100,7 @@ func (t *labelTask) fusedLogProbs(s *mlxc.Scope, past *history, p *fusedRow, tex
 	for i := range past.keys {
 		in = append(in, past.keys[i], past.values[i])
 	}
-	out := t.model.passes.packed.Call(s, in...)
+	out := t.packed.Call(s, in...)
 	if len(out) != 1 {
 		return nil, s.Err()
 	}

@@ -19,13 +19,13 @@ type prefixCache struct {
 
 type prefixEntry struct {
 	key string
-	kv  *history
+	kv  *History
 }
 
 // get returns the KV of a prefix, making it if need be. An empty prefix has an empty history.
-func (c *prefixCache) get(ctx context.Context, m *Model, ids []int32) (*history, error) {
+func (c *prefixCache) get(ctx context.Context, m *scorer, ids []int32) (*History, error) {
 	if len(ids) == 0 {
-		return &history{}, nil
+		return &History{}, nil
 	}
 	key := prefixKey(ids)
 	for i, e := range c.entries {
@@ -57,11 +57,11 @@ func prefixKey(ids []int32) string {
 }
 
 // prefillPrefix computes the KV of a prefix a chunk at a time, and looks at the context between two.
-func (m *Model) prefillPrefix(ctx context.Context, ids []int32) (*history, error) {
-	kv := &history{}
+func (m *scorer) prefillPrefix(ctx context.Context, ids []int32) (*History, error) {
+	kv := &History{}
 	for chunk := range slices.Chunk(ids, prefillChunk) {
 		err := ctx.Err()
-		var longer *history
+		var longer *History
 		if err == nil {
 			longer, err = m.extendPrefix(kv, chunk)
 		}
@@ -77,29 +77,29 @@ func (m *Model) prefillPrefix(ctx context.Context, ids []int32) (*history, error
 }
 
 // extendPrefix is a history of its own of what past has seen and ids.
-func (m *Model) extendPrefix(past *history, ids []int32) (_ *history, err error) {
+func (m *scorer) extendPrefix(past *History, ids []int32) (_ *History, err error) {
 	if err := m.reserve("the prefix of the texts", func() int64 {
 		positions := (past.length + len(ids)) * len(m.shape.windows)
-		return 2*int64(positions)*m.positionBytes() + m.passBytes(len(ids), past.length, 0)
+		return 2*int64(positions)*m.shape.positionBytes() + m.passBytes(len(ids), past.length, 0)
 	}); err != nil {
 		return nil, err
 	}
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if m.shape.kernels {
-		state := newDecodeState(m.shape)
-		if past.state != nil {
-			state = past.state.share(s)
+	if m.shape.rings {
+		state := m.newSequence()
+		if past.sequence != nil {
+			state = past.sequence.share(s)
 		}
-		m.pass(s, state, s.FromInts(ids, 1, len(ids)))
+		m.run(s, state, s.FromInts(ids, 1, len(ids)))
 		if err := s.Eval(state.arrays()...); err != nil {
 			return nil, errors.Join(err, state.free())
 		}
-		return &history{state: state, length: past.length + len(ids)}, nil
+		return &History{sequence: state, length: past.length + len(ids)}, nil
 	}
-	st := newScoreState(s, past, len(ids), m.shape.windows)
-	m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), st)
-	kv := st.seen
+	pass, row := newHistoryPass(s, past, len(ids), m.shape.windows)
+	m.arch.hidden(s, s.FromInts(ids, 1, len(ids)), pass)
+	kv := row.seen
 	if err := s.Eval(slices.Concat(kv.keys, kv.values)...); err != nil {
 		return nil, err
 	}

@@ -4,33 +4,34 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
+func (e *encoder) RenderChat(messages []engine.Message, options engine.GenerateOptions) (string, error) {
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
-	return m.renderChat(messages, templateExtras(options))
+	return e.renderChat(messages, templateExtras(options))
 }
 
 // renderChat gives extras to the template by name.
-func (m *Model) renderChat(messages any, extras map[string]any) (string, error) {
+func (e *encoder) renderChat(messages any, extras map[string]any) (string, error) {
 	switch {
-	case m.templateErr != nil:
-		return "", fmt.Errorf("%w that the native engine can read: %w; load the model with the python engine to chat", engine.ErrNoChatTemplate, m.templateErr)
-	case m.template == nil:
+	case e.templateErr != nil:
+		return "", fmt.Errorf("%w that the native engine can read: %w; load the model with the python engine to chat", engine.ErrNoChatTemplate, e.templateErr)
+	case e.template == nil:
 		return "", engine.ErrNoChatTemplate
 	}
-	text, err := m.template.Render(messages, true, extras)
-	return text, m.explain(err)
+	text, err := e.template.Render(messages, true, extras)
+	return text, explain(err)
 }
 
 // encodePrompt turns any form of prompt into ids and checks them.
-func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
+func (e *encoder) encodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
@@ -38,33 +39,33 @@ func (m *Model) encodePrompt(ctx context.Context, p engine.Prompt, extras map[st
 	var err error
 	switch {
 	case len(p.Messages) > 0:
-		ids, err = m.encodeChatPrompt(ctx, p, extras)
+		ids, err = e.encodeChatPrompt(ctx, p, extras)
 	case p.Plain:
-		ids, err = m.encodePlain(ctx, p.Text)
+		ids, err = e.encodePlain(ctx, p.Text)
 	case p.Text != "":
 		// A text that was rendered by the template has <bos> already; as in mlx-lm.
-		ids, err = m.Encode(ctx, p.Text, m.bos == "" || !strings.HasPrefix(p.Text, m.bos))
+		ids, err = e.Encode(ctx, p.Text, e.bos == "" || !strings.HasPrefix(p.Text, e.bos))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return ids, m.checkIDs(ids)
+	return ids, e.checkIDs(ids)
 }
 
 // encodeChatPrompt renders messages; the template writes <bos> itself.
-func (m *Model) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
+func (e *encoder) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
 	if !p.Plain {
-		text, err := m.renderChat(p.Messages, extras)
+		text, err := e.renderChat(p.Messages, extras)
 		if err != nil {
 			return nil, err
 		}
-		return m.Encode(ctx, text, false)
+		return e.Encode(ctx, text, false)
 	}
 	data, err := json.Marshal(map[string]any{"messages": p.Messages, "extras": extras})
 	if err != nil {
 		return nil, err
 	}
-	if data, err = m.plain.MarkJSON(data); err != nil {
+	if data, err = e.plain.MarkJSON(data); err != nil {
 		return nil, fmt.Errorf("messages: %w", err)
 	}
 	var marked struct {
@@ -78,23 +79,45 @@ func (m *Model) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras ma
 	for name, value := range marked.Extras {
 		extras[name] = value
 	}
-	text, err := m.renderChat(marked.Messages, extras)
+	text, err := e.renderChat(marked.Messages, extras)
 	if err != nil {
 		return nil, err
 	}
-	ids, err := m.plain.Encode(text)
-	return ids, m.explain(err)
+	ids, err := e.plain.Encode(text)
+	return ids, explain(err)
 }
 
 // encodePlain encodes a prompt for a model without a template, with what the tokenizer puts in front of every text.
-func (m *Model) encodePlain(ctx context.Context, text string) ([]int32, error) {
-	front, err := m.Encode(ctx, "", true)
+func (e *encoder) encodePlain(ctx context.Context, text string) ([]int32, error) {
+	front, err := e.Encode(ctx, "", true)
 	if err != nil {
 		return nil, err
 	}
-	if n := len(front); n > 0 && front[n-1] == m.endToken {
+	if n := len(front); n > 0 && front[n-1] == e.endToken {
 		front = front[:n-1]
 	}
-	ids, err := m.plain.Encode(m.plain.Mark(text))
-	return append(front, ids...), m.explain(err)
+	ids, err := e.plain.Encode(e.plain.Mark(text))
+	return append(front, ids...), explain(err)
+}
+
+// EncodeChat returns the ids of the prompt that Generate makes of messages, also of one that is too long for the model: they may
+// be wanted to be counted.
+func (e *encoder) EncodeChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) ([]int32, error) {
+	p := engine.Prompt{Messages: messages, Plain: options.PlainContent}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	return e.encodeChatPrompt(ctx, p, templateExtras(options))
+}
+
+// templateExtras is what a request gives to the chat template besides its messages.
+func templateExtras(o engine.GenerateOptions) map[string]any {
+	extras := maps.Clone(o.TemplateArguments)
+	if len(o.Tools) > 0 {
+		if extras == nil {
+			extras = map[string]any{}
+		}
+		extras["tools"] = o.Tools
+	}
+	return extras
 }

@@ -24,7 +24,7 @@ type promptNode struct {
 	edge     []int32 // tokens between the parent and this node
 	parent   *promptNode
 	children map[int32]*promptNode // by the first token of their edge
-	state    *decodeState          // of all tokens from the root to here, or nil
+	state    *Sequence             // of all tokens from the root to here, or nil
 	bytes    int64
 	used     int64 // the clock at its last use
 }
@@ -38,7 +38,7 @@ func newPromptCache(budget int64) *promptCache {
 
 // find returns a state of the longest beginning of ids that it can, for the caller to own, and the length
 // of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
-func (c *promptCache) find(s *mlxc.Scope, ids []int32) (st *decodeState, n, branch int) {
+func (c *promptCache) find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
 	node, depth := c.root, 0
 	var best *promptNode
 	for {
@@ -73,7 +73,7 @@ func (c *promptCache) find(s *mlxc.Scope, ids []int32) (st *decodeState, n, bran
 }
 
 // trimmed looks below a node for a state that can go back to its first n tokens.
-func (c *promptCache) trimmed(s *mlxc.Scope, node *promptNode, n int) (*promptNode, *decodeState) {
+func (c *promptCache) trimmed(s *mlxc.Scope, node *promptNode, n int) (*promptNode, *Sequence) {
 	if node.state != nil {
 		st := node.state.share(s)
 		if st.trim(s, st.position()-n) {
@@ -94,7 +94,7 @@ func (c *promptCache) trimmed(s *mlxc.Scope, node *promptNode, n int) (*promptNo
 
 // keep stores a state under the tokens that it has seen, and forgets what was not used for longest when
 // the budget is exceeded. The state stays the caller's.
-func (c *promptCache) keep(s *mlxc.Scope, ids []int32, st *decodeState) error {
+func (c *promptCache) keep(s *mlxc.Scope, ids []int32, st *Sequence) error {
 	size := st.bytes()
 	if size > c.budget || len(ids) == 0 {
 		return nil

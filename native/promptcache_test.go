@@ -71,19 +71,19 @@ func TestAnswersFromTheCacheAreThoseWithoutIt(t *testing.T) {
 // A ring holds more than its window, so that the last positions can be taken back: what comes then is what came without them.
 func TestARingCanBeCutBack(t *testing.T) {
 	m := open(t)
-	if !m.shape.kernels {
+	if !m.network.shape.rings {
 		return // rings are the CPU kernels'
 	}
 	ids := alikePrompts(t, m)[0]
-	require.NoError(t, m.do(t.Context(), func() error {
-		s := m.lease.NewScope()
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		s := m.owner.lease.NewScope()
 		defer s.Close()
-		step := func(st *decodeState, i int) []float32 {
-			row, err := m.arch.logits(s, m.pass(s, st, s.FromInts(ids[i:i+1], 1, 1))).Floats()
+		step := func(st *Sequence, i int) []float32 {
+			row, err := m.network.arch.logits(s, m.network.run(s, st, s.FromInts(ids[i:i+1], 1, 1))).Floats()
 			require.NoError(t, err)
 			return row
 		}
-		long, short := newDecodeState(m.shape), newDecodeState(m.shape)
+		long, short := m.network.newSequence(), m.network.newSequence()
 		defer long.free()
 		defer short.free()
 		for i := range 90 {
@@ -101,24 +101,23 @@ func TestARingCanBeCutBack(t *testing.T) {
 func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
 	m := openWith(t, engine.NativeOptions{PromptCache: 64 << 20, Exact: true})
 	ids := alikePrompts(t, m)[0]
-	require.NoError(t, m.do(t.Context(), func() error {
-		s := m.lease.NewScope()
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		s := m.owner.lease.NewScope()
 		defer s.Close()
-		last := func(st *decodeState, from, to int) []float32 {
+		last := func(st *Sequence, from, to int) []float32 {
 			var row []float32
 			for i := from; i < to; i++ { // token by token, so that the window is overwritten in place
-				st.begin(s, 1, m.shape.windows)
-				h := m.arch.hidden(s, s.FromInts(ids[i:i+1], 1, 1), st)
-				row, _ = m.arch.logits(s, h).Floats()
+				h := m.network.run(s, st, s.FromInts(ids[i:i+1], 1, 1))
+				row, _ = m.network.arch.logits(s, h).Floats()
 			}
 			return row
 		}
-		long, short := newDecodeState(m.shape), newDecodeState(m.shape)
+		long, short := m.network.newSequence(), m.network.newSequence()
 		defer long.free()
 		defer short.free()
 		last(long, 0, 90)
 		want := last(short, 0, 71)
-		difference := func(st *decodeState) float64 {
+		difference := func(st *Sequence) float64 {
 			worst := 0.0
 			for i, v := range last(st, 70, 71) {
 				worst = max(worst, float64(max(v-want[i], want[i]-v)))
@@ -166,21 +165,20 @@ func TestThePromptCacheKeepsItsBudget(t *testing.T) {
 		require.LessOrEqual(t, metrics.PromptCacheBytes, int64(budget))
 	}
 	require.Greater(t, largest, int64(budget/2))
-	require.NoError(t, m.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+	require.NoError(t, m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) }))
 	require.Equal(t, before, measure(t))
 	require.Empty(t, m.prompts.root.children)
 }
 
 func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
 	m := open(t)
-	require.NoError(t, m.do(t.Context(), func() error {
-		s := m.lease.NewScope()
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		s := m.owner.lease.NewScope()
 		defer s.Close()
 		c := newPromptCache(1 << 30)
-		state := func(n int) *decodeState {
-			st := newDecodeState(m.shape)
-			st.begin(s, n, m.shape.windows)
-			m.arch.hidden(s, s.FromInts(make([]int32, n), 1, n), st)
+		state := func(n int) *Sequence {
+			st := m.network.newSequence()
+			m.network.run(s, st, s.FromInts(make([]int32, n), 1, n))
 			return st
 		}
 		for _, ids := range [][]int32{{1, 2, 3, 4}, {1, 2}, {1, 2, 3, 9, 9}, {7}} {

@@ -1,21 +1,13 @@
 package native
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -36,76 +28,57 @@ func tensorName(state, layer int, part string) string {
 	return fmt.Sprintf("%d.%d.%s", state, layer, part)
 }
 
-// SavePromptCache writes the prompt cache to a file.
-func (m *Model) SavePromptCache(ctx context.Context, path string) error {
-	if m.options.PromptCache == 0 {
-		return errNoPromptCache
+// save writes what is kept to a file. model tells models apart.
+func (c *promptCache) save(s *mlxc.Scope, path, model string) error {
+	arrays := map[string]*mlxc.Array{}
+	var states []savedState
+	for i, node := range c.nodes() {
+		saved := savedState{Tokens: node.tokens()}
+		for layer, c := range node.state.caches {
+			snapshot, keys, values := nn.Save(s, c)
+			saved.Layers = append(saved.Layers, snapshot)
+			arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")] = keys, values
+		}
+		states = append(states, saved)
 	}
-	return m.do(ctx, func() (err error) {
-		s := m.lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close()) }()
-		arrays := map[string]*mlxc.Array{}
-		var states []savedState
-		for i, node := range m.prompts.nodes() {
-			saved := savedState{Tokens: node.tokens()}
-			for layer, c := range node.state.caches {
-				snapshot, keys, values := nn.Save(s, c)
-				saved.Layers = append(saved.Layers, snapshot)
-				arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")] = keys, values
-			}
-			states = append(states, saved)
-		}
-		if err := s.Eval(slices.Collect(maps.Values(arrays))...); err != nil {
-			return err
-		}
-		described, err := json.Marshal(states)
-		if err != nil {
-			return err
-		}
-		return saveWhole(s, path, arrays, map[string]string{
-			"format": promptFileFormat, "model": m.fingerprint, "states": string(described),
-		})
-	})
-}
-
-var errNoPromptCache = &engine.OptionError{Option: "WithPromptCache", Reason: "the model was loaded without a prompt cache"}
-
-// LoadPromptCache adds the states of a file to the prompt cache. A file of another model, or a broken one, is
-// an error and changes nothing.
-func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
-	if m.options.PromptCache == 0 {
-		return errNoPromptCache
+	if err := s.Eval(slices.Collect(maps.Values(arrays))...); err != nil {
+		return err
 	}
-	states, err := m.readPromptFile(path)
+	described, err := json.Marshal(states)
 	if err != nil {
-		return fmt.Errorf("prompt cache %s: %w", path, err)
+		return err
 	}
-	return m.do(ctx, func() (err error) {
-		s := m.lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close()) }()
-		arrays := s.LoadSafetensors(path)
-		if s.Err() != nil {
-			return s.Err()
-		}
-		if err := m.reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
-			return err
-		}
-		if err := s.Eval(slices.Collect(maps.Values(arrays))...); err != nil {
-			return err
-		}
-		for i, saved := range states {
-			st := newDecodeState(m.shape)
-			for layer, snapshot := range saved.Layers {
-				st.caches[layer] = nn.Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")], st.kernels)
-			}
-			err = errors.Join(err, m.prompts.keep(s, saved.Tokens, st), st.free())
-		}
-		return errors.Join(err, s.Err())
-	})
+	return saveWhole(s, path, arrays, map[string]string{"format": promptFileFormat, "model": model, "states": string(described)})
 }
 
-// readPromptFile checks a file against the model before MLX sees it.
-func (m *Model) readPromptFile(path string) ([]savedState, error) {
+// promptFile is a file of kept KV that was checked.
+type promptFile struct {
+	path   string
+	states []savedState
+}
+
+// load adds the states of a file.
+func (c *promptCache) load(s *mlxc.Scope, f *promptFile, l *Layout) (err error) {
+	arrays := s.LoadSafetensors(f.path)
+	if s.Err() != nil {
+		return s.Err()
+	}
+	if err := s.Eval(slices.Collect(maps.Values(arrays))...); err != nil {
+		return err
+	}
+	for i, saved := range f.states {
+		st := newSequence(l)
+		for layer, snapshot := range saved.Layers {
+			st.caches[layer] = nn.Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")], st.rings)
+		}
+		err = errors.Join(err, c.keep(s, saved.Tokens, st), st.free())
+	}
+	return errors.Join(err, s.Err())
+}
+
+// readPromptFile checks a file against the model before MLX sees it. dtype is MLX's name of the type of keys and values, and
+// checkIDs what tells whether the model can have seen tokens.
+func readPromptFile(path, model, dtype string, l *Layout, checkIDs func([]int32) error) (*promptFile, error) {
 	tensors, metadata, err := safetensors.ReadFileMetadata(path)
 	if err != nil {
 		return nil, err
@@ -113,7 +86,7 @@ func (m *Model) readPromptFile(path string) ([]savedState, error) {
 	if metadata["format"] != promptFileFormat {
 		return nil, fmt.Errorf("format %q, want %q: save it again", metadata["format"], promptFileFormat)
 	}
-	if metadata["model"] != m.fingerprint {
+	if metadata["model"] != model {
 		return nil, errors.New("it was saved by a model with other weights: save it again with this one")
 	}
 	var states []savedState
@@ -121,76 +94,25 @@ func (m *Model) readPromptFile(path string) ([]savedState, error) {
 		return nil, fmt.Errorf("states: %w", err)
 	}
 	for i, st := range states {
-		if len(st.Tokens) == 0 || len(st.Layers) != len(m.shape.windows) {
-			return nil, fmt.Errorf("state %d has %d tokens and %d layers, the model has %d layers", i, len(st.Tokens), len(st.Layers), len(m.shape.windows))
+		if len(st.Tokens) == 0 || len(st.Layers) != len(l.windows) {
+			return nil, fmt.Errorf("state %d has %d tokens and %d layers, the model has %d layers", i, len(st.Tokens), len(st.Layers), len(l.windows))
 		}
-		if err := m.checkIDs(st.Tokens); err != nil {
+		if err := checkIDs(st.Tokens); err != nil {
 			return nil, fmt.Errorf("state %d: %w", i, err)
 		}
 		for layer, snapshot := range st.Layers {
-			held, err := snapshot.Check(len(st.Tokens), m.shape.windows[layer])
+			held, err := snapshot.Check(len(st.Tokens), l.windows[layer])
 			if err != nil {
 				return nil, fmt.Errorf("state %d, layer %d: %w", i, layer, err)
 			}
-			want := []int{1, m.shape.kvHeads, held, m.shape.headDim}
+			want := []int{1, l.kvHeads, held, l.headDim}
 			for _, part := range []string{"keys", "values"} {
 				t, ok := tensors[tensorName(i, layer, part)]
-				if !ok || !slices.Equal(t.Shape, want) || dtypeName(t.DType) != m.info.DType {
-					return nil, fmt.Errorf("state %d, layer %d: %s are %v %s, want %v %s", i, layer, part, t.Shape, dtypeName(t.DType), want, m.info.DType)
+				if !ok || !slices.Equal(t.Shape, want) || dtypeName(t.DType) != dtype {
+					return nil, fmt.Errorf("state %d, layer %d: %s are %v %s, want %v %s", i, layer, part, t.Shape, dtypeName(t.DType), want, dtype)
 				}
 			}
 		}
 	}
-	return states, nil
-}
-
-// fingerprintSamples is how many places of a weights file its fingerprint looks at.
-const fingerprintSamples = 64
-
-// fingerprint tells models apart: a hash of the config and of samples of the weights. Reading all weights
-// would take as long as loading them.
-func fingerprint(from *modelfiles.Source, adapter string) (string, error) {
-	hash := sha256.New()
-	config, err := from.Read("config.json")
-	if err != nil {
-		return "", err
-	}
-	hash.Write(config)
-	files, err := weightFiles(from)
-	if err != nil {
-		return "", err
-	}
-	if adapter != "" {
-		files = append(files, filepath.Join(adapter, adapterWeightsFile))
-	}
-	for _, path := range files {
-		if err := sampleFile(hash, path); err != nil {
-			return "", err
-		}
-	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-func sampleFile(w io.Writer, path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	stat, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "%s %d\n", filepath.Base(path), stat.Size())
-	sample := make([]byte, 4096)
-	for i := range int64(fingerprintSamples) {
-		n, err := file.ReadAt(sample, stat.Size()/fingerprintSamples*i)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		if _, err := w.Write(sample[:n]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return &promptFile{path, states}, nil
 }

@@ -3,9 +3,10 @@ package native
 import (
 	"context"
 	"errors"
-	"runtime/debug"
 	"slices"
+	"sync/atomic"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
@@ -19,8 +20,58 @@ const defaultBatch = 32
 // lookahead is how many tokens a stream may be ahead of its reader.
 const lookahead = 8
 
+// scheduler is the streams of a model. What it holds belongs to the owner thread, but for the numbers at the end.
+type scheduler struct {
+	*network
+	*encoder
+	draft   *network // proposes tokens; nil without
+	prompts *promptCache
+	keeps   bool // KV is kept for later requests
+	batch   int  // how many streams one pass takes
+
+	streams  []*stream // under way, in the order they came
+	batches  []*decodeBatch
+	batching bool     // streams share KV buffers: on a GPU
+	endings  []ending // streams that ended in the pass under way
+	rounded  int
+
+	pumping atomic.Bool  // the scheduler runs
+	kicks   atomic.Int64 // grows when a stream may have something to do
+}
+
+func newScheduler(n *network, e *encoder, draft *network, prompts *promptCache, options engine.NativeOptions) *scheduler {
+	return &scheduler{
+		network: n, encoder: e, draft: draft, prompts: prompts, keeps: options.PromptCache > 0, batch: options.Batch,
+		batching: n.lease.Device().Name == "gpu",
+	}
+}
+
+// close frees the streams under way.
+func (m *scheduler) close() error {
+	if m == nil {
+		return nil
+	}
+	var errs []error
+	for _, st := range slices.Clone(m.streams) { // freeing one takes it out
+		errs = append(errs, st.free(false))
+	}
+	return errors.Join(errs...)
+}
+
+// bytes is the KV of the streams under way.
+func (m *scheduler) bytes() int64 {
+	var n int64
+	for _, st := range m.streams {
+		n += st.state.bytes() + st.draft.bytes()
+	}
+	for _, b := range m.batches {
+		n += b.bytes()
+	}
+	return n
+}
+
 // add gives a stream to the scheduler.
-func (m *Model) add(ctx context.Context, st *stream) error {
+func (m *scheduler) add(ctx context.Context, st *stream) error {
 	if err := m.do(ctx, func() error {
 		m.streams = append(m.streams, st)
 		return nil
@@ -32,7 +83,7 @@ func (m *Model) add(ctx context.Context, st *stream) error {
 }
 
 // kick makes sure that the scheduler notices a stream that has something to do again.
-func (m *Model) kick() {
+func (m *scheduler) kick() {
 	m.kicks.Add(1)
 	if m.pumping.CompareAndSwap(false, true) {
 		go m.pump()
@@ -40,7 +91,7 @@ func (m *Model) kick() {
 }
 
 // pump runs rounds until no stream has anything to do.
-func (m *Model) pump() {
+func (m *scheduler) pump() {
 	for {
 		seen := m.kicks.Load()
 		more := false
@@ -66,7 +117,7 @@ func (m *Model) pump() {
 
 // rounds computes until there is nothing to do, or until other work waits for the thread: then it
 // returns true.
-func (m *Model) rounds() bool {
+func (m *scheduler) rounds() bool {
 	for m.round() {
 		if m.lease.Awaited() {
 			return true
@@ -77,7 +128,7 @@ func (m *Model) rounds() bool {
 
 // round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports
 // whether there was anything to do.
-func (m *Model) round() bool {
+func (m *scheduler) round() bool {
 	worked := false
 	budget := prefillChunk // short prompts go together, so that their streams decode together from the start
 	for _, st := range slices.Clone(m.streams) {
@@ -113,7 +164,7 @@ func (m *Model) round() bool {
 
 // groups are the streams that take a token this round, those of a group in one pass. A stream whose
 // reader is too far behind sits the round out.
-func (m *Model) groups() [][]*stream {
+func (m *scheduler) groups() [][]*stream {
 	var groups [][]*stream
 	var together, packed []*stream // packed have KV that the CPU kernels do not take
 	batches := map[*decodeBatch][]*stream{}
@@ -127,7 +178,7 @@ func (m *Model) groups() [][]*stream {
 				m.join(st)
 			}
 			batches[st.batch] = append(batches[st.batch], st)
-		case m.shape.kernels && !st.state.kernels:
+		case m.shape.rings && !st.state.rings:
 			packed = append(packed, st)
 		default:
 			together = append(together, st)
@@ -138,12 +189,12 @@ func (m *Model) groups() [][]*stream {
 			groups = append(groups, ready)
 		}
 	}
-	groups = slices.AppendSeq(groups, slices.Chunk(together, m.options.Batch))
-	return slices.AppendSeq(groups, slices.Chunk(packed, m.options.Batch))
+	groups = slices.AppendSeq(groups, slices.Chunk(together, m.batch))
+	return slices.AppendSeq(groups, slices.Chunk(packed, m.batch))
 }
 
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
-func (m *Model) guard(group []*stream, work func(s *mlxc.Scope) error) {
+func (m *scheduler) guard(group []*stream, work func(s *mlxc.Scope) error) {
 	s := m.lease.NewScope()
 	err := protect(func() error {
 		if err := work(s); err != nil {
@@ -159,18 +210,8 @@ func (m *Model) guard(group []*stream, work func(s *mlxc.Scope) error) {
 	m.tellEndings()
 }
 
-// protect runs fn; a panic in it comes back as an error.
-func protect(fn func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &mlxc.PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
-	return fn()
-}
-
 // failAll ends every stream with an error.
-func (m *Model) failAll(err error) {
+func (m *scheduler) failAll(err error) {
 	for _, st := range slices.Clone(m.streams) { // ending one takes it out
 		st.end(item{err: err})
 	}
@@ -178,7 +219,7 @@ func (m *Model) failAll(err error) {
 }
 
 // abandonAll lets every reader go without a call to MLX.
-func (m *Model) abandonAll(err error) {
+func (m *scheduler) abandonAll(err error) {
 	for _, st := range m.streams {
 		st.freed = true
 		st.matcher.Close()
@@ -190,7 +231,7 @@ func (m *Model) abandonAll(err error) {
 
 // step starts the next token of every stream of a group, in one pass, and hands out the tokens that the
 // last pass started: MLX computes ahead while the readers are served.
-func (m *Model) step(s *mlxc.Scope, group []*stream) error {
+func (m *scheduler) step(s *mlxc.Scope, group []*stream) error {
 	ready := make([]pending, len(group))
 	for i, st := range group {
 		ready[i], st.pending = st.pending, pending{}
@@ -206,7 +247,7 @@ func (m *Model) step(s *mlxc.Scope, group []*stream) error {
 		needs := wanted // with what the rows before it will take
 		if err := m.reserve("the next token", func() int64 {
 			if b := st.batch; b == nil || len(b.members) == 1 && m.token == nil {
-				needs += m.kvBytes(st.state, 1)
+				needs += st.state.growth(1)
 			} else if len(next) == 0 {
 				needs += b.growth()
 			}
@@ -243,7 +284,7 @@ func (m *Model) step(s *mlxc.Scope, group []*stream) error {
 }
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
-func (m *Model) launch(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) error {
+func (m *scheduler) launch(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) error {
 	logits, rows, err := m.groupLogits(s, group, inputs)
 	if err != nil {
 		return err
@@ -280,7 +321,7 @@ func (m *Model) launch(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) err
 
 // groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
 // those of each stream are.
-func (m *Model) groupLogits(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
+func (m *scheduler) groupLogits(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b := group[0].batch; b != nil {
 		if len(b.members) > 1 || m.token != nil {
 			return b.logits(s, group, inputs)
@@ -295,12 +336,12 @@ func (m *Model) groupLogits(s *mlxc.Scope, group []*stream, inputs []*mlxc.Array
 	if len(group) == 1 {
 		return m.nextLogits(s, group[0].state, inputs[0]), rows, nil
 	}
-	states := make([]*decodeState, len(group))
+	rowsOf := make([]*Sequence, len(group))
 	for i, member := range group {
-		states[i] = member.state
+		rowsOf[i] = member.state
 	}
 	ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
-	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newBatchState(s, states, m.shape.windows))), 1), rows, nil
+	return s.Squeeze(m.arch.logits(s, m.arch.hidden(s, ids, newPass(s, rowsOf, 1))), 1), rows, nil
 }
 
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
@@ -346,6 +387,6 @@ func drawPlain(s *mlxc.Scope, group []*stream, logits *mlxc.Array, rows []int32)
 }
 
 // drop takes a stream out of the schedule.
-func (m *Model) drop(st *stream) {
+func (m *scheduler) drop(st *stream) {
 	m.streams = slices.DeleteFunc(m.streams, func(x *stream) bool { return x == st })
 }

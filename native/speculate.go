@@ -1,16 +1,12 @@
 package native
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
-	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // Speculative decoding (Leviathan et al. 2022, arXiv:2211.17192) in the form that keeps the draws: the draft
@@ -19,13 +15,13 @@ import (
 
 // drafting is what a stream keeps for its draft model.
 type drafting struct {
-	state  *decodeState // of tokens that are certain
-	unseen []int32      // certain tokens that the state has not seen; the last one is the model's next input
-	most   int          // tokens to propose at a time
+	state  *Sequence // of tokens that are certain
+	unseen []int32   // certain tokens that the state has not seen; the last one is the model's next input
+	most   int       // tokens to propose at a time
 }
 
-func newDrafting(m *Model, st *stream) *drafting {
-	d := &drafting{state: newDecodeState(m.draft.shape), unseen: slices.Clip(st.prompt), most: st.options.DraftTokens}
+func newDrafting(m *scheduler, st *stream) *drafting {
+	d := &drafting{state: m.draft.newSequence(), unseen: slices.Clip(st.prompt), most: st.options.DraftTokens}
 	if d.most == 0 {
 		d.most = engine.DefaultDraftTokens
 	}
@@ -46,76 +42,19 @@ func (d *drafting) free() error {
 	return d.state.free()
 }
 
-// loadDraft reads the draft model.
-func (m *Model) loadDraft() error {
-	from, err := modelfiles.Find(m.options.Draft)
-	if err != nil {
-		return err
-	}
-	cfg, err := readConfig(from)
-	if err != nil {
-		return err
-	}
-	if err := cfg.supported(); err != nil {
-		return err
-	}
-	if err := m.sameTokens(from); err != nil {
-		return err
-	}
-	m.draft = &network{lease: m.lease}
-	w, err := m.draft.load(m, from, cfg, "")
-	if err != nil {
-		return err
-	}
-	m.draftBytes = w.bytes()
-	if m.draft.shape.vocabSize != m.shape.vocabSize {
-		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.shape.vocabSize, m.shape.vocabSize)
-	}
-	return nil
-}
-
-// sameTokens compares the tokenizer of a folder with the model's: the files, and where these differ the ids of a text of
-// many kinds of characters.
-func (m *Model) sameTokens(from *modelfiles.Source) error {
-	const name = "tokenizer.json"
-	if own, err := m.source.Read(name); err == nil {
-		if other, err := from.Read(name); err == nil && bytes.Equal(own, other) {
-			return nil
-		}
-	}
-	other, err := tokenizer.Load(from)
-	if err != nil {
-		return err
-	}
-	defer other.Close()
-	const text = "The quick brown fox, 1234567890 times;\n\tüber Größe — 速い 🦊 {\"key\": [1.5e-3]}"
-	theirs, err := other.Encode(text, true)
-	if err != nil {
-		return err
-	}
-	ours, err := m.Encode(context.Background(), text, true)
-	if err != nil {
-		return err
-	}
-	if len(ours) != len(theirs) || commonLength(ours, theirs) != len(ours) {
-		return errors.New("its tokenizer is not the model's: they must be the same")
-	}
-	return nil
-}
-
 // catchUp lets the draft model see all but the last chunk of what it has not seen, one chunk at a time.
 func (d *drafting) catchUp(s *mlxc.Scope, draft *network) (behind bool, err error) {
 	if len(d.unseen) <= prefillChunk {
 		return false, nil
 	}
-	draft.pass(s, d.state, s.FromInts(d.unseen[:prefillChunk], 1, prefillChunk))
+	draft.run(s, d.state, s.FromInts(d.unseen[:prefillChunk], 1, prefillChunk))
 	d.unseen = d.unseen[prefillChunk:]
 	return true, errors.Join(s.Eval(d.state.arrays()...), mlxc.ClearCache())
 }
 
 // propose returns the draft's k most likely next tokens, uint32 [1] each, not computed yet.
 func (d *drafting) propose(s *mlxc.Scope, draft *network, k int) (_ []*mlxc.Array, err error) {
-	h := draft.pass(s, d.state, s.FromInts(d.unseen, 1, len(d.unseen)))
+	h := draft.run(s, d.state, s.FromInts(d.unseen, 1, len(d.unseen)))
 	logits := s.Squeeze(draft.arch.logits(s, s.Slice(h, 1, len(d.unseen)-1, len(d.unseen))), 1)
 	d.unseen = nil
 	// The proposals may be wrong, and a sliding window cannot forget: they go into a copy.
@@ -132,15 +71,15 @@ func (d *drafting) propose(s *mlxc.Scope, draft *network, k int) (_ []*mlxc.Arra
 }
 
 // speculate hands out as many tokens as draft and model agree on, and one more.
-func (m *Model) speculate(s *mlxc.Scope, st *stream) error {
+func (m *scheduler) speculate(s *mlxc.Scope, st *stream) error {
 	d := st.draft
 	if behind, err := d.catchUp(s, m.draft); behind || err != nil {
 		return err
 	}
 	k := min(d.most, st.options.MaxTokens-len(st.made)-1)
 	if err := m.reserve("the next tokens", func() int64 {
-		return m.kvBytes(st.state, k+1) + m.passBytes(k+1, st.state.position(), k+1) +
-			2*m.draft.kvBytes(d.state, len(d.unseen)+k) + m.draft.passBytes(len(d.unseen), d.state.position(), 1)
+		return st.state.growth(k+1) + m.passBytes(k+1, st.state.position(), k+1) +
+			2*d.state.growth(len(d.unseen)+k) + m.draft.passBytes(len(d.unseen), d.state.position(), 1)
 	}); err != nil {
 		return err
 	}
@@ -152,7 +91,7 @@ func (m *Model) speculate(s *mlxc.Scope, st *stream) error {
 			return err
 		}
 	}
-	h := m.pass(s, st.state, s.ExpandDims(s.Concatenate(0, append(ids, proposals...)...), 0))
+	h := m.run(s, st.state, s.ExpandDims(s.Concatenate(0, append(ids, proposals...)...), 0))
 	logits := m.arch.logits(s, h)
 	if err := s.Eval(append(st.state.arrays(), logits)...); err != nil {
 		return err

@@ -12,40 +12,17 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// layerState keeps what some layers put out. MLX computes only what is asked for, so the layers behind the last of them, and the output
-// layer, cost nothing.
-type layerState struct {
-	state
-	wanted []int
-	kept   []*mlxc.Array // in the order of wanted; [B, T, hidden]
-}
-
-func (st *layerState) kernelPass(rows, tokens int) *kernelPass {
-	return watchedPassOf(st.state, rows, tokens)
-}
-
-func (st *layerState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {
-	if i := slices.Index(st.wanted, layer+1); i >= 0 && op == opOutput {
-		st.kept[i] = h
-	}
-}
-
 // States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
 // divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
 // count. Texts are cut to as many tokens as a pass holds.
-func (m *Model) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
-	if err := ctx.Err(); err != nil {
+func (m *scorer) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
+	if err := m.checkOpen(ctx); err != nil {
 		return nil, err
-	}
-	if m.isClosed() {
-		return nil, engine.ErrClosed
 	}
 	if err := options.Validate(len(m.shape.windows), texts); err != nil {
 		return nil, err
 	}
-	m.counters.requests.Add(1)
-	m.counters.active.Add(1)
-	defer m.counters.active.Add(-1)
+	defer m.begin()()
 	front, err := m.Encode(ctx, "", true)
 	if err != nil {
 		return nil, err
@@ -54,7 +31,7 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 		front = front[:n-1]
 	}
 	limit := maxPackedTokens
-	if n := m.info.ContextLength; n > 0 {
+	if n := m.context; n > 0 {
 		limit = min(limit, n)
 	}
 	rows := make([]scoreRow, len(texts))
@@ -89,43 +66,38 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 }
 
 // statesBatch runs on the owner thread.
-func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [][][]float32) (err error) {
+func (m *scorer) statesBatch(batch []scoreRow, front int, layers []int, vectors [][][]float32) (err error) {
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	if err := m.reserve("a batch of texts", func() int64 { return m.scoreBytes(0, width, 0) }); err != nil {
 		return err
 	}
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
-	st := &layerState{wanted: layers, kept: make([]*mlxc.Array, len(layers))}
-	texts := make([]span, len(batch)) // in the states, taken as [N, hidden]
 	var ids *mlxc.Array
-	if m.shape.kernels { // texts one behind the other
-		row := &packedRow{}
-		for b, text := range batch {
-			begin := len(row.ids)
-			row.add(text.ids, 0, span{begin, begin})
-			texts[b] = span{begin, len(row.ids)}
-		}
-		st.state = cpuPackedState{packedPass: packedPass{row: row}}
-		if m.shape.bidirectional {
-			st.state = bidirectionalPass{cpuPackedState{packedPass: packedPass{row: row}}, texts}
-		}
+	var pass *Pass
+	var texts []Span   // in the states, taken as [N, hidden]
+	if m.shape.rings { // texts one behind the other
+		var row *PackedRow
+		row, texts, pass = m.newPackedTexts(batch)
 		ids = s.FromInts(row.ids, 1, len(row.ids))
 	} else {
 		padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
 		for b, text := range batch {
 			copy(padded[b*width:], text.ids)
 			lengths[b] = len(text.ids)
-			texts[b] = span{b * width, b*width + len(text.ids)}
+			texts = append(texts, Span{b * width, b*width + len(text.ids)})
 		}
-		st.state = newScoreState(s, &history{}, width, m.shape.windows)
-		if m.shape.bidirectional {
-			st.state = newBidirectionalState(s, lengths, width, m.shape.windows)
-		}
-		ids = s.FromInts(padded, len(batch), width)
+		pass, ids = m.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
 	}
-	m.arch.hidden(s, ids, st)
-	for l, h := range st.kept {
+	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
+	kept := make([]*mlxc.Array, len(layers)) // [B, T, hidden]
+	pass.observe = func(layer int, op string, h *mlxc.Array) {
+		if i := slices.Index(layers, layer+1); i >= 0 && op == OpOutput {
+			kept[i] = h
+		}
+	}
+	m.arch.hidden(s, ids, pass)
+	for l, h := range kept {
 		if h == nil {
 			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
 		}
@@ -144,7 +116,7 @@ func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [
 }
 
 // pool is the mean of the states [N, size] of a text behind the first front, which all texts share; of all if there are no others.
-func pool(values []float32, size int, text span, front int) []float32 {
+func pool(values []float32, size int, text Span, front int) []float32 {
 	if text.end-text.begin > front {
 		text.begin += front
 	}

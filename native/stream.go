@@ -15,13 +15,13 @@ import (
 // stream is one generation between the scheduler, which computes its tokens on the owner thread, and the
 // goroutine that reads them. Its arrays belong to the owner thread.
 type stream struct {
-	model   *Model
+	model   *scheduler
 	options engine.GenerateOptions
 	prompt  []int32
 	stops   map[int32]bool // token ids that end it
 
 	// What follows belongs to the owner thread.
-	state   *decodeState
+	state   *Sequence
 	batch   *decodeBatch // whom it decodes with; nil for none
 	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler *sampler
@@ -47,12 +47,12 @@ type item struct {
 	err   error
 }
 
-func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
+func (m *scheduler) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	st := &stream{
-		model: m, options: options, prompt: ids, rest: ids, state: newDecodeState(m.shape), stops: map[int32]bool{},
+		model: m, options: options, prompt: ids, rest: ids, state: m.newSequence(), stops: map[int32]bool{},
 	}
 	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
-		st.state = newBoundedState(m.shape, options.MaxKVSize)
+		st.state = newBoundedSequence(&m.shape.Layout, options.MaxKVSize)
 	}
 	room := lookahead + 1 // one more, so that an error always has room
 	if m.draft != nil {
@@ -102,11 +102,11 @@ func (st *stream) prefill(s *mlxc.Scope) error {
 	chunk := st.rest[:size]
 	m := st.model
 	if err := m.reserve("the next part of the prompt", func() int64 {
-		return m.kvBytes(st.state, size) + m.passBytes(size, done, 0)
+		return st.state.growth(size) + m.passBytes(size, done, 0)
 	}); err != nil {
 		return err
 	}
-	m.pass(s, st.state, s.FromInts(chunk, 1, len(chunk)))
+	m.run(s, st.state, s.FromInts(chunk, 1, len(chunk)))
 	st.quantize(s)
 	if err := s.Eval(st.state.arrays()...); err != nil {
 		return err
@@ -130,7 +130,7 @@ func (st *stream) prefill(s *mlxc.Scope) error {
 // begin makes the sampler, and goes on from what an earlier request left.
 func (st *stream) begin(s *mlxc.Scope) {
 	m := st.model
-	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize, st.state.kernels)
+	st.sampler = newSampler(s, st.options, st.prompt, m.xtcSpared, m.shape.vocabSize, st.state.rings)
 	if !st.reusable() {
 		return
 	}
@@ -143,7 +143,7 @@ func (st *stream) begin(s *mlxc.Scope) {
 
 // reusable reports whether the stream's KV is that of any other stream over the same tokens.
 func (st *stream) reusable() bool {
-	return st.model.options.PromptCache > 0 && st.options.KVBits == 0 && st.options.MaxKVSize == 0
+	return st.model.keeps && st.options.KVBits == 0 && st.options.MaxKVSize == 0
 }
 
 // keep leaves the state for later requests that begin with ids, all of which it has seen.
@@ -230,7 +230,7 @@ type ending struct {
 }
 
 // tellEndings lets the readers of ended streams go.
-func (m *Model) tellEndings() {
+func (m *scheduler) tellEndings() {
 	for _, e := range m.endings {
 		e.stream.ended.Store(true)
 		e.stream.out <- e.last

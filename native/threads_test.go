@@ -20,7 +20,7 @@ func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 	prompts := make([][]int32, len(texts))
 	for _, threads := range []int{1, 3} {
 		m := openWith(t, engine.NativeOptions{Threads: threads, PromptCache: 64 << 20})
-		if !m.shape.kernels {
+		if !m.network.shape.rings {
 			return // rows are computed alike by the CPU kernels only
 		}
 		for i, text := range texts {

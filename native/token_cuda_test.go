@@ -24,7 +24,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 			dir := filepath.Join(testenv.Root(), "tests", "models", name)
 			one, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
 			wide := openPath(t, testenv.InFloat32(t, dir), engine.NativeOptions{Exact: true})
-			require.NotNil(t, one.token, "the kernel does not serve this model")
+			require.NotNil(t, one.network.token, "the kernel does not serve this model")
 			var ours, theirs float64
 			for _, length := range []int{2, 3, 31, 63, 65, 300, 505, 1100} {
 				ids := someIDs(t, exact, length)
@@ -47,7 +47,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 // With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.
 func TestATokenInOneLaunchIsNearWhatMLXComputes(t *testing.T) {
 	one, exact := openFusedAndExact(t)
-	require.NotNil(t, one.token, "the kernel does not serve this model")
+	require.NotNil(t, one.network.token, "the kernel does not serve this model")
 	for _, length := range []int{2, 65, 600} {
 		ids := someIDs(t, exact, length)
 		const steps = 24
@@ -75,14 +75,14 @@ func TestOneModelHasTheTokenKernel(t *testing.T) {
 	require.NoError(t, err)
 	second, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
-	require.NotNil(t, first.token)
-	require.Nil(t, second.token)
+	require.NotNil(t, first.network.token)
+	require.Nil(t, second.network.token)
 	a, _ := collect(t, first, "Where can I find", nil)
 	b, _ := collect(t, second, "Where can I find", nil)
 	require.Equal(t, a, b)
 	require.NoError(t, first.Close())
 	require.NoError(t, second.Close())
-	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).token)
+	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).network.token)
 }
 
 // someIDs is so many tokens of text.
@@ -94,15 +94,15 @@ func someIDs(t testing.TB, m *Model, n int) []int32 {
 
 // decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
 func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits [][]float32, tokens []int32) {
-	require.NoError(t, m.do(t.Context(), func() error {
-		state := newDecodeState(m.shape)
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		state := m.network.newSequence()
 		defer state.free()
-		s := m.lease.NewScope()
+		s := m.owner.lease.NewScope()
 		defer s.Close()
-		m.pass(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
+		m.network.run(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
 		token := ids[len(ids)-1]
 		for i := range steps {
-			row := m.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
+			row := m.network.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
 			values, err := s.AsType(row, mlxc.Float32).Floats()
 			if err != nil {
 				return err
@@ -124,17 +124,17 @@ func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits 
 // decodeInOneLaunch does so with given tokens.
 func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]float32, tokens []int32) {
 	options := engine.DefaultGenerateOptions()
-	require.NoError(t, m.do(t.Context(), func() error {
-		st := m.newStream(ids, options)
+	require.NoError(t, m.owner.do(t.Context(), func() error {
+		st := m.scheduler.newStream(ids, options)
 		defer st.free(false)
-		s := m.lease.NewScope()
+		s := m.owner.lease.NewScope()
 		defer s.Close()
 		for st.wantsPrefill() {
 			if err := st.prefill(s); err != nil {
 				return err
 			}
 		}
-		m.join(st)
+		m.scheduler.join(st)
 		token := ids[len(ids)-1]
 		for _, next := range forced {
 			row, _, err := st.batch.logits(s, []*stream{st}, []*mlxc.Array{s.FromUints([]uint32{uint32(token)}, 1)})

@@ -4,7 +4,13 @@ import (
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
+
+// A pass of single tokens is traced once and then repeated: building a graph of some three hundred ops costs the host
+// more than the GPU needs for a token. It needs fixed shapes, so the KV caches give it whole buffers, with
+// the place to write and the number of positions held as arrays; the CUDA kernels read these on the GPU. MLX
+// keeps one trace for each set of shapes: caches grow by blocks.
 
 // layerKinds numbers the kinds of layers: those of one window share their places.
 type layerKinds struct {
@@ -32,8 +38,8 @@ func kindsOf(windows []int) layerKinds {
 func (n *network) tokenPass(s *mlxc.Scope, ids, where *mlxc.Array, kv []*mlxc.Array) (logits *mlxc.Array, written []*mlxc.Array) {
 	in := append([]*mlxc.Array{ids, where}, kv...)
 	var out []*mlxc.Array
-	if n.passes != nil {
-		out = n.passes.token.Call(s, in...)
+	if n.steps != nil {
+		out = n.steps.Call(s, in...)
 	} else {
 		out = n.traceTokens(s, in)
 	}
@@ -48,9 +54,7 @@ func (n *network) traceTokens(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, where, kv := in[0], in[1], in[2:]
 	rows := ids.Dim(0)
 	row := func(i int) *mlxc.Array { return s.Slice(where, 0, i, i+1) }
-	st := &tokenState{
-		fused: n.shape.fused, kinds: n.kinds, kv: slices.Clone(kv), position: s.Reshape(row(0), rows),
-	}
+	st := &tokenMemory{fused: n.cuda, kinds: n.kinds, kv: slices.Clone(kv)}
 	for kind, first := range n.kinds.first {
 		st.at = append(st.at, s.Reshape(row(1+2*kind), rows, 1, 1, 1))
 		filled := row(2 + 2*kind)
@@ -62,28 +66,22 @@ func (n *network) traceTokens(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 		held := s.Less(s.Reshape(s.Arange(0, room, mlxc.Int32), 1, 1, 1, room), s.Reshape(filled, rows, 1, 1, 1))
 		st.masks = append(st.masks, mlxc.Mask{Array: held})
 	}
-	logits := s.Squeeze(n.arch.logits(s, n.arch.hidden(s, ids, st)), 1)
+	logits := s.Squeeze(n.arch.logits(s, n.arch.hidden(s, ids, &Pass{starts: s.Reshape(row(0), rows), memory: st})), 1)
 	return append([]*mlxc.Array{logits}, st.kv...)
 }
 
-// tokenState is the state of a tokenPass.
-type tokenState struct {
-	fused    *fusedDecoder
-	kinds    layerKinds
-	position *mlxc.Array   // int32 [B]
-	at       []*mlxc.Array // of each kind, int32 [B, 1, 1, 1]
-	filled   []*mlxc.Array // of each kind, int32 [B]; for the fused kernels
-	masks    []mlxc.Mask   // of each kind; for MLX's own attention
-	kv       []*mlxc.Array
+// tokenMemory is the memory of a tokenPass.
+type tokenMemory struct {
+	fused  *fusedDecoder
+	kinds  layerKinds
+	at     []*mlxc.Array // of each kind, int32 [B, 1, 1, 1]
+	filled []*mlxc.Array // of each kind, int32 [B]; for the fused kernels
+	masks  []mlxc.Mask   // of each kind; for MLX's own attention
+	kv     []*mlxc.Array
 }
 
-func (st *tokenState) rope(s *mlxc.Scope, x *mlxc.Array, p mlxc.RoPE) *mlxc.Array {
-	return s.RoPEAt(x, p, st.position)
-}
-
-func (st *tokenState) positions(*mlxc.Scope, int, int) *mlxc.Array { return st.position }
-
-func (st *tokenState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
+// Attend writes the tokens' positions.
+func (st *tokenMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	kind := st.kinds.of[layer]
 	keys, values := &st.kv[2*layer], &st.kv[2*layer+1]
 	*keys = s.PutAlong(*keys, st.at[kind], k, -2)
@@ -94,4 +92,29 @@ func (st *tokenState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scal
 	return mergeHeads(s, s.SDPA(q, *keys, *values, scale, st.masks[kind]))
 }
 
-func (st *tokenState) observe(*mlxc.Scope, int, string, *mlxc.Array) {}
+// compiledStep takes one token into a state by the compiled pass, if there is one for the state; otherwise ok is false.
+func (n *network) compiledStep(s *mlxc.Scope, st *Sequence, ids *mlxc.Array) (logits *mlxc.Array, ok bool) {
+	if n.steps == nil || st.position() == 0 {
+		return nil, false
+	}
+	caches := make([]nn.Slotted, len(st.caches))
+	for i, c := range st.caches {
+		if caches[i], ok = c.(nn.Slotted); !ok {
+			return nil, false
+		}
+	}
+	where := []int32{int32(st.position())}
+	var kv []*mlxc.Array
+	for i, c := range caches {
+		keys, values, at := c.Slot(s)
+		kv = append(kv, keys, values)
+		if n.kinds.first[n.kinds.of[i]] == i {
+			where = append(where, int32(at.At), int32(at.Filled))
+		}
+	}
+	logits, kv = n.tokenPass(s, ids, s.FromInts(where, len(where), 1), kv)
+	for i, c := range caches {
+		c.Fill(s, kv[2*i], kv[2*i+1])
+	}
+	return logits, true
+}

@@ -9,69 +9,51 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// traceState copies what passes through a state.
-type traceState struct {
-	state
-	opsOf  int // the layer whose ops are wanted
-	layers []*mlxc.Array
-	names  []string // of ops
-	ops    []*mlxc.Array
-}
-
-func (st *traceState) kernelPass(rows, tokens int) *kernelPass {
-	return watchedPassOf(st.state, rows, tokens)
-}
-
-func (st *traceState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {
-	if op == opInput || op == opOutput {
-		st.layers = append(st.layers, h)
-	}
-	if layer == st.opsOf && op != opInput {
-		st.names, st.ops = append(st.names, op), append(st.ops, h)
-	}
-}
-
-// Trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
+// trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
 // state.
-func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
-	if err := m.checkIDs(ids); err != nil {
-		return nil, err
-	}
+func (n *network) trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
 	if err := options.Validate(len(ids)); err != nil {
 		return nil, err
 	}
 	out := &engine.Trace{}
-	err := m.do(ctx, func() (err error) {
-		s := m.lease.NewScope()
-		// MLX's ops keep the rows' KV in one state, the CPU kernels in one for each.
-		states := []*decodeState{newDecodeState(m.shape)}
-		for m.shape.kernels && len(states) < options.Rows {
-			states = append(states, newDecodeState(m.shape))
+	err := n.do(ctx, func() (err error) {
+		s := n.lease.NewScope()
+		// MLX's ops keep the rows' KV in one sequence, the CPU kernels in one for each.
+		rows := []*Sequence{n.newSequence()}
+		for n.shape.rings && len(rows) < options.Rows {
+			rows = append(rows, n.newSequence())
 		}
 		defer func() {
-			for _, state := range states {
-				err = errors.Join(err, state.free())
+			for _, row := range rows {
+				err = errors.Join(err, row.free())
 			}
 			err = errors.Join(err, s.Close(), mlxc.ClearCache())
 		}()
 		for _, part := range options.Parts(ids) {
-			st := &traceState{state: states[0], opsOf: options.OpsOf}
-			if states[0].begin(s, len(part), m.shape.windows); m.shape.kernels {
-				st.state = &batchState{rows: states}
+			var layers, ops []*mlxc.Array
+			var names []string // of ops
+			pass := newPass(s, rows, len(part))
+			pass.observe = func(layer int, op string, h *mlxc.Array) {
+				if op == OpInput || op == OpOutput {
+					layers = append(layers, h)
+				}
+				if layer == options.OpsOf && op != OpInput {
+					names, ops = append(names, op), append(ops, h)
+				}
 			}
-			rows := s.BroadcastTo(s.FromInts(part, 1, len(part)), options.Rows, len(part))
-			logits := m.arch.logits(s, m.arch.hidden(s, rows, st))
+			tokens := s.BroadcastTo(s.FromInts(part, 1, len(part)), options.Rows, len(part))
+			logits := n.arch.logits(s, n.arch.hidden(s, tokens, pass))
 			var traced engine.Trace
-			if traced.Layers, err = firstRows(s, st.layers); err != nil {
+			if traced.Layers, err = firstRows(s, layers); err != nil {
 				return err
 			}
-			values, err := firstRows(s, append(st.ops, logits))
+			values, err := firstRows(s, append(ops, logits))
 			if err != nil {
 				return err
 			}
 			last := len(values) - 1
 			traced.Logits = values[last]
-			for i, name := range st.names {
+			for i, name := range names {
 				traced.Ops = append(traced.Ops, engine.TracedOp{Name: name, Values: values[i]})
 			}
 			out.Append(traced)

@@ -15,7 +15,8 @@ import (
 
 // trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
 type trainer struct {
-	model   *Model
+	*network
+	*encoder
 	options engine.TrainOptions
 	adapter *adapterConfig
 	loras   []namedLoRA
@@ -40,28 +41,17 @@ func call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
 	return f.Call(s, in...)
 }
 
-// Train trains a LoRA adapter for the model in a folder, and writes it to options.Out in mlx-lm's form. It stops between
+// Run trains a LoRA adapter for a model that was loaded from a path, and writes it to options.Out in mlx-lm's form. It stops between
 // iterations when ctx ends; what was saved until then can be resumed.
-func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *engine.TrainResult, err error) {
-	if err := options.Validate(); err != nil {
-		return nil, err
-	}
-	m, err := Load(ctx, dir, engine.NativeOptions{Exact: true})
+func Run(ctx context.Context, n *network, e *encoder, path string, options engine.TrainOptions) (_ *engine.TrainResult, err error) {
+	batches, validation, err := readData(e, options)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := m.checkCausal("train"); err != nil {
-		return nil, err
-	}
-	batches, validation, err := m.readData(options)
-	if err != nil {
-		return nil, err
-	}
-	t := newTrainer(m, options)
-	defer func() { err = errors.Join(err, m.do(context.WithoutCancel(ctx), t.close)) }()
+	t := newTrainer(n, e, path, options)
+	defer func() { err = errors.Join(err, n.do(context.WithoutCancel(ctx), t.close)) }()
 	done := 0
-	if err := m.do(ctx, func() (err error) {
+	if err := n.do(ctx, func() (err error) {
 		done, err = t.open()
 		return err
 	}); err != nil {
@@ -70,24 +60,24 @@ func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *eng
 	return t.run(ctx, &batchOrder{batches: batches, seed: options.Seed}, validation, done)
 }
 
-func newTrainer(m *Model, o engine.TrainOptions) *trainer {
+func newTrainer(n *network, e *encoder, path string, o engine.TrainOptions) *trainer {
 	blocks := o.NumLayers
 	if blocks <= 0 {
 		blocks = -1 // all
 	}
-	return &trainer{model: m, options: o, adapter: &adapterConfig{
-		Model: m.info.Path, FineTuneType: "lora", NumLayers: blocks,
+	return &trainer{network: n, encoder: e, options: o, adapter: &adapterConfig{
+		Model: path, FineTuneType: "lora", NumLayers: blocks,
 		Parameters: loraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
 	}}
 }
 
 // readData reads and batches what is trained on.
-func (m *Model) readData(o engine.TrainOptions) (train, validation []trainBatch, err error) {
+func readData(e *encoder, o engine.TrainOptions) (train, validation []trainBatch, err error) {
 	for _, file := range []struct {
 		name    string
 		batches *[]trainBatch
 	}{{"train.jsonl", &train}, {"valid.jsonl", &validation}} {
-		examples, err := m.readExamples(filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
+		examples, err := readExamples(e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -106,19 +96,19 @@ func (m *Model) readData(o engine.TrainOptions) (train, validation []trainBatch,
 // open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
 // done.
 func (t *trainer) open() (done int, err error) {
-	s := t.model.lease.NewScope()
+	s := t.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if t.loras, err = t.model.newAdapter(s, t.adapter, t.options.Seed); err != nil {
+	if t.loras, err = newAdapter(s, t.linears, len(t.shape.windows), t.adapter, t.options.Seed); err != nil {
 		return 0, err
 	}
 	if len(t.loras) == 0 {
 		return 0, errors.New("train: the model has no linear layers to adapt")
 	}
-	t.blocks = make([][]*nn.LoRA, len(t.model.shape.windows))
+	t.blocks = make([][]*nn.LoRA, len(t.shape.windows))
 	for _, l := range t.loras {
 		block, _, _ := blockOf(l.layer)
 		t.blocks[block], t.all = append(t.blocks[block], l.LoRA), append(t.all, l.LoRA)
-		t.model.linears[l.layer].Adapt(l.LoRA)
+		t.linears[l.layer].Adapt(l.LoRA)
 	}
 	for _, a := range t.trained() {
 		t.m = append(t.m, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
@@ -145,7 +135,7 @@ func (t *trainer) trained() []*mlxc.Array {
 }
 
 func (t *trainer) compile() (err error) {
-	lease, n := t.model.lease, 2*len(t.all)
+	lease, n := t.lease, 2*len(t.all)
 	inputs := make([]int, n)
 	for i := range inputs {
 		inputs[i] = batchInputs + i
@@ -204,7 +194,7 @@ func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
 
 // step is an iteration: a pass, and an update if enough gradients are together.
 func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
-	s := t.model.lease.NewScope()
+	s := t.lease.NewScope()
 	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
 	out := call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
@@ -279,8 +269,8 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 	var sum float64
 	var total int64
 	for i := range batches {
-		if err := t.model.do(ctx, func() (err error) {
-			s := t.model.lease.NewScope()
+		if err := t.do(ctx, func() (err error) {
+			s := t.lease.NewScope()
 			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
 			out := call(t.valued, t.loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
@@ -323,7 +313,7 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 		last := i+1 == o.Iterations
 		progress.LearningRate = learningRate(o, t.updates, o.Iterations/o.Accumulate)
 		var tokens int64
-		if err := t.model.do(ctx, func() (err error) {
+		if err := t.do(ctx, func() (err error) {
 			progress.Loss, tokens, err = t.step(order.at(i), progress.LearningRate, (i+1)%o.Accumulate == 0)
 			return errors.Join(err, mlxc.TrimCache(cacheLimit))
 		}); err != nil {
@@ -346,7 +336,7 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 			return nil, err
 		}
 		if last || o.SaveEvery > 0 && (i+1)%o.SaveEvery == 0 {
-			if err := t.model.do(ctx, func() error { return t.save(i + 1) }); err != nil {
+			if err := t.do(ctx, func() error { return t.save(i + 1) }); err != nil {
 				return nil, err
 			}
 		}
@@ -365,7 +355,7 @@ func (t *trainer) freeMasks() error {
 func (t *trainer) close() error {
 	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
 	for _, l := range t.loras {
-		t.model.linears[l.layer].Adapt(nil)
+		t.linears[l.layer].Adapt(nil)
 	}
 	return errors.Join(append(errs, freeAll(t.trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums))...)
 }

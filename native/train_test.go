@@ -50,12 +50,12 @@ func trainOptions(t *testing.T) engine.TrainOptions {
 func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
 	t.Helper()
 	m := openWith(t, engine.NativeOptions{Exact: true})
-	batches, _, err := m.readData(o)
+	batches, _, err := readData(m.encoder, o)
 	require.NoError(t, err)
 	before := measure(t)
-	tr := newTrainer(m, o)
-	require.NoError(t, m.do(t.Context(), func() (err error) {
-		s := m.lease.NewScope()
+	tr := newTrainer(m.network, m.encoder, m.info.Path, o)
+	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
+		s := m.owner.lease.NewScope()
 		_, err = tr.open()
 		if err == nil {
 			err = work(tr, s, batches)

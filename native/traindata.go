@@ -30,7 +30,7 @@ type trainLine struct {
 }
 
 // readExamples reads a JSONL file. A file that does not exist has none.
-func (m *Model) readExamples(path string, maskPrompt bool, longest int) ([]example, error) {
+func readExamples(enc *encoder, path string, maskPrompt bool, longest int) ([]example, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -54,9 +54,9 @@ func (m *Model) readExamples(path string, maskPrompt bool, longest int) ([]examp
 		if err := json.Unmarshal(data, &line); err != nil {
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
 		}
-		e, err := m.encodeExample(line, maskPrompt)
+		e, err := encodeExample(enc, line, maskPrompt)
 		if err == nil {
-			err = m.checkVocabulary(e.ids)
+			err = enc.checkVocabulary(e.ids)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
@@ -73,14 +73,14 @@ func (m *Model) readExamples(path string, maskPrompt bool, longest int) ([]examp
 }
 
 // encodeExample tokenises as mlx-lm does.
-func (m *Model) encodeExample(line trainLine, maskPrompt bool) (e example, err error) {
+func encodeExample(enc *encoder, line trainLine, maskPrompt bool) (e example, err error) {
 	messages := line.Messages
 	switch {
 	case line.Text != nil:
-		if e.ids, err = m.tokenizer.Encode(*line.Text, true); err != nil {
+		if e.ids, err = enc.tokenizer.Encode(*line.Text, true); err != nil {
 			return e, err
 		}
-		if end := m.endToken; end >= 0 && (len(e.ids) == 0 || e.ids[len(e.ids)-1] != end) {
+		if end := enc.endToken; end >= 0 && (len(e.ids) == 0 || e.ids[len(e.ids)-1] != end) {
 			e.ids = append(e.ids, end)
 		}
 		return e, nil
@@ -89,28 +89,28 @@ func (m *Model) encodeExample(line trainLine, maskPrompt bool) (e example, err e
 	case len(messages) == 0:
 		return e, errors.New("none of text, messages, and prompt with completion")
 	}
-	if e.ids, err = m.encodeChat(messages, line.Tools, false); err != nil || !maskPrompt {
+	if e.ids, err = encodeChat(enc, messages, line.Tools, false); err != nil || !maskPrompt {
 		return e, err
 	}
 	last := len(messages) - 1
-	prompt, err := m.encodeChat(messages[:last], line.Tools, messages[last].Role == "assistant")
+	prompt, err := encodeChat(enc, messages[:last], line.Tools, messages[last].Role == "assistant")
 	e.offset = len(prompt)
 	return e, err
 }
 
-func (m *Model) encodeChat(messages []engine.Message, tools json.RawMessage, open bool) ([]int32, error) {
-	if m.template == nil {
+func encodeChat(enc *encoder, messages []engine.Message, tools json.RawMessage, open bool) ([]int32, error) {
+	if enc.template == nil {
 		return nil, fmt.Errorf("%w: train on lines with text", engine.ErrNoChatTemplate)
 	}
 	var extras map[string]any
 	if len(tools) > 0 {
 		extras = map[string]any{"tools": tools}
 	}
-	text, err := m.template.Render(messages, open, extras)
+	text, err := enc.template.Render(messages, open, extras)
 	if err != nil {
 		return nil, err
 	}
-	return m.tokenizer.Encode(text, false)
+	return enc.tokenizer.Encode(text, false)
 }
 
 // trainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt

@@ -7,46 +7,6 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-// trainState is one pass over whole rows, without a cache.
-type trainState struct {
-	*scoreState
-	checkpoint bool
-	blocks     [][]*nn.LoRA // of each block
-}
-
-// blockRunner is a state that runs blocks its own way.
-type blockRunner interface {
-	block(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array
-}
-
-// runBlock runs a block of a model as the state wants it.
-func runBlock(s *mlxc.Scope, st state, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
-	if b, ok := st.(blockRunner); ok {
-		return b.block(s, layer, h, run)
-	}
-	return run(s, h)
-}
-
-// block, with checkpoints, hands the block's trained arrays in: what a checkpointed function does not get as an input has no
-// gradient.
-func (st *trainState) block(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
-	if !st.checkpoint {
-		return run(s, h)
-	}
-	in := []*mlxc.Array{h}
-	for _, lora := range st.blocks[layer] {
-		in = append(in, lora.A, lora.B)
-	}
-	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-		defer setLoRAs(st.blocks[layer], in[1:])()
-		return []*mlxc.Array{run(s, in[0])}
-	}, in...)
-	if len(out) != 1 {
-		return h // the error is latched
-	}
-	return out[0]
-}
-
 // setLoRAs puts arrays, two for each, into LoRAs until the returned func is called.
 func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	before := make([]nn.LoRA, len(loras))
@@ -61,27 +21,45 @@ func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	}
 }
 
-// newTrainState prepares a pass over rows of n tokens. segments, int32 [B, n], keeps the examples of packed rows apart; nil
+// newPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
 // without.
-func (t *trainer) newTrainState(s *mlxc.Scope, n int, segments *mlxc.Array) *trainState {
-	st := &trainState{scoreState: newScoreState(s, &history{}, n, t.model.shape.windows), checkpoint: t.options.Checkpoint, blocks: t.blocks}
+func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *Pass {
+	pass, row := newHistoryPass(s, &History{}, n, t.shape.windows)
 	if segments != nil {
 		// A rotation by position is one by distance, so that an example need not begin at position 0.
 		same := s.Equal(s.ExpandDims(segments, 1), s.ExpandDims(segments, 2))
-		fillMasks(st.masks, t.model.shape.windows, func(_, window int) mlxc.Mask {
+		row.masks = fillMasks(t.shape.windows, func(_, window int) mlxc.Mask {
 			seen := nn.CausalMask(s, n, 0, window)
 			return mlxc.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
 		})
 	}
 	if t.options.Checkpoint {
+		pass.around = t.checkpointed
 		// Blocks are run again on the way back, when the scope of this pass is closed.
-		for _, mask := range st.masks {
+		for _, mask := range row.masks {
 			if mask.Array != nil && !slices.Contains(t.masks, mask.Array) {
 				t.masks = append(t.masks, s.Keep(mask.Array))
 			}
 		}
 	}
-	return st
+	return pass
+}
+
+// checkpointed runs a block whose inside is computed again for its gradients. It hands the block's trained arrays in: what a
+// checkpointed function does not get as an input has no gradient.
+func (t *trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+	in := []*mlxc.Array{h}
+	for _, lora := range t.blocks[layer] {
+		in = append(in, lora.A, lora.B)
+	}
+	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+		defer setLoRAs(t.blocks[layer], in[1:])()
+		return []*mlxc.Array{run(s, in[0])}
+	}, in...)
+	if len(out) != 1 {
+		return h // the error is latched
+	}
+	return out[0]
 }
 
 // batchInputs is how many arrays of a batch come before the trained ones.
@@ -98,10 +76,9 @@ func (t *trainer) loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 		segments = in[batchInputs+len(trained)]
 	}
 	defer setLoRAs(t.all, trained)()
-	st := t.newTrainState(s, ids.Dim(1), segments)
-	h := t.model.arch.hidden(s, ids, st)
+	h := t.arch.hidden(s, ids, t.newPass(s, ids.Dim(1), segments))
 	h = s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0)
-	logits := t.model.arch.logits(s, h)
+	logits := t.arch.logits(s, h)
 	targets = s.ExpandDims(targets, -1)
 	// In the order and types of mlx-lm's default_loss.
 	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))

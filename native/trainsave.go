@@ -22,10 +22,10 @@ func (t *trainer) parts() map[string][]*mlxc.Array {
 
 // save writes the adapter and the state behind so many iterations.
 func (t *trainer) save(iterations int) (err error) {
-	s := t.model.lease.NewScope()
+	s := t.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	prefix := ""
-	if strings.Contains(t.model.prefix, multimodalPrefix) {
+	if strings.Contains(t.prefix, multimodalPrefix) {
 		prefix = multimodalPrefix
 	}
 	if err := saveAdapter(s, t.options.Out, t.adapter, t.loras, prefix); err != nil {

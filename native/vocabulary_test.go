@@ -58,7 +58,7 @@ func TestTokensBeyondTheTableAreRefusedWhereverTheyComeFrom(t *testing.T) {
 			good, err := os.ReadFile(file)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(file, append(append(data, '\n'), good...), 0o644))
-			_, _, err = m.readData(o)
+			_, _, err = readData(m.encoder, o)
 			if err != nil {
 				require.ErrorContains(t, err, "train.jsonl, line 1")
 			}
@@ -106,7 +106,7 @@ func TestEndTokensBeyondTheTableDoNotMatter(t *testing.T) {
 	dir := smallModel(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "generation_config.json"), []byte(`{"eos_token_id": [1, 5, 4000, 1073741824, -1]}`), 0o644))
 	m := openPath(t, dir, engine.NativeOptions{})
-	require.Contains(t, m.eos, int32(smallTable))
+	require.Contains(t, m.encoder.eos, int32(smallTable))
 	ids, _ := collect(t, m, "Please", func(o *engine.GenerateOptions) {
 		o.MaxTokens, o.Temperature, o.XTCProbability, o.XTCThreshold, o.Seed, o.HasSeed = 10, 1, 1, 0.1, 1, true
 	})
@@ -125,5 +125,5 @@ func TestLabelsDoNotRunTogether(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, results[0].Scores, len(labels))
 	}
-	require.Len(t, m.labelSets.entries, len(lists))
+	require.Len(t, m.scorer.labelSets.entries, len(lists))
 }

@@ -13,16 +13,16 @@ import (
 // A pass as one op has the bits of the same pass op by op, in prefill and token by token, and so has the KV that it leaves.
 func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 	m := open(t)
-	if !m.shape.kernels {
+	if !m.network.shape.rings {
 		return // there is only the other kind
 	}
 	ids := make([]int32, 80) // more than a sliding window
 	for i := range ids {
 		ids[i] = int32(300 + i*7%900)
 	}
-	require.NoError(t, m.do(t.Context(), func() (err error) {
-		s := m.lease.NewScope()
-		states := []*decodeState{newDecodeState(m.shape), newDecodeState(m.shape)}
+	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
+		s := m.owner.lease.NewScope()
+		states := []*Sequence{m.network.newSequence(), m.network.newSequence()}
 		defer func() { err = errors.Join(err, states[0].free(), states[1].free(), s.Close()) }()
 		for begin, next := 0, 0; begin < len(ids); begin = next {
 			next = begin + 1
@@ -32,16 +32,18 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 			var results [2][]float32
 			for i, watched := range []bool{false, true} {
 				row := s.FromInts(ids[begin:next], 1, next-begin)
-				pass := passOver(states[i:i+1], next-begin)
-				pass.watched = watched
-				h := m.cpu.hidden(s, row, states[i], pass)
+				pass := newPass(s, states[i:i+1], next-begin)
+				if watched {
+					pass.observe = func(int, string, *mlxc.Array) {}
+				}
+				h := m.network.cpu.hidden(s, row, pass)
 				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
 				}
 			}
 			require.Equal(t, results[0], results[1], "tokens %d to %d", begin, next)
 		}
-		for layer := range m.shape.windows {
+		for layer := range m.network.shape.windows {
 			var kv [2][][]float32
 			for i, st := range states {
 				_, keys, values := nn.Save(s, st.caches[layer])
@@ -60,15 +62,15 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 // KV that two sequences share is not written over by either; KV of one alone is written where it is.
 func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
 	m := open(t)
-	if !m.shape.kernels {
+	if !m.network.shape.rings {
 		return
 	}
-	require.NoError(t, m.do(t.Context(), func() (err error) {
-		s := m.lease.NewScope()
-		first := newDecodeState(m.shape)
+	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
+		s := m.owner.lease.NewScope()
+		first := m.network.newSequence()
 		defer func() { err = errors.Join(err, first.free(), s.Close()) }()
-		step := func(st *decodeState, id int32) []float32 {
-			values, err := s.AsType(m.pass(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
+		step := func(st *Sequence, id int32) []float32 {
+			values, err := s.AsType(m.network.run(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
 			require.NoError(t, err)
 			return values
 		}
@@ -80,7 +82,7 @@ func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
 		a := step(first, 400)
 		step(second, 500)
 		require.Equal(t, step(first, 401), func() []float32 {
-			third := newDecodeState(m.shape)
+			third := m.network.newSequence()
 			defer func() { err = errors.Join(err, third.free()) }()
 			for id := range int32(20) {
 				step(third, 300+id)

@@ -12,13 +12,11 @@ const (
 	maxPackedTokens = 2048
 )
 
-// packedRow is the layout of one pass.
-type packedRow struct {
-	ids, positions []int32
-	first, second  []span  // what each token sees besides the past: tokens that follow the past, and those up to itself
-	rows           []int32 // tokens whose logits are wanted
-	picks          []pick  // every label's tokens
-	past           int
+// labelRow is texts with the rest of every label in one packed row.
+type labelRow struct {
+	PackedRow
+	rows  []int32 // tokens whose logits are wanted
+	picks []pick  // every label's tokens
 }
 
 // pick is a label's token: its probability behind a wanted row counts for a label of a text.
@@ -27,13 +25,11 @@ type pick struct {
 	text, label int
 }
 
-// newPackedRow lays texts out behind length positions of the past. labels are indices.
-func (t *labelTask) newPackedRow(length int, batch []scoreRow, labels []int) *packedRow {
-	p := &packedRow{past: length}
+// newLabelRow lays texts out behind length positions of the past. labels are indices.
+func (t *labelTask) newLabelRow(length int, batch []scoreRow, labels []int) *labelRow {
+	p := &labelRow{PackedRow: PackedRow{past: length}}
 	for b, row := range batch {
-		begin := len(p.ids)
-		p.add(row.ids, length, span{begin, begin})
-		text := span{begin, len(p.ids)}
+		text := p.addText(row.ids)
 		answer := p.row(text.end - 1)
 		for _, l := range labels {
 			label := t.labels[l]
@@ -48,17 +44,8 @@ func (t *labelTask) newPackedRow(length int, batch []scoreRow, labels []int) *pa
 	return p
 }
 
-// add appends tokens from a position on, each of which sees the past, the tokens of a span, and those added with it up to itself.
-func (p *packedRow) add(ids []int32, position int, sees span) {
-	begin := len(p.ids)
-	for k, id := range ids {
-		p.ids, p.positions = append(p.ids, id), append(p.positions, int32(position+k))
-		p.first, p.second = append(p.first, sees), append(p.second, span{begin, begin + k + 1})
-	}
-}
-
 // row asks for the logits of a token and returns their number.
-func (p *packedRow) row(token int) int32 {
+func (p *labelRow) row(token int) int32 {
 	p.rows = append(p.rows, int32(token))
 	return int32(len(p.rows) - 1)
 }

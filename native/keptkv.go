@@ -1,0 +1,48 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+)
+
+var errNoPromptCache = &engine.OptionError{Option: "WithPromptCache", Reason: "the model was loaded without a prompt cache"}
+
+// SavePromptCache writes the prompt cache to a file.
+func (m *Model) SavePromptCache(ctx context.Context, path string) error {
+	if m.options.PromptCache == 0 {
+		return errNoPromptCache
+	}
+	return m.inScope(ctx, func(s *mlxc.Scope) error { return m.prompts.save(s, path, m.fingerprint) })
+}
+
+// LoadPromptCache adds the states of a file to the prompt cache. A file of another model, or a broken one, is
+// an error and changes nothing.
+func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
+	if m.options.PromptCache == 0 {
+		return errNoPromptCache
+	}
+	layout := &m.network.shape.Layout
+	file, err := readPromptFile(path, m.fingerprint, m.info.DType, layout, m.encoder.checkIDs)
+	if err != nil {
+		return fmt.Errorf("prompt cache %s: %w", path, err)
+	}
+	return m.inScope(ctx, func(s *mlxc.Scope) error {
+		if err := m.owner.reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
+			return err
+		}
+		return m.prompts.load(s, file, layout)
+	})
+}
+
+// inScope runs work on the owner thread in a scope of its own.
+func (m *Model) inScope(ctx context.Context, work func(*mlxc.Scope) error) error {
+	return m.owner.do(ctx, func() (err error) {
+		s := m.owner.lease.NewScope()
+		defer func() { err = errors.Join(err, s.Close()) }()
+		return work(s)
+	})
+}
