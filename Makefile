@@ -205,7 +205,7 @@ lint: build
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
 	@$(GO) vet -tags real ./tests/real
-	@$(GO) vet -tags cuda ./native ./internal/fused
+	@$(GO) vet -tags cuda ./native/... ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
 
 # Compiles the standard library for each of them, which is why it is not in lint.

@@ -11,20 +11,23 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+	"forge.lthn.ai/core/go-mlx/native/internal/train"
 )
 
 // makeAdapter writes an adapter with both halves random.
 func makeAdapter(t *testing.T) string {
 	t.Helper()
 	o := trainOptions(t)
-	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, _ []trainBatch) error {
-		for i, l := range tr.all {
+	withTrainer(t, o, func(tr *train.Trainer, s *mlxc.Scope, _ []train.TrainBatch) error {
+		for i, l := range tr.All {
 			if err := l.B.Free(); err != nil {
 				return err
 			}
-			l.B = s.Keep(s.Normal(mlxc.Float32, 0.05, s.RandomKey(uint64(i)), tr.options.Rank, func() int { _, out := tr.linears[tr.loras[i].layer].Dims(); return out }()))
+			l.B = s.Keep(s.Normal(mlxc.Float32, 0.05, s.RandomKey(uint64(i)), tr.Options.Rank, func() int { _, out := tr.Linears[tr.Loras[i].Layer].Dims(); return out }()))
 		}
-		return saveAdapter(s, o.Out, tr.adapter, tr.loras, "")
+		return train.SaveAdapter(s, o.Out, tr.Adapter, tr.Loras, "")
 	})
 	return o.Out
 }
@@ -39,30 +42,32 @@ func TestAnAdapterChangesTheModelAndOnlyWhileItIsThere(t *testing.T) {
 
 func TestBrokenAdaptersAreRefused(t *testing.T) {
 	good := makeAdapter(t)
-	before := measure(t)
-	var checkpoint *engine.CheckpointError
+	before := mlxtest.Measure(t)
+	var damaged *engine.CheckpointError
 	for name, c := range map[string]struct {
 		damage func(t *testing.T, dir string)
 		check  func(t *testing.T, err error)
 	}{
 		"no folder": {func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(dir)) },
 			func(t *testing.T, err error) { require.ErrorIs(t, err, os.ErrNotExist) }},
-		"no weights": {func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, adapterWeightsFile))) },
+		"no weights": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, checkpoint.AdapterWeightsFile)))
+		},
 			func(t *testing.T, err error) { require.ErrorIs(t, err, os.ErrNotExist) }},
 		"other kind": {func(t *testing.T, dir string) {
-			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { c["fine_tune_type"] = "dora" })
+			testenv.EditJSON(t, dir, checkpoint.AdapterConfigFile, func(c map[string]any) { c["fine_tune_type"] = "dora" })
 		}, func(t *testing.T, err error) { require.ErrorIs(t, err, engine.ErrUnsupported) }},
 		"other rank": {func(t *testing.T, dir string) {
-			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { c["lora_parameters"].(map[string]any)["rank"] = 4 })
+			testenv.EditJSON(t, dir, checkpoint.AdapterConfigFile, func(c map[string]any) { c["lora_parameters"].(map[string]any)["rank"] = 4 })
 		}, func(t *testing.T, err error) {
-			require.ErrorAs(t, err, &checkpoint)
-			require.Contains(t, checkpoint.Problems[0], "has shape")
+			require.ErrorAs(t, err, &damaged)
+			require.Contains(t, damaged.Problems[0], "has shape")
 		}},
 		"no scale": {func(t *testing.T, dir string) {
-			testenv.EditJSON(t, dir, adapterConfigFile, func(c map[string]any) { delete(c["lora_parameters"].(map[string]any), "scale") })
+			testenv.EditJSON(t, dir, checkpoint.AdapterConfigFile, func(c map[string]any) { delete(c["lora_parameters"].(map[string]any), "scale") })
 		}, func(t *testing.T, err error) { require.ErrorContains(t, err, "incomplete") }},
 		"cut off": {func(t *testing.T, dir string) {
-			path := filepath.Join(dir, adapterWeightsFile)
+			path := filepath.Join(dir, checkpoint.AdapterWeightsFile)
 			stat, err := os.Stat(path)
 			require.NoError(t, err)
 			require.NoError(t, os.Truncate(path, stat.Size()/2))
@@ -77,11 +82,11 @@ func TestBrokenAdaptersAreRefused(t *testing.T) {
 			c.check(t, err)
 		})
 	}
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }
 
 func TestAdaptersAreWrittenInMLXLMsForm(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(makeAdapter(t), adapterConfigFile))
+	data, err := os.ReadFile(filepath.Join(makeAdapter(t), checkpoint.AdapterConfigFile))
 	require.NoError(t, err)
 	var c map[string]any
 	require.NoError(t, json.Unmarshal(data, &c))

@@ -14,6 +14,10 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/decode"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 type answer struct {
@@ -48,7 +52,7 @@ func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := openWith(t, engine.NativeOptions{Exact: c.exact})
-			require.NoError(t, m.owner.do(t.Context(), func() error { m.scheduler.batching = c.shared; return nil }))
+			require.NoError(t, m.owner.Do(t.Context(), func() error { m.scheduler.Batching = c.shared; return nil }))
 			test(t, m)
 		})
 	}
@@ -87,13 +91,13 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 		require.NoError(t, alone[i].err)
 		require.Len(t, alone[i].ids, r.options.MaxTokens)
 	}
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	var wg sync.WaitGroup
 	for i, r := range requests {
 		wg.Go(func() { together[i].run(t.Context(), m, r.prompt, r.options) })
 	}
 	wg.Wait()
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	same := 0
 	for i := range requests {
 		require.NoError(t, together[i].err)
@@ -113,7 +117,7 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 		}
 	}
 	t.Logf("%d of %d requests have the same tokens in company", same, len(requests))
-	if m.owner.lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
+	if m.owner.Lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
 		require.GreaterOrEqual(t, same, len(requests)*3/4)
 	}
 	require.GreaterOrEqual(t, same, len(requests)/2)
@@ -142,7 +146,7 @@ func testASlowReaderHoldsNobodyUp(t *testing.T, m *Model) {
 	}
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
-	require.LessOrEqual(t, metrics.GeneratedTokens, int64(150+1+lookahead+1), "the slow one is not computed far ahead")
+	require.LessOrEqual(t, metrics.GeneratedTokens, int64(150+1+decode.Lookahead+1), "the slow one is not computed far ahead")
 	close(slow)
 	<-done
 	require.Equal(t, 200, tokens)
@@ -155,7 +159,7 @@ func TestManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T) {
 func testManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T, m *Model) {
 	_, err := m.Classify(t.Context(), []string{"goal"}, domainOptions(t))
 	require.NoError(t, err)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	var wg sync.WaitGroup
 	requests := testenv.Number(t, "SOAK_REQUESTS", 300) / 12 // of each worker
 	for worker := range 12 {
@@ -186,7 +190,7 @@ func testManyRequestsThatEndInEveryWayLeaveNothingBehind(t *testing.T, m *Model)
 		})
 	}
 	wg.Wait()
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, metrics.Active)
@@ -227,10 +231,10 @@ func TestCloseEndsABatch(t *testing.T) {
 }
 
 // panicking is a model whose passes over several rows panic.
-type panicking struct{ architecture }
+type panicking struct{ decoder.Architecture }
 
-func (p panicking) hidden(s *mlxc.Scope, ids *mlxc.Array, pass *Pass) *mlxc.Array {
-	h := p.architecture.hidden(s, ids, pass)
+func (p panicking) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	h := p.Architecture.Hidden(s, ids, pass)
 	if ids.Dim(0) > 1 {
 		panic("two are too many")
 	}
@@ -242,8 +246,8 @@ func TestAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T) {
 }
 
 func testAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T, m *Model) {
-	before := measure(t)
-	require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = panicking{m.network.arch}; return nil }))
+	before := mlxtest.Measure(t)
+	require.NoError(t, m.owner.Do(t.Context(), func() error { m.network.Arch = panicking{m.network.Arch}; return nil }))
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 400
 	answers := make([]answer, 3)
@@ -260,7 +264,7 @@ func testAPanicEndsTheStreamsOfItsPassAndNotTheModel(t *testing.T, m *Model) {
 		}
 	}
 	require.GreaterOrEqual(t, failed, 2)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	ids, _ := collect(t, m, "Please", nil)
 	require.Len(t, ids, 256)
 }

@@ -11,6 +11,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/score"
 )
 
 // longLabels have several tokens each, of different number.
@@ -42,9 +43,9 @@ func TestScoresMatchAWholePass(t *testing.T) {
 	texts := append(testenv.Texts(t)[30:36], "", strings.Repeat("long ", 60))
 	results, err := m.Classify(t.Context(), texts, options)
 	require.NoError(t, err)
-	vocab := m.network.shape.vocabSize
+	vocab := m.network.Shape.VocabSize
 	for i, text := range texts {
-		prompt, err := m.encoder.encodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}}, nil)
+		prompt, err := m.encoder.EncodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: options.UserText(text)}}}, nil)
 		require.NoError(t, err)
 		for l, label := range longLabels {
 			ids, err := m.Encode(t.Context(), label, false)
@@ -130,9 +131,9 @@ func TestClassifyRefusesBadInput(t *testing.T) {
 }
 
 func TestPrefixIsSharedOnlyWhereItIsOne(t *testing.T) {
-	require.Equal(t, []int32{1, 2}, commonPrefix([]int32{1, 2, 3, 4}, []int32{1, 2, 5}))
-	require.Equal(t, []int32{1, 2}, commonPrefix([]int32{1, 2, 3}, []int32{1, 2, 3}), "the last id is the row's own")
-	require.Empty(t, commonPrefix([]int32{1}, []int32{1, 2}))
+	require.Equal(t, []int32{1, 2}, score.CommonPrefix([]int32{1, 2, 3, 4}, []int32{1, 2, 5}))
+	require.Equal(t, []int32{1, 2}, score.CommonPrefix([]int32{1, 2, 3}, []int32{1, 2, 3}), "the last id is the row's own")
+	require.Empty(t, score.CommonPrefix([]int32{1}, []int32{1, 2}))
 }
 
 // A template may write the date. The prefix of yesterday begins no prompt of today, so it must not be taken for theirs.
@@ -144,18 +145,18 @@ func TestThePrefixFollowsTheClock(t *testing.T) {
 	m := openPath(t, dir, engine.NativeOptions{})
 	o := domainOptions(t)
 	shares := func() bool {
-		task, err := m.scorer.newLabelTask(t.Context(), o)
+		task, err := m.scorer.NewLabelTask(t.Context(), o)
 		require.NoError(t, err)
-		row, err := task.row(t.Context(), 0, "goal")
+		row, err := task.Row(t.Context(), 0, "goal")
 		require.NoError(t, err)
-		return len(row.prefix) > 0
+		return len(row.Prefix) > 0
 	}
 	for !shares() { // a second may pass between a prefix and its row
 	}
-	sets := m.scorer.labelSets.entries
-	before := sets[len(sets)-1].value.prefix
+	sets := m.scorer.LabelSets.Entries
+	before := sets[len(sets)-1].Value.Prefix
 	stale := func() bool {
-		now, err := (&labelTask{scorer: m.scorer, options: o}).prompt(t.Context(), "goal")
+		now, err := (&score.LabelTask{Scorer: m.scorer, Options: o}).Prompt(t.Context(), "goal")
 		require.NoError(t, err)
 		return !slices.Equal(before, now[:len(before)])
 	}

@@ -32,21 +32,21 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			defer m.Close()
 			var build, submit, wait time.Duration
-			err = m.owner.do(context.Background(), func() error {
-				state := m.network.newSequence()
-				defer state.free()
-				first := m.owner.lease.NewScope()
+			err = m.owner.Do(context.Background(), func() error {
+				state := m.network.NewSequence()
+				defer state.Free()
+				first := m.owner.Lease.NewScope()
 				token := first.Keep(first.FromUints([]uint32{5}, 1))
 				if err := first.Close(); err != nil {
 					return err
 				}
 				step := func() error {
-					s := m.owner.lease.NewScope()
+					s := m.owner.Lease.NewScope()
 					defer s.Close()
 					start := time.Now()
-					next := s.Keep(s.Argmax(m.network.nextLogits(s, state, token), -1, false))
+					next := s.Keep(s.Argmax(m.network.NextLogits(s, state, token), -1, false))
 					built := time.Now()
-					if err := s.AsyncEval(append([]*mlxc.Array{next}, state.arrays()...)...); err != nil {
+					if err := s.AsyncEval(append([]*mlxc.Array{next}, state.Arrays()...)...); err != nil {
 						return err
 					}
 					submitted := time.Now()

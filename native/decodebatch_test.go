@@ -9,13 +9,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/native/internal/decode"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // openSharing opens the model with streams that share KV buffers, as on a GPU.
 func openSharing(t *testing.T, o engine.NativeOptions) *Model {
 	o.Exact = true // buffers are shared by MLX's ops only
 	m := openWith(t, o)
-	require.NoError(t, m.owner.do(t.Context(), func() error { m.scheduler.batching = true; return nil }))
+	require.NoError(t, m.owner.Do(t.Context(), func() error { m.scheduler.Batching = true; return nil }))
 	return m
 }
 
@@ -71,27 +73,27 @@ func TestSharedKVIsWhatEachStreamHasAlone(t *testing.T) {
 func TestLongStreamsDoNotMakeShortOnesLong(t *testing.T) {
 	m := openSharing(t, engine.NativeOptions{Batch: 4})
 	lengths := []int{100, 3000, 120, 80, 90, 110, 2800}
-	require.NoError(t, m.owner.do(t.Context(), func() error {
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
 		for _, n := range lengths {
-			st := &stream{model: m.scheduler, state: m.network.newSequence()}
-			for _, c := range st.slotted() {
+			st := &decode.Stream{Model: m.scheduler, State: m.network.NewSequence()}
+			for _, c := range st.Slotted() {
 				for range n {
 					c.Advance()
 				}
 			}
-			m.scheduler.join(st)
+			m.scheduler.Join(st)
 		}
 		var sizes []string
-		for _, b := range m.scheduler.batches {
+		for _, b := range m.scheduler.Batches {
 			longest, sum := 0, 0
-			for _, st := range b.members {
-				longest, sum = max(longest, st.state.position()), sum+st.state.position()
+			for _, st := range b.Members {
+				longest, sum = max(longest, st.State.Position()), sum+st.State.Position()
 			}
-			if len(b.members) > 4 || len(b.members)*longest > 2*maxPadding*sum {
-				sizes = append(sizes, fmt.Sprint(len(b.members), " of ", longest))
+			if len(b.Members) > 4 || len(b.Members)*longest > 2*decode.MaxPadding*sum {
+				sizes = append(sizes, fmt.Sprint(len(b.Members), " of ", longest))
 			}
 		}
-		m.scheduler.batches = nil
+		m.scheduler.Batches = nil
 		if len(sizes) > 0 {
 			return fmt.Errorf("batches %v", sizes)
 		}
@@ -104,7 +106,7 @@ func TestAFailureOfAnyOpWithSharedKVLeavesNothingBehind(t *testing.T) {
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 4
 	prompts := [][]int32{numbers(300, 9), numbers(400, 30), numbers(500, 12)}
-	failEverywhere(t, 11, func() error {
+	mlxtest.FailEverywhere(t, 11, func() error {
 		var errs []error
 		for _, a := range together(t, m, prompts, o) {
 			errs = append(errs, a.err)
@@ -115,11 +117,11 @@ func TestAFailureOfAnyOpWithSharedKVLeavesNothingBehind(t *testing.T) {
 
 func TestABudgetThatSharedKVExceedsIsAnError(t *testing.T) {
 	m := openSharing(t, engine.NativeOptions{})
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 5
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		m.owner.budget = int64(before.active) + m.network.passBytes(12, 0, 1) + 30*int64(len(m.network.shape.windows))*m.network.shape.positionBytes()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		m.owner.Budget = int64(before.Active) + m.network.PassBytes(12, 0, 1) + 30*int64(len(m.network.Shape.Windows))*m.network.Shape.PositionBytes()
 		return nil
 	}))
 	var budget *engine.BudgetError
@@ -131,5 +133,5 @@ func TestABudgetThatSharedKVExceedsIsAnError(t *testing.T) {
 		}
 	}
 	require.Positive(t, failed)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }

@@ -10,21 +10,23 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/nn"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // badCache is a KV cache that cannot be freed without trouble.
 type badCache struct {
-	nn.KVCache
+	kv.Cache
 	trouble func() error
 }
 
-func (c badCache) Free() error { return errors.Join(c.KVCache.Free(), c.trouble()) }
+func (c badCache) Free() error { return errors.Join(c.Cache.Free(), c.trouble()) }
 
 // Past and Take are there if the cache is a ring.
-func (c badCache) Past(n int) mlxc.PastKV               { return c.KVCache.(nn.Ring).Past(n) }
-func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV) { c.KVCache.(nn.Ring).Take(s, kept) }
+func (c badCache) Past(n int) mlxc.PastKV               { return c.Cache.(kv.Ring).Past(n) }
+func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV) { c.Cache.(kv.Ring).Take(s, kept) }
 
 var (
 	errFree     = errors.New("the cache cannot be freed")
@@ -35,10 +37,10 @@ var (
 // breakStreams makes the streams under way have a cache that cannot be freed well.
 func breakStreams(t *testing.T, m *Model, trouble func() error) {
 	t.Helper()
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		require.NotEmpty(t, m.scheduler.streams)
-		for _, st := range m.scheduler.streams {
-			st.state.caches[0] = badCache{st.state.caches[0], trouble}
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		require.NotEmpty(t, m.scheduler.Streams)
+		for _, st := range m.scheduler.Streams {
+			st.State.Caches[0] = badCache{st.State.Caches[0], trouble}
 		}
 		return nil
 	}))
@@ -102,9 +104,9 @@ func TestAFailureToFreeIsTold(t *testing.T) {
 }
 
 // broken is a model whose passes panic.
-type broken struct{ architecture }
+type broken struct{ decoder.Architecture }
 
-func (broken) hidden(*mlxc.Scope, *mlxc.Array, *Pass) *mlxc.Array { panic("the pass is broken") }
+func (broken) Hidden(*mlxc.Scope, *mlxc.Array, *kv.Pass) *mlxc.Array { panic("the pass is broken") }
 
 // paused starts streams whose readers wait behind their first token until goOn is called, which returns their answers.
 func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
@@ -137,15 +139,15 @@ func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
 // A pass panics, and then the streams cannot even be freed: each reader gets its error, and the model goes on.
 func TestAPanicWhileFreeingEndsEveryStream(t *testing.T) {
 	withAndWithoutSharedKV(t, func(t *testing.T, m *Model) {
-		arch := m.network.arch
+		arch := m.network.Arch
 		goOn := paused(t, m, 3)
 		breakStreams(t, m, panicInFree)
-		require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = broken{arch}; return nil }))
+		require.NoError(t, m.owner.Do(t.Context(), func() error { m.network.Arch = broken{arch}; return nil }))
 		for _, a := range goOn() {
 			var panicked *mlxc.PanicError
 			require.ErrorAs(t, a.err, &panicked)
 		}
-		require.NoError(t, m.owner.do(t.Context(), func() error { m.network.arch = arch; return nil }))
+		require.NoError(t, m.owner.Do(t.Context(), func() error { m.network.Arch = arch; return nil }))
 		ids, _ := collect(t, m, "Please", nil)
 		require.Len(t, ids, 256)
 	})
@@ -156,9 +158,9 @@ func TestAPanicBetweenPassesEndsEveryStream(t *testing.T) {
 	m := open(t)
 	goOn := paused(t, m, 3)
 	breakStreams(t, m, panicInFree)
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		m.scheduler.failAll(errFree)
-		require.Empty(t, m.scheduler.streams)
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		m.scheduler.FailAll(errFree)
+		require.Empty(t, m.scheduler.Streams)
 		return nil
 	}))
 	for _, a := range goOn() {
@@ -170,7 +172,7 @@ func TestAPanicBetweenPassesEndsEveryStream(t *testing.T) {
 }
 
 func TestCloseEndsWhereAStreamCannotBeFreed(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
 	require.NoError(t, err)
 	goOn := paused(t, m, 3)
@@ -180,5 +182,5 @@ func TestCloseEndsWhereAStreamCannotBeFreed(t *testing.T) {
 	for _, a := range goOn() {
 		require.ErrorIs(t, a.err, engine.ErrClosed)
 	}
-	require.Equal(t, before, measure(t), "the rest is given back")
+	require.Equal(t, before, mlxtest.Measure(t), "the rest is given back")
 }

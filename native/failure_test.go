@@ -8,38 +8,12 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
-
-// failEverywhere runs work with a failure of MLX at its first op, then so many ops later and so on until it gets
-// through. Each failure must come out as an error and leave nothing behind.
-func failEverywhere(t *testing.T, step int, work func() error) {
-	t.Helper()
-	require.NoError(t, work())
-	before := measure(t)
-	mlxc.TraceLeaks(true)
-	defer mlxc.TraceLeaks(false)
-	defer mlxc.FailAt(0)
-	failures := 0
-	for n := 1; ; n += step {
-		mlxc.FailAt(n)
-		err := work()
-		if !mlxc.FailAt(0) {
-			require.NoError(t, err)
-			break
-		}
-		failures++
-		require.ErrorContains(t, err, "Cannot reshape", "op %d", n)
-		require.Empty(t, mlxc.LiveByOp(), "op %d", n)
-		require.Equal(t, before, measure(t), "op %d", n)
-	}
-	t.Logf("%d failures", failures)
-	require.Greater(t, failures, 3) // a pass by the CPU kernels is a single op
-	require.NoError(t, work(), "the model is as good as before")
-}
 
 func TestAFailureOfAnyOpOfAGenerationLeavesNothingBehind(t *testing.T) {
 	m := open(t)
-	failEverywhere(t, 1, func() error {
+	mlxtest.FailEverywhere(t, 1, func() error {
 		o := engine.DefaultGenerateOptions()
 		o.IgnoreEOS, o.MaxTokens, o.TopLogProbs = true, 3, 2
 		o.Temperature, o.TopP, o.TopK, o.MinP, o.RepetitionPenalty = 1, 0.9, 40, 0.01, 1.2
@@ -60,7 +34,7 @@ func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
 	o.MaxTokens = 3
 	for m, grammar := range map[*Model]engine.Grammar{drafted: {}, alone: {Kind: "regex", Text: "[ab]{9}"}} {
 		o.Grammar = grammar
-		failEverywhere(t, 2, func() error {
+		mlxtest.FailEverywhere(t, 2, func() error {
 			var a answer
 			a.run(t.Context(), m, engine.Prompt{IDs: []int32{300, 301, 302}}, o)
 			return a.err
@@ -71,7 +45,7 @@ func TestAFailureOfAnyOpWithADraftAndAGrammarLeavesNothingBehind(t *testing.T) {
 func TestAFailureOfAnyOpOfAnEmbeddingLeavesNothingBehind(t *testing.T) {
 	for _, exact := range []bool{false, true} {
 		m := openWith(t, engine.NativeOptions{Exact: exact})
-		failEverywhere(t, 1, func() error {
+		mlxtest.FailEverywhere(t, 1, func() error {
 			_, err := m.Embed(t.Context(), []string{"goal", "a long text about soup"}, engine.EmbedOptions{})
 			return err
 		})
@@ -82,7 +56,7 @@ func TestAFailureOfAnyOpOfAClassificationLeavesNothingBehind(t *testing.T) {
 	options := engine.ClassifyOptions{Labels: []string{"sport", "cooking and food", "law"}, Prompt: engine.DefaultLabelPrompt}
 	for _, exact := range []bool{false, true} {
 		m := openWith(t, engine.NativeOptions{Exact: exact})
-		failEverywhere(t, 1, func() error {
+		mlxtest.FailEverywhere(t, 1, func() error {
 			_, err := m.Classify(t.Context(), []string{"goal", "a long text about soup"}, options)
 			return err
 		})
@@ -99,13 +73,13 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 	}
 	parting := append(append([]int32(nil), known[:20]...), 900, 901, 902)
 	var want []answer
-	failEverywhere(t, 3, func() error {
+	mlxtest.FailEverywhere(t, 3, func() error {
 		var got []answer
 		for _, ids := range [][]int32{known, parting} {
 			var a answer
 			a.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
 			if a.err != nil {
-				return errors.Join(a.err, m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+				return errors.Join(a.err, m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) }))
 			}
 			got = append(got, a)
 		}
@@ -113,12 +87,12 @@ func TestAFailureOfAnyOpWithAPromptCacheLeavesNothingWrongInIt(t *testing.T) {
 			want = got
 		}
 		require.Equal(t, want, got)
-		return m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) })
+		return m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) })
 	})
 }
 
 func TestLeaksAreNamedByTheirOp(t *testing.T) {
-	onThread(t, func(s *mlxc.Scope) {
+	mlxtest.OnThread(t, func(s *mlxc.Scope) {
 		mlxc.TraceLeaks(true)
 		defer mlxc.TraceLeaks(false)
 		a := s.Scalar(1, mlxc.Float32)

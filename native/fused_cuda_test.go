@@ -12,6 +12,8 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: the fused kernels compute what MLX's own ops do.
@@ -34,7 +36,7 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	for _, prompt := range testenv.Texts(t)[:8] {
 		a, _ := collect(t, exact, prompt, nil)
 		b, _ := collect(t, fused, prompt, nil)
-		n := commonLength(a, b)
+		n := kv.CommonLength(a, b)
 		equal, total = equal+n, total+len(a)
 	}
 	t.Logf("%d of %d greedy tokens before the first difference", equal, total)
@@ -74,7 +76,7 @@ func TestPackedTextsScoreAsBatchesDo(t *testing.T) {
 
 // openFusedAndExact loads the model twice, and checks that nothing is left when both are closed.
 func openFusedAndExact(t *testing.T) (fused, exact *Model) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	var err error
 	fused, err = Load(t.Context(), benchModel(t), engine.NativeOptions{})
 	require.NoError(t, err)
@@ -83,9 +85,9 @@ func openFusedAndExact(t *testing.T) (fused, exact *Model) {
 	t.Cleanup(func() {
 		require.NoError(t, fused.Close())
 		require.NoError(t, exact.Close())
-		require.Equal(t, before, measure(t), "handles and active bytes after Close")
+		require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes after Close")
 	})
-	require.NotNil(t, fused.network.cuda, "the kernels do not serve this model")
+	require.NotNil(t, fused.network.CUDA, "the kernels do not serve this model")
 	return fused, exact
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 func TestStreamedTextIsTheWholeText(t *testing.T) {
@@ -68,7 +70,7 @@ func TestCachedDecodingMatchesAPassWithoutCache(t *testing.T) {
 	ids, _ := collect(t, m, "Where can I find", func(o *engine.GenerateOptions) { o.MaxTokens = 90 })
 	trace, err := m.Trace(t.Context(), append(slices.Clone(prompt), ids[:len(ids)-1]...), engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
-	vocab := m.network.shape.vocabSize
+	vocab := m.network.Shape.VocabSize
 	for i, id := range ids {
 		row := trace.Logits[(len(prompt)-1+i)*vocab:][:vocab]
 		best := slices.Max(row)
@@ -82,11 +84,11 @@ func TestLongPromptsArePrefilledInChunksWithTheSameResult(t *testing.T) {
 	long := strings.Repeat("Please check the order. ", 130)
 	ids, err := m.Encode(t.Context(), long, true)
 	require.NoError(t, err)
-	require.Greater(t, len(ids), prefillChunk+100)
+	require.Greater(t, len(ids), decoder.PrefillChunk+100)
 	tokens, _ := collect(t, m, long, func(o *engine.GenerateOptions) { o.MaxTokens = 1 })
 	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1})
 	require.NoError(t, err)
-	vocab := m.network.shape.vocabSize
+	vocab := m.network.Shape.VocabSize
 	row := trace.Logits[(len(ids)-1)*vocab:]
 	require.InDelta(t, slices.Max(row), row[tokens[0]], 0.13)
 }
@@ -131,7 +133,7 @@ func TestCancelStopsInPrefill(t *testing.T) {
 }
 
 func TestCloseWhileStreaming(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	m := open(t)
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS = true
@@ -141,7 +143,7 @@ func TestCloseWhileStreaming(t *testing.T) {
 		last = err
 		if count++; count == 4 {
 			require.NoError(t, m.Close()) // from within the loop
-			require.Equal(t, before, measure(t), "everything is back before the stream has ended")
+			require.Equal(t, before, mlxtest.Measure(t), "everything is back before the stream has ended")
 		}
 	}
 	require.ErrorIs(t, last, engine.ErrClosed)
@@ -159,7 +161,7 @@ func TestCloseWhileStreaming(t *testing.T) {
 }
 
 func TestCloseFromManySidesAtOnce(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	for range 5 {
 		m := open(t)
 		var wg, begun sync.WaitGroup
@@ -188,7 +190,7 @@ func TestCloseFromManySidesAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.Equal(t, before, measure(t))
+		require.Equal(t, before, mlxtest.Measure(t))
 	}
 }
 
@@ -203,7 +205,7 @@ func TestStopTokensAndEndTokens(t *testing.T) {
 	for tok, err := range m.Generate(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: "Hi"}}}, o) {
 		require.NoError(t, err)
 		if tok.FinishReason == engine.FinishStop {
-			require.True(t, m.encoder.eos[tok.ID])
+			require.True(t, m.encoder.EOS[tok.ID])
 		}
 	}
 }

@@ -117,6 +117,6 @@ func TestBadGrammarsAreNamed(t *testing.T) {
 		require.NotEmpty(t, option.Reason)
 	}
 	require.NoError(t, m.Close())
-	_, err := m.encoder.newMatcher(engine.Grammar{Kind: "regex", Text: "a"})
+	_, err := m.encoder.NewMatcher(engine.Grammar{Kind: "regex", Text: "a"})
 	require.ErrorIs(t, err, engine.ErrClosed, fmt.Sprint(err))
 }

@@ -7,6 +7,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
 var errNoPromptCache = &engine.OptionError{Option: "WithPromptCache", Reason: "the model was loaded without a prompt cache"}
@@ -16,7 +17,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 	if m.options.PromptCache == 0 {
 		return errNoPromptCache
 	}
-	return m.inScope(ctx, func(s *mlxc.Scope) error { return m.prompts.save(s, path, m.fingerprint) })
+	return m.inScope(ctx, func(s *mlxc.Scope) error { return m.prompts.Save(s, path, m.fingerprint) })
 }
 
 // LoadPromptCache adds the states of a file to the prompt cache. A file of another model, or a broken one, is
@@ -25,23 +26,23 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 	if m.options.PromptCache == 0 {
 		return errNoPromptCache
 	}
-	layout := &m.network.shape.Layout
-	file, err := readPromptFile(path, m.fingerprint, m.info.DType, layout, m.encoder.checkIDs)
+	layout := &m.network.Shape.Layout
+	file, err := kv.ReadPromptFile(path, m.fingerprint, m.info.DType, layout, m.encoder.CheckIDs)
 	if err != nil {
 		return fmt.Errorf("prompt cache %s: %w", path, err)
 	}
 	return m.inScope(ctx, func(s *mlxc.Scope) error {
-		if err := m.owner.reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
+		if err := m.owner.Reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
 			return err
 		}
-		return m.prompts.load(s, file, layout)
+		return m.prompts.Load(s, file, layout)
 	})
 }
 
 // inScope runs work on the owner thread in a scope of its own.
 func (m *Model) inScope(ctx context.Context, work func(*mlxc.Scope) error) error {
-	return m.owner.do(ctx, func() (err error) {
-		s := m.owner.lease.NewScope()
+	return m.owner.Do(ctx, func() (err error) {
+		s := m.owner.Lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close()) }()
 		return work(s)
 	})

@@ -11,6 +11,10 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+	"forge.lthn.ai/core/go-mlx/native/internal/score"
 )
 
 // openWide opens the trained model with a context that long texts fit into; both says that it attends in both directions.
@@ -40,12 +44,12 @@ func textOf(t *testing.T, m *Model, tokens int) string {
 // requireLittle checks that work holds no more than so many MiB at a time.
 func requireLittle(t *testing.T, mib int, work func()) {
 	t.Helper()
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	require.NoError(t, mlxc.ResetPeak())
 	work()
 	memory, err := mlxc.ReadMemory()
 	require.NoError(t, err)
-	peak := (memory.Peak - before.active) >> 20
+	peak := (memory.Peak - before.Active) >> 20
 	t.Logf("at most %d MiB", peak)
 	require.LessOrEqual(t, peak, uint64(mib))
 }
@@ -70,7 +74,7 @@ func TestLongTextsNeedLittleMemory(t *testing.T) {
 			_, err := causal.Classify(t.Context(), testenv.Texts(t)[:2], o)
 			require.NoError(t, err)
 		})
-		require.NoError(t, causal.owner.do(t.Context(), causal.scorer.prefixes.free))
+		require.NoError(t, causal.owner.Do(t.Context(), causal.scorer.Prefixes.Free))
 	})
 	t.Run("embed", func(t *testing.T) {
 		requireLittle(t, most, func() {
@@ -89,16 +93,16 @@ func TestLongTextsNeedLittleMemory(t *testing.T) {
 
 // A text of more than a chunk can go both ways, and they agree.
 func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
-	const tokens = prefillChunk + 90
+	const tokens = decoder.PrefillChunk + 90
 	m := openWide(t, false, engine.NativeOptions{})
-	task, err := m.scorer.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt})
+	task, err := m.scorer.NewLabelTask(t.Context(), engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt})
 	require.NoError(t, err)
-	row, err := task.row(t.Context(), 0, textOf(t, m, tokens))
+	row, err := task.Row(t.Context(), 0, textOf(t, m, tokens))
 	require.NoError(t, err)
-	require.NotEmpty(t, row.prefix)
+	require.NotEmpty(t, row.Prefix)
 	results := make([]engine.Classification, 1)
-	require.NoError(t, task.score(t.Context(), []scoreRow{row}, results))
-	got, err := task.scoreLong(t.Context(), row)
+	require.NoError(t, task.Score(t.Context(), []score.ScoreRow{row}, results))
+	got, err := task.ScoreLong(t.Context(), row)
 	require.NoError(t, err)
 	for l, score := range results[0].Scores {
 		require.InDelta(t, score.Score, got[l], 0.1, score.Label)
@@ -106,19 +110,19 @@ func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		m := openWide(t, both, engine.NativeOptions{})
 		for _, lastToken := range []bool{false, true} {
-			require.NoError(t, m.owner.do(t.Context(), func() error { m.scorer.embedder.lastToken = lastToken; return nil }))
+			require.NoError(t, m.owner.Do(t.Context(), func() error { m.scorer.Embedder.LastToken = lastToken; return nil }))
 			want := make([][]float32, 1)
-			require.NoError(t, m.owner.do(t.Context(), func() error { return m.scorer.embedBatch([]scoreRow{{ids: row.ids}}, want) }))
+			require.NoError(t, m.owner.Do(t.Context(), func() error { return m.scorer.EmbedBatch([]score.ScoreRow{{IDs: row.IDs}}, want) }))
 			var got []float32
 			if both {
-				err = m.owner.job(t.Context(), func(s *mlxc.Scope) (err error) {
-					n := len(row.ids)
-					h := m.network.arch.hidden(s, s.FromInts(row.ids, 1, n), newWidePass(m.network.shape.windows, prefillChunk))
-					got, err = m.scorer.embedder.apply(s, h, []int{n}, n).Floats()
+				err = m.owner.Job(t.Context(), func(s *mlxc.Scope) (err error) {
+					n := len(row.IDs)
+					h := m.network.Arch.Hidden(s, s.FromInts(row.IDs, 1, n), kv.NewWidePass(m.network.Shape.Windows, decoder.PrefillChunk))
+					got, err = m.scorer.Embedder.Apply(s, h, []int{n}, n).Floats()
 					return err
 				})
 			} else {
-				got, err = m.scorer.embedLong(t.Context(), row.ids)
+				got, err = m.scorer.EmbedLong(t.Context(), row.IDs)
 			}
 			require.NoError(t, err)
 			require.Less(t, testenv.RelativeDifference(want[0], got), 0.05, "both directions: %v, last token: %v", both, lastToken)
@@ -132,47 +136,47 @@ func TestWhichRowsAreLong(t *testing.T) {
 	for _, c := range []struct {
 		prefix, tokens int
 		long           bool
-	}{{0, maxBatchTokens, false}, {0, maxBatchTokens + 1, true}, {100, maxBatchTokens - 99, true}, {30000, prefillChunk, false}, {30000, prefillChunk + 1, true}} {
-		require.Equal(t, c.long, isLong(c.prefix, c.tokens), "%v", c)
+	}{{0, score.MaxBatchTokens, false}, {0, score.MaxBatchTokens + 1, true}, {100, score.MaxBatchTokens - 99, true}, {30000, decoder.PrefillChunk, false}, {30000, decoder.PrefillChunk + 1, true}} {
+		require.Equal(t, c.long, score.IsLong(c.prefix, c.tokens), "%v", c)
 	}
-	rows := []scoreRow{{index: 0, ids: ids(9)}, {index: 1, ids: ids(9000)}, {index: 2, ids: ids(10)}}
-	short, long := splitLong(rows)
-	require.Equal(t, []int{0, 2, 1}, []int{short[0].index, short[1].index, long[0].index})
+	rows := []score.ScoreRow{{Index: 0, IDs: ids(9)}, {Index: 1, IDs: ids(9000)}, {Index: 2, IDs: ids(10)}}
+	short, long := score.SplitLong(rows)
+	require.Equal(t, []int{0, 2, 1}, []int{short[0].Index, short[1].Index, long[0].Index})
 	// A long prefix is held once for each row, so that few rows go together.
-	many := slices.Repeat([]scoreRow{{prefix: ids(30000), ids: ids(5)}}, 64)
-	require.Equal(t, 1, batchSize(many))
-	require.Equal(t, 64, batchSize(slices.Repeat([]scoreRow{{prefix: ids(100), ids: ids(30)}}, 100)))
+	many := slices.Repeat([]score.ScoreRow{{Prefix: ids(30000), IDs: ids(5)}}, 64)
+	require.Equal(t, 1, score.BatchSize(many))
+	require.Equal(t, 64, score.BatchSize(slices.Repeat([]score.ScoreRow{{Prefix: ids(100), IDs: ids(30)}}, 100)))
 }
 
 func TestALongPrefixIsThatOfOnePass(t *testing.T) {
 	m := openWide(t, false, engine.NativeOptions{})
-	ids := numbers(300, prefillChunk+90)
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		whole, err := m.scorer.extendPrefix(&History{}, ids)
+	ids := numbers(300, decoder.PrefillChunk+90)
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		whole, err := m.scorer.ExtendPrefix(&kv.History{}, ids)
 		require.NoError(t, err)
-		chunked, err := m.scorer.prefillPrefix(t.Context(), ids)
+		chunked, err := m.scorer.PrefillPrefix(t.Context(), ids)
 		require.NoError(t, err)
-		require.Equal(t, len(ids), chunked.length)
-		for i := range whole.keys {
-			want, err := whole.keys[i].Floats()
+		require.Equal(t, len(ids), chunked.Length)
+		for i := range whole.Keys {
+			want, err := whole.Keys[i].Floats()
 			require.NoError(t, err)
-			got, err := chunked.keys[i].Floats()
+			got, err := chunked.Keys[i].Floats()
 			require.NoError(t, err)
 			require.Less(t, testenv.RelativeDifference(want, got), 0.05, "layer %d", i)
 		}
-		require.NoError(t, whole.free())
-		return chunked.free()
+		require.NoError(t, whole.Free())
+		return chunked.Free()
 	}))
 }
 
 // Between two chunks others are served, and a call that is given up or whose model is closed ends; nothing stays.
 func TestLongTextsCanBeGivenUp(t *testing.T) {
 	m := openWide(t, false, engine.NativeOptions{})
-	text := textOf(t, m, 40*maxBatchTokens) // long enough for any machine to be under way when it is given up
+	text := textOf(t, m, 40*score.MaxBatchTokens) // long enough for any machine to be under way when it is given up
 	options := engine.ClassifyOptions{Labels: longLabels, Prompt: engine.DefaultLabelPrompt}
 	_, err := m.Classify(t.Context(), []string{"goal"}, options) // makes the prefix
 	require.NoError(t, err)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	calls := map[string]func(context.Context) error{
 		"classify": func(ctx context.Context) error {
 			_, err := m.Classify(ctx, []string{text}, options)
@@ -196,7 +200,7 @@ func TestLongTextsCanBeGivenUp(t *testing.T) {
 		require.Len(t, ids, 2)
 		cancel()
 		require.ErrorIs(t, <-done, context.Canceled, name)
-		require.Equal(t, before, measure(t), name)
+		require.Equal(t, before, mlxtest.Measure(t), name)
 	}
 	done := make(chan error)
 	go func() { done <- calls["classify"](t.Context()) }()
@@ -207,36 +211,36 @@ func TestLongTextsCanBeGivenUp(t *testing.T) {
 
 // withScored is how many long texts are under way.
 func (m *Model) withScored(t *testing.T) (n int) {
-	require.NoError(t, m.owner.do(t.Context(), func() error { n = len(m.scorer.scored); return nil }))
+	require.NoError(t, m.owner.Do(t.Context(), func() error { n = len(m.scorer.Scored); return nil }))
 	return n
 }
 
 func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
 	m := open(t)
-	task, err := m.scorer.newLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
+	task, err := m.scorer.NewLabelTask(t.Context(), engine.ClassifyOptions{Labels: []string{"sport", "cooking and food"}, Prompt: engine.DefaultLabelPrompt})
 	require.NoError(t, err)
-	row, err := task.row(t.Context(), 0, "goal")
+	row, err := task.Row(t.Context(), 0, "goal")
 	require.NoError(t, err)
 	for _, work := range []func() error{
-		func() error { _, err := task.scoreLong(t.Context(), row); return err },
-		func() error { _, err := m.scorer.embedLong(t.Context(), row.ids); return err },
+		func() error { _, err := task.ScoreLong(t.Context(), row); return err },
+		func() error { _, err := m.scorer.EmbedLong(t.Context(), row.IDs); return err },
 		func() error {
-			return m.owner.job(t.Context(), func(s *mlxc.Scope) error {
-				n := len(row.ids)
-				_, err := m.network.arch.hidden(s, s.FromInts(row.ids, 1, n), newWidePass(m.network.shape.windows, prefillChunk)).Floats()
+			return m.owner.Job(t.Context(), func(s *mlxc.Scope) error {
+				n := len(row.IDs)
+				_, err := m.network.Arch.Hidden(s, s.FromInts(row.IDs, 1, n), kv.NewWidePass(m.network.Shape.Windows, decoder.PrefillChunk)).Floats()
 				return err
 			})
 		},
 		func() error {
-			return m.owner.do(t.Context(), func() error {
-				kv, err := m.scorer.prefillPrefix(t.Context(), row.prefix)
+			return m.owner.Do(t.Context(), func() error {
+				kv, err := m.scorer.PrefillPrefix(t.Context(), row.Prefix)
 				if err != nil {
 					return err
 				}
-				return kv.free()
+				return kv.Free()
 			})
 		},
 	} {
-		failEverywhere(t, 1, work)
+		mlxtest.FailEverywhere(t, 1, work)
 	}
 }

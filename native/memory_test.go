@@ -10,18 +10,20 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+	"forge.lthn.ai/core/go-mlx/native/internal/score"
 )
 
 func TestTwoThousandTokensLeaveNothingBehind(t *testing.T) {
 	m := open(t)
 	collect(t, m, "Please check", func(o *engine.GenerateOptions) { o.MaxTokens = 3 })
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	ids, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) {
 		o.MaxTokens, o.Temperature, o.TopLogProbs, o.RepetitionPenalty = 2000, 1, 2, 1.1
 		o.TopP, o.TopK, o.MinP = 0.95, 100, 0.001
 	})
 	require.Len(t, ids, 2000)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }
 
 func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
@@ -30,7 +32,7 @@ func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
 	// The shared prefix is kept between calls; it is there before and after.
 	_, err := m.Classify(t.Context(), []string{"warm"}, options)
 	require.NoError(t, err)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	texts := testenv.Texts(t)
 	var many []string
 	for len(many) < 10000 {
@@ -39,7 +41,7 @@ func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
 	results, err := m.Classify(t.Context(), many, options)
 	require.NoError(t, err)
 	require.Len(t, results, 10000)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 10001, metrics.Classified)
@@ -47,7 +49,7 @@ func TestTenThousandClassificationsLeaveNothingBehind(t *testing.T) {
 
 func TestEndedStreamsLeaveNothingBehind(t *testing.T) {
 	m := open(t)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	prompt := engine.Prompt{Text: "Where can I find"}
 	options := engine.DefaultGenerateOptions()
 	options.IgnoreEOS, options.Temperature = true, 1
@@ -90,7 +92,7 @@ func TestEndedStreamsLeaveNothingBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for range 3 {
 				end(t)
-				require.Equal(t, before, measure(t))
+				require.Equal(t, before, mlxtest.Measure(t))
 			}
 		})
 	}
@@ -104,7 +106,7 @@ func TestEvictedPrefixesAreFreed(t *testing.T) {
 	m := open(t)
 	labels := testenv.Labels(t)
 	var sizes []int64
-	for i := range 3 * maxPrefixes {
+	for i := range 3 * score.MaxPrefixes {
 		options := engine.ClassifyOptions{Labels: labels[i%8:], Prompt: engine.DefaultLabelPrompt}
 		if i >= 8 {
 			options.Prompt = "Other words. " + options.Prompt
@@ -114,23 +116,23 @@ func TestEvictedPrefixesAreFreed(t *testing.T) {
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)
 		sizes = append(sizes, metrics.CachedKVBytes)
-		require.LessOrEqual(t, len(m.scorer.prefixes.entries), maxPrefixes)
+		require.LessOrEqual(t, len(m.scorer.Prefixes.Entries), score.MaxPrefixes)
 	}
 	require.Positive(t, sizes[0])
 	require.Less(t, sizes[len(sizes)-1], 2*sizes[3], "the cache does not grow without bound")
 }
 
 func TestFailedLoadsLeaveNothingBehind(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := Load(ctx, testenv.Model(t), engine.NativeOptions{})
 	require.ErrorIs(t, err, context.Canceled)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	_, err = Load(t.Context(), t.TempDir(), engine.NativeOptions{})
 	require.Error(t, err)
 	require.False(t, errors.Is(err, engine.ErrUnsupported))
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }
 
 // endingContext ends when it is looked at for the n-th time.
@@ -148,7 +150,7 @@ func (c *endingContext) Err() error {
 
 // A load that is given up at whatever point it looks at its context returns no model, and keeps no weights and no thread.
 func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
-	before, threads := measure(t), int64(0)
+	before, threads := mlxtest.Measure(t), int64(0)
 	for n := 0; ; n++ {
 		m, err := Load(&endingContext{t.Context(), n}, testenv.Model(t), engine.NativeOptions{Draft: testenv.Model(t)})
 		if err == nil {
@@ -158,7 +160,7 @@ func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
 		}
 		require.ErrorIs(t, err, context.Canceled)
 		require.Nil(t, m)
-		require.Equal(t, before, measure(t))
+		require.Equal(t, before, mlxtest.Measure(t))
 		if n == 0 {
 			threads = mlxc.Threads()
 		}
@@ -170,7 +172,7 @@ func TestALoadThatIsGivenUpLeavesNothingBehind(t *testing.T) {
 // draft model is loaded too.
 func TestLoadingHoldsTheWeightsOnce(t *testing.T) {
 	for _, draft := range []string{"", testenv.Model(t)} {
-		before := measure(t)
+		before := mlxtest.Measure(t)
 		require.NoError(t, mlxc.ResetPeak())
 		m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: draft, MemoryBudget: 1 << 30})
 		require.NoError(t, err)
@@ -178,11 +180,11 @@ func TestLoadingHoldsTheWeightsOnce(t *testing.T) {
 		require.NoError(t, err)
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)
-		require.Less(t, float64(memory.Peak-before.active), 1.1*float64(metrics.WeightBytes))
-		require.GreaterOrEqual(t, metrics.ActiveBytes-int64(before.active), metrics.WeightBytes)
+		require.Less(t, float64(memory.Peak-before.Active), 1.1*float64(metrics.WeightBytes))
+		require.GreaterOrEqual(t, metrics.ActiveBytes-int64(before.Active), metrics.WeightBytes)
 		require.EqualValues(t, 1<<30, metrics.BudgetBytes)
 		require.Zero(t, metrics.WiredLimitBytes, "not on this device")
 		require.NoError(t, m.Close())
-		require.Equal(t, before, measure(t))
+		require.Equal(t, before, mlxtest.Measure(t))
 	}
 }

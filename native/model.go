@@ -11,6 +11,13 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/decode"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
+	"forge.lthn.ai/core/go-mlx/native/internal/score"
 )
 
 // Model is a loaded model. It is safe for concurrent use; the owner thread interleaves requests token
@@ -23,13 +30,13 @@ type Model struct {
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
 
-	owner     *owner
-	encoder   *encoder
-	network   *network
-	draft     *network // proposes tokens; nil without
-	prompts   *promptCache
-	scheduler *scheduler // nil until the weights are loaded
-	scorer    *scorer    // nil until the weights are loaded
+	owner     *owner.Owner
+	encoder   *prompt.Encoder
+	network   *decoder.Network
+	draft     *decoder.Network // proposes tokens; nil without
+	prompts   *kv.PromptCache
+	scheduler *decode.Scheduler // nil until the weights are loaded
+	scorer    *score.Scorer     // nil until the weights are loaded
 
 	closing sync.Once
 	failure error // of Close
@@ -42,32 +49,32 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		return nil, err
 	}
 	if options.Batch == 0 {
-		options.Batch = defaultBatch
+		options.Batch = decode.DefaultBatch
 	}
 	from, err := modelfiles.Find(path)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := readConfig(from)
+	cfg, err := checkpoint.ReadConfig(from)
 	if err != nil {
 		return nil, err
 	}
-	if err := supported(cfg); err != nil {
+	if err := decoder.Supported(cfg); err != nil {
 		return nil, err
 	}
-	m := &Model{source: from, options: options, prompts: newPromptCache(options.PromptCache), encoder: newEncoder(cfg.eos)}
+	m := &Model{source: from, options: options, prompts: kv.NewPromptCache(options.PromptCache), encoder: prompt.NewEncoder(cfg.EOS)}
 	// Text and weights are read side by side; for a large vocabulary and a small model either takes as long as the other.
 	text := make(chan error, 1)
 	go func() { text <- m.loadText() }()
 	textLoaded := sync.OnceValue(func() error { return <-text })
-	if m.owner, err = newOwner(options.MemoryBudget); err != nil {
+	if m.owner, err = owner.NewOwner(options.MemoryBudget); err != nil {
 		err = errors.Join(err, textLoaded())
-		m.encoder.close()
+		m.encoder.Close()
 		return nil, err
 	}
-	m.network = &network{owner: m.owner}
+	m.network = &decoder.Network{Owner: m.owner}
 	var loadErr error
-	err = m.owner.lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
+	err = m.owner.Lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
 	if err = cmp.Or(textLoaded(), errors.Join(err, loadErr)); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -76,18 +83,18 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 
 // loadText reads what follows from files other than the weights.
 func (m *Model) loadText() (err error) {
-	if err := m.encoder.load(m.source); err != nil {
+	if err := m.encoder.Load(m.source); err != nil {
 		return err
 	}
 	if m.options.PromptCache > 0 {
-		m.fingerprint, err = fingerprint(m.source, m.options.Adapter)
+		m.fingerprint, err = checkpoint.Fingerprint(m.source, m.options.Adapter)
 	}
 	return err
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close. textLoaded waits for the tokenizer.
-func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textLoaded func() error) error {
-	w, err := m.network.load(m.source, cfg, m.options.Adapter, m.options)
+func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Config, textLoaded func() error) error {
+	w, err := m.network.Load(m.source, cfg, m.options.Adapter, m.options)
 	if err != nil {
 		return err
 	}
@@ -101,16 +108,16 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 	if err != nil {
 		return err
 	}
-	shape := &m.network.shape
+	shape := &m.network.Shape
 	m.info = engine.Info{
-		Path: path, Engine: "native", Architecture: cfg.modelType, Device: m.owner.lease.Device().String(), Kernels: m.network.kernels,
-		Layers: len(shape.windows), HiddenSize: shape.hiddenSize, VocabSize: shape.vocabSize,
-		ContextLength: cfg.context, DType: w.dtype(),
+		Path: path, Engine: "native", Architecture: cfg.ModelType, Device: m.owner.Lease.Device().String(), Kernels: m.network.Kernels,
+		Layers: len(shape.Windows), HiddenSize: shape.HiddenSize, VocabSize: shape.VocabSize,
+		ContextLength: cfg.Context, DType: w.Dtype(),
 		MLXVersion: version,
 	}
-	w.summary(&m.info)
-	m.encoder.vocabSize, m.encoder.context = shape.vocabSize, cfg.context
-	if m.scorer, err = newScorer(m.network, m.encoder, m.source.Dir); err != nil {
+	w.Summary(&m.info)
+	m.encoder.VocabSize, m.encoder.Context = shape.VocabSize, cfg.Context
+	if m.scorer, err = score.NewScorer(m.network, m.encoder, m.source.Dir); err != nil {
 		return err
 	}
 	if m.options.Draft != "" {
@@ -118,11 +125,11 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *config, textL
 			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
 		}
 	}
-	m.scheduler = newScheduler(m.network, m.encoder, m.draft, m.prompts, m.options)
-	m.owner.releases = []func() error{
-		func() error { return m.prompts.shrink(m.prompts.bytes / 2) }, func() error { return m.prompts.shrink(0) }, m.scorer.prefixes.free,
+	m.scheduler = decode.NewScheduler(m.network, m.encoder, m.draft, m.prompts, m.options)
+	m.owner.Releases = []func() error{
+		func() error { return m.prompts.Shrink(m.prompts.Bytes / 2) }, func() error { return m.prompts.Shrink(0) }, m.scorer.Prefixes.Free,
 	}
-	if m.wired, err = m.owner.lease.Wire(); err != nil {
+	if m.wired, err = m.owner.Lease.Wire(); err != nil {
 		return err
 	}
 	if err := mlxc.ClearCache(); err != nil {
@@ -137,24 +144,24 @@ func (m *Model) loadDraft() error {
 	if err != nil {
 		return err
 	}
-	cfg, err := readConfig(from)
+	cfg, err := checkpoint.ReadConfig(from)
 	if err != nil {
 		return err
 	}
-	if err := supported(cfg); err != nil {
+	if err := decoder.Supported(cfg); err != nil {
 		return err
 	}
-	if err := m.encoder.sameTokens(m.source, from); err != nil {
+	if err := m.encoder.SameTokens(m.source, from); err != nil {
 		return err
 	}
-	m.draft = &network{owner: m.owner}
-	w, err := m.draft.load(from, cfg, "", m.options)
+	m.draft = &decoder.Network{Owner: m.owner}
+	w, err := m.draft.Load(from, cfg, "", m.options)
 	if err != nil {
 		return err
 	}
-	m.draftBytes = w.bytes()
-	if m.draft.shape.vocabSize != m.network.shape.vocabSize {
-		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.shape.vocabSize, m.network.shape.vocabSize)
+	m.draftBytes = w.Bytes()
+	if m.draft.Shape.VocabSize != m.network.Shape.VocabSize {
+		return fmt.Errorf("its vocabulary has %d tokens and the model's %d: they must be the same", m.draft.Shape.VocabSize, m.network.Shape.VocabSize)
 	}
 	return nil
 }
@@ -163,16 +170,16 @@ func (m *Model) loadDraft() error {
 // way, not for the readers of streams. It may be called again, from a stream's loop too.
 func (m *Model) Close() error {
 	m.closing.Do(func() {
-		close(m.owner.closed)
+		close(m.owner.Closed)
 		var errs []error
-		err := m.owner.lease.Release(func() {
+		err := m.owner.Lease.Release(func() {
 			for _, step := range []func() error{
-				m.scheduler.close, m.scorer.close, func() error { return m.prompts.shrink(0) }, m.draft.close, m.network.close, mlxc.ClearCache,
+				m.scheduler.Close, m.scorer.Close, func() error { return m.prompts.Shrink(0) }, m.draft.Close, m.network.Close, mlxc.ClearCache,
 			} {
-				errs = append(errs, protect(step))
+				errs = append(errs, owner.Protect(step))
 			}
 		})
-		m.encoder.close()
+		m.encoder.Close()
 		m.failure = errors.Join(append(errs, err)...)
 	})
 	return m.failure
@@ -187,19 +194,19 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	if err != nil {
 		return engine.Metrics{}, err
 	}
-	c := &m.owner.counters
+	c := &m.owner.Counters
 	out := engine.Metrics{
-		Requests: c.requests.Load(), Active: c.active.Load(),
-		PromptTokens: c.prompt.Load(), GeneratedTokens: c.generated.Load(),
-		Classified: c.classified.Load(), DraftedTokens: c.drafted.Load(), AcceptedTokens: c.accepted.Load(),
+		Requests: c.Requests.Load(), Active: c.Active.Load(),
+		PromptTokens: c.Prompt.Load(), GeneratedTokens: c.Generated.Load(),
+		Classified: c.Classified.Load(), DraftedTokens: c.Drafted.Load(), AcceptedTokens: c.Accepted.Load(),
 		WeightBytes: m.info.WeightBytes + m.draftBytes, BudgetBytes: m.options.MemoryBudget, WiredLimitBytes: int64(m.wired),
 		ActiveBytes: int64(memory.Active), CacheBytes: int64(memory.Cache), PeakBytes: int64(memory.Peak),
 		LiveArrays: mlxc.LiveArrays(),
 	}
-	err = m.owner.do(ctx, func() error {
-		out.KVBytes = m.scheduler.bytes() + m.scorer.bytes()
-		out.CachedKVBytes = m.scorer.prefixes.bytes()
-		out.PromptCacheBytes = m.prompts.bytes
+	err = m.owner.Do(ctx, func() error {
+		out.KVBytes = m.scheduler.Bytes() + m.scorer.Bytes()
+		out.CachedKVBytes = m.scorer.Prefixes.Bytes()
+		out.PromptCacheBytes = m.prompts.Bytes
 		return nil
 	})
 	return out, err
@@ -230,10 +237,10 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 // Trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
 // state.
 func (m *Model) Trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
-	if err := m.encoder.checkIDs(ids); err != nil {
+	if err := m.encoder.CheckIDs(ids); err != nil {
 		return nil, err
 	}
-	return m.network.trace(ctx, ids, options)
+	return m.network.Trace(ctx, ids, options)
 }
 
 // Encode returns token ids.
@@ -262,7 +269,7 @@ func (m *Model) Fingerprint() (string, error) {
 	if m.fingerprint != "" { // made while loading, with a prompt cache
 		return m.fingerprint, nil
 	}
-	return fingerprint(m.source, m.options.Adapter)
+	return checkpoint.Fingerprint(m.source, m.options.Adapter)
 }
 
 // Version is the version of the MLX library that the engine is linked to.

@@ -7,22 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/engine"
-	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
-
-// baseline is MLX's account before a test; nothing may be left over behind it.
-type baseline struct {
-	handles int64
-	active  uint64
-}
-
-func measure(t testing.TB) baseline {
-	t.Helper()
-	m, err := mlxc.ReadMemory()
-	require.NoError(t, err)
-	return baseline{mlxc.LiveArrays(), m.Active}
-}
 
 // open loads the trained model and checks at the end of the test that Close gives every byte back.
 func open(t testing.TB) *Model { return openWith(t, engine.NativeOptions{}) }
@@ -31,12 +18,12 @@ func openWith(t testing.TB, o engine.NativeOptions) *Model { return openPath(t, 
 
 func openPath(t testing.TB, dir string, o engine.NativeOptions) *Model {
 	t.Helper()
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	m, err := Load(context.Background(), dir, o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())
-		require.Equal(t, before, measure(t), "handles and active bytes after Close")
+		require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes after Close")
 	})
 	return m
 }

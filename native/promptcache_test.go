@@ -13,6 +13,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // prompts that begin alike in many ways: the same again, longer, shorter, parting early, late and within
@@ -71,28 +73,28 @@ func TestAnswersFromTheCacheAreThoseWithoutIt(t *testing.T) {
 // A ring holds more than its window, so that the last positions can be taken back: what comes then is what came without them.
 func TestARingCanBeCutBack(t *testing.T) {
 	m := open(t)
-	if !m.network.shape.rings {
+	if !m.network.Shape.Rings {
 		return // rings are the CPU kernels'
 	}
 	ids := alikePrompts(t, m)[0]
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		s := m.owner.lease.NewScope()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		s := m.owner.Lease.NewScope()
 		defer s.Close()
-		step := func(st *Sequence, i int) []float32 {
-			row, err := m.network.arch.logits(s, m.network.run(s, st, s.FromInts(ids[i:i+1], 1, 1))).Floats()
+		step := func(st *kv.Sequence, i int) []float32 {
+			row, err := m.network.Arch.Logits(s, m.network.Run(s, st, s.FromInts(ids[i:i+1], 1, 1))).Floats()
 			require.NoError(t, err)
 			return row
 		}
-		long, short := m.network.newSequence(), m.network.newSequence()
-		defer long.free()
-		defer short.free()
+		long, short := m.network.NewSequence(), m.network.NewSequence()
+		defer long.Free()
+		defer short.Free()
 		for i := range 90 {
 			step(long, i)
 		}
 		for i := range 70 {
 			step(short, i)
 		}
-		require.True(t, long.trim(s, 20))
+		require.True(t, long.Trim(s, 20))
 		require.Equal(t, step(short, 70), step(long, 70))
 		return s.Err()
 	}))
@@ -101,40 +103,40 @@ func TestARingCanBeCutBack(t *testing.T) {
 func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
 	m := openWith(t, engine.NativeOptions{PromptCache: 64 << 20, Exact: true})
 	ids := alikePrompts(t, m)[0]
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		s := m.owner.lease.NewScope()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		s := m.owner.Lease.NewScope()
 		defer s.Close()
-		last := func(st *Sequence, from, to int) []float32 {
+		last := func(st *kv.Sequence, from, to int) []float32 {
 			var row []float32
 			for i := from; i < to; i++ { // token by token, so that the window is overwritten in place
-				h := m.network.run(s, st, s.FromInts(ids[i:i+1], 1, 1))
-				row, _ = m.network.arch.logits(s, h).Floats()
+				h := m.network.Run(s, st, s.FromInts(ids[i:i+1], 1, 1))
+				row, _ = m.network.Arch.Logits(s, h).Floats()
 			}
 			return row
 		}
-		long, short := m.network.newSequence(), m.network.newSequence()
-		defer long.free()
-		defer short.free()
+		long, short := m.network.NewSequence(), m.network.NewSequence()
+		defer long.Free()
+		defer short.Free()
 		last(long, 0, 90)
 		want := last(short, 0, 71)
-		difference := func(st *Sequence) float64 {
+		difference := func(st *kv.Sequence) float64 {
 			worst := 0.0
 			for i, v := range last(st, 70, 71) {
 				worst = max(worst, float64(max(v-want[i], want[i]-v)))
 			}
 			return worst
 		}
-		shared := long.share(s)
-		if shared.trim(s, 20) {
+		shared := long.Share(s)
+		if shared.Trim(s, 20) {
 			t.Error("a window that has moved on was cut back")
 		}
-		if err := shared.free(); err != nil {
+		if err := shared.Free(); err != nil {
 			return err
 		}
 		// Where it was overwritten, what is left of the window is not the window of position 70.
-		forced := long.share(s)
-		defer forced.free()
-		for _, c := range forced.caches {
+		forced := long.Share(s)
+		defer forced.Free()
+		for _, c := range forced.Caches {
 			c.Trim(s, 20) // the full layers can
 		}
 		if d := difference(forced); d < 0.5 {
@@ -147,7 +149,7 @@ func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
 func TestThePromptCacheKeepsItsBudget(t *testing.T) {
 	const budget = 3 << 20
 	m := openWith(t, engine.NativeOptions{PromptCache: budget})
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	largest := int64(0)
 	for i := range 30 {
 		ids := []int32{2}
@@ -165,28 +167,28 @@ func TestThePromptCacheKeepsItsBudget(t *testing.T) {
 		require.LessOrEqual(t, metrics.PromptCacheBytes, int64(budget))
 	}
 	require.Greater(t, largest, int64(budget/2))
-	require.NoError(t, m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) }))
-	require.Equal(t, before, measure(t))
-	require.Empty(t, m.prompts.root.children)
+	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) }))
+	require.Equal(t, before, mlxtest.Measure(t))
+	require.Empty(t, m.prompts.Root.Children)
 }
 
 func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
 	m := open(t)
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		s := m.owner.lease.NewScope()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		s := m.owner.Lease.NewScope()
 		defer s.Close()
-		c := newPromptCache(1 << 30)
-		state := func(n int) *Sequence {
-			st := m.network.newSequence()
-			m.network.run(s, st, s.FromInts(make([]int32, n), 1, n))
+		c := kv.NewPromptCache(1 << 30)
+		state := func(n int) *kv.Sequence {
+			st := m.network.NewSequence()
+			m.network.Run(s, st, s.FromInts(make([]int32, n), 1, n))
 			return st
 		}
 		for _, ids := range [][]int32{{1, 2, 3, 4}, {1, 2}, {1, 2, 3, 9, 9}, {7}} {
 			st := state(len(ids))
-			if err := c.keep(s, ids, st); err != nil {
+			if err := c.Keep(s, ids, st); err != nil {
 				return err
 			}
-			if err := st.free(); err != nil {
+			if err := st.Free(); err != nil {
 				return err
 			}
 		}
@@ -194,30 +196,30 @@ func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
 			ids []int32
 			n   int
 		}{{[]int32{1, 2, 3, 4, 5}, 4}, {[]int32{1, 2, 3, 9}, 4}, {[]int32{1, 2, 3, 8}, 3}, {[]int32{1, 5}, 1}, {[]int32{7, 7}, 1}, {[]int32{8}, 0}, {nil, 0}} {
-			st, n, _ := c.find(s, want.ids)
-			if n != want.n || st != nil && st.position() != n {
+			st, n, _ := c.Find(s, want.ids)
+			if n != want.n || st != nil && st.Position() != n {
 				t.Errorf("%v: found %d, want %d", want.ids, n, want.n)
 			}
 			if st != nil {
-				if err := st.free(); err != nil {
+				if err := st.Free(); err != nil {
 					return err
 				}
 			}
 		}
-		return c.shrink(0)
+		return c.Shrink(0)
 	}))
 }
 
 func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {
 	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{MemoryBudget: 1 << 20})
 	require.ErrorIs(t, err, engine.ErrBudget)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	weights := int64(0)
 	func() {
 		m := open(t)
 		weights = m.info.WeightBytes
 	}()
-	budget := int64(before.active) + 2*weights + 18<<20
+	budget := int64(before.Active) + 2*weights + 18<<20
 	m := openWith(t, engine.NativeOptions{MemoryBudget: budget, PromptCache: 8 << 20})
 	require.NoError(t, mlxc.ResetPeak())
 	refused, served := 0, 0
@@ -261,9 +263,9 @@ func TestThePromptCacheGoesThroughAFile(t *testing.T) {
 		require.NoError(t, a.err)
 	}
 	file := filepath.Join(t.TempDir(), "prompts.safetensors")
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	require.NoError(t, m.SavePromptCache(t.Context(), file))
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 	loaded := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
 	require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
 	for _, ids := range prompts {
@@ -279,7 +281,7 @@ func TestThePromptCacheGoesThroughAFile(t *testing.T) {
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
 	fresh := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
-	atStart := measure(t)
+	atStart := mlxtest.Measure(t)
 	for name, broken := range map[string][]byte{
 		"empty":            nil,
 		"cut off":          data[:len(data)/2],
@@ -294,7 +296,7 @@ func TestThePromptCacheGoesThroughAFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(bad, broken, 0o644))
 		require.False(t, bytes.Equal(broken, data), name)
 		require.Error(t, fresh.LoadPromptCache(t.Context(), bad), name)
-		require.Equal(t, atStart, measure(t), name)
+		require.Equal(t, atStart, mlxtest.Measure(t), name)
 	}
 	require.Error(t, fresh.LoadPromptCache(t.Context(), "/no/such/file"))
 	require.Error(t, fresh.SavePromptCache(t.Context(), "/no/such/folder/file"))

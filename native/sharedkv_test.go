@@ -18,7 +18,7 @@ func requireGreedy(t *testing.T, m *Model, prompt, made []int32) {
 	ids := slices.Concat(prompt, made)
 	trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{OpsOf: -1, Rows: 1})
 	require.NoError(t, err)
-	vocab := m.network.shape.vocabSize
+	vocab := m.network.Shape.VocabSize
 	require.Len(t, trace.Logits, len(ids)*vocab)
 	for i, id := range made {
 		row := trace.Logits[(len(prompt)+i-1)*vocab:][:vocab]
@@ -84,14 +84,14 @@ func TestKeptKVOfAnyLengthJoinsABatch(t *testing.T) {
 	}
 	known := numbers(300, 311)
 	ask(known)
-	cached := m.owner.counters.prompt.Load()
+	cached := m.owner.Counters.Prompt.Load()
 	ask(append(slices.Clone(known[:310]), numbers(2000, 300)...), numbers(900, 20))
-	require.Less(t, m.owner.counters.prompt.Load()-cached, int64(400), "what was kept is used")
+	require.Less(t, m.owner.Counters.Prompt.Load()-cached, int64(400), "what was kept is used")
 
 	// From a file comes a cache without any room.
 	path := filepath.Join(t.TempDir(), "cache.safetensors")
 	require.NoError(t, m.SavePromptCache(t.Context(), path))
-	require.NoError(t, m.owner.do(t.Context(), func() error { return m.prompts.shrink(0) }))
+	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) }))
 	require.NoError(t, m.LoadPromptCache(t.Context(), path))
 	ask(known, numbers(900, 20), numbers(1300, 25))
 }

@@ -9,6 +9,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // A draft changes the speed and not the text: neither a perfect one nor one that is nearly always wrong, far
@@ -76,7 +77,7 @@ func openDrafted(t *testing.T) *Model {
 func TestDraftsLeaveNothingBehind(t *testing.T) {
 	m := openDrafted(t)
 	collect(t, m, "Where can I find", nil)
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	for i, prompt := range testenv.Texts(t)[:12] {
 		if i%2 == 0 {
 			collect(t, m, prompt, func(o *engine.GenerateOptions) { o.MaxTokens = 30 })
@@ -86,18 +87,18 @@ func TestDraftsLeaveNothingBehind(t *testing.T) {
 			break // the reader leaves
 		}
 	}
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }
 
 func TestDraftsThatDoNotFitAreRefused(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	foreign := testenv.CopyModel(t)
 	testenv.EditJSON(t, foreign, "tokenizer.json", func(c map[string]any) { c["normalizer"] = map[string]any{"type": "Lowercase"} })
 	for _, draft := range []string{foreign, t.TempDir()} {
 		_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: draft})
 		require.ErrorContains(t, err, "draft model "+draft)
 	}
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 
 	m := openDrafted(t)
 	for name, change := range map[string]func(o *engine.GenerateOptions){

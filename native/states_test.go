@@ -18,18 +18,18 @@ func TestStatesAreThoseOfATrace(t *testing.T) {
 			require.NoError(t, err)
 			defer func() { require.NoError(t, m.Close()) }()
 			texts := testenv.Texts(t)[:30]
-			layers := []int{1, len(m.network.shape.windows)}
+			layers := []int{1, len(m.network.Shape.Windows)}
 			got, err := m.States(t.Context(), texts, engine.StatesOptions{Layers: layers})
 			require.NoError(t, err)
 			front, err := m.Encode(t.Context(), "", true)
 			require.NoError(t, err)
 			for i, text := range texts {
-				ids, err := m.encoder.encodePlain(t.Context(), text)
+				ids, err := m.encoder.EncodePlain(t.Context(), text)
 				require.NoError(t, err)
 				trace, err := m.Trace(t.Context(), ids, engine.TraceOptions{Rows: 1})
 				require.NoError(t, err)
 				for l, layer := range layers {
-					size := m.network.shape.hiddenSize
+					size := m.network.Shape.HiddenSize
 					want := make([]float32, size)
 					for at := len(front); at < len(ids); at++ {
 						token, squares := trace.Layers[layer][at*size:][:size], 0.0 // the first is the input

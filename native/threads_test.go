@@ -8,6 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 )
 
 // On the CPU a row's bits depend on nothing but its tokens: not on threads, on who else is computed, on the chunks it comes in,
@@ -20,7 +21,7 @@ func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 	prompts := make([][]int32, len(texts))
 	for _, threads := range []int{1, 3} {
 		m := openWith(t, engine.NativeOptions{Threads: threads, PromptCache: 64 << 20})
-		if !m.network.shape.rings {
+		if !m.network.Shape.Rings {
 			return // rows are computed alike by the CPU kernels only
 		}
 		for i, text := range texts {
@@ -56,12 +57,12 @@ func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 }
 
 func TestThreadsThatAreNoNumberAreRefused(t *testing.T) {
-	t.Setenv(threadsVariable, "many")
+	t.Setenv(decoder.ThreadsVariable, "many")
 	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
-	require.ErrorContains(t, err, threadsVariable)
+	require.ErrorContains(t, err, decoder.ThreadsVariable)
 	_, err = Load(t.Context(), testenv.Model(t), engine.NativeOptions{Threads: -1})
 	var option *engine.OptionError
 	require.ErrorAs(t, err, &option)
-	t.Setenv(threadsVariable, "2")
+	t.Setenv(decoder.ThreadsVariable, "2")
 	require.Contains(t, open(t).Info().Kernels, "2 threads")
 }

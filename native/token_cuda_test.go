@@ -14,6 +14,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/decode"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 )
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: tokens in one launch are those of MLX's own ops, with logits that are as near to
@@ -24,7 +26,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 			dir := filepath.Join(testenv.Root(), "tests", "models", name)
 			one, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
 			wide := openPath(t, testenv.InFloat32(t, dir), engine.NativeOptions{Exact: true})
-			require.NotNil(t, one.network.token, "the kernel does not serve this model")
+			require.NotNil(t, one.network.Token, "the kernel does not serve this model")
 			var ours, theirs float64
 			for _, length := range []int{2, 3, 31, 63, 65, 300, 505, 1100} {
 				ids := someIDs(t, exact, length)
@@ -47,7 +49,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 // With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.
 func TestATokenInOneLaunchIsNearWhatMLXComputes(t *testing.T) {
 	one, exact := openFusedAndExact(t)
-	require.NotNil(t, one.network.token, "the kernel does not serve this model")
+	require.NotNil(t, one.network.Token, "the kernel does not serve this model")
 	for _, length := range []int{2, 65, 600} {
 		ids := someIDs(t, exact, length)
 		const steps = 24
@@ -75,14 +77,14 @@ func TestOneModelHasTheTokenKernel(t *testing.T) {
 	require.NoError(t, err)
 	second, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.NoError(t, err)
-	require.NotNil(t, first.network.token)
-	require.Nil(t, second.network.token)
+	require.NotNil(t, first.network.Token)
+	require.Nil(t, second.network.Token)
 	a, _ := collect(t, first, "Where can I find", nil)
 	b, _ := collect(t, second, "Where can I find", nil)
 	require.Equal(t, a, b)
 	require.NoError(t, first.Close())
 	require.NoError(t, second.Close())
-	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).network.token)
+	require.NotNil(t, openPath(t, dir, engine.NativeOptions{}).network.Token)
 }
 
 // someIDs is so many tokens of text.
@@ -94,20 +96,20 @@ func someIDs(t testing.TB, m *Model, n int) []int32 {
 
 // decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
 func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits [][]float32, tokens []int32) {
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		state := m.network.newSequence()
-		defer state.free()
-		s := m.owner.lease.NewScope()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		state := m.network.NewSequence()
+		defer state.Free()
+		s := m.owner.Lease.NewScope()
 		defer s.Close()
-		m.network.run(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
+		m.network.Run(s, state, s.FromInts(ids[:len(ids)-1], 1, len(ids)-1))
 		token := ids[len(ids)-1]
 		for i := range steps {
-			row := m.network.nextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
+			row := m.network.NextLogits(s, state, s.FromUints([]uint32{uint32(token)}, 1))
 			values, err := s.AsType(row, mlxc.Float32).Floats()
 			if err != nil {
 				return err
 			}
-			next, err := mostLikely(s, row, logProbs(s, row, false), false).Int()
+			next, err := decode.MostLikely(s, row, decoder.LogProbs(s, row, false), false).Int()
 			if err != nil {
 				return err
 			}
@@ -124,24 +126,24 @@ func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits 
 // decodeInOneLaunch does so with given tokens.
 func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]float32, tokens []int32) {
 	options := engine.DefaultGenerateOptions()
-	require.NoError(t, m.owner.do(t.Context(), func() error {
-		st := m.scheduler.newStream(ids, options)
-		defer st.free(false)
-		s := m.owner.lease.NewScope()
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		st := m.scheduler.NewStream(ids, options)
+		defer st.Free(false)
+		s := m.owner.Lease.NewScope()
 		defer s.Close()
-		for st.wantsPrefill() {
-			if err := st.prefill(s); err != nil {
+		for st.WantsPrefill() {
+			if err := st.Prefill(s); err != nil {
 				return err
 			}
 		}
-		m.scheduler.join(st)
+		m.scheduler.Join(st)
 		token := ids[len(ids)-1]
 		for _, next := range forced {
-			row, _, err := st.batch.logits(s, []*stream{st}, []*mlxc.Array{s.FromUints([]uint32{uint32(token)}, 1)})
+			row, _, err := st.Batch.Logits(s, []*decode.Stream{st}, []*mlxc.Array{s.FromUints([]uint32{uint32(token)}, 1)})
 			if err != nil {
 				return err
 			}
-			best, err := st.batch.best.Int()
+			best, err := st.Batch.Best.Int()
 			if err != nil {
 				return err
 			}

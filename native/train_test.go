@@ -18,6 +18,9 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+	"forge.lthn.ai/core/go-mlx/native/internal/train"
 )
 
 // trainData writes the first sentences of the held-out set as completions.
@@ -47,51 +50,51 @@ func trainOptions(t *testing.T) engine.TrainOptions {
 }
 
 // withTrainer opens a trainer and lets work use it on the owner thread.
-func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
+func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *train.Trainer, s *mlxc.Scope, batches []train.TrainBatch) error) {
 	t.Helper()
 	m := openWith(t, engine.NativeOptions{Exact: true})
-	batches, _, err := readData(m.encoder, o)
+	batches, _, err := train.ReadData(m.encoder, o)
 	require.NoError(t, err)
-	before := measure(t)
-	tr := newTrainer(m.network, m.encoder, m.info.Path, o)
-	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
-		s := m.owner.lease.NewScope()
-		_, err = tr.open()
+	before := mlxtest.Measure(t)
+	tr := train.NewTrainer(m.network, m.encoder, m.info.Path, o)
+	require.NoError(t, m.owner.Do(t.Context(), func() (err error) {
+		s := m.owner.Lease.NewScope()
+		_, err = tr.Open()
 		if err == nil {
 			err = work(tr, s, batches)
 		}
-		return errors.Join(err, s.Close(), tr.close(), mlxc.ClearCache())
+		return errors.Join(err, s.Close(), tr.Close(), mlxc.ClearCache())
 	}))
-	require.Equal(t, before, measure(t), "handles and active bytes after training")
+	require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes after training")
 }
 
 // Loss, gradients and the first update are those of mlx-lm's tuner.
 func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 	o := trainOptions(t)
-	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
+	withTrainer(t, o, func(tr *train.Trainer, s *mlxc.Scope, batches []train.TrainBatch) error {
 		b := &batches[len(batches)-1]
-		for _, l := range tr.all { // B of zeros would make A's gradients zeros
+		for _, l := range tr.All { // B of zeros would make A's gradients zeros
 			old := l.B
 			l.B = s.Keep(s.Normal(mlxc.Float32, 0.02, s.RandomKey(5), old.Shape()...))
 			if err := errors.Join(s.Eval(l.B), old.Free()); err != nil {
 				return err
 			}
 		}
-		if err := saveAdapter(s, o.Out, tr.adapter, tr.loras, ""); err != nil {
+		if err := train.SaveAdapter(s, o.Out, tr.Adapter, tr.Loras, ""); err != nil {
 			return err
 		}
 		var ids [][]int32
 		var lengths [][2]int
-		for row := range b.rows {
-			tokens := append(slices.Clone(b.ids[row*b.length:][:b.length]), 0) // the last one is no input
+		for row := range b.Rows {
+			tokens := append(slices.Clone(b.IDs[row*b.Length:][:b.Length]), 0) // the last one is no input
 			first, last := 0, 0
-			for i, pick := range b.picks {
-				if at := int(pick) - row*b.length; at >= 0 && at < b.length {
+			for i, pick := range b.Picks {
+				if at := int(pick) - row*b.Length; at >= 0 && at < b.Length {
 					if last = at + 1; first == 0 {
 						first = at + 1
 					}
-					require.Contains(t, []int32{tokens[at+1], 0}, b.targets[i])
-					tokens[at+1] = b.targets[i]
+					require.Contains(t, []int32{tokens[at+1], 0}, b.Targets[i])
+					tokens[at+1] = b.Targets[i]
 				}
 			}
 			ids, lengths = append(ids, tokens), append(lengths, [2]int{first, last})
@@ -103,7 +106,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		values, gradients := tr.gradients.Call(s, tr.inputs(s, b)...)
+		values, gradients := tr.Gradients.Call(s, tr.Inputs(s, b)...)
 		if err := s.Err(); err != nil {
 			return err
 		}
@@ -115,14 +118,14 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		require.InDelta(t, want["loss"][0], loss, 0.01) // on CUDA mlx-lm has a kernel of its own for it
 		largest := 0.0
 		compare := func(kind string, arrays []*mlxc.Array) error {
-			for i, l := range tr.loras {
+			for i, l := range tr.Loras {
 				for k, part := range []string{".lora_a", ".lora_b"} {
 					got, err := arrays[2*i+k].Floats()
 					if err != nil {
 						return err
 					}
-					expected := want[kind+"."+l.layer+part]
-					require.Len(t, expected, len(got), "%s of %s%s", kind, l.layer, part)
+					expected := want[kind+"."+l.Layer+part]
+					require.Len(t, expected, len(got), "%s of %s%s", kind, l.Layer, part)
 					largest = max(largest, testenv.RelativeDifference(expected, got))
 				}
 			}
@@ -133,11 +136,11 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		}
 		t.Logf("loss %v, largest relative difference of a gradient %.2g", loss, largest)
 		require.Less(t, largest, 0.02)
-		if err := tr.apply(s, gradients, 1e-3); err != nil {
+		if err := tr.Apply(s, gradients, 1e-3); err != nil {
 			return err
 		}
 		largest = 0
-		err = compare("updated", tr.trained())
+		err = compare("updated", tr.Trained())
 		t.Logf("largest relative difference of an updated parameter %.2g", largest)
 		require.Less(t, largest, 0.02)
 		return err
@@ -146,13 +149,13 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 
 func TestCheckpointsChangeNoGradient(t *testing.T) {
 	var plain [][]float32
-	for _, checkpoint := range []bool{false, true} {
+	for _, checkpointed := range []bool{false, true} {
 		o := trainOptions(t)
-		o.Checkpoint = checkpoint
-		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
+		o.Checkpoint = checkpointed
+		withTrainer(t, o, func(tr *train.Trainer, s *mlxc.Scope, batches []train.TrainBatch) error {
 			longest := &batches[len(batches)-1] // longer than the sliding window, so that there are masks
-			require.Greater(t, longest.length, 32)
-			_, gradients := tr.gradients.Call(s, tr.inputs(s, longest)...)
+			require.Greater(t, longest.Length, 32)
+			_, gradients := tr.Gradients.Call(s, tr.Inputs(s, longest)...)
 			if err := s.Err(); err != nil {
 				return err
 			}
@@ -161,7 +164,7 @@ func TestCheckpointsChangeNoGradient(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if !checkpoint {
+				if !checkpointed {
 					plain = append(plain, got)
 					continue
 				}
@@ -178,14 +181,14 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		o := trainOptions(t)
 		o.Packed, o.BatchSize, o.MaxSeqLength = packed, 1, 256
-		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
+		withTrainer(t, o, func(tr *train.Trainer, s *mlxc.Scope, batches []train.TrainBatch) error {
 			var sum, total float64
 			for i := range batches {
 				b := &batches[i]
-				if last := len(b.picks) - 1; !packed { // without mlx-lm's prediction of the padding
-					b.picks, b.targets = b.picks[:last], b.targets[:last]
+				if last := len(b.Picks) - 1; !packed { // without mlx-lm's prediction of the padding
+					b.Picks, b.Targets = b.Picks[:last], b.Targets[:last]
 				}
-				out := call(tr.valued, tr.loss, s, tr.inputs(s, b))
+				out := train.Call(tr.Valued, tr.Loss, s, tr.Inputs(s, b))
 				if err := s.Err(); err != nil {
 					return err
 				}
@@ -210,15 +213,15 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 }
 
 func TestAResumedRunIsAnUnbrokenOne(t *testing.T) {
-	for _, checkpoint := range []bool{false, true} {
-		t.Run(fmt.Sprintf("checkpoint=%v", checkpoint), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, checkpoint) })
+	for _, checkpointed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("checkpoint=%v", checkpointed), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, checkpointed) })
 	}
 }
 
-func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpoint bool) {
-	before := measure(t)
+func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpointed bool) {
+	before := mlxtest.Measure(t)
 	o := trainOptions(t)
-	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, checkpoint
+	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, checkpointed
 	whole, err := Train(t.Context(), testenv.Model(t), o)
 	require.NoError(t, err)
 	require.Len(t, whole.Losses, 9)
@@ -237,12 +240,12 @@ func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpoint bool) {
 	rest, err := Train(t.Context(), testenv.Model(t), broken)
 	require.NoError(t, err)
 	require.Equal(t, whole.Losses[5:], rest.Losses)
-	a, err := safetensors.ReadFloats(filepath.Join(o.Out, adapterWeightsFile))
+	a, err := safetensors.ReadFloats(filepath.Join(o.Out, checkpoint.AdapterWeightsFile))
 	require.NoError(t, err)
-	b, err := safetensors.ReadFloats(filepath.Join(broken.Out, adapterWeightsFile))
+	b, err := safetensors.ReadFloats(filepath.Join(broken.Out, checkpoint.AdapterWeightsFile))
 	require.NoError(t, err)
 	require.Equal(t, a, b)
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 
 	other := broken
 	other.Rank = 4
@@ -252,11 +255,11 @@ func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpoint bool) {
 	other.Seed = 9
 	_, err = Train(t.Context(), testenv.Model(t), other)
 	require.ErrorContains(t, err, "seed")
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }
 
 func TestTrainingRefusesWhatItCannotDo(t *testing.T) {
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	for name, c := range map[string]struct {
 		change func(t *testing.T, o *engine.TrainOptions)
 		want   string
@@ -280,5 +283,5 @@ func TestTrainingRefusesWhatItCannotDo(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 		})
 	}
-	require.Equal(t, before, measure(t))
+	require.Equal(t, before, mlxtest.Measure(t))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/native/internal/train"
 )
 
 // Train trains a LoRA adapter for the model in a folder, and writes it to options.Out in mlx-lm's form. It stops between
@@ -18,8 +19,8 @@ func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *eng
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := m.network.checkCausal("train"); err != nil {
+	if err := m.network.CheckCausal("train"); err != nil {
 		return nil, err
 	}
-	return Run(ctx, m.network, m.encoder, dir, options)
+	return train.Run(ctx, m.network, m.encoder, dir, options)
 }

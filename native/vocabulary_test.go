@@ -12,6 +12,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/train"
 )
 
 // smallTable is the vocabulary of smallModel; its tokenizer has more tokens, as those of checkpoints whose image tokens
@@ -22,7 +24,7 @@ func smallModel(t *testing.T) (dir string) {
 	t.Helper()
 	dir = testenv.CopyModel(t)
 	rewrite(t, dir, func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
-		tensors[embeddingName] = s.Slice(tensors[embeddingName], 0, 0, smallTable)
+		tensors[checkpoint.EmbeddingName] = s.Slice(tensors[checkpoint.EmbeddingName], 0, 0, smallTable)
 	})
 	editConfig(t, dir, func(c map[string]any) { c["vocab_size"] = smallTable })
 	return dir
@@ -58,7 +60,7 @@ func TestTokensBeyondTheTableAreRefusedWhereverTheyComeFrom(t *testing.T) {
 			good, err := os.ReadFile(file)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(file, append(append(data, '\n'), good...), 0o644))
-			_, _, err = readData(m.encoder, o)
+			_, _, err = train.ReadData(m.encoder, o)
 			if err != nil {
 				require.ErrorContains(t, err, "train.jsonl, line 1")
 			}
@@ -106,7 +108,7 @@ func TestEndTokensBeyondTheTableDoNotMatter(t *testing.T) {
 	dir := smallModel(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "generation_config.json"), []byte(`{"eos_token_id": [1, 5, 4000, 1073741824, -1]}`), 0o644))
 	m := openPath(t, dir, engine.NativeOptions{})
-	require.Contains(t, m.encoder.eos, int32(smallTable))
+	require.Contains(t, m.encoder.EOS, int32(smallTable))
 	ids, _ := collect(t, m, "Please", func(o *engine.GenerateOptions) {
 		o.MaxTokens, o.Temperature, o.XTCProbability, o.XTCThreshold, o.Seed, o.HasSeed = 10, 1, 1, 0.1, 1, true
 	})
@@ -125,5 +127,5 @@ func TestLabelsDoNotRunTogether(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, results[0].Scores, len(labels))
 	}
-	require.Len(t, m.scorer.labelSets.entries, len(lists))
+	require.Len(t, m.scorer.LabelSets.Entries, len(lists))
 }

@@ -13,6 +13,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // rewrite changes the tensors of a model folder.
@@ -42,11 +43,11 @@ func editConfig(t *testing.T, dir string, change func(map[string]any)) {
 
 func loadError(t *testing.T, dir string) error {
 	t.Helper()
-	before := measure(t)
+	before := mlxtest.Measure(t)
 	m, err := Load(t.Context(), dir, engine.NativeOptions{})
 	require.Error(t, err)
 	require.Nil(t, m)
-	require.Equal(t, before, measure(t), "a failed load gives everything back")
+	require.Equal(t, before, mlxtest.Measure(t), "a failed load gives everything back")
 	return err
 }
 

@@ -7,23 +7,23 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
 // A pass as one op has the bits of the same pass op by op, in prefill and token by token, and so has the KV that it leaves.
 func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 	m := open(t)
-	if !m.network.shape.rings {
+	if !m.network.Shape.Rings {
 		return // there is only the other kind
 	}
 	ids := make([]int32, 80) // more than a sliding window
 	for i := range ids {
 		ids[i] = int32(300 + i*7%900)
 	}
-	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
-		s := m.owner.lease.NewScope()
-		states := []*Sequence{m.network.newSequence(), m.network.newSequence()}
-		defer func() { err = errors.Join(err, states[0].free(), states[1].free(), s.Close()) }()
+	require.NoError(t, m.owner.Do(t.Context(), func() (err error) {
+		s := m.owner.Lease.NewScope()
+		states := []*kv.Sequence{m.network.NewSequence(), m.network.NewSequence()}
+		defer func() { err = errors.Join(err, states[0].Free(), states[1].Free(), s.Close()) }()
 		for begin, next := 0, 0; begin < len(ids); begin = next {
 			next = begin + 1
 			if begin == 0 {
@@ -32,28 +32,28 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 			var results [2][]float32
 			for i, watched := range []bool{false, true} {
 				row := s.FromInts(ids[begin:next], 1, next-begin)
-				pass := newPass(s, states[i:i+1], next-begin)
+				pass := kv.NewPass(s, states[i:i+1], next-begin)
 				if watched {
-					pass.observe = func(int, string, *mlxc.Array) {}
+					pass.Observe = func(int, string, *mlxc.Array) {}
 				}
-				h := m.network.cpu.hidden(s, row, pass)
+				h := m.network.CPU.Hidden(s, row, pass)
 				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
 				}
 			}
 			require.Equal(t, results[0], results[1], "tokens %d to %d", begin, next)
 		}
-		for layer := range m.network.shape.windows {
-			var kv [2][][]float32
+		for layer := range m.network.Shape.Windows {
+			var held [2][][]float32
 			for i, st := range states {
-				_, keys, values := nn.Save(s, st.caches[layer])
+				_, keys, values := kv.Save(s, st.Caches[layer])
 				for _, a := range []*mlxc.Array{keys, values} {
 					numbers, err := s.AsType(a, mlxc.Float32).Floats()
 					require.NoError(t, err)
-					kv[i] = append(kv[i], numbers)
+					held[i] = append(held[i], numbers)
 				}
 			}
-			require.Equal(t, kv[0], kv[1], "layer %d", layer)
+			require.Equal(t, held[0], held[1], "layer %d", layer)
 		}
 		return nil
 	}))
@@ -62,28 +62,28 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 // KV that two sequences share is not written over by either; KV of one alone is written where it is.
 func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
 	m := open(t)
-	if !m.network.shape.rings {
+	if !m.network.Shape.Rings {
 		return
 	}
-	require.NoError(t, m.owner.do(t.Context(), func() (err error) {
-		s := m.owner.lease.NewScope()
-		first := m.network.newSequence()
-		defer func() { err = errors.Join(err, first.free(), s.Close()) }()
-		step := func(st *Sequence, id int32) []float32 {
-			values, err := s.AsType(m.network.run(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
+	require.NoError(t, m.owner.Do(t.Context(), func() (err error) {
+		s := m.owner.Lease.NewScope()
+		first := m.network.NewSequence()
+		defer func() { err = errors.Join(err, first.Free(), s.Close()) }()
+		step := func(st *kv.Sequence, id int32) []float32 {
+			values, err := s.AsType(m.network.Run(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
 			require.NoError(t, err)
 			return values
 		}
 		for id := range int32(20) {
 			step(first, 300+id)
 		}
-		second := first.share(s)
-		defer func() { err = errors.Join(err, second.free()) }()
+		second := first.Share(s)
+		defer func() { err = errors.Join(err, second.Free()) }()
 		a := step(first, 400)
 		step(second, 500)
 		require.Equal(t, step(first, 401), func() []float32 {
-			third := m.network.newSequence()
-			defer func() { err = errors.Join(err, third.free()) }()
+			third := m.network.NewSequence()
+			defer func() { err = errors.Join(err, third.Free()) }()
 			for id := range int32(20) {
 				step(third, 300+id)
 			}

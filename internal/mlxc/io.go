@@ -8,6 +8,7 @@ import "C"
 
 import (
 	"maps"
+	"os"
 	"slices"
 	"unsafe"
 )
@@ -64,6 +65,16 @@ func fromFile(path string, load func(file *C.char, cpu C.mlx_stream) C.int) C.in
 	cpu := C.mlx_default_cpu_stream_new()
 	defer C.mlx_stream_free(cpu)
 	return load(file, cpu)
+}
+
+// ReplaceSafetensors is SaveSafetensors to a file beside, which is then renamed: what is moved into place is always complete.
+func (s *Scope) ReplaceSafetensors(path string, arrays map[string]*Array, metadata map[string]string) error {
+	temp := path + ".part.safetensors" // MLX adds ".safetensors" to names without it
+	defer os.Remove(temp)
+	if err := s.SaveSafetensors(temp, arrays, metadata); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
 }
 
 // SaveSafetensors writes arrays and string metadata to a file.

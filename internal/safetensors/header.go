@@ -149,3 +149,12 @@ func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[stri
 	}
 	return tensors, metadata, nil
 }
+
+// TypeName is the name that MLX gives a type, "bfloat16" of "BF16", of those in which models compute.
+func TypeName(dtype string) string {
+	names := map[string]string{"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+	if name, ok := names[dtype]; ok {
+		return name
+	}
+	return dtype
+}

@@ -101,6 +101,6 @@ chmod +x "$out/bin/pkg-config"
 GOOS=darwin GOARCH=arm64 CGO_ENABLED=1 CC="$out/bin/cc" CXX="$out/bin/c++" PKG_CONFIG="$out/bin/pkg-config" \
     go build -tags pkgconfig -ldflags '-s -w' -o "$out/go-mlx" ./cmd/go-mlx
 GOOS=darwin GOARCH=arm64 CGO_ENABLED=1 CC="$out/bin/cc" CXX="$out/bin/c++" PKG_CONFIG="$out/bin/pkg-config" \
-    go vet -tags pkgconfig . ./bridge ./native ./internal/... ./cmd/...
+    go vet -tags pkgconfig . ./bridge ./native/... ./internal/... ./cmd/...
 head -c 4 "$out/go-mlx" | od -An -tx1 | grep -q 'cf fa ed fe' || { echo "not a Mach-O program" >&2; exit 1; }
 echo "$out/go-mlx is a program for macOS on Apple Silicon"

@@ -1,0 +1,292 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
+
+// weights hands out the tensors of a checkpoint by name and shape. Problems are collected, so that one
+// error lists them all.
+type Weights struct {
+	dir     string
+	Scope   *mlxc.Scope // owns every array of the model
+	Headers map[string]safetensors.Tensor
+	arrays  map[string]*mlxc.Array
+	Prefix  string            // in front of every name, e.g. "language_model."
+	bare    bool              // names lack "model.", as in folders of embedding models
+	gguf    *mlxc.VirtualFile // the weights are in a GGUF file; nil for safetensors
+	used    map[string]bool
+	ignored map[string]bool
+	Problems
+	packedAs map[string]mlxc.Quantization // of packed weights, by name
+	Linears  Linears
+	derived  []*mlxc.Array // computed from tensors when these are read
+	spent    []*mlxc.Array // not needed once derived is computed
+	joins    []join
+	Close    func() error // of the file that tensors are read from; nil for MLX's own
+	Fuse     bool         // join what layers compute together, for the CUDA kernels
+	Kernels  bool         // compute with the CPU kernels
+	files    []*weightFile
+}
+
+type Problems []string
+
+func (p *Problems) Add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
+
+// embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
+const EmbeddingName = "model.embed_tokens.weight"
+
+// weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.
+func weightFiles(from *modelfiles.Source) ([]string, error) {
+	if from.GGUF != "" {
+		return []string{from.GGUF}, nil
+	}
+	return modelfiles.Files(from.Dir, "model*.safetensors")
+}
+
+// openWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
+// gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
+func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels bool) (*Weights, error) {
+	files, err := weightFiles(from)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, &engine.CheckpointError{Path: from.Dir, Problems: []string{"no model*.safetensors and no .gguf file"}}
+	}
+	w := &Weights{
+		dir: from.Dir, Scope: scope, Kernels: kernels,
+		Headers: map[string]safetensors.Tensor{}, arrays: map[string]*mlxc.Array{},
+		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]mlxc.Quantization{}, Linears: Linears{},
+	}
+	if from.GGUF != "" {
+		return w, w.openGGUF(from, packed)
+	}
+	headers := make([]map[string]safetensors.Tensor, len(files))
+	for i, file := range files {
+		if headers[i], err = safetensors.ReadFile(file); err != nil {
+			return nil, err
+		}
+		maps.Copy(w.Headers, headers[i])
+	}
+	_, w.bare = w.Headers[w.bareName(EmbeddingName)]
+	for name := range w.Headers {
+		if rest, ok := strings.CutSuffix(name, EmbeddingName); ok {
+			w.Prefix = rest
+		}
+	}
+	for i, file := range files {
+		if !w.Kernels || !w.openFile(file, headers[i]) {
+			maps.Copy(w.arrays, scope.LoadSafetensors(file))
+		}
+	}
+	return w, scope.Err()
+}
+
+// openGGUF takes the tensors of a GGUF file, which are converted while MLX reads them. The caller closes it.
+func (w *Weights) openGGUF(from *modelfiles.Source, packed bool) error {
+	c, err := from.OpenGGUF(packed)
+	if err != nil {
+		return err
+	}
+	w.Close = c.Close
+	w.Headers = c.Virtual
+	w.gguf = mlxc.NewVirtualFile(from.GGUF, c, c.Size())
+	w.arrays = w.Scope.LoadVirtual(w.gguf)
+	return w.Scope.Err()
+}
+
+// bytes is the size of all tensors.
+func (w *Weights) Bytes() int64 {
+	var n int64
+	for _, t := range w.Headers {
+		n += t.Bytes()
+	}
+	return n
+}
+
+// key is a tensor's name in the checkpoint.
+func (w *Weights) Key(name string) string {
+	if w.bare {
+		return w.bareName(name)
+	}
+	return w.Prefix + name
+}
+
+func (w *Weights) bareName(name string) string { return strings.TrimPrefix(name, "model.") }
+
+func (w *Weights) Has(name string) bool {
+	_, ok := w.Headers[w.Key(name)]
+	return ok
+}
+
+// tensor returns a tensor of the given shape, or notes why it cannot.
+func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
+	name = w.Key(name)
+	w.used[name] = true
+	header, ok := w.Headers[name]
+	switch {
+	case !ok:
+		w.Add("missing tensor %s %v", name, shape)
+		return nil
+	case !slices.Equal(header.Shape, shape):
+		w.Add("tensor %s has shape %v, want %v", name, header.Shape, shape)
+		return nil
+	}
+	return w.arrays[name]
+}
+
+// ignore leaves a tensor out that a checkpoint may hold without need.
+func (w *Weights) Ignore(name string) { w.ignored[w.Key(name)] = true }
+
+// norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
+func (w *Weights) Norm(name string, size int, offset float64) *mlxc.Array {
+	a := w.tensor(name+".weight", size)
+	if a == nil || offset == 0 {
+		return a
+	}
+	scalar := w.Scope.Scalar(offset, a.DType())
+	sum := w.Scope.Add(scalar, a)
+	w.derived, w.spent = append(w.derived, sum), append(w.spent, scalar, a)
+	return sum
+}
+
+// linear returns a layer [out, in], quantised if the checkpoint has scales for it.
+func (w *Weights) Linear(name string, in, out int) *nn.Linear {
+	if w.Has(name + ".scales") {
+		packed, scales, biases, q := w.packed(name, in, out)
+		return w.Linears.add(name, nn.NewQuantizedLinear(packed, scales, biases, q))
+	}
+	weight := w.tensor(name+".weight", out, in)
+	if weight == nil {
+		return nil
+	}
+	return w.Linears.add(name, nn.NewLinear(w.Scope, weight))
+}
+
+// linears are layers by name.
+type Linears map[string]*nn.Linear
+
+func (l Linears) add(name string, layer *nn.Linear) *nn.Linear {
+	l[name] = layer
+	return layer
+}
+
+// linearBias is linear for a layer that may have a bias.
+func (w *Weights) LinearBias(name string, in, out int, biased bool) *nn.Linear {
+	l := w.Linear(name, in, out)
+	if !biased {
+		return l
+	}
+	bias := w.tensor(name+".bias", out)
+	if l == nil || bias == nil {
+		return nil
+	}
+	return w.Linears.add(name, l.WithBias(bias))
+}
+
+// embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.
+func (w *Weights) Embedding(name string, vocab, hidden int) *nn.Embedding {
+	if w.Has(name + ".scales") {
+		packed, scales, biases, q := w.packed(name, hidden, vocab)
+		return nn.NewQuantizedEmbedding(packed, scales, biases, q)
+	}
+	weight := w.tensor(name+".weight", vocab, hidden)
+	if weight == nil {
+		return nil
+	}
+	return nn.NewEmbedding(w.Scope, weight)
+}
+
+// packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
+// that mixed checkpoints need nothing else.
+func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc.Array, q mlxc.Quantization) {
+	weight, scale := w.Headers[w.Key(name+".weight")], w.Headers[w.Key(name+".scales")]
+	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
+		in%scale.Shape[1] != 0 || weight.Shape[1]*32%in != 0 || weight.DType != "U32" {
+		w.Add("tensor %s: weight %v %s and scales %v do not make a quantised [%d %d]", name, weight.Shape, weight.DType, scale.Shape, out, in)
+		return nil, nil, nil, q
+	}
+	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
+	w.packedAs[w.Key(name+".weight")] = q
+	groups := in / q.GroupSize
+	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
+}
+
+// ignorable are tensors of other parts of a checkpoint and of older formats.
+var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq", "rope_freqs.weight"}
+
+// relevant reports whether a tensor is one that text models know.
+func (w *Weights) relevant(name string) bool {
+	return !slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
+}
+
+// finish reports what was missing, mis-shaped or left over, and reads everything that was used.
+func (w *Weights) Finish() error {
+	for _, name := range slices.Sorted(maps.Keys(w.Headers)) {
+		if !w.used[name] && !w.ignored[name] && w.relevant(name) {
+			w.Add("unknown tensor %s %v", name, w.Headers[name].Shape)
+		}
+	}
+	if len(w.Problems) > 0 {
+		slices.Sort(w.Problems)
+		return &engine.CheckpointError{Path: w.dir, Problems: w.Problems}
+	}
+	if err := errors.Join(w.readFiles(), w.readJoins()); err != nil {
+		return err
+	}
+	arrays := w.derived
+	for name := range w.used {
+		if w.arrays[name].Valid() { // the parts of what is joined are gone
+			arrays = append(arrays, w.arrays[name])
+		}
+	}
+	if err := w.Scope.Eval(arrays...); err != nil {
+		return err
+	}
+	var errs []error
+	if w.gguf != nil {
+		errs = append(errs, w.gguf.Err())
+	}
+	for _, a := range w.spent {
+		errs = append(errs, w.Scope.Keep(a).Free())
+	}
+	for name := range w.Headers {
+		if !w.used[name] {
+			errs = append(errs, w.Scope.Keep(w.arrays[name]).Free())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// dtype is MLX's name of the type in which the model computes: that of its norms.
+func (w *Weights) Dtype() string {
+	return safetensors.TypeName(w.Headers[w.Key("model.norm.weight")].DType)
+}
+
+// summary adds what the headers tell to the model's description.
+func (w *Weights) Summary(info *engine.Info) {
+	for name := range w.used {
+		t := w.Headers[name]
+		info.WeightBytes += t.Bytes()
+		if q, ok := w.packedAs[name]; ok {
+			info.Parameters += t.Elements() * int64(32/q.Bits)
+		} else if !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases") {
+			info.Parameters += t.Elements()
+		}
+	}
+	formats := map[string]bool{}
+	for _, q := range w.packedAs {
+		formats[fmt.Sprintf("%d-bit, groups of %d", q.Bits, q.GroupSize)] = true
+	}
+	info.Quantization = strings.Join(slices.Sorted(maps.Keys(formats)), " and ")
+}

@@ -1,0 +1,166 @@
+package decode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
+)
+
+// clearEvery is how many tokens pass between returns of MLX's buffer cache, as in mlx-lm.
+const clearEvery = 256
+
+// Generate streams tokens; see engine.Engine.
+func (m *Scheduler) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
+	return func(yield func(engine.Token, error) bool) {
+		left := false // the reader; it must not be called again
+		if err := m.generate(ctx, prompt, options, func(token engine.Token) bool {
+			left = !yield(token, nil)
+			return !left
+		}); err != nil && !left {
+			yield(engine.Token{}, err)
+		}
+	}
+}
+
+// generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, with the reader gone
+// too: then there is nobody to tell.
+func (m *Scheduler) generate(ctx context.Context, asked engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
+	if err := m.CheckOpen(ctx); err != nil {
+		return err
+	}
+	if err := m.CheckCausal("generate"); err != nil {
+		return err
+	}
+	if err := options.Validate(m.Shape.VocabSize); err != nil {
+		return err
+	}
+	if err := m.checkSupported(options); err != nil {
+		return err
+	}
+	asked.Plain = options.PlainContent && len(asked.Messages) > 0
+	ids, err := m.EncodePrompt(ctx, asked, prompt.TemplateExtras(options))
+	if err != nil {
+		return err
+	}
+	if limit := m.Context; limit > 0 {
+		options.MaxTokens = min(options.MaxTokens, limit-len(ids))
+	}
+	if options.Temperature > 0 && !options.HasSeed {
+		options.Seed = engine.RandomSeed()
+	}
+	matcher, err := m.NewMatcher(options.Grammar)
+	if err != nil {
+		return err
+	}
+	defer m.Begin()()
+	st := m.NewStream(ids, options)
+	st.matcher = matcher
+	if err := m.add(ctx, st); err != nil {
+		matcher.Close() // the scheduler never saw it
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return m.relay(ctx, st, yield)
+}
+
+// checkSupported names the first option that is set and that the engine or the model does not have.
+func (m *Scheduler) checkSupported(o engine.GenerateOptions) error {
+	switch {
+	case o.Segments && m.MarksErr != nil:
+		return &engine.OptionError{Option: "Segments", Reason: m.MarksErr.Error()}
+	case m.draft == nil && o.DraftTokens != 0:
+		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
+	case m.draft != nil && o.MaxKVSize != 0:
+		return &engine.OptionError{Option: "MaxKVSize", Reason: "goes without a draft model only"}
+	case m.draft != nil && o.Grammar.Kind != "":
+		return &engine.OptionError{Option: o.Grammar.Option(), Reason: "goes without a draft model only"}
+	}
+	if o.KVBits != 0 && m.Shape.HeadDim%o.KVGroupSize != 0 {
+		return &engine.OptionError{Option: "QuantizedKV", Reason: fmt.Sprintf("groups of %d do not fit the model's head_dim %d", o.KVGroupSize, m.Shape.HeadDim)}
+	}
+	return nil
+}
+
+// relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
+func (m *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.Token) bool) error {
+	text := newTextStream(m.Tokenizer, st.options)
+	var splitter *segment.Splitter
+	if st.options.Segments {
+		splitter = segment.NewSplitter(m.Marks, m.OpensReasoning(st.prompt))
+	}
+	for {
+		it, err := st.next(ctx)
+		if err != nil {
+			return owner.Explain(err)
+		}
+		if it.event != nil {
+			st.options.Events(*it.event)
+			continue
+		}
+		token := it.token
+		if !st.stops[token.ID] {
+			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
+				return owner.Explain(err)
+			}
+		}
+		if token.StopString != "" {
+			token.FinishReason = engine.FinishStop
+		}
+		if token.FinishReason != "" {
+			token.PromptTokens, token.CachedTokens = len(st.prompt), st.cached
+			if token.StopString == "" {
+				var tail string
+				if tail, token.StopString, err = text.finish(); err != nil {
+					return owner.Explain(err)
+				}
+				token.Text += tail
+			}
+		}
+		if splitter != nil {
+			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
+		}
+		if !yield(token) || token.FinishReason != "" {
+			return nil
+		}
+	}
+}
+
+// textStream joins stream decoding and stop strings.
+type textStream struct {
+	decoder *tokenizer.StreamDecoder
+	matcher *engine.StopMatcher
+}
+
+// newTextStream keeps special tokens where the marks of segments may be some.
+func newTextStream(t *tokenizer.Tokenizer, o engine.GenerateOptions) *textStream {
+	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: engine.NewStopMatcher(o.Stop)}
+}
+
+func (t *textStream) add(id int32) (text, stop string, err error) {
+	piece, err := t.decoder.Add(id)
+	if err != nil {
+		return "", "", err
+	}
+	text, stop = t.matcher.Add(piece)
+	return text, stop, nil
+}
+
+// finish flushes what is held back. The flushed bytes may complete a stop string; it is cut off then,
+// as anywhere else.
+func (t *textStream) finish() (text, stop string, err error) {
+	piece, err := t.decoder.Finish()
+	if err != nil {
+		return "", "", err
+	}
+	if text, stop = t.matcher.Add(piece); stop != "" {
+		return text, stop, nil
+	}
+	return text + t.matcher.Finish(), "", nil
+}

@@ -1,0 +1,35 @@
+package decode
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+)
+
+// constrain tells the grammar of the token that logits [1, vocab] stand behind, and forbids what may not come
+// next. over is set if that token ends the text.
+func (st *Stream) constrain(s *mlxc.Scope, logits, token *mlxc.Array) (_ *mlxc.Array, over bool, err error) {
+	if st.sampled > 0 { // before that, token is the prompt's last
+		id, err := token.Int()
+		if err != nil {
+			return nil, false, err
+		}
+		if st.stops[int32(id)] {
+			return nil, true, nil
+		}
+		if err := st.matcher.Accept(int32(id)); err != nil {
+			return nil, false, fmt.Errorf("grammar: %w", err)
+		}
+	}
+	allowed, err := st.matcher.Allowed()
+	if err != nil {
+		return nil, false, fmt.Errorf("grammar: %w", err)
+	}
+	if !slices.Contains(allowed, true) {
+		return nil, false, fmt.Errorf("grammar: no token of the model may come next")
+	}
+	never := s.Scalar(math.Inf(-1), logits.DType())
+	return s.Where(s.FromBools(allowed, 1, len(allowed)), logits, never), false, nil
+}

@@ -1,0 +1,396 @@
+package decode
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
+)
+
+// The scheduler computes the streams of a model together: in each round up to a chunk of prompts that wait,
+// and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
+// as a stream has something to do, and lets other work in between rounds.
+
+// defaultBatch is how many streams one pass takes, as in mlx-lm.
+const DefaultBatch = 32
+
+// lookahead is how many tokens a stream may be ahead of its reader.
+const Lookahead = 8
+
+// scheduler is the streams of a model. What it holds belongs to the owner thread, but for the numbers at the end.
+type Scheduler struct {
+	*decoder.Network
+	*prompt.Encoder
+	draft   *decoder.Network // proposes tokens; nil without
+	prompts *kv.PromptCache
+	keeps   bool // KV is kept for later requests
+	batch   int  // how many streams one pass takes
+
+	Streams  []*Stream // under way, in the order they came
+	Batches  []*decodeBatch
+	Batching bool     // streams share KV buffers: on a GPU
+	endings  []ending // streams that ended in the pass under way
+	rounded  int
+
+	pumping atomic.Bool  // the scheduler runs
+	kicks   atomic.Int64 // grows when a stream may have something to do
+}
+
+func NewScheduler(n *decoder.Network, e *prompt.Encoder, draft *decoder.Network, prompts *kv.PromptCache, options engine.NativeOptions) *Scheduler {
+	return &Scheduler{
+		Network: n, Encoder: e, draft: draft, prompts: prompts, keeps: options.PromptCache > 0, batch: options.Batch,
+		Batching: n.Lease.Device().Name == "gpu",
+	}
+}
+
+// close frees the streams under way.
+func (m *Scheduler) Close() error {
+	if m == nil {
+		return nil
+	}
+	var errs []error
+	for _, st := range slices.Clone(m.Streams) { // freeing one takes it out
+		errs = append(errs, st.Free(false))
+	}
+	return errors.Join(errs...)
+}
+
+// bytes is the KV of the streams under way.
+func (m *Scheduler) Bytes() int64 {
+	var n int64
+	for _, st := range m.Streams {
+		n += st.State.Bytes() + st.draft.bytes()
+	}
+	for _, b := range m.Batches {
+		n += b.bytes()
+	}
+	return n
+}
+
+// add gives a stream to the scheduler.
+func (m *Scheduler) add(ctx context.Context, st *Stream) error {
+	if err := m.Do(ctx, func() error {
+		m.Streams = append(m.Streams, st)
+		return nil
+	}); err != nil {
+		return err
+	}
+	m.kick()
+	return nil
+}
+
+// kick makes sure that the scheduler notices a stream that has something to do again.
+func (m *Scheduler) kick() {
+	m.kicks.Add(1)
+	if m.pumping.CompareAndSwap(false, true) {
+		go m.pump()
+	}
+}
+
+// pump runs rounds until no stream has anything to do.
+func (m *Scheduler) pump() {
+	for {
+		seen := m.kicks.Load()
+		more := false
+		err := m.Lease.Do(context.Background(), func() { more = m.rounds() })
+		if errors.Is(err, mlxc.ErrReleased) {
+			return // the model's Close frees the streams
+		}
+		if err != nil { // a panic: the streams' states cannot be trusted
+			if again := m.Lease.Do(context.Background(), func() { m.FailAll(err) }); again != nil {
+				// Not even freeing went well. What matters now is that no reader waits for ever.
+				_ = m.Lease.Do(context.Background(), func() { m.abandonAll(err) })
+			}
+		}
+		if more {
+			continue
+		}
+		m.pumping.Store(false)
+		if m.kicks.Load() == seen || !m.pumping.CompareAndSwap(false, true) {
+			return
+		}
+	}
+}
+
+// rounds computes until there is nothing to do, or until other work waits for the thread: then it
+// returns true.
+func (m *Scheduler) rounds() bool {
+	for m.round() {
+		if m.Lease.Awaited() {
+			return true
+		}
+	}
+	return false
+}
+
+// round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports
+// whether there was anything to do.
+func (m *Scheduler) round() bool {
+	worked := false
+	budget := decoder.PrefillChunk // short prompts go together, so that their streams decode together from the start
+	for _, st := range slices.Clone(m.Streams) {
+		if budget > 0 && st.WantsPrefill() && st.hasRoom() {
+			worked = true
+			before := len(st.rest)
+			m.guard([]*Stream{st}, st.Prefill)
+			budget -= max(1, before-len(st.rest))
+		}
+	}
+	for _, group := range m.groups() {
+		worked = true
+		affected := group
+		if b := group[0].Batch; b != nil {
+			affected = slices.Clone(b.Members) // their KV is in the same buffers
+		}
+		m.guard(affected, func(s *mlxc.Scope) error {
+			if st := group[0]; st.draft != nil {
+				return m.speculate(s, st)
+			}
+			return m.step(s, group)
+		})
+	}
+	if worked {
+		if m.rounded++; m.rounded%clearEvery == 0 {
+			if err := mlxc.ClearCache(); err != nil {
+				m.FailAll(err)
+			}
+		}
+	}
+	return worked
+}
+
+// groups are the streams that take a token this round, those of a group in one pass. A stream whose
+// reader is too far behind sits the round out.
+func (m *Scheduler) groups() [][]*Stream {
+	var groups [][]*Stream
+	var together, packed []*Stream // packed have KV that the CPU kernels do not take
+	batches := map[*decodeBatch][]*Stream{}
+	for _, st := range m.Streams {
+		switch {
+		case st.WantsPrefill() || !st.hasRoom():
+		case st.draft != nil || st.options.Solo && (m.Token == nil || !st.batchable()):
+			groups = append(groups, []*Stream{st})
+		case m.Batching && st.batchable():
+			if st.Batch == nil {
+				m.Join(st)
+			}
+			batches[st.Batch] = append(batches[st.Batch], st)
+		case m.Shape.Rings && !st.State.Rings:
+			packed = append(packed, st)
+		default:
+			together = append(together, st)
+		}
+	}
+	for _, b := range m.Batches {
+		if ready := batches[b]; len(ready) > 0 {
+			groups = append(groups, ready)
+		}
+	}
+	groups = slices.AppendSeq(groups, slices.Chunk(together, m.batch))
+	return slices.AppendSeq(groups, slices.Chunk(packed, m.batch))
+}
+
+// guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
+func (m *Scheduler) guard(group []*Stream, work func(s *mlxc.Scope) error) {
+	s := m.Lease.NewScope()
+	err := owner.Protect(func() error {
+		if err := work(s); err != nil {
+			return err
+		}
+		return s.Err()
+	})
+	if err = errors.Join(err, s.Close()); err != nil {
+		for _, st := range group {
+			st.end(item{err: err})
+		}
+	}
+	m.tellEndings()
+}
+
+// failAll ends every stream with an error.
+func (m *Scheduler) FailAll(err error) {
+	for _, st := range slices.Clone(m.Streams) { // ending one takes it out
+		st.end(item{err: err})
+	}
+	m.tellEndings()
+}
+
+// abandonAll lets every reader go without a call to MLX.
+func (m *Scheduler) abandonAll(err error) {
+	for _, st := range m.Streams {
+		st.freed = true
+		st.matcher.Close()
+		m.endings = append(m.endings, ending{st, item{err: err}})
+	}
+	m.Streams, m.Batches = nil, nil
+	m.tellEndings()
+}
+
+// step starts the next token of every stream of a group, in one pass, and hands out the tokens that the
+// last pass started: MLX computes ahead while the readers are served.
+func (m *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
+	ready := make([]pending, len(group))
+	for i, st := range group {
+		ready[i], st.pending = st.pending, pending{}
+		defer ready[i].free()
+	}
+	var next []*Stream
+	var inputs []*mlxc.Array
+	var wanted int64
+	for i, st := range group {
+		if ready[i].token != nil && len(st.made)+1 == st.options.MaxTokens {
+			continue
+		}
+		needs := wanted // with what the rows before it will take
+		if err := m.Reserve("the next token", func() int64 {
+			if b := st.Batch; b == nil || len(b.Members) == 1 && m.Token == nil {
+				needs += st.State.Growth(1)
+			} else if len(next) == 0 {
+				needs += b.growth()
+			}
+			needs += m.PassBytes(1, st.State.Position(), 1)
+			return needs
+		}); err != nil {
+			st.end(item{err: err})
+			continue
+		}
+		wanted = needs
+		input := ready[i].token
+		if input == nil {
+			input = s.FromUints([]uint32{uint32(st.rest[0])}, 1)
+		}
+		next, inputs = append(next, st), append(inputs, input)
+	}
+	if len(next) > 0 {
+		if err := m.launch(s, next, inputs); err != nil {
+			return err
+		}
+	}
+	for i, st := range group {
+		if ready[i].token == nil || st.freed {
+			continue
+		}
+		token, err := ready[i].read()
+		if err != nil {
+			st.end(item{err: err})
+			continue
+		}
+		st.deliver(token)
+	}
+	return nil
+}
+
+// launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
+func (m *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) error {
+	logits, rows, err := m.groupLogits(s, group, inputs)
+	if err != nil {
+		return err
+	}
+	wanted := drawPlain(s, group, logits, rows)
+	if b := group[0].Batch; b != nil {
+		wanted = append(wanted, b.arrays()...)
+	}
+	if slices.ContainsFunc(group, func(st *Stream) bool { return st.matcher != nil }) {
+		// A grammar must know the token first; meanwhile the logits behind it are computed.
+		if err := s.AsyncEval(logits); err != nil {
+			return err
+		}
+	}
+	for i, member := range group {
+		if member.pending.token != nil {
+			continue
+		}
+		row := s.Slice(logits, 0, int(rows[i]), int(rows[i])+1)
+		if member.matcher != nil {
+			var over bool
+			var err error
+			if row, over, err = member.constrain(s, row, inputs[i]); err != nil {
+				member.end(item{err: err})
+			}
+			if err != nil || over {
+				continue
+			}
+		}
+		wanted = append(wanted, member.sample(s, row)...)
+	}
+	return s.AsyncEval(wanted...)
+}
+
+// groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
+// those of each stream are.
+func (m *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
+	if b := group[0].Batch; b != nil {
+		if len(b.Members) > 1 || m.Token != nil {
+			return b.Logits(s, group, inputs)
+		}
+		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range group {
+		rows = append(rows, int32(i))
+	}
+	if len(group) == 1 {
+		return m.NextLogits(s, group[0].State, inputs[0]), rows, nil
+	}
+	rowsOf := make([]*kv.Sequence, len(group))
+	for i, member := range group {
+		rowsOf[i] = member.State
+	}
+	ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
+	return s.Squeeze(m.Arch.Logits(s, m.Arch.Hidden(s, ids, kv.NewPass(s, rowsOf, 1))), 1), rows, nil
+}
+
+// drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
+// single one there is nothing to share.
+func drawPlain(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32) (wanted []*mlxc.Array) {
+	if b := group[0].Batch; b != nil && b.Best != nil {
+		best := b.Best
+		b.Best = nil
+		if group[0].plain() {
+			return group[0].await(s, pending{token: best})
+		}
+	}
+	var plain []int // in group
+	var theirs []int32
+	for i, st := range group {
+		if st.plain() {
+			plain, theirs = append(plain, i), append(theirs, rows[i])
+		}
+	}
+	if len(plain) < 2 {
+		return nil
+	}
+	all := len(plain) == len(group) // then rows of nobody do not matter
+	if !all {
+		logits = s.Take(logits, s.FromInts(theirs, len(theirs)), 0)
+	}
+	kernels := group[0].sampler.kernels
+	tokens := MostLikely(s, logits, decoder.LogProbs(s, logits, kernels), kernels)
+	for i, which := range plain {
+		row := i
+		if all {
+			row = int(rows[which])
+		}
+		wanted = append(wanted, group[which].await(s, pending{token: s.Slice(tokens, 0, row, row+1)})...)
+	}
+	if b := group[0].Batch; b != nil && all && len(b.rows) > 0 {
+		b.drawn = drawnTokens{s.Keep(tokens), make([]*Stream, len(b.rows))}
+		for i, st := range group {
+			b.drawn.rows[rows[i]] = st
+		}
+	}
+	return wanted
+}
+
+// drop takes a stream out of the schedule.
+func (m *Scheduler) drop(st *Stream) {
+	m.Streams = slices.DeleteFunc(m.Streams, func(x *Stream) bool { return x == st })
+}

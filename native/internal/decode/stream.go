@@ -1,0 +1,358 @@
+package decode
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"sync/atomic"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+)
+
+// stream is one generation between the scheduler, which computes its tokens on the owner thread, and the
+// goroutine that reads them. Its arrays belong to the owner thread.
+type Stream struct {
+	Model   *Scheduler
+	options engine.GenerateOptions
+	prompt  []int32
+	stops   map[int32]bool // token ids that end it
+
+	// What follows belongs to the owner thread.
+	State   *kv.Sequence
+	Batch   *decodeBatch // whom it decodes with; nil for none
+	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
+	sampler *sampler
+	cached  int                // tokens of the prompt that the prompt cache had; set before the first token
+	matcher *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
+	sampled int                // tokens drawn
+	draft   *drafting          // nil without a draft model
+	pending pending
+	made    []int32 // tokens handed out
+	branch  int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
+	packed  bool    // the KV is quantised
+	freed   bool
+
+	out    chan item
+	paused atomic.Bool // the scheduler found no room in out
+	ended  atomic.Bool // everything is freed; what is in out is all that comes
+}
+
+// item is what the scheduler tells a reader: a token, progress, or the error that ends the stream.
+type item struct {
+	token engine.Token
+	event *engine.Event
+	err   error
+}
+
+func (m *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stream {
+	st := &Stream{
+		Model: m, options: options, prompt: ids, rest: ids, State: m.NewSequence(), stops: map[int32]bool{},
+	}
+	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
+		st.State = kv.NewBoundedSequence(&m.Shape.Layout, options.MaxKVSize)
+	}
+	room := Lookahead + 1 // one more, so that an error always has room
+	if m.draft != nil {
+		st.draft = newDrafting(m, st)
+		room += st.draft.most
+	}
+	st.out = make(chan item, room)
+	for _, id := range options.StopTokens {
+		st.stops[id] = true
+	}
+	if !options.IgnoreEOS {
+		for id := range m.EOS {
+			st.stops[id] = true
+		}
+	}
+	return st
+}
+
+func (st *Stream) WantsPrefill() bool { return len(st.rest) > 1 || st.sampler == nil }
+
+// hasRoom reports whether the reader is near enough. A reader that was too far behind and made room since
+// kicks the scheduler.
+func (st *Stream) hasRoom() bool {
+	if len(st.out) < Lookahead {
+		return true
+	}
+	st.paused.Store(true)
+	return len(st.out) < Lookahead
+}
+
+// prefill runs the next chunk of the prompt. The last token of the prompt is left for the first step.
+func (st *Stream) Prefill(s *mlxc.Scope) error {
+	if st.sampler == nil {
+		st.begin(s)
+		if len(st.rest) == 1 { // all but the last token are known, maybe from a longer state that was cut back
+			if err := st.keep(s, st.prompt[:len(st.prompt)-1]); err != nil {
+				return err
+			}
+			return s.Err()
+		}
+	}
+	done := len(st.prompt) - len(st.rest)
+	size := min(decoder.PrefillChunk, len(st.rest)-1)
+	if done < st.branch && st.branch < done+size {
+		size = st.branch - done
+	}
+	chunk := st.rest[:size]
+	m := st.Model
+	if err := m.Reserve("the next part of the prompt", func() int64 {
+		return st.State.Growth(size) + m.PassBytes(size, done, 0)
+	}); err != nil {
+		return err
+	}
+	m.Run(s, st.State, s.FromInts(chunk, 1, len(chunk)))
+	st.quantize(s)
+	if err := s.Eval(st.State.Arrays()...); err != nil {
+		return err
+	}
+	st.rest = st.rest[len(chunk):]
+	st.Model.Counters.Prompt.Add(int64(len(chunk)))
+	if seen := len(st.prompt) - len(st.rest); seen == st.branch || len(st.rest) == 1 {
+		if err := st.keep(s, st.prompt[:seen]); err != nil {
+			return err
+		}
+	}
+	if st.options.Events != nil {
+		st.out <- item{event: &engine.Event{Kind: engine.EventPrefill, Done: int64(len(st.prompt) - len(st.rest)), Total: int64(len(st.prompt))}}
+	}
+	if size < decoder.PrefillChunk {
+		return nil // its buffers are few, and the next pass reuses them
+	}
+	return mlxc.ClearCache()
+}
+
+// begin makes the sampler, and goes on from what an earlier request left.
+func (st *Stream) begin(s *mlxc.Scope) {
+	m := st.Model
+	st.sampler = newSampler(s, st.options, st.prompt, m.XtcSpared, m.Shape.VocabSize, st.State.Rings)
+	if !st.reusable() {
+		return
+	}
+	earlier, n, branch := m.prompts.Find(s, st.prompt[:len(st.prompt)-1])
+	if earlier != nil {
+		st.State, st.rest, st.cached = earlier, st.prompt[n:], n
+	}
+	st.branch = branch
+}
+
+// reusable reports whether the stream's KV is that of any other stream over the same tokens.
+func (st *Stream) reusable() bool {
+	return st.Model.keeps && st.options.KVBits == 0 && st.options.MaxKVSize == 0
+}
+
+// keep leaves the state for later requests that begin with ids, all of which it has seen.
+func (st *Stream) keep(s *mlxc.Scope, ids []int32) error {
+	if !st.reusable() {
+		return nil
+	}
+	return st.Model.prompts.Keep(s, ids, st.State)
+}
+
+// quantize packs the KV once it is long enough.
+func (st *Stream) quantize(s *mlxc.Scope) {
+	if o := st.options; o.KVBits != 0 && !st.packed && st.State.Position() >= o.KVStart {
+		st.State.Quantize(s, mlxc.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
+		st.packed = true
+	}
+}
+
+// sample makes the token after logits [1, vocab] the pending one and returns what must be evaluated.
+func (st *Stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
+	st.quantize(s)
+	st.sampled++
+	token, logprobs := st.sampler.sample(s, logits)
+	st.sampler.observe(s, token)
+	next := pending{token: token}
+	if st.options.LogProbs || st.options.TopLogProbs > 0 {
+		next.logprob = s.AsType(s.TakeAlong(logprobs, s.ExpandDims(token, 1), -1), mlxc.Float32)
+	}
+	if k := st.options.TopLogProbs; k > 0 {
+		next.topIDs, next.top = bestTokens(s, logprobs, k)
+	}
+	return st.await(s, next)
+}
+
+// await keeps the next token until it is read and returns what must be evaluated.
+func (st *Stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
+	for _, a := range next.arrays() {
+		s.Keep(a)
+	}
+	st.pending = next
+	return append(next.arrays(), st.State.Arrays()...)
+}
+
+// plain reports whether the stream takes the most likely token and wants to know nothing else.
+func (st *Stream) plain() bool {
+	o := st.options
+	return st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
+}
+
+// deliver hands a token to the reader, and ends the stream if it is the last one.
+func (st *Stream) deliver(token engine.Token) {
+	if st.made = append(st.made, token.ID); len(st.made) == 1 {
+		st.Model.Counters.Prompt.Add(1)
+	}
+	st.Model.Counters.Generated.Add(1)
+	switch {
+	case st.stops[token.ID]:
+		token.FinishReason = engine.FinishStop
+	case len(st.made) == st.options.MaxTokens:
+		token.FinishReason = engine.FinishLength
+	default:
+		st.out <- item{token: token}
+		return
+	}
+	st.end(item{token: token})
+}
+
+// end frees everything, and does not panic; the reader is told why once the pass under way has given back what it holds too.
+// It does nothing on a stream that has ended.
+func (st *Stream) end(last item) {
+	if st.freed {
+		return
+	}
+	if err := st.Free(last.err == nil); err != nil {
+		last = item{err: errors.Join(last.err, err)}
+	}
+	st.Model.endings = append(st.Model.endings, ending{st, last})
+}
+
+// ending is the last word to a reader.
+type ending struct {
+	stream *Stream
+	last   item
+}
+
+// tellEndings lets the readers of ended streams go.
+func (m *Scheduler) tellEndings() {
+	for _, e := range m.endings {
+		e.stream.ended.Store(true)
+		e.stream.out <- e.last
+	}
+	m.endings = m.endings[:0]
+}
+
+// free gives back what the stream holds. With keep, what it has seen is kept for later requests. Whatever fails or panics
+// on the way is returned, and does not stop the rest from being freed: a stream is freed once, and nobody can try again.
+func (st *Stream) Free(keep bool) error {
+	if st.freed {
+		return nil
+	}
+	st.freed = true
+	st.Model.drop(st)
+	s := st.Model.Lease.NewScope()
+	keep = keep && len(st.made) > 0 && st.reusable()
+	steps := []func() error{
+		func() error { return st.leave(s, keep) },
+		func() error {
+			if !keep {
+				return nil
+			}
+			// One token of those made may not have been through the model.
+			return st.keep(s, append(slices.Clone(st.prompt), st.made...)[:st.State.Position()])
+		},
+		// Work that was queued ahead still holds buffers; wait for it so that they are all returned.
+		s.Synchronize,
+		st.pending.free, st.draft.free, st.sampler.free,
+		func() error { st.matcher.Close(); return nil },
+	}
+	for _, c := range st.State.Caches {
+		steps = append(steps, c.Free)
+	}
+	steps = append(steps, s.Close, func() error { return mlxc.TrimCache(owner.CacheLimit) })
+	var errs []error
+	for _, step := range steps {
+		errs = append(errs, owner.Protect(step))
+	}
+	return errors.Join(errs...)
+}
+
+// close ends the stream for a reader that leaves.
+func (st *Stream) Close() error {
+	if st.ended.Load() {
+		return nil
+	}
+	err := st.Model.Do(context.Background(), func() error { return st.Free(true) })
+	if errors.Is(err, engine.ErrClosed) {
+		return nil // the model's Close freed the stream
+	}
+	return err
+}
+
+// next waits for what the scheduler has to tell.
+func (st *Stream) next(ctx context.Context) (item, error) {
+	if err := ctx.Err(); err != nil {
+		return item{}, err
+	}
+	select {
+	case it := <-st.out:
+		if st.paused.Swap(false) {
+			st.Model.kick()
+		}
+		return it, it.err
+	case <-ctx.Done():
+		return item{}, ctx.Err()
+	case <-st.Model.Closed:
+		return item{}, engine.ErrClosed
+	}
+}
+
+// pending is a token that is being computed, with what its reader wants to know of it. All kept.
+type pending struct {
+	token   *mlxc.Array // uint32 [1]
+	logprob *mlxc.Array // float32 [1, 1], or nil
+	topIDs  *mlxc.Array // uint32 [1, k], or nil
+	top     *mlxc.Array // float32 [1, k], or nil
+}
+
+func (p pending) arrays() []*mlxc.Array {
+	var out []*mlxc.Array
+	for _, a := range []*mlxc.Array{p.token, p.logprob, p.topIDs, p.top} {
+		if a != nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func (p pending) free() error {
+	return errors.Join(p.token.Free(), p.logprob.Free(), p.topIDs.Free(), p.top.Free())
+}
+
+// read waits for the token.
+func (p pending) read() (engine.Token, error) {
+	id, err := p.token.Int()
+	if err != nil {
+		return engine.Token{}, err
+	}
+	token := engine.Token{ID: int32(id)}
+	if p.logprob != nil {
+		if token.LogProb, err = p.logprob.Float(); err != nil {
+			return token, err
+		}
+		if math.IsNaN(float64(token.LogProb)) {
+			return token, errors.New("generate: logits are not numbers: the model's weights or their dtype are broken")
+		}
+	}
+	if p.top != nil {
+		ids, err := p.topIDs.Ints()
+		if err != nil {
+			return token, err
+		}
+		values, err := p.top.Floats()
+		if err != nil {
+			return token, err
+		}
+		token.TopLogProbs = sortedLogProbs(ids, values)
+	}
+	return token, nil
+}

@@ -1,0 +1,128 @@
+package decoder
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+)
+
+// decoderSpec describes a dense decoder: grouped-query attention, a gated MLP, RMSNorm before both and, in some families, behind
+// both. A family is a reader of its config that fills one in.
+type decoderSpec struct {
+	hiddenSize, vocabSize, heads, kvHeads, headDim, intermediate int
+
+	eps            float32   // of every norm
+	attentionScale float32   // of attention scores
+	gate           mlxc.Gate // activation of the MLP
+	embedScale     float64   // what embeddings are multiplied by; 0 for nothing
+	bidirectional  bool      // tokens see later ones too: for embeddings, not for text
+
+	embed  *nn.Embedding
+	layers []decoderLayer
+	norm   *mlxc.Array // behind the last layer
+	head   *nn.Linear  // nil: the embedding is the output layer
+}
+
+type decoderLayer struct {
+	inputNorm, preMLPNorm          *mlxc.Array
+	postAttentionNorm, postMLPNorm *mlxc.Array // of what a block puts out; nil without
+	q, k, v, o, gate, up, down     *nn.Linear
+	qNorm, kNorm                   *mlxc.Array // nil without
+	rope                           mlxc.RoPE
+	window                         int // sliding window, 0 for full attention
+}
+
+// postNorm reports whether what a block puts out is normed before it is added.
+func (d *decoderSpec) postNorm() bool { return d.layers[0].postAttentionNorm != nil }
+
+// clips reports whether sums must be kept in float16's range: Gemma's activations exceed it.
+func (d *decoderSpec) clips() bool { return d.postNorm() && d.norm.DType() == mlxc.Float16 }
+
+func (d *decoderSpec) shape() Shape {
+	windows := make([]int, len(d.layers))
+	for i, l := range d.layers {
+		windows[i] = l.window
+	}
+	element := int64(2)
+	if d.norm.DType() == mlxc.Float32 {
+		element = 4
+	}
+	return Shape{
+		HiddenSize: d.hiddenSize, VocabSize: d.vocabSize, heads: d.heads, intermediate: d.intermediate, Bidirectional: d.bidirectional,
+		Layout: kv.Layout{Windows: windows, KvHeads: d.kvHeads, HeadDim: d.headDim, ElementSize: element, Attention: (*mlxc.Scope).SDPA},
+	}
+}
+
+// decoder is a decoder that can compute, in one of three ways: with MLX's ops in mlx-lm's order, with the CUDA kernels
+// of package fused, or with the CPU kernels.
+type decoder struct {
+	decoderSpec
+	exact *exactDecoder
+	cuda  *FusedDecoder // nil where its kernels cannot run; then its joined weights have replaced the layers' own
+	cpu   *cpuDecoder   // nil where its kernels do not run
+}
+
+// newDecoder chooses the kernels and reads the weights.
+func newDecoder(spec decoderSpec, w *checkpoint.Weights, lease *mlxc.Lease) (*decoder, error) {
+	d := &decoder{decoderSpec: spec}
+	var err error
+	if d.cuda, err = fuseLayers(w, &d.decoderSpec); err != nil {
+		return d, err
+	}
+	if err := w.Finish(); err != nil {
+		return d, err
+	}
+	if d.exact, err = newExactDecoder(&d.decoderSpec, w.Scope, lease); err != nil {
+		return d, err
+	}
+	if w.Kernels {
+		d.cpu, err = newCPUDecoder(&d.decoderSpec, w.Scope)
+	}
+	return d, err
+}
+
+func (d *decoder) shape() Shape {
+	shape := d.decoderSpec.shape()
+	if shape.Rings = d.cpu != nil; d.cuda != nil {
+		shape.Attention, shape.Joined = d.cuda.Kernels.Attention, true
+	}
+	return shape
+}
+
+// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+func (d *decoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	if pass.Kernel != nil {
+		return d.cpu.Hidden(s, ids, pass)
+	}
+	h := d.exact.lookup(s, ids)
+	if d.cuda != nil {
+		return d.cuda.run(s, h, pass)
+	}
+	return d.exact.run(s, h, pass)
+}
+
+// logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
+func (d *decoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
+	if d.cpu != nil {
+		return s.Apply(h, mlxc.NoGate, true, d.cpu.head)
+	}
+	return d.output().Apply(s, h)
+}
+
+// output is the output layer.
+func (d *decoderSpec) output() *nn.Linear {
+	if d.head != nil {
+		return d.head
+	}
+	return d.embed.Output()
+}
+
+func (d *decoder) Close() error {
+	if d == nil {
+		return nil
+	}
+	d.cuda.Close()
+	d.cpu.Close()
+	return d.exact.Close()
+}

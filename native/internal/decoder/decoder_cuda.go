@@ -1,0 +1,79 @@
+package decoder
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+)
+
+// fusedDecoder runs the layers of a decoder with the kernels of package fused: half as many kernels as
+// with MLX's ops one by one.
+type FusedDecoder struct {
+	Kernels *fused.Kernels
+	layers  []fusedLayer
+	norm    *mlxc.Array // behind the last layer
+}
+
+type fusedLayer struct {
+	*decoderLayer
+	qkv, gateUp *nn.Linear // q, k and v joined, and gate and up
+	rotation    fused.Rotation
+}
+
+// fuseLayers returns nil if the kernels cannot run the model: not on this device, not in this shape, or not
+// with weights of several types or packings. Otherwise the joined weights are all that is left of their parts.
+func fuseLayers(w *checkpoint.Weights, spec *decoderSpec) (_ *FusedDecoder, err error) {
+	if !w.Fuse || len(w.Problems) > 0 || !w.Uniform() || spec.layers[0].rope.Traditional {
+		return nil, nil
+	}
+	shape := fused.Shape{
+		Heads: spec.heads, KVHeads: spec.kvHeads, HeadDim: spec.headDim, HiddenSize: spec.hiddenSize, Intermediate: spec.intermediate,
+		QKNorm: spec.layers[0].qNorm != nil, PostNorm: spec.postNorm(), GELU: spec.gate == mlxc.GELUGate,
+		RMSNormEps: spec.eps, AttentionScale: spec.attentionScale, DType: spec.norm.DType(),
+	}
+	if !shape.Fits() {
+		return nil, nil
+	}
+	for _, l := range spec.layers {
+		if !nn.Alike(l.q, l.k, l.v) || !nn.Alike(l.gate, l.up) {
+			return nil, nil
+		}
+	}
+	d := &FusedDecoder{layers: make([]fusedLayer, len(spec.layers)), norm: spec.norm}
+	if d.Kernels, err = fused.New(w.Scope, shape); err != nil {
+		return nil, err
+	}
+	for i := range d.layers {
+		l := &spec.layers[i]
+		d.layers[i] = fusedLayer{l, w.Join(l.q, l.k, l.v), w.Join(l.gate, l.up), d.Kernels.NewRotation(w.Scope, l.rope)}
+	}
+	return d, nil
+}
+
+// run takes h [B, T, hidden] through all layers and returns it normed.
+func (d *FusedDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	positions := pass.Positions(s, h.Dim(0), h.Dim(1))
+	pass.Seen(0, kv.OpInput, h)
+	x := s.RMSNorm(h, d.layers[0].inputNorm, d.Kernels.Shape().RMSNormEps)
+	for i := range d.layers {
+		l := &d.layers[i]
+		q, k, v := d.Kernels.NormRope(s, d.Kernels.Project(s, x, l.qkv), l.qNorm, l.kNorm, positions, l.rotation)
+		attended := pass.Attend(s, i, q, k, v, d.Kernels.Shape().AttentionScale)
+		h, x = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, attended, l.o), l.postAttentionNorm, l.preMLPNorm)
+		next := d.norm
+		if i+1 < len(d.layers) {
+			next = d.layers[i+1].inputNorm
+		}
+		h, x = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, d.Kernels.Gate(s, d.Kernels.Project(s, x, l.gateUp)), l.down), l.postMLPNorm, next)
+		pass.Seen(i, kv.OpOutput, d.Kernels.Sums(s, h))
+	}
+	return x
+}
+
+func (d *FusedDecoder) Close() {
+	if d != nil {
+		d.Kernels.Close()
+	}
+}

@@ -1,0 +1,58 @@
+package decoder
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+)
+
+// splitHeads makes [B, T, heads*head_dim] into [B, heads, T, head_dim].
+func splitHeads(s *mlxc.Scope, x *mlxc.Array, heads int) *mlxc.Array {
+	return s.Transpose(s.Reshape(x, x.Dim(0), x.Dim(1), heads, -1), 0, 2, 1, 3)
+}
+
+// callOne runs a compiled function of one result.
+func callOne(s *mlxc.Scope, f *mlxc.Function, in ...*mlxc.Array) *mlxc.Array {
+	out := f.Call(s, in...)
+	if len(out) != 1 {
+		return in[0] // the error is latched
+	}
+	return out[0]
+}
+
+// warm traces and builds a compiled function of the given number of operands [1, 1, width] now, so that
+// the first request is not slower than the others and the function's constants are part of what the
+// model holds from the start.
+func warm(parent *mlxc.Scope, f *mlxc.Function, operands int, dtype mlxc.DType, width int) error {
+	s := parent.Child()
+	zero := s.Zeros(dtype, 1, 1, width)
+	err := s.Eval(callOne(s, f, slices.Repeat([]*mlxc.Array{zero}, operands)...))
+	return errors.Join(err, s.Close())
+}
+
+// checkPositive names the first config value that is not positive.
+func checkPositive(values map[string]int) error {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if values[name] < 1 {
+			return fmt.Errorf("%s %d is not positive", name, values[name])
+		}
+	}
+	return nil
+}
+
+// logProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
+func LogProbs(s *mlxc.Scope, logits *mlxc.Array, kernels bool) *mlxc.Array {
+	if kernels {
+		return s.LogSoftmax(logits)
+	}
+	return s.Subtract(logits, s.LogSumExp(logits, -1, true))
+}
+
+// logSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
+// in small differences.
+func LogSoftmax(s *mlxc.Scope, logits *mlxc.Array) *mlxc.Array {
+	return LogProbs(s, s.AsType(logits, mlxc.Float32), false)
+}

@@ -1,0 +1,177 @@
+package decoder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+)
+
+// network is weights with their forward pass. It belongs to the owner thread.
+type Network struct {
+	*owner.Owner
+	Weights *mlxc.Scope
+	Arch    Architecture
+	CPU     *cpuDecoder   // of arch; nil without the CPU kernels
+	CUDA    *FusedDecoder // of arch; nil without the CUDA kernels
+	Shape   Shape
+	Kinds   layerKinds
+	Kernels string             // what computes: for people
+	Linears checkpoint.Linears // for adapters
+	Prefix  string             // of the checkpoint's names
+	steps   *mlxc.Function     // tokenPass, compiled; nil without CUDA kernels
+	Token   *fused.Token       // nil where tokens are not one launch
+}
+
+// prefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
+// under way; the python engine uses the same size, so that both engines compute the same passes.
+const PrefillChunk = 512
+
+// threadsVariable is the environment variable that sets the number of threads where no option does.
+const ThreadsVariable = "GO_MLX_THREADS"
+
+// useThreads sets how many threads the CPU kernels use, which all models of the process share.
+func useThreads(n int) error {
+	if text := os.Getenv(ThreadsVariable); n == 0 && text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1 {
+			return fmt.Errorf("%s is %q and not a number of threads", ThreadsVariable, text)
+		}
+	}
+	if n == 0 {
+		n = runtime.GOMAXPROCS(0) // which knows the limits of a container
+	}
+	mlxc.SetCPUThreads(n)
+	return nil
+}
+
+// load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
+func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter string, options engine.NativeOptions) (_ *checkpoint.Weights, err error) {
+	n.Weights = n.Lease.NewScope()
+	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
+	kernels := !options.Exact && n.Lease.Device().Name == "cpu"
+	if kernels {
+		if err := useThreads(options.Threads); err != nil {
+			return nil, err
+		}
+		level, err := mlxc.CPULevel()
+		if err != nil {
+			return nil, err
+		}
+		n.Kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
+	}
+	packed := options.Packed || n.Lease.Device().Name == "gpu" || kernels
+	w, err := checkpoint.OpenWeights(from, n.Weights, packed, kernels)
+	if w != nil {
+		defer w.CloseFiles()
+	}
+	if w != nil && w.Close != nil {
+		defer func() { err = errors.Join(err, w.Close()) }()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Reserve("the model's weights", w.Bytes); err != nil {
+		return nil, err
+	}
+	capability, err := n.Lease.CUDACapability()
+	if err != nil {
+		return nil, err
+	}
+	w.Fuse = capability >= fused.MinCapability && !options.Exact && adapter == ""
+	// What a constructor returns beside an error still holds something.
+	if n.Arch, err = architectures[cfg.ModelType](cfg, w, n.Lease); err != nil {
+		return nil, err
+	}
+	if err := n.Weights.Err(); err != nil {
+		return nil, err
+	}
+	n.Shape = n.Arch.shape()
+	if d, ok := n.Arch.(*decoder); ok {
+		n.CPU, n.CUDA = d.cpu, d.cuda
+	}
+	switch {
+	case n.CUDA != nil:
+		n.Kernels = "cuda"
+	case n.CPU == nil:
+		n.Kernels = "mlx"
+	}
+	n.Kinds = kindsOf(n.Shape.Windows)
+	n.Linears, n.Prefix = w.Linears, w.Prefix
+	if adapter != "" {
+		if err := checkpoint.LoadAdapter(n.Weights, n.Linears, adapter); err != nil {
+			return nil, err
+		}
+	}
+	if n.CUDA != nil {
+		if n.steps, err = n.Lease.Compile(false, n.traceTokens); err != nil {
+			return nil, err
+		}
+	}
+	return w, n.prepareToken()
+}
+
+func (n *Network) Close() error {
+	if n == nil {
+		return nil
+	}
+	errs := []error{n.steps.Close()}
+	n.Token.Close()
+	if n.Arch != nil {
+		errs = append(errs, n.Arch.Close())
+	}
+	if n.Weights != nil {
+		errs = append(errs, n.Weights.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) *mlxc.Array {
+	ids := s.Reshape(token, 1, 1)
+	if logits, ok := n.compiledStep(s, st, ids); ok {
+		return logits
+	}
+	return s.Squeeze(n.Arch.Logits(s, n.Run(s, st, ids)), 1)
+}
+
+// outputLayer is the output layer for the CPU kernels.
+func (n *Network) OutputLayer() mlxc.Layer { return n.CPU.head }
+
+// newSequence is an empty one for the network's kernels.
+func (n *Network) NewSequence() *kv.Sequence { return kv.NewSequence(&n.Shape.Layout) }
+
+// run takes tokens [1, T] into a sequence and returns their hidden states [1, T, hidden].
+func (n *Network) Run(s *mlxc.Scope, st *kv.Sequence, ids *mlxc.Array) *mlxc.Array {
+	return n.Arch.Hidden(s, ids, kv.NewPass(s, []*kv.Sequence{st}, ids.Dim(1)))
+}
+
+// prefill runs tokens through the model, chunk by chunk, for their KV.
+func (n *Network) Prefill(parent *mlxc.Scope, st *kv.Sequence, ids []int32) error {
+	for chunk := range slices.Chunk(ids, PrefillChunk) {
+		s := parent.Child()
+		n.Run(s, st, s.FromInts(chunk, 1, len(chunk)))
+		if err := errors.Join(s.Eval(st.Arrays()...), s.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkCausal refuses what a model that attends in both directions cannot do.
+func (n *Network) CheckCausal(what string) error {
+	if n.Shape.Bidirectional {
+		return fmt.Errorf("%s: the model attends in both directions and is for embeddings: %w", what, engine.ErrUnsupported)
+	}
+	return nil
+}

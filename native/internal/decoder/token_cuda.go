@@ -1,0 +1,36 @@
+package decoder
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/fused"
+)
+
+// Tokens of a stream that decodes alone are one launch each (fused.Token). Its KV lies in the buffers of a batch, which nobody shares, since
+// the kernel writes in place.
+
+// prepareToken makes the kernel, if there is one for the model.
+func (n *Network) prepareToken() error {
+	d, ok := n.Arch.(*decoder)
+	if !ok || d.cuda == nil || d.bidirectional {
+		return nil
+	}
+	var err error
+	n.Token, err = fused.NewToken(n.Weights, n.Lease, d.tokenModel(n.Kinds))
+	return err
+}
+
+func (d *decoder) tokenModel(kinds layerKinds) fused.TokenModel {
+	m := fused.TokenModel{
+		Shape: d.cuda.Kernels.Shape(), VocabSize: d.vocabSize, Embed: d.embed.Output(), Head: d.output(), Norm: d.norm, Kinds: len(kinds.First),
+	}
+	if d.embedScale != 0 {
+		m.EmbedScale = roundToBFloat16(float32(d.embedScale))
+	}
+	for i, l := range d.cuda.layers {
+		m.Layers = append(m.Layers, fused.TokenLayer{
+			QKV: l.qkv, O: l.o, GateUp: l.gateUp, Down: l.down, InputNorm: l.inputNorm, MLPNorm: l.preMLPNorm,
+			PostAttentionNorm: l.postAttentionNorm, PostMLPNorm: l.postMLPNorm, QNorm: l.qNorm, KNorm: l.kNorm,
+			RoPE: l.rope, Kind: kinds.of[i],
+		})
+	}
+	return m
+}

@@ -1,0 +1,116 @@
+package score
+
+import (
+	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+)
+
+// fusedRow is a packed row as the compiled CUDA pass takes it, padded to blocks.
+type fusedRow struct {
+	*labelRow
+	visible []bool  // [T, past+T]
+	flat    []int32 // row * vocab + id of every pick
+}
+
+// packFused lays a batch out, or returns nil if it is none for the CUDA kernels.
+func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
+	m := t.Scorer
+	if m.packed == nil || past.Length == 0 {
+		return nil
+	}
+	all := t.allLabels()
+	total := len(batch) * t.rest(all)
+	for _, row := range batch {
+		total += len(row.IDs)
+	}
+	total = roundUp(total, fusedBlock)
+	if total > maxFused || past.Length+total > fused.MaxPackedKeys {
+		return nil
+	}
+	for _, window := range m.Shape.Windows {
+		if window > 0 && past.Length+total > window {
+			return nil
+		}
+	}
+	p := &fusedRow{labelRow: t.newLabelRow(past.Length, batch, all)}
+	// Padding sees the past, so that its attention is a number.
+	for len(p.IDs) < total {
+		p.Add([]int32{0}, past.Length, kv.Span{})
+	}
+	for len(p.rows)%rowBlock != 0 {
+		p.rows = append(p.rows, 0)
+	}
+	width := past.Length + total
+	p.visible = make([]bool, total*width)
+	for at := range p.IDs {
+		sees := p.visible[at*width:][:width]
+		for i := range past.Length {
+			sees[i] = true
+		}
+		for _, s := range []kv.Span{p.First[at], p.Second[at]} {
+			for i := s.Begin; i < s.End; i++ {
+				sees[past.Length+i] = true
+			}
+		}
+	}
+	for _, pick := range p.picks {
+		p.flat = append(p.flat, pick.row*int32(m.Shape.VocabSize)+pick.id)
+	}
+	for len(p.flat)%pickBlock != 0 {
+		p.flat = append(p.flat, 0)
+	}
+	return p
+}
+
+// packedMemory is the memory of a pass over a packed row by the CUDA kernels.
+type packedMemory struct {
+	decoder            *decoder.FusedDecoder
+	visible            *mlxc.Array
+	pastKeys, pastVals []*mlxc.Array
+}
+
+// Attend sees what is visible.
+func (st *packedMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ float32) *mlxc.Array {
+	return st.decoder.Kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
+}
+
+// tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
+// and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
+func (n *Scorer) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	st := &packedMemory{decoder: n.CUDA, visible: in[2]}
+	for i := 5; i < len(in); i += 2 {
+		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
+	}
+	rows, picks := in[3], in[4]
+	h := n.Arch.Hidden(s, in[0], &kv.Pass{At: in[1], Memory: st})
+	h = s.Take(s.Reshape(h, h.Dim(1), n.Shape.HiddenSize), rows, 0)
+	logits := s.AsType(n.Arch.Logits(s, h), mlxc.Float32)
+	sums := s.LogSumExp(logits, -1, false)
+	of := s.FloorDivide(picks, s.Scalar(float64(n.Shape.VocabSize), mlxc.Int32))
+	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
+}
+
+// fusedLogProbs is logProbs for a packed row.
+func (t *LabelTask) fusedLogProbs(s *mlxc.Scope, past *kv.History, p *fusedRow, texts int) ([][]float64, error) {
+	n := len(p.IDs)
+	in := []*mlxc.Array{
+		s.FromInts(p.IDs, 1, n), s.FromInts(p.Positions, 1, n), s.FromBools(p.visible, n, past.Length+n),
+		s.FromInts(p.rows, len(p.rows)), s.FromInts(p.flat, len(p.flat)),
+	}
+	for i := range past.Keys {
+		in = append(in, past.Keys[i], past.Values[i])
+	}
+	out := t.packed.Call(s, in...)
+	if len(out) != 1 {
+		return nil, s.Err()
+	}
+	values, err := out[0].Floats()
+	if err != nil {
+		return nil, err
+	}
+	scores := t.emptyScores(texts)
+	t.sum(scores, p.picks, values)
+	return scores, nil
+}

@@ -1,0 +1,141 @@
+package score
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+)
+
+// States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
+// divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
+// count. Texts are cut to as many tokens as a pass holds.
+func (m *Scorer) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
+	if err := m.CheckOpen(ctx); err != nil {
+		return nil, err
+	}
+	if err := options.Validate(len(m.Shape.Windows), texts); err != nil {
+		return nil, err
+	}
+	defer m.Begin()()
+	front, err := m.Encode(ctx, "", true)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(front); n > 0 && front[n-1] == m.EndToken {
+		front = front[:n-1]
+	}
+	limit := maxPackedTokens
+	if n := m.Context; n > 0 {
+		limit = min(limit, n)
+	}
+	rows := make([]ScoreRow, len(texts))
+	for i, text := range texts {
+		ids, err := m.EncodePlain(ctx, text)
+		if err == nil {
+			ids = ids[:min(len(ids), limit)]
+			err = m.CheckVocabulary(ids)
+		}
+		if err == nil && len(ids) == 0 {
+			err = engine.ErrEmptyPrompt
+		}
+		if err != nil {
+			return nil, fmt.Errorf("text %d: %w", i, err)
+		}
+		rows[i] = ScoreRow{Index: i, IDs: ids}
+	}
+	slices.SortStableFunc(rows, func(a, b ScoreRow) int { return cmp.Compare(len(a.IDs), len(b.IDs)) })
+	vectors := make([][][]float32, len(options.Layers))
+	for l := range vectors {
+		vectors[l] = make([][]float32, len(texts))
+	}
+	for len(rows) > 0 {
+		batch := rows[:BatchSize(rows)]
+		rows = rows[len(batch):]
+		if err := m.Do(ctx, func() error { return m.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+			return nil, err
+		}
+		m.Counters.Classified.Add(int64(len(batch)))
+	}
+	return vectors, nil
+}
+
+// statesBatch runs on the owner thread.
+func (m *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors [][][]float32) (err error) {
+	width := len(batch[len(batch)-1].IDs) // rows are sorted
+	if err := m.Reserve("a batch of texts", func() int64 { return m.scoreBytes(0, width, 0) }); err != nil {
+		return err
+	}
+	s := m.Lease.NewScope()
+	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(owner.CacheLimit)) }()
+	var ids *mlxc.Array
+	var pass *kv.Pass
+	var texts []kv.Span // in the states, taken as [N, hidden]
+	if m.Shape.Rings {  // texts one behind the other
+		var row *kv.PackedRow
+		row, texts, pass = m.newPackedTexts(batch)
+		ids = s.FromInts(row.IDs, 1, len(row.IDs))
+	} else {
+		padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
+		for b, text := range batch {
+			copy(padded[b*width:], text.IDs)
+			lengths[b] = len(text.IDs)
+			texts = append(texts, kv.Span{Begin: b * width, End: b*width + len(text.IDs)})
+		}
+		pass, ids = m.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
+	}
+	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
+	kept := make([]*mlxc.Array, len(layers)) // [B, T, hidden]
+	pass.Observe = func(layer int, op string, h *mlxc.Array) {
+		if i := slices.Index(layers, layer+1); i >= 0 && op == kv.OpOutput {
+			kept[i] = h
+		}
+	}
+	m.Arch.Hidden(s, ids, pass)
+	for l, h := range kept {
+		if h == nil {
+			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
+		}
+		values, err := s.AsType(h, mlxc.Float32).Floats()
+		if err != nil {
+			return err
+		}
+		for b, row := range batch {
+			vectors[l][row.Index] = pool(values, m.Shape.HiddenSize, texts[b], front)
+		}
+	}
+	for _, row := range batch {
+		m.Counters.Prompt.Add(int64(len(row.IDs)))
+	}
+	return nil
+}
+
+// pool is the mean of the states [N, size] of a text behind the first front, which all texts share; of all if there are no others.
+func pool(values []float32, size int, text kv.Span, front int) []float32 {
+	if text.End-text.Begin > front {
+		text.Begin += front
+	}
+	sum := make([]float64, size)
+	for t := text.Begin; t < text.End; t++ {
+		token, squares := values[t*size:][:size], 0.0
+		for _, v := range token {
+			squares += float64(v) * float64(v)
+		}
+		scale := 1 / (math.Sqrt(squares/float64(size)+1e-12) * float64(text.End-text.Begin))
+		for i, v := range token {
+			sum[i] += float64(v) * scale
+		}
+	}
+	out := make([]float32, size)
+	for i, v := range sum {
+		out[i] = float32(v)
+	}
+	return out
+}

@@ -1,0 +1,365 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
+)
+
+// trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
+type Trainer struct {
+	*decoder.Network
+	*prompt.Encoder
+	Options engine.TrainOptions
+	Adapter *checkpoint.AdapterConfig
+	Loras   []namedLoRA
+	All     []*nn.LoRA   // the same without names
+	blocks  [][]*nn.LoRA // the same by block
+	m, v    []*mlxc.Array
+	sums    []*mlxc.Array // of gradients, between updates
+	masks   []*mlxc.Array // of the pass under way, with checkpoints
+	updates int
+
+	Gradients *mlxc.GradFunction
+	pass      *mlxc.Function // loss and gradients
+	Valued    *mlxc.Function // the loss alone
+	update    *mlxc.Function
+}
+
+// call runs a function, compiled if it was.
+func Call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array, s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	if f == nil {
+		return plain(s, in)
+	}
+	return f.Call(s, in...)
+}
+
+// Run trains a LoRA adapter for a model that was loaded from a path, and writes it to options.Out in mlx-lm's form. It stops between
+// iterations when ctx ends; what was saved until then can be resumed.
+func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string, options engine.TrainOptions) (_ *engine.TrainResult, err error) {
+	batches, validation, err := ReadData(e, options)
+	if err != nil {
+		return nil, err
+	}
+	t := NewTrainer(n, e, path, options)
+	defer func() { err = errors.Join(err, n.Do(context.WithoutCancel(ctx), t.Close)) }()
+	done := 0
+	if err := n.Do(ctx, func() (err error) {
+		done, err = t.Open()
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return t.run(ctx, &batchOrder{batches: batches, seed: options.Seed}, validation, done)
+}
+
+func NewTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.TrainOptions) *Trainer {
+	blocks := o.NumLayers
+	if blocks <= 0 {
+		blocks = -1 // all
+	}
+	return &Trainer{Network: n, Encoder: e, Options: o, Adapter: &checkpoint.AdapterConfig{
+		Model: path, FineTuneType: "lora", NumLayers: blocks,
+		Parameters: checkpoint.LoraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
+	}}
+}
+
+// readData reads and batches what is trained on.
+func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []TrainBatch, err error) {
+	for _, file := range []struct {
+		name    string
+		batches *[]TrainBatch
+	}{{"train.jsonl", &train}, {"valid.jsonl", &validation}} {
+		examples, err := readExamples(e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
+		if err != nil {
+			return nil, nil, err
+		}
+		if o.Packed {
+			*file.batches = packBatches(examples, o.BatchSize, o.MaxSeqLength)
+		} else {
+			*file.batches = makeBatches(examples, o.BatchSize, o.MaxSeqLength)
+		}
+		if len(*file.batches) == 0 && (len(examples) > 0 || file.name == "train.jsonl") {
+			return nil, nil, fmt.Errorf("train: %s has %d examples, fewer than a batch of %d", filepath.Join(o.Data, file.name), len(examples), o.BatchSize)
+		}
+	}
+	return train, validation, nil
+}
+
+// open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
+// done.
+func (t *Trainer) Open() (done int, err error) {
+	s := t.Lease.NewScope()
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if t.Loras, err = newAdapter(s, t.Linears, len(t.Shape.Windows), t.Adapter, t.Options.Seed); err != nil {
+		return 0, err
+	}
+	if len(t.Loras) == 0 {
+		return 0, errors.New("train: the model has no linear layers to adapt")
+	}
+	t.blocks = make([][]*nn.LoRA, len(t.Shape.Windows))
+	for _, l := range t.Loras {
+		block, _, _ := blockOf(l.Layer)
+		t.blocks[block], t.All = append(t.blocks[block], l.LoRA), append(t.All, l.LoRA)
+		t.Linears[l.Layer].Adapt(l.LoRA)
+	}
+	for _, a := range t.Trained() {
+		t.m = append(t.m, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
+		t.v = append(t.v, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
+	}
+	if err := s.Eval(append(t.m, t.v...)...); err != nil {
+		return 0, err
+	}
+	if t.Options.Resume {
+		if done, err = t.resume(s); err != nil {
+			return 0, err
+		}
+	}
+	return done, errors.Join(t.compile(), s.Err())
+}
+
+// trained are the arrays under training, A and B of each LoRA.
+func (t *Trainer) Trained() []*mlxc.Array {
+	var out []*mlxc.Array
+	for _, l := range t.All {
+		out = append(out, l.A, l.B)
+	}
+	return out
+}
+
+func (t *Trainer) compile() (err error) {
+	lease, n := t.Lease, 2*len(t.All)
+	inputs := make([]int, n)
+	for i := range inputs {
+		inputs[i] = batchInputs + i
+	}
+	if t.Gradients, err = lease.ValueAndGrad(t.Loss, inputs...); err != nil {
+		return err
+	}
+	if lease.Device().Name != "cpu" || t.Options.Checkpoint {
+		// MLX never frees the trace of a compiled function in which an op has several outputs, nor the weights in it (see
+		// fused.Kernels). A checkpoint is such an op, and so are some gradients on a GPU.
+		return nil
+	}
+	for _, f := range []struct {
+		compiled **mlxc.Function
+		plain    func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
+	}{{&t.pass, t.lossAndGradients}, {&t.Valued, t.Loss}, {&t.update, t.adamW}} {
+		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lossAndGradients takes what loss takes, and returns the gradients of the trained arrays behind what it returns.
+func (t *Trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	values, gradients := t.Gradients.Call(s, in...)
+	return append(values, gradients...)
+}
+
+// adamW takes the rate, then the trained arrays, both moments and the gradients, and returns the first three anew.
+func (t *Trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	n := 2 * len(t.All)
+	out := make([]*mlxc.Array, 3*n)
+	for i := range n {
+		out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.Options.WeightDecay)
+	}
+	return out
+}
+
+// inputs are what the passes take of a batch, and the trained arrays.
+func (t *Trainer) Inputs(s *mlxc.Scope, b *TrainBatch) []*mlxc.Array {
+	n := padded(len(b.Picks))
+	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
+	copy(picks, b.Picks)
+	copy(targets, b.Targets)
+	for i := range b.Picks {
+		counts[i] = true
+	}
+	in := []*mlxc.Array{s.FromInts(b.IDs, b.Rows, b.Length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
+	in = append(in, t.Trained()...)
+	if b.segments != nil {
+		in = append(in, s.FromInts(b.segments, b.Rows, b.Length))
+	}
+	return in
+}
+
+// step is an iteration: a pass, and an update if enough gradients are together.
+func (t *Trainer) step(b *TrainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
+	s := t.Lease.NewScope()
+	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
+	out := Call(t.pass, t.lossAndGradients, s, t.Inputs(s, b))
+	if err := s.Err(); err != nil {
+		return 0, 0, err
+	}
+	gradients := out[2:]
+	for i, sum := range t.sums {
+		gradients[i] = s.Add(gradients[i], sum)
+	}
+	if update {
+		err = t.Apply(s, gradients, rate)
+	} else {
+		err = t.hold(s, gradients)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	value, err := out[0].Float()
+	if err != nil {
+		return 0, 0, err
+	}
+	count, err := out[1].Int()
+	return float64(value), int64(count), err
+}
+
+// hold keeps gradients for later.
+func (t *Trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
+	err := freeAll(t.sums)
+	t.sums = slices.Clone(gradients)
+	for _, g := range t.sums {
+		s.Keep(g)
+	}
+	return errors.Join(err, s.Eval(t.sums...))
+}
+
+// apply updates the trained arrays.
+func (t *Trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
+	if k := t.Options.Accumulate; k > 1 {
+		for i, g := range gradients {
+			gradients[i] = s.Divide(g, s.Scalar(float64(k), g.DType()))
+		}
+	}
+	n := len(gradients)
+	in := slices.Concat([]*mlxc.Array{s.Scalar(rate, mlxc.Float32)}, t.Trained(), t.m, t.v, gradients)
+	out := Call(t.update, t.adamW, s, in)
+	if err := s.Err(); err != nil {
+		return err
+	}
+	errs := []error{freeAll(t.Trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums)}
+	t.sums = nil
+	for _, a := range out {
+		s.Keep(a)
+	}
+	for i, l := range t.All {
+		l.A, l.B = out[2*i], out[2*i+1]
+	}
+	t.m, t.v = out[n:2*n:2*n], out[2*n:]
+	t.updates++
+	return errors.Join(append(errs, s.Eval(out...))...)
+}
+
+func freeAll(arrays []*mlxc.Array) error {
+	var errs []error
+	for _, a := range arrays {
+		errs = append(errs, a.Free())
+	}
+	return errors.Join(errs...)
+}
+
+// validate is the mean loss over batches.
+func (t *Trainer) validate(ctx context.Context, batches []TrainBatch) (float64, error) {
+	var sum float64
+	var total int64
+	for i := range batches {
+		if err := t.Do(ctx, func() (err error) {
+			s := t.Lease.NewScope()
+			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
+			out := Call(t.Valued, t.Loss, s, t.Inputs(s, &batches[i]))
+			if err := s.Err(); err != nil {
+				return err
+			}
+			loss, err := out[0].Float()
+			if err != nil {
+				return err
+			}
+			n, err := out[1].Int()
+			sum, total = sum+float64(loss)*float64(n), total+int64(n)
+			return err
+		}); err != nil {
+			return 0, err
+		}
+	}
+	return sum / float64(total), nil
+}
+
+// run trains from an iteration on.
+func (t *Trainer) run(ctx context.Context, order *batchOrder, validation []TrainBatch, done int) (*engine.TrainResult, error) {
+	o, result := t.Options, &engine.TrainResult{}
+	if o.EvalBatches > 0 {
+		validation = validation[:min(len(validation), o.EvalBatches)]
+	}
+	for _, a := range t.Trained() {
+		result.Parameters += int64(a.Size())
+	}
+	progress := engine.TrainProgress{Iteration: done}
+	start := time.Now()
+	tell := func() error {
+		memory, err := mlxc.ReadMemory()
+		progress.Seconds, progress.ActiveBytes, progress.PeakBytes = time.Since(start).Seconds(), int64(memory.Active), int64(memory.Peak)
+		if o.Progress != nil {
+			o.Progress(progress)
+		}
+		return err
+	}
+	for i := done; i < o.Iterations; i++ {
+		last := i+1 == o.Iterations
+		progress.LearningRate = learningRate(o, t.updates, o.Iterations/o.Accumulate)
+		var tokens int64
+		if err := t.Do(ctx, func() (err error) {
+			progress.Loss, tokens, err = t.step(order.at(i), progress.LearningRate, (i+1)%o.Accumulate == 0)
+			return errors.Join(err, mlxc.TrimCache(owner.CacheLimit))
+		}); err != nil {
+			return nil, err
+		}
+		if progress.Loss != progress.Loss {
+			return nil, fmt.Errorf("train: the loss of iteration %d is no number: lower the learning rate", i+1)
+		}
+		result.Losses = append(result.Losses, progress.Loss)
+		progress.Iteration, progress.Tokens, progress.Validation = i+1, progress.Tokens+tokens, 0
+		if len(validation) > 0 && o.EvalEvery > 0 && ((i+1)%o.EvalEvery == 0 || last) {
+			loss, err := t.validate(ctx, validation)
+			if err != nil {
+				return nil, err
+			}
+			progress.Validation = loss
+			result.Validation = append(result.Validation, loss)
+		}
+		if err := tell(); err != nil {
+			return nil, err
+		}
+		if last || o.SaveEvery > 0 && (i+1)%o.SaveEvery == 0 {
+			if err := t.Do(ctx, func() error { return t.save(i + 1) }); err != nil {
+				return nil, err
+			}
+		}
+	}
+	result.Iterations = max(done, o.Iterations)
+	return result, nil
+}
+
+func (t *Trainer) freeMasks() error {
+	err := freeAll(t.masks)
+	t.masks = nil
+	return err
+}
+
+// close gives everything back that the model does not own.
+func (t *Trainer) Close() error {
+	errs := []error{t.freeMasks(), t.update.Close(), t.Valued.Close(), t.pass.Close(), t.Gradients.Close()}
+	for _, l := range t.Loras {
+		t.Linears[l.Layer].Adapt(nil)
+	}
+	return errors.Join(append(errs, freeAll(t.Trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums))...)
+}

@@ -1,0 +1,90 @@
+package train
+
+import (
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/nn"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
+)
+
+// setLoRAs puts arrays, two for each, into LoRAs until the returned func is called.
+func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
+	before := make([]nn.LoRA, len(loras))
+	for i, lora := range loras {
+		before[i] = *lora
+		lora.A, lora.B = arrays[2*i], arrays[2*i+1]
+	}
+	return func() {
+		for i, lora := range loras {
+			*lora = before[i]
+		}
+	}
+}
+
+// newPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
+// without.
+func (t *Trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
+	pass, row := kv.NewHistoryPass(s, &kv.History{}, n, t.Shape.Windows)
+	if segments != nil {
+		// A rotation by position is one by distance, so that an example need not begin at position 0.
+		same := s.Equal(s.ExpandDims(segments, 1), s.ExpandDims(segments, 2))
+		row.Masks = kv.FillMasks(t.Shape.Windows, func(_, window int) mlxc.Mask {
+			seen := kv.CausalMask(s, n, 0, window)
+			return mlxc.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
+		})
+	}
+	if t.Options.Checkpoint {
+		pass.Around = t.checkpointed
+		// Blocks are run again on the way back, when the scope of this pass is closed.
+		for _, mask := range row.Masks {
+			if mask.Array != nil && !slices.Contains(t.masks, mask.Array) {
+				t.masks = append(t.masks, s.Keep(mask.Array))
+			}
+		}
+	}
+	return pass
+}
+
+// checkpointed runs a block whose inside is computed again for its gradients. It hands the block's trained arrays in: what a
+// checkpointed function does not get as an input has no gradient.
+func (t *Trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+	in := []*mlxc.Array{h}
+	for _, lora := range t.blocks[layer] {
+		in = append(in, lora.A, lora.B)
+	}
+	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+		defer setLoRAs(t.blocks[layer], in[1:])()
+		return []*mlxc.Array{run(s, in[0])}
+	}, in...)
+	if len(out) != 1 {
+		return h // the error is latched
+	}
+	return out[0]
+}
+
+// batchInputs is how many arrays of a batch come before the trained ones.
+const batchInputs = 4
+
+// loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
+// trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
+// predictions it goes, int32.
+func (t *Trainer) Loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	ids, picks, targets, counts := in[0], in[1], in[2], in[3]
+	trained := in[batchInputs : batchInputs+2*len(t.Loras)]
+	var segments *mlxc.Array
+	if len(in) > batchInputs+len(trained) {
+		segments = in[batchInputs+len(trained)]
+	}
+	defer setLoRAs(t.All, trained)()
+	h := t.Arch.Hidden(s, ids, t.newPass(s, ids.Dim(1), segments))
+	h = s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0)
+	logits := t.Arch.Logits(s, h)
+	targets = s.ExpandDims(targets, -1)
+	// In the order and types of mlx-lm's default_loss.
+	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))
+	entropy := s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))
+	entropy = s.Multiply(entropy, s.AsType(counts, entropy.DType()))
+	number := s.SumAll(s.AsType(counts, mlxc.Int32))
+	return []*mlxc.Array{s.Divide(s.SumAll(s.AsType(entropy, mlxc.Float32)), number), number}
+}
