@@ -75,7 +75,7 @@ func TestLongStreamsDoNotMakeShortOnesLong(t *testing.T) {
 	lengths := []int{100, 3000, 120, 80, 90, 110, 2800}
 	require.NoError(t, m.owner.Do(t.Context(), func() error {
 		for _, n := range lengths {
-			st := &decode.Stream{Model: m.scheduler, State: m.network.NewSequence()}
+			st := &decode.Stream{Scheduler: m.scheduler, State: m.network.NewSequence()}
 			for _, c := range st.Slotted() {
 				for range n {
 					c.Advance()

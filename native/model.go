@@ -112,7 +112,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Co
 	m.info = engine.Info{
 		Path: path, Engine: "native", Architecture: cfg.ModelType, Device: m.owner.Lease.Device().String(), Kernels: m.network.Kernels,
 		Layers: len(shape.Windows), HiddenSize: shape.HiddenSize, VocabSize: shape.VocabSize,
-		ContextLength: cfg.Context, DType: w.Dtype(),
+		ContextLength: cfg.Context, DType: w.DType(),
 		MLXVersion: version,
 	}
 	w.Summary(&m.info)

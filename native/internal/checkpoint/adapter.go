@@ -50,7 +50,7 @@ func readAdapterConfig(dir string) (*AdapterConfig, error) {
 	return c, nil
 }
 
-// loadAdapter reads an adapter and adds it to the layers. The scope owns its arrays.
+// LoadAdapter reads an adapter and adds it to the layers. The scope owns its arrays.
 func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string) error {
 	config, err := readAdapterConfig(dir)
 	if err != nil {
@@ -118,7 +118,7 @@ func splitLoRAName(name string) (layer, part string) {
 	return strings.TrimPrefix(layer, MultimodalPrefix), part
 }
 
-// multimodalPrefix stands before the text model's names in mlx-lm's models that have other parts too.
+// MultimodalPrefix stands before the text model's names in mlx-lm's models that have other parts too.
 const MultimodalPrefix = "language_model."
 
 func cutLast(s, sep string) (before, after string, found bool) {

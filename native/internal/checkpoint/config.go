@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
-// config is config.json: the raw text, from which each architecture reads its own struct, and what all
+// Config is config.json: the raw text, from which each architecture reads its own struct, and what all
 // of them share.
 type Config struct {
 	Raw       []byte // of the text model: text_config where there is one
@@ -72,7 +72,7 @@ func (c *Config) readGenerationConfig(from *modelfiles.Source) {
 	}
 }
 
-// readJSON reads a file into a value.
+// ReadJSON reads a file into a value.
 func ReadJSON(path string, into any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {

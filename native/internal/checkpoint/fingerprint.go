@@ -14,7 +14,7 @@ import (
 // fingerprintSamples is how many places of a weights file its fingerprint looks at.
 const fingerprintSamples = 64
 
-// fingerprint tells models apart: a hash of the config and of samples of the weights. Reading all weights
+// Fingerprint tells models apart: a hash of the config and of samples of the weights. Reading all weights
 // would take as long as loading them.
 func Fingerprint(from *modelfiles.Source, adapter string) (string, error) {
 	hash := sha256.New()

@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-// uniform reports whether all that is not packed is of one floating type.
+// Uniform reports whether all that is not packed is of one floating type.
 func (w *Weights) Uniform() bool {
 	types := map[string]bool{}
 	for name, t := range w.Headers {
@@ -22,7 +22,7 @@ func (w *Weights) Uniform() bool {
 // join is tensors that are one behind the other when the weights are read.
 type join struct{ whole, parts []*mlxc.Array }
 
-// join notes that layers are to be read as one.
+// Join notes that layers are to be read as one.
 func (w *Weights) Join(layers ...*nn.Linear) *nn.Linear {
 	whole, parts := nn.Join(w.Scope, layers...)
 	w.joins = append(w.joins, join{whole.Arrays(), parts})

@@ -60,7 +60,7 @@ func (w *Weights) readFiles() error {
 	return nil
 }
 
-// closeFiles closes what openFile opened; arrays stay.
+// CloseFiles closes what openFile opened; arrays stay.
 func (w *Weights) CloseFiles() {
 	for _, f := range w.files {
 		f.Close()

@@ -1,3 +1,5 @@
+// Package checkpoint reads what a model is made of on disk: config.json, weights as safetensors or GGUF, and adapters. Headers are checked
+// before MLX sees a file, and tensors are handed out by name and shape.
 package checkpoint
 
 import (
@@ -14,7 +16,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
-// weights hands out the tensors of a checkpoint by name and shape. Problems are collected, so that one
+// Weights hands out the tensors of a checkpoint by name and shape. Problems are collected, so that one
 // error lists them all.
 type Weights struct {
 	dir     string
@@ -53,7 +55,7 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 	return modelfiles.Files(from.Dir, "model*.safetensors")
 }
 
-// openWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
+// OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
 // gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
 func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels bool) (*Weights, error) {
 	files, err := weightFiles(from)
@@ -105,7 +107,7 @@ func (w *Weights) openGGUF(from *modelfiles.Source, packed bool) error {
 	return w.Scope.Err()
 }
 
-// bytes is the size of all tensors.
+// Bytes is the size of all tensors.
 func (w *Weights) Bytes() int64 {
 	var n int64
 	for _, t := range w.Headers {
@@ -114,7 +116,7 @@ func (w *Weights) Bytes() int64 {
 	return n
 }
 
-// key is a tensor's name in the checkpoint.
+// Key is a tensor's name in the checkpoint.
 func (w *Weights) Key(name string) string {
 	if w.bare {
 		return w.bareName(name)
@@ -145,10 +147,10 @@ func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
 	return w.arrays[name]
 }
 
-// ignore leaves a tensor out that a checkpoint may hold without need.
+// Ignore leaves a tensor out that a checkpoint may hold without need.
 func (w *Weights) Ignore(name string) { w.ignored[w.Key(name)] = true }
 
-// norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
+// Norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *Weights) Norm(name string, size int, offset float64) *mlxc.Array {
 	a := w.tensor(name+".weight", size)
 	if a == nil || offset == 0 {
@@ -160,7 +162,7 @@ func (w *Weights) Norm(name string, size int, offset float64) *mlxc.Array {
 	return sum
 }
 
-// linear returns a layer [out, in], quantised if the checkpoint has scales for it.
+// Linear returns a layer [out, in], quantised if the checkpoint has scales for it.
 func (w *Weights) Linear(name string, in, out int) *nn.Linear {
 	if w.Has(name + ".scales") {
 		packed, scales, biases, q := w.packed(name, in, out)
@@ -173,7 +175,7 @@ func (w *Weights) Linear(name string, in, out int) *nn.Linear {
 	return w.Linears.add(name, nn.NewLinear(w.Scope, weight))
 }
 
-// linears are layers by name.
+// Linears are layers by name.
 type Linears map[string]*nn.Linear
 
 func (l Linears) add(name string, layer *nn.Linear) *nn.Linear {
@@ -181,7 +183,7 @@ func (l Linears) add(name string, layer *nn.Linear) *nn.Linear {
 	return layer
 }
 
-// linearBias is linear for a layer that may have a bias.
+// LinearBias is linear for a layer that may have a bias.
 func (w *Weights) LinearBias(name string, in, out int, biased bool) *nn.Linear {
 	l := w.Linear(name, in, out)
 	if !biased {
@@ -194,7 +196,7 @@ func (w *Weights) LinearBias(name string, in, out int, biased bool) *nn.Linear {
 	return w.Linears.add(name, l.WithBias(bias))
 }
 
-// embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.
+// Embedding returns a table [vocab, hidden], quantised if the checkpoint has scales for it.
 func (w *Weights) Embedding(name string, vocab, hidden int) *nn.Embedding {
 	if w.Has(name + ".scales") {
 		packed, scales, biases, q := w.packed(name, hidden, vocab)
@@ -230,7 +232,7 @@ func (w *Weights) relevant(name string) bool {
 	return !slices.ContainsFunc(ignorable, func(part string) bool { return strings.Contains(name, part) })
 }
 
-// finish reports what was missing, mis-shaped or left over, and reads everything that was used.
+// Finish reports what was missing, mis-shaped or left over, and reads everything that was used.
 func (w *Weights) Finish() error {
 	for _, name := range slices.Sorted(maps.Keys(w.Headers)) {
 		if !w.used[name] && !w.ignored[name] && w.relevant(name) {
@@ -268,12 +270,12 @@ func (w *Weights) Finish() error {
 	return errors.Join(errs...)
 }
 
-// dtype is MLX's name of the type in which the model computes: that of its norms.
-func (w *Weights) Dtype() string {
+// DType is MLX's name of the type in which the model computes: that of its norms.
+func (w *Weights) DType() string {
 	return safetensors.TypeName(w.Headers[w.Key("model.norm.weight")].DType)
 }
 
-// summary adds what the headers tell to the model's description.
+// Summary adds what the headers tell to the model's description.
 func (w *Weights) Summary(info *engine.Info) {
 	for name := range w.used {
 		t := w.Headers[name]

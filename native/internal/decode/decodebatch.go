@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// maxPadding bounds how much larger a batch's buffers may be than what its streams fill, when one joins.
+// MaxPadding bounds how much larger a batch's buffers may be than what its streams fill, when one joins.
 const MaxPadding = 4
 
 // decodeBatch is streams that decode together on a GPU, where a few large kernels cost the host less than many small
@@ -43,17 +43,17 @@ func (st *Stream) batchable() bool {
 	return !st.State.Rings && st.options.KVBits == 0 && st.State.Position() > 0
 }
 
-// join puts a stream into a batch of streams that are about as long, or into a new one.
-func (m *Scheduler) Join(st *Stream) {
-	for _, b := range m.Batches {
-		if len(b.Members) < m.batch && !st.options.Solo && !b.Members[0].options.Solo && b.suits(st) {
+// Join puts a stream into a batch of streams that are about as long, or into a new one.
+func (sc *Scheduler) Join(st *Stream) {
+	for _, b := range sc.Batches {
+		if len(b.Members) < sc.batch && !st.options.Solo && !b.Members[0].options.Solo && b.suits(st) {
 			st.Batch = b
 			b.Members = append(b.Members, st)
 			return
 		}
 	}
-	st.Batch = &decodeBatch{network: m.Network, Members: []*Stream{st}}
-	m.Batches = append(m.Batches, st.Batch)
+	st.Batch = &decodeBatch{network: sc.Network, Members: []*Stream{st}}
+	sc.Batches = append(sc.Batches, st.Batch)
 }
 
 // suits reports whether the batch with one more stream would be filled well enough.
@@ -83,8 +83,8 @@ func (st *Stream) leave(s *mlxc.Scope, keep bool) error {
 	b.Members = slices.DeleteFunc(b.Members, func(x *Stream) bool { return x == st })
 	if len(b.Members) == 0 {
 		err = errors.Join(err, b.free())
-		m := st.Model
-		m.Batches = slices.DeleteFunc(m.Batches, func(x *decodeBatch) bool { return x == b })
+		sc := st.Scheduler
+		sc.Batches = slices.DeleteFunc(sc.Batches, func(x *decodeBatch) bool { return x == b })
 	}
 	return err
 }
@@ -109,7 +109,7 @@ func (b *decodeBatch) stand(s *mlxc.Scope, st *Stream) error {
 	return s.AsyncEval(st.State.Arrays()...) // now, for as long as the buffers are needed they cannot be written to
 }
 
-// slotted are the caches of a batchable stream.
+// Slotted are the caches of a batchable stream.
 func (st *Stream) Slotted() []kv.Slotted {
 	out := make([]kv.Slotted, len(st.State.Caches))
 	for i, c := range st.State.Caches {
@@ -131,7 +131,7 @@ func (b *decodeBatch) rooms() []int {
 
 // bound is how many positions a layer of the stream holds at most; 0 for no bound.
 func (st *Stream) bound(layer int) int {
-	if window := st.Model.Shape.Windows[layer]; window > 0 {
+	if window := st.Scheduler.Shape.Windows[layer]; window > 0 {
 		return window
 	}
 	return st.options.MaxKVSize
@@ -214,7 +214,7 @@ func (b *decodeBatch) compact(s *mlxc.Scope, places int) {
 	}
 }
 
-// logits takes a token of some of the members into their states. It returns the logits [places, vocab], and which of the
+// Logits takes a token of some of the members into their states. It returns the logits [places, vocab], and which of the
 // rows are those of the group.
 func (b *decodeBatch) Logits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b.network.Token != nil && len(group) == 1 {
@@ -268,7 +268,7 @@ func (b *decodeBatch) tokens(s *mlxc.Scope, group []*Stream, rows []int32, input
 	return s.ExpandDims(s.Concatenate(0, all...), 1)
 }
 
-// where is what tokenPass wants to know of the places, int32 [1 + 2 kinds, places].
+// where is what TokenPass wants to know of the places, int32 [1 + 2 kinds, places].
 func (b *decodeBatch) where(s *mlxc.Scope) *mlxc.Array {
 	kinds, places := b.network.Kinds.First, len(b.rows)
 	out := make([]int32, (1+2*len(kinds))*places)

@@ -17,10 +17,10 @@ import (
 const clearEvery = 256
 
 // Generate streams tokens; see engine.Engine.
-func (m *Scheduler) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
+func (sc *Scheduler) Generate(ctx context.Context, prompt engine.Prompt, options engine.GenerateOptions) iter.Seq2[engine.Token, error] {
 	return func(yield func(engine.Token, error) bool) {
 		left := false // the reader; it must not be called again
-		if err := m.generate(ctx, prompt, options, func(token engine.Token) bool {
+		if err := sc.generate(ctx, prompt, options, func(token engine.Token) bool {
 			left = !yield(token, nil)
 			return !left
 		}); err != nil && !left {
@@ -31,69 +31,69 @@ func (m *Scheduler) Generate(ctx context.Context, prompt engine.Prompt, options 
 
 // generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, with the reader gone
 // too: then there is nobody to tell.
-func (m *Scheduler) generate(ctx context.Context, asked engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
-	if err := m.CheckOpen(ctx); err != nil {
+func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
+	if err := sc.CheckOpen(ctx); err != nil {
 		return err
 	}
-	if err := m.CheckCausal("generate"); err != nil {
+	if err := sc.CheckCausal("generate"); err != nil {
 		return err
 	}
-	if err := options.Validate(m.Shape.VocabSize); err != nil {
+	if err := options.Validate(sc.Shape.VocabSize); err != nil {
 		return err
 	}
-	if err := m.checkSupported(options); err != nil {
+	if err := sc.checkSupported(options); err != nil {
 		return err
 	}
 	asked.Plain = options.PlainContent && len(asked.Messages) > 0
-	ids, err := m.EncodePrompt(ctx, asked, prompt.TemplateExtras(options))
+	ids, err := sc.EncodePrompt(ctx, asked, prompt.TemplateExtras(options))
 	if err != nil {
 		return err
 	}
-	if limit := m.Context; limit > 0 {
+	if limit := sc.Context; limit > 0 {
 		options.MaxTokens = min(options.MaxTokens, limit-len(ids))
 	}
 	if options.Temperature > 0 && !options.HasSeed {
 		options.Seed = engine.RandomSeed()
 	}
-	matcher, err := m.NewMatcher(options.Grammar)
+	matcher, err := sc.NewMatcher(options.Grammar)
 	if err != nil {
 		return err
 	}
-	defer m.Begin()()
-	st := m.NewStream(ids, options)
+	defer sc.Begin()()
+	st := sc.NewStream(ids, options)
 	st.matcher = matcher
-	if err := m.add(ctx, st); err != nil {
+	if err := sc.add(ctx, st); err != nil {
 		matcher.Close() // the scheduler never saw it
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	return m.relay(ctx, st, yield)
+	return sc.relay(ctx, st, yield)
 }
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
-func (m *Scheduler) checkSupported(o engine.GenerateOptions) error {
+func (sc *Scheduler) checkSupported(o engine.GenerateOptions) error {
 	switch {
-	case o.Segments && m.MarksErr != nil:
-		return &engine.OptionError{Option: "Segments", Reason: m.MarksErr.Error()}
-	case m.draft == nil && o.DraftTokens != 0:
+	case o.Segments && sc.MarksErr != nil:
+		return &engine.OptionError{Option: "Segments", Reason: sc.MarksErr.Error()}
+	case sc.draft == nil && o.DraftTokens != 0:
 		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
-	case m.draft != nil && o.MaxKVSize != 0:
+	case sc.draft != nil && o.MaxKVSize != 0:
 		return &engine.OptionError{Option: "MaxKVSize", Reason: "goes without a draft model only"}
-	case m.draft != nil && o.Grammar.Kind != "":
+	case sc.draft != nil && o.Grammar.Kind != "":
 		return &engine.OptionError{Option: o.Grammar.Option(), Reason: "goes without a draft model only"}
 	}
-	if o.KVBits != 0 && m.Shape.HeadDim%o.KVGroupSize != 0 {
-		return &engine.OptionError{Option: "QuantizedKV", Reason: fmt.Sprintf("groups of %d do not fit the model's head_dim %d", o.KVGroupSize, m.Shape.HeadDim)}
+	if o.KVBits != 0 && sc.Shape.HeadDim%o.KVGroupSize != 0 {
+		return &engine.OptionError{Option: "QuantizedKV", Reason: fmt.Sprintf("groups of %d do not fit the model's head_dim %d", o.KVGroupSize, sc.Shape.HeadDim)}
 	}
 	return nil
 }
 
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
-func (m *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.Token) bool) error {
-	text := newTextStream(m.Tokenizer, st.options)
+func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.Token) bool) error {
+	text := newTextStream(sc.Tokenizer, st.options)
 	var splitter *segment.Splitter
 	if st.options.Segments {
-		splitter = segment.NewSplitter(m.Marks, m.OpensReasoning(st.prompt))
+		splitter = segment.NewSplitter(sc.Marks, sc.OpensReasoning(st.prompt))
 	}
 	for {
 		it, err := st.next(ctx)

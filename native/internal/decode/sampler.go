@@ -127,7 +127,7 @@ func largestInverse(dtype mlxc.DType) float64 {
 	return largest
 }
 
-// mostLikely is the most likely token of each row. mlx-lm looks for it among log-probabilities, which in a narrow type may be
+// MostLikely is the most likely token of each row. mlx-lm looks for it among log-probabilities, which in a narrow type may be
 // equal where logits differ; with float32 logits these need not be computed.
 func MostLikely(s *mlxc.Scope, logits, logprobs *mlxc.Array, kernels bool) *mlxc.Array {
 	if kernels {

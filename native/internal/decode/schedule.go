@@ -4,116 +4,63 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
 
-	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
-	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
 // The scheduler computes the streams of a model together: in each round up to a chunk of prompts that wait,
 // and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
 // as a stream has something to do, and lets other work in between rounds.
 
-// defaultBatch is how many streams one pass takes, as in mlx-lm.
+// DefaultBatch is how many streams one pass takes, as in mlx-lm.
 const DefaultBatch = 32
 
-// lookahead is how many tokens a stream may be ahead of its reader.
+// Lookahead is how many tokens a stream may be ahead of its reader.
 const Lookahead = 8
 
-// scheduler is the streams of a model. What it holds belongs to the owner thread, but for the numbers at the end.
-type Scheduler struct {
-	*decoder.Network
-	*prompt.Encoder
-	draft   *decoder.Network // proposes tokens; nil without
-	prompts *kv.PromptCache
-	keeps   bool // KV is kept for later requests
-	batch   int  // how many streams one pass takes
-
-	Streams  []*Stream // under way, in the order they came
-	Batches  []*decodeBatch
-	Batching bool     // streams share KV buffers: on a GPU
-	endings  []ending // streams that ended in the pass under way
-	rounded  int
-
-	pumping atomic.Bool  // the scheduler runs
-	kicks   atomic.Int64 // grows when a stream may have something to do
-}
-
-func NewScheduler(n *decoder.Network, e *prompt.Encoder, draft *decoder.Network, prompts *kv.PromptCache, options engine.NativeOptions) *Scheduler {
-	return &Scheduler{
-		Network: n, Encoder: e, draft: draft, prompts: prompts, keeps: options.PromptCache > 0, batch: options.Batch,
-		Batching: n.Lease.Device().Name == "gpu",
-	}
-}
-
-// close frees the streams under way.
-func (m *Scheduler) Close() error {
-	if m == nil {
-		return nil
-	}
-	var errs []error
-	for _, st := range slices.Clone(m.Streams) { // freeing one takes it out
-		errs = append(errs, st.Free(false))
-	}
-	return errors.Join(errs...)
-}
-
-// bytes is the KV of the streams under way.
-func (m *Scheduler) Bytes() int64 {
-	var n int64
-	for _, st := range m.Streams {
-		n += st.State.Bytes() + st.draft.bytes()
-	}
-	for _, b := range m.Batches {
-		n += b.bytes()
-	}
-	return n
-}
-
 // add gives a stream to the scheduler.
-func (m *Scheduler) add(ctx context.Context, st *Stream) error {
-	if err := m.Do(ctx, func() error {
-		m.Streams = append(m.Streams, st)
+func (sc *Scheduler) add(ctx context.Context, st *Stream) error {
+	if err := sc.Do(ctx, func() error {
+		sc.Streams = append(sc.Streams, st)
 		return nil
 	}); err != nil {
 		return err
 	}
-	m.kick()
+	sc.kick()
 	return nil
 }
 
 // kick makes sure that the scheduler notices a stream that has something to do again.
-func (m *Scheduler) kick() {
-	m.kicks.Add(1)
-	if m.pumping.CompareAndSwap(false, true) {
-		go m.pump()
+func (sc *Scheduler) kick() {
+	sc.kicks.Add(1)
+	if sc.pumping.CompareAndSwap(false, true) {
+		go sc.pump()
 	}
 }
 
 // pump runs rounds until no stream has anything to do.
-func (m *Scheduler) pump() {
+func (sc *Scheduler) pump() {
 	for {
-		seen := m.kicks.Load()
+		seen := sc.kicks.Load()
 		more := false
-		err := m.Lease.Do(context.Background(), func() { more = m.rounds() })
+		err := sc.Lease.Do(context.Background(), func() { more = sc.rounds() })
 		if errors.Is(err, mlxc.ErrReleased) {
 			return // the model's Close frees the streams
 		}
 		if err != nil { // a panic: the streams' states cannot be trusted
-			if again := m.Lease.Do(context.Background(), func() { m.FailAll(err) }); again != nil {
+			if again := sc.Lease.Do(context.Background(), func() { sc.FailAll(err) }); again != nil {
 				// Not even freeing went well. What matters now is that no reader waits for ever.
-				_ = m.Lease.Do(context.Background(), func() { m.abandonAll(err) })
+				_ = sc.Lease.Do(context.Background(), func() { sc.abandonAll(err) })
 			}
 		}
 		if more {
 			continue
 		}
-		m.pumping.Store(false)
-		if m.kicks.Load() == seen || !m.pumping.CompareAndSwap(false, true) {
+		sc.pumping.Store(false)
+		if sc.kicks.Load() == seen || !sc.pumping.CompareAndSwap(false, true) {
 			return
 		}
 	}
@@ -121,9 +68,9 @@ func (m *Scheduler) pump() {
 
 // rounds computes until there is nothing to do, or until other work waits for the thread: then it
 // returns true.
-func (m *Scheduler) rounds() bool {
-	for m.round() {
-		if m.Lease.Awaited() {
+func (sc *Scheduler) rounds() bool {
+	for sc.round() {
+		if sc.Lease.Awaited() {
 			return true
 		}
 	}
@@ -132,34 +79,34 @@ func (m *Scheduler) rounds() bool {
 
 // round is at most one chunk's worth of prompts and one token for each stream that can take it. It reports
 // whether there was anything to do.
-func (m *Scheduler) round() bool {
+func (sc *Scheduler) round() bool {
 	worked := false
 	budget := decoder.PrefillChunk // short prompts go together, so that their streams decode together from the start
-	for _, st := range slices.Clone(m.Streams) {
+	for _, st := range slices.Clone(sc.Streams) {
 		if budget > 0 && st.WantsPrefill() && st.hasRoom() {
 			worked = true
 			before := len(st.rest)
-			m.guard([]*Stream{st}, st.Prefill)
+			sc.guard([]*Stream{st}, st.Prefill)
 			budget -= max(1, before-len(st.rest))
 		}
 	}
-	for _, group := range m.groups() {
+	for _, group := range sc.groups() {
 		worked = true
 		affected := group
 		if b := group[0].Batch; b != nil {
 			affected = slices.Clone(b.Members) // their KV is in the same buffers
 		}
-		m.guard(affected, func(s *mlxc.Scope) error {
+		sc.guard(affected, func(s *mlxc.Scope) error {
 			if st := group[0]; st.draft != nil {
-				return m.speculate(s, st)
+				return sc.speculate(s, st)
 			}
-			return m.step(s, group)
+			return sc.step(s, group)
 		})
 	}
 	if worked {
-		if m.rounded++; m.rounded%clearEvery == 0 {
+		if sc.rounded++; sc.rounded%clearEvery == 0 {
 			if err := mlxc.ClearCache(); err != nil {
-				m.FailAll(err)
+				sc.FailAll(err)
 			}
 		}
 	}
@@ -168,38 +115,38 @@ func (m *Scheduler) round() bool {
 
 // groups are the streams that take a token this round, those of a group in one pass. A stream whose
 // reader is too far behind sits the round out.
-func (m *Scheduler) groups() [][]*Stream {
+func (sc *Scheduler) groups() [][]*Stream {
 	var groups [][]*Stream
 	var together, packed []*Stream // packed have KV that the CPU kernels do not take
 	batches := map[*decodeBatch][]*Stream{}
-	for _, st := range m.Streams {
+	for _, st := range sc.Streams {
 		switch {
 		case st.WantsPrefill() || !st.hasRoom():
-		case st.draft != nil || st.options.Solo && (m.Token == nil || !st.batchable()):
+		case st.draft != nil || st.options.Solo && (sc.Token == nil || !st.batchable()):
 			groups = append(groups, []*Stream{st})
-		case m.Batching && st.batchable():
+		case sc.Batching && st.batchable():
 			if st.Batch == nil {
-				m.Join(st)
+				sc.Join(st)
 			}
 			batches[st.Batch] = append(batches[st.Batch], st)
-		case m.Shape.Rings && !st.State.Rings:
+		case sc.Shape.Rings && !st.State.Rings:
 			packed = append(packed, st)
 		default:
 			together = append(together, st)
 		}
 	}
-	for _, b := range m.Batches {
+	for _, b := range sc.Batches {
 		if ready := batches[b]; len(ready) > 0 {
 			groups = append(groups, ready)
 		}
 	}
-	groups = slices.AppendSeq(groups, slices.Chunk(together, m.batch))
-	return slices.AppendSeq(groups, slices.Chunk(packed, m.batch))
+	groups = slices.AppendSeq(groups, slices.Chunk(together, sc.batch))
+	return slices.AppendSeq(groups, slices.Chunk(packed, sc.batch))
 }
 
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.
-func (m *Scheduler) guard(group []*Stream, work func(s *mlxc.Scope) error) {
-	s := m.Lease.NewScope()
+func (sc *Scheduler) guard(group []*Stream, work func(s *mlxc.Scope) error) {
+	s := sc.Lease.NewScope()
 	err := owner.Protect(func() error {
 		if err := work(s); err != nil {
 			return err
@@ -211,31 +158,31 @@ func (m *Scheduler) guard(group []*Stream, work func(s *mlxc.Scope) error) {
 			st.end(item{err: err})
 		}
 	}
-	m.tellEndings()
+	sc.tellEndings()
 }
 
-// failAll ends every stream with an error.
-func (m *Scheduler) FailAll(err error) {
-	for _, st := range slices.Clone(m.Streams) { // ending one takes it out
+// FailAll ends every stream with an error.
+func (sc *Scheduler) FailAll(err error) {
+	for _, st := range slices.Clone(sc.Streams) { // ending one takes it out
 		st.end(item{err: err})
 	}
-	m.tellEndings()
+	sc.tellEndings()
 }
 
 // abandonAll lets every reader go without a call to MLX.
-func (m *Scheduler) abandonAll(err error) {
-	for _, st := range m.Streams {
+func (sc *Scheduler) abandonAll(err error) {
+	for _, st := range sc.Streams {
 		st.freed = true
 		st.matcher.Close()
-		m.endings = append(m.endings, ending{st, item{err: err}})
+		sc.endings = append(sc.endings, ending{st, item{err: err}})
 	}
-	m.Streams, m.Batches = nil, nil
-	m.tellEndings()
+	sc.Streams, sc.Batches = nil, nil
+	sc.tellEndings()
 }
 
 // step starts the next token of every stream of a group, in one pass, and hands out the tokens that the
 // last pass started: MLX computes ahead while the readers are served.
-func (m *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
+func (sc *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
 	ready := make([]pending, len(group))
 	for i, st := range group {
 		ready[i], st.pending = st.pending, pending{}
@@ -249,13 +196,13 @@ func (m *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
 			continue
 		}
 		needs := wanted // with what the rows before it will take
-		if err := m.Reserve("the next token", func() int64 {
-			if b := st.Batch; b == nil || len(b.Members) == 1 && m.Token == nil {
+		if err := sc.Reserve("the next token", func() int64 {
+			if b := st.Batch; b == nil || len(b.Members) == 1 && sc.Token == nil {
 				needs += st.State.Growth(1)
 			} else if len(next) == 0 {
 				needs += b.growth()
 			}
-			needs += m.PassBytes(1, st.State.Position(), 1)
+			needs += sc.PassBytes(1, st.State.Position(), 1)
 			return needs
 		}); err != nil {
 			st.end(item{err: err})
@@ -269,7 +216,7 @@ func (m *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
 		next, inputs = append(next, st), append(inputs, input)
 	}
 	if len(next) > 0 {
-		if err := m.launch(s, next, inputs); err != nil {
+		if err := sc.launch(s, next, inputs); err != nil {
 			return err
 		}
 	}
@@ -288,8 +235,8 @@ func (m *Scheduler) step(s *mlxc.Scope, group []*Stream) error {
 }
 
 // launch starts computing the tokens that follow inputs, uint32 [1] each, one for each stream.
-func (m *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) error {
-	logits, rows, err := m.groupLogits(s, group, inputs)
+func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) error {
+	logits, rows, err := sc.groupLogits(s, group, inputs)
 	if err != nil {
 		return err
 	}
@@ -325,9 +272,9 @@ func (m *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array)
 
 // groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
 // those of each stream are.
-func (m *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
+func (sc *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b := group[0].Batch; b != nil {
-		if len(b.Members) > 1 || m.Token != nil {
+		if len(b.Members) > 1 || sc.Token != nil {
 			return b.Logits(s, group, inputs)
 		}
 		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
@@ -338,14 +285,14 @@ func (m *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.A
 		rows = append(rows, int32(i))
 	}
 	if len(group) == 1 {
-		return m.NextLogits(s, group[0].State, inputs[0]), rows, nil
+		return sc.NextLogits(s, group[0].State, inputs[0]), rows, nil
 	}
 	rowsOf := make([]*kv.Sequence, len(group))
 	for i, member := range group {
 		rowsOf[i] = member.State
 	}
 	ids := s.ExpandDims(s.Concatenate(0, inputs...), 1)
-	return s.Squeeze(m.Arch.Logits(s, m.Arch.Hidden(s, ids, kv.NewPass(s, rowsOf, 1))), 1), rows, nil
+	return s.Squeeze(sc.Arch.Logits(s, sc.Arch.Hidden(s, ids, kv.NewPass(s, rowsOf, 1))), 1), rows, nil
 }
 
 // drawPlain draws for the streams of a group that only take the most likely token, with one op for all of them. Of a
@@ -391,6 +338,6 @@ func drawPlain(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32)
 }
 
 // drop takes a stream out of the schedule.
-func (m *Scheduler) drop(st *Stream) {
-	m.Streams = slices.DeleteFunc(m.Streams, func(x *Stream) bool { return x == st })
+func (sc *Scheduler) drop(st *Stream) {
+	sc.Streams = slices.DeleteFunc(sc.Streams, func(x *Stream) bool { return x == st })
 }

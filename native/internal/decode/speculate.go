@@ -22,8 +22,8 @@ type drafting struct {
 	most   int          // tokens to propose at a time
 }
 
-func newDrafting(m *Scheduler, st *Stream) *drafting {
-	d := &drafting{state: m.draft.NewSequence(), unseen: slices.Clip(st.prompt), most: st.options.DraftTokens}
+func newDrafting(sc *Scheduler, st *Stream) *drafting {
+	d := &drafting{state: sc.draft.NewSequence(), unseen: slices.Clip(st.prompt), most: st.options.DraftTokens}
 	if d.most == 0 {
 		d.most = engine.DefaultDraftTokens
 	}
@@ -73,15 +73,15 @@ func (d *drafting) propose(s *mlxc.Scope, draft *decoder.Network, k int) (_ []*m
 }
 
 // speculate hands out as many tokens as draft and model agree on, and one more.
-func (m *Scheduler) speculate(s *mlxc.Scope, st *Stream) error {
+func (sc *Scheduler) speculate(s *mlxc.Scope, st *Stream) error {
 	d := st.draft
-	if behind, err := d.catchUp(s, m.draft); behind || err != nil {
+	if behind, err := d.catchUp(s, sc.draft); behind || err != nil {
 		return err
 	}
 	k := min(d.most, st.options.MaxTokens-len(st.made)-1)
-	if err := m.Reserve("the next tokens", func() int64 {
-		return st.State.Growth(k+1) + m.PassBytes(k+1, st.State.Position(), k+1) +
-			2*d.state.Growth(len(d.unseen)+k) + m.draft.PassBytes(len(d.unseen), d.state.Position(), 1)
+	if err := sc.Reserve("the next tokens", func() int64 {
+		return st.State.Growth(k+1) + sc.PassBytes(k+1, st.State.Position(), k+1) +
+			2*d.state.Growth(len(d.unseen)+k) + sc.draft.PassBytes(len(d.unseen), d.state.Position(), 1)
 	}); err != nil {
 		return err
 	}
@@ -89,12 +89,12 @@ func (m *Scheduler) speculate(s *mlxc.Scope, st *Stream) error {
 	var proposals []*mlxc.Array
 	if k > 0 {
 		var err error
-		if proposals, err = d.propose(s, m.draft, k); err != nil {
+		if proposals, err = d.propose(s, sc.draft, k); err != nil {
 			return err
 		}
 	}
-	h := m.Run(s, st.State, s.ExpandDims(s.Concatenate(0, append(ids, proposals...)...), 0))
-	logits := m.Arch.Logits(s, h)
+	h := sc.Run(s, st.State, s.ExpandDims(s.Concatenate(0, append(ids, proposals...)...), 0))
+	logits := sc.Arch.Logits(s, h)
 	if err := s.Eval(append(st.State.Arrays(), logits)...); err != nil {
 		return err
 	}
@@ -105,8 +105,8 @@ func (m *Scheduler) speculate(s *mlxc.Scope, st *Stream) error {
 	if wrong := k - (len(tokens) - 1); !st.State.Trim(s, wrong) {
 		return fmt.Errorf("speculate: the KV cache cannot give %d positions back", wrong)
 	}
-	m.Counters.Drafted.Add(int64(k))
-	m.Counters.Accepted.Add(int64(len(tokens) - 1))
+	sc.Counters.Drafted.Add(int64(k))
+	sc.Counters.Accepted.Add(int64(len(tokens) - 1))
 	for _, token := range tokens {
 		d.unseen = append(d.unseen, token.ID)
 	}

@@ -15,13 +15,13 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
-// stream is one generation between the scheduler, which computes its tokens on the owner thread, and the
+// Stream is one generation between the scheduler, which computes its tokens on the owner thread, and the
 // goroutine that reads them. Its arrays belong to the owner thread.
 type Stream struct {
-	Model   *Scheduler
-	options engine.GenerateOptions
-	prompt  []int32
-	stops   map[int32]bool // token ids that end it
+	Scheduler *Scheduler
+	options   engine.GenerateOptions
+	prompt    []int32
+	stops     map[int32]bool // token ids that end it
 
 	// What follows belongs to the owner thread.
 	State   *kv.Sequence
@@ -50,16 +50,16 @@ type item struct {
 	err   error
 }
 
-func (m *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stream {
+func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stream {
 	st := &Stream{
-		Model: m, options: options, prompt: ids, rest: ids, State: m.NewSequence(), stops: map[int32]bool{},
+		Scheduler: sc, options: options, prompt: ids, rest: ids, State: sc.NewSequence(), stops: map[int32]bool{},
 	}
 	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
-		st.State = kv.NewBoundedSequence(&m.Shape.Layout, options.MaxKVSize)
+		st.State = kv.NewBoundedSequence(&sc.Shape.Layout, options.MaxKVSize)
 	}
 	room := Lookahead + 1 // one more, so that an error always has room
-	if m.draft != nil {
-		st.draft = newDrafting(m, st)
+	if sc.draft != nil {
+		st.draft = newDrafting(sc, st)
 		room += st.draft.most
 	}
 	st.out = make(chan item, room)
@@ -67,7 +67,7 @@ func (m *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stre
 		st.stops[id] = true
 	}
 	if !options.IgnoreEOS {
-		for id := range m.EOS {
+		for id := range sc.EOS {
 			st.stops[id] = true
 		}
 	}
@@ -86,7 +86,7 @@ func (st *Stream) hasRoom() bool {
 	return len(st.out) < Lookahead
 }
 
-// prefill runs the next chunk of the prompt. The last token of the prompt is left for the first step.
+// Prefill runs the next chunk of the prompt. The last token of the prompt is left for the first step.
 func (st *Stream) Prefill(s *mlxc.Scope) error {
 	if st.sampler == nil {
 		st.begin(s)
@@ -103,19 +103,19 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 		size = st.branch - done
 	}
 	chunk := st.rest[:size]
-	m := st.Model
-	if err := m.Reserve("the next part of the prompt", func() int64 {
-		return st.State.Growth(size) + m.PassBytes(size, done, 0)
+	sc := st.Scheduler
+	if err := sc.Reserve("the next part of the prompt", func() int64 {
+		return st.State.Growth(size) + sc.PassBytes(size, done, 0)
 	}); err != nil {
 		return err
 	}
-	m.Run(s, st.State, s.FromInts(chunk, 1, len(chunk)))
+	sc.Run(s, st.State, s.FromInts(chunk, 1, len(chunk)))
 	st.quantize(s)
 	if err := s.Eval(st.State.Arrays()...); err != nil {
 		return err
 	}
 	st.rest = st.rest[len(chunk):]
-	st.Model.Counters.Prompt.Add(int64(len(chunk)))
+	st.Scheduler.Counters.Prompt.Add(int64(len(chunk)))
 	if seen := len(st.prompt) - len(st.rest); seen == st.branch || len(st.rest) == 1 {
 		if err := st.keep(s, st.prompt[:seen]); err != nil {
 			return err
@@ -132,12 +132,12 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 
 // begin makes the sampler, and goes on from what an earlier request left.
 func (st *Stream) begin(s *mlxc.Scope) {
-	m := st.Model
-	st.sampler = newSampler(s, st.options, st.prompt, m.XtcSpared, m.Shape.VocabSize, st.State.Rings)
+	sc := st.Scheduler
+	st.sampler = newSampler(s, st.options, st.prompt, sc.XTCSpared, sc.Shape.VocabSize, st.State.Rings)
 	if !st.reusable() {
 		return
 	}
-	earlier, n, branch := m.prompts.Find(s, st.prompt[:len(st.prompt)-1])
+	earlier, n, branch := sc.prompts.Find(s, st.prompt[:len(st.prompt)-1])
 	if earlier != nil {
 		st.State, st.rest, st.cached = earlier, st.prompt[n:], n
 	}
@@ -146,7 +146,7 @@ func (st *Stream) begin(s *mlxc.Scope) {
 
 // reusable reports whether the stream's KV is that of any other stream over the same tokens.
 func (st *Stream) reusable() bool {
-	return st.Model.keeps && st.options.KVBits == 0 && st.options.MaxKVSize == 0
+	return st.Scheduler.keeps && st.options.KVBits == 0 && st.options.MaxKVSize == 0
 }
 
 // keep leaves the state for later requests that begin with ids, all of which it has seen.
@@ -154,7 +154,7 @@ func (st *Stream) keep(s *mlxc.Scope, ids []int32) error {
 	if !st.reusable() {
 		return nil
 	}
-	return st.Model.prompts.Keep(s, ids, st.State)
+	return st.Scheduler.prompts.Keep(s, ids, st.State)
 }
 
 // quantize packs the KV once it is long enough.
@@ -199,9 +199,9 @@ func (st *Stream) plain() bool {
 // deliver hands a token to the reader, and ends the stream if it is the last one.
 func (st *Stream) deliver(token engine.Token) {
 	if st.made = append(st.made, token.ID); len(st.made) == 1 {
-		st.Model.Counters.Prompt.Add(1)
+		st.Scheduler.Counters.Prompt.Add(1)
 	}
-	st.Model.Counters.Generated.Add(1)
+	st.Scheduler.Counters.Generated.Add(1)
 	switch {
 	case st.stops[token.ID]:
 		token.FinishReason = engine.FinishStop
@@ -223,7 +223,7 @@ func (st *Stream) end(last item) {
 	if err := st.Free(last.err == nil); err != nil {
 		last = item{err: errors.Join(last.err, err)}
 	}
-	st.Model.endings = append(st.Model.endings, ending{st, last})
+	st.Scheduler.endings = append(st.Scheduler.endings, ending{st, last})
 }
 
 // ending is the last word to a reader.
@@ -233,23 +233,23 @@ type ending struct {
 }
 
 // tellEndings lets the readers of ended streams go.
-func (m *Scheduler) tellEndings() {
-	for _, e := range m.endings {
+func (sc *Scheduler) tellEndings() {
+	for _, e := range sc.endings {
 		e.stream.ended.Store(true)
 		e.stream.out <- e.last
 	}
-	m.endings = m.endings[:0]
+	sc.endings = sc.endings[:0]
 }
 
-// free gives back what the stream holds. With keep, what it has seen is kept for later requests. Whatever fails or panics
+// Free gives back what the stream holds. With keep, what it has seen is kept for later requests. Whatever fails or panics
 // on the way is returned, and does not stop the rest from being freed: a stream is freed once, and nobody can try again.
 func (st *Stream) Free(keep bool) error {
 	if st.freed {
 		return nil
 	}
 	st.freed = true
-	st.Model.drop(st)
-	s := st.Model.Lease.NewScope()
+	st.Scheduler.drop(st)
+	s := st.Scheduler.Lease.NewScope()
 	keep = keep && len(st.made) > 0 && st.reusable()
 	steps := []func() error{
 		func() error { return st.leave(s, keep) },
@@ -276,12 +276,12 @@ func (st *Stream) Free(keep bool) error {
 	return errors.Join(errs...)
 }
 
-// close ends the stream for a reader that leaves.
+// Close ends the stream for a reader that leaves.
 func (st *Stream) Close() error {
 	if st.ended.Load() {
 		return nil
 	}
-	err := st.Model.Do(context.Background(), func() error { return st.Free(true) })
+	err := st.Scheduler.Do(context.Background(), func() error { return st.Free(true) })
 	if errors.Is(err, engine.ErrClosed) {
 		return nil // the model's Close freed the stream
 	}
@@ -296,12 +296,12 @@ func (st *Stream) next(ctx context.Context) (item, error) {
 	select {
 	case it := <-st.out:
 		if st.paused.Swap(false) {
-			st.Model.kick()
+			st.Scheduler.kick()
 		}
 		return it, it.err
 	case <-ctx.Done():
 		return item{}, ctx.Err()
-	case <-st.Model.Closed:
+	case <-st.Scheduler.Closed:
 		return item{}, engine.ErrClosed
 	}
 }

@@ -12,16 +12,16 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// architecture is a model's forward pass: a decoder, or in tests something around one. To add a family, write one file that
+// Architecture is a model's forward pass: a decoder, or in tests something around one. To add a family, write one file that
 // reads its config into a decoderSpec, and name it in architectures.
 type Architecture interface {
 	// shape says what the engine must know of the model.
 	shape() Shape
-	// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+	// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
 	Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array
-	// logits maps states [..., hidden] to [..., vocab].
+	// Logits maps states [..., hidden] to [..., vocab].
 	Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array
-	// close frees what the weights' scope does not own.
+	// Close frees what the weights' scope does not own.
 	Close() error
 }
 
@@ -42,7 +42,7 @@ var architectures = map[string]constructor{
 	"qwen3":       newQwen3,
 }
 
-// supported reports whether there is code for a model, and if not, why.
+// Supported reports whether there is code for a model, and if not, why.
 func Supported(c *checkpoint.Config) error {
 	if _, ok := architectures[c.ModelType]; ok {
 		return nil

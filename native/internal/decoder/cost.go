@@ -2,7 +2,7 @@ package decoder
 
 // What passes allocate is estimated before they run, from above, for the memory budget.
 
-// passBytes is what a pass holds at its widest, besides KV. It is an estimate from above: 24 bytes for each
+// PassBytes is what a pass holds at its widest, besides KV. It is an estimate from above: 24 bytes for each
 // element that a layer makes of a token, because MLX has the results of about six ops in flight and
 // widens some of them (measured on the CPU: 23 bytes with chunks of 100 to 512 tokens), attention scores in
 // float32 over past positions where the back end makes them, and logits in float32 for some of the rows.
@@ -19,7 +19,7 @@ func (n *Network) attentionBytes(queries, keys int) int64 {
 	return 4 * int64(n.Shape.heads) * int64(queries) * int64(keys)
 }
 
-// wideBytes is passBytes for a wide pass, which has the scores of one chunk at a time.
+// WideBytes is PassBytes for a wide pass, which has the scores of one chunk at a time.
 func (n *Network) WideBytes(tokens int) int64 {
 	return n.layerBytes(tokens) + n.attentionBytes(PrefillChunk, tokens)
 }

@@ -1,3 +1,5 @@
+// Package decoder is the forward pass: one dense decoder, described by a spec which each family of models reads from its config, computed by
+// MLX's own ops, by the CPU kernels, or by the CUDA kernels.
 package decoder
 
 import (
@@ -90,7 +92,7 @@ func (d *decoder) shape() Shape {
 	return shape
 }
 
-// hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
 func (d *decoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
 	if pass.Kernel != nil {
 		return d.cpu.Hidden(s, ids, pass)
@@ -102,7 +104,7 @@ func (d *decoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Ar
 	return d.exact.run(s, h, pass)
 }
 
-// logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
+// Logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
 func (d *decoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
 	if d.cpu != nil {
 		return s.Apply(h, mlxc.NoGate, true, d.cpu.head)

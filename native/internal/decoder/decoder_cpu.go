@@ -81,7 +81,7 @@ func roundToBFloat16(f float32) float32 {
 	return math.Float32frombits((bits + 0x7fff + bits>>16&1) &^ 0xffff)
 }
 
-// hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
+// Hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
 func (d *cpuDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *mlxc.Array {
 	if seenBy.Observe != nil || d.adapted() {
 		return d.opByOp(s, ids, seenBy)

@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// fusedDecoder runs the layers of a decoder with the kernels of package fused: half as many kernels as
+// FusedDecoder runs the layers of a decoder with the kernels of package fused: half as many kernels as
 // with MLX's ops one by one.
 type FusedDecoder struct {
 	Kernels *fused.Kernels

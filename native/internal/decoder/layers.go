@@ -43,7 +43,7 @@ func checkPositive(values map[string]int) error {
 	return nil
 }
 
-// logProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
+// LogProbs normalises logits, in their type, by the CPU kernel or as mlx-lm does.
 func LogProbs(s *mlxc.Scope, logits *mlxc.Array, kernels bool) *mlxc.Array {
 	if kernels {
 		return s.LogSoftmax(logits)
@@ -51,7 +51,7 @@ func LogProbs(s *mlxc.Scope, logits *mlxc.Array, kernels bool) *mlxc.Array {
 	return s.Subtract(logits, s.LogSumExp(logits, -1, true))
 }
 
-// logSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
+// LogSoftmax is log-probabilities in float32 whatever the logits' type: means over labels are compared
 // in small differences.
 func LogSoftmax(s *mlxc.Scope, logits *mlxc.Array) *mlxc.Array {
 	return LogProbs(s, s.AsType(logits, mlxc.Float32), false)

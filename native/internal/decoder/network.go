@@ -17,7 +17,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
-// network is weights with their forward pass. It belongs to the owner thread.
+// Network is weights with their forward pass. It belongs to the owner thread.
 type Network struct {
 	*owner.Owner
 	Weights *mlxc.Scope
@@ -29,15 +29,15 @@ type Network struct {
 	Kernels string             // what computes: for people
 	Linears checkpoint.Linears // for adapters
 	Prefix  string             // of the checkpoint's names
-	steps   *mlxc.Function     // tokenPass, compiled; nil without CUDA kernels
+	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   *fused.Token       // nil where tokens are not one launch
 }
 
-// prefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
+// PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
 // under way; the python engine uses the same size, so that both engines compute the same passes.
 const PrefillChunk = 512
 
-// threadsVariable is the environment variable that sets the number of threads where no option does.
+// ThreadsVariable is the environment variable that sets the number of threads where no option does.
 const ThreadsVariable = "GO_MLX_THREADS"
 
 // useThreads sets how many threads the CPU kernels use, which all models of the process share.
@@ -55,7 +55,7 @@ func useThreads(n int) error {
 	return nil
 }
 
-// load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
+// Load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
 func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter string, options engine.NativeOptions) (_ *checkpoint.Weights, err error) {
 	n.Weights = n.Lease.NewScope()
 	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
@@ -136,7 +136,7 @@ func (n *Network) Close() error {
 	return errors.Join(errs...)
 }
 
-// nextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+// NextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
 func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) *mlxc.Array {
 	ids := s.Reshape(token, 1, 1)
 	if logits, ok := n.compiledStep(s, st, ids); ok {
@@ -145,18 +145,18 @@ func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) 
 	return s.Squeeze(n.Arch.Logits(s, n.Run(s, st, ids)), 1)
 }
 
-// outputLayer is the output layer for the CPU kernels.
+// OutputLayer is the output layer for the CPU kernels.
 func (n *Network) OutputLayer() mlxc.Layer { return n.CPU.head }
 
-// newSequence is an empty one for the network's kernels.
+// NewSequence is an empty one for the network's kernels.
 func (n *Network) NewSequence() *kv.Sequence { return kv.NewSequence(&n.Shape.Layout) }
 
-// run takes tokens [1, T] into a sequence and returns their hidden states [1, T, hidden].
+// Run takes tokens [1, T] into a sequence and returns their hidden states [1, T, hidden].
 func (n *Network) Run(s *mlxc.Scope, st *kv.Sequence, ids *mlxc.Array) *mlxc.Array {
 	return n.Arch.Hidden(s, ids, kv.NewPass(s, []*kv.Sequence{st}, ids.Dim(1)))
 }
 
-// prefill runs tokens through the model, chunk by chunk, for their KV.
+// Prefill runs tokens through the model, chunk by chunk, for their KV.
 func (n *Network) Prefill(parent *mlxc.Scope, st *kv.Sequence, ids []int32) error {
 	for chunk := range slices.Chunk(ids, PrefillChunk) {
 		s := parent.Child()
@@ -168,7 +168,7 @@ func (n *Network) Prefill(parent *mlxc.Scope, st *kv.Sequence, ids []int32) erro
 	return nil
 }
 
-// checkCausal refuses what a model that attends in both directions cannot do.
+// CheckCausal refuses what a model that attends in both directions cannot do.
 func (n *Network) CheckCausal(what string) error {
 	if n.Shape.Bidirectional {
 		return fmt.Errorf("%s: the model attends in both directions and is for embeddings: %w", what, engine.ErrUnsupported)

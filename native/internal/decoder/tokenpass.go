@@ -31,7 +31,7 @@ func kindsOf(windows []int) layerKinds {
 	return k
 }
 
-// tokenPass is a pass of one token of each of B sequences over whole KV buffers. ids are uint32 [B, 1]; where, int32
+// TokenPass is a pass of one token of each of B sequences over whole KV buffers. ids are uint32 [B, 1]; where, int32
 // [1 + 2 kinds, B], is the tokens' positions, then for each kind of layer where to write and how many positions are held
 // then; buffers are every layer's keys and values [B, kv_heads, room, head_dim]. It returns the logits [B, vocab], and
 // the keys and values with the tokens' written.
@@ -49,7 +49,7 @@ func (n *Network) TokenPass(s *mlxc.Scope, ids, where *mlxc.Array, buffers []*ml
 	return out[0], out[1:]
 }
 
-// traceTokens is tokenPass in the form that can be compiled.
+// traceTokens is TokenPass in the form that can be compiled.
 func (n *Network) traceTokens(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, where, buffers := in[0], in[1], in[2:]
 	rows := ids.Dim(0)
@@ -70,7 +70,7 @@ func (n *Network) traceTokens(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	return append([]*mlxc.Array{logits}, st.buffers...)
 }
 
-// tokenMemory is the memory of a tokenPass.
+// tokenMemory is the memory of a TokenPass.
 type tokenMemory struct {
 	fused   *FusedDecoder
 	kinds   layerKinds

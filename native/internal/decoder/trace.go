@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
+// Trace runs token ids through the model and returns what its layers compute; see engine.TraceOptions. It keeps no
 // state.
 func (n *Network) Trace(ctx context.Context, ids []int32, options engine.TraceOptions) (*engine.Trace, error) {
 	if err := options.Validate(len(ids)); err != nil {

@@ -45,7 +45,7 @@ type HistoryMemory struct {
 	Seen  History
 }
 
-// newHistoryPass prepares a pass in which every row continues past with n tokens. Rows may be padded
+// NewHistoryPass prepares a pass in which every row continues past with n tokens. Rows may be padded
 // behind their end: no real token attends to what comes after it.
 func NewHistoryPass(s *mlxc.Scope, past *History, n int, windows []int) (*Pass, *HistoryMemory) {
 	m := &HistoryMemory{past: past, Masks: FillMasks(windows, func(_, window int) mlxc.Mask {
@@ -57,7 +57,7 @@ func NewHistoryPass(s *mlxc.Scope, past *History, n int, windows []int) (*Pass, 
 	return &Pass{first: past.Length, Memory: m}, m
 }
 
-// newRaggedPass prepares a pass of n tokens for each row, where row b continues after its own lengths[b]
+// NewRaggedPass prepares a pass of n tokens for each row, where row b continues after its own lengths[b]
 // positions of past and the rest of past is padding.
 func NewRaggedPass(s *mlxc.Scope, past *History, lengths []int, n int, windows []int) *Pass {
 	starts := make([]int32, len(lengths))
@@ -90,7 +90,7 @@ func raggedMask(s *mlxc.Scope, past int, lengths []int, n, window int) *mlxc.Arr
 	return s.FromBools(visible, len(lengths), 1, n, total)
 }
 
-// newBothWaysPass prepares a pass in which every token of a row of its length sees all others, in a layer with a
+// NewBothWaysPass prepares a pass in which every token of a row of its length sees all others, in a layer with a
 // window those at most half a window away, as EmbeddingGemma (arXiv:2509.20354) does.
 func NewBothWaysPass(s *mlxc.Scope, lengths []int, width int, windows []int) *Pass {
 	return &Pass{Memory: &HistoryMemory{past: &History{}, Masks: FillMasks(windows, func(_, window int) mlxc.Mask {

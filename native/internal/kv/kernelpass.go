@@ -8,11 +8,11 @@ import (
 type KernelPass struct {
 	Rows, Tokens int
 	Positions    []int32 // of every token
-	// visible says what every token sees in a layer with a window, 0 for none: mlxc.VisibleSize numbers each.
+	// Visible says what every token sees in a layer with a window, 0 for none: mlxc.VisibleSize numbers each.
 	Visible func(window int) []int32
-	// past is the kept keys and values of a layer, of each row.
+	// Past is the kept keys and values of a layer, of each row.
 	Past func(layer int) []mlxc.PastKV
-	// keep takes them back with those of the pass; nil if they are not to be kept.
+	// Keep takes them back with those of the pass; nil if they are not to be kept.
 	Keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
 }
 
@@ -58,7 +58,7 @@ type PackedRow struct {
 	Past           int    // how many positions of the past all see
 }
 
-// add appends tokens from a position on, each of which sees the past, the tokens of a span, and those added with it up to itself.
+// Add appends tokens from a position on, each of which sees the past, the tokens of a span, and those added with it up to itself.
 func (p *PackedRow) Add(ids []int32, position int, sees Span) {
 	begin := len(p.IDs)
 	for k, id := range ids {
@@ -67,14 +67,14 @@ func (p *PackedRow) Add(ids []int32, position int, sees Span) {
 	}
 }
 
-// addText appends a text that sees nothing but itself and the past, and returns where it is.
+// AddText appends a text that sees nothing but itself and the past, and returns where it is.
 func (p *PackedRow) AddText(ids []int32) Span {
 	begin := len(p.IDs)
 	p.Add(ids, p.Past, Span{begin, begin})
 	return Span{begin, len(p.IDs)}
 }
 
-// newPackedPass is a pass over a packed row by the CPU kernels. It reads the KV of a sequence, or of none if that is nil, and keeps
+// NewPackedPass is a pass over a packed row by the CPU kernels. It reads the KV of a sequence, or of none if that is nil, and keeps
 // nothing.
 func NewPackedPass(row *PackedRow, past *Sequence) *Pass {
 	return &Pass{Kernel: &KernelPass{
@@ -95,8 +95,8 @@ func NewPackedPass(row *PackedRow, past *Sequence) *Pass {
 	}}
 }
 
-// newPackedBothWays is a pass over packed texts in which every token sees all of its text, in a layer with a window what is at
-// most half a window away, as in newBothWaysPass.
+// NewPackedBothWays is a pass over packed texts in which every token sees all of its text, in a layer with a window what is at
+// most half a window away, as in NewBothWaysPass.
 func NewPackedBothWays(row *PackedRow, texts []Span) *Pass {
 	pass := NewPackedPass(row, nil)
 	pass.Kernel.Visible = func(window int) []int32 {

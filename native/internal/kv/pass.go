@@ -1,3 +1,5 @@
+// Package kv is what a pass of tokens sees of earlier ones, and what it leaves for later ones: caches of keys and values, the sequences
+// that they make up, and what is kept of them between requests.
 package kv
 
 import (
@@ -13,14 +15,14 @@ type Pass struct {
 	// each token, int32 [T], and neither of the others counts.
 	first      int
 	Starts, At *mlxc.Array
-	// memory is what MLX's ops and the CUDA kernels attend to; nil in a pass for the CPU kernels.
+	// Memory is what MLX's ops and the CUDA kernels attend to; nil in a pass for the CPU kernels.
 	Memory Memory
-	// kernel is the same for the CPU kernels; nil in a pass for MLX's ops.
+	// Kernel is the same for the CPU kernels; nil in a pass for MLX's ops.
 	Kernel *KernelPass
-	// observe, if it is set, sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or
+	// Observe, if it is set, sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or
 	// with one of the names below. The CPU kernels then run op by op.
 	Observe func(layer int, op string, h *mlxc.Array)
-	// around, if it is set, runs a layer its own way.
+	// Around, if it is set, runs a layer its own way.
 	Around func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array
 }
 
@@ -48,7 +50,7 @@ const (
 
 var errNoMemory = errors.New("a pass for the CPU kernels was given to MLX's ops")
 
-// rotate turns queries or keys [B, heads, T, head_dim] to their positions.
+// Rotate turns queries or keys [B, heads, T, head_dim] to their positions.
 func (p *Pass) Rotate(s *mlxc.Scope, x *mlxc.Array, rope mlxc.RoPE) *mlxc.Array {
 	switch {
 	case p.At != nil:
@@ -60,7 +62,7 @@ func (p *Pass) Rotate(s *mlxc.Scope, x *mlxc.Array, rope mlxc.RoPE) *mlxc.Array 
 	return s.RoPE(x, rope, p.first)
 }
 
-// positions are those of every token of so many rows: int32 [tokens] for one row, [rows] for one token of each, or
+// Positions are those of every token of so many rows: int32 [tokens] for one row, [rows] for one token of each, or
 // [rows, tokens].
 func (p *Pass) Positions(s *mlxc.Scope, rows, tokens int) *mlxc.Array {
 	switch {
@@ -78,7 +80,7 @@ func (p *Pass) Positions(s *mlxc.Scope, rows, tokens int) *mlxc.Array {
 	return s.Contiguous(s.BroadcastTo(s.ExpandDims(row, 0), rows, tokens))
 }
 
-// attend is the memory's Attend.
+// Attend is the memory's Attend.
 func (p *Pass) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float32) *mlxc.Array {
 	if p.Memory == nil {
 		s.Fail(errNoMemory)
@@ -87,7 +89,7 @@ func (p *Pass) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale float
 	return p.Memory.Attend(s, layer, q, k, v, scale)
 }
 
-// seen tells of what an op puts out, and returns it.
+// Seen tells of what an op puts out, and returns it.
 func (p *Pass) Seen(layer int, op string, h *mlxc.Array) *mlxc.Array {
 	if p.Observe != nil {
 		p.Observe(layer, op, h)
@@ -95,7 +97,7 @@ func (p *Pass) Seen(layer int, op string, h *mlxc.Array) *mlxc.Array {
 	return h
 }
 
-// runLayer runs a layer as the pass wants it.
+// RunLayer runs a layer as the pass wants it.
 func (p *Pass) RunLayer(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	if p.Around == nil {
 		return run(s, h)
@@ -103,7 +105,7 @@ func (p *Pass) RunLayer(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.
 	return p.Around(s, layer, h, run)
 }
 
-// fillMasks gives every layer its mask, made once for each window.
+// FillMasks gives every layer its mask, made once for each window.
 func FillMasks(windows []int, mask func(layer, window int) mlxc.Mask) []mlxc.Mask {
 	masks, shared := make([]mlxc.Mask, len(windows)), map[int]mlxc.Mask{}
 	for layer, window := range windows {
@@ -117,7 +119,7 @@ func FillMasks(windows []int, mask func(layer, window int) mlxc.Mask) []mlxc.Mas
 	return masks
 }
 
-// mergeHeads makes [B, heads, T, head_dim] into [B, T, heads*head_dim].
+// MergeHeads makes [B, heads, T, head_dim] into [B, T, heads*head_dim].
 func MergeHeads(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	b, t := x.Dim(0), x.Dim(2)
 	return s.Reshape(s.Transpose(x, 0, 2, 1, 3), b, t, -1)

@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// promptCache keeps states of earlier requests for requests that begin with the same tokens: a trie of
+// PromptCache keeps states of earlier requests for requests that begin with the same tokens: a trie of
 // token ids whose nodes hold the KV caches of the whole path from the root. Two requests never share a
 // cache that one of them writes to: MLX arrays do not change, and a stream that goes on from a node makes
 // arrays of its own. A state is given out for exactly the tokens it was computed from. To take a longer
@@ -36,7 +36,7 @@ func NewPromptCache(budget int64) *PromptCache {
 	return &PromptCache{budget: budget, Root: &promptNode{Children: map[int32]*promptNode{}}}
 }
 
-// find returns a state of the longest beginning of ids that it can, for the caller to own, and the length
+// Find returns a state of the longest beginning of ids that it can, for the caller to own, and the length
 // of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
 func (c *PromptCache) Find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
 	node, depth := c.Root, 0
@@ -92,7 +92,7 @@ func (c *PromptCache) trimmed(s *mlxc.Scope, node *promptNode, n int) (*promptNo
 	return nil, nil
 }
 
-// keep stores a state under the tokens that it has seen, and forgets what was not used for longest when
+// Keep stores a state under the tokens that it has seen, and forgets what was not used for longest when
 // the budget is exceeded. The state stays the caller's.
 func (c *PromptCache) Keep(s *mlxc.Scope, ids []int32, st *Sequence) error {
 	size := st.Bytes()
@@ -145,7 +145,7 @@ func (c *PromptCache) touch(n *promptNode) {
 	n.used = c.clock
 }
 
-// shrink forgets states, least recently used first, until at most limit bytes are held.
+// Shrink forgets states, least recently used first, until at most limit bytes are held.
 func (c *PromptCache) Shrink(limit int64) error {
 	if c.Bytes <= limit {
 		return nil

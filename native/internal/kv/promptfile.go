@@ -18,7 +18,7 @@ const promptFileFormat = "go-mlx prompt cache 1"
 
 // savedState describes one state of the file; for its tensors see tensorName.
 type savedState struct {
-	Tokens []int32       `json:"tokens"`
+	Tokens []int32    `json:"tokens"`
 	Layers []Snapshot `json:"layers"`
 }
 
@@ -27,7 +27,7 @@ func tensorName(state, layer int, part string) string {
 	return fmt.Sprintf("%d.%d.%s", state, layer, part)
 }
 
-// save writes what is kept to a file. model tells models apart.
+// Save writes what is kept to a file. model tells models apart.
 func (c *PromptCache) Save(s *mlxc.Scope, path, model string) error {
 	arrays := map[string]*mlxc.Array{}
 	var states []savedState
@@ -56,7 +56,7 @@ type promptFile struct {
 	states []savedState
 }
 
-// load adds the states of a file.
+// Load adds the states of a file.
 func (c *PromptCache) Load(s *mlxc.Scope, f *promptFile, l *Layout) (err error) {
 	arrays := s.LoadSafetensors(f.path)
 	if s.Err() != nil {
@@ -75,8 +75,8 @@ func (c *PromptCache) Load(s *mlxc.Scope, f *promptFile, l *Layout) (err error) 
 	return errors.Join(err, s.Err())
 }
 
-// readPromptFile checks a file against the model before MLX sees it. dtype is MLX's name of the type of keys and values, and
-// checkIDs what tells whether the model can have seen tokens.
+// ReadPromptFile checks a file against the model before MLX sees it. dtype is MLX's name of the type of keys and values, and
+// CheckIDs what tells whether the model can have seen tokens.
 func ReadPromptFile(path, model, dtype string, l *Layout, checkIDs func([]int32) error) (*promptFile, error) {
 	tensors, metadata, err := safetensors.ReadFileMetadata(path)
 	if err != nil {

@@ -11,13 +11,13 @@ type Layout struct {
 	Windows     []int // sliding window of each layer, 0 for full attention
 	KvHeads     int
 	HeadDim     int
-	ElementSize int64        // bytes of a number
-	Rings       bool         // for the CPU kernels; otherwise for attention
+	ElementSize int64     // bytes of a number
+	Rings       bool      // for the CPU kernels; otherwise for attention
 	Attention   Attention // of MLX, or a CUDA kernel in its place
-	Joined      bool         // keys and values come as slices of an array that holds the queries too
+	Joined      bool      // keys and values come as slices of an array that holds the queries too
 }
 
-// positionBytes is the keys and values of one position in one layer.
+// PositionBytes is the keys and values of one position in one layer.
 func (l *Layout) PositionBytes() int64 { return 2 * int64(l.KvHeads*l.HeadDim) * l.ElementSize }
 
 // windowed reports whether a layer forgets: what was overwritten does not come back.
@@ -40,7 +40,7 @@ type Sequence struct {
 	Rings  bool // the caches are for the CPU kernels
 }
 
-// newSequence makes an empty sequence for the kernels that the layout names.
+// NewSequence makes an empty sequence for the kernels that the layout names.
 func NewSequence(l *Layout) *Sequence {
 	if !l.Rings {
 		return NewBoundedSequence(l, 0)
@@ -52,7 +52,7 @@ func NewSequence(l *Layout) *Sequence {
 	return st
 }
 
-// newBoundedSequence makes an empty sequence for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
+// NewBoundedSequence makes an empty sequence for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
 // no bound.
 func NewBoundedSequence(l *Layout, bound int) *Sequence {
 	st := &Sequence{layout: l}
@@ -69,7 +69,7 @@ func NewBoundedSequence(l *Layout, bound int) *Sequence {
 	return st
 }
 
-// quantize packs the KV of layers with full attention; a sliding window is small as it is.
+// Quantize packs the KV of layers with full attention; a sliding window is small as it is.
 func (st *Sequence) Quantize(s *mlxc.Scope, q mlxc.Quantization) {
 	for i, c := range st.Caches {
 		full, ok := c.(*FullCache)
@@ -91,7 +91,7 @@ func (st *Sequence) Arrays() []*mlxc.Array {
 	return out
 }
 
-// share returns a sequence of its own that goes on from the same positions.
+// Share returns a sequence of its own that goes on from the same positions.
 func (st *Sequence) Share(s *mlxc.Scope) *Sequence {
 	out := &Sequence{layout: st.layout, Rings: st.Rings}
 	for _, c := range st.Caches {
@@ -100,7 +100,7 @@ func (st *Sequence) Share(s *mlxc.Scope) *Sequence {
 	return out
 }
 
-// trim forgets the last n positions. It returns false, and the sequence is of no use any more, if a layer
+// Trim forgets the last n positions. It returns false, and the sequence is of no use any more, if a layer
 // cannot.
 func (st *Sequence) Trim(s *mlxc.Scope, n int) bool {
 	for _, c := range st.Caches {
@@ -111,7 +111,7 @@ func (st *Sequence) Trim(s *mlxc.Scope, n int) bool {
 	return true
 }
 
-// growth is the bytes that the caches allocate for a pass over tokens.
+// Growth is the bytes that the caches allocate for a pass over tokens.
 func (st *Sequence) Growth(tokens int) int64 {
 	positions := 0
 	for _, c := range st.Caches {
@@ -136,10 +136,10 @@ func (st *Sequence) Free() error {
 	return errors.Join(errs...)
 }
 
-// position is the number of positions that the sequence has seen.
+// Position is the number of positions that the sequence has seen.
 func (st *Sequence) Position() int { return st.Caches[0].Offset() }
 
-// newPass prepares a pass of the next tokens of one or several sequences, all with rings or all without. What the rows share, the
+// NewPass prepares a pass of the next tokens of one or several sequences, all with rings or all without. What the rows share, the
 // projections and the MLP, is computed for all at once; each row attends to its own caches, so rows of any length go together
 // without padding, and none is copied when another comes or goes. Rows that have one sequence together, as when a pass is
 // traced, count as one.

@@ -15,7 +15,7 @@ type wideMemory struct {
 	chunk   int // queries at a time
 }
 
-// newWidePass prepares a pass over one row, in which so many queries are taken at a time.
+// NewWidePass prepares a pass over one row, in which so many queries are taken at a time.
 func NewWidePass(windows []int, chunk int) *Pass {
 	return &Pass{Memory: wideMemory{windows, chunk}, Around: releaseLayers}
 }

@@ -1,3 +1,5 @@
+// Package owner is what the requests to a loaded model share: the thread that makes its MLX calls, the memory budget, the counters and
+// the model's end.
 package owner
 
 import (
@@ -11,10 +13,10 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
-// cacheLimit is how many bytes of freed buffers MLX may keep between requests.
+// CacheLimit is how many bytes of freed buffers MLX may keep between requests.
 const CacheLimit = 256 << 20
 
-// owner is what all requests to a model share: the thread that makes its MLX calls, its memory budget, its counters, and the
+// Owner is what all requests to a model share: the thread that makes its MLX calls, its memory budget, its counters, and the
 // model's end.
 type Owner struct {
 	Lease    *mlxc.Lease
@@ -29,7 +31,7 @@ type counters struct {
 	Requests, Active, Prompt, Generated, Classified, Drafted, Accepted atomic.Int64
 }
 
-// newOwner leases a thread. Its lease must be released.
+// NewOwner leases a thread. Its lease must be released.
 func NewOwner(budget int64) (*Owner, error) {
 	lease, err := mlxc.Acquire()
 	if err != nil {
@@ -38,14 +40,14 @@ func NewOwner(budget int64) (*Owner, error) {
 	return &Owner{Lease: lease, Budget: budget, Closed: make(chan struct{})}, nil
 }
 
-// begin counts a request, which ends when the func that it returns is called.
+// Begin counts a request, which ends when the func that it returns is called.
 func (o *Owner) Begin() (end func()) {
 	o.Counters.Requests.Add(1)
 	o.Counters.Active.Add(1)
 	return func() { o.Counters.Active.Add(-1) }
 }
 
-// do runs fn on the owner thread, in turn with other requests.
+// Do runs fn on the owner thread, in turn with other requests.
 func (o *Owner) Do(ctx context.Context, fn func() error) error {
 	var err error
 	if doErr := o.Lease.Do(ctx, func() { err = fn() }); doErr != nil {
@@ -54,7 +56,7 @@ func (o *Owner) Do(ctx context.Context, fn func() error) error {
 	return err
 }
 
-// job runs work in a scope of its own on the owner thread.
+// Job runs work in a scope of its own on the owner thread.
 func (o *Owner) Job(ctx context.Context, work func(s *mlxc.Scope) error) error {
 	return o.Do(ctx, func() (err error) {
 		s := o.Lease.NewScope()
@@ -66,7 +68,7 @@ func (o *Owner) Job(ctx context.Context, work func(s *mlxc.Scope) error) error {
 	})
 }
 
-// checkOpen refuses requests whose context has ended, or whose model has.
+// CheckOpen refuses requests whose context has ended, or whose model has.
 func (o *Owner) CheckOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -79,7 +81,7 @@ func (o *Owner) CheckOpen(ctx context.Context) error {
 	}
 }
 
-// reserve returns nil if so many more bytes fit into the budget, giving back KV that is only kept for
+// Reserve returns nil if so many more bytes fit into the budget, giving back KV that is only kept for
 // later requests if that is needed. Without a budget nothing is estimated: passes of one token come here.
 func (o *Owner) Reserve(what string, estimate func() int64) error {
 	if o.Budget == 0 {
@@ -104,7 +106,7 @@ func (o *Owner) Reserve(what string, estimate func() int64) error {
 	}
 }
 
-// explain gives errors of a model that is being closed their public name.
+// Explain gives errors of a model that is being closed their public name.
 func Explain(err error) error {
 	if errors.Is(err, mlxc.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
 		return engine.ErrClosed
@@ -112,7 +114,7 @@ func Explain(err error) error {
 	return err
 }
 
-// protect runs fn; a panic in it comes back as an error.
+// Protect runs fn; a panic in it comes back as an error.
 func Protect(fn func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

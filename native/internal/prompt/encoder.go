@@ -1,3 +1,5 @@
+// Package prompt makes checked token ids of what callers ask: texts, chats by the model's template, ids; and grammars over the same
+// vocabulary.
 package prompt
 
 import (
@@ -16,7 +18,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
-// encoder makes tokens of prompts and text of tokens: the tokenizer, the chat template, and what follows from them. It is safe for
+// Encoder makes tokens of prompts and text of tokens: the tokenizer, the chat template, and what follows from them. It is safe for
 // concurrent use once it is loaded.
 type Encoder struct {
 	Tokenizer   *tokenizer.Tokenizer
@@ -26,7 +28,7 @@ type Encoder struct {
 	bos         string         // the text of the token that the tokenizer puts first; "" for none
 	EndToken    int32          // the tokenizer's own, or -1
 	EOS         map[int32]bool // end tokens
-	XtcSpared   []int32        // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
+	XTCSpared   []int32        // tokens that XTC never cuts, as in mlx-lm: end tokens and the newline
 	Marks       segment.Marks
 	MarksErr    error // why text cannot be split into segments
 
@@ -38,7 +40,7 @@ type Encoder struct {
 	grammarErr  error
 }
 
-// newEncoder makes an encoder for a model with these end tokens; load reads it.
+// NewEncoder makes an encoder for a model with these end tokens; load reads it.
 func NewEncoder(eos []int32) *Encoder {
 	e := &Encoder{EOS: map[int32]bool{}}
 	for _, id := range eos {
@@ -65,10 +67,10 @@ func (e *Encoder) Load(from *modelfiles.Source) (err error) {
 	if e.plain, err = tokenizer.NewGuard(e.Tokenizer, e.Template.Source()); err != nil {
 		return err
 	}
-	if e.XtcSpared, err = e.Tokenizer.Encode("\n", false); err != nil {
+	if e.XTCSpared, err = e.Tokenizer.Encode("\n", false); err != nil {
 		return err
 	}
-	e.XtcSpared = slices.AppendSeq(e.XtcSpared, maps.Keys(e.EOS))
+	e.XTCSpared = slices.AppendSeq(e.XTCSpared, maps.Keys(e.EOS))
 	return nil
 }
 
@@ -87,7 +89,7 @@ func (e *Encoder) addTokenizerEOS(from *modelfiles.Source) error {
 	return nil
 }
 
-// opensReasoning reports whether a prompt ends inside a thought.
+// OpensReasoning reports whether a prompt ends inside a thought.
 func (e *Encoder) OpensReasoning(prompt []int32) bool {
 	start, ok := e.Tokenizer.TokenID(e.Marks.ThinkStart)
 	if e.Marks.ThinkStart == "" || !ok {
@@ -138,7 +140,7 @@ func (e *Encoder) CheckIDs(ids []int32) error {
 	return nil
 }
 
-// checkVocabulary refuses ids that the embedding has no row for: MLX reads past its end. All ids that go to the model must
+// CheckVocabulary refuses ids that the embedding has no row for: MLX reads past its end. All ids that go to the model must
 // have been through here.
 func (e *Encoder) CheckVocabulary(ids []int32) error {
 	for _, id := range ids {
@@ -149,7 +151,7 @@ func (e *Encoder) CheckVocabulary(ids []int32) error {
 	return nil
 }
 
-// sameTokens compares the tokenizer of a folder with the model's: the files, and where these differ the ids of a text of
+// SameTokens compares the tokenizer of a folder with the model's: the files, and where these differ the ids of a text of
 // many kinds of characters.
 func (e *Encoder) SameTokens(own, from *modelfiles.Source) error {
 	const name = "tokenizer.json"

@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
-// newMatcher returns nil without a grammar. The tokens' bytes are prepared when a grammar is first used.
+// NewMatcher returns nil without a grammar. The tokens' bytes are prepared when a grammar is first used.
 func (e *Encoder) NewMatcher(g engine.Grammar) (*tokenizer.Matcher, error) {
 	if g.Kind == "" {
 		return nil, nil

@@ -31,7 +31,7 @@ func (e *Encoder) Render(messages any, extras map[string]any) (string, error) {
 	return text, owner.Explain(err)
 }
 
-// encodePrompt turns any form of prompt into ids and checks them.
+// EncodePrompt turns any form of prompt into ids and checks them.
 func (e *Encoder) EncodePrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (e *Encoder) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras 
 	return ids, owner.Explain(err)
 }
 
-// encodePlain encodes a prompt for a model without a template, with what the tokenizer puts in front of every text.
+// EncodePlain encodes a prompt for a model without a template, with what the tokenizer puts in front of every text.
 func (e *Encoder) EncodePlain(ctx context.Context, text string) ([]int32, error) {
 	front, err := e.Encode(ctx, "", true)
 	if err != nil {
@@ -111,7 +111,7 @@ func (e *Encoder) EncodeChat(ctx context.Context, messages []engine.Message, opt
 	return e.encodeChatPrompt(ctx, p, TemplateExtras(options))
 }
 
-// templateExtras is what a request gives to the chat template besides its messages.
+// TemplateExtras is what a request gives to the chat template besides its messages.
 func TemplateExtras(o engine.GenerateOptions) map[string]any {
 	extras := maps.Clone(o.TemplateArguments)
 	if len(o.Tools) > 0 {

@@ -12,83 +12,29 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
-	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
-// scorer scores and embeds texts. What it holds belongs to the owner thread, but for the label sets.
-type Scorer struct {
-	*decoder.Network
-	*prompt.Encoder
-	Embedder  *embedder
-	packed    *mlxc.Function // tracePacked, compiled; nil without CUDA kernels
-	LabelSets recent[*labelSet]
-	Prefixes  prefixCache
-	Scored    []*kv.Sequence // of long texts, between two jobs
-}
-
-// newScorer reads what follows the model in a folder of the Sentence Transformers' layout, and prepares the passes. What it has made before an
-// error is returned beside it.
-func NewScorer(n *decoder.Network, e *prompt.Encoder, dir string) (_ *Scorer, err error) {
-	m := &Scorer{Network: n, Encoder: e}
-	if m.Embedder, err = readEmbedder(dir, n.Weights, n.Shape.HiddenSize); err != nil {
-		return m, err
-	}
-	if n.CUDA != nil {
-		m.packed, err = n.Lease.Compile(false, m.tracePacked)
-	}
-	return m, err
-}
-
-func (m *Scorer) Close() error {
-	if m == nil {
-		return nil
-	}
-	errs := []error{m.packed.Close(), m.Prefixes.Free()}
-	for _, st := range m.Scored {
-		errs = append(errs, owner.Protect(st.Free))
-	}
-	return errors.Join(errs...)
-}
-
-// bytes is the KV of texts under way.
-func (m *Scorer) Bytes() int64 {
-	var n int64
-	for _, st := range m.Scored {
-		n += st.Bytes()
-	}
-	return n
-}
-
-// scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens behind a prefix, whose
-// labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See batchSize for the bounds.
-func (m *Scorer) scoreBytes(prefix, width, longest int) int64 {
-	each := prefix + width + longest
-	positions := max(each, min(maxBatchRows*each, maxBatchPositions+maxBatchRows*longest)) * len(m.Shape.Windows)
-	tokens := max(width, min(maxBatchRows*width, MaxBatchTokens), maxBatchRows*longest)
-	return 2*int64(positions)*m.Shape.PositionBytes() + m.PassBytes(tokens, each, maxBatchRows)
-}
-
 const (
-	// maxBatchRows and maxBatchTokens bound one pass, and with it the memory of a call.
+	// maxBatchRows and MaxBatchTokens bound one pass, and with it the memory of a call.
 	maxBatchRows   = 64
 	MaxBatchTokens = 2048
 )
 
 // Classify scores labels by the mean log-probability of their tokens after the prompt; see
 // engine.Engine. Texts are batched by length; what stands before the text is prefilled once.
-func (m *Scorer) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
-	if err := m.CheckOpen(ctx); err != nil {
+func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
+	if err := sc.CheckOpen(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.CheckCausal("classify"); err != nil {
+	if err := sc.CheckCausal("classify"); err != nil {
 		return nil, err
 	}
 	if err := options.Validate(texts); err != nil {
 		return nil, err
 	}
-	defer m.Begin()()
+	defer sc.Begin()()
 
-	task, err := m.NewLabelTask(ctx, options)
+	task, err := sc.NewLabelTask(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +65,12 @@ func (m *Scorer) Classify(ctx context.Context, texts []string, options engine.Cl
 		if err != nil {
 			return nil, fmt.Errorf("text %d: %w", row.Index, err)
 		}
-		m.Counters.Classified.Add(1)
+		sc.Counters.Classified.Add(1)
 	}
 	return results, nil
 }
 
-// batchSize is how many of the sorted rows make the next pass.
+// BatchSize is how many of the sorted rows make the next pass.
 func BatchSize(rows []ScoreRow) int {
 	n, prefix := 1, len(rows[0].Prefix)
 	for n < len(rows) && n < maxBatchRows && len(rows[n].Prefix) == prefix {
@@ -137,7 +83,7 @@ func BatchSize(rows []ScoreRow) int {
 	return n
 }
 
-// labelTask is what the texts of one call share.
+// LabelTask is what the texts of one call share.
 type LabelTask struct {
 	*Scorer
 	Options engine.ClassifyOptions
@@ -151,15 +97,15 @@ type labelSet struct {
 	Prefix  []int32
 }
 
-// scoreRow is one text: the shared prefix, if it begins with it, and the tokens behind that.
+// ScoreRow is one text: the shared prefix, if it begins with it, and the tokens behind that.
 type ScoreRow struct {
 	Index  int
 	Prefix []int32
 	IDs    []int32
 }
 
-func (m *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptions) (*LabelTask, error) {
-	t := &LabelTask{Scorer: m, Options: options}
+func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptions) (*LabelTask, error) {
+	t := &LabelTask{Scorer: sc, Options: options}
 	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
 	// to the key. Parts are quoted, because they may hold any separator.
 	rendered, err := t.render("a")
@@ -167,7 +113,7 @@ func (m *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOption
 		return nil, err
 	}
 	key := fmt.Sprintf("%q %q %q", options.Prompt, options.Labels, rendered)
-	if set, ok := m.LabelSets.get(key); ok {
+	if set, ok := sc.LabelSets.get(key); ok {
 		t.labelSet = set
 		return t, nil
 	}
@@ -176,14 +122,14 @@ func (m *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOption
 		if !t.chats() {
 			label = engine.PlainLabel(label)
 		}
-		ids, err := m.Encode(ctx, label, false)
+		ids, err := sc.Encode(ctx, label, false)
 		if err != nil {
 			return nil, err
 		}
 		if len(ids) == 0 {
 			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q has no tokens", label)}
 		}
-		if err := m.CheckVocabulary(ids); err != nil {
+		if err := sc.CheckVocabulary(ids); err != nil {
 			return nil, &engine.OptionError{Option: "labels", Reason: fmt.Sprintf("label %q: %v", label, err)}
 		}
 		t.labels = append(t.labels, ids)
@@ -200,7 +146,7 @@ func (m *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOption
 		probes = append(probes, ids)
 	}
 	t.Prefix = CommonPrefix(probes...)
-	m.LabelSets.put(key, t.labelSet)
+	sc.LabelSets.put(key, t.labelSet)
 	return t, nil
 }
 
@@ -249,7 +195,7 @@ func (t *LabelTask) Row(ctx context.Context, index int, text string) (ScoreRow, 
 	return ScoreRow{Index: index, IDs: ids}, nil
 }
 
-// score runs one batch on the owner thread and stores its results.
+// Score runs one batch on the owner thread and stores its results.
 func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engine.Classification) error {
 	var scores [][]float64
 	err := t.Do(ctx, func() (err error) {
@@ -286,7 +232,7 @@ func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engin
 	return nil
 }
 
-// logProbs returns the mean log-probability of every label for every row.
+// LogProbs returns the mean log-probability of every label for every row.
 func (t *LabelTask) logProbs(s *mlxc.Scope, past *kv.History, batch []ScoreRow) ([][]float64, error) {
 	width := len(batch[len(batch)-1].IDs) // rows are sorted
 	padded := make([]int32, len(batch)*width)

@@ -141,7 +141,7 @@ func (e *embedder) readDense(dir string, scope *mlxc.Scope) error {
 	return nil
 }
 
-// apply makes vectors float32 [B, size] of hidden states [B, width, hidden], of which the first lengths[b] count.
+// Apply makes vectors float32 [B, size] of hidden states [B, width, hidden], of which the first lengths[b] count.
 func (e *embedder) Apply(s *mlxc.Scope, h *mlxc.Array, lengths []int, width int) *mlxc.Array {
 	rows := len(lengths)
 	var x *mlxc.Array

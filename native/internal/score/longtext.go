@@ -12,19 +12,19 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
-// Long texts. One pass over n tokens makes n*n attention scores for each head, so a text beyond maxBatchTokens is not put
+// Long texts. One pass over n tokens makes n*n attention scores for each head, so a text beyond MaxBatchTokens is not put
 // into a batch: like a prompt it goes through the model in chunks, into KV caches that forget what windows have passed. Each
 // chunk is a job of its own on the owner thread: other requests go on between two of them, and a context that ends is noticed.
 
 // maxBatchPositions bounds the positions, those of a shared prefix counted for each row, whose keys and values a pass holds.
 const maxBatchPositions = 16 * MaxBatchTokens
 
-// isLong reports whether so many tokens behind a prefix are too many for one pass.
+// IsLong reports whether so many tokens behind a prefix are too many for one pass.
 func IsLong(prefix, tokens int) bool {
 	return tokens > decoder.PrefillChunk && prefix+tokens > MaxBatchTokens
 }
 
-// splitLong moves the long rows behind the others.
+// SplitLong moves the long rows behind the others.
 func SplitLong(rows []ScoreRow) (short, long []ScoreRow) {
 	for _, row := range rows {
 		if IsLong(len(row.Prefix), len(row.IDs)) {
@@ -39,36 +39,36 @@ func SplitLong(rows []ScoreRow) (short, long []ScoreRow) {
 // inChunks lets ids go through the model a chunk at a time. each, on the owner thread, is given the states of a chunk,
 // [1, n, hidden], whose first token is at position from; what it wants of them it must evaluate. The caller forgets the state
 // that is returned.
-func (m *Scorer) inChunks(ctx context.Context, ids []int32, each func(s *mlxc.Scope, from int, h *mlxc.Array) error) (*kv.Sequence, error) {
-	st := m.NewSequence()
+func (sc *Scorer) inChunks(ctx context.Context, ids []int32, each func(s *mlxc.Scope, from int, h *mlxc.Array) error) (*kv.Sequence, error) {
+	st := sc.NewSequence()
 	for from := 0; from < len(ids); from += decoder.PrefillChunk {
 		chunk := ids[from:min(from+decoder.PrefillChunk, len(ids))]
-		if err := m.Job(ctx, func(s *mlxc.Scope) error {
+		if err := sc.Job(ctx, func(s *mlxc.Scope) error {
 			if from == 0 {
-				m.Scored = append(m.Scored, st)
+				sc.Scored = append(sc.Scored, st)
 			}
-			if err := m.Reserve("the next part of a text", func() int64 {
-				return st.Growth(len(chunk)) + m.PassBytes(len(chunk), from, 1)
+			if err := sc.Reserve("the next part of a text", func() int64 {
+				return st.Growth(len(chunk)) + sc.PassBytes(len(chunk), from, 1)
 			}); err != nil {
 				return err
 			}
-			h := m.Run(s, st, s.FromInts(chunk, 1, len(chunk)))
+			h := sc.Run(s, st, s.FromInts(chunk, 1, len(chunk)))
 			if err := each(s, from, h); err != nil {
 				return err
 			}
-			m.Counters.Prompt.Add(int64(len(chunk)))
+			sc.Counters.Prompt.Add(int64(len(chunk)))
 			return errors.Join(s.Eval(st.Arrays()...), mlxc.ClearCache())
 		}); err != nil {
-			return nil, errors.Join(err, m.forget(st))
+			return nil, errors.Join(err, sc.forget(st))
 		}
 	}
 	return st, nil
 }
 
 // forget frees a state of inChunks. The model's Close has freed it if it came first.
-func (m *Scorer) forget(st *kv.Sequence) error {
-	err := m.Do(context.Background(), func() error {
-		m.Scored = slices.DeleteFunc(m.Scored, func(x *kv.Sequence) bool { return x == st })
+func (sc *Scorer) forget(st *kv.Sequence) error {
+	err := sc.Do(context.Background(), func() error {
+		sc.Scored = slices.DeleteFunc(sc.Scored, func(x *kv.Sequence) bool { return x == st })
 		return errors.Join(st.Free(), mlxc.TrimCache(owner.CacheLimit))
 	})
 	if errors.Is(err, engine.ErrClosed) {
@@ -77,7 +77,7 @@ func (m *Scorer) forget(st *kv.Sequence) error {
 	return err
 }
 
-// scoreLong is the mean log-probabilities of the labels behind one long text.
+// ScoreLong is the mean log-probabilities of the labels behind one long text.
 func (t *LabelTask) ScoreLong(ctx context.Context, row ScoreRow) (scores []float64, err error) {
 	ids := slices.Concat(row.Prefix, row.IDs)
 	scores = make([]float64, len(t.labels))
@@ -135,11 +135,11 @@ func (t *LabelTask) restOf(ctx context.Context, st *kv.Sequence, label []int32) 
 	return sum, err
 }
 
-// embedLong is the vector of one long text.
-func (m *Scorer) EmbedLong(ctx context.Context, ids []int32) (vector []float32, err error) {
+// EmbedLong is the vector of one long text.
+func (sc *Scorer) EmbedLong(ctx context.Context, ids []int32) (vector []float32, err error) {
 	var pooled []float32
-	st, err := m.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
-		part, err := m.Embedder.poolPart(s, h, from, len(ids)).Floats()
+	st, err := sc.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
+		part, err := sc.Embedder.poolPart(s, h, from, len(ids)).Floats()
 		if pooled == nil {
 			pooled = make([]float32, len(part))
 		}
@@ -151,11 +151,11 @@ func (m *Scorer) EmbedLong(ctx context.Context, ids []int32) (vector []float32, 
 	if err != nil {
 		return nil, err
 	}
-	if err := m.forget(st); err != nil {
+	if err := sc.forget(st); err != nil {
 		return nil, err
 	}
-	err = m.Job(ctx, func(s *mlxc.Scope) (err error) {
-		vector, err = m.Embedder.project(s, s.FromFloats(pooled, 1, len(pooled))).Floats()
+	err = sc.Job(ctx, func(s *mlxc.Scope) (err error) {
+		vector, err = sc.Embedder.project(s, s.FromFloats(pooled, 1, len(pooled))).Floats()
 		return err
 	})
 	return vector, err

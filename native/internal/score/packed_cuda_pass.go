@@ -16,8 +16,8 @@ type fusedRow struct {
 
 // packFused lays a batch out, or returns nil if it is none for the CUDA kernels.
 func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
-	m := t.Scorer
-	if m.packed == nil || past.Length == 0 {
+	sc := t.Scorer
+	if sc.packed == nil || past.Length == 0 {
 		return nil
 	}
 	all := t.allLabels()
@@ -29,7 +29,7 @@ func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
 	if total > maxFused || past.Length+total > fused.MaxPackedKeys {
 		return nil
 	}
-	for _, window := range m.Shape.Windows {
+	for _, window := range sc.Shape.Windows {
 		if window > 0 && past.Length+total > window {
 			return nil
 		}
@@ -56,7 +56,7 @@ func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
 		}
 	}
 	for _, pick := range p.picks {
-		p.flat = append(p.flat, pick.row*int32(m.Shape.VocabSize)+pick.id)
+		p.flat = append(p.flat, pick.row*int32(sc.Shape.VocabSize)+pick.id)
 	}
 	for len(p.flat)%pickBlock != 0 {
 		p.flat = append(p.flat, 0)
@@ -92,7 +92,7 @@ func (n *Scorer) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
 }
 
-// fusedLogProbs is logProbs for a packed row.
+// fusedLogProbs is LogProbs for a packed row.
 func (t *LabelTask) fusedLogProbs(s *mlxc.Scope, past *kv.History, p *fusedRow, texts int) ([][]float64, error) {
 	n := len(p.IDs)
 	in := []*mlxc.Array{

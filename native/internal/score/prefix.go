@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// maxPrefixes is how many shared prefixes keep their KV between calls: callers switch between a few
+// MaxPrefixes is how many shared prefixes keep their KV between calls: callers switch between a few
 // sets of labels at most.
 const MaxPrefixes = 4
 
@@ -25,7 +25,7 @@ type prefixEntry struct {
 }
 
 // get returns the KV of a prefix, making it if need be. An empty prefix has an empty history.
-func (c *prefixCache) get(ctx context.Context, m *Scorer, ids []int32) (*kv.History, error) {
+func (c *prefixCache) get(ctx context.Context, sc *Scorer, ids []int32) (*kv.History, error) {
 	if len(ids) == 0 {
 		return &kv.History{}, nil
 	}
@@ -36,11 +36,11 @@ func (c *prefixCache) get(ctx context.Context, m *Scorer, ids []int32) (*kv.Hist
 			return e.kv, nil
 		}
 	}
-	kv, err := m.PrefillPrefix(ctx, ids)
+	kv, err := sc.PrefillPrefix(ctx, ids)
 	if err != nil {
 		return nil, err
 	}
-	m.Counters.Prompt.Add(int64(len(ids)))
+	sc.Counters.Prompt.Add(int64(len(ids)))
 	c.Entries = append(c.Entries, prefixEntry{key, kv})
 	if len(c.Entries) > MaxPrefixes {
 		oldest := c.Entries[0]
@@ -58,14 +58,14 @@ func prefixKey(ids []int32) string {
 	return string(key)
 }
 
-// prefillPrefix computes the KV of a prefix a chunk at a time, and looks at the context between two.
-func (m *Scorer) PrefillPrefix(ctx context.Context, ids []int32) (*kv.History, error) {
+// PrefillPrefix computes the KV of a prefix a chunk at a time, and looks at the context between two.
+func (sc *Scorer) PrefillPrefix(ctx context.Context, ids []int32) (*kv.History, error) {
 	made := &kv.History{}
 	for chunk := range slices.Chunk(ids, decoder.PrefillChunk) {
 		err := ctx.Err()
 		var longer *kv.History
 		if err == nil {
-			longer, err = m.ExtendPrefix(made, chunk)
+			longer, err = sc.ExtendPrefix(made, chunk)
 		}
 		if err = errors.Join(err, made.Free()); err != nil {
 			if longer != nil {
@@ -78,29 +78,29 @@ func (m *Scorer) PrefillPrefix(ctx context.Context, ids []int32) (*kv.History, e
 	return made, nil
 }
 
-// extendPrefix is a history of its own of what past has seen and ids.
-func (m *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, err error) {
-	if err := m.Reserve("the prefix of the texts", func() int64 {
-		positions := (past.Length + len(ids)) * len(m.Shape.Windows)
-		return 2*int64(positions)*m.Shape.PositionBytes() + m.PassBytes(len(ids), past.Length, 0)
+// ExtendPrefix is a history of its own of what past has seen and ids.
+func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, err error) {
+	if err := sc.Reserve("the prefix of the texts", func() int64 {
+		positions := (past.Length + len(ids)) * len(sc.Shape.Windows)
+		return 2*int64(positions)*sc.Shape.PositionBytes() + sc.PassBytes(len(ids), past.Length, 0)
 	}); err != nil {
 		return nil, err
 	}
-	s := m.Lease.NewScope()
+	s := sc.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if m.Shape.Rings {
-		state := m.NewSequence()
+	if sc.Shape.Rings {
+		state := sc.NewSequence()
 		if past.Sequence != nil {
 			state = past.Sequence.Share(s)
 		}
-		m.Run(s, state, s.FromInts(ids, 1, len(ids)))
+		sc.Run(s, state, s.FromInts(ids, 1, len(ids)))
 		if err := s.Eval(state.Arrays()...); err != nil {
 			return nil, errors.Join(err, state.Free())
 		}
 		return &kv.History{Sequence: state, Length: past.Length + len(ids)}, nil
 	}
-	pass, row := kv.NewHistoryPass(s, past, len(ids), m.Shape.Windows)
-	m.Arch.Hidden(s, s.FromInts(ids, 1, len(ids)), pass)
+	pass, row := kv.NewHistoryPass(s, past, len(ids), sc.Shape.Windows)
+	sc.Arch.Hidden(s, s.FromInts(ids, 1, len(ids)), pass)
 	made := row.Seen
 	if err := s.Eval(slices.Concat(made.Keys, made.Values)...); err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func (c *prefixCache) Free() error {
 	return errors.Join(errs...)
 }
 
-// commonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
+// CommonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
 // a token of its own.
 func CommonPrefix(lists ...[]int32) []int32 {
 	prefix := lists[0][:len(lists[0])-1]

@@ -17,31 +17,31 @@ import (
 // States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
 // divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
 // count. Texts are cut to as many tokens as a pass holds.
-func (m *Scorer) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
-	if err := m.CheckOpen(ctx); err != nil {
+func (sc *Scorer) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
+	if err := sc.CheckOpen(ctx); err != nil {
 		return nil, err
 	}
-	if err := options.Validate(len(m.Shape.Windows), texts); err != nil {
+	if err := options.Validate(len(sc.Shape.Windows), texts); err != nil {
 		return nil, err
 	}
-	defer m.Begin()()
-	front, err := m.Encode(ctx, "", true)
+	defer sc.Begin()()
+	front, err := sc.Encode(ctx, "", true)
 	if err != nil {
 		return nil, err
 	}
-	if n := len(front); n > 0 && front[n-1] == m.EndToken {
+	if n := len(front); n > 0 && front[n-1] == sc.EndToken {
 		front = front[:n-1]
 	}
 	limit := maxPackedTokens
-	if n := m.Context; n > 0 {
+	if n := sc.Context; n > 0 {
 		limit = min(limit, n)
 	}
 	rows := make([]ScoreRow, len(texts))
 	for i, text := range texts {
-		ids, err := m.EncodePlain(ctx, text)
+		ids, err := sc.EncodePlain(ctx, text)
 		if err == nil {
 			ids = ids[:min(len(ids), limit)]
-			err = m.CheckVocabulary(ids)
+			err = sc.CheckVocabulary(ids)
 		}
 		if err == nil && len(ids) == 0 {
 			err = engine.ErrEmptyPrompt
@@ -59,28 +59,28 @@ func (m *Scorer) States(ctx context.Context, texts []string, options engine.Stat
 	for len(rows) > 0 {
 		batch := rows[:BatchSize(rows)]
 		rows = rows[len(batch):]
-		if err := m.Do(ctx, func() error { return m.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+		if err := sc.Do(ctx, func() error { return sc.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
 			return nil, err
 		}
-		m.Counters.Classified.Add(int64(len(batch)))
+		sc.Counters.Classified.Add(int64(len(batch)))
 	}
 	return vectors, nil
 }
 
 // statesBatch runs on the owner thread.
-func (m *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors [][][]float32) (err error) {
+func (sc *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors [][][]float32) (err error) {
 	width := len(batch[len(batch)-1].IDs) // rows are sorted
-	if err := m.Reserve("a batch of texts", func() int64 { return m.scoreBytes(0, width, 0) }); err != nil {
+	if err := sc.Reserve("a batch of texts", func() int64 { return sc.scoreBytes(0, width, 0) }); err != nil {
 		return err
 	}
-	s := m.Lease.NewScope()
+	s := sc.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(owner.CacheLimit)) }()
 	var ids *mlxc.Array
 	var pass *kv.Pass
 	var texts []kv.Span // in the states, taken as [N, hidden]
-	if m.Shape.Rings {  // texts one behind the other
+	if sc.Shape.Rings { // texts one behind the other
 		var row *kv.PackedRow
-		row, texts, pass = m.newPackedTexts(batch)
+		row, texts, pass = sc.newPackedTexts(batch)
 		ids = s.FromInts(row.IDs, 1, len(row.IDs))
 	} else {
 		padded, lengths := make([]int32, len(batch)*width), make([]int, len(batch))
@@ -89,7 +89,7 @@ func (m *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors 
 			lengths[b] = len(text.IDs)
 			texts = append(texts, kv.Span{Begin: b * width, End: b*width + len(text.IDs)})
 		}
-		pass, ids = m.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
+		pass, ids = sc.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
 	}
 	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
 	kept := make([]*mlxc.Array, len(layers)) // [B, T, hidden]
@@ -98,7 +98,7 @@ func (m *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors 
 			kept[i] = h
 		}
 	}
-	m.Arch.Hidden(s, ids, pass)
+	sc.Arch.Hidden(s, ids, pass)
 	for l, h := range kept {
 		if h == nil {
 			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
@@ -108,11 +108,11 @@ func (m *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors 
 			return err
 		}
 		for b, row := range batch {
-			vectors[l][row.Index] = pool(values, m.Shape.HiddenSize, texts[b], front)
+			vectors[l][row.Index] = pool(values, sc.Shape.HiddenSize, texts[b], front)
 		}
 	}
 	for _, row := range batch {
-		m.Counters.Prompt.Add(int64(len(row.IDs)))
+		sc.Counters.Prompt.Add(int64(len(row.IDs)))
 	}
 	return nil
 }

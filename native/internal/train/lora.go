@@ -89,7 +89,7 @@ func byBlock(a, b string) int {
 	return strings.Compare(withinA, withinB)
 }
 
-// saveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
+// SaveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
 func SaveAdapter(s *mlxc.Scope, dir string, c *checkpoint.AdapterConfig, loras []namedLoRA, prefix string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save adapter: %w", err)

@@ -1,3 +1,4 @@
+// Package train trains LoRA adapters.
 package train
 
 import (
@@ -17,7 +18,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
-// trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
+// Trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
 type Trainer struct {
 	*decoder.Network
 	*prompt.Encoder
@@ -37,7 +38,7 @@ type Trainer struct {
 	update    *mlxc.Function
 }
 
-// call runs a function, compiled if it was.
+// Call runs a function, compiled if it was.
 func Call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array, s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	if f == nil {
 		return plain(s, in)
@@ -75,7 +76,7 @@ func NewTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.Tra
 	}}
 }
 
-// readData reads and batches what is trained on.
+// ReadData reads and batches what is trained on.
 func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []TrainBatch, err error) {
 	for _, file := range []struct {
 		name    string
@@ -97,7 +98,7 @@ func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []Tra
 	return train, validation, nil
 }
 
-// open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
+// Open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
 // done.
 func (t *Trainer) Open() (done int, err error) {
 	s := t.Lease.NewScope()
@@ -129,7 +130,7 @@ func (t *Trainer) Open() (done int, err error) {
 	return done, errors.Join(t.compile(), s.Err())
 }
 
-// trained are the arrays under training, A and B of each LoRA.
+// Trained are the arrays under training, A and B of each LoRA.
 func (t *Trainer) Trained() []*mlxc.Array {
 	var out []*mlxc.Array
 	for _, l := range t.All {
@@ -179,7 +180,7 @@ func (t *Trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	return out
 }
 
-// inputs are what the passes take of a batch, and the trained arrays.
+// Inputs are what the passes take of a batch, and the trained arrays.
 func (t *Trainer) Inputs(s *mlxc.Scope, b *TrainBatch) []*mlxc.Array {
 	n := padded(len(b.Picks))
 	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
@@ -234,7 +235,7 @@ func (t *Trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
 	return errors.Join(err, s.Eval(t.sums...))
 }
 
-// apply updates the trained arrays.
+// Apply updates the trained arrays.
 func (t *Trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
 	if k := t.Options.Accumulate; k > 1 {
 		for i, g := range gradients {
@@ -355,7 +356,7 @@ func (t *Trainer) freeMasks() error {
 	return err
 }
 
-// close gives everything back that the model does not own.
+// Close gives everything back that the model does not own.
 func (t *Trainer) Close() error {
 	errs := []error{t.freeMasks(), t.update.Close(), t.Valued.Close(), t.pass.Close(), t.Gradients.Close()}
 	for _, l := range t.Loras {

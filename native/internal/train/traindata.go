@@ -114,7 +114,7 @@ func encodeChat(enc *prompt.Encoder, messages []engine.Message, tools json.RawMe
 	return enc.Tokenizer.Encode(text, false)
 }
 
-// trainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
+// TrainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
 // that is masked, nothing but its states is needed.
 type TrainBatch struct {
 	Rows, Length int

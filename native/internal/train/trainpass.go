@@ -22,7 +22,7 @@ func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	}
 }
 
-// newPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
+// NewPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
 // without.
 func (t *Trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 	pass, row := kv.NewHistoryPass(s, &kv.History{}, n, t.Shape.Windows)
@@ -66,7 +66,7 @@ func (t *Trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func
 // batchInputs is how many arrays of a batch come before the trained ones.
 const batchInputs = 4
 
-// loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
+// Loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
 // trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
 // predictions it goes, int32.
 func (t *Trainer) Loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
