@@ -153,8 +153,8 @@ func TestThePrefixFollowsTheClock(t *testing.T) {
 	}
 	for !shares() { // a second may pass between a prefix and its row
 	}
-	sets := m.scorer.LabelSets.Entries
-	before := sets[len(sets)-1].Value.Prefix
+	sets := m.scorer.LabelSets.Values()
+	before := sets[len(sets)-1].Prefix
 	stale := func() bool {
 		now, err := (&score.LabelTask{Scorer: m.scorer, Options: o}).Prompt(t.Context(), "goal")
 		require.NoError(t, err)

@@ -17,7 +17,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 	if m.options.PromptCache == 0 {
 		return errNoPromptCache
 	}
-	return m.inScope(ctx, func(s *mlxc.Scope) error { return m.prompts.Save(s, path, m.fingerprint) })
+	return m.inScope(ctx, func(s *mlxc.Scope) error { return m.store.Save(s, path, m.fingerprint) })
 }
 
 // LoadPromptCache adds the states of a file to the prompt cache. A file of another model, or a broken one, is
@@ -27,7 +27,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 		return errNoPromptCache
 	}
 	layout := &m.network.Shape.Layout
-	file, err := kv.ReadPromptFile(path, m.fingerprint, m.info.DType, layout, m.encoder.CheckIDs)
+	file, err := kv.ReadFile(path, m.fingerprint, m.info.DType, layout, m.encoder.CheckIDs)
 	if err != nil {
 		return fmt.Errorf("prompt cache %s: %w", path, err)
 	}
@@ -35,7 +35,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 		if err := m.owner.Reserve("a prompt cache", func() int64 { return m.options.PromptCache }); err != nil {
 			return err
 		}
-		return m.prompts.Load(s, file, layout)
+		return m.store.Load(s, file, layout)
 	})
 }
 

@@ -74,7 +74,7 @@ func TestLongTextsNeedLittleMemory(t *testing.T) {
 			_, err := causal.Classify(t.Context(), testenv.Texts(t)[:2], o)
 			require.NoError(t, err)
 		})
-		require.NoError(t, causal.owner.Do(t.Context(), causal.scorer.Prefixes.Free))
+		require.NoError(t, causal.owner.Do(t.Context(), func() error { return causal.store.Shrink(0) }))
 	})
 	t.Run("embed", func(t *testing.T) {
 		requireLittle(t, most, func() {
@@ -154,7 +154,7 @@ func TestALongPrefixIsThatOfOnePass(t *testing.T) {
 	require.NoError(t, m.owner.Do(t.Context(), func() error {
 		whole, err := m.scorer.ExtendPrefix(&kv.History{}, ids)
 		require.NoError(t, err)
-		chunked, err := m.scorer.PrefillPrefix(t.Context(), ids)
+		chunked, err := m.scorer.PrefillPrefix(t.Context(), &kv.History{}, ids)
 		require.NoError(t, err)
 		require.Equal(t, len(ids), chunked.Length)
 		for i := range whole.Keys {
@@ -233,11 +233,11 @@ func TestAFailureOfAnyOpOfALongTextLeavesNothingBehind(t *testing.T) {
 		},
 		func() error {
 			return m.owner.Do(t.Context(), func() error {
-				kv, err := m.scorer.PrefillPrefix(t.Context(), row.Prefix)
+				made, err := m.scorer.PrefillPrefix(t.Context(), &kv.History{}, row.Prefix)
 				if err != nil {
 					return err
 				}
-				return kv.Free()
+				return made.Free()
 			})
 		},
 	} {

@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,7 +12,6 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
-	"forge.lthn.ai/core/go-mlx/native/internal/score"
 )
 
 func TestTwoThousandTokensLeaveNothingBehind(t *testing.T) {
@@ -102,24 +102,32 @@ func TestEndedStreamsLeaveNothingBehind(t *testing.T) {
 	require.Zero(t, metrics.KVBytes)
 }
 
+// The instructions before texts are kept in the budget of all kept KV.
 func TestEvictedPrefixesAreFreed(t *testing.T) {
-	m := open(t)
+	const budget = 1 << 20
+	m := openWith(t, engine.NativeOptions{PromptCache: budget})
 	labels := testenv.Labels(t)
 	var sizes []int64
-	for i := range 3 * score.MaxPrefixes {
+	for i := range 12 {
 		options := engine.ClassifyOptions{Labels: labels[i%8:], Prompt: engine.DefaultLabelPrompt}
 		if i >= 8 {
 			options.Prompt = "Other words. " + options.Prompt
 		}
-		_, err := m.Classify(t.Context(), []string{"x"}, options)
+		before, err := m.Metrics(t.Context())
 		require.NoError(t, err)
+		for range 2 {
+			_, err := m.Classify(t.Context(), []string{"x"}, options)
+			require.NoError(t, err)
+		}
 		metrics, err := m.Metrics(t.Context())
 		require.NoError(t, err)
+		require.Less(t, metrics.PromptTokens-before.PromptTokens, int64(120), "the second time only the text is computed")
 		sizes = append(sizes, metrics.CachedKVBytes)
-		require.LessOrEqual(t, len(m.scorer.Prefixes.Entries), score.MaxPrefixes)
+		require.LessOrEqual(t, metrics.CachedKVBytes, int64(budget))
 	}
 	require.Positive(t, sizes[0])
-	require.Less(t, sizes[len(sizes)-1], 2*sizes[3], "the cache does not grow without bound")
+	require.Greater(t, slices.Max(sizes), int64(budget/2))
+	require.Less(t, slices.Max(sizes), sizes[0]*12, "some were given up")
 }
 
 func TestFailedLoadsLeaveNothingBehind(t *testing.T) {

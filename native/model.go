@@ -34,7 +34,7 @@ type Model struct {
 	encoder   *prompt.Encoder
 	network   *decoder.Network
 	draft     *decoder.Network // proposes tokens; nil without
-	prompts   *kv.PromptCache
+	store     *kv.Store
 	scheduler *decode.Scheduler // nil until the weights are loaded
 	scorer    *score.Scorer     // nil until the weights are loaded
 
@@ -62,7 +62,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	if err := decoder.Supported(cfg); err != nil {
 		return nil, err
 	}
-	m := &Model{source: from, options: options, prompts: kv.NewPromptCache(options.PromptCache), encoder: prompt.NewEncoder(cfg.EOS)}
+	m := &Model{source: from, options: options, store: kv.NewStore(cmp.Or(options.PromptCache, kv.DefaultBudget)), encoder: prompt.NewEncoder(cfg.EOS)}
 	// Text and weights are read side by side; for a large vocabulary and a small model either takes as long as the other.
 	text := make(chan error, 1)
 	go func() { text <- m.loadText() }()
@@ -117,7 +117,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Co
 	}
 	w.Summary(&m.info)
 	m.encoder.VocabSize, m.encoder.Context = shape.VocabSize, cfg.Context
-	if m.scorer, err = score.NewScorer(m.network, m.encoder, m.source.Dir); err != nil {
+	if m.scorer, err = score.NewScorer(m.network, m.encoder, m.store, m.source.Dir); err != nil {
 		return err
 	}
 	if m.options.Draft != "" {
@@ -125,9 +125,9 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Co
 			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
 		}
 	}
-	m.scheduler = decode.NewScheduler(m.network, m.encoder, m.draft, m.prompts, m.options)
+	m.scheduler = decode.NewScheduler(m.network, m.encoder, m.draft, m.store, m.options)
 	m.owner.Releases = []func() error{
-		func() error { return m.prompts.Shrink(m.prompts.Bytes / 2) }, func() error { return m.prompts.Shrink(0) }, m.scorer.Prefixes.Free,
+		func() error { return m.store.Shrink(m.store.Total() / 2) }, func() error { return m.store.Shrink(0) },
 	}
 	if m.wired, err = m.owner.Lease.Wire(); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (m *Model) Close() error {
 		var errs []error
 		err := m.owner.Lease.Release(func() {
 			for _, step := range []func() error{
-				m.scheduler.Close, m.scorer.Close, func() error { return m.prompts.Shrink(0) }, m.draft.Close, m.network.Close, mlxc.ClearCache,
+				m.scheduler.Close, m.scorer.Close, func() error { return m.store.Shrink(0) }, m.draft.Close, m.network.Close, mlxc.ClearCache,
 			} {
 				errs = append(errs, owner.Protect(step))
 			}
@@ -205,8 +205,8 @@ func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	}
 	err = m.owner.Do(ctx, func() error {
 		out.KVBytes = m.scheduler.Bytes() + m.scorer.Bytes()
-		out.CachedKVBytes = m.scorer.Prefixes.Bytes()
-		out.PromptCacheBytes = m.prompts.Bytes
+		out.CachedKVBytes = m.store.Bytes(kv.ForPrefixes)
+		out.PromptCacheBytes = m.store.Bytes(kv.ForPrompts)
 		return nil
 	})
 	return out, err

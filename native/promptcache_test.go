@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -68,8 +69,6 @@ func TestAnswersFromTheCacheAreThoseWithoutIt(t *testing.T) {
 	require.True(t, reused)
 }
 
-// The fault that the cache must not have: a state whose sliding window has moved on is cut back to a
-// shorter prompt as if nothing had been overwritten.
 // A ring holds more than its window, so that the last positions can be taken back: what comes then is what came without them.
 func TestARingCanBeCutBack(t *testing.T) {
 	m := open(t)
@@ -100,6 +99,8 @@ func TestARingCanBeCutBack(t *testing.T) {
 	}))
 }
 
+// The fault that the cache must not have: a sequence whose sliding window has moved on is cut back to a
+// shorter prompt as if nothing had been overwritten.
 func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
 	m := openWith(t, engine.NativeOptions{PromptCache: 64 << 20, Exact: true})
 	ids := alikePrompts(t, m)[0]
@@ -146,6 +147,58 @@ func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {
 	}))
 }
 
+// A chat is asked, and then edited in one of its turns: the answer is that without a cache, and the turns before are not
+// computed again, though sliding windows cannot go back.
+func TestAnEditedChatGoesOnFromTheTurnBefore(t *testing.T) {
+	texts := testenv.Texts(t)
+	long := func(i int) string { return strings.Join(texts[4*i:4*i+4], " ") }
+	chat := func(edited int) []engine.Message {
+		var messages []engine.Message
+		for i := range 7 {
+			role := []string{"user", "assistant"}[i%2]
+			content := long(i)
+			if i == edited {
+				content = "Something else: " + long(i+10)
+			}
+			messages = append(messages, engine.Message{Role: role, Content: content})
+		}
+		return messages
+	}
+	for name, exact := range map[string]bool{"kernels": false, "exact": true} {
+		t.Run(name, func(t *testing.T) {
+			plain := openWith(t, engine.NativeOptions{Exact: exact})
+			cached := openWith(t, engine.NativeOptions{Exact: exact, PromptCache: 64 << 20})
+			o := engine.DefaultGenerateOptions()
+			o.IgnoreEOS, o.MaxTokens, o.LogProbs = true, 12, true
+			// First the chat as it is, then edited in ever earlier turns; of passes by MLX's ops, which are slow, only some.
+			for _, edited := range map[bool][]int{false: {7, 6, 5, 4, 3, 2, 1, 0}, true: {7, 3}}[exact] {
+				ask := func(m *Model) (a answer, cached int) {
+					for tok, err := range m.Generate(t.Context(), engine.Prompt{Messages: chat(edited)}, o) {
+						require.NoError(t, err)
+						a.ids, a.logprobs, cached = append(a.ids, tok.ID), append(a.logprobs, tok.LogProb), tok.CachedTokens
+					}
+					return a, cached
+				}
+				want, _ := ask(plain)
+				got, reused := ask(cached)
+				if plain.network.Shape.Rings {
+					require.Equal(t, want, got, "edited in turn %d", edited)
+				} else {
+					require.InDeltaSlice(t, want.logprobs[:1], got.logprobs[:1], 0.2, "edited in turn %d", edited)
+				}
+				before, err := cached.EncodeChat(t.Context(), chat(7)[:max(1, edited)], o)
+				require.NoError(t, err)
+				t.Logf("edited in turn %d: %d of %d tokens before it", edited, reused, len(before))
+				if edited == 7 {
+					require.Zero(t, reused)
+				} else if edited >= 1 {
+					require.GreaterOrEqual(t, reused, len(before)-12, "all but the opening of the next turn, which EncodeChat adds")
+				}
+			}
+		})
+	}
+}
+
 func TestThePromptCacheKeepsItsBudget(t *testing.T) {
 	const budget = 3 << 20
 	m := openWith(t, engine.NativeOptions{PromptCache: budget})
@@ -167,47 +220,8 @@ func TestThePromptCacheKeepsItsBudget(t *testing.T) {
 		require.LessOrEqual(t, metrics.PromptCacheBytes, int64(budget))
 	}
 	require.Greater(t, largest, int64(budget/2))
-	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) }))
+	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.store.Shrink(0) }))
 	require.Equal(t, before, mlxtest.Measure(t))
-	require.Empty(t, m.prompts.Root.Children)
-}
-
-func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
-	m := open(t)
-	require.NoError(t, m.owner.Do(t.Context(), func() error {
-		s := m.owner.Lease.NewScope()
-		defer s.Close()
-		c := kv.NewPromptCache(1 << 30)
-		state := func(n int) *kv.Sequence {
-			st := m.network.NewSequence()
-			m.network.Run(s, st, s.FromInts(make([]int32, n), 1, n))
-			return st
-		}
-		for _, ids := range [][]int32{{1, 2, 3, 4}, {1, 2}, {1, 2, 3, 9, 9}, {7}} {
-			st := state(len(ids))
-			if err := c.Keep(s, ids, st); err != nil {
-				return err
-			}
-			if err := st.Free(); err != nil {
-				return err
-			}
-		}
-		for _, want := range []struct {
-			ids []int32
-			n   int
-		}{{[]int32{1, 2, 3, 4, 5}, 4}, {[]int32{1, 2, 3, 9}, 4}, {[]int32{1, 2, 3, 8}, 3}, {[]int32{1, 5}, 1}, {[]int32{7, 7}, 1}, {[]int32{8}, 0}, {nil, 0}} {
-			st, n, _ := c.Find(s, want.ids)
-			if n != want.n || st != nil && st.Position() != n {
-				t.Errorf("%v: found %d, want %d", want.ids, n, want.n)
-			}
-			if st != nil {
-				if err := st.Free(); err != nil {
-					return err
-				}
-			}
-		}
-		return c.Shrink(0)
-	}))
 }
 
 func TestABudgetIsKeptBeforeAnythingIsAllocated(t *testing.T) {

@@ -91,7 +91,7 @@ func TestKeptKVOfAnyLengthJoinsABatch(t *testing.T) {
 	// From a file comes a cache without any room.
 	path := filepath.Join(t.TempDir(), "cache.safetensors")
 	require.NoError(t, m.SavePromptCache(t.Context(), path))
-	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.prompts.Shrink(0) }))
+	require.NoError(t, m.owner.Do(t.Context(), func() error { return m.store.Shrink(0) }))
 	require.NoError(t, m.LoadPromptCache(t.Context(), path))
 	ask(known, numbers(900, 20), numbers(1300, 25))
 }

@@ -127,5 +127,5 @@ func TestLabelsDoNotRunTogether(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, results[0].Scores, len(labels))
 	}
-	require.Len(t, m.scorer.LabelSets.Entries, len(lists))
+	require.Len(t, m.scorer.LabelSets.Keys(), len(lists))
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
-
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 

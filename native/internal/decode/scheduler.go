@@ -16,10 +16,11 @@ import (
 type Scheduler struct {
 	*decoder.Network
 	*prompt.Encoder
-	draft   *decoder.Network // proposes tokens; nil without
-	prompts *kv.PromptCache
-	keeps   bool // KV is kept for later requests
-	batch   int  // how many streams one pass takes
+	draft *decoder.Network // proposes tokens; nil without
+	store *kv.Store
+	keeps bool // KV is kept for later requests
+	exact bool // passes must be those of mlx-lm
+	batch int  // how many streams one pass takes
 
 	Streams  []*Stream // under way, in the order they came
 	Batches  []*decodeBatch
@@ -31,9 +32,9 @@ type Scheduler struct {
 	kicks   atomic.Int64 // grows when a stream may have something to do
 }
 
-func NewScheduler(n *decoder.Network, e *prompt.Encoder, draft *decoder.Network, prompts *kv.PromptCache, options engine.NativeOptions) *Scheduler {
+func NewScheduler(n *decoder.Network, e *prompt.Encoder, draft *decoder.Network, store *kv.Store, options engine.NativeOptions) *Scheduler {
 	return &Scheduler{
-		Network: n, Encoder: e, draft: draft, prompts: prompts, keeps: options.PromptCache > 0, batch: options.Batch,
+		Network: n, Encoder: e, draft: draft, store: store, keeps: options.PromptCache > 0, exact: options.Exact, batch: options.Batch,
 		Batching: n.Lease.Device().Name == "gpu",
 	}
 }

@@ -24,19 +24,20 @@ type Stream struct {
 	stops     map[int32]bool // token ids that end it
 
 	// What follows belongs to the owner thread.
-	State   *kv.Sequence
-	Batch   *decodeBatch // whom it decodes with; nil for none
-	rest    []int32      // prompt tokens that no pass has seen; the last one starts decoding
-	sampler *sampler
-	cached  int                // tokens of the prompt that the prompt cache had; set before the first token
-	matcher *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
-	sampled int                // tokens drawn
-	draft   *drafting          // nil without a draft model
-	pending pending
-	made    []int32 // tokens handed out
-	branch  int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
-	packed  bool    // the KV is quantised
-	freed   bool
+	State     *kv.Sequence
+	Batch     *decodeBatch // whom it decodes with; nil for none
+	rest      []int32      // prompt tokens that no pass has seen; the last one starts decoding
+	sampler   *sampler
+	cached    int                // tokens of the prompt that the prompt cache had; set before the first token
+	matcher   *tokenizer.Matcher // follows the text through a grammar, and is closed with the stream; nil without one
+	sampled   int                // tokens drawn
+	draft     *drafting          // nil without a draft model
+	pending   pending
+	made      []int32 // tokens handed out
+	branch    int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
+	snapshots []int   // other such places, in order
+	packed    bool    // the KV is quantised
+	freed     bool
 
 	out    chan item
 	paused atomic.Bool // the scheduler found no room in out
@@ -99,8 +100,9 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 	}
 	done := len(st.prompt) - len(st.rest)
 	size := min(decoder.PrefillChunk, len(st.rest)-1)
-	if done < st.branch && st.branch < done+size {
-		size = st.branch - done
+	stop, stops := st.nextStop(done)
+	if stops {
+		size = min(size, stop-done)
 	}
 	chunk := st.rest[:size]
 	sc := st.Scheduler
@@ -116,7 +118,7 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 	}
 	st.rest = st.rest[len(chunk):]
 	st.Scheduler.Counters.Prompt.Add(int64(len(chunk)))
-	if seen := len(st.prompt) - len(st.rest); seen == st.branch || len(st.rest) == 1 {
+	if seen := len(st.prompt) - len(st.rest); stops && seen == stop || len(st.rest) == 1 {
 		if err := st.keep(s, st.prompt[:seen]); err != nil {
 			return err
 		}
@@ -137,11 +139,13 @@ func (st *Stream) begin(s *mlxc.Scope) {
 	if !st.reusable() {
 		return
 	}
-	earlier, n, branch := sc.prompts.Find(s, st.prompt[:len(st.prompt)-1])
+	earlier, n, branch := sc.store.Find(s, st.prompt[:len(st.prompt)-1])
 	if earlier != nil {
 		st.State, st.rest, st.cached = earlier, st.prompt[n:], n
 	}
-	st.branch = branch
+	if st.branch = branch; sc.Shape.Windowed() {
+		st.snapshots = snapshotPlaces(st.prompt, n, sc.EOS, sc.exact)
+	}
 }
 
 // reusable reports whether the stream's KV is that of any other stream over the same tokens.
@@ -154,7 +158,7 @@ func (st *Stream) keep(s *mlxc.Scope, ids []int32) error {
 	if !st.reusable() {
 		return nil
 	}
-	return st.Scheduler.prompts.Keep(s, ids, st.State)
+	return st.Scheduler.store.Keep(s, ids, st.State, kv.ForPrompts)
 }
 
 // quantize packs the KV once it is long enough.

@@ -12,7 +12,7 @@ func (n *Network) PassBytes(tokens, past, logitRows int) int64 {
 
 func (n *Network) layerBytes(tokens int) int64 {
 	s := n.Shape
-	return 24 * int64(tokens) * int64(4*s.HiddenSize+3*s.intermediate+2*(s.heads+2*s.KvHeads)*s.HeadDim)
+	return 24 * int64(tokens) * int64(4*s.HiddenSize+3*s.intermediate+2*(s.heads+2*s.KVHeads)*s.HeadDim)
 }
 
 func (n *Network) attentionBytes(queries, keys int) int64 {

@@ -52,7 +52,7 @@ func (d *decoderSpec) shape() Shape {
 	}
 	return Shape{
 		HiddenSize: d.hiddenSize, VocabSize: d.vocabSize, heads: d.heads, intermediate: d.intermediate, Bidirectional: d.bidirectional,
-		Layout: kv.Layout{Windows: windows, KvHeads: d.kvHeads, HeadDim: d.headDim, ElementSize: element, Attention: (*mlxc.Scope).SDPA},
+		Layout: kv.Layout{Windows: windows, KVHeads: d.kvHeads, HeadDim: d.headDim, ElementSize: element, Attention: (*mlxc.Scope).SDPA},
 	}
 }
 

@@ -14,6 +14,20 @@ type History struct {
 	Length       int
 }
 
+// Share returns a history of its own on the same arrays.
+func (h *History) Share(s *mlxc.Scope) *History {
+	out := &History{Length: h.Length}
+	if h.Sequence != nil {
+		out.Sequence = h.Sequence.Share(s)
+	}
+	for i := range h.Keys {
+		out.Keys = append(out.Keys, s.Keep(s.Share(h.Keys[i])))
+		out.Values = append(out.Values, s.Keep(s.Share(h.Values[i])))
+	}
+	return out
+}
+
+// Bytes is the size of the keys and values.
 func (h *History) Bytes() int64 {
 	var n int64
 	if h.Sequence != nil {
@@ -25,6 +39,7 @@ func (h *History) Bytes() int64 {
 	return n
 }
 
+// Free gives them back.
 func (h *History) Free() error {
 	var errs []error
 	if h.Sequence != nil {

@@ -9,7 +9,7 @@ import (
 // Layout is what the layers of a model keep of each position, and for whom.
 type Layout struct {
 	Windows     []int // sliding window of each layer, 0 for full attention
-	KvHeads     int
+	KVHeads     int
 	HeadDim     int
 	ElementSize int64     // bytes of a number
 	Rings       bool      // for the CPU kernels; otherwise for attention
@@ -18,10 +18,10 @@ type Layout struct {
 }
 
 // PositionBytes is the keys and values of one position in one layer.
-func (l *Layout) PositionBytes() int64 { return 2 * int64(l.KvHeads*l.HeadDim) * l.ElementSize }
+func (l *Layout) PositionBytes() int64 { return 2 * int64(l.KVHeads*l.HeadDim) * l.ElementSize }
 
-// windowed reports whether a layer forgets: what was overwritten does not come back.
-func (l *Layout) windowed() bool {
+// Windowed reports whether a layer forgets: what was overwritten does not come back.
+func (l *Layout) Windowed() bool {
 	for _, window := range l.Windows {
 		if window > 0 {
 			return true

@@ -113,7 +113,7 @@ func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptio
 		return nil, err
 	}
 	key := fmt.Sprintf("%q %q %q", options.Prompt, options.Labels, rendered)
-	if set, ok := sc.LabelSets.get(key); ok {
+	if set, ok := sc.LabelSets.Get(key); ok {
 		t.labelSet = set
 		return t, nil
 	}
@@ -146,7 +146,7 @@ func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptio
 		probes = append(probes, ids)
 	}
 	t.Prefix = CommonPrefix(probes...)
-	sc.LabelSets.put(key, t.labelSet)
+	sc.LabelSets.Add(key, t.labelSet)
 	return t, nil
 }
 
@@ -204,12 +204,12 @@ func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engin
 		}); err != nil {
 			return err
 		}
-		past, err := t.Prefixes.get(ctx, t.Scorer, batch[0].Prefix)
+		past, err := t.sharedKV(ctx, batch[0].Prefix)
 		if err != nil {
 			return err
 		}
 		s := t.Lease.NewScope()
-		defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(owner.CacheLimit)) }()
+		defer func() { err = errors.Join(err, s.Close(), past.Free(), mlxc.TrimCache(owner.CacheLimit)) }()
 		if t.Shape.Rings {
 			scores, err = t.cpuLogProbs(s, past, batch)
 		} else if packed := t.packFused(past, batch); packed != nil {

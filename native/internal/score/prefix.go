@@ -2,80 +2,76 @@ package score
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
-	"slices"
 )
 
-// MaxPrefixes is how many shared prefixes keep their KV between calls: callers switch between a few
-// sets of labels at most.
-const MaxPrefixes = 4
-
-// prefixCache keeps the KV of the instruction that stands before every text of a classification, so
-// that it is prefilled once a model and not once a text. It belongs to the owner thread.
-type prefixCache struct {
-	Entries []prefixEntry // most recently used last
-}
-
-type prefixEntry struct {
-	key string
-	kv  *kv.History
-}
-
-// get returns the KV of a prefix, making it if need be. An empty prefix has an empty history.
-func (c *prefixCache) get(ctx context.Context, sc *Scorer, ids []int32) (*kv.History, error) {
+// sharedKV returns the KV of the instruction that stands before every text of a classification, for the caller to free. The store keeps
+// it, so that it is prefilled once a model and not once a text. An empty prefix has an empty history.
+func (sc *Scorer) sharedKV(ctx context.Context, ids []int32) (*kv.History, error) {
 	if len(ids) == 0 {
 		return &kv.History{}, nil
 	}
-	key := prefixKey(ids)
-	for i, e := range c.Entries {
-		if e.key == key {
-			c.Entries = append(slices.Delete(c.Entries, i, i+1), e)
-			return e.kv, nil
+	known := &kv.History{}
+	if err := sc.inScope(func(s *mlxc.Scope) error {
+		if !sc.Shape.Rings {
+			if h := sc.store.FindHistory(s, ids); h != nil {
+				known = h
+			}
+		} else if st, n, _ := sc.store.Find(s, ids); st != nil {
+			known = &kv.History{Sequence: st, Length: n}
 		}
+		return s.Err()
+	}); err != nil {
+		return nil, errors.Join(err, known.Free())
 	}
-	kv, err := sc.PrefillPrefix(ctx, ids)
+	if known.Length == len(ids) {
+		return known, nil
+	}
+	rest := ids[known.Length:]
+	made, err := sc.PrefillPrefix(ctx, known, rest)
 	if err != nil {
 		return nil, err
 	}
-	sc.Counters.Prompt.Add(int64(len(ids)))
-	c.Entries = append(c.Entries, prefixEntry{key, kv})
-	if len(c.Entries) > MaxPrefixes {
-		oldest := c.Entries[0]
-		c.Entries = slices.Delete(c.Entries, 0, 1)
-		return kv, oldest.kv.Free()
+	sc.Counters.Prompt.Add(int64(len(rest)))
+	if err := sc.inScope(func(s *mlxc.Scope) error {
+		if made.Sequence != nil {
+			return sc.store.Keep(s, ids, made.Sequence, kv.ForPrefixes)
+		}
+		return sc.store.KeepHistory(s, ids, made, kv.ForPrefixes)
+	}); err != nil {
+		return nil, errors.Join(err, made.Free())
 	}
-	return kv, nil
+	return made, nil
 }
 
-func prefixKey(ids []int32) string {
-	var key []byte
-	for _, id := range ids {
-		key = binary.LittleEndian.AppendUint32(key, uint32(id))
-	}
-	return string(key)
+// inScope runs work, on the owner thread already, in a scope of its own.
+func (sc *Scorer) inScope(work func(s *mlxc.Scope) error) error {
+	s := sc.Lease.NewScope()
+	return errors.Join(work(s), s.Close())
 }
 
-// PrefillPrefix computes the KV of a prefix a chunk at a time, and looks at the context between two.
-func (sc *Scorer) PrefillPrefix(ctx context.Context, ids []int32) (*kv.History, error) {
-	made := &kv.History{}
+// PrefillPrefix goes on from a history, which it frees, a chunk at a time, and looks at the context between two.
+func (sc *Scorer) PrefillPrefix(ctx context.Context, past *kv.History, ids []int32) (*kv.History, error) {
 	for chunk := range slices.Chunk(ids, decoder.PrefillChunk) {
 		err := ctx.Err()
 		var longer *kv.History
 		if err == nil {
-			longer, err = sc.ExtendPrefix(made, chunk)
+			longer, err = sc.ExtendPrefix(past, chunk)
 		}
-		if err = errors.Join(err, made.Free()); err != nil {
+		if err = errors.Join(err, past.Free()); err != nil {
 			if longer != nil {
 				err = errors.Join(err, longer.Free())
 			}
 			return nil, err
 		}
-		made = longer
+		past = longer
 	}
-	return made, nil
+	return past, nil
 }
 
 // ExtendPrefix is a history of its own of what past has seen and ids.
@@ -119,29 +115,20 @@ func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, er
 	return &made, nil
 }
 
-func (c *prefixCache) Bytes() int64 {
-	var n int64
-	for _, e := range c.Entries {
-		n += e.kv.Bytes()
-	}
-	return n
-}
-
-func (c *prefixCache) Free() error {
-	var errs []error
-	for _, e := range c.Entries {
-		errs = append(errs, e.kv.Free())
-	}
-	c.Entries = nil
-	return errors.Join(errs...)
-}
-
 // CommonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
 // a token of its own.
 func CommonPrefix(lists ...[]int32) []int32 {
 	prefix := lists[0][:len(lists[0])-1]
 	for _, ids := range lists[1:] {
-		prefix = prefix[:kv.CommonLength(prefix, ids[:len(ids)-1])]
+		prefix = prefix[:commonLength(prefix, ids[:len(ids)-1])]
 	}
 	return prefix
+}
+
+func commonLength(a, b []int32) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }

@@ -4,6 +4,8 @@ package score
 import (
 	"errors"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
@@ -11,21 +13,28 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
+// maxLabelSets is how many label sets are remembered: callers switch between a few of them.
+const maxLabelSets = 16
+
 // Scorer scores and embeds texts. What it holds belongs to the owner thread, but for the label sets.
 type Scorer struct {
 	*decoder.Network
 	*prompt.Encoder
 	Embedder  *embedder
 	packed    *mlxc.Function // tracePacked, compiled; nil without CUDA kernels
-	LabelSets recent[*labelSet]
-	Prefixes  prefixCache
+	LabelSets *lru.Cache[string, *labelSet]
+	store     *kv.Store
 	Scored    []*kv.Sequence // of long texts, between two jobs
 }
 
 // NewScorer reads what follows the model in a folder of the Sentence Transformers' layout, and prepares the passes. What it has made before an
 // error is returned beside it.
-func NewScorer(n *decoder.Network, e *prompt.Encoder, dir string) (_ *Scorer, err error) {
-	sc := &Scorer{Network: n, Encoder: e}
+func NewScorer(n *decoder.Network, e *prompt.Encoder, store *kv.Store, dir string) (_ *Scorer, err error) {
+	labelSets, err := lru.New[string, *labelSet](maxLabelSets)
+	if err != nil {
+		return nil, err
+	}
+	sc := &Scorer{Network: n, Encoder: e, store: store, LabelSets: labelSets}
 	if sc.Embedder, err = readEmbedder(dir, n.Weights, n.Shape.HiddenSize); err != nil {
 		return sc, err
 	}
@@ -35,11 +44,12 @@ func NewScorer(n *decoder.Network, e *prompt.Encoder, dir string) (_ *Scorer, er
 	return sc, err
 }
 
+// Close frees what is kept between jobs, and the passes.
 func (sc *Scorer) Close() error {
 	if sc == nil {
 		return nil
 	}
-	errs := []error{sc.packed.Close(), sc.Prefixes.Free()}
+	errs := []error{sc.packed.Close()}
 	for _, st := range sc.Scored {
 		errs = append(errs, owner.Protect(st.Free))
 	}

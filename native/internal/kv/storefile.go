@@ -11,7 +11,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
-// The prompt cache on disk: a safetensors file of keys and values, with the tokens that they stand for and
+// A store on disk: a safetensors file of keys and values, with the tokens that they stand for and
 // the model's fingerprint in its metadata.
 
 const promptFileFormat = "go-mlx prompt cache 1"
@@ -28,12 +28,12 @@ func tensorName(state, layer int, part string) string {
 }
 
 // Save writes what is kept to a file. model tells models apart.
-func (c *PromptCache) Save(s *mlxc.Scope, path, model string) error {
+func (c *Store) Save(s *mlxc.Scope, path, model string) error {
 	arrays := map[string]*mlxc.Array{}
 	var states []savedState
-	for i, node := range c.nodes() {
-		saved := savedState{Tokens: node.tokens()}
-		for layer, c := range node.state.Caches {
+	for i, kept := range c.sequences() {
+		saved := savedState{Tokens: kept.node.tokens()}
+		for layer, c := range kept.sequence.Caches {
 			snapshot, keys, values := Save(s, c)
 			saved.Layers = append(saved.Layers, snapshot)
 			arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")] = keys, values
@@ -50,14 +50,14 @@ func (c *PromptCache) Save(s *mlxc.Scope, path, model string) error {
 	return s.ReplaceSafetensors(path, arrays, map[string]string{"format": promptFileFormat, "model": model, "states": string(described)})
 }
 
-// promptFile is a file of kept KV that was checked.
-type promptFile struct {
+// File is a file of kept KV that was checked.
+type File struct {
 	path   string
 	states []savedState
 }
 
 // Load adds the states of a file.
-func (c *PromptCache) Load(s *mlxc.Scope, f *promptFile, l *Layout) (err error) {
+func (c *Store) Load(s *mlxc.Scope, f *File, l *Layout) (err error) {
 	arrays := s.LoadSafetensors(f.path)
 	if s.Err() != nil {
 		return s.Err()
@@ -70,14 +70,14 @@ func (c *PromptCache) Load(s *mlxc.Scope, f *promptFile, l *Layout) (err error) 
 		for layer, snapshot := range saved.Layers {
 			st.Caches[layer] = Restore(s, snapshot, arrays[tensorName(i, layer, "keys")], arrays[tensorName(i, layer, "values")], st.Rings)
 		}
-		err = errors.Join(err, c.Keep(s, saved.Tokens, st), st.Free())
+		err = errors.Join(err, c.Keep(s, saved.Tokens, st, ForPrompts), st.Free())
 	}
 	return errors.Join(err, s.Err())
 }
 
-// ReadPromptFile checks a file against the model before MLX sees it. dtype is MLX's name of the type of keys and values, and
-// CheckIDs what tells whether the model can have seen tokens.
-func ReadPromptFile(path, model, dtype string, l *Layout, checkIDs func([]int32) error) (*promptFile, error) {
+// ReadFile checks a file against the model before MLX sees it. dtype is MLX's name of the type of keys and values, and
+// checkIDs what tells whether the model can have seen tokens.
+func ReadFile(path, model, dtype string, l *Layout, checkIDs func([]int32) error) (*File, error) {
 	tensors, metadata, err := safetensors.ReadFileMetadata(path)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func ReadPromptFile(path, model, dtype string, l *Layout, checkIDs func([]int32)
 			if err != nil {
 				return nil, fmt.Errorf("state %d, layer %d: %w", i, layer, err)
 			}
-			want := []int{1, l.KvHeads, held, l.HeadDim}
+			want := []int{1, l.KVHeads, held, l.HeadDim}
 			for _, part := range []string{"keys", "values"} {
 				t, ok := tensors[tensorName(i, layer, part)]
 				if !ok || !slices.Equal(t.Shape, want) || safetensors.TypeName(t.DType) != dtype {
@@ -113,5 +113,5 @@ func ReadPromptFile(path, model, dtype string, l *Layout, checkIDs func([]int32)
 			}
 		}
 	}
-	return &promptFile{path, states}, nil
+	return &File{path, states}, nil
 }

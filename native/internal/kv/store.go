@@ -1,0 +1,292 @@
+package kv
+
+import (
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+)
+
+// DefaultBudget is how many bytes a store holds where nobody has said.
+const DefaultBudget = 256 << 20
+
+// Store keeps the KV of earlier requests for later ones that begin with the same tokens: a trie of token ids whose nodes have the
+// KV of the whole path from the root. Chats find there what earlier turns have left, classification the instruction before its
+// texts, and files are written of it and read into it. What was not used for longest goes when the budget is exceeded.
+//
+// Two requests never share a cache that one of them writes to: MLX arrays do not change, and who goes on from kept KV makes arrays
+// of its own. A sequence is given out for exactly the tokens it was computed from. To take a longer one and forget its end is right
+// only where nothing was overwritten; a sliding window that has moved on cannot go back (see RotatingCache.Trim), so such a
+// sequence is not used. A store belongs to the owner thread.
+type Store struct {
+	budget int64
+	held   [uses]int64 // bytes
+	root   *storeNode
+	recent *simplelru.LRU[*keptKV, struct{}]
+}
+
+// Use is what KV is kept for.
+type Use int
+
+// What KV is kept for: prompts that begin alike, and the instruction before the texts of a classification.
+const (
+	ForPrompts Use = iota
+	ForPrefixes
+	uses
+)
+
+// storeNode is a place in the trie.
+type storeNode struct {
+	edge     []int32 // tokens between the parent and this node
+	parent   *storeNode
+	children map[int32]*storeNode // by the first token of their edge
+	sequence *keptKV              // of all tokens from the root to here, or nil
+	history  *keptKV              // the same in the other form, or nil
+}
+
+// keptKV is a sequence or a history.
+type keptKV struct {
+	node     *storeNode
+	use      Use
+	bytes    int64
+	sequence *Sequence
+	history  *History
+}
+
+// minBranch is how many tokens two prompts must share for the place where they part to be worth a sequence.
+const minBranch = 16
+
+// NewStore makes an empty store of a budget in bytes.
+func NewStore(budget int64) *Store {
+	recent, err := simplelru.NewLRU[*keptKV, struct{}](math.MaxInt, nil) // bounded by bytes, see Shrink
+	if err != nil {
+		panic(err) // of sizes below 1 only
+	}
+	return &Store{budget: budget, root: &storeNode{children: map[int32]*storeNode{}}, recent: recent}
+}
+
+// Bytes is what is held for a use.
+func (c *Store) Bytes(u Use) int64 { return c.held[u] }
+
+// Total is all that is held, in bytes.
+func (c *Store) Total() int64 {
+	var n int64
+	for _, held := range c.held {
+		n += held
+	}
+	return n
+}
+
+// Find returns a sequence of the longest beginning of ids that it can, for the caller to own, and the length
+// of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
+func (c *Store) Find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
+	node, depth := c.root, 0
+	var best *storeNode
+	for {
+		if node.sequence != nil {
+			best, n = node, depth
+		}
+		child := node.children[at(ids, depth)]
+		if child == nil {
+			break
+		}
+		shared := commonLength(child.edge, ids[depth:])
+		depth += shared
+		node = child
+		if shared < len(child.edge) {
+			break
+		}
+	}
+	// Below the last node all sequences begin with ids[:depth].
+	if node != best && depth > n {
+		if trimmed := c.trimmed(s, node, depth); trimmed != nil {
+			return trimmed, depth, depth
+		}
+	}
+	if depth > n && depth >= minBranch {
+		branch = depth
+	}
+	if best == nil {
+		return nil, 0, branch
+	}
+	c.touch(best.sequence)
+	return best.sequence.sequence.Share(s), n, branch
+}
+
+// trimmed looks below a node for a sequence that can go back to its first n tokens.
+func (c *Store) trimmed(s *mlxc.Scope, node *storeNode, n int) *Sequence {
+	if kept := node.sequence; kept != nil {
+		st := kept.sequence.Share(s)
+		if st.Trim(s, st.Position()-n) {
+			c.touch(kept)
+			return st
+		}
+		if err := st.Free(); err != nil {
+			s.Fail(err)
+		}
+	}
+	for _, child := range node.children {
+		if st := c.trimmed(s, child, n); st != nil {
+			return st
+		}
+	}
+	return nil
+}
+
+// FindHistory returns the history of exactly these tokens, for the caller to own, or nil.
+func (c *Store) FindHistory(s *mlxc.Scope, ids []int32) *History {
+	node := c.root
+	for len(ids) > 0 {
+		child := node.children[ids[0]]
+		if child == nil || commonLength(child.edge, ids) < len(child.edge) {
+			return nil
+		}
+		node, ids = child, ids[len(child.edge):]
+	}
+	if node.history == nil {
+		return nil
+	}
+	c.touch(node.history)
+	return node.history.history.Share(s)
+}
+
+// Keep stores a sequence under the tokens that it has seen. It stays the caller's. What is larger than the whole budget is not
+// stored.
+func (c *Store) Keep(s *mlxc.Scope, ids []int32, st *Sequence, use Use) error {
+	size := st.Bytes()
+	if size > c.budget || len(ids) == 0 {
+		return nil
+	}
+	node := c.node(ids)
+	if node.sequence == nil {
+		shared := st.Share(s)
+		if s.Err() != nil { // a sequence of which parts are missing must not be kept
+			c.prune(node)
+			return errors.Join(s.Err(), shared.Free())
+		}
+		node.sequence = &keptKV{node: node, use: use, bytes: size, sequence: shared}
+		c.held[use] += size
+	}
+	c.touch(node.sequence)
+	return c.Shrink(c.budget)
+}
+
+// KeepHistory is Keep for a history.
+func (c *Store) KeepHistory(s *mlxc.Scope, ids []int32, h *History, use Use) error {
+	size := h.Bytes()
+	if size > c.budget || len(ids) == 0 {
+		return nil
+	}
+	node := c.node(ids)
+	if node.history == nil {
+		shared := h.Share(s)
+		if s.Err() != nil {
+			c.prune(node)
+			return errors.Join(s.Err(), shared.Free())
+		}
+		node.history = &keptKV{node: node, use: use, bytes: size, history: shared}
+		c.held[use] += size
+	}
+	c.touch(node.history)
+	return c.Shrink(c.budget)
+}
+
+// node finds or makes the node of ids.
+func (c *Store) node(ids []int32) *storeNode {
+	node := c.root
+	for len(ids) > 0 {
+		child := node.children[ids[0]]
+		if child == nil {
+			child = &storeNode{edge: slices.Clone(ids), parent: node, children: map[int32]*storeNode{}}
+			node.children[ids[0]] = child
+			return child
+		}
+		shared := commonLength(child.edge, ids)
+		if shared < len(child.edge) {
+			child = child.split(shared)
+		}
+		node, ids = child, ids[shared:]
+	}
+	return node
+}
+
+// split puts a node in the middle of an edge and returns it.
+func (n *storeNode) split(length int) *storeNode {
+	upper := &storeNode{edge: n.edge[:length:length], parent: n.parent, children: map[int32]*storeNode{n.edge[length]: n}}
+	n.parent.children[n.edge[0]] = upper
+	n.parent, n.edge = upper, n.edge[length:]
+	return upper
+}
+
+// touch makes kept KV the last to go.
+func (c *Store) touch(kept *keptKV) {
+	if _, known := c.recent.Get(kept); !known {
+		c.recent.Add(kept, struct{}{})
+	}
+}
+
+// Shrink forgets KV, least recently used first, until at most limit bytes are held.
+func (c *Store) Shrink(limit int64) error {
+	var errs []error
+	for c.Total() > limit {
+		oldest, _, ok := c.recent.RemoveOldest()
+		if !ok {
+			break
+		}
+		errs = append(errs, c.forget(oldest))
+	}
+	return errors.Join(errs...)
+}
+
+// forget drops kept KV, and its node with those above it that lead nowhere any more.
+func (c *Store) forget(kept *keptKV) error {
+	c.held[kept.use] -= kept.bytes
+	var err error
+	if kept.sequence != nil {
+		kept.node.sequence, err = nil, kept.sequence.Free()
+	} else {
+		kept.node.history, err = nil, kept.history.Free()
+	}
+	c.prune(kept.node)
+	return err
+}
+
+// prune takes away a node, and those above it, that lead nowhere.
+func (c *Store) prune(n *storeNode) {
+	for n.parent != nil && n.sequence == nil && n.history == nil && len(n.children) == 0 {
+		delete(n.parent.children, n.edge[0])
+		n = n.parent
+	}
+}
+
+// sequences are all kept sequences, the one that goes first in front.
+func (c *Store) sequences() []*keptKV {
+	return slices.DeleteFunc(c.recent.Keys(), func(k *keptKV) bool { return k.sequence == nil })
+}
+
+// tokens are the ids from the root to a node.
+func (n *storeNode) tokens() []int32 {
+	if n.parent == nil {
+		return nil
+	}
+	return append(n.parent.tokens(), n.edge...)
+}
+
+// at is ids[i], or an id that no token has.
+func at(ids []int32, i int) int32 {
+	if i < len(ids) {
+		return ids[i]
+	}
+	return -1
+}
+
+func commonLength(a, b []int32) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
