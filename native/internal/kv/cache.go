@@ -64,7 +64,10 @@ type Slotted interface {
 type Place struct{ At, Filled int }
 
 // pair is keys and values held over passes.
-type pair struct{ keys, values *mlxc.Array }
+type pair struct {
+	keys, values *mlxc.Array
+	shared       bool // another cache may hold the same arrays, so that what is written makes new ones
+}
 
 func (p *pair) empty() bool { return p.keys == nil }
 
@@ -74,7 +77,7 @@ func (p *pair) replace(s *mlxc.Scope, keys, values *mlxc.Array) {
 	if err := p.Free(); err != nil {
 		s.Fail(err)
 	}
-	p.keys, p.values = s.Keep(keys), s.Keep(values)
+	p.keys, p.values, p.shared = s.Keep(keys), s.Keep(values), false
 }
 
 // share is another pair on the same arrays.
@@ -82,7 +85,8 @@ func (p *pair) share(s *mlxc.Scope) pair {
 	if p.empty() {
 		return pair{}
 	}
-	return pair{s.Keep(s.Share(p.keys)), s.Keep(s.Share(p.values))}
+	p.shared = true
+	return pair{s.Keep(s.Share(p.keys)), s.Keep(s.Share(p.values)), true}
 }
 
 // both applies an op to keys and values.

@@ -251,3 +251,28 @@ func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
 		require.NoError(t, full.Free())
 	})
 }
+
+// What writes to arrays that another cache has too makes arrays of its own, which the memory budget must be asked for.
+func TestASharedCacheNeedsRoomOfItsOwn(t *testing.T) {
+	mlxtest.OnThread(t, func(s *mlxc.Scope) {
+		for name, c := range map[string]OpCache{"full": NewFullCache(), "rotating": NewRotatingCache(16)} {
+			step := func(from, n int) {
+				x := positions(s, from, n)
+				c.Attend(s, (*mlxc.Scope).SDPA, x, x, x, 1, c.Mask(s, n))
+				require.NoError(t, s.Eval(c.Arrays()...))
+			}
+			step(0, 15)
+			step(15, 1)
+			step(16, 1)
+			require.Zero(t, c.Room(1), name)
+			other := c.Share(s)
+			for _, shared := range []Cache{c, other} {
+				require.EqualValues(t, c.Bytes(), 2*4*dim*shared.Room(1), name)
+			}
+			step(17, 1)
+			require.Zero(t, c.Room(1), "%s has arrays of its own", name)
+			require.NoError(t, other.Free())
+			require.NoError(t, c.Free())
+		}
+	})
+}

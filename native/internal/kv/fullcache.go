@@ -26,9 +26,12 @@ func (c *FullCache) Trim(_ *mlxc.Scope, n int) bool {
 	return true
 }
 
-// Room is the whole new buffer when the present one is too small.
+// Room is the whole new buffer when the present one is too small or shared.
 func (c *FullCache) Room(n int) int {
 	if !c.empty() && c.offset+n <= c.keys.Dim(timeAxis) {
+		if c.shared {
+			return c.keys.Dim(timeAxis)
+		}
 		return 0
 	}
 	return c.offset + blocks(n)

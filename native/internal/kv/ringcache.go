@@ -52,10 +52,10 @@ func (c *RingCache) room(n int) int {
 	return max(room, held)
 }
 
-// Room is the whole new buffer when the present one is too small.
+// Room is the whole new buffer when the present one is too small or shared.
 func (c *RingCache) Room(n int) int {
 	room := c.room(n)
-	if !c.empty() && room == c.keys.Dim(timeAxis) {
+	if !c.empty() && !c.shared && room == c.keys.Dim(timeAxis) {
 		return 0
 	}
 	return room

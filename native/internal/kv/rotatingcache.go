@@ -54,13 +54,16 @@ func (c *RotatingCache) Trim(s *mlxc.Scope, n int) bool {
 	return true
 }
 
-// Room is what a longer pass puts in order anew, or the next block.
+// Room is what a longer pass puts in order anew, or the next block; or the whole buffer if it is shared.
 func (c *RotatingCache) Room(n int) int {
 	if n > 1 {
 		return min(c.offset, c.window-1) + n
 	}
 	if c.empty() || c.offset >= c.keys.Dim(timeAxis) && c.keys.Dim(timeAxis) < c.window {
 		return min(c.offset+growBy, c.window)
+	}
+	if c.shared {
+		return c.keys.Dim(timeAxis)
 	}
 	return 0
 }

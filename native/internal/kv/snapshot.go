@@ -60,9 +60,9 @@ func Restore(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array, ring bool) Cac
 			}
 			return s.Keep(s.Share(a))
 		}
-		return &RingCache{pair: pair{turn(keys), turn(values)}, window: p.Window, offset: p.Offset}
+		return &RingCache{pair: pair{keys: turn(keys), values: turn(values)}, window: p.Window, offset: p.Offset}
 	}
-	held := pair{s.Keep(s.Share(keys)), s.Keep(s.Share(values))}
+	held := pair{keys: s.Keep(s.Share(keys)), values: s.Keep(s.Share(values))}
 	if p.Window == 0 {
 		return &FullCache{pair: held, offset: p.Offset}
 	}
