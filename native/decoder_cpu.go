@@ -111,10 +111,10 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 	for _, window := range d.windows {
 		visible = append(visible, s.FromInts(pass.visible(window), pass.rows, pass.tokens, mlxc.VisibleSize))
 	}
-	h := s.Lookup(d.table, ids, d.scale)
+	dtype, clip := d.norm.DType(), d.clips()
+	h := s.Lookup(d.table, ids, d.scale, dtype)
 	st.observe(s, 0, opInput, h)
 	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
-	dtype, clip := d.norm.DType(), d.clips()
 	for i := range d.layers {
 		l := &d.layers[i]
 		st.observe(s, i, opInputNorm, x)
