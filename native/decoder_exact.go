@@ -39,7 +39,7 @@ func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease) (_
 
 // lookup is the scaled embeddings of ids.
 func (d *exactDecoder) lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
-	h := d.embed.Lookup(s, ids)
+	h := d.embed.Lookup(s, ids, d.norm.DType())
 	if d.scale == nil {
 		return h
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
@@ -60,8 +61,14 @@ func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter s
 		}
 		m.kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
 	}
-	packed := m.options.Packed || n.lease.Device().Name == "gpu" || kernels
-	w, err := openWeights(from, n.weights, packed, kernels)
+	packing := gguf.Plain
+	switch {
+	case kernels:
+		packing = gguf.ForKernels
+	case m.options.Packed || n.lease.Device().Name == "gpu":
+		packing = gguf.Affine
+	}
+	w, err := openWeights(from, n.weights, packing, kernels)
 	if w != nil {
 		defer w.closeFiles()
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
@@ -53,9 +54,9 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 	return modelfiles.Files(from.Dir, "model*.safetensors")
 }
 
-// openWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
-// gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
-func openWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels bool) (*weights, error) {
+// openWeights checks the files of a checkpoint and opens them; nothing is read yet. packing is how GGUF's types are held. kernels is
+// whether the CPU kernels will compute; then safetensors are read to where they stay.
+func openWeights(from *modelfiles.Source, scope *mlxc.Scope, packing gguf.Packing, kernels bool) (*weights, error) {
 	files, err := weightFiles(from)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func openWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels boo
 		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]mlxc.Quantization{}, linears: linears{},
 	}
 	if from.GGUF != "" {
-		return w, w.openGGUF(from, packed)
+		return w, w.openGGUF(from, packing)
 	}
 	headers := make([]map[string]safetensors.Tensor, len(files))
 	for i, file := range files {
@@ -93,8 +94,8 @@ func openWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels boo
 }
 
 // openGGUF takes the tensors of a GGUF file, which are converted while MLX reads them. The caller closes it.
-func (w *weights) openGGUF(from *modelfiles.Source, packed bool) error {
-	c, err := from.OpenGGUF(packed)
+func (w *weights) openGGUF(from *modelfiles.Source, packing gguf.Packing) error {
+	c, err := from.OpenGGUF(packing)
 	if err != nil {
 		return err
 	}
@@ -208,7 +209,7 @@ func (w *weights) embedding(name string, vocab, hidden int) *nn.Embedding {
 }
 
 // packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
-// that mixed checkpoints need nothing else.
+// that mixed checkpoints need nothing else. For the CPU kernels biases may be missing: see mlxc.Layer.
 func (w *weights) packed(name string, in, out int) (packed, scales, biases *mlxc.Array, q mlxc.Quantization) {
 	weight, scale := w.headers[w.key(name+".weight")], w.headers[w.key(name+".scales")]
 	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
@@ -219,7 +220,10 @@ func (w *weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
 	w.packedAs[w.key(name+".weight")] = q
 	groups := in / q.GroupSize
-	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
+	if !w.kernels || w.has(name+".biases") {
+		biases = w.tensor(name+".biases", out, groups)
+	}
+	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), biases, q
 }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.
