@@ -292,7 +292,7 @@ func (w *weights) summary(info *engine.Info) {
 		t := w.headers[name]
 		info.WeightBytes += t.Bytes()
 		if q, ok := w.packedAs[name]; ok {
-			info.Parameters += t.Elements() * int64(32/q.Bits)
+			info.Parameters += t.Elements() * 32 / int64(q.Bits)
 		} else if !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases") {
 			info.Parameters += t.Elements()
 		}
