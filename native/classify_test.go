@@ -130,12 +130,6 @@ func TestClassifyRefusesBadInput(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-func TestPrefixIsSharedOnlyWhereItIsOne(t *testing.T) {
-	require.Equal(t, []int32{1, 2}, score.CommonPrefix([]int32{1, 2, 3, 4}, []int32{1, 2, 5}))
-	require.Equal(t, []int32{1, 2}, score.CommonPrefix([]int32{1, 2, 3}, []int32{1, 2, 3}), "the last id is the row's own")
-	require.Empty(t, score.CommonPrefix([]int32{1}, []int32{1, 2}))
-}
-
 // A template may write the date. The prefix of yesterday begins no prompt of today, so it must not be taken for theirs.
 func TestThePrefixFollowsTheClock(t *testing.T) {
 	dir := testenv.CopyModel(t)

@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"testing"
 
@@ -128,24 +127,6 @@ func TestLongTextsGiveWhatOnePassGives(t *testing.T) {
 			require.Less(t, testenv.RelativeDifference(want[0], got), 0.05, "both directions: %v, last token: %v", both, lastToken)
 		}
 	}
-}
-
-// What is cut into chunks follows from a row alone, not from its company.
-func TestWhichRowsAreLong(t *testing.T) {
-	ids := func(n int) []int32 { return make([]int32, n) }
-	for _, c := range []struct {
-		prefix, tokens int
-		long           bool
-	}{{0, score.MaxBatchTokens, false}, {0, score.MaxBatchTokens + 1, true}, {100, score.MaxBatchTokens - 99, true}, {30000, decoder.PrefillChunk, false}, {30000, decoder.PrefillChunk + 1, true}} {
-		require.Equal(t, c.long, score.IsLong(c.prefix, c.tokens), "%v", c)
-	}
-	rows := []score.ScoreRow{{Index: 0, IDs: ids(9)}, {Index: 1, IDs: ids(9000)}, {Index: 2, IDs: ids(10)}}
-	short, long := score.SplitLong(rows)
-	require.Equal(t, []int{0, 2, 1}, []int{short[0].Index, short[1].Index, long[0].Index})
-	// A long prefix is held once for each row, so that few rows go together.
-	many := slices.Repeat([]score.ScoreRow{{Prefix: ids(30000), IDs: ids(5)}}, 64)
-	require.Equal(t, 1, score.BatchSize(many))
-	require.Equal(t, 64, score.BatchSize(slices.Repeat([]score.ScoreRow{{Prefix: ids(100), IDs: ids(30)}}, 100)))
 }
 
 func TestALongPrefixIsThatOfOnePass(t *testing.T) {

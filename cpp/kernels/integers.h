@@ -155,6 +155,7 @@ INLINE vf halves(vi v) {
 // up to `lanes` groups from g0 on.
 inline void scales_of(const Matrix& w, long row, long g0, long n, float* scales, float* biases) {
   const long groups = w.columns / w.group;
+  const void* biases_at = w.biases ? w.biases : w.scales;
   vi square[lanes];
   auto each = [&](auto load) {
     for (long r = 0; r < lanes; r++) square[r] = load(lesser(row + r, w.rows - 1) * groups + g0);
@@ -163,16 +164,18 @@ inline void scales_of(const Matrix& w, long row, long g0, long n, float* scales,
   if (w.type == Type::f32) {
     each([&](long at) { return (vi)load_part<0>(w.scales, at, n); });
     for (long g = 0; g < n; g++) vstore(scales + g * lanes, (vf)square[g]);
-    each([&](long at) { return (vi)load_part<0>(w.biases, at, n); });
+    each([&](long at) { return (vi)load_part<0>(biases_at, at, n); });
     for (long g = 0; g < n; g++) vstore(biases + g * lanes, (vf)square[g]);
-    return;
+  } else {
+    each([&](long at) { return load_words(w.scales, at, n) | load_words(biases_at, at, n) << 16; });
+    for (long g = 0; g < n; g++) {
+      const vi both = square[g];
+      vstore(scales + g * lanes, w.type == Type::bf16 ? (vf)(both << 16) : halves(both));
+      vstore(biases + g * lanes, w.type == Type::bf16 ? (vf)(both & int32_t(0xffff0000)) : halves((both >> 16) & 0xffff));
+    }
   }
-  each([&](long at) { return load_words(w.scales, at, n) | load_words(w.biases, at, n) << 16; });
-  for (long g = 0; g < n; g++) {
-    const vi both = square[g];
-    vstore(scales + g * lanes, w.type == Type::bf16 ? (vf)(both << 16) : halves(both));
-    vstore(biases + g * lanes, w.type == Type::bf16 ? (vf)(both & int32_t(0xffff0000)) : halves((both >> 16) & 0xffff));
-  }
+  if (!w.biases)
+    for (long g = 0; g < n; g++) vstore(biases + g * lanes, vload(scales + g * lanes) * vset(w.middle()));
 }
 
 // Where the bytes of the halves of x go. A unit of weights is what one load of packed weights has. Of four bits, its even and its odd
@@ -293,7 +296,8 @@ template <int bits, int group> void one_row(const Matrix& w, long n0, const int8
         // Those of the next rows.
         for (long i = 0; i < n * lanes * 2; i += 64) {
           const long later = (n0 + lanes) * groups * size_of(w.type) + g * lanes * 2 + i;
-          __builtin_prefetch((const char*)w.scales + later + 2048), __builtin_prefetch((const char*)w.biases + later + 2048);
+          __builtin_prefetch((const char*)w.scales + later + 2048);
+          if (w.biases) __builtin_prefetch((const char*)w.biases + later + 2048);
         }
       }
       y = vfma(number(whole) * vset(scale[g]), vload(scales + g % lanes * lanes), y);
@@ -478,6 +482,9 @@ struct Integers {
           float* to = c + (m - m0) * block + n;
           with_bits([&]<int bits>() {
             switch (group) {
+              case 16: // of four bits there are none: a part is more
+                if constexpr (bits != 4) integer::one_row<bits, 16>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to);
+                break;
               case 32: integer::one_row<bits, 32>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
               case 64: integer::one_row<bits, 64>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
               default: integer::one_row<bits, 128>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;

@@ -106,7 +106,7 @@ struct Weights {
   std::vector<uint32_t> words;
   std::vector<double> values;
 
-  Weights(Type t, long rows, long columns, int bits, int group)
+  Weights(Type t, long rows, long columns, int bits, int group, bool biased = true)
       : m{nullptr, t, rows, columns, bits, group}, plain(t, bits ? 0 : rows * columns), scales(t, bits ? rows * columns / group : 0, 0.05 / (1 << bits), 0.5 / (1 << bits)),
         biases(t, bits ? rows * columns / group : 0, -1, 1), words(bits ? rows * columns * bits / 32 : 0), values(rows * columns) {
     if (!bits) {
@@ -114,7 +114,7 @@ struct Weights {
       values = plain.values;
       return;
     }
-    m.data = words.data(), m.scales = scales.bytes.data(), m.biases = biases.bytes.data();
+    m.data = words.data(), m.scales = scales.bytes.data(), m.biases = biased ? biases.bytes.data() : nullptr;
     for (long r = 0; r < rows; r++)
       for (long k = 0; k < columns; k++) {
         uint32_t q = uint32_t(whole(0, (1 << bits) - 1));
@@ -123,7 +123,7 @@ struct Weights {
         for (int b = 0; b < bits; b++)
           if (q >> b & 1) row[(bit + b) / 8] = char(row[(bit + b) / 8] | 1 << (bit + b) % 8);
         long g = (r * columns + k) / group;
-        values[r * columns + k] = scales.values[g] * q + biases.values[g];
+        values[r * columns + k] = biased ? scales.values[g] * q + biases.values[g] : scales.values[g] * (double(q) - (1 << (bits - 1)));
       }
   }
 };
@@ -136,17 +136,20 @@ static double largest(const Numbers& x, long from, long n) {
 
 static const int threads[] = {1, 2, 3};
 
+// Packed weights may have scales of another type than x.
+static Type scale_type() { return Type(whole(0, 2)); }
+
 // Products of rows of every number with weights of every kind.
 static void test_product(const Level& level, Type type, int bits) {
-  const int group = bits ? 32 << whole(0, 2) : 1;
-  const long k = bits ? group * whole(1, 5) : whole(1, 3) == 1 ? whole(1, 200) : 32 * whole(1, 8);
+  const int group = bits == 4 ? 32 << whole(0, 2) : bits ? 16 << whole(0, 3) : 1;
+  const long k = bits ? (group == 16 ? 32 : group) * whole(1, 5) : whole(1, 3) == 1 ? whole(1, 200) : 32 * whole(1, 8);
   const long m = whole(1, 4) == 1 ? whole(17, 70) : whole(1, 16);
   const bool gated = whole(0, 3) == 0;
   const int parts = gated ? 2 : int(whole(1, 3));
   std::vector<Weights> weights;
   std::vector<Matrix> matrices;
   long outputs = 0, first = whole(1, 4) == 1 ? whole(1, 3) : whole(1, 100);
-  for (int i = 0; i < parts; i++) weights.emplace_back(type, gated ? first : whole(1, 100), k, bits, group);
+  for (int i = 0; i < parts; i++) weights.emplace_back(bits ? scale_type() : type, gated ? first : whole(1, 100), k, bits, group, whole(0, 2) > 0);
   std::vector<Numbers> biases;
   std::vector<const void*> bias;
   for (auto& w : weights) {
@@ -208,7 +211,7 @@ static void test_product(const Level& level, Type type, int bits) {
 static void test_scores(const Level& level, Type type, int bits) {
   const int group = bits ? 64 : 1;
   const long k = bits ? 64 * whole(1, 3) : 32 * whole(1, 4), n = whole(1, 1500), m = whole(1, 40);
-  Weights w(type, n, k, bits, group);
+  Weights w(bits ? scale_type() : type, n, k, bits, group, whole(0, 1));
   Numbers x(type, m * k);
   std::vector<int32_t> rows, ids;
   for (int32_t id = 0; id < n; id += int32_t(whole(1, 60))) {
@@ -358,11 +361,11 @@ static void test_rows(const Level& level, Type type) {
     check(std::fabs(gated.at(i) - want) <= 1e-5 + (1e-6 + step_of(type)) * std::fabs(want), "gate");
   }
   const int bits = "\0\2\3\4\5\6\10"[whole(0, 6)];
-  Weights table(type, 50, bits ? 64 * whole(1, 3) : n, bits, 64);
+  Weights table(bits ? scale_type() : type, 50, bits ? 64 * whole(1, 3) : n, bits, 64, whole(0, 1));
   std::vector<int32_t> ids;
   for (long i = 0; i < rows; i++) ids.push_back(int32_t(whole(0, 49)));
   Numbers found(type, rows * table.m.columns);
-  level.lookup(table.m, ids.data(), rows, 2, found.bytes.data());
+  level.lookup(table.m, ids.data(), rows, 2, found.bytes.data(), type);
   for (long r = 0; r < rows; r++)
     for (long i = 0; i < table.m.columns; i++) {
       double want = 2 * table.values[ids[r] * table.m.columns + i];

@@ -13,8 +13,8 @@ struct Level {
   void (*rms_norm)(const void* x, const void* weight, void* out, long rows, long n, float eps, Type type);
   void (*gate)(const float* gate_up, void* out, long rows, long n, Gate gate, Type type);
   void (*scores)(const Scores&);
-  // Rows of a table, plain or packed, times `scale`, to out [n, columns] in table.type.
-  void (*lookup)(const Matrix& table, const int32_t* ids, long n, float scale, void* out);
+  // Rows of a table, plain or packed, times `scale`, to out [n, columns] in type.
+  void (*lookup)(const Matrix& table, const int32_t* ids, long n, float scale, void* out, Type type);
   // x - log(sum(exp(x))) over rows of n.
   void (*log_softmax)(const float* x, float* out, long rows, long n);
 };

@@ -90,8 +90,8 @@ void gate(const float* gate_up, void* out, long rows, long n, Gate kind, Type ty
   });
 }
 
-void lookup(const Matrix& table, const int32_t* ids, long count, float scale, void* out) {
-  with_type(table.type, [&]<int t>() {
+void lookup(const Matrix& table, const int32_t* ids, long count, float scale, void* out, Type type) {
+  with_type(type, [&]<int t>() {
     each_row(count, 8, [&](long r) {
       float* row = (float*)gomlx::pool_scratch(gomlx::slot_panel, table.columns * 4);
       float_row(table, ids[r], row, table.columns);

@@ -1,5 +1,5 @@
 // Rows of packed weights as numbers. Eight weights of b bits are b bytes; a row is a whole number of groups of scales,
-// and a group is 32, 64 or 128 weights.
+// and a group is 16, 32, 64 or 128 weights.
 #pragma once
 
 #include "simd.h"
@@ -102,7 +102,8 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
     out += unit;
   };
   for (long g = 0; g < groups; g++) {
-    vf scale = vset(number_at(w.scales, w.type, row * groups + g)), bias = vset(number_at(w.biases, w.type, row * groups + g));
+    const float of_group = number_at(w.scales, w.type, row * groups + g);
+    vf scale = vset(of_group), bias = vset(w.biases ? number_at(w.biases, w.type, row * groups + g) : w.middle() * of_group);
     // The loads may reach past the row's end, and the row may be the buffer's last: its last units are copied first.
     const int safe = g + 1 < groups ? w.group : w.group - reach * unit;
     int i = 0;

@@ -126,7 +126,7 @@ class Decode : public Kernel {
     void run() {
       const Level& kernels = level();
       for (Rotation& r : rotations) rotate(positions.data(), n, r.wavelengths, r.base, r.scale, steps[0].attention.head_dim / 2, r.to);
-      kernels.lookup(table, ids, n, embed_scale, h);
+      kernels.lookup(table, ids, n, embed_scale, h, type);
       kernels.rms_norm(h, steps[0].input_norm, x, n, hidden, eps, type);
       for (size_t i = 0; i < steps.size(); i++) {
         Step& s = steps[i];
@@ -183,7 +183,8 @@ int gomlx_decoder_new(gomlx_decoder** out, const gomlx_decoder_settings* set, co
     d->settings = *set, d->embed_scale = set->embed_scale, d->windows = set->windows;
     if (d->gate = gate_of(set->gate); d->gate == Gate::none) refuse("a gated MLP without a gate");
     d->table = take(*table, 0, d->arrays);
-    d->dtype = d->arrays[d->table.bits ? d->table.at + 1 : d->table.at].dtype();
+    d->dtype = unwrap(norm).dtype();
+    type_of(d->dtype, "the last norm");
     const long hidden = d->table.columns, q = long(set->heads) * set->head_dim, kv = long(set->kv_heads) * set->head_dim;
     auto norm_of = [&](mlx_array a, long size) { return take_norm(a, size, d->dtype, d->arrays); };
     if (d->norm = norm_of(norm, hidden); d->norm < 0) refuse("the last norm is an empty handle");

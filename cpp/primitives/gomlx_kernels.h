@@ -17,8 +17,8 @@ GOMLX_API const char* gomlx_cpu_level(void);
 GOMLX_API void gomlx_cpu_set_threads(int n);
 GOMLX_API int gomlx_cpu_threads(void);
 
-// A layer's weights [outputs, inputs]: plain, or packed with scales and biases (MLX's affine quantisation). Handles
-// that do not apply are empty.
+// A layer's weights [outputs, inputs]: plain, or packed with scales and biases (MLX's affine quantisation, and groups of 16 too, but
+// not of 4 bits). Without biases packed weights are scale * (q - 2^(bits - 1)). Handles that do not apply are empty.
 typedef struct {
   mlx_array weights, scales, biases, bias;
   int bits, group; // 0 for plain weights
@@ -30,8 +30,8 @@ enum { GOMLX_GATE_NONE, GOMLX_GATE_GELU, GOMLX_GATE_SILU };
 // [..., outputs], the first one's activation times the second one. wide asks for float32.
 GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, int n, int gate, int wide, mlx_stream s);
 
-// Rows of a table for ids int32 [...], times scale: [..., columns], in the type of the table or of its scales.
-GOMLX_API int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids, float scale, mlx_stream s);
+// Rows of a table for ids int32 [...], times scale: [..., columns] in a type.
+GOMLX_API int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids, float scale, mlx_dtype dtype, mlx_stream s);
 
 // Cosines and sines of positions int32 [rows, tokens] for heads of head_dim: float32 [rows, tokens, head_dim]. Angles are
 // position * scale / base^(2i/head_dim), or position * scale / wavelengths[i] if that, float32 [head_dim / 2], is given.

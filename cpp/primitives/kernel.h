@@ -59,7 +59,8 @@ struct Layer {
   long rows, columns;
   Type type;
   int bits, group;
-  int at; // of the weights; scales and biases are behind it
+  int at; // of the weights; scales are behind it, and biases if there are some
+  bool biased;
   int bias; // -1 without
 };
 
@@ -89,7 +90,8 @@ class Kernel : public mx::Primitive {
 
   Matrix matrix(const Layer& l, const std::vector<array>& inputs) {
     Matrix m{in(inputs[l.at]), l.type, l.rows, l.columns, l.bits, l.group};
-    if (l.bits) m.scales = in(inputs[l.at + 1]), m.biases = in(inputs[l.at + 2]);
+    if (l.bits) m.scales = in(inputs[l.at + 1]);
+    if (l.biased) m.biases = in(inputs[l.at + 2]);
     return m;
   }
 
@@ -119,19 +121,23 @@ template <class K, class... Args> array make_one(Stream s, Shape shape, Dtype ty
 inline Layer take(const gomlx_linear& l, long columns, std::vector<array>& inputs) {
   const array& w = unwrap(l.weights);
   if (w.ndim() != 2) refuse("weights are not a matrix");
-  Layer layer{w.shape(0), w.shape(1), Type::f32, l.bits, l.group, int(inputs.size()), -1};
+  Layer layer{w.shape(0), w.shape(1), Type::f32, l.bits, l.group, int(inputs.size()), l.biases.ctx != nullptr, -1};
   inputs.push_back(w);
   if (l.bits) {
     if (!(l.bits >= 2 && l.bits <= 6) && l.bits != 8) refuse("weights of " + std::to_string(l.bits) + " bits");
-    if (l.group != 32 && l.group != 64 && l.group != 128) refuse("groups of " + std::to_string(l.group));
+    if ((l.group != 16 || l.bits == 4) && l.group != 32 && l.group != 64 && l.group != 128) refuse("groups of " + std::to_string(l.group));
     want_type(w, mx::uint32, "packed weights");
     layer.columns = long(w.shape(1)) * 32 / l.bits;
-    const array &scales = unwrap(l.scales), &biases = unwrap(l.biases);
+    const array& scales = unwrap(l.scales);
     Shape shape{int(layer.rows), int(layer.columns / l.group)};
-    if (layer.columns % l.group || scales.shape() != shape || biases.shape() != shape || biases.dtype() != scales.dtype()) refuse("scales and biases do not fit packed weights");
+    if (layer.columns % l.group || scales.shape() != shape) refuse("scales do not fit packed weights");
     layer.type = type_of(scales.dtype(), "scales");
     inputs.push_back(scales);
-    inputs.push_back(biases);
+    if (layer.biased) {
+      const array& biases = unwrap(l.biases);
+      if (biases.shape() != shape || biases.dtype() != scales.dtype()) refuse("biases do not fit packed weights");
+      inputs.push_back(biases);
+    }
   } else {
     layer.type = type_of(w.dtype(), "weights");
   }

@@ -37,8 +37,8 @@ class Lookup : public Kernel {
   const char* name() const override { return "gomlx::Lookup"; }
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    encoder().dispatch([m = matrix(table_, inputs), ids = static_cast<const int32_t*>(in(inputs[0])), n = long(inputs[0].size()), scale = scale_, to = room(outputs[0])] {
-      level().lookup(m, ids, n, scale, to);
+    encoder().dispatch([m = matrix(table_, inputs), ids = static_cast<const int32_t*>(in(inputs[0])), n = long(inputs[0].size()), scale = scale_, to = room(outputs[0]), type = type_of(outputs[0].dtype(), "out")] {
+      level().lookup(m, ids, n, scale, to, type);
     });
   }
 
@@ -217,7 +217,7 @@ int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, int n, 
   });
 }
 
-int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids_, float scale, mlx_stream s) {
+int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids_, float scale, mlx_dtype type, mlx_stream s) {
   return guarded([&] {
     const array& ids = unwrap(ids_);
     at_least_one_axis(ids);
@@ -226,7 +226,7 @@ int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids_, floa
     Layer layer = take(*table, 0, inputs);
     Shape shape = ids.shape();
     shape.push_back(int(layer.columns));
-    give(out, make_one<Lookup>(unwrap(s), shape, inputs[layer.bits ? layer.at + 1 : layer.at].dtype(), inputs, layer, scale));
+    give(out, make_one<Lookup>(unwrap(s), shape, unwrap(type), inputs, layer, scale));
   });
 }
 

@@ -168,11 +168,17 @@ func unpackIQ4NL(b []byte, out []float32) {
 	}
 }
 
+// scaleIQ4XS is the scale of the i-th 32 values.
+func scaleIQ4XS(b []byte, i int) float32 {
+	high, low := binary.LittleEndian.Uint16(b[2:]), b[4:8]
+	scale := int(low[i/2]>>(i%2*4)&15) | int(high>>(2*i)&3)<<4
+	return half(b) * float32(scale-32)
+}
+
 func unpackIQ4XS(b []byte, out []float32) {
-	d, high, low, qs := half(b), binary.LittleEndian.Uint16(b[2:]), b[4:8], b[8:136]
+	qs := b[8:136]
 	for i := range 8 {
-		scale := int(low[i/2]>>(i%2*4)&15) | int(high>>(2*i)&3)<<4
-		d := d * float32(scale-32)
+		d := scaleIQ4XS(b, i)
 		for j, q := range qs[16*i:][:16] {
 			out[32*i+j], out[32*i+j+16] = d*steps[q&15], d*steps[q>>4]
 		}

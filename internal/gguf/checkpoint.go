@@ -43,6 +43,7 @@ type Checkpoint struct {
 type part struct {
 	source Tensor
 	kind   partKind
+	form   form    // of packed parts
 	heads  int     // of rotated rows, 0 for rows in order
 	minus  float32 // subtracted from every value
 }
@@ -56,18 +57,17 @@ const (
 	packedBiases
 )
 
-// Open reads the header of a file and arranges its tensors; packed keeps types that are MLX's affine format exactly as such, if all
-// matrices of the file are of these types. Of a split model, path is the first part. The caller closes the checkpoint.
-func Open(path string, packed bool) (*Checkpoint, error) {
+// Open reads the header of a file and arranges its tensors. Of a split model, path is the first part. The caller closes the checkpoint.
+func Open(path string, packing Packing) (*Checkpoint, error) {
 	h, err := ReadHeader(path)
 	if err != nil {
 		return nil, err
 	}
-	return OpenHeader(path, h, packed)
+	return OpenHeader(path, h, packing)
 }
 
 // OpenHeader is Open for a file whose header was read already; the header stays as it is.
-func OpenHeader(path string, read *Header, packed bool) (_ *Checkpoint, err error) {
+func OpenHeader(path string, read *Header, packing Packing) (_ *Checkpoint, err error) {
 	h := &Header{Metadata: read.Metadata, Tensors: slices.Clone(read.Tensors)} // parts add tensors to it
 	c := &Checkpoint{Path: path, Header: h}
 	defer func() {
@@ -100,7 +100,7 @@ func OpenHeader(path string, read *Header, packed bool) (_ *Checkpoint, err erro
 			h.Tensors = append(h.Tensors, t)
 		}
 	}
-	if err := c.arrange(packed); err != nil {
+	if err := c.arrange(packing); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
@@ -157,9 +157,9 @@ func (c *Checkpoint) Close() error {
 }
 
 // arrange lays the virtual file out.
-func (c *Checkpoint) arrange(packed bool) error {
-	packed = packed && c.exact()
-	c.DType = c.dtype(packed)
+func (c *Checkpoint) arrange(packing Packing) error {
+	exact := packing != Plain && c.exact()
+	c.DType = c.dtype(exact)
 	c.Virtual, c.parts = map[string]safetensors.Tensor{}, map[string]part{}
 	width := int64(2)
 	if c.DType == "F32" {
@@ -190,39 +190,46 @@ func (c *Checkpoint) arrange(packed bool) error {
 		if c.arch.normPlusOne && strings.HasSuffix(t.Name, "norm.weight") {
 			p.minus = 1
 		}
-		form, ok := affine[t.Type]
+		f, packed := forms[t.Type]
+		packed = packed && (packing == ForKernels || exact)
 		stem, isWeight := strings.CutSuffix(name, ".weight")
-		if !packed || !ok || !isWeight || len(t.Shape) != 2 {
+		if !packed || !isWeight || len(t.Shape) != 2 {
 			if err := add(name, c.DType, t.Shape, t.Elements()*width, p); err != nil {
 				return err
 			}
 			continue
 		}
-		rows, groups := t.Shape[0], t.Shape[1]/packedGroup
-		weight, scales, biases := p, p, p
-		weight.kind, scales.kind, biases.kind = packedWeight, packedScales, packedBiases
-		words := groups * form.bits
-		if err := errors.Join(
-			add(name, "U32", []int{rows, words}, int64(rows)*int64(words)*4, weight),
-			add(stem+".scales", "F16", []int{rows, groups}, int64(rows)*int64(groups)*2, scales),
-			add(stem+".biases", "F16", []int{rows, groups}, int64(rows)*int64(groups)*2, biases),
-		); err != nil {
+		p.form = f
+		rows, groups := t.Shape[0], t.Shape[1]/f.group
+		packedPart := func(name string, kind partKind, dtype string, columns, size int) error {
+			p.kind = kind
+			return add(name, dtype, []int{rows, columns}, int64(rows)*int64(columns)*int64(size), p)
+		}
+		size := 2
+		if f.wide {
+			size = 4
+		}
+		err := errors.Join(packedPart(name, packedWeight, "U32", t.Shape[1]*f.bits/32, 4), packedPart(stem+".scales", packedScales, f.scaleType(), groups, size))
+		if packing == Affine || !f.centred {
+			err = errors.Join(err, packedPart(stem+".biases", packedBiases, f.scaleType(), groups, size))
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return c.writeHeader()
 }
 
-// exact reports whether all matrices are float16 or are packed without any change.
+// exact reports whether all matrices are float16 or MLX's affine format exactly.
 func (c *Checkpoint) exact() bool {
 	quantised := false
 	for _, t := range c.Header.Tensors {
 		if len(t.Shape) < 2 {
 			continue
 		}
-		if _, ok := affine[t.Type]; !ok && t.Type != F16 {
+		if f := forms[t.Type]; !f.affine() && t.Type != F16 {
 			return false
-		} else if ok {
+		} else if f.affine() {
 			quantised = true
 		}
 	}
@@ -230,8 +237,8 @@ func (c *Checkpoint) exact() bool {
 }
 
 // dtype is the type of what is not packed: that of the file's matrices, or bfloat16 for those that are quantised.
-func (c *Checkpoint) dtype(packed bool) string {
-	if packed {
+func (c *Checkpoint) dtype(exact bool) string {
+	if exact {
 		return "F16"
 	}
 	seen := map[Type]bool{}

@@ -42,19 +42,19 @@ func write(t testing.TB, name string, data []byte) string {
 	return path
 }
 
-func open(t testing.TB, data []byte, packed bool) *Checkpoint {
+func open(t testing.TB, data []byte, packing Packing) *Checkpoint {
 	t.Helper()
-	c, err := Open(write(t, "model.gguf", data), packed)
+	c, err := Open(write(t, "model.gguf", data), packing)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
 }
 
 func TestAVirtualFileIsSafetensors(t *testing.T) {
-	for _, packed := range []bool{false, true} {
+	for _, packing := range []Packing{Plain, Affine, ForKernels} {
 		c := open(t, build(t, tiny("qwen3"),
 			entry{"token_embd.weight", Q4_0, []uint64{64, 3}, randomBlocks(Q4_0, 6)}, entry{"output_norm.weight", F32, []uint64{64}, floats(64)},
-			entry{"blk.0.ffn_up.weight", Q5_1, []uint64{64, 5}, randomBlocks(Q5_1, 10)}), packed)
+			entry{"blk.0.ffn_up.weight", Q5_1, []uint64{64, 5}, randomBlocks(Q5_1, 10)}), packing)
 		var whole bytes.Buffer
 		n, err := c.WriteTo(&whole)
 		require.NoError(t, err)
@@ -62,7 +62,8 @@ func TestAVirtualFileIsSafetensors(t *testing.T) {
 		tensors, _, err := safetensors.Read(bytes.NewReader(whole.Bytes()), n)
 		require.NoError(t, err)
 		require.Equal(t, c.Virtual, tensors)
-		if packed {
+		require.Equal(t, packing == Affine, tensors["model.embed_tokens.biases"].Shape != nil)
+		if packing != Plain {
 			require.Equal(t, []int{3, 8}, tensors["model.embed_tokens.weight"].Shape)
 			require.Equal(t, []int{5, 10}, tensors["model.layers.0.mlp.up_proj.weight"].Shape)
 			require.Equal(t, "F16", tensors["model.norm.weight"].DType)
@@ -87,7 +88,7 @@ func TestAVirtualFileIsSafetensors(t *testing.T) {
 func TestWhatLlamaCppChangedIsChangedBack(t *testing.T) {
 	metadata := tiny("llama")
 	c := open(t, build(t, metadata, entry{"token_embd.weight", F32, []uint64{1, 2}, floats(2)}, entry{"blk.0.attn_q.weight", F32, []uint64{1, 16}, floats(16)},
-		entry{"blk.0.attn_q.bias", F32, []uint64{16}, floats(16)}, entry{"blk.0.attn_v.weight", F32, []uint64{1, 4}, floats(4)}), false)
+		entry{"blk.0.attn_q.bias", F32, []uint64{16}, floats(16)}, entry{"blk.0.attn_v.weight", F32, []uint64{1, 4}, floats(4)}), Plain)
 	values := func(c *Checkpoint, name string) (out []float32) {
 		data := make([]byte, c.Virtual[name].Bytes())
 		require.NoError(t, c.ReadTensor(name, data))
@@ -100,13 +101,13 @@ func TestWhatLlamaCppChangedIsChangedBack(t *testing.T) {
 	require.Equal(t, want, values(c, "model.layers.0.self_attn.q_proj.weight"))
 	require.Equal(t, want, values(c, "model.layers.0.self_attn.q_proj.bias"))
 	require.Equal(t, []float32{0, 1, 2, 3}, values(c, "model.layers.0.self_attn.v_proj.weight"))
-	g := open(t, build(t, tiny("gemma3"), entry{"token_embd.weight", F32, []uint64{1, 2}, floats(2)}, entry{"blk.0.attn_q_norm.weight", F32, []uint64{3}, floats(3)}), false)
+	g := open(t, build(t, tiny("gemma3"), entry{"token_embd.weight", F32, []uint64{1, 2}, floats(2)}, entry{"blk.0.attn_q_norm.weight", F32, []uint64{3}, floats(3)}), Plain)
 	require.Equal(t, []float32{-1, 0, 1}, values(g, "model.layers.0.self_attn.q_norm.weight"))
 }
 
 func TestTheConfigIsThatOfTheMetadata(t *testing.T) {
 	embedding := entry{"token_embd.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}
-	said, _, err := open(t, build(t, tiny("qwen2"), embedding, entry{"output.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}), false).Config()
+	said, _, err := open(t, build(t, tiny("qwen2"), embedding, entry{"output.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}), Plain).Config()
 	require.NoError(t, err)
 	data, err := json.Marshal(said)
 	require.NoError(t, err)
@@ -127,10 +128,10 @@ func TestTheConfigIsThatOfTheMetadata(t *testing.T) {
 		}
 		factors = binary.LittleEndian.AppendUint32(factors, math.Float32bits(float32(factor)))
 	}
-	said, _, err = open(t, build(t, metadata, embedding, entry{ropeFactors, F32, []uint64{8}, factors}), false).Config()
+	said, _, err = open(t, build(t, metadata, embedding, entry{ropeFactors, F32, []uint64{8}, factors}), Plain).Config()
 	require.NoError(t, err)
 	require.Equal(t, map[string]any{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8192}, said["rope_scaling"])
-	_, _, err = open(t, build(t, metadata, embedding, entry{ropeFactors, F32, []uint64{8}, floats(8)}), false).Config()
+	_, _, err = open(t, build(t, metadata, embedding, entry{ropeFactors, F32, []uint64{8}, floats(8)}), Plain).Config()
 	require.ErrorIs(t, err, ErrUnsupported)
 }
 
@@ -140,16 +141,16 @@ func TestASplitModelIsReadFromItsFirstPart(t *testing.T) {
 	first["split.count"], first["split.no"] = 2, 0
 	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("m-%05d-of-00002.gguf", i)) }
 	require.NoError(t, os.WriteFile(name(1), build(t, first, entry{"token_embd.weight", F32, []uint64{1, 2}, floats(2)}), 0o644))
-	_, err := Open(name(1), false)
+	_, err := Open(name(1), Plain)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, os.WriteFile(name(2), build(t, second, entry{"output_norm.weight", F32, []uint64{4}, floats(4)}), 0o644))
-	c, err := Open(name(1), false)
+	c, err := Open(name(1), Plain)
 	require.NoError(t, err)
 	defer c.Close()
 	data := make([]byte, 16)
 	require.NoError(t, c.ReadTensor("model.norm.weight", data))
 	require.Equal(t, floats(4), data)
-	_, err = Open(name(2), false)
+	_, err = Open(name(2), Plain)
 	require.ErrorContains(t, err, "architecture")
 	require.True(t, LaterPart(name(2)))
 	require.False(t, LaterPart(name(1)))
@@ -157,19 +158,19 @@ func TestASplitModelIsReadFromItsFirstPart(t *testing.T) {
 
 func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	embedding := entry{"token_embd.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}
-	_, err := Open(write(t, "m.gguf", build(t, tiny("falcon"), embedding)), false)
+	_, err := Open(write(t, "m.gguf", build(t, tiny("falcon"), embedding)), Plain)
 	require.ErrorIs(t, err, ErrUnsupported)
 	require.ErrorContains(t, err, `"falcon"`)
-	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"blk.0.ffn_up.weight", 16, []uint64{256}, make([]byte, 66)})), false)
+	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"blk.0.ffn_up.weight", 16, []uint64{256}, make([]byte, 66)})), Plain)
 	var unknown *TypeError
 	require.ErrorAs(t, err, &unknown)
 	require.Equal(t, "blk.0.ffn_up.weight", unknown.Tensor)
 	require.ErrorContains(t, err, "IQ2_XXS")
 	require.ErrorContains(t, err, "llama-quantize")
-	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"x", 99, []uint64{256}, make([]byte, 66)})), false)
+	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"x", 99, []uint64{256}, make([]byte, 66)})), Plain)
 	require.ErrorAs(t, err, &unknown)
 
-	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"blk.0.attn_q.weight", F32, []uint64{1, 6}, floats(6)})), false)
+	_, err = Open(write(t, "m.gguf", build(t, tiny("llama"), entry{"blk.0.attn_q.weight", F32, []uint64{1, 6}, floats(6)})), Plain)
 	require.ErrorIs(t, err, ErrMalformed)
 	require.ErrorContains(t, err, "6 rows for 4 heads")
 
@@ -182,7 +183,7 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		for k, v := range want {
 			metadata[k] = v
 		}
-		_, _, err := open(t, build(t, metadata, embedding), false).Config()
+		_, _, err := open(t, build(t, metadata, embedding), Plain).Config()
 		require.ErrorIs(t, err, ErrUnsupported)
 		require.ErrorContains(t, err, change)
 	}
@@ -191,7 +192,7 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 		for k, v := range c {
 			metadata[k] = v
 		}
-		_, err := open(t, build(t, metadata, embedding), false).Tokenizer()
+		_, err := open(t, build(t, metadata, embedding), Plain).Tokenizer()
 		require.ErrorIs(t, err, ErrUnsupported)
 		require.ErrorContains(t, err, "tokenizer.json beside")
 	}
@@ -207,8 +208,8 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := filepath.Join(t.TempDir(), "m.gguf")
 		require.NoError(t, os.WriteFile(path, data, 0o644))
-		for _, packed := range []bool{false, true} {
-			c, err := Open(path, packed)
+		for _, packing := range []Packing{Plain, Affine, ForKernels} {
+			c, err := Open(path, packing)
 			if err != nil {
 				return
 			}

@@ -139,18 +139,31 @@ func rounded(f float32) uint64 {
 	return uint64((b + 0x7fff + b>>16&1) >> 16)
 }
 
+// convertPacked makes the weights, scales or biases of whole blocks.
 func convertPacked(p part, in, out []byte) {
-	form, size := affine[p.source.Type], layouts[p.source.Type].bytes
-	var q [packedGroup]byte
-	for i := 0; i < len(in)/size; i++ {
-		scale, bias := form.pack(in[i*size:(i+1)*size], q[:])
-		switch p.kind {
-		case packedWeight:
-			putBits(out[i*4*form.bits:(i+1)*4*form.bits], q[:], form.bits)
-		case packedScales:
-			binary.LittleEndian.PutUint16(out[2*i:], scale)
-		case packedBiases:
-			binary.LittleEndian.PutUint16(out[2*i:], bias)
+	f, l := p.form, layouts[p.source.Type]
+	if p.kind == packedWeight {
+		var q [256]byte
+		for ; len(in) > 0; in = in[l.bytes:] {
+			f.quants(in, q[:])
+			n := l.values * f.bits / 8
+			putBits(out[:n], q[:l.values], f.bits)
+			out = out[n:]
 		}
+		return
+	}
+	var scales, biases [16]float32
+	for groups := l.values / f.group; len(in) > 0; in = in[l.bytes:] {
+		f.scales(in, scales[:], biases[:])
+		values := scales[:groups]
+		if p.kind == packedBiases {
+			values = biases[:groups]
+			for i := range values {
+				if f.centred {
+					values[i] = -f.middle() * scales[i]
+				}
+			}
+		}
+		out = putFloats(out, values, f.scaleType())
 	}
 }

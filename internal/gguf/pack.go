@@ -5,77 +5,203 @@ import (
 	"math"
 )
 
-// MLX's affine format keeps groups of 32 values as scale*q + bias, q in 4, 5 or 8 bits, with float16 scales and biases. The
-// types below are that exactly: no value changes.
-var affine = map[Type]struct {
-	bits int
-	pack func(block []byte, q []byte) (scale, bias uint16)
-}{
-	Q4_0: {4, packQ4_0}, Q4_1: {4, packQ4_1}, Q5_0: {5, packQ5_0}, Q5_1: {5, packQ5_1}, Q8_0: {8, packQ8_0},
+// Packing is how the matrices of a file are held.
+type Packing int
+
+const (
+	// Plain is as numbers of 16 or 32 bits.
+	Plain Packing = iota
+	// Affine is as MLX's affine format, if every matrix of the file is that exactly, with float16 scales; otherwise plain.
+	Affine
+	// ForKernels is packed whatever the CPU kernels can compute with, matrix by matrix: groups of 16 too, scales in float32 where
+	// float16 would round them, and no biases where weights lie around zero.
+	ForKernels
+)
+
+// form is a type as groups of scale*q + bias, exactly: no value changes.
+type form struct {
+	bits, group int
+	centred     bool // bias is always -2^(bits-1) * scale
+	wide        bool // scales need float32
+	quants      func(block, q []byte)
+	scales      func(block []byte, scale, bias []float32) // of each group; bias is left alone if centred
 }
 
-// packedGroup is the size of a group.
-const packedGroup = 32
-
-func bits16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
-
-// shifted is -d*2^n in float16, which is exact unless it overflows: then ok is false.
-func shifted(d uint16, n int) (bias uint16, ok bool) {
-	v := -float16(d) * float32(int(1)<<n)
-	bias = toFloat16(v)
-	return bias, float16(bias) == v
+var forms = map[Type]form{
+	Q4_0: {bits: 4, group: 32, centred: true, quants: nibbles(2), scales: scaleFirst},
+	Q4_1: {bits: 4, group: 32, quants: nibbles(4), scales: scaleAndBias},
+	Q5_0: {bits: 5, group: 32, centred: true, quants: fiveBits(2), scales: scaleFirst},
+	Q5_1: {bits: 5, group: 32, quants: fiveBits(4), scales: scaleAndBias},
+	Q8_0: {bits: 8, group: 32, centred: true, quants: quantsQ8_0, scales: scaleFirst},
+	Q2K:  {bits: 2, group: 16, wide: true, quants: quantsQ2K, scales: scalesQ2K},
+	Q3K:  {bits: 3, group: 16, centred: true, wide: true, quants: quantsQ3K, scales: scalesQ3K},
+	Q4K:  {bits: 4, group: 32, wide: true, quants: quantsQ4K, scales: scalesQ4K},
+	Q5K:  {bits: 5, group: 32, wide: true, quants: quantsQ5K, scales: scalesQ4K},
+	Q6K:  {bits: 6, group: 16, centred: true, wide: true, quants: quantsQ6K, scales: scalesQ6K},
+	// The sixteen steps of these are whole numbers of eight bits.
+	IQ4NL: {bits: 8, group: 32, centred: true, quants: quantsIQ4NL, scales: scaleFirst},
+	IQ4XS: {bits: 8, group: 32, centred: true, wide: true, quants: quantsIQ4XS, scales: scalesIQ4XS},
 }
 
-func packQ4_0(b, q []byte) (scale, bias uint16) {
-	for i, x := range b[2:18] {
-		q[i], q[i+16] = x&15, x>>4
+// affine reports whether MLX's format is the form exactly.
+func (f form) affine() bool { return f.group == 32 && !f.wide }
+
+// scaleType is the type of scales and biases, by safetensors' name.
+func (f form) scaleType() string {
+	if f.wide {
+		return "F32"
 	}
-	bias, _ = shifted(bits16(b), 3)
-	return bits16(b), bias
+	return "F16"
 }
 
-func packQ4_1(b, q []byte) (scale, bias uint16) {
-	for i, x := range b[4:20] {
-		q[i], q[i+16] = x&15, x>>4
+// middle is the value in q of zero in a centred form.
+func (f form) middle() float32 { return float32(int(1) << (f.bits - 1)) }
+
+func scaleFirst(b []byte, scale, _ []float32) { scale[0] = half(b) }
+
+func scaleAndBias(b []byte, scale, bias []float32) { scale[0], bias[0] = half(b), half(b[2:]) }
+
+// nibbles reads 16 bytes from a place on: the first sixteen values are their low halves.
+func nibbles(from int) func(b, q []byte) {
+	return func(b, q []byte) {
+		for i, x := range (*[16]byte)(b[from:]) {
+			q[i], q[i+16] = x&15, x>>4
+		}
 	}
-	return bits16(b), bits16(b[2:])
 }
 
-func packQ5_0(b, q []byte) (scale, bias uint16) {
-	high := binary.LittleEndian.Uint32(b[2:])
-	for i, x := range b[6:22] {
-		q[i], q[i+16] = fifthBits(high, x, i)
+func fiveBits(from int) func(b, q []byte) {
+	return func(b, q []byte) {
+		high := binary.LittleEndian.Uint32(b[from:])
+		for i, x := range (*[16]byte)(b[from+4:]) {
+			q[i], q[i+16] = fifthBits(high, x, i)
+		}
 	}
-	bias, _ = shifted(bits16(b), 4)
-	return bits16(b), bias
 }
 
-func packQ5_1(b, q []byte) (scale, bias uint16) {
-	high := binary.LittleEndian.Uint32(b[4:])
-	for i, x := range b[8:24] {
-		q[i], q[i+16] = fifthBits(high, x, i)
-	}
-	return bits16(b), bits16(b[2:])
-}
-
-func packQ8_0(b, q []byte) (scale, bias uint16) {
-	for i, x := range b[2:34] {
+func quantsQ8_0(b, q []byte) {
+	for i, x := range (*[32]byte)(b[2:]) {
 		q[i] = x ^ 0x80 // int8 + 128
 	}
-	bias, _ = shifted(bits16(b), 7)
-	return bits16(b), bias
 }
 
-// putBits writes 32 values of so many bits each, the first in the lowest bits.
+func quantsQ2K(b, q []byte) {
+	qs := b[16:80]
+	for i := range 16 { // groups of 16 values
+		from, shift := qs[i/8*32+i%2*16:], i%8/2*2
+		for j := range 16 {
+			q[16*i+j] = from[j] >> shift & 3
+		}
+	}
+}
+
+func scalesQ2K(b []byte, scale, bias []float32) {
+	d, least := half(b[80:]), half(b[82:])
+	for i, s := range b[:16] {
+		scale[i], bias[i] = d*float32(s&15), -(least * float32(s>>4))
+	}
+}
+
+func quantsQ3K(b, q []byte) {
+	mask, qs := b[:32], b[32:96]
+	for i := range 16 {
+		from, masks, shift := qs[i/8*32+i%2*16:], mask[i%2*16:], i%8/2*2
+		for j := range 16 {
+			q[16*i+j] = from[j]>>shift&3 | masks[j]>>(i/2)&1<<2
+		}
+	}
+}
+
+func scalesQ3K(b []byte, scale, _ []float32) {
+	packed, d := b[96:108], half(b[108:])
+	for i := range 16 {
+		low, high := packed[i%8]>>(i/8*4)&15, packed[8+i%4]>>(i/4*2)&3
+		scale[i] = d * float32(int(low|high<<4)-32)
+	}
+}
+
+func quantsQ4K(b, q []byte) {
+	for i := range 4 { // two groups of 32 values share their bytes
+		to := (*[64]byte)(q[64*i:])
+		for j, x := range (*[32]byte)(b[16+32*i:]) {
+			to[j], to[j+32] = x&15, x>>4
+		}
+	}
+}
+
+func scalesQ4K(b []byte, scale, bias []float32) {
+	d, least, packed := half(b), half(b[2:]), b[4:16]
+	for i := range 8 {
+		s, m := scaleMin(packed, i)
+		scale[i], bias[i] = d*float32(s), -(least * float32(m))
+	}
+}
+
+func quantsQ5K(b, q []byte) {
+	high := (*[32]byte)(b[16:])
+	for i := range 4 {
+		to := (*[64]byte)(q[64*i:])
+		for j, x := range (*[32]byte)(b[48+32*i:]) {
+			fifth := high[j] >> (2 * i)
+			to[j], to[j+32] = x&15|fifth&1<<4, x>>4|fifth>>1&1<<4
+		}
+	}
+}
+
+func quantsQ6K(b, q []byte) {
+	for i := range 2 { // halves of 128 values: four rows of 32
+		low, to := (*[64]byte)(b[64*i:]), (*[128]byte)(q[128*i:])
+		for j, h := range (*[32]byte)(b[128+32*i:]) {
+			l1, l2 := low[j], low[j+32]
+			to[j], to[j+32], to[j+64], to[j+96] = l1&15|h&3<<4, l2&15|h>>2&3<<4, l1>>4|h>>4&3<<4, l2>>4|h>>6<<4
+		}
+	}
+}
+
+func scalesQ6K(b []byte, scale, _ []float32) {
+	d := half(b[208:])
+	for i, s := range b[192:208] {
+		scale[i] = d * float32(int8(s))
+	}
+}
+
+func quantsIQ4NL(b, q []byte) {
+	for i, x := range (*[16]byte)(b[2:]) {
+		q[i], q[i+16] = byte(steps[x&15]+128), byte(steps[x>>4]+128)
+	}
+}
+
+func quantsIQ4XS(b, q []byte) {
+	for i := range 8 {
+		to := (*[32]byte)(q[32*i:])
+		for j, x := range (*[16]byte)(b[8+16*i:]) {
+			to[j], to[j+16] = byte(steps[x&15]+128), byte(steps[x>>4]+128)
+		}
+	}
+}
+
+func scalesIQ4XS(b []byte, scale, _ []float32) {
+	for i := range 8 {
+		scale[i] = scaleIQ4XS(b, i)
+	}
+}
+
+// putBits writes values of so many bits each, the first in the lowest bits: eight values are a whole number of bytes.
 func putBits(out, q []byte, bits int) {
-	var word uint64
-	filled, at := 0, 0
-	for _, v := range q {
-		word |= uint64(v) << filled
-		for filled += bits; filled >= 8; filled -= 8 {
-			out[at] = byte(word)
-			word >>= 8
-			at++
+	switch bits {
+	case 4:
+		for i := range out {
+			out[i] = q[2*i] | q[2*i+1]<<4
+		}
+	case 8:
+		copy(out, q)
+	default:
+		var word [8]byte
+		for ; len(q) >= 8; out, q = out[bits:], q[8:] {
+			v := (*[8]byte)(q)
+			binary.LittleEndian.PutUint64(word[:], uint64(v[0])|uint64(v[1])<<bits|uint64(v[2])<<(2*bits)|uint64(v[3])<<(3*bits)|
+				uint64(v[4])<<(4*bits)|uint64(v[5])<<(5*bits)|uint64(v[6])<<(6*bits)|uint64(v[7])<<(7*bits))
+			copy(out[:bits], word[:])
 		}
 	}
 }

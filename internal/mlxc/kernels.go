@@ -15,7 +15,8 @@ import (
 // The CPU kernels of cpp/kernels as ops. They add in float32, and each result is one sum in an order that does not depend on
 // how many rows or threads there are.
 
-// Layer is the weights [out, in] of a linear layer, or a table: plain, or packed with Scales and Biases. Bias may be nil.
+// Layer is the weights [out, in] of a linear layer, or a table: plain, or packed with Scales and Biases. Without Biases packed
+// weights are scale*(q - 2^(bits-1)). Bias may be nil.
 type Layer struct {
 	Weights, Scales, Biases, Bias *Array
 	Format                        Quantization // zero for plain weights
@@ -61,10 +62,13 @@ func (s *Scope) layer(op string, l Layer) (out C.gomlx_linear, ok bool) {
 	}
 	out.weights = l.Weights.h
 	if l.Format.Bits != 0 {
-		if !s.ready(op, l.Scales, l.Biases) {
+		if !s.ready(op, l.Scales) {
 			return out, false
 		}
-		out.scales, out.biases = l.Scales.h, l.Biases.h
+		out.scales = l.Scales.h
+		if out.biases, ok = s.optional(op, l.Biases); !ok {
+			return out, false
+		}
 		out.bits, out.group = C.int(l.Format.Bits), C.int(l.Format.GroupSize)
 	}
 	out.bias, ok = s.optional(op, l.Bias)
@@ -96,8 +100,8 @@ func flag(b bool) C.int {
 	return 0
 }
 
-// Lookup returns rows of a table for ids, int32 or uint32 [...], times scale: [..., columns]. Ids must be in the table.
-func (s *Scope) Lookup(table Layer, ids *Array, scale float32) *Array {
+// Lookup returns rows of a table for ids, int32 or uint32 [...], times scale: [..., columns] in a type. Ids must be in the table.
+func (s *Scope) Lookup(table Layer, ids *Array, scale float32, dtype DType) *Array {
 	const op = "lookup"
 	if !s.ready(op, ids) {
 		return s.none()
@@ -107,7 +111,7 @@ func (s *Scope) Lookup(table Layer, ids *Array, scale float32) *Array {
 		return s.none()
 	}
 	r := s.fresh()
-	return s.done(op, r, C.gomlx_lookup(&r.h, &t, ids.h, C.float(scale), s.stream))
+	return s.done(op, r, C.gomlx_lookup(&r.h, &t, ids.h, C.float(scale), C.mlx_dtype(dtype), s.stream))
 }
 
 // Rotation is the cosines and sines of a position embedding over whole heads for positions, int32 [rows, tokens]: float32

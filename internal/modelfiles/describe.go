@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
@@ -62,7 +63,7 @@ func (s *Source) Describe() (engine.Info, error) {
 
 func (s *Source) describeGGUF(info *engine.Info) error {
 	info.Path = s.GGUF
-	c, err := s.OpenGGUF(false)
+	c, err := s.OpenGGUF(gguf.Plain)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 )
 
 // Export writes the model of a GGUF file as a folder in Hugging Face's layout, with its weights in safetensors: those of types that
@@ -32,7 +34,7 @@ func (s *Source) Export(dir string) (err error) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	c, err := s.OpenGGUF(false)
+	c, err := s.OpenGGUF(gguf.Plain)
 	if err != nil {
 		return err
 	}

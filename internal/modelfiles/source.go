@@ -91,12 +91,12 @@ func (s *Source) Header() (*gguf.Header, error) {
 }
 
 // OpenGGUF opens the weights of a GGUF file; see gguf.Open. Its header, with the whole vocabulary, is read once.
-func (s *Source) OpenGGUF(packed bool) (*gguf.Checkpoint, error) {
+func (s *Source) OpenGGUF(packing gguf.Packing) (*gguf.Checkpoint, error) {
 	h, err := s.Header()
 	if err != nil {
 		return nil, err
 	}
-	return gguf.OpenHeader(s.GGUF, h, packed)
+	return gguf.OpenHeader(s.GGUF, h, packing)
 }
 
 // Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
@@ -158,7 +158,7 @@ func (s *Source) config(path string) ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	c, err := s.OpenGGUF(false)
+	c, err := s.OpenGGUF(gguf.Plain)
 	if err != nil {
 		return nil, err
 	}

@@ -12,10 +12,26 @@ type Linear struct {
 	quantized
 }
 
-// quantized is a packed weight with its scales and biases.
+// quantized is a packed weight with its scales and biases. Weights of a GGUF file for the CPU kernels may have no biases, groups of 16,
+// or scales of another type than what the model computes in: MLX's own ops get them unpacked.
 type quantized struct {
 	packed, scales, biases *mlxc.Array
 	format                 mlxc.Quantization
+}
+
+// forKernels reports whether MLX's ops for a type cannot compute with the weights as they are.
+func (q *quantized) forKernels(dtype mlxc.DType) bool {
+	return q.packed != nil && (q.biases == nil || q.format.GroupSize == 16 || q.scales.DType() != dtype)
+}
+
+// rows are the weights of some rows in a type, by the CPU kernels.
+func (q *quantized) rows(s *mlxc.Scope, ids *mlxc.Array, dtype mlxc.DType) *mlxc.Array {
+	return s.Lookup(mlxc.Layer{Weights: q.packed, Scales: q.scales, Biases: q.biases, Format: q.format}, ids, 1, dtype)
+}
+
+// all are all rows.
+func (q *quantized) all(s *mlxc.Scope, dtype mlxc.DType) *mlxc.Array {
+	return q.rows(s, s.Arange(0, q.packed.Dim(0), mlxc.Int32), dtype)
 }
 
 // NewLinear wraps a plain weight [out, in].
@@ -45,15 +61,19 @@ func (l *Linear) Apply(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 }
 
 func (l *Linear) plain(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
+	transposed := l.transposed
+	if l.forKernels(x.DType()) {
+		transposed = s.Transpose(l.all(s, x.DType()), 1, 0)
+	}
 	switch {
-	case l.transposed == nil && l.bias == nil:
+	case transposed == nil && l.bias == nil:
 		return s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format)
-	case l.transposed == nil:
+	case transposed == nil:
 		return s.Add(s.QuantizedMatmul(x, l.packed, l.scales, l.biases, l.format), l.bias)
 	case l.bias == nil:
-		return s.Matmul(x, l.transposed)
+		return s.Matmul(x, transposed)
 	}
-	return s.AddMM(l.bias, x, l.transposed)
+	return s.AddMM(l.bias, x, transposed)
 }
 
 // Embedding maps token ids to rows of a table [vocab, hidden], plain or quantised.
@@ -73,10 +93,13 @@ func NewQuantizedEmbedding(packed, scales, biases *mlxc.Array, q mlxc.Quantizati
 	return &Embedding{quantized: quantized{packed, scales, biases, q}, logits: NewQuantizedLinear(packed, scales, biases, q)}
 }
 
-// Lookup returns the rows of ids [...] as [..., hidden].
-func (e *Embedding) Lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
+// Lookup returns the rows of ids [...] as [..., hidden]. dtype is the type in which the model computes.
+func (e *Embedding) Lookup(s *mlxc.Scope, ids *mlxc.Array, dtype mlxc.DType) *mlxc.Array {
 	if e.weight != nil {
 		return s.Take(e.weight, ids, 0)
+	}
+	if e.forKernels(dtype) {
+		return e.rows(s, ids, dtype)
 	}
 	return s.Dequantize(s.Take(e.packed, ids, 0), s.Take(e.scales, ids, 0), s.Take(e.biases, ids, 0), e.format)
 }

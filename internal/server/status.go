@@ -6,7 +6,6 @@ import (
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
-	"forge.lthn.ai/core/go-mlx/bridge"
 )
 
 // modelStatus is a model in the answer to /v1/status.
@@ -82,16 +81,10 @@ func (m *modelStatus) describe(ctx context.Context, model mlx.TextModel) {
 		}
 	}
 	if python, ok := mlx.Python(model); ok {
-		m.Workers = workersOf(python.Stat())
+		for _, w := range python.Stat().Workers {
+			m.Workers = append(m.Workers, workerStatus{PID: w.PID, State: w.State, Phase: w.Phase, Active: w.Active, Quiet: w.Quiet.Seconds()})
+		}
 	}
-}
-
-func workersOf(stat bridge.Stat) []workerStatus {
-	var out []workerStatus
-	for _, w := range stat.Workers {
-		out = append(out, workerStatus{PID: w.PID, State: w.State, Phase: w.Phase, Active: w.Active, Quiet: w.Quiet.Seconds()})
-	}
-	return out
 }
 
 // metricsOf asks a model that may be busy, or closed meanwhile.

@@ -8,7 +8,6 @@ import "C"
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -26,8 +25,7 @@ const (
 // it is. It is safe for concurrent use.
 type Guard struct {
 	tokenizer *Tokenizer
-	control   *regexp.Regexp // any control token; nil if there is none
-	marked    *regexp.Regexp // one between marks, or a lone mark
+	control   *tokenSet // nil if there are no control tokens
 }
 
 // added is an added token of a tokenizer.
@@ -90,20 +88,10 @@ func NewGuard(t *Tokenizer, template string) (*Guard, error) {
 		}
 	}
 	g := &Guard{tokenizer: t}
-	if len(control) == 0 {
-		return g, nil
+	if len(control) > 0 {
+		g.control = newTokenSet(control)
 	}
-	// The longest one counts, where one token holds another.
-	slices.SortStableFunc(control, func(a, b string) int { return len(b) - len(a) })
-	for i, token := range control {
-		control[i] = regexp.QuoteMeta(token)
-	}
-	any := strings.Join(control, "|")
-	if g.control, err = regexp.Compile(any); err != nil {
-		return nil, fmt.Errorf("control tokens: %w", err)
-	}
-	g.marked, err = regexp.Compile(controlStart + "(" + any + ")" + controlEnd + "|[" + controlStart + controlEnd + "]")
-	return g, err
+	return g, nil
 }
 
 // Mark puts marks around the control tokens in a text; marks that it holds already are dropped.
@@ -112,7 +100,20 @@ func (g *Guard) Mark(text string) string {
 	if g.control == nil {
 		return text
 	}
-	return g.control.ReplaceAllString(text, controlStart+"$0"+controlEnd)
+	var out strings.Builder
+	from := 0
+	for i := 0; i < len(text); {
+		n := g.control.prefix(text[i:])
+		if n == 0 {
+			i++
+			continue
+		}
+		out.WriteString(text[from:i] + controlStart + text[i:i+n] + controlEnd)
+		i += n
+		from = i
+	}
+	out.WriteString(text[from:])
+	return out.String()
 }
 
 // MarkJSON marks every text in a JSON value but keys.
@@ -132,7 +133,7 @@ func (g *Guard) MarkJSON(data json.RawMessage) (json.RawMessage, error) {
 
 // Encode encodes a rendered text without special tokens around it. What is marked is plain text.
 func (g *Guard) Encode(text string) ([]int32, error) {
-	if g.marked == nil {
+	if g.control == nil {
 		return g.tokenizer.Encode(text, false)
 	}
 	var ids []int32
@@ -143,24 +144,29 @@ func (g *Guard) Encode(text string) ([]int32, error) {
 		return err
 	}
 	normal := func(s string) ([]int32, error) { return g.tokenizer.Encode(s, false) }
-	at := 0
-	for _, m := range g.marked.FindAllStringSubmatchIndex(text, -1) {
-		if err := add(normal, text[at:m[0]]); err != nil {
+	for {
+		at := strings.IndexAny(text, controlStart+controlEnd)
+		if at < 0 {
+			return ids, add(normal, text)
+		}
+		if err := add(normal, text[:at]); err != nil {
 			return nil, err
 		}
-		if m[2] >= 0 {
-			token := text[m[2]:m[3]]
-			before := len(ids)
-			if err := add(g.tokenizer.EncodePlain, token); err != nil {
-				return nil, err
-			}
-			if id, ok := g.tokenizer.TokenID(token); ok && slices.Contains(ids[before:], id) {
-				return nil, fmt.Errorf("the text holds the control token %q, and the tokenizer has no other way to write it", token)
-			}
+		text = text[at:]
+		token, rest, ended := strings.Cut(text[len(controlStart):], controlEnd)
+		if !strings.HasPrefix(text, controlStart) || !ended || !g.control.has(token) { // a lone mark
+			text = text[len(controlStart):]
+			continue
 		}
-		at = m[1]
+		text = rest
+		before := len(ids)
+		if err := add(g.tokenizer.EncodePlain, token); err != nil {
+			return nil, err
+		}
+		if id, ok := g.tokenizer.TokenID(token); ok && slices.Contains(ids[before:], id) {
+			return nil, fmt.Errorf("the text holds the control token %q, and the tokenizer has no other way to write it", token)
+		}
 	}
-	return ids, add(normal, text[at:])
 }
 
 // encodePiece encodes a piece. Tokenizers may put a space before the first word of a text: behind other pieces, a newline goes
@@ -183,4 +189,37 @@ func (g *Guard) encodePiece(encode func(string) ([]int32, error), piece string, 
 		}
 	}
 	return encode(piece)
+}
+
+// tokenSet finds tokens at the beginning of texts. A regular expression of thousands of tokens takes twenty megabytes.
+type tokenSet struct {
+	tokens  map[string]bool
+	lengths []int     // the different ones, longest first
+	first   [256]bool // bytes with which a token begins
+}
+
+func newTokenSet(tokens []string) *tokenSet {
+	s := &tokenSet{tokens: make(map[string]bool, len(tokens))}
+	for _, token := range tokens {
+		s.tokens[token], s.first[token[0]] = true, true
+		s.lengths = append(s.lengths, len(token))
+	}
+	slices.SortFunc(s.lengths, func(a, b int) int { return b - a })
+	s.lengths = slices.Compact(s.lengths)
+	return s
+}
+
+func (s *tokenSet) has(token string) bool { return s.tokens[token] }
+
+// prefix is the length of the longest token with which a text begins, 0 for none.
+func (s *tokenSet) prefix(text string) int {
+	if text == "" || !s.first[text[0]] {
+		return 0
+	}
+	for _, n := range s.lengths {
+		if n <= len(text) && s.tokens[text[:n]] {
+			return n
+		}
+	}
+	return 0
 }

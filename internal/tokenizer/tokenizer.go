@@ -11,6 +11,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"unicode/utf8"
 	"unsafe"
@@ -30,6 +31,9 @@ type Tokenizer struct {
 	t  *C.gomlx_tokenizer
 }
 
+// largeFile is the size of a tokenizer.json whose memory is given back at once.
+const largeFile = 4 << 20
+
 // Load reads a model's tokenizer.json, or what a GGUF file has in its place.
 func Load(from *modelfiles.Source) (*Tokenizer, error) {
 	data, err := from.Read("tokenizer.json")
@@ -37,6 +41,10 @@ func Load(from *modelfiles.Source) (*Tokenizer, error) {
 		return nil, fmt.Errorf("tokenizer: %w (the native engine needs tokenizer.json; the python engine also reads other formats)", err)
 	}
 	t, err := New(data)
+	if len(data) > largeFile {
+		data = nil
+		debug.FreeOSMemory() // or it would be there beside the weights
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %s: tokenizer.json: %w", from.Dir, err)
 	}

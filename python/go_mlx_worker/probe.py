@@ -17,11 +17,11 @@ from mlx_lm.utils import load_config, load_model
 
 # Architectures that the native engine has, with the file that has them and the least that builds one.
 NATIVE = {
-    "gemma3_text": ("native/gemma3.go", {"model_type": "gemma3_text"}),
-    "llama": ("native/llama.go", {"model_type": "llama", "rope_theta": 10000.0}),
-    "qwen2": ("native/llama.go", {"model_type": "qwen2", "rope_theta": 10000.0}),
+    "gemma3_text": ("native/internal/decoder/gemma3.go", {"model_type": "gemma3_text"}),
+    "llama": ("native/internal/decoder/llama.go", {"model_type": "llama", "rope_theta": 10000.0}),
+    "qwen2": ("native/internal/decoder/llama.go", {"model_type": "qwen2", "rope_theta": 10000.0}),
     "qwen3": (
-        "native/llama.go",
+        "native/internal/decoder/llama.go",
         {"model_type": "qwen3", "head_dim": 16, "max_position_embeddings": 64, "rope_theta": 10000.0, "tie_word_embeddings": True},
     ),
 }

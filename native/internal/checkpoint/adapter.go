@@ -22,6 +22,7 @@ const (
 	AdapterWeightsFile = "adapters.safetensors"
 )
 
+// AdapterConfig is adapter_config.json.
 type AdapterConfig struct {
 	Model        string         `json:"model,omitempty"`
 	FineTuneType string         `json:"fine_tune_type"`
@@ -29,6 +30,7 @@ type AdapterConfig struct {
 	Parameters   LoraParameters `json:"lora_parameters"`
 }
 
+// LoraParameters says how an adapter's layers were made.
 type LoraParameters struct {
 	Rank    int      `json:"rank"`
 	Scale   float32  `json:"scale"`

@@ -21,6 +21,7 @@ type Config struct {
 // multimodal maps the model type of a checkpoint with several parts to that of its text part.
 var multimodal = map[string]string{"gemma3": "gemma3_text"}
 
+// ReadConfig reads config.json, and the end tokens of generation_config.json.
 func ReadConfig(from *modelfiles.Source) (*Config, error) {
 	const path = "config.json"
 	data, err := from.Read(path)
@@ -87,6 +88,7 @@ func ReadJSON(path string, into any) error {
 // tokenList reads one id or a list of ids. null, alone or in the list, is no id: encoding/json would make it id 0.
 type tokenList []int32
 
+// UnmarshalJSON takes one id, a list, or null.
 func (l *tokenList) UnmarshalJSON(data []byte) error {
 	var one *int32
 	many := []*int32{}

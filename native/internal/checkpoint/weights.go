@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
@@ -40,8 +41,10 @@ type Weights struct {
 	files    []*weightFile
 }
 
+// Problems are what is wrong with a checkpoint, one sentence each.
 type Problems []string
 
+// Add notes a problem.
 func (p *Problems) Add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
 // embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
@@ -55,9 +58,9 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 	return modelfiles.Files(from.Dir, "model*.safetensors")
 }
 
-// OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packed is how GGUF's types are held: see
-// gguf.Open. kernels is whether the CPU kernels will compute; then safetensors are read to where they stay.
-func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels bool) (*Weights, error) {
+// OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packing is how GGUF's types are held. kernels is
+// whether the CPU kernels will compute; then safetensors are read to where they stay.
+func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packing gguf.Packing, kernels bool) (*Weights, error) {
 	files, err := weightFiles(from)
 	if err != nil {
 		return nil, err
@@ -71,7 +74,7 @@ func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels boo
 		used: map[string]bool{}, ignored: map[string]bool{}, packedAs: map[string]mlxc.Quantization{}, Linears: Linears{},
 	}
 	if from.GGUF != "" {
-		return w, w.openGGUF(from, packed)
+		return w, w.openGGUF(from, packing)
 	}
 	headers := make([]map[string]safetensors.Tensor, len(files))
 	for i, file := range files {
@@ -95,8 +98,8 @@ func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packed, kernels boo
 }
 
 // openGGUF takes the tensors of a GGUF file, which are converted while MLX reads them. The caller closes it.
-func (w *Weights) openGGUF(from *modelfiles.Source, packed bool) error {
-	c, err := from.OpenGGUF(packed)
+func (w *Weights) openGGUF(from *modelfiles.Source, packing gguf.Packing) error {
+	c, err := from.OpenGGUF(packing)
 	if err != nil {
 		return err
 	}
@@ -126,6 +129,7 @@ func (w *Weights) Key(name string) string {
 
 func (w *Weights) bareName(name string) string { return strings.TrimPrefix(name, "model.") }
 
+// Has reports whether the checkpoint has a tensor.
 func (w *Weights) Has(name string) bool {
 	_, ok := w.Headers[w.Key(name)]
 	return ok
@@ -210,7 +214,7 @@ func (w *Weights) Embedding(name string, vocab, hidden int) *nn.Embedding {
 }
 
 // packed returns a quantised matrix. Bits and group size follow from the shapes, layer by layer, so
-// that mixed checkpoints need nothing else.
+// that mixed checkpoints need nothing else. For the CPU kernels biases may be missing: see mlxc.Layer.
 func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc.Array, q mlxc.Quantization) {
 	weight, scale := w.Headers[w.Key(name+".weight")], w.Headers[w.Key(name+".scales")]
 	if len(weight.Shape) != 2 || len(scale.Shape) != 2 || scale.Shape[1] == 0 ||
@@ -221,7 +225,10 @@ func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
 	w.packedAs[w.Key(name+".weight")] = q
 	groups := in / q.GroupSize
-	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), w.tensor(name+".biases", out, groups), q
+	if !w.Kernels || w.Has(name+".biases") {
+		biases = w.tensor(name+".biases", out, groups)
+	}
+	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), biases, q
 }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.
@@ -281,7 +288,7 @@ func (w *Weights) Summary(info *engine.Info) {
 		t := w.Headers[name]
 		info.WeightBytes += t.Bytes()
 		if q, ok := w.packedAs[name]; ok {
-			info.Parameters += t.Elements() * int64(32/q.Bits)
+			info.Parameters += t.Elements() * 32 / int64(q.Bits)
 		} else if !strings.HasSuffix(name, ".scales") && !strings.HasSuffix(name, ".biases") {
 			info.Parameters += t.Elements()
 		}

@@ -9,7 +9,6 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
-	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
@@ -98,7 +97,7 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 	for {
 		it, err := st.next(ctx)
 		if err != nil {
-			return owner.Explain(err)
+			return prompt.Explain(err)
 		}
 		if it.event != nil {
 			st.options.Events(*it.event)
@@ -107,7 +106,7 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 		token := it.token
 		if !st.stops[token.ID] {
 			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
-				return owner.Explain(err)
+				return prompt.Explain(err)
 			}
 		}
 		if token.StopString != "" {
@@ -118,7 +117,7 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 			if token.StopString == "" {
 				var tail string
 				if tail, token.StopString, err = text.finish(); err != nil {
-					return owner.Explain(err)
+					return prompt.Explain(err)
 				}
 				token.Text += tail
 			}

@@ -32,6 +32,7 @@ type Scheduler struct {
 	kicks   atomic.Int64 // grows when a stream may have something to do
 }
 
+// NewScheduler makes a scheduler without streams. draft is nil without a draft model.
 func NewScheduler(n *decoder.Network, e *prompt.Encoder, draft *decoder.Network, store *kv.Store, options engine.NativeOptions) *Scheduler {
 	return &Scheduler{
 		Network: n, Encoder: e, draft: draft, store: store, keeps: options.PromptCache > 0, exact: options.Exact, batch: options.Batch,

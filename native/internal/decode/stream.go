@@ -51,6 +51,7 @@ type item struct {
 	err   error
 }
 
+// NewStream makes a stream that no scheduler knows yet.
 func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stream {
 	st := &Stream{
 		Scheduler: sc, options: options, prompt: ids, rest: ids, State: sc.NewSequence(), stops: map[int32]bool{},
@@ -75,6 +76,7 @@ func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Str
 	return st
 }
 
+// WantsPrefill reports whether there is prompt left before the first token.
 func (st *Stream) WantsPrefill() bool { return len(st.rest) > 1 || st.sampler == nil }
 
 // hasRoom reports whether the reader is near enough. A reader that was too far behind and made room since

@@ -3,8 +3,8 @@ package decode
 import (
 	"slices"
 
-	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
@@ -17,10 +17,10 @@ func (b *decodeBatch) tokenLogits(s *mlxc.Scope, st *Stream, token *mlxc.Array) 
 	if err := b.drawn.free(); err != nil {
 		return nil, err
 	}
-	var places []fused.TokenPlace
+	var places []decoder.TokenPlace
 	for _, first := range b.network.Kinds.First {
 		next := st.State.Caches[first].(kv.Slotted).Next()
-		places = append(places, fused.TokenPlace{At: next.At, Filled: next.Filled, Room: b.layers[first].Room()})
+		places = append(places, decoder.TokenPlace{At: next.At, Filled: next.Filled, Room: b.layers[first].Room()})
 	}
 	var logits *mlxc.Array
 	logits, b.Best = b.network.Token.Run(s, token, b.arrays(), slices.Index(b.rows, st), st.State.Position(), places)

@@ -56,13 +56,21 @@ func (d *decoderSpec) shape() Shape {
 	}
 }
 
-// decoder is a decoder that can compute, in one of three ways: with MLX's ops in mlx-lm's order, with the CUDA kernels
-// of package fused, or with the CPU kernels.
+// kernels is a way to compute a decoder: MLX's ops in mlx-lm's order, the CPU kernels, or the CUDA kernels of package fused.
+type kernels interface {
+	// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+	Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array
+	// Logits maps states [..., hidden] to [..., vocab].
+	Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array
+}
+
+// decoder is a decoder that can compute. Its kernels are chosen once, while it is loaded.
 type decoder struct {
 	decoderSpec
-	exact *exactDecoder
-	cuda  *FusedDecoder // nil where its kernels cannot run; then its joined weights have replaced the layers' own
-	cpu   *cpuDecoder   // nil where its kernels do not run
+	kernels               // the quickest that can run the model
+	exact   *exactDecoder // of every model, for passes that the others do not take
+	cuda    *FusedDecoder // nil where its kernels cannot run; then its joined weights have replaced the layers' own
+	cpu     *cpuDecoder   // nil where its kernels do not run
 }
 
 // newDecoder chooses the kernels and reads the weights.
@@ -78,8 +86,14 @@ func newDecoder(spec decoderSpec, w *checkpoint.Weights, lease *mlxc.Lease) (*de
 	if d.exact, err = newExactDecoder(&d.decoderSpec, w.Scope, lease); err != nil {
 		return d, err
 	}
-	if w.Kernels {
+	switch {
+	case w.Kernels:
 		d.cpu, err = newCPUDecoder(&d.decoderSpec, w.Scope)
+		d.kernels = d.cpu
+	case d.cuda != nil:
+		d.kernels = cudaKernels{d.cuda, d.exact}
+	default:
+		d.kernels = d.exact
 	}
 	return d, err
 }
@@ -92,24 +106,12 @@ func (d *decoder) shape() Shape {
 	return shape
 }
 
-// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+// Hidden runs the layers. KV that the CPU kernels do not take, packed or bounded, is for MLX's ops.
 func (d *decoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
-	if pass.Kernel != nil {
-		return d.cpu.Hidden(s, ids, pass)
+	if d.cpu != nil && pass.Kernel == nil {
+		return d.exact.Hidden(s, ids, pass)
 	}
-	h := d.exact.lookup(s, ids)
-	if d.cuda != nil {
-		return d.cuda.run(s, h, pass)
-	}
-	return d.exact.run(s, h, pass)
-}
-
-// Logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
-func (d *decoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
-	if d.cpu != nil {
-		return s.Apply(h, mlxc.NoGate, true, d.cpu.head)
-	}
-	return d.output().Apply(s, h)
+	return d.kernels.Hidden(s, ids, pass)
 }
 
 // output is the output layer.
@@ -120,6 +122,7 @@ func (d *decoderSpec) output() *nn.Linear {
 	return d.embed.Output()
 }
 
+// Close frees what the weights' scope does not own.
 func (d *decoder) Close() error {
 	if d == nil {
 		return nil

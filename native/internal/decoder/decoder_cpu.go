@@ -48,6 +48,7 @@ func newCPUDecoder(spec *decoderSpec, s *mlxc.Scope) (*cpuDecoder, error) {
 	return d, err
 }
 
+// Close frees the op's description of the layers.
 func (d *cpuDecoder) Close() {
 	if d != nil {
 		d.whole.Close()
@@ -103,6 +104,11 @@ func (d *cpuDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 	return x
 }
 
+// Logits maps states [..., hidden] to [..., vocab], in float32.
+func (d *cpuDecoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
+	return s.Apply(h, mlxc.NoGate, true, d.head)
+}
+
 // opByOp is hidden by single ops.
 func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *mlxc.Array {
 	pass := seenBy.Kernel
@@ -114,10 +120,10 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 	for _, window := range d.windows {
 		visible = append(visible, s.FromInts(pass.Visible(window), pass.Rows, pass.Tokens, mlxc.VisibleSize))
 	}
-	h := s.Lookup(d.table, ids, d.scale)
+	dtype, clip := d.norm.DType(), d.clips()
+	h := s.Lookup(d.table, ids, d.scale, dtype)
 	seenBy.Seen(0, kv.OpInput, h)
 	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
-	dtype, clip := d.norm.DType(), d.clips()
 	for i := range d.layers {
 		l := &d.layers[i]
 		seenBy.Seen(i, kv.OpInputNorm, x)

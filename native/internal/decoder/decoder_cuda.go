@@ -72,8 +72,23 @@ func (d *FusedDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *kv.Pass) *mlxc.Ar
 	return x
 }
 
+// Close frees the kernels.
 func (d *FusedDecoder) Close() {
 	if d != nil {
 		d.Kernels.Close()
 	}
 }
+
+// cudaKernels is a FusedDecoder with what it leaves to MLX's ops: the embedding and the output layer.
+type cudaKernels struct {
+	layers *FusedDecoder
+	exact  *exactDecoder
+}
+
+// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+func (k cudaKernels) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	return k.layers.run(s, k.exact.lookup(s, ids), pass)
+}
+
+// Logits maps states [..., hidden] to [..., vocab].
+func (k cudaKernels) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return k.exact.Logits(s, h) }

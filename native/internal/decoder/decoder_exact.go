@@ -40,11 +40,21 @@ func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease) (_
 
 // lookup is the scaled embeddings of ids.
 func (d *exactDecoder) lookup(s *mlxc.Scope, ids *mlxc.Array) *mlxc.Array {
-	h := d.embed.Lookup(s, ids)
+	h := d.embed.Lookup(s, ids, d.norm.DType())
 	if d.scale == nil {
 		return h
 	}
 	return s.Multiply(h, d.scale)
+}
+
+// Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
+func (d *exactDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	return d.run(s, d.lookup(s, ids), pass)
+}
+
+// Logits maps states [..., hidden] to [..., vocab].
+func (d *exactDecoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
+	return d.output().Apply(s, h)
 }
 
 func (d *exactDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *kv.Pass) *mlxc.Array {
@@ -103,6 +113,7 @@ func (d *exactDecoder) residual(s *mlxc.Scope, x, y *mlxc.Array) *mlxc.Array {
 	return s.AsType(sum, mlxc.Float16)
 }
 
+// Close frees the compiled activation.
 func (d *exactDecoder) Close() error {
 	if d == nil {
 		return nil

@@ -10,6 +10,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
@@ -70,8 +71,14 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 		}
 		n.Kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
 	}
-	packed := options.Packed || n.Lease.Device().Name == "gpu" || kernels
-	w, err := checkpoint.OpenWeights(from, n.Weights, packed, kernels)
+	packing := gguf.Plain
+	switch {
+	case kernels:
+		packing = gguf.ForKernels
+	case options.Packed || n.Lease.Device().Name == "gpu":
+		packing = gguf.Affine
+	}
+	w, err := checkpoint.OpenWeights(from, n.Weights, packing, kernels)
 	if w != nil {
 		defer w.CloseFiles()
 	}
@@ -121,6 +128,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	return w, n.prepareToken()
 }
 
+// Close frees the weights and what was made of them; also of a network that was loaded in part, or not at all.
 func (n *Network) Close() error {
 	if n == nil {
 		return nil

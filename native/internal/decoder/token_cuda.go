@@ -7,6 +7,12 @@ import (
 // Tokens of a stream that decodes alone are one launch each (fused.Token). Its KV lies in the buffers of a batch, which nobody shares, since
 // the kernel writes in place.
 
+// TokenPlace is where a token's keys and values go in the layers of a kind.
+type TokenPlace = fused.TokenPlace
+
+// MaxPackedKeys is how many keys the CUDA kernels for packed rows take.
+const MaxPackedKeys = fused.MaxPackedKeys
+
 // prepareToken makes the kernel, if there is one for the model.
 func (n *Network) prepareToken() error {
 	d, ok := n.Arch.(*decoder)

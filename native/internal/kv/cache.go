@@ -100,6 +100,7 @@ func (p *pair) Lend() error { return p.Free() }
 // Restore takes arrays.
 func (p *pair) Restore(s *mlxc.Scope, keys, values *mlxc.Array) { p.replace(s, keys, values) }
 
+// Arrays are the keys and the values, if there are any.
 func (p *pair) Arrays() []*mlxc.Array {
 	if p.empty() {
 		return nil
@@ -107,6 +108,7 @@ func (p *pair) Arrays() []*mlxc.Array {
 	return []*mlxc.Array{p.keys, p.values}
 }
 
+// Bytes is their size.
 func (p *pair) Bytes() int64 {
 	if p.empty() {
 		return 0
@@ -114,6 +116,7 @@ func (p *pair) Bytes() int64 {
 	return int64(p.keys.NBytes() + p.values.NBytes())
 }
 
+// Free gives them back.
 func (p *pair) Free() error {
 	if p.empty() {
 		return nil

@@ -83,6 +83,7 @@ func (st *Sequence) Quantize(s *mlxc.Scope, q mlxc.Quantization) {
 	}
 }
 
+// Arrays are what must be evaluated for the sequence to hold values.
 func (st *Sequence) Arrays() []*mlxc.Array {
 	var out []*mlxc.Array
 	for _, c := range st.Caches {
@@ -120,6 +121,7 @@ func (st *Sequence) Growth(tokens int) int64 {
 	return int64(positions) * st.layout.PositionBytes()
 }
 
+// Bytes is the size of the keys and values held.
 func (st *Sequence) Bytes() int64 {
 	var n int64
 	for _, c := range st.Caches {
@@ -128,6 +130,7 @@ func (st *Sequence) Bytes() int64 {
 	return n
 }
 
+// Free gives them back.
 func (st *Sequence) Free() error {
 	var errs []error
 	for _, c := range st.Caches {

@@ -10,7 +10,6 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
-	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
 // CacheLimit is how many bytes of freed buffers MLX may keep between requests.
@@ -51,7 +50,7 @@ func (o *Owner) Begin() (end func()) {
 func (o *Owner) Do(ctx context.Context, fn func() error) error {
 	var err error
 	if doErr := o.Lease.Do(ctx, func() { err = fn() }); doErr != nil {
-		return Explain(doErr)
+		return explain(doErr)
 	}
 	return err
 }
@@ -106,9 +105,9 @@ func (o *Owner) Reserve(what string, estimate func() int64) error {
 	}
 }
 
-// Explain gives errors of a model that is being closed their public name.
-func Explain(err error) error {
-	if errors.Is(err, mlxc.ErrReleased) || errors.Is(err, tokenizer.ErrClosed) {
+// explain gives errors of a model that is being closed their public name.
+func explain(err error) error {
+	if errors.Is(err, mlxc.ErrReleased) {
 		return engine.ErrClosed
 	}
 	return err

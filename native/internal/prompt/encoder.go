@@ -15,7 +15,6 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
-	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
 // Encoder makes tokens of prompts and text of tokens: the tokenizer, the chat template, and what follows from them. It is safe for
@@ -104,6 +103,7 @@ func (e *Encoder) OpensReasoning(prompt []int32) bool {
 	return false
 }
 
+// Close frees the tokenizer and the template; also of an encoder that was loaded in part.
 func (e *Encoder) Close() {
 	e.vocabulary.Close()
 	e.Tokenizer.Close()
@@ -118,15 +118,16 @@ func (e *Encoder) Encode(_ context.Context, text string, special bool) ([]int32,
 	if errors.Is(err, tokenizer.ErrInvalidUTF8) {
 		return nil, engine.ErrInvalidUTF8
 	}
-	return ids, owner.Explain(err)
+	return ids, Explain(err)
 }
 
 // Decode returns text without special tokens.
 func (e *Encoder) Decode(_ context.Context, ids []int32) (string, error) {
 	text, err := e.Tokenizer.Decode(ids, true)
-	return text, owner.Explain(err)
+	return text, Explain(err)
 }
 
+// CheckIDs refuses prompts that are empty, too long, or not of the model's vocabulary.
 func (e *Encoder) CheckIDs(ids []int32) error {
 	if len(ids) == 0 {
 		return engine.ErrEmptyPrompt
@@ -178,4 +179,12 @@ func (e *Encoder) SameTokens(own, from *modelfiles.Source) error {
 		return errors.New("its tokenizer is not the model's: they must be the same")
 	}
 	return nil
+}
+
+// Explain gives errors of a tokenizer that is being closed their public name.
+func Explain(err error) error {
+	if errors.Is(err, tokenizer.ErrClosed) {
+		return engine.ErrClosed
+	}
+	return err
 }

@@ -7,7 +7,6 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
-	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
 // NewMatcher returns nil without a grammar. The tokens' bytes are prepared when a grammar is first used.
@@ -21,11 +20,11 @@ func (e *Encoder) NewMatcher(g engine.Grammar) (*tokenizer.Matcher, error) {
 		e.vocabulary, e.grammarErr = e.Tokenizer.NewVocabulary(e.VocabSize, eos)
 	})
 	if e.grammarErr != nil {
-		return nil, fmt.Errorf("option %s: %w", g.Option(), owner.Explain(e.grammarErr))
+		return nil, fmt.Errorf("option %s: %w", g.Option(), Explain(e.grammarErr))
 	}
 	matcher, err := e.vocabulary.NewMatcher(g.Kind, g.Text)
 	if err != nil {
-		if err = owner.Explain(err); err == engine.ErrClosed {
+		if err = Explain(err); err == engine.ErrClosed {
 			return nil, err
 		}
 		return nil, &engine.OptionError{Option: g.Option(), Reason: err.Error()}

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
-	"forge.lthn.ai/core/go-mlx/native/internal/owner"
 )
 
 // RenderChat applies the chat template and opens the assistant's turn.
@@ -28,7 +27,7 @@ func (e *Encoder) Render(messages any, extras map[string]any) (string, error) {
 		return "", engine.ErrNoChatTemplate
 	}
 	text, err := e.Template.Render(messages, true, extras)
-	return text, owner.Explain(err)
+	return text, Explain(err)
 }
 
 // EncodePrompt turns any form of prompt into ids and checks them.
@@ -85,7 +84,7 @@ func (e *Encoder) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras 
 		return nil, err
 	}
 	ids, err := e.plain.Encode(text)
-	return ids, owner.Explain(err)
+	return ids, Explain(err)
 }
 
 // EncodePlain encodes a prompt for a model without a template, with what the tokenizer puts in front of every text.
@@ -98,7 +97,7 @@ func (e *Encoder) EncodePlain(ctx context.Context, text string) ([]int32, error)
 		front = front[:n-1]
 	}
 	ids, err := e.plain.Encode(e.plain.Mark(text))
-	return append(front, ids...), owner.Explain(err)
+	return append(front, ids...), Explain(err)
 }
 
 // EncodeChat returns the ids of the prompt that Generate makes of messages, also of one that is too long for the model: they may

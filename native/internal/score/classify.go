@@ -49,9 +49,9 @@ func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.C
 		return cmp.Or(cmp.Compare(len(b.Prefix), len(a.Prefix)), cmp.Compare(len(a.IDs), len(b.IDs)))
 	})
 	results := make([]engine.Classification, len(texts))
-	rows, long := SplitLong(rows)
+	rows, long := splitLong(rows)
 	for len(rows) > 0 {
-		batch := rows[:BatchSize(rows)]
+		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
 		if err := task.Score(ctx, batch, results); err != nil {
 			return nil, err
@@ -70,8 +70,8 @@ func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.C
 	return results, nil
 }
 
-// BatchSize is how many of the sorted rows make the next pass.
-func BatchSize(rows []ScoreRow) int {
+// batchSize is how many of the sorted rows make the next pass.
+func batchSize(rows []ScoreRow) int {
 	n, prefix := 1, len(rows[0].Prefix)
 	for n < len(rows) && n < maxBatchRows && len(rows[n].Prefix) == prefix {
 		width := len(rows[n].IDs)
@@ -104,6 +104,7 @@ type ScoreRow struct {
 	IDs    []int32
 }
 
+// NewLabelTask encodes what the texts of a call share.
 func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptions) (*LabelTask, error) {
 	t := &LabelTask{Scorer: sc, Options: options}
 	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
@@ -145,7 +146,7 @@ func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptio
 		}
 		probes = append(probes, ids)
 	}
-	t.Prefix = CommonPrefix(probes...)
+	t.Prefix = commonPrefix(probes...)
 	sc.LabelSets.Add(key, t.labelSet)
 	return t, nil
 }
@@ -159,6 +160,7 @@ func (t *LabelTask) allLabels() []int {
 	return all
 }
 
+// Prompt is the ids of the prompt with a text in it.
 func (t *LabelTask) Prompt(ctx context.Context, text string) ([]int32, error) {
 	if !t.chats() {
 		return t.EncodePrompt(ctx, engine.Prompt{Text: t.Options.PlainPrompt(text), Plain: true}, nil)
@@ -181,6 +183,7 @@ func userTurn(content string) []engine.Message {
 	return []engine.Message{{Role: "user", Content: content}}
 }
 
+// Row is a text of the call as a row of a pass.
 func (t *LabelTask) Row(ctx context.Context, index int, text string) (ScoreRow, error) {
 	ids, err := t.Prompt(ctx, text)
 	if err != nil {

@@ -42,7 +42,7 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 	vectors := make([][]float32, len(texts))
 	if !sc.Shape.Bidirectional { // such a model takes a long row as a batch of its own
 		var long []ScoreRow
-		rows, long = SplitLong(rows)
+		rows, long = splitLong(rows)
 		for _, row := range long {
 			if vectors[row.Index], err = sc.EmbedLong(ctx, row.IDs); err != nil {
 				return nil, fmt.Errorf("text %d: %w", row.Index, err)
@@ -50,7 +50,7 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		}
 	}
 	for len(rows) > 0 {
-		batch := rows[:BatchSize(rows)]
+		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
 		if err := sc.Do(ctx, func() error { return sc.EmbedBatch(batch, vectors) }); err != nil {
 			return nil, err
@@ -84,7 +84,7 @@ func (sc *Scorer) checkEmbed(texts []string, options engine.EmbedOptions) (promp
 func (sc *Scorer) EmbedBatch(batch []ScoreRow, vectors [][]float32) (err error) {
 	width := len(batch[len(batch)-1].IDs) // rows are sorted
 	if err := sc.Reserve("a batch of texts", func() int64 {
-		if IsLong(0, width) { // a chunk's scores at a time
+		if isLong(0, width) { // a chunk's scores at a time
 			return sc.WideBytes(width)
 		}
 		return sc.scoreBytes(0, width, 0)
@@ -118,7 +118,7 @@ func (sc *Scorer) embedPadded(s *mlxc.Scope, batch []ScoreRow, width int) ([]flo
 		lengths[b] = len(row.IDs)
 	}
 	pass := sc.newTextPass(s, lengths, width)
-	if sc.Shape.Bidirectional && IsLong(0, width) {
+	if sc.Shape.Bidirectional && isLong(0, width) {
 		pass = kv.NewWidePass(sc.Shape.Windows, decoder.PrefillChunk)
 	}
 	h := sc.Arch.Hidden(s, s.FromInts(padded, len(batch), width), pass)

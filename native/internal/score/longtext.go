@@ -19,15 +19,15 @@ import (
 // maxBatchPositions bounds the positions, those of a shared prefix counted for each row, whose keys and values a pass holds.
 const maxBatchPositions = 16 * MaxBatchTokens
 
-// IsLong reports whether so many tokens behind a prefix are too many for one pass.
-func IsLong(prefix, tokens int) bool {
+// isLong reports whether so many tokens behind a prefix are too many for one pass.
+func isLong(prefix, tokens int) bool {
 	return tokens > decoder.PrefillChunk && prefix+tokens > MaxBatchTokens
 }
 
-// SplitLong moves the long rows behind the others.
-func SplitLong(rows []ScoreRow) (short, long []ScoreRow) {
+// splitLong moves the long rows behind the others.
+func splitLong(rows []ScoreRow) (short, long []ScoreRow) {
 	for _, row := range rows {
-		if IsLong(len(row.Prefix), len(row.IDs)) {
+		if isLong(len(row.Prefix), len(row.IDs)) {
 			long = append(long, row)
 		} else {
 			short = append(short, row)

@@ -1,7 +1,6 @@
 package score
 
 import (
-	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
@@ -26,7 +25,7 @@ func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
 		total += len(row.IDs)
 	}
 	total = roundUp(total, fusedBlock)
-	if total > maxFused || past.Length+total > fused.MaxPackedKeys {
+	if total > maxFused || past.Length+total > decoder.MaxPackedKeys {
 		return nil
 	}
 	for _, window := range sc.Shape.Windows {

@@ -115,9 +115,9 @@ func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, er
 	return &made, nil
 }
 
-// CommonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
+// commonPrefix is the longest beginning that all lists share, short of the last id of each: a row needs
 // a token of its own.
-func CommonPrefix(lists ...[]int32) []int32 {
+func commonPrefix(lists ...[]int32) []int32 {
 	prefix := lists[0][:len(lists[0])-1]
 	for _, ids := range lists[1:] {
 		prefix = prefix[:commonLength(prefix, ids[:len(ids)-1])]

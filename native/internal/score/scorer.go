@@ -66,7 +66,7 @@ func (sc *Scorer) Bytes() int64 {
 }
 
 // scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens behind a prefix, whose
-// labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See BatchSize for the bounds.
+// labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See batchSize for the bounds.
 func (sc *Scorer) scoreBytes(prefix, width, longest int) int64 {
 	each := prefix + width + longest
 	positions := max(each, min(maxBatchRows*each, maxBatchPositions+maxBatchRows*longest)) * len(sc.Shape.Windows)

@@ -57,7 +57,7 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 		vectors[l] = make([][]float32, len(texts))
 	}
 	for len(rows) > 0 {
-		batch := rows[:BatchSize(rows)]
+		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
 		if err := sc.Do(ctx, func() error { return sc.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
 			return nil, err

@@ -65,6 +65,7 @@ func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string
 	return t.run(ctx, &batchOrder{batches: batches, seed: options.Seed}, validation, done)
 }
 
+// NewTrainer makes a trainer; open prepares it.
 func NewTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.TrainOptions) *Trainer {
 	blocks := o.NumLayers
 	if blocks <= 0 {

@@ -2,12 +2,12 @@
 
 use crate::abi::{borrow_str, guard, Bytes};
 use crate::bytelevel::byte_letters;
+use crate::load::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{json, Value};
 use std::sync::Arc;
-use tokenizers::Tokenizer;
 
 /// The bytes of every token, in the form in which grammars look at them.
 pub struct Vocabulary(ParserFactory);

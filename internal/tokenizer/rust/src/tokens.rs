@@ -1,7 +1,8 @@
 //! tokenizer.json: text to ids and back.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes, Ids};
-use tokenizers::{DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
+use crate::load::Tokenizer;
+use tokenizers::{DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString, PreTokenizer};
 
 /// What a token is to a decoder that is given one token after the other.
 #[repr(i32)]

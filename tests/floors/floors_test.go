@@ -1,0 +1,146 @@
+// Package floors keeps the module's packages apart: data runs downwards once and comes back once. docs/architecture.md has the floors.
+package floors
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "forge.lthn.ai/core/go-mlx"
+
+// room is a package of the module. Names are without the module's path; the root is ".".
+type room struct {
+	imports []string // of the module, named in its files
+	deps    []string // of the module, at any distance
+	cgo     bool
+}
+
+// rooms asks the go command, with tests left out, for the packages as tags build them.
+func rooms(t *testing.T, tags string) map[string]room {
+	t.Helper()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	require.NoError(t, err)
+	list := exec.Command("go", "list", "-deps", "-tags", tags, "-json=ImportPath,Imports,Deps,CgoFiles", "./...")
+	list.Dir = strings.TrimSpace(string(root))
+	out, err := list.Output()
+	require.NoError(t, err)
+	found := map[string]room{}
+	decoder := json.NewDecoder(bytes.NewReader(out))
+	for {
+		var p struct {
+			ImportPath              string
+			Imports, Deps, CgoFiles []string
+		}
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+		if name, ok := own(p.ImportPath); ok {
+			found[name] = room{imports: ownOf(p.Imports), deps: ownOf(p.Deps), cgo: len(p.CgoFiles) > 0}
+		}
+	}
+	require.Greater(t, len(found), 30, "go list found the module")
+	return found
+}
+
+// own is the name of a package of the module.
+func own(path string) (string, bool) {
+	if path == module {
+		return ".", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+func ownOf(paths []string) (names []string) {
+	for _, path := range paths {
+		if name, ok := own(path); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// within reports whether a package is a room or one of its inner rooms.
+func within(name string, rooms ...string) bool {
+	return slices.ContainsFunc(rooms, func(room string) bool { return name == room || strings.HasPrefix(name, room+"/") })
+}
+
+func TestNoRoomKnowsMoreThanItMay(t *testing.T) {
+	for _, tags := range []string{"", "cuda"} {
+		all := rooms(t, tags)
+		for name, r := range all {
+			for _, dep := range r.deps {
+				switch {
+				case name == "engine":
+					t.Errorf("%s knows %s: the engines' common types know nothing", name, dep)
+				case within(name, "native") && within(dep, "bridge", "python"), within(name, "bridge") && within(dep, "native"):
+					t.Errorf("%s knows %s: the engines do not know each other", name, dep)
+				case within(name, "internal/mlxc", "internal/nn", "internal/fused") && !within(dep, "internal/mlxc", "internal/nn"):
+					t.Errorf("%s knows %s: kernels know arrays, and neither tokens nor text", name, dep)
+				case within(name, "native/internal/kv", "native/internal/decoder", "native/internal/checkpoint") && within(dep, "internal/tokenizer", "internal/segment"):
+					t.Errorf("%s knows %s: what computes knows ids and no text", name, dep)
+				case within(name, "native", "bridge", "internal", "engine") && within(dep, "cmd", "examples", "tests"),
+					within(name, "native", "bridge", "engine") && within(dep, "internal/server", "."):
+					t.Errorf("%s knows %s, which is above it", name, dep)
+				}
+			}
+			for _, other := range r.imports {
+				switch {
+				case within(name, "internal/server") && within(other, "native", "bridge"):
+					t.Errorf("%s names %s: the server knows the public API", name, other)
+				case name == "." && within(other, "internal/mlxc", "internal/tokenizer", "internal/nn", "internal/fused"):
+					t.Errorf("%s names %s: nothing is computed in the public API", name, other)
+				case within(other, "internal/mlxc", "internal/nn", "internal/fused") && !within(name, "native", "internal/mlxc", "internal/nn", "internal/fused"):
+					t.Errorf("%s names %s, which is the native engine's", name, other)
+				}
+			}
+			if r.cgo && name != "internal/mlxc" && name != "internal/tokenizer" {
+				t.Errorf("%s has files with import \"C\": it is mlxc's over MLX and tokenizer's over Rust", name)
+			}
+		}
+		require.True(t, all["internal/mlxc"].cgo && all["internal/tokenizer"].cgo, "go list tells of cgo")
+	}
+}
+
+// The floors of the native engine, top first, and what each may name of the others.
+func TestTheNativeEngineHasFloors(t *testing.T) {
+	const floor = "native/internal/"
+	may := map[string][]string{
+		"train":      {"decoder", "kv", "prompt", "checkpoint", "owner"},
+		"decode":     {"decoder", "kv", "prompt", "owner"},
+		"score":      {"decoder", "kv", "prompt", "checkpoint", "owner"},
+		"prompt":     {"owner"},
+		"decoder":    {"kv", "checkpoint", "owner"},
+		"kv":         nil,
+		"checkpoint": nil,
+		"owner":      nil,
+		"mlxtest":    nil,
+	}
+	for _, tags := range []string{"", "cuda"} {
+		for name, r := range rooms(t, tags) {
+			inner, ok := strings.CutPrefix(name, floor)
+			if !ok {
+				continue
+			}
+			allowed, known := may[inner]
+			require.True(t, known, "%s is not in the table of floors: add it here and in docs/architecture.md", name)
+			for _, other := range r.imports {
+				if below, ok := strings.CutPrefix(other, floor); ok {
+					require.Contains(t, allowed, below, "%s names %s", name, other)
+				}
+				if other == "internal/fused" {
+					require.Equal(t, "decoder", inner, "%s names %s: kernels are the decoder's", name, other)
+				}
+			}
+		}
+	}
+}
