@@ -1,4 +1,4 @@
-package native
+package decoder
 
 import (
 	"errors"
@@ -6,23 +6,21 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
 // A pass as one op has the bits of the same pass op by op, in prefill and token by token, and so has the KV that it leaves.
 func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
-	m := open(t)
-	if !m.network.Shape.Rings {
+	n := openNetwork(t, engine.NativeOptions{})
+	if !n.Shape.Rings {
 		return // there is only the other kind
 	}
-	ids := make([]int32, 80) // more than a sliding window
-	for i := range ids {
-		ids[i] = int32(300 + i*7%900)
-	}
-	require.NoError(t, m.owner.Do(t.Context(), func() (err error) {
-		s := m.owner.Lease.NewScope()
-		states := []*kv.Sequence{m.network.NewSequence(), m.network.NewSequence()}
+	ids := someIDs(80) // more than a sliding window
+	require.NoError(t, n.Do(t.Context(), func() (err error) {
+		s := n.Lease.NewScope()
+		states := []*kv.Sequence{n.NewSequence(), n.NewSequence()}
 		defer func() { err = errors.Join(err, states[0].Free(), states[1].Free(), s.Close()) }()
 		for begin, next := 0, 0; begin < len(ids); begin = next {
 			next = begin + 1
@@ -36,14 +34,14 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 				if watched {
 					pass.Observe = func(int, string, *mlxc.Array) {}
 				}
-				h := m.network.CPU.Hidden(s, row, pass)
+				h := n.CPU.Hidden(s, row, pass)
 				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
 				}
 			}
 			require.Equal(t, results[0], results[1], "tokens %d to %d", begin, next)
 		}
-		for layer := range m.network.Shape.Windows {
+		for layer := range n.Shape.Windows {
 			var held [2][][]float32
 			for i, st := range states {
 				_, keys, values := kv.Save(s, st.Caches[layer])
@@ -61,16 +59,16 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 
 // KV that two sequences share is not written over by either; KV of one alone is written where it is.
 func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
-	m := open(t)
-	if !m.network.Shape.Rings {
+	n := openNetwork(t, engine.NativeOptions{})
+	if !n.Shape.Rings {
 		return
 	}
-	require.NoError(t, m.owner.Do(t.Context(), func() (err error) {
-		s := m.owner.Lease.NewScope()
-		first := m.network.NewSequence()
+	require.NoError(t, n.Do(t.Context(), func() (err error) {
+		s := n.Lease.NewScope()
+		first := n.NewSequence()
 		defer func() { err = errors.Join(err, first.Free(), s.Close()) }()
 		step := func(st *kv.Sequence, id int32) []float32 {
-			values, err := s.AsType(m.network.Run(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
+			values, err := s.AsType(n.Run(s, st, s.FromInts([]int32{id}, 1, 1)), mlxc.Float32).Floats()
 			require.NoError(t, err)
 			return values
 		}
@@ -82,7 +80,7 @@ func TestSharedKVIsNotWrittenInPlace(t *testing.T) {
 		a := step(first, 400)
 		step(second, 500)
 		require.Equal(t, step(first, 401), func() []float32 {
-			third := m.network.NewSequence()
+			third := n.NewSequence()
 			defer func() { err = errors.Join(err, third.Free()) }()
 			for id := range int32(20) {
 				step(third, 300+id)
