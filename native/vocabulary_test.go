@@ -13,6 +13,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 	"forge.lthn.ai/core/go-mlx/native/internal/train"
 )
 
@@ -51,9 +52,9 @@ func TestTokensBeyondTheTableAreRefusedWhereverTheyComeFrom(t *testing.T) {
 	m := openPath(t, dir, engine.NativeOptions{})
 	text := beyond(t, m)
 	labels := engine.ClassifyOptions{Labels: []string{"sport", "food"}, Prompt: engine.DefaultLabelPrompt}
-	train := func(line map[string]any) func() error {
+	trains := func(line map[string]any) func() error {
 		return func() error {
-			o := trainOptions(t)
+			o := mlxtest.TrainOptions(t)
 			data, err := json.Marshal(line)
 			require.NoError(t, err)
 			file := filepath.Join(o.Data, "train.jsonl")
@@ -87,9 +88,9 @@ func TestTokensBeyondTheTableAreRefusedWhereverTheyComeFrom(t *testing.T) {
 			_, err := m.Classify(t.Context(), []string{text}, labels)
 			return err
 		},
-		"line of text":           train(map[string]any{"text": text}),
-		"line with a completion": train(map[string]any{"prompt": "a", "completion": text}),
-		"line with messages":     train(map[string]any{"messages": []engine.Message{{Role: "user", Content: text}, {Role: "assistant", Content: "b"}}}),
+		"line of text":           trains(map[string]any{"text": text}),
+		"line with a completion": trains(map[string]any{"prompt": "a", "completion": text}),
+		"line with messages":     trains(map[string]any{"messages": []engine.Message{{Role: "user", Content: text}, {Role: "assistant", Content: "b"}}}),
 	} {
 		require.ErrorAs(t, work(), &token, name)
 		require.GreaterOrEqual(t, int(token.ID), smallTable, name)

@@ -19,7 +19,12 @@ import (
 // rewrite changes the tensors of a model folder.
 func rewrite(t *testing.T, dir string, change func(s *mlxc.Scope, tensors map[string]*mlxc.Array)) {
 	t.Helper()
-	path := filepath.Join(dir, "model.safetensors")
+	rewriteFile(t, filepath.Join(dir, "model.safetensors"), change)
+}
+
+// rewriteFile changes the tensors of a file.
+func rewriteFile(t *testing.T, path string, change func(s *mlxc.Scope, tensors map[string]*mlxc.Array)) {
+	t.Helper()
 	lease, err := mlxc.Acquire()
 	require.NoError(t, err)
 	defer lease.Release(func() {})

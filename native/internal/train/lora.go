@@ -89,8 +89,8 @@ func byBlock(a, b string) int {
 	return strings.Compare(withinA, withinB)
 }
 
-// SaveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
-func SaveAdapter(s *mlxc.Scope, dir string, c *checkpoint.AdapterConfig, loras []namedLoRA, prefix string) error {
+// saveAdapter writes LoRAs in mlx-lm's form. Each file appears whole or not at all.
+func saveAdapter(s *mlxc.Scope, dir string, c *checkpoint.AdapterConfig, loras []namedLoRA, prefix string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save adapter: %w", err)
 	}

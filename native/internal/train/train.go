@@ -18,13 +18,13 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
-// Trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
-type Trainer struct {
+// trainer trains the LoRAs of a model. What it holds belongs to the owner thread.
+type trainer struct {
 	*decoder.Network
 	*prompt.Encoder
 	Options engine.TrainOptions
-	Adapter *checkpoint.AdapterConfig
-	Loras   []namedLoRA
+	adapter *checkpoint.AdapterConfig
+	loras   []namedLoRA
 	All     []*nn.LoRA   // the same without names
 	blocks  [][]*nn.LoRA // the same by block
 	m, v    []*mlxc.Array
@@ -32,9 +32,9 @@ type Trainer struct {
 	masks   []*mlxc.Array // of the pass under way, with checkpoints
 	updates int
 
-	Gradients *mlxc.GradFunction
+	gradients *mlxc.GradFunction
 	pass      *mlxc.Function // loss and gradients
-	Valued    *mlxc.Function // the loss alone
+	valued    *mlxc.Function // the loss alone
 	update    *mlxc.Function
 }
 
@@ -53,7 +53,7 @@ func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string
 	if err != nil {
 		return nil, err
 	}
-	t := NewTrainer(n, e, path, options)
+	t := newTrainer(n, e, path, options)
 	defer func() { err = errors.Join(err, n.Do(context.WithoutCancel(ctx), t.Close)) }()
 	done := 0
 	if err := n.Do(ctx, func() (err error) {
@@ -65,23 +65,23 @@ func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string
 	return t.run(ctx, &batchOrder{batches: batches, seed: options.Seed}, validation, done)
 }
 
-// NewTrainer makes a trainer; open prepares it.
-func NewTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.TrainOptions) *Trainer {
+// newTrainer makes a trainer; open prepares it.
+func newTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.TrainOptions) *trainer {
 	blocks := o.NumLayers
 	if blocks <= 0 {
 		blocks = -1 // all
 	}
-	return &Trainer{Network: n, Encoder: e, Options: o, Adapter: &checkpoint.AdapterConfig{
+	return &trainer{Network: n, Encoder: e, Options: o, adapter: &checkpoint.AdapterConfig{
 		Model: path, FineTuneType: "lora", NumLayers: blocks,
 		Parameters: checkpoint.LoraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
 	}}
 }
 
 // ReadData reads and batches what is trained on.
-func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []TrainBatch, err error) {
+func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []trainBatch, err error) {
 	for _, file := range []struct {
 		name    string
-		batches *[]TrainBatch
+		batches *[]trainBatch
 	}{{"train.jsonl", &train}, {"valid.jsonl", &validation}} {
 		examples, err := readExamples(e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
 		if err != nil {
@@ -101,22 +101,22 @@ func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []Tra
 
 // Open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
 // done.
-func (t *Trainer) Open() (done int, err error) {
+func (t *trainer) Open() (done int, err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if t.Loras, err = newAdapter(s, t.Linears, len(t.Shape.Windows), t.Adapter, t.Options.Seed); err != nil {
+	if t.loras, err = newAdapter(s, t.Linears, len(t.Shape.Windows), t.adapter, t.Options.Seed); err != nil {
 		return 0, err
 	}
-	if len(t.Loras) == 0 {
+	if len(t.loras) == 0 {
 		return 0, errors.New("train: the model has no linear layers to adapt")
 	}
 	t.blocks = make([][]*nn.LoRA, len(t.Shape.Windows))
-	for _, l := range t.Loras {
+	for _, l := range t.loras {
 		block, _, _ := blockOf(l.Layer)
 		t.blocks[block], t.All = append(t.blocks[block], l.LoRA), append(t.All, l.LoRA)
 		t.Linears[l.Layer].Adapt(l.LoRA)
 	}
-	for _, a := range t.Trained() {
+	for _, a := range t.trained() {
 		t.m = append(t.m, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
 		t.v = append(t.v, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
 	}
@@ -131,8 +131,8 @@ func (t *Trainer) Open() (done int, err error) {
 	return done, errors.Join(t.compile(), s.Err())
 }
 
-// Trained are the arrays under training, A and B of each LoRA.
-func (t *Trainer) Trained() []*mlxc.Array {
+// trained are the arrays under training, A and B of each LoRA.
+func (t *trainer) trained() []*mlxc.Array {
 	var out []*mlxc.Array
 	for _, l := range t.All {
 		out = append(out, l.A, l.B)
@@ -140,13 +140,13 @@ func (t *Trainer) Trained() []*mlxc.Array {
 	return out
 }
 
-func (t *Trainer) compile() (err error) {
+func (t *trainer) compile() (err error) {
 	lease, n := t.Lease, 2*len(t.All)
 	inputs := make([]int, n)
 	for i := range inputs {
 		inputs[i] = batchInputs + i
 	}
-	if t.Gradients, err = lease.ValueAndGrad(t.Loss, inputs...); err != nil {
+	if t.gradients, err = lease.ValueAndGrad(t.Loss, inputs...); err != nil {
 		return err
 	}
 	if lease.Device().Name != "cpu" || t.Options.Checkpoint {
@@ -157,7 +157,7 @@ func (t *Trainer) compile() (err error) {
 	for _, f := range []struct {
 		compiled **mlxc.Function
 		plain    func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
-	}{{&t.pass, t.lossAndGradients}, {&t.Valued, t.Loss}, {&t.update, t.adamW}} {
+	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.Loss}, {&t.update, t.adamW}} {
 		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
 			return err
 		}
@@ -166,13 +166,13 @@ func (t *Trainer) compile() (err error) {
 }
 
 // lossAndGradients takes what loss takes, and returns the gradients of the trained arrays behind what it returns.
-func (t *Trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-	values, gradients := t.Gradients.Call(s, in...)
+func (t *trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	values, gradients := t.gradients.Call(s, in...)
 	return append(values, gradients...)
 }
 
 // adamW takes the rate, then the trained arrays, both moments and the gradients, and returns the first three anew.
-func (t *Trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+func (t *trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	n := 2 * len(t.All)
 	out := make([]*mlxc.Array, 3*n)
 	for i := range n {
@@ -181,28 +181,28 @@ func (t *Trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	return out
 }
 
-// Inputs are what the passes take of a batch, and the trained arrays.
-func (t *Trainer) Inputs(s *mlxc.Scope, b *TrainBatch) []*mlxc.Array {
-	n := padded(len(b.Picks))
+// inputs are what the passes take of a batch, and the trained arrays.
+func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
+	n := padded(len(b.picks))
 	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
-	copy(picks, b.Picks)
-	copy(targets, b.Targets)
-	for i := range b.Picks {
+	copy(picks, b.picks)
+	copy(targets, b.targets)
+	for i := range b.picks {
 		counts[i] = true
 	}
-	in := []*mlxc.Array{s.FromInts(b.IDs, b.Rows, b.Length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
-	in = append(in, t.Trained()...)
+	in := []*mlxc.Array{s.FromInts(b.IDs, b.rows, b.Length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
+	in = append(in, t.trained()...)
 	if b.segments != nil {
-		in = append(in, s.FromInts(b.segments, b.Rows, b.Length))
+		in = append(in, s.FromInts(b.segments, b.rows, b.Length))
 	}
 	return in
 }
 
 // step is an iteration: a pass, and an update if enough gradients are together.
-func (t *Trainer) step(b *TrainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
+func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
-	out := Call(t.pass, t.lossAndGradients, s, t.Inputs(s, b))
+	out := Call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
 		return 0, 0, err
 	}
@@ -227,7 +227,7 @@ func (t *Trainer) step(b *TrainBatch, rate float64, update bool) (loss float64, 
 }
 
 // hold keeps gradients for later.
-func (t *Trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
+func (t *trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
 	err := freeAll(t.sums)
 	t.sums = slices.Clone(gradients)
 	for _, g := range t.sums {
@@ -237,19 +237,19 @@ func (t *Trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
 }
 
 // Apply updates the trained arrays.
-func (t *Trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
+func (t *trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
 	if k := t.Options.Accumulate; k > 1 {
 		for i, g := range gradients {
 			gradients[i] = s.Divide(g, s.Scalar(float64(k), g.DType()))
 		}
 	}
 	n := len(gradients)
-	in := slices.Concat([]*mlxc.Array{s.Scalar(rate, mlxc.Float32)}, t.Trained(), t.m, t.v, gradients)
+	in := slices.Concat([]*mlxc.Array{s.Scalar(rate, mlxc.Float32)}, t.trained(), t.m, t.v, gradients)
 	out := Call(t.update, t.adamW, s, in)
 	if err := s.Err(); err != nil {
 		return err
 	}
-	errs := []error{freeAll(t.Trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums)}
+	errs := []error{freeAll(t.trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums)}
 	t.sums = nil
 	for _, a := range out {
 		s.Keep(a)
@@ -271,14 +271,14 @@ func freeAll(arrays []*mlxc.Array) error {
 }
 
 // validate is the mean loss over batches.
-func (t *Trainer) validate(ctx context.Context, batches []TrainBatch) (float64, error) {
+func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, error) {
 	var sum float64
 	var total int64
 	for i := range batches {
 		if err := t.Do(ctx, func() (err error) {
 			s := t.Lease.NewScope()
 			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
-			out := Call(t.Valued, t.Loss, s, t.Inputs(s, &batches[i]))
+			out := Call(t.valued, t.Loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
 				return err
 			}
@@ -297,12 +297,12 @@ func (t *Trainer) validate(ctx context.Context, batches []TrainBatch) (float64, 
 }
 
 // run trains from an iteration on.
-func (t *Trainer) run(ctx context.Context, order *batchOrder, validation []TrainBatch, done int) (*engine.TrainResult, error) {
+func (t *trainer) run(ctx context.Context, order *batchOrder, validation []trainBatch, done int) (*engine.TrainResult, error) {
 	o, result := t.Options, &engine.TrainResult{}
 	if o.EvalBatches > 0 {
 		validation = validation[:min(len(validation), o.EvalBatches)]
 	}
-	for _, a := range t.Trained() {
+	for _, a := range t.trained() {
 		result.Parameters += int64(a.Size())
 	}
 	progress := engine.TrainProgress{Iteration: done}
@@ -351,17 +351,17 @@ func (t *Trainer) run(ctx context.Context, order *batchOrder, validation []Train
 	return result, nil
 }
 
-func (t *Trainer) freeMasks() error {
+func (t *trainer) freeMasks() error {
 	err := freeAll(t.masks)
 	t.masks = nil
 	return err
 }
 
 // Close gives everything back that the model does not own.
-func (t *Trainer) Close() error {
-	errs := []error{t.freeMasks(), t.update.Close(), t.Valued.Close(), t.pass.Close(), t.Gradients.Close()}
-	for _, l := range t.Loras {
+func (t *trainer) Close() error {
+	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
+	for _, l := range t.loras {
 		t.Linears[l.Layer].Adapt(nil)
 	}
-	return errors.Join(append(errs, freeAll(t.Trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums))...)
+	return errors.Join(append(errs, freeAll(t.trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums))...)
 }

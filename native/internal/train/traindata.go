@@ -114,13 +114,13 @@ func encodeChat(enc *prompt.Encoder, messages []engine.Message, tools json.RawMe
 	return enc.Tokenizer.Encode(text, false)
 }
 
-// TrainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
+// trainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
 // that is masked, nothing but its states is needed.
-type TrainBatch struct {
-	Rows, Length int
+type trainBatch struct {
+	rows, Length int
 	IDs          []int32 // [rows, length]
-	Picks        []int32 // positions, row after row, whose next token is predicted
-	Targets      []int32 // those tokens
+	picks        []int32 // positions, row after row, whose next token is predicted
+	targets      []int32 // those tokens
 	segments     []int32 // of packed rows: the number of the example that each position belongs to; nil otherwise
 }
 
@@ -130,10 +130,10 @@ const padTo = 32
 func padded(n int) int { return (n + padTo - 1) / padTo * padTo }
 
 // makeBatches groups examples of like length, as mlx-lm does; those that do not fill the last batch are left out.
-func makeBatches(examples []example, size, longest int) []TrainBatch {
+func makeBatches(examples []example, size, longest int) []trainBatch {
 	examples = slices.Clone(examples)
 	slices.SortStableFunc(examples, func(a, b example) int { return len(a.ids) - len(b.ids) })
-	var out []TrainBatch
+	var out []trainBatch
 	for group := range slices.Chunk(examples, size) {
 		if len(group) < size {
 			break
@@ -148,7 +148,7 @@ func makeBatches(examples []example, size, longest int) []TrainBatch {
 }
 
 // packBatches puts as many examples into each row as it holds, longest first.
-func packBatches(examples []example, size, longest int) []TrainBatch {
+func packBatches(examples []example, size, longest int) []trainBatch {
 	examples = slices.Clone(examples)
 	slices.SortStableFunc(examples, func(a, b example) int { return len(b.ids) - len(a.ids) })
 	var rows [][]example
@@ -161,10 +161,10 @@ func packBatches(examples []example, size, longest int) []TrainBatch {
 		}
 		rows[row], free[row] = append(rows[row], e), free[row]-len(e.ids)
 	}
-	var out []TrainBatch
+	var out []trainBatch
 	for group := range slices.Chunk(rows, size) {
 		b := newTrainBatch(len(group), longest-1)
-		b.segments = make([]int32, b.Rows*b.Length)
+		b.segments = make([]int32, b.rows*b.Length)
 		for row, all := range group {
 			at := 0
 			for k, e := range all {
@@ -180,12 +180,12 @@ func packBatches(examples []example, size, longest int) []TrainBatch {
 	return out
 }
 
-func newTrainBatch(rows, length int) TrainBatch {
-	return TrainBatch{Rows: rows, Length: length, IDs: make([]int32, rows*length)}
+func newTrainBatch(rows, length int) trainBatch {
+	return trainBatch{rows: rows, Length: length, IDs: make([]int32, rows*length)}
 }
 
 // put writes an example from a position on. Its first token is not predicted; its last is, but predicts nothing.
-func (b *TrainBatch) put(row, at int, e example) {
+func (b *trainBatch) put(row, at int, e example) {
 	start := row * b.Length
 	copy(b.IDs[start+at:start+b.Length], e.ids)
 	for i := max(1, e.offset); i < len(e.ids) && at+i-1 < b.Length; i++ {
@@ -197,20 +197,20 @@ func (b *TrainBatch) put(row, at int, e example) {
 	}
 }
 
-func (b *TrainBatch) predict(position int, target int32) {
-	b.Picks, b.Targets = append(b.Picks, int32(position)), append(b.Targets, target)
+func (b *trainBatch) predict(position int, target int32) {
+	b.picks, b.targets = append(b.picks, int32(position)), append(b.targets, target)
 }
 
 // batchOrder is the order of batches: every epoch another one, the same for a seed.
 type batchOrder struct {
-	batches []TrainBatch
+	batches []trainBatch
 	seed    uint64
 	epoch   int
 	order   []int
 }
 
 // at is the batch of an iteration, counted from 0.
-func (o *batchOrder) at(iteration int) *TrainBatch {
+func (o *batchOrder) at(iteration int) *trainBatch {
 	epoch := iteration / len(o.batches)
 	if o.order == nil || epoch != o.epoch {
 		o.epoch, o.order = epoch, rand.New(rand.NewPCG(o.seed, uint64(epoch))).Perm(len(o.batches))

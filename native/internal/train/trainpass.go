@@ -24,7 +24,7 @@ func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 
 // NewPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
 // without.
-func (t *Trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
+func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 	pass, row := kv.NewHistoryPass(s, &kv.History{}, n, t.Shape.Windows)
 	if segments != nil {
 		// A rotation by position is one by distance, so that an example need not begin at position 0.
@@ -48,7 +48,7 @@ func (t *Trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 
 // checkpointed runs a block whose inside is computed again for its gradients. It hands the block's trained arrays in: what a
 // checkpointed function does not get as an input has no gradient.
-func (t *Trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+func (t *trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	in := []*mlxc.Array{h}
 	for _, lora := range t.blocks[layer] {
 		in = append(in, lora.A, lora.B)
@@ -69,9 +69,9 @@ const batchInputs = 4
 // Loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
 // trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
 // predictions it goes, int32.
-func (t *Trainer) Loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+func (t *trainer) Loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, picks, targets, counts := in[0], in[1], in[2], in[3]
-	trained := in[batchInputs : batchInputs+2*len(t.Loras)]
+	trained := in[batchInputs : batchInputs+2*len(t.loras)]
 	var segments *mlxc.Array
 	if len(in) > batchInputs+len(trained) {
 		segments = in[batchInputs+len(trained)]

@@ -17,19 +17,19 @@ import (
 const resumeFile = "training_state.safetensors"
 
 // parts are the arrays of a saved state, by what stands before their names.
-func (t *Trainer) parts() map[string][]*mlxc.Array {
-	return map[string][]*mlxc.Array{"p": t.Trained(), "m": t.m, "v": t.v, "g": t.sums}
+func (t *trainer) parts() map[string][]*mlxc.Array {
+	return map[string][]*mlxc.Array{"p": t.trained(), "m": t.m, "v": t.v, "g": t.sums}
 }
 
 // save writes the adapter and the state behind so many iterations.
-func (t *Trainer) save(iterations int) (err error) {
+func (t *trainer) save(iterations int) (err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
 	prefix := ""
 	if strings.Contains(t.Prefix, checkpoint.MultimodalPrefix) {
 		prefix = checkpoint.MultimodalPrefix
 	}
-	if err := SaveAdapter(s, t.Options.Out, t.Adapter, t.Loras, prefix); err != nil {
+	if err := saveAdapter(s, t.Options.Out, t.adapter, t.loras, prefix); err != nil {
 		return err
 	}
 	arrays := map[string]*mlxc.Array{}
@@ -46,7 +46,7 @@ func (t *Trainer) save(iterations int) (err error) {
 }
 
 // resume reads a state in place of the fresh one and returns how many iterations it is behind.
-func (t *Trainer) resume(s *mlxc.Scope) (int, error) {
+func (t *trainer) resume(s *mlxc.Scope) (int, error) {
 	path := filepath.Join(t.Options.Out, resumeFile)
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("resume: %s: %w", path, err) }
 	headers, metadata, err := safetensors.ReadFileMetadata(path)
@@ -67,7 +67,7 @@ func (t *Trainer) resume(s *mlxc.Scope) (int, error) {
 	if err := s.Err(); err != nil {
 		return fail(err)
 	}
-	trained := t.Trained()
+	trained := t.trained()
 	take := func(part string, i int) (*mlxc.Array, error) {
 		name := fmt.Sprintf("%s.%d", part, i)
 		a, ok := arrays[name]
