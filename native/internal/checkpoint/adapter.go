@@ -27,11 +27,11 @@ type AdapterConfig struct {
 	Model        string         `json:"model,omitempty"`
 	FineTuneType string         `json:"fine_tune_type"`
 	NumLayers    int            `json:"num_layers"`
-	Parameters   LoraParameters `json:"lora_parameters"`
+	Parameters   LoRAParameters `json:"lora_parameters"`
 }
 
-// LoraParameters says how an adapter's layers were made.
-type LoraParameters struct {
+// LoRAParameters says how an adapter's layers were made.
+type LoRAParameters struct {
 	Rank    int      `json:"rank"`
 	Scale   float32  `json:"scale"`
 	Dropout float32  `json:"dropout"`

@@ -22,10 +22,10 @@ import (
 type trainer struct {
 	*decoder.Network
 	*prompt.Encoder
-	Options engine.TrainOptions
+	options engine.TrainOptions
 	adapter *checkpoint.AdapterConfig
 	loras   []namedLoRA
-	All     []*nn.LoRA   // the same without names
+	all     []*nn.LoRA   // the same without names
 	blocks  [][]*nn.LoRA // the same by block
 	m, v    []*mlxc.Array
 	sums    []*mlxc.Array // of gradients, between updates
@@ -38,8 +38,8 @@ type trainer struct {
 	update    *mlxc.Function
 }
 
-// Call runs a function, compiled if it was.
-func Call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array, s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+// call runs a function, compiled if it was.
+func call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array, s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	if f == nil {
 		return plain(s, in)
 	}
@@ -54,10 +54,10 @@ func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string
 		return nil, err
 	}
 	t := newTrainer(n, e, path, options)
-	defer func() { err = errors.Join(err, n.Do(context.WithoutCancel(ctx), t.Close)) }()
+	defer func() { err = errors.Join(err, n.Do(context.WithoutCancel(ctx), t.close)) }()
 	done := 0
 	if err := n.Do(ctx, func() (err error) {
-		done, err = t.Open()
+		done, err = t.open()
 		return err
 	}); err != nil {
 		return nil, err
@@ -71,9 +71,9 @@ func newTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.Tra
 	if blocks <= 0 {
 		blocks = -1 // all
 	}
-	return &trainer{Network: n, Encoder: e, Options: o, adapter: &checkpoint.AdapterConfig{
+	return &trainer{Network: n, Encoder: e, options: o, adapter: &checkpoint.AdapterConfig{
 		Model: path, FineTuneType: "lora", NumLayers: blocks,
-		Parameters: checkpoint.LoraParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
+		Parameters: checkpoint.LoRAParameters{Rank: o.Rank, Scale: o.Scale, Keys: o.Keys},
 	}}
 }
 
@@ -99,12 +99,12 @@ func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []tra
 	return train, validation, nil
 }
 
-// Open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
+// open makes the adapter, or reads the one to go on with, and prepares the passes. It returns how many iterations are
 // done.
-func (t *trainer) Open() (done int, err error) {
+func (t *trainer) open() (done int, err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if t.loras, err = newAdapter(s, t.Linears, len(t.Shape.Windows), t.adapter, t.Options.Seed); err != nil {
+	if t.loras, err = newAdapter(s, t.Linears, len(t.Shape.Windows), t.adapter, t.options.Seed); err != nil {
 		return 0, err
 	}
 	if len(t.loras) == 0 {
@@ -113,7 +113,7 @@ func (t *trainer) Open() (done int, err error) {
 	t.blocks = make([][]*nn.LoRA, len(t.Shape.Windows))
 	for _, l := range t.loras {
 		block, _, _ := blockOf(l.Layer)
-		t.blocks[block], t.All = append(t.blocks[block], l.LoRA), append(t.All, l.LoRA)
+		t.blocks[block], t.all = append(t.blocks[block], l.LoRA), append(t.all, l.LoRA)
 		t.Linears[l.Layer].Adapt(l.LoRA)
 	}
 	for _, a := range t.trained() {
@@ -123,7 +123,7 @@ func (t *trainer) Open() (done int, err error) {
 	if err := s.Eval(append(t.m, t.v...)...); err != nil {
 		return 0, err
 	}
-	if t.Options.Resume {
+	if t.options.Resume {
 		if done, err = t.resume(s); err != nil {
 			return 0, err
 		}
@@ -134,22 +134,22 @@ func (t *trainer) Open() (done int, err error) {
 // trained are the arrays under training, A and B of each LoRA.
 func (t *trainer) trained() []*mlxc.Array {
 	var out []*mlxc.Array
-	for _, l := range t.All {
+	for _, l := range t.all {
 		out = append(out, l.A, l.B)
 	}
 	return out
 }
 
 func (t *trainer) compile() (err error) {
-	lease, n := t.Lease, 2*len(t.All)
+	lease, n := t.Lease, 2*len(t.all)
 	inputs := make([]int, n)
 	for i := range inputs {
 		inputs[i] = batchInputs + i
 	}
-	if t.gradients, err = lease.ValueAndGrad(t.Loss, inputs...); err != nil {
+	if t.gradients, err = lease.ValueAndGrad(t.loss, inputs...); err != nil {
 		return err
 	}
-	if lease.Device().Name != "cpu" || t.Options.Checkpoint {
+	if lease.Device().Name != "cpu" || t.options.Checkpoint {
 		// MLX never frees the trace of a compiled function in which an op has several outputs, nor the weights in it (see
 		// fused.Kernels). A checkpoint is such an op, and so are some gradients on a GPU.
 		return nil
@@ -157,7 +157,7 @@ func (t *trainer) compile() (err error) {
 	for _, f := range []struct {
 		compiled **mlxc.Function
 		plain    func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
-	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.Loss}, {&t.update, t.adamW}} {
+	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.loss}, {&t.update, t.adamW}} {
 		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
 			return err
 		}
@@ -173,10 +173,10 @@ func (t *trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Arra
 
 // adamW takes the rate, then the trained arrays, both moments and the gradients, and returns the first three anew.
 func (t *trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-	n := 2 * len(t.All)
+	n := 2 * len(t.all)
 	out := make([]*mlxc.Array, 3*n)
 	for i := range n {
-		out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.Options.WeightDecay)
+		out[i], out[n+i], out[2*n+i] = adamW(s, in[1+i], in[1+n+i], in[1+2*n+i], in[1+3*n+i], in[0], t.options.WeightDecay)
 	}
 	return out
 }
@@ -202,7 +202,7 @@ func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
 func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
-	out := Call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
+	out := call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
 		return 0, 0, err
 	}
@@ -211,7 +211,7 @@ func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, 
 		gradients[i] = s.Add(gradients[i], sum)
 	}
 	if update {
-		err = t.Apply(s, gradients, rate)
+		err = t.apply(s, gradients, rate)
 	} else {
 		err = t.hold(s, gradients)
 	}
@@ -236,16 +236,16 @@ func (t *trainer) hold(s *mlxc.Scope, gradients []*mlxc.Array) error {
 	return errors.Join(err, s.Eval(t.sums...))
 }
 
-// Apply updates the trained arrays.
-func (t *trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
-	if k := t.Options.Accumulate; k > 1 {
+// apply updates the trained arrays.
+func (t *trainer) apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) error {
+	if k := t.options.Accumulate; k > 1 {
 		for i, g := range gradients {
 			gradients[i] = s.Divide(g, s.Scalar(float64(k), g.DType()))
 		}
 	}
 	n := len(gradients)
 	in := slices.Concat([]*mlxc.Array{s.Scalar(rate, mlxc.Float32)}, t.trained(), t.m, t.v, gradients)
-	out := Call(t.update, t.adamW, s, in)
+	out := call(t.update, t.adamW, s, in)
 	if err := s.Err(); err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (t *trainer) Apply(s *mlxc.Scope, gradients []*mlxc.Array, rate float64) er
 	for _, a := range out {
 		s.Keep(a)
 	}
-	for i, l := range t.All {
+	for i, l := range t.all {
 		l.A, l.B = out[2*i], out[2*i+1]
 	}
 	t.m, t.v = out[n:2*n:2*n], out[2*n:]
@@ -278,7 +278,7 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 		if err := t.Do(ctx, func() (err error) {
 			s := t.Lease.NewScope()
 			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
-			out := Call(t.valued, t.Loss, s, t.inputs(s, &batches[i]))
+			out := call(t.valued, t.loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
 				return err
 			}
@@ -298,7 +298,7 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 
 // run trains from an iteration on.
 func (t *trainer) run(ctx context.Context, order *batchOrder, validation []trainBatch, done int) (*engine.TrainResult, error) {
-	o, result := t.Options, &engine.TrainResult{}
+	o, result := t.options, &engine.TrainResult{}
 	if o.EvalBatches > 0 {
 		validation = validation[:min(len(validation), o.EvalBatches)]
 	}
@@ -357,8 +357,8 @@ func (t *trainer) freeMasks() error {
 	return err
 }
 
-// Close gives everything back that the model does not own.
-func (t *trainer) Close() error {
+// close gives everything back that the model does not own.
+func (t *trainer) close() error {
 	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
 	for _, l := range t.loras {
 		t.Linears[l.Layer].Adapt(nil)

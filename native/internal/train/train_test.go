@@ -58,11 +58,11 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 	tr := newTrainer(n, e, testenv.Model(t), o)
 	require.NoError(t, n.Do(t.Context(), func() (err error) {
 		s := n.Lease.NewScope()
-		_, err = tr.Open()
+		_, err = tr.open()
 		if err == nil {
 			err = work(tr, s, batches)
 		}
-		return errors.Join(err, s.Close(), tr.Close(), mlxc.ClearCache())
+		return errors.Join(err, s.Close(), tr.close(), mlxc.ClearCache())
 	}))
 	require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes after training")
 }
@@ -72,7 +72,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 	o := mlxtest.TrainOptions(t)
 	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 		b := &batches[len(batches)-1]
-		for _, l := range tr.All { // B of zeros would make A's gradients zeros
+		for _, l := range tr.all { // B of zeros would make A's gradients zeros
 			old := l.B
 			l.B = s.Keep(s.Normal(mlxc.Float32, 0.02, s.RandomKey(5), old.Shape()...))
 			if err := errors.Join(s.Eval(l.B), old.Free()); err != nil {
@@ -135,7 +135,7 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		}
 		t.Logf("loss %v, largest relative difference of a gradient %.2g", loss, largest)
 		require.Less(t, largest, 0.02)
-		if err := tr.Apply(s, gradients, 1e-3); err != nil {
+		if err := tr.apply(s, gradients, 1e-3); err != nil {
 			return err
 		}
 		largest = 0
@@ -187,7 +187,7 @@ func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
 				if last := len(b.picks) - 1; !packed { // without mlx-lm's prediction of the padding
 					b.picks, b.targets = b.picks[:last], b.targets[:last]
 				}
-				out := Call(tr.valued, tr.Loss, s, tr.inputs(s, b))
+				out := call(tr.valued, tr.loss, s, tr.inputs(s, b))
 				if err := s.Err(); err != nil {
 					return err
 				}

@@ -34,7 +34,7 @@ func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 			return mlxc.Mask{Array: s.ExpandDims(s.LogicalAnd(same, seen), 1)}
 		})
 	}
-	if t.Options.Checkpoint {
+	if t.options.Checkpoint {
 		pass.Around = t.checkpointed
 		// Blocks are run again on the way back, when the scope of this pass is closed.
 		for _, mask := range row.Masks {
@@ -66,17 +66,17 @@ func (t *trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func
 // batchInputs is how many arrays of a batch come before the trained ones.
 const batchInputs = 4
 
-// Loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
+// loss takes ids [B, T], the positions that predict, int32 [N], their targets [N], which of these are no padding, bool [N], the
 // trained arrays, and for packed rows their segments [B, T]. It returns the mean cross entropy, float32, and over how many
 // predictions it goes, int32.
-func (t *trainer) Loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+func (t *trainer) loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	ids, picks, targets, counts := in[0], in[1], in[2], in[3]
 	trained := in[batchInputs : batchInputs+2*len(t.loras)]
 	var segments *mlxc.Array
 	if len(in) > batchInputs+len(trained) {
 		segments = in[batchInputs+len(trained)]
 	}
-	defer setLoRAs(t.All, trained)()
+	defer setLoRAs(t.all, trained)()
 	h := t.Arch.Hidden(s, ids, t.newPass(s, ids.Dim(1), segments))
 	h = s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0)
 	logits := t.Arch.Logits(s, h)

@@ -29,7 +29,7 @@ func (t *trainer) save(iterations int) (err error) {
 	if strings.Contains(t.Prefix, checkpoint.MultimodalPrefix) {
 		prefix = checkpoint.MultimodalPrefix
 	}
-	if err := saveAdapter(s, t.Options.Out, t.adapter, t.loras, prefix); err != nil {
+	if err := saveAdapter(s, t.options.Out, t.adapter, t.loras, prefix); err != nil {
 		return err
 	}
 	arrays := map[string]*mlxc.Array{}
@@ -38,8 +38,8 @@ func (t *trainer) save(iterations int) (err error) {
 			arrays[fmt.Sprintf("%s.%d", part, i)] = a
 		}
 	}
-	metadata := map[string]string{"iterations": strconv.Itoa(iterations), "updates": strconv.Itoa(t.updates), "seed": strconv.FormatUint(t.Options.Seed, 10)}
-	if err := s.ReplaceSafetensors(filepath.Join(t.Options.Out, resumeFile), arrays, metadata); err != nil {
+	metadata := map[string]string{"iterations": strconv.Itoa(iterations), "updates": strconv.Itoa(t.updates), "seed": strconv.FormatUint(t.options.Seed, 10)}
+	if err := s.ReplaceSafetensors(filepath.Join(t.options.Out, resumeFile), arrays, metadata); err != nil {
 		return fmt.Errorf("save training state: %w", err)
 	}
 	return nil
@@ -47,13 +47,13 @@ func (t *trainer) save(iterations int) (err error) {
 
 // resume reads a state in place of the fresh one and returns how many iterations it is behind.
 func (t *trainer) resume(s *mlxc.Scope) (int, error) {
-	path := filepath.Join(t.Options.Out, resumeFile)
+	path := filepath.Join(t.options.Out, resumeFile)
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("resume: %s: %w", path, err) }
 	headers, metadata, err := safetensors.ReadFileMetadata(path)
 	if err != nil {
 		return 0, fmt.Errorf("resume: %w", err)
 	}
-	if seed := strconv.FormatUint(t.Options.Seed, 10); metadata["seed"] != seed {
+	if seed := strconv.FormatUint(t.options.Seed, 10); metadata["seed"] != seed {
 		return fail(fmt.Errorf("it was trained with seed %s, not %s", metadata["seed"], seed))
 	}
 	iterations, err := strconv.Atoi(metadata["iterations"])
@@ -94,7 +94,7 @@ func (t *trainer) resume(s *mlxc.Scope) (int, error) {
 			return fail(err)
 		}
 		t.m[i], t.v[i] = m, v
-		if l := t.All[i/2]; i%2 == 0 {
+		if l := t.all[i/2]; i%2 == 0 {
 			l.A = p
 		} else {
 			l.B = p
