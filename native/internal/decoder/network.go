@@ -23,7 +23,7 @@ type Network struct {
 	*owner.Owner
 	Weights *mlxc.Scope
 	Arch    Architecture
-	CPU     *cpuDecoder   // of arch; nil without the CPU kernels
+	cpu     *cpuDecoder   // of arch; nil without the CPU kernels
 	CUDA    *FusedDecoder // of arch; nil without the CUDA kernels
 	Shape   Shape
 	Kinds   layerKinds
@@ -105,12 +105,12 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	}
 	n.Shape = n.Arch.shape()
 	if d, ok := n.Arch.(*decoder); ok {
-		n.CPU, n.CUDA = d.cpu, d.cuda
+		n.cpu, n.CUDA = d.cpu, d.cuda
 	}
 	switch {
 	case n.CUDA != nil:
 		n.Kernels = "cuda"
-	case n.CPU == nil:
+	case n.cpu == nil:
 		n.Kernels = "mlx"
 	}
 	n.Kinds = kindsOf(n.Shape.Windows)
@@ -154,7 +154,7 @@ func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) 
 }
 
 // OutputLayer is the output layer for the CPU kernels.
-func (n *Network) OutputLayer() mlxc.Layer { return n.CPU.head }
+func (n *Network) OutputLayer() mlxc.Layer { return n.cpu.head }
 
 // NewSequence is an empty one for the network's kernels.
 func (n *Network) NewSequence() *kv.Sequence { return kv.NewSequence(&n.Shape.Layout) }

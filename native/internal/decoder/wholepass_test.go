@@ -34,7 +34,7 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 				if watched {
 					pass.Observe = func(int, string, *mlxc.Array) {}
 				}
-				h := n.CPU.Hidden(s, row, pass)
+				h := n.cpu.Hidden(s, row, pass)
 				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
 				}

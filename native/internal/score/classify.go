@@ -60,10 +60,10 @@ func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.C
 	for _, row := range long {
 		scores, err := task.ScoreLong(ctx, row)
 		if err == nil {
-			results[row.Index], err = options.Result(scores)
+			results[row.index], err = options.Result(scores)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("text %d: %w", row.Index, err)
+			return nil, fmt.Errorf("text %d: %w", row.index, err)
 		}
 		sc.Counters.Classified.Add(1)
 	}
@@ -99,7 +99,7 @@ type labelSet struct {
 
 // ScoreRow is one text: the shared prefix, if it begins with it, and the tokens behind that.
 type ScoreRow struct {
-	Index  int
+	index  int
 	Prefix []int32
 	IDs    []int32
 }
@@ -193,9 +193,9 @@ func (t *LabelTask) Row(ctx context.Context, index int, text string) (ScoreRow, 
 		return ScoreRow{}, fmt.Errorf("text %d: %w", index, &engine.ContextLengthError{Tokens: len(ids), Limit: limit - t.longest + 1})
 	}
 	if n := len(t.Prefix); len(ids) > n && slices.Equal(ids[:n], t.Prefix) {
-		return ScoreRow{Index: index, Prefix: t.Prefix, IDs: ids[n:]}, nil
+		return ScoreRow{index: index, Prefix: t.Prefix, IDs: ids[n:]}, nil
 	}
-	return ScoreRow{Index: index, IDs: ids}, nil
+	return ScoreRow{index: index, IDs: ids}, nil
 }
 
 // Score runs one batch on the owner thread and stores its results.
@@ -226,8 +226,8 @@ func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engin
 		return err
 	}
 	for b, row := range batch {
-		if results[row.Index], err = t.Options.Result(scores[b]); err != nil {
-			return fmt.Errorf("text %d: %w", row.Index, err)
+		if results[row.index], err = t.Options.Result(scores[b]); err != nil {
+			return fmt.Errorf("text %d: %w", row.index, err)
 		}
 		t.Counters.Prompt.Add(int64(len(row.IDs)))
 	}

@@ -36,7 +36,7 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		if err != nil {
 			return nil, fmt.Errorf("text %d: %w", i, err)
 		}
-		rows[i] = ScoreRow{Index: i, IDs: ids}
+		rows[i] = ScoreRow{index: i, IDs: ids}
 	}
 	slices.SortStableFunc(rows, func(a, b ScoreRow) int { return cmp.Compare(len(a.IDs), len(b.IDs)) })
 	vectors := make([][]float32, len(texts))
@@ -44,8 +44,8 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		var long []ScoreRow
 		rows, long = splitLong(rows)
 		for _, row := range long {
-			if vectors[row.Index], err = sc.EmbedLong(ctx, row.IDs); err != nil {
-				return nil, fmt.Errorf("text %d: %w", row.Index, err)
+			if vectors[row.index], err = sc.EmbedLong(ctx, row.IDs); err != nil {
+				return nil, fmt.Errorf("text %d: %w", row.index, err)
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func (sc *Scorer) EmbedBatch(batch []ScoreRow, vectors [][]float32) (err error) 
 	}
 	size := sc.Embedder.size
 	for b, row := range batch {
-		vectors[row.Index] = values[b*size:][:size:size]
+		vectors[row.index] = values[b*size:][:size:size]
 		sc.Counters.Prompt.Add(int64(len(row.IDs)))
 	}
 	return nil

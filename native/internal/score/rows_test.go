@@ -18,9 +18,9 @@ func TestWhichRowsAreLong(t *testing.T) {
 	}{{0, MaxBatchTokens, false}, {0, MaxBatchTokens + 1, true}, {100, MaxBatchTokens - 99, true}, {30000, decoder.PrefillChunk, false}, {30000, decoder.PrefillChunk + 1, true}} {
 		require.Equal(t, c.long, isLong(c.prefix, c.tokens), "%v", c)
 	}
-	rows := []ScoreRow{{Index: 0, IDs: ids(9)}, {Index: 1, IDs: ids(9000)}, {Index: 2, IDs: ids(10)}}
+	rows := []ScoreRow{{index: 0, IDs: ids(9)}, {index: 1, IDs: ids(9000)}, {index: 2, IDs: ids(10)}}
 	short, long := splitLong(rows)
-	require.Equal(t, []int{0, 2, 1}, []int{short[0].Index, short[1].Index, long[0].Index})
+	require.Equal(t, []int{0, 2, 1}, []int{short[0].index, short[1].index, long[0].index})
 	// A long prefix is held once for each row, so that few rows go together.
 	many := slices.Repeat([]ScoreRow{{Prefix: ids(30000), IDs: ids(5)}}, 64)
 	require.Equal(t, 1, batchSize(many))

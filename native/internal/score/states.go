@@ -49,7 +49,7 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 		if err != nil {
 			return nil, fmt.Errorf("text %d: %w", i, err)
 		}
-		rows[i] = ScoreRow{Index: i, IDs: ids}
+		rows[i] = ScoreRow{index: i, IDs: ids}
 	}
 	slices.SortStableFunc(rows, func(a, b ScoreRow) int { return cmp.Compare(len(a.IDs), len(b.IDs)) })
 	vectors := make([][][]float32, len(options.Layers))
@@ -108,7 +108,7 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors
 			return err
 		}
 		for b, row := range batch {
-			vectors[l][row.Index] = pool(values, sc.Shape.HiddenSize, texts[b], front)
+			vectors[l][row.index] = pool(values, sc.Shape.HiddenSize, texts[b], front)
 		}
 	}
 	for _, row := range batch {

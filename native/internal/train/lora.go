@@ -64,7 +64,7 @@ func newAdapter(s *mlxc.Scope, layers checkpoint.Linears, blocks int, c *checkpo
 
 // namedLoRA is the LoRA of a layer.
 type namedLoRA struct {
-	Layer string
+	layer string
 	*nn.LoRA
 }
 
@@ -96,7 +96,7 @@ func saveAdapter(s *mlxc.Scope, dir string, c *checkpoint.AdapterConfig, loras [
 	}
 	arrays := map[string]*mlxc.Array{}
 	for _, l := range loras {
-		arrays[prefix+l.Layer+".lora_a"], arrays[prefix+l.Layer+".lora_b"] = l.A, l.B
+		arrays[prefix+l.layer+".lora_a"], arrays[prefix+l.layer+".lora_b"] = l.A, l.B
 	}
 	if err := s.ReplaceSafetensors(filepath.Join(dir, checkpoint.AdapterWeightsFile), arrays, nil); err != nil {
 		return fmt.Errorf("save adapter: %w", err)

@@ -112,9 +112,9 @@ func (t *trainer) open() (done int, err error) {
 	}
 	t.blocks = make([][]*nn.LoRA, len(t.Shape.Windows))
 	for _, l := range t.loras {
-		block, _, _ := blockOf(l.Layer)
+		block, _, _ := blockOf(l.layer)
 		t.blocks[block], t.all = append(t.blocks[block], l.LoRA), append(t.all, l.LoRA)
-		t.Linears[l.Layer].Adapt(l.LoRA)
+		t.Linears[l.layer].Adapt(l.LoRA)
 	}
 	for _, a := range t.trained() {
 		t.m = append(t.m, s.Keep(s.Zeros(mlxc.Float32, a.Shape()...)))
@@ -190,10 +190,10 @@ func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
 	for i := range b.picks {
 		counts[i] = true
 	}
-	in := []*mlxc.Array{s.FromInts(b.IDs, b.rows, b.Length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
+	in := []*mlxc.Array{s.FromInts(b.ids, b.rows, b.length), s.FromInts(picks, n), s.FromInts(targets, n), s.FromBools(counts, n)}
 	in = append(in, t.trained()...)
 	if b.segments != nil {
-		in = append(in, s.FromInts(b.segments, b.rows, b.Length))
+		in = append(in, s.FromInts(b.segments, b.rows, b.length))
 	}
 	return in
 }
@@ -361,7 +361,7 @@ func (t *trainer) freeMasks() error {
 func (t *trainer) close() error {
 	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
 	for _, l := range t.loras {
-		t.Linears[l.Layer].Adapt(nil)
+		t.Linears[l.layer].Adapt(nil)
 	}
 	return errors.Join(append(errs, freeAll(t.trained()), freeAll(t.m), freeAll(t.v), freeAll(t.sums))...)
 }

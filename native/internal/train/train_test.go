@@ -85,10 +85,10 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		var ids [][]int32
 		var lengths [][2]int
 		for row := range b.rows {
-			tokens := append(slices.Clone(b.IDs[row*b.Length:][:b.Length]), 0) // the last one is no input
+			tokens := append(slices.Clone(b.ids[row*b.length:][:b.length]), 0) // the last one is no input
 			first, last := 0, 0
 			for i, pick := range b.picks {
-				if at := int(pick) - row*b.Length; at >= 0 && at < b.Length {
+				if at := int(pick) - row*b.length; at >= 0 && at < b.length {
 					if last = at + 1; first == 0 {
 						first = at + 1
 					}
@@ -123,8 +123,8 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					expected := want[kind+"."+l.Layer+part]
-					require.Len(t, expected, len(got), "%s of %s%s", kind, l.Layer, part)
+					expected := want[kind+"."+l.layer+part]
+					require.Len(t, expected, len(got), "%s of %s%s", kind, l.layer, part)
 					largest = max(largest, testenv.RelativeDifference(expected, got))
 				}
 			}
@@ -153,7 +153,7 @@ func TestCheckpointsChangeNoGradient(t *testing.T) {
 		o.Checkpoint = checkpointed
 		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 			longest := &batches[len(batches)-1] // longer than the sliding window, so that there are masks
-			require.Greater(t, longest.Length, 32)
+			require.Greater(t, longest.length, 32)
 			_, gradients := tr.gradients.Call(s, tr.inputs(s, longest)...)
 			if err := s.Err(); err != nil {
 				return err

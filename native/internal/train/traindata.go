@@ -117,8 +117,8 @@ func encodeChat(enc *prompt.Encoder, messages []engine.Message, tools json.RawMe
 // trainBatch is rows of one length: tokens, and the predictions that count. Logits are computed for these only: of a prompt
 // that is masked, nothing but its states is needed.
 type trainBatch struct {
-	rows, Length int
-	IDs          []int32 // [rows, length]
+	rows, length int
+	ids          []int32 // [rows, length]
 	picks        []int32 // positions, row after row, whose next token is predicted
 	targets      []int32 // those tokens
 	segments     []int32 // of packed rows: the number of the example that each position belongs to; nil otherwise
@@ -164,13 +164,13 @@ func packBatches(examples []example, size, longest int) []trainBatch {
 	var out []trainBatch
 	for group := range slices.Chunk(rows, size) {
 		b := newTrainBatch(len(group), longest-1)
-		b.segments = make([]int32, b.rows*b.Length)
+		b.segments = make([]int32, b.rows*b.length)
 		for row, all := range group {
 			at := 0
 			for k, e := range all {
 				b.put(row, at, e)
-				for i := at; i < min(at+len(e.ids), b.Length); i++ {
-					b.segments[row*b.Length+i] = int32(k + 1)
+				for i := at; i < min(at+len(e.ids), b.length); i++ {
+					b.segments[row*b.length+i] = int32(k + 1)
 				}
 				at += len(e.ids)
 			}
@@ -181,18 +181,18 @@ func packBatches(examples []example, size, longest int) []trainBatch {
 }
 
 func newTrainBatch(rows, length int) trainBatch {
-	return trainBatch{rows: rows, Length: length, IDs: make([]int32, rows*length)}
+	return trainBatch{rows: rows, length: length, ids: make([]int32, rows*length)}
 }
 
 // put writes an example from a position on. Its first token is not predicted; its last is, but predicts nothing.
 func (b *trainBatch) put(row, at int, e example) {
-	start := row * b.Length
-	copy(b.IDs[start+at:start+b.Length], e.ids)
-	for i := max(1, e.offset); i < len(e.ids) && at+i-1 < b.Length; i++ {
+	start := row * b.length
+	copy(b.ids[start+at:start+b.length], e.ids)
+	for i := max(1, e.offset); i < len(e.ids) && at+i-1 < b.length; i++ {
 		b.predict(start+at+i-1, e.ids[i])
 	}
 	// mlx-lm also counts the prediction behind the last token, of padding, where there is any.
-	if b.segments == nil && len(e.ids) <= b.Length {
+	if b.segments == nil && len(e.ids) <= b.length {
 		b.predict(start+len(e.ids)-1, 0)
 	}
 }
