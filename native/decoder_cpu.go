@@ -82,7 +82,7 @@ func roundToBFloat16(f float32) float32 {
 
 // hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
 func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kernelPass) *mlxc.Array {
-	if pass.watched || d.adapted() {
+	if pass.stepwise || d.adapted() {
 		return d.opByOp(s, ids, st, pass)
 	}
 	whole := mlxc.DecoderPass{Positions: pass.positions, Keep: pass.keep != nil}
@@ -90,7 +90,7 @@ func (d *cpuDecoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 		whole.Visible = append(whole.Visible, pass.visible(window)...)
 	}
 	for i := range d.layers {
-		whole.Past = append(whole.Past, pass.past(i))
+		whole.Past = append(whole.Past, pass.past(s, i))
 	}
 	x, kept := s.Decode(d.whole, ids, whole)
 	if pass.keep != nil {
@@ -122,7 +122,7 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, st state, pass *kern
 		attended, kept := s.Attend(mlxc.Attention{
 			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
 			Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: dtype,
-		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.past(i), pass.keep != nil)
+		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.past(s, i), pass.keep != nil)
 		if pass.keep != nil {
 			pass.keep(s, i, kept)
 		}

@@ -23,8 +23,8 @@ type badCache struct {
 func (c badCache) Free() error { return errors.Join(c.KVCache.Free(), c.trouble()) }
 
 // Past and Take are there if the cache is a ring.
-func (c badCache) Past(n int) mlxc.PastKV               { return c.KVCache.(nn.Ring).Past(n) }
-func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV) { c.KVCache.(nn.Ring).Take(s, kept) }
+func (c badCache) Past(s *mlxc.Scope, n int) mlxc.PastKV { return c.KVCache.(nn.Ring).Past(s, n) }
+func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV)  { c.KVCache.(nn.Ring).Take(s, kept) }
 
 var (
 	errFree     = errors.New("the cache cannot be freed")

@@ -12,11 +12,12 @@ type kernelPass struct {
 	// visible says what every token sees in a layer with a window, 0 for none: mlxc.VisibleSize numbers each.
 	visible func(window int) []int32
 	// past is the kept keys and values of a layer, of each row.
-	past func(layer int) []mlxc.PastKV
+	past func(s *mlxc.Scope, layer int) []mlxc.PastKV
 	// keep takes them back with those of the pass; nil if they are not to be kept.
 	keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
-	// watched passes show what their ops compute, so they run op by op.
-	watched bool
+	// stepwise passes run op by op: somebody looks at what ops compute, or a layer's KV is unpacked, which must not be there for all
+	// layers at once.
+	stepwise bool
 }
 
 // kernelState is a state that the CPU kernels can run a pass over.
@@ -32,11 +33,11 @@ func passOf(st state, rows, tokens int) *kernelPass {
 	return nil
 }
 
-// watchedPassOf is passOf for a state that observes.
-func watchedPassOf(st state, rows, tokens int) *kernelPass {
+// stepwisePassOf is passOf for a state that observes.
+func stepwisePassOf(st state, rows, tokens int) *kernelPass {
 	p := passOf(st, rows, tokens)
 	if p != nil {
-		p.watched = true
+		p.stepwise = true
 	}
 	return p
 }
@@ -53,15 +54,22 @@ func passOver(states []*decodeState, tokens int) *kernelPass {
 		out := make([]int32, 0, len(states)*tokens*mlxc.VisibleSize)
 		for _, st := range states {
 			for t := range tokens {
+				if window == 0 && st.bound > 0 {
+					out = st.appendBounded(out, t)
+					continue
+				}
 				out = appendVisible(out, st.position(), window, st.position()+t, span{0, t + 1}, span{})
 			}
 		}
 		return out
 	}
-	p.past = func(layer int) []mlxc.PastKV {
+	for _, st := range states {
+		p.stepwise = p.stepwise || st.packed
+	}
+	p.past = func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 		past := make([]mlxc.PastKV, len(states))
 		for i, st := range states {
-			past[i] = st.caches[layer].(nn.Ring).Past(tokens)
+			past[i] = st.caches[layer].(nn.Ring).Past(s, tokens)
 		}
 		return past
 	}
@@ -71,6 +79,19 @@ func passOver(states []*decodeState, tokens int) *kernelPass {
 		}
 	}
 	return p
+}
+
+// appendBounded appends what the t-th token of a pass sees in a layer whose KV is bounded. As in mlx-lm it is a window over what is held,
+// oldest first, and the tokens of the pass: the first positions, which are kept for ever, are seen by the first tokens of a pass only.
+func (st *decodeState) appendBounded(out []int32, t int) []int32 {
+	length := st.position()
+	held := min(length, st.bound-1)
+	oldest := held + t + 1 - st.bound // in that order
+	past, first := max(0, oldest), max(0, oldest-held)
+	if past >= min(keptPositions, held) && length > held { // behind the gap
+		past += length - held
+	}
+	return append(out, int32(past), int32(first), 0, int32(t+1), 0)
 }
 
 // span is a range of a pass's tokens.

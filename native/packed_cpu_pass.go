@@ -26,11 +26,11 @@ func (p packedPass) kernelPass(int, int) *kernelPass {
 			}
 			return out
 		},
-		past: func(layer int) []mlxc.PastKV {
+		past: func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 			if row.past == 0 {
 				return make([]mlxc.PastKV, 1)
 			}
-			return []mlxc.PastKV{p.past.caches[layer].(nn.Ring).Past(0)}
+			return []mlxc.PastKV{p.past.caches[layer].(nn.Ring).Past(s, 0)}
 		},
 	}
 }

@@ -13,29 +13,25 @@ type decodeState struct {
 	masks   []mlxc.Mask
 	fused   *fusedDecoder
 	kernels bool // the caches are rings for the CPU kernels; otherwise they are for MLX's ops
+	bound   int  // positions that layers with full attention see at most; 0 for no bound
+	packed  bool // there are quantised caches
 }
 
-// newDecodeState makes an empty state for the model's kernels.
-func newDecodeState(shape modelShape) *decodeState {
-	if !shape.kernels {
-		return newBoundedState(shape, 0)
-	}
-	st := &decodeState{kernels: true}
-	for _, window := range shape.windows {
-		st.caches = append(st.caches, nn.NewRingCache(window))
-	}
-	return st
-}
+// newDecodeState makes an empty state.
+func newDecodeState(shape modelShape) *decodeState { return newBoundedState(shape, 0) }
 
 // keptPositions is how many first positions a bounded cache never forgets, as in mlx-lm.
 const keptPositions = 4
 
-// newBoundedState makes an empty state for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
-// no bound.
+// newBoundedState makes an empty state whose layers with full attention are bound to so many positions; 0 for no bound.
 func newBoundedState(shape modelShape, bound int) *decodeState {
-	st := &decodeState{masks: make([]mlxc.Mask, len(shape.windows)), fused: shape.fused}
+	st := &decodeState{masks: make([]mlxc.Mask, len(shape.windows)), fused: shape.fused, kernels: shape.kernels, bound: bound}
 	for _, window := range shape.windows {
 		switch {
+		case shape.kernels && window == 0 && bound > 0:
+			st.caches = append(st.caches, nn.NewBoundedRing(bound, keptPositions))
+		case shape.kernels:
+			st.caches = append(st.caches, nn.NewRingCache(window))
 		case window > 0:
 			st.caches = append(st.caches, nn.NewRotatingCache(window))
 		case bound > 0:
@@ -50,12 +46,19 @@ func newBoundedState(shape modelShape, bound int) *decodeState {
 // quantize packs the KV of layers with full attention; a sliding window is small as it is.
 func (st *decodeState) quantize(s *mlxc.Scope, q mlxc.Quantization) {
 	for i, c := range st.caches {
-		full, ok := c.(*nn.FullCache)
-		if !ok {
+		switch full := c.(type) {
+		case *nn.FullCache:
+			st.caches[i] = full.Quantize(s, q)
+		case *nn.RingCache:
+			if full.Window() > 0 {
+				continue
+			}
+			st.caches[i] = full.Quantize(s, q)
+		default:
 			continue
 		}
-		st.caches[i] = full.Quantize(s, q)
-		if err := full.Free(); err != nil {
+		st.packed = true
+		if err := c.Free(); err != nil {
 			s.Fail(err)
 		}
 	}
@@ -123,7 +126,7 @@ func (st *decodeState) arrays() []*mlxc.Array {
 
 // share returns a state of its own that goes on from the same positions.
 func (st *decodeState) share(s *mlxc.Scope) *decodeState {
-	out := &decodeState{masks: make([]mlxc.Mask, len(st.masks)), fused: st.fused, kernels: st.kernels}
+	out := &decodeState{masks: make([]mlxc.Mask, len(st.masks)), fused: st.fused, kernels: st.kernels, bound: st.bound, packed: st.packed}
 	for _, c := range st.caches {
 		out.caches = append(out.caches, c.Share(s))
 	}

@@ -21,7 +21,7 @@ type layerState struct {
 }
 
 func (st *layerState) kernelPass(rows, tokens int) *kernelPass {
-	return watchedPassOf(st.state, rows, tokens)
+	return stepwisePassOf(st.state, rows, tokens)
 }
 
 func (st *layerState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {

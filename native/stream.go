@@ -49,10 +49,7 @@ type item struct {
 
 func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	st := &stream{
-		model: m, options: options, prompt: ids, rest: ids, state: newDecodeState(m.shape), stops: map[int32]bool{},
-	}
-	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
-		st.state = newBoundedState(m.shape, options.MaxKVSize)
+		model: m, options: options, prompt: ids, rest: ids, state: newBoundedState(m.shape, options.MaxKVSize), stops: map[int32]bool{},
 	}
 	room := lookahead + 1 // one more, so that an error always has room
 	if m.draft != nil {

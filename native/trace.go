@@ -19,7 +19,7 @@ type traceState struct {
 }
 
 func (st *traceState) kernelPass(rows, tokens int) *kernelPass {
-	return watchedPassOf(st.state, rows, tokens)
+	return stepwisePassOf(st.state, rows, tokens)
 }
 
 func (st *traceState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array) {

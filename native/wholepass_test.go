@@ -30,10 +30,10 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 				next = 60
 			}
 			var results [2][]float32
-			for i, watched := range []bool{false, true} {
+			for i, stepwise := range []bool{false, true} {
 				row := s.FromInts(ids[begin:next], 1, next-begin)
 				pass := passOver(states[i:i+1], next-begin)
-				pass.watched = watched
+				pass.stepwise = stepwise
 				h := m.cpu.hidden(s, row, states[i], pass)
 				if results[i], err = s.AsType(h, mlxc.Float32).Floats(); err != nil {
 					return err
