@@ -25,8 +25,8 @@ type badCache struct {
 func (c badCache) Free() error { return errors.Join(c.Cache.Free(), c.trouble()) }
 
 // Past and Take are there if the cache is a ring.
-func (c badCache) Past(n int) mlxc.PastKV               { return c.Cache.(kv.Ring).Past(n) }
-func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV) { c.Cache.(kv.Ring).Take(s, kept) }
+func (c badCache) Past(s *mlxc.Scope, n int) mlxc.PastKV { return c.Cache.(kv.Ring).Past(s, n) }
+func (c badCache) Take(s *mlxc.Scope, kept mlxc.PastKV)  { c.Cache.(kv.Ring).Take(s, kept) }
 
 var (
 	errFree     = errors.New("the cache cannot be freed")

@@ -51,16 +51,19 @@ struct Run {
   long stride, count;
 };
 
-// The runs that a query sees, oldest first: past ones, which may go round the end of their room, then the pass's own.
+// The runs that a query sees, oldest first: sinks, other past ones, which may go round the end of their room, then the pass's own.
 template <int type> int visible_runs(const Attention& a, long row, long kv_head, const Visible& v, Run* runs) {
   const long d = a.head_dim, slots = a.heads + 2 * a.kv_heads, size = bytes_of<type>;
   int n = 0;
   const Past& past = a.past[row];
   if (v.past < past.length) {
     const char *keys = (const char*)past.keys + kv_head * past.room * d * size, *values = (const char*)past.values + kv_head * past.room * d * size;
-    for (long p = v.past; p < past.length;) {
-      const long at = p % past.room, count = lesser(past.length - p, past.room - at);
-      runs[n++] = {keys + at * d * size, values + at * d * size, d * size, count};
+    auto run = [&](long at, long count) { runs[n++] = {keys + at * d * size, values + at * d * size, d * size, count}; };
+    const long sinks = lesser(past.sinks, past.length);
+    if (v.past < sinks) run(v.past, sinks - v.past);
+    for (long p = greater(v.past, past.oldest()); p < past.length;) {
+      const long at = past.place(p), count = lesser(past.length - p, past.room - at);
+      run(at, count);
       p += count;
     }
   }
@@ -97,7 +100,7 @@ template <int type, int g> inline void score4(const float* q, long dp, const cha
 template <int type, int g> void attend_token(const Attention& a, long row, long token, long head) {
   const long d = a.head_dim, dp = (d + lanes - 1) / lanes * lanes, slots = a.heads + 2 * a.kv_heads, size = bytes_of<type>;
   const Visible& v = a.visible[row * a.tokens + token];
-  Run runs[5];
+  Run runs[6];
   const int n = visible_runs<type>(a, row, head / (a.heads / a.kv_heads), v, runs);
   long total = 0;
   for (int i = 0; i < n; i++) total += runs[i].count;

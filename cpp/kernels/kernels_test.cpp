@@ -273,13 +273,13 @@ static void test_attention(const Level& level, Type type) {
   std::vector<Visible> all;
   for (long t = 0; t < tokens; t++) all.push_back(visible(t, 0));
   pool_set_threads(3);
-  run(0, tokens, all, Past{nullptr, nullptr, 1, 0}, own.bytes.data(), out.bytes.data());
+  run(0, tokens, all, Past{nullptr, nullptr, 1, 0, 0}, own.bytes.data(), out.bytes.data());
   // One by one, with a room of just the window: positions go round in it.
   const long room = std::min(window, tokens);
   std::vector<char> keys(kv * room * d * size), values(kv * room * d * size);
   pool_set_threads(2);
   for (long t = 0; t < tokens; t++) {
-    Past past{keys.data(), values.data(), room, t};
+    Past past{keys.data(), values.data(), room, t, 0};
     run(t, 1, {visible(t, t)}, past, kept.bytes.data(), again.bytes.data() + t * heads * d * size);
     for (long h = 0; h < kv; h++) {
       std::memcpy(&keys[(h * room + t % room) * d * size], &kept.bytes[(heads + h) * d * size], d * size);
@@ -287,6 +287,24 @@ static void test_attention(const Level& level, Type type) {
     }
   }
   check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "tokens one by one have other bits than together");
+  // With sinks: the first positions stay, and the rest goes round in less than a window; in one pass these are two ranges of its tokens.
+  const long sinks = whole(1, 5), small = sinks + whole(1, 10);
+  std::vector<char> few_keys(kv * small * d * size), few_values(kv * small * d * size);
+  Numbers bounded(type, tokens * heads * d), whole_bounded(type, tokens * heads * d);
+  std::vector<Visible> seen;
+  for (long t = 0; t < tokens; t++) {
+    Past past{few_keys.data(), few_values.data(), small, t, sinks};
+    Visible own_only{0, {0, 0}, {1, 0}};
+    run(t, 1, {own_only}, past, kept.bytes.data(), bounded.bytes.data() + t * heads * d * size);
+    for (long h = 0; h < kv; h++) {
+      std::memcpy(&few_keys[(h * small + past.place(t)) * d * size], &kept.bytes[(heads + h) * d * size], d * size);
+      std::memcpy(&few_values[(h * small + past.place(t)) * d * size], &kept.bytes[(heads + kv + h) * d * size], d * size);
+    }
+    if (t <= small) seen.push_back({0, {0, 0}, {int32_t(t + 1), 0}});
+    else seen.push_back({0, {0, int32_t(t - (small - sinks))}, {int32_t(sinks), int32_t(t + 1)}});
+  }
+  run(0, tokens, seen, Past{nullptr, nullptr, 1, 0, 0}, own.bytes.data(), whole_bounded.bytes.data());
+  check(std::memcmp(bounded.bytes.data(), whole_bounded.bytes.data(), bounded.bytes.size()) == 0, "sinks and a round have other bits than two ranges");
   for (long t = 0; t < tokens; t++)
     for (long h = 0; h < heads; h++) {
       std::vector<double> p(t + 1);

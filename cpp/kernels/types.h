@@ -53,11 +53,20 @@ struct Visible {
   int32_t first[2], last[2];
 };
 
-// One sequence's kept keys and values, [kv_heads, room, head_dim]; position p is at p % room.
+// One sequence's kept keys and values, [kv_heads, room, head_dim]. The first `sinks` positions stay where they are for ever, later ones go
+// round in the rest of the room.
 struct Past {
   const void* keys;
   const void* values;
-  long room, length;
+  long room, length, sinks;
+
+  // Where a position lies.
+  long place(long p) const { return p < sinks ? p : sinks + (p - sinks) % (room - sinks); }
+  // The oldest position that is still there, but for the sinks.
+  long oldest() const { return length > room ? length - (room - sinks) : lesser_of(sinks, length); }
+
+ private:
+  static long lesser_of(long a, long b) { return a < b ? a : b; }
 };
 
 // Attention of a pass: rows sequences of `tokens` tokens each.

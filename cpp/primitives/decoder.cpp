@@ -43,9 +43,7 @@ class Decode : public Kernel {
  public:
   Decode(Stream s, std::shared_ptr<gomlx_decoder> d, long rows, long tokens, const gomlx_pass& p)
       : Kernel(s), d_(std::move(d)), rows_(rows), tokens_(tokens), positions_(p.positions, p.positions + rows * tokens),
-        visible_(p.visible, p.visible + d_->windows * rows * tokens * 5), lengths_(p.lengths, p.lengths + rows * long(d_->layers.size())) {
-    if (p.rooms) rooms_.assign(p.rooms, p.rooms + lengths_.size()), owned_.assign(p.owned, p.owned + lengths_.size());
-  }
+        visible_(p.visible, p.visible + d_->windows * rows * tokens * 5), past_(p.past, p.past + rows * long(d_->layers.size())), keep_(p.keep != 0) {}
   const char* name() const override { return "gomlx::Decode"; }
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
@@ -85,7 +83,7 @@ class Decode : public Kernel {
       a.visible = reinterpret_cast<const Visible*>(pass.visible.data() + l.window * n * 5);
       a.own = own, a.out = pass.attended;
       const long at = long(i) * rows_;
-      step.kv = kv_of(inputs, next, outputs, out, lengths_.data() + at, rooms_.empty() ? nullptr : rooms_.data() + at, owned_.data() + at, rows_);
+      step.kv = kv_of(inputs, next, outputs, out, past_.data() + at, keep_, rows_);
       pass.steps.push_back(std::move(step));
     }
     pass.norm = weights(d.norm);
@@ -152,7 +150,8 @@ class Decode : public Kernel {
   std::shared_ptr<gomlx_decoder> d_;
   long rows_, tokens_;
   std::vector<int32_t> positions_, visible_;
-  std::vector<int> lengths_, rooms_, owned_;
+  std::vector<gomlx_past> past_; // [layers, rows]
+  bool keep_;
 };
 
 // Takes a norm of n numbers; an empty handle is -1.
@@ -237,7 +236,7 @@ int gomlx_decode(mlx_array* out, mlx_array* kept, gomlx_decoder* decoder, mlx_ar
     std::vector<Shape> shapes{{int(rows), int(tokens), int(d.table.columns)}};
     for (size_t i = 0; i < d.layers.size(); i++) {
       const long at = long(i) * rows;
-      take_kv(kv + 2 * at, pass->lengths + at, pass->rooms ? pass->rooms + at : nullptr, rows, d.settings.kv_heads, d.settings.head_dim, d.dtype, inputs, shapes);
+      take_kv(kv + 2 * at, pass->past + at, pass->keep != 0, rows, d.settings.kv_heads, d.settings.head_dim, d.dtype, inputs, shapes);
     }
     std::vector<Dtype> types(shapes.size(), d.dtype);
     auto outs = array::make_arrays(shapes, types, std::make_shared<Decode>(unwrap(s), d.self, rows, tokens, *pass), inputs);

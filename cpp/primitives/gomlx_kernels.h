@@ -44,14 +44,22 @@ typedef struct {
   int keep; // put the pass's keys and values into the rooms
 } gomlx_attention;
 
+// The KV of one row in one layer. The first `sinks` positions lie at their numbers and are never written over, position p behind them at
+// sinks + (p - sinks) % (room - sinks).
+typedef struct {
+  int length; // positions so far
+  int room;   // that there shall be behind the pass; a larger one is only right as long as positions have not gone round
+  int owned;  // nobody else looks at keys and values any more: they are written in place if the room is the same
+  int sinks;
+} gomlx_past;
+
 // Attention of a pass. qkv is float32 [rows, tokens, (heads + 2 kv_heads) * head_dim], rotation is what gomlx_rotation gave;
 // q_norm and k_norm may be empty. visible is int32 [rows, tokens, 5]: the first past position, and two ranges of the pass's own
-// tokens, begins and then ends. lengths are the positions that each row has kept. kv is the keys and values [1, kv_heads, room, head_dim] of each row, empty handles where the length is
-// 0; position p lies at p % room. With keep, kept gets the new keys and values of each row, with rooms of the given sizes: a
-// larger one is only right as long as positions have not gone round. The kept keys and values of a row that is owned, so that nobody
-// looks at them any more, are written in place if the room is the same. out is [rows, tokens, heads * head_dim] in dtype.
+// tokens, begins and then ends; past positions that are not there any more are not seen. kv is the keys and values [1, kv_heads, room,
+// head_dim] of each row, empty handles where the length is 0. With keep, kept gets the new keys and values of each row. out is
+// [rows, tokens, heads * head_dim] in dtype.
 GOMLX_API int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv, mlx_array rotation, mlx_array q_norm, mlx_array k_norm, mlx_array visible,
-                           const mlx_array* kv, const int* lengths, const int* rooms, const int* owned, const gomlx_attention* settings, mlx_dtype dtype, mlx_stream s);
+                           const mlx_array* kv, const gomlx_past* past, const gomlx_attention* settings, mlx_dtype dtype, mlx_stream s);
 
 // sum = h + y, or h + norm(y) post if post is given, and normed = norm(sum) next. h is [..., n], y float32 of the same shape.
 GOMLX_API int gomlx_add_norm(mlx_array* sum, mlx_array* normed, mlx_array h, mlx_array y, mlx_array post, mlx_array next, float eps, int clip, mlx_stream s);
@@ -100,13 +108,12 @@ GOMLX_API void gomlx_decoder_free(gomlx_decoder* d);
 typedef struct {
   const int* positions; // [rows, tokens]
   const int* visible;   // [windows, rows, tokens, 5], as for gomlx_attend
-  const int* lengths;   // [layers, rows]
-  const int* rooms;     // [layers, rows], or null if the pass's own keys and values are not kept
-  const int* owned;     // [layers, rows], if they are
+  const gomlx_past* past; // [layers, rows]
+  int keep; // whether the pass's own keys and values are kept
 } gomlx_pass;
 
 // The normed states [rows, tokens, hidden] of ids, int32 or uint32 [rows, tokens]. kv is the keys and values of each layer and row, kept
-// receives as many if there are rooms; both as for gomlx_attend.
+// receives as many with keep; both as for gomlx_attend.
 GOMLX_API int gomlx_decode(mlx_array* out, mlx_array* kept, gomlx_decoder* decoder, mlx_array ids, const mlx_array* kv, const gomlx_pass* pass, mlx_stream s);
 
 // A file of weights, of which arrays are made before it is read. Reading puts bytes straight to where the arrays have them. The

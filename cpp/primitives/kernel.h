@@ -101,7 +101,7 @@ class Kernel : public mx::Primitive {
   }
 
   // The KV that take_kv took, when it is evaluated: inputs from `next` on and outputs from `out` on, which it moves past them.
-  KV kv_of(const std::vector<array>& inputs, size_t& next, std::vector<array>& outputs, size_t& out, const int* lengths, const int* rooms, const int* owned, long rows);
+  KV kv_of(const std::vector<array>& inputs, size_t& next, std::vector<array>& outputs, size_t& out, const gomlx_past* past, bool keep, long rows);
 
   void* scratch(size_t bytes) {
     constexpr size_t row = 4096; // so that the number of rows, an int, is enough for any size
@@ -195,7 +195,7 @@ inline void rotate(const int32_t* positions, long n, const float* wavelengths, f
 // afterwards.
 struct KV {
   // A row's room before and after: the same memory if the old one is the row's own and large enough.
-  struct Room { char *keys, *values; const char *old_keys, *old_values; long size, old_size; };
+  struct Room { char *keys, *values; const char *old_keys, *old_values; long size, old_size, sinks; };
   std::vector<Past> past;
   std::vector<Room> rooms; // none if the pass's own are not kept
 
@@ -219,8 +219,13 @@ struct KV {
         std::memcpy(to.keys + h * to.size * position, to.old_keys + h * to.old_size * position, size_t(held * position));
         std::memcpy(to.values + h * to.size * position, to.old_values + h * to.old_size * position, size_t(held * position));
       }
-      for (long t = std::max(0L, a.tokens - to.size); t < a.tokens; t++) {
-        const long at = (length + t) % to.size;
+      const Past place{nullptr, nullptr, to.size, length + a.tokens, to.sinks};
+      for (long t = 0; t < a.tokens; t++) {
+        if (length + t >= to.sinks && length + t < place.oldest()) { // those of the pass that are gone when it is done
+          t = place.oldest() - length - 1;
+          continue;
+        }
+        const long at = place.place(length + t);
         std::memcpy(to.keys + (h * to.size + at) * position, own + (t * slots + a.heads + h) * position, size_t(position));
         std::memcpy(to.values + (h * to.size + at) * position, own + (t * slots + a.heads + a.kv_heads + h) * position, size_t(position));
       }
@@ -228,20 +233,20 @@ struct KV {
   }
 };
 
-inline KV Kernel::kv_of(const std::vector<array>& inputs, size_t& next, std::vector<array>& outputs, size_t& out, const int* lengths, const int* rooms, const int* owned, long rows) {
-  KV kv{std::vector<Past>(rows, Past{nullptr, nullptr, 1, 0}), std::vector<KV::Room>(rooms ? rows : 0, KV::Room{})};
+inline KV Kernel::kv_of(const std::vector<array>& inputs, size_t& next, std::vector<array>& outputs, size_t& out, const gomlx_past* past, bool keep, long rows) {
+  KV kv{std::vector<Past>(rows, Past{nullptr, nullptr, 1, 0, 0}), std::vector<KV::Room>(keep ? rows : 0, KV::Room{})};
   for (long r = 0; r < rows; r++) {
-    const bool held = lengths[r] > 0;
-    if (held) kv.past[r] = {in(inputs[next]), in(inputs[next + 1]), inputs[next].shape(2), lengths[r]};
-    if (rooms) {
+    const bool held = past[r].length > 0;
+    if (held) kv.past[r] = {in(inputs[next]), in(inputs[next + 1]), inputs[next].shape(2), past[r].length, past[r].sinks};
+    if (keep) {
       array &keys = outputs[out], &values = outputs[out + 1];
       KV::Room& to = kv.rooms[r];
-      to.size = rooms[r];
+      to.size = past[r].room, to.sinks = past[r].sinks;
       if (held) {
         const array &old_keys = inputs[next], &old_values = inputs[next + 1];
         // MLX's own count of holders will not do: every result of an op has a copy of the op's inputs, and the work of the pass before
         // holds its results until it is done.
-        if (owned[r] && kv.past[r].room == to.size && old_keys.flags().row_contiguous && old_values.flags().row_contiguous) {
+        if (past[r].owned && kv.past[r].room == to.size && old_keys.flags().row_contiguous && old_values.flags().row_contiguous) {
           keys.copy_shared_buffer(old_keys), values.copy_shared_buffer(old_values);
           to.keys = keys.data<char>(), to.values = values.data<char>();
         } else {
@@ -256,12 +261,13 @@ inline KV Kernel::kv_of(const std::vector<array>& inputs, size_t& next, std::vec
   return kv;
 }
 
-// Takes the operands of a layer's KV: kv is the keys and values of each row, empty where lengths is 0. It appends those that
-// are there to inputs, and with rooms, which may be null, the shapes of what the pass keeps to outputs.
-inline void take_kv(const mlx_array* kv, const int* lengths, const int* rooms, long rows, int kv_heads, int head_dim, Dtype type, std::vector<array>& inputs, std::vector<Shape>& outputs) {
+// Takes the operands of a layer's KV: kv is the keys and values of each row, empty where the length is 0. It appends those that
+// are there to inputs, and with keep the shapes of what the pass keeps to outputs.
+inline void take_kv(const mlx_array* kv, const gomlx_past* past, bool keep, long rows, int kv_heads, int head_dim, Dtype type, std::vector<array>& inputs, std::vector<Shape>& outputs) {
   for (long r = 0; r < rows; r++) {
     long room = 0;
-    if (lengths[r] > 0) {
+    if (past[r].sinks < 0 || past[r].length < 0) refuse("a negative length");
+    if (past[r].length > 0) {
       for (int i = 0; i < 2; i++) {
         const array& held = unwrap(kv[2 * r + i]);
         if (held.ndim() != 4 || held.shape(0) != 1 || held.shape(1) != kv_heads || held.shape(3) != head_dim || held.dtype() != type || held.shape(2) < 1) refuse("kept keys or values do not fit");
@@ -270,9 +276,10 @@ inline void take_kv(const mlx_array* kv, const int* lengths, const int* rooms, l
         inputs.push_back(held);
       }
     }
-    if (!rooms) continue;
-    if (rooms[r] < 1 || rooms[r] < room || (rooms[r] > room && lengths[r] > room)) refuse("a room that has gone round cannot change");
-    for (int i = 0; i < 2; i++) outputs.push_back({1, kv_heads, rooms[r], head_dim});
+    if (past[r].length > room && past[r].sinks >= room && room > 0) refuse("a room of sinks only");
+    if (!keep) continue;
+    if (past[r].room <= past[r].sinks || past[r].room < room || (past[r].room > room && past[r].length > room)) refuse("a room that has gone round cannot change");
+    for (int i = 0; i < 2; i++) outputs.push_back({1, kv_heads, past[r].room, head_dim});
   }
 }
 

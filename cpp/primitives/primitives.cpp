@@ -69,7 +69,7 @@ struct Shapes {
   long rows, tokens, heads, kv_heads, head_dim;
   float eps, scale;
   bool neighbours, normed, keep;
-  std::vector<int> lengths, rooms, owned;
+  std::vector<gomlx_past> past;
 };
 
 class Attend : public Kernel {
@@ -91,7 +91,7 @@ class Attend : public Kernel {
     a.own = scratch(size_t(s_.rows * s_.tokens * slots * position));
     a.out = room(outputs[0]);
     size_t out = 1;
-    KV kv = kv_of(inputs, next, outputs, out, s_.lengths.data(), s_.keep ? s_.rooms.data() : nullptr, s_.owned.data(), s_.rows);
+    KV kv = kv_of(inputs, next, outputs, out, s_.past.data(), s_.keep, s_.rows);
     encoder().dispatch([a, kv = std::move(kv)]() mutable {
       a.past = kv.past.data();
       level().attention(a);
@@ -249,7 +249,7 @@ int gomlx_rotation(mlx_array* out, mlx_array positions_, mlx_array wavelengths, 
 }
 
 int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv_, mlx_array rotation_, mlx_array q_norm, mlx_array k_norm, mlx_array visible_,
-                 const mlx_array* kv, const int* lengths, const int* rooms, const int* owned, const gomlx_attention* a, mlx_dtype dtype, mlx_stream s) {
+                 const mlx_array* kv, const gomlx_past* past, const gomlx_attention* a, mlx_dtype dtype, mlx_stream s) {
   return guarded([&] {
     const array &qkv = unwrap(qkv_), &rotation = unwrap(rotation_), &visible = unwrap(visible_);
     at_least_one_axis(qkv);
@@ -257,7 +257,7 @@ int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv_, mlx_array rota
     type_of(type, "keys and values");
     if (a->heads < 1 || a->kv_heads < 1 || a->heads % a->kv_heads || a->head_dim < 2 || a->head_dim % 2) refuse("heads do not fit together");
     if (qkv.ndim() != 3) refuse("queries, keys and values are not [rows, tokens, ...]");
-    Shapes shapes{qkv.shape(0), qkv.shape(1), a->heads, a->kv_heads, a->head_dim, a->eps, a->scale, a->neighbours != 0, q_norm.ctx != nullptr, a->keep != 0, {}, {}};
+    Shapes shapes{qkv.shape(0), qkv.shape(1), a->heads, a->kv_heads, a->head_dim, a->eps, a->scale, a->neighbours != 0, q_norm.ctx != nullptr, a->keep != 0, {}};
     want_type(qkv, mx::float32, "queries, keys and values");
     want_type(rotation, mx::float32, "the rotation");
     want_type(visible, mx::int32, "what is visible");
@@ -272,9 +272,8 @@ int gomlx_attend(mlx_array* out, mlx_array* kept, mlx_array qkv_, mlx_array rota
       }
     }
     std::vector<Shape> out_shapes{{qkv.shape(0), qkv.shape(1), a->heads * a->head_dim}};
-    shapes.lengths.assign(lengths, lengths + shapes.rows);
-    if (shapes.keep) shapes.rooms.assign(rooms, rooms + shapes.rows), shapes.owned.assign(owned, owned + shapes.rows);
-    take_kv(kv, lengths, shapes.keep ? rooms : nullptr, shapes.rows, a->kv_heads, a->head_dim, type, inputs, out_shapes);
+    shapes.past.assign(past, past + shapes.rows);
+    take_kv(kv, past, shapes.keep, shapes.rows, a->kv_heads, a->head_dim, type, inputs, out_shapes);
     std::vector<Dtype> types(out_shapes.size(), type);
     auto outs = array::make_arrays(out_shapes, types, std::make_shared<Attend>(unwrap(s), std::move(shapes)), inputs);
     give(out, outs[0]);

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
@@ -37,6 +38,9 @@ type Checkpoint struct {
 	order   []string        // of virtual names, by offset
 	header  []byte          // of the virtual file, with its length
 	encoded int64           // bytes of data
+
+	mu   sync.Mutex        // guards made
+	made map[string][]byte // parts of packed matrices that were made along with others
 }
 
 // part is what a virtual tensor is made of.

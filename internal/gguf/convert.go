@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"strings"
 	"sync"
 )
 
@@ -31,12 +32,61 @@ func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 	if !ok || int64(len(out)) != c.Virtual[name].Bytes() {
 		return fmt.Errorf("tensor %q is not there in %d bytes", name, len(out))
 	}
+	if p.kind == plain {
+		return c.readRows(p, func(row, n int, in []byte, scratch []float32) {
+			size := len(out) / p.source.rows(p.heads)
+			c.convert(p, in, out[row*size:(row+n)*size], scratch)
+		})
+	}
+	return c.readPacked(p, name, out)
+}
+
+// readPacked makes a part of a packed matrix. Scales and biases are made along with the weights, for the file is read for each of them
+// otherwise, and kept until they are asked for. Weights are too large for that.
+func (c *Checkpoint) readPacked(p part, name string, out []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if made, ok := c.made[name]; ok {
+		copy(out, made)
+		delete(c.made, name)
+		return nil
+	}
+	stem := name[:strings.LastIndexByte(name, '.')]
+	var parts [3][]byte // weight, scales, biases
+	for i, end := range [...]string{".weight", ".scales", ".biases"} {
+		if sibling := stem + end; sibling == name {
+			parts[i] = out
+		} else if t, ok := c.Virtual[sibling]; ok && i > 0 {
+			if c.made == nil {
+				c.made = map[string][]byte{}
+			}
+			parts[i] = make([]byte, t.Bytes())
+			c.made[sibling] = parts[i]
+		}
+	}
 	rows := p.source.rows(p.heads)
-	if rows == 0 || len(out) == 0 {
+	err := c.readRows(p, func(row, n int, in []byte, _ []float32) {
+		var some [3][]byte
+		for i, all := range parts {
+			if size := len(all) / rows; all != nil {
+				some[i] = all[row*size : (row+n)*size]
+			}
+		}
+		convertPacked(p, in, some[0], some[1], some[2])
+	})
+	if err != nil {
+		c.made = nil
+	}
+	return err
+}
+
+// readRows reads the rows of a tensor and has them converted: n rows from row on at a time, on all processors.
+func (c *Checkpoint) readRows(p part, convert func(row, n int, in []byte, scratch []float32)) error {
+	rows := p.source.rows(p.heads)
+	if rows == 0 || p.source.Bytes() == 0 {
 		return nil
 	}
 	inRow := int(p.source.Bytes()) / rows
-	outRow := len(out) / rows
 	step := max(1, bytesAtATime/max(inRow, 1))
 	if p.heads > 0 {
 		step = 1
@@ -56,7 +106,7 @@ func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 					once.Do(func() { failure = fmt.Errorf("tensor %q: %w", p.source.Name, err) })
 					continue
 				}
-				c.convert(p, buffer[:n*inRow], out[row*outRow:(row+n)*outRow], scratch)
+				convert(row, n, buffer[:n*inRow], scratch)
 			}
 		})
 	}
@@ -81,10 +131,6 @@ func (c *Checkpoint) sourceRow(p part, row, rows int) int {
 // convert makes the values of whole blocks.
 func (c *Checkpoint) convert(p part, in, out []byte, scratch []float32) {
 	l := layouts[p.source.Type]
-	if p.kind != plain {
-		convertPacked(p, in, out)
-		return
-	}
 	same := map[Type]string{F32: "F32", F16: "F16", BF16: "BF16"}[p.source.Type] == c.DType
 	if same && p.minus == 0 {
 		copy(out, in)
@@ -139,31 +185,30 @@ func rounded(f float32) uint64 {
 	return uint64((b + 0x7fff + b>>16&1) >> 16)
 }
 
-// convertPacked makes the weights, scales or biases of whole blocks.
-func convertPacked(p part, in, out []byte) {
+// convertPacked makes what there is room for of the weights, scales and biases of whole blocks.
+func convertPacked(p part, in, weights, scales, biases []byte) {
 	f, l := p.form, layouts[p.source.Type]
-	if p.kind == packedWeight {
-		var q [256]byte
-		for ; len(in) > 0; in = in[l.bytes:] {
+	groups, size := l.values/f.group, l.values*f.bits/8
+	var q [256]byte
+	var scale, bias [16]float32
+	for ; len(in) > 0; in = in[l.bytes:] {
+		if weights != nil {
 			f.quants(in, q[:])
-			n := l.values * f.bits / 8
-			putBits(out[:n], q[:l.values], f.bits)
-			out = out[n:]
+			putBits(weights[:size:size], q[:l.values], f.bits)
+			weights = weights[size:]
 		}
-		return
-	}
-	var scales, biases [16]float32
-	for groups := l.values / f.group; len(in) > 0; in = in[l.bytes:] {
-		f.scales(in, scales[:], biases[:])
-		values := scales[:groups]
-		if p.kind == packedBiases {
-			values = biases[:groups]
-			for i := range values {
-				if f.centred {
-					values[i] = -f.middle() * scales[i]
-				}
+		f.scales(in, scale[:], bias[:])
+		if scales != nil {
+			scales = putFloats(scales, scale[:groups], f.scaleType())
+		}
+		if biases == nil {
+			continue
+		}
+		if f.centred {
+			for i := range groups {
+				bias[i] = -f.middle() * scale[i]
 			}
 		}
-		out = putFloats(out, values, f.scaleType())
+		biases = putFloats(biases, bias[:groups], f.scaleType())
 	}
 }

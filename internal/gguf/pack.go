@@ -61,27 +61,50 @@ func scaleFirst(b []byte, scale, _ []float32) { scale[0] = half(b) }
 
 func scaleAndBias(b []byte, scale, bias []float32) { scale[0], bias[0] = half(b), half(b[2:]) }
 
+// Eight bytes at a time: values of four bits in the low halves of eight bytes and in the high ones, and the lowest two bits of each.
+const (
+	lowHalves = 0x0f0f0f0f0f0f0f0f
+	lowPairs  = 0x0303030303030303
+)
+
+func eight(b []byte) uint64       { return binary.LittleEndian.Uint64(b) }
+func putEight(q []byte, v uint64) { binary.LittleEndian.PutUint64(q, v) }
+
+// fifths are eight bits as the fifth bits of eight bytes.
+var fifths = func() (table [256]uint64) {
+	for bits := range table {
+		for i := range 8 {
+			table[bits] |= uint64(bits>>i&1) << (8*i + 4)
+		}
+	}
+	return table
+}()
+
 // nibbles reads 16 bytes from a place on: the first sixteen values are their low halves.
 func nibbles(from int) func(b, q []byte) {
 	return func(b, q []byte) {
-		for i, x := range (*[16]byte)(b[from:]) {
-			q[i], q[i+16] = x&15, x>>4
+		for i := 0; i < 16; i += 8 {
+			x := eight(b[from+i:])
+			putEight(q[i:], x&lowHalves)
+			putEight(q[i+16:], x>>4&lowHalves)
 		}
 	}
 }
 
 func fiveBits(from int) func(b, q []byte) {
 	return func(b, q []byte) {
-		high := binary.LittleEndian.Uint32(b[from:])
-		for i, x := range (*[16]byte)(b[from+4:]) {
-			q[i], q[i+16] = fifthBits(high, x, i)
+		high := b[from : from+4]
+		for i := 0; i < 16; i += 8 {
+			x := eight(b[from+4+i:])
+			putEight(q[i:], x&lowHalves|fifths[high[i/8]])
+			putEight(q[i+16:], x>>4&lowHalves|fifths[high[2+i/8]])
 		}
 	}
 }
 
 func quantsQ8_0(b, q []byte) {
-	for i, x := range (*[32]byte)(b[2:]) {
-		q[i] = x ^ 0x80 // int8 + 128
+	for i := 0; i < 32; i += 8 {
+		putEight(q[i:], eight(b[2+i:])^0x8080808080808080) // int8 + 128
 	}
 }
 
@@ -122,9 +145,10 @@ func scalesQ3K(b []byte, scale, _ []float32) {
 
 func quantsQ4K(b, q []byte) {
 	for i := range 4 { // two groups of 32 values share their bytes
-		to := (*[64]byte)(q[64*i:])
-		for j, x := range (*[32]byte)(b[16+32*i:]) {
-			to[j], to[j+32] = x&15, x>>4
+		for j := 0; j < 32; j += 8 {
+			x := eight(b[16+32*i+j:])
+			putEight(q[64*i+j:], x&lowHalves)
+			putEight(q[64*i+j+32:], x>>4&lowHalves)
 		}
 	}
 }
@@ -138,22 +162,25 @@ func scalesQ4K(b []byte, scale, bias []float32) {
 }
 
 func quantsQ5K(b, q []byte) {
-	high := (*[32]byte)(b[16:])
+	const fifth = 0x1010101010101010
 	for i := range 4 {
-		to := (*[64]byte)(q[64*i:])
-		for j, x := range (*[32]byte)(b[48+32*i:]) {
-			fifth := high[j] >> (2 * i)
-			to[j], to[j+32] = x&15|fifth&1<<4, x>>4|fifth>>1&1<<4
+		for j := 0; j < 32; j += 8 {
+			x, high := eight(b[48+32*i+j:]), eight(b[16+j:])>>(2*i)
+			putEight(q[64*i+j:], x&lowHalves|high<<4&fifth)
+			putEight(q[64*i+j+32:], x>>4&lowHalves|high<<3&fifth)
 		}
 	}
 }
 
 func quantsQ6K(b, q []byte) {
 	for i := range 2 { // halves of 128 values: four rows of 32
-		low, to := (*[64]byte)(b[64*i:]), (*[128]byte)(q[128*i:])
-		for j, h := range (*[32]byte)(b[128+32*i:]) {
-			l1, l2 := low[j], low[j+32]
-			to[j], to[j+32], to[j+64], to[j+96] = l1&15|h&3<<4, l2&15|h>>2&3<<4, l1>>4|h>>4&3<<4, l2>>4|h>>6<<4
+		for j := 0; j < 32; j += 8 {
+			l1, l2, h := eight(b[64*i+j:]), eight(b[64*i+j+32:]), eight(b[128+32*i+j:])
+			to := q[128*i+j:]
+			putEight(to, l1&lowHalves|h&lowPairs<<4)
+			putEight(to[32:], l2&lowHalves|h>>2&lowPairs<<4)
+			putEight(to[64:], l1>>4&lowHalves|h>>4&lowPairs<<4)
+			putEight(to[96:], l2>>4&lowHalves|h>>6&lowPairs<<4)
 		}
 	}
 }
@@ -188,20 +215,21 @@ func scalesIQ4XS(b []byte, scale, _ []float32) {
 
 // putBits writes values of so many bits each, the first in the lowest bits: eight values are a whole number of bytes.
 func putBits(out, q []byte, bits int) {
-	switch bits {
-	case 4:
-		for i := range out {
-			out[i] = q[2*i] | q[2*i+1]<<4
-		}
-	case 8:
+	if bits == 8 {
 		copy(out, q)
-	default:
-		var word [8]byte
-		for ; len(q) >= 8; out, q = out[bits:], q[8:] {
-			v := (*[8]byte)(q)
-			binary.LittleEndian.PutUint64(word[:], uint64(v[0])|uint64(v[1])<<bits|uint64(v[2])<<(2*bits)|uint64(v[3])<<(3*bits)|
-				uint64(v[4])<<(4*bits)|uint64(v[5])<<(5*bits)|uint64(v[6])<<(6*bits)|uint64(v[7])<<(7*bits))
-			copy(out[:bits], word[:])
+		return
+	}
+	for ; len(q) >= 8; out, q = out[bits:], q[8:] {
+		v := eight(q) // the values move together, two by two, four by four, and all
+		v = v&0x00ff00ff00ff00ff | v>>8&0x00ff00ff00ff00ff<<bits
+		v = v&0x0000ffff0000ffff | v>>16&0x0000ffff0000ffff<<(2*bits)
+		v = v&0xffffffff | v>>32<<(4*bits)
+		if len(out) >= 8 {
+			putEight(out, v)
+			continue
+		}
+		for i := range out[:bits] {
+			out[i] = byte(v >> (8 * i))
 		}
 	}
 }

@@ -123,7 +123,7 @@ func (s *Scope) Decode(d *Decoder, ids *Array, pass DecoderPass) (states *Array,
 	}
 	n := d.layers * rows
 	kv, made := make([]C.mlx_array, 2*n), make([]C.mlx_array, 2*n)
-	lengths, rooms, owned := make([]C.int, n), make([]C.int, n), make([]C.int, n)
+	all := make([]C.gomlx_past, n)
 	for layer, past := range pass.Past {
 		if len(past) != rows {
 			s.Fail(fmt.Errorf("mlx: %s: %d rows with kept keys for %d of the pass", op, len(past), rows))
@@ -131,7 +131,7 @@ func (s *Scope) Decode(d *Decoder, ids *Array, pass DecoderPass) (states *Array,
 		}
 		for row, p := range past {
 			i := layer*rows + row
-			lengths[i], rooms[i], owned[i] = C.int(p.Length), C.int(p.Room), flag(p.Owned)
+			all[i] = p.c()
 			if p.Length == 0 {
 				continue
 			}
@@ -143,16 +143,15 @@ func (s *Scope) Decode(d *Decoder, ids *Array, pass DecoderPass) (states *Array,
 	}
 	var pin runtime.Pinner // C's struct points to memory of Go during the call
 	defer pin.Unpin()
-	pinned := func(p unsafe.Pointer) *C.int {
+	pinned := func(p unsafe.Pointer) unsafe.Pointer {
 		pin.Pin(p)
-		return (*C.int)(p)
+		return p
 	}
 	c := C.gomlx_pass{
-		positions: pinned(unsafe.Pointer(unsafe.SliceData(pass.Positions))), visible: pinned(unsafe.Pointer(unsafe.SliceData(pass.Visible))),
-		lengths: pinned(unsafe.Pointer(unsafe.SliceData(lengths))), owned: pinned(unsafe.Pointer(unsafe.SliceData(owned))),
-	}
-	if pass.Keep {
-		c.rooms = pinned(unsafe.Pointer(unsafe.SliceData(rooms)))
+		positions: (*C.int)(pinned(unsafe.Pointer(unsafe.SliceData(pass.Positions)))),
+		visible:   (*C.int)(pinned(unsafe.Pointer(unsafe.SliceData(pass.Visible)))),
+		past:      (*C.gomlx_past)(pinned(unsafe.Pointer(unsafe.SliceData(all)))),
+		keep:      flag(pass.Keep),
 	}
 	r := s.fresh()
 	s.done(op, r, C.gomlx_decode(&r.h, unsafe.SliceData(made), d.p, ids.h, unsafe.SliceData(kv), &c, s.stream))
@@ -164,7 +163,7 @@ func (s *Scope) Decode(d *Decoder, ids *Array, pass DecoderPass) (states *Array,
 		kept[layer] = make([]PastKV, rows)
 		for row, p := range past {
 			i := 2 * (layer*rows + row)
-			kept[layer][row] = PastKV{Keys: s.adopt(op, made[i]), Values: s.adopt(op, made[i+1]), Length: p.Length + tokens, Room: p.Room, Owned: true}
+			kept[layer][row] = p.after(s.adopt(op, made[i]), s.adopt(op, made[i+1]), tokens)
 		}
 	}
 	return r, kept

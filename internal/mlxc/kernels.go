@@ -139,13 +139,24 @@ type Attention struct {
 	DType                   DType   // of keys, values and the result
 }
 
-// PastKV is the kept keys and values [1, kv_heads, room, head_dim] of one row of a pass: position p lies at p % room. Keys and Values
-// are nil where Length is 0. Room is the size that the room shall have when the pass's own keys and values are in it. Owned says that
-// nobody else looks at Keys and Values any more, so that they may be written in place.
+// PastKV is the kept keys and values [1, kv_heads, room, head_dim] of one row of a pass: the first Sinks positions lie at their numbers
+// and stay, position p behind them lies at Sinks + (p - Sinks) % (room - Sinks). Keys and Values are nil where Length is 0. Room is the
+// size that the room shall have when the pass's own keys and values are in it. Owned says that nobody else looks at Keys and Values any
+// more, so that they may be written in place.
 type PastKV struct {
 	Keys, Values *Array
 	Length, Room int
 	Owned        bool
+	Sinks        int
+}
+
+func (p PastKV) c() C.gomlx_past {
+	return C.gomlx_past{length: C.int(p.Length), room: C.int(p.Room), owned: flag(p.Owned), sinks: C.int(p.Sinks)}
+}
+
+// after is the row behind a pass of so many tokens.
+func (p PastKV) after(keys, values *Array, tokens int) PastKV {
+	return PastKV{Keys: keys, Values: values, Length: p.Length + tokens, Room: p.Room, Owned: true, Sinks: p.Sinks}
 }
 
 // VisibleSize is how many numbers say what a token sees: the first past position, the beginnings of two ranges of the pass's
@@ -170,9 +181,9 @@ func (s *Scope) Attend(a Attention, qkv, rotation, visible *Array, past []PastKV
 		return s.none(), past
 	}
 	kv, made := make([]C.mlx_array, 2*len(past)), make([]C.mlx_array, 2*len(past))
-	lengths, rooms, owned := make([]C.int, len(past)), make([]C.int, len(past)), make([]C.int, len(past))
+	rows := make([]C.gomlx_past, len(past))
 	for i, p := range past {
-		lengths[i], rooms[i], owned[i] = C.int(p.Length), C.int(p.Room), flag(p.Owned)
+		rows[i] = p.c()
 		if p.Length == 0 {
 			continue
 		}
@@ -187,13 +198,13 @@ func (s *Scope) Attend(a Attention, qkv, rotation, visible *Array, past []PastKV
 	}
 	r := s.fresh()
 	s.done(op, r, C.gomlx_attend(&r.h, unsafe.SliceData(made), qkv.h, rotation.h, qNorm, kNorm, visible.h, unsafe.SliceData(kv),
-		unsafe.SliceData(lengths), unsafe.SliceData(rooms), unsafe.SliceData(owned), &settings, C.mlx_dtype(a.DType), s.stream))
+		unsafe.SliceData(rows), &settings, C.mlx_dtype(a.DType), s.stream))
 	if !keep {
 		return r, nil
 	}
 	kept = make([]PastKV, len(past))
 	for i, p := range past {
-		kept[i] = PastKV{Keys: s.adopt(op, made[2*i]), Values: s.adopt(op, made[2*i+1]), Length: p.Length + qkv.Dim(1), Room: p.Room, Owned: true}
+		kept[i] = p.after(s.adopt(op, made[2*i]), s.adopt(op, made[2*i+1]), qkv.Dim(1))
 	}
 	return r, kept
 }

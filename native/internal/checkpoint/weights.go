@@ -254,7 +254,8 @@ func (w *Weights) Finish() error {
 		return err
 	}
 	arrays := w.derived
-	for name := range w.used {
+	// The weights of a matrix come before their scales, which a GGUF file makes along with them.
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(w.used))) {
 		if w.arrays[name].Valid() { // the parts of what is joined are gone
 			arrays = append(arrays, w.arrays[name])
 		}

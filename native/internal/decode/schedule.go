@@ -117,7 +117,7 @@ func (sc *Scheduler) round() bool {
 // reader is too far behind sits the round out.
 func (sc *Scheduler) groups() [][]*Stream {
 	var groups [][]*Stream
-	var together, packed []*Stream // packed have KV that the CPU kernels do not take
+	var together []*Stream
 	batches := map[*decodeBatch][]*Stream{}
 	for _, st := range sc.Streams {
 		switch {
@@ -129,8 +129,6 @@ func (sc *Scheduler) groups() [][]*Stream {
 				sc.Join(st)
 			}
 			batches[st.Batch] = append(batches[st.Batch], st)
-		case sc.Shape.Rings && !st.State.Rings:
-			packed = append(packed, st)
 		default:
 			together = append(together, st)
 		}
@@ -140,8 +138,7 @@ func (sc *Scheduler) groups() [][]*Stream {
 			groups = append(groups, ready)
 		}
 	}
-	groups = slices.AppendSeq(groups, slices.Chunk(together, sc.batch))
-	return slices.AppendSeq(groups, slices.Chunk(packed, sc.batch))
+	return slices.AppendSeq(groups, slices.Chunk(together, sc.batch))
 }
 
 // guard runs one piece of work in a scope of its own; a failure or a panic ends the streams it was for.

@@ -54,10 +54,8 @@ type item struct {
 // NewStream makes a stream that no scheduler knows yet.
 func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Stream {
 	st := &Stream{
-		Scheduler: sc, options: options, prompt: ids, rest: ids, State: sc.NewSequence(), stops: map[int32]bool{},
-	}
-	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
-		st.State = kv.NewBoundedSequence(&sc.Shape.Layout, options.MaxKVSize)
+		Scheduler: sc, options: options, prompt: ids, rest: ids, State: kv.NewBoundedSequence(&sc.Shape.Layout, options.MaxKVSize),
+		stops: map[int32]bool{},
 	}
 	room := Lookahead + 1 // one more, so that an error always has room
 	if sc.draft != nil {

@@ -106,7 +106,7 @@ func (d *decoder) shape() Shape {
 	return shape
 }
 
-// Hidden runs the layers. KV that the CPU kernels do not take, packed or bounded, is for MLX's ops.
+// Hidden runs the layers. A pass for MLX's ops goes to these.
 func (d *decoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
 	if d.cpu != nil && pass.Kernel == nil {
 		return d.exact.Hidden(s, ids, pass)

@@ -84,7 +84,7 @@ func roundToBFloat16(f float32) float32 {
 
 // Hidden runs the layers on token ids [rows, tokens] and returns the normed states [rows, tokens, hidden].
 func (d *cpuDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *mlxc.Array {
-	if seenBy.Observe != nil || d.adapted() {
+	if seenBy.Observe != nil || seenBy.Kernel.Stepwise || d.adapted() {
 		return d.opByOp(s, ids, seenBy)
 	}
 	pass := seenBy.Kernel
@@ -93,7 +93,7 @@ func (d *cpuDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 		whole.Visible = append(whole.Visible, pass.Visible(window)...)
 	}
 	for i := range d.layers {
-		whole.Past = append(whole.Past, pass.Past(i))
+		whole.Past = append(whole.Past, pass.Past(s, i))
 	}
 	x, kept := s.Decode(d.whole, ids, whole)
 	if pass.Keep != nil {
@@ -131,7 +131,7 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 		attended, kept := s.Attend(mlxc.Attention{
 			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
 			Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: dtype,
-		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.Past(i), pass.Keep != nil)
+		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.Past(s, i), pass.Keep != nil)
 		if pass.Keep != nil {
 			pass.Keep(s, i, kept)
 		}

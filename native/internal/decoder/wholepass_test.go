@@ -28,10 +28,10 @@ func TestAPassAsOneOpHasTheBitsOfSingleOps(t *testing.T) {
 				next = 60
 			}
 			var results [2][]float32
-			for i, watched := range []bool{false, true} {
+			for i, stepwise := range []bool{false, true} {
 				row := s.FromInts(ids[begin:next], 1, next-begin)
 				pass := kv.NewPass(s, states[i:i+1], next-begin)
-				if watched {
+				if stepwise {
 					pass.Observe = func(int, string, *mlxc.Array) {}
 				}
 				h := n.cpu.Hidden(s, row, pass)

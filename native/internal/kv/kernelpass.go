@@ -11,9 +11,11 @@ type KernelPass struct {
 	// Visible says what every token sees in a layer with a window, 0 for none: mlxc.VisibleSize numbers each.
 	Visible func(window int) []int32
 	// Past is the kept keys and values of a layer, of each row.
-	Past func(layer int) []mlxc.PastKV
+	Past func(s *mlxc.Scope, layer int) []mlxc.PastKV
 	// Keep takes them back with those of the pass; nil if they are not to be kept.
 	Keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
+	// Stepwise passes run op by op: a layer's KV is unpacked, which must not be there for all layers at once.
+	Stepwise bool
 }
 
 // nextTokens is a pass of the next tokens of one or several sequences, each with KV of its own.
@@ -28,15 +30,22 @@ func nextTokens(sequences []*Sequence, tokens int) *KernelPass {
 		out := make([]int32, 0, len(sequences)*tokens*mlxc.VisibleSize)
 		for _, st := range sequences {
 			for t := range tokens {
+				if window == 0 && st.bound > 0 {
+					out = st.appendBounded(out, t)
+					continue
+				}
 				out = appendVisible(out, st.Position(), window, st.Position()+t, Span{0, t + 1}, Span{})
 			}
 		}
 		return out
 	}
-	p.Past = func(layer int) []mlxc.PastKV {
+	for _, st := range sequences {
+		p.Stepwise = p.Stepwise || st.packed
+	}
+	p.Past = func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 		past := make([]mlxc.PastKV, len(sequences))
 		for i, st := range sequences {
-			past[i] = st.Caches[layer].(Ring).Past(tokens)
+			past[i] = st.Caches[layer].(Ring).Past(s, tokens)
 		}
 		return past
 	}
@@ -46,6 +55,19 @@ func nextTokens(sequences []*Sequence, tokens int) *KernelPass {
 		}
 	}
 	return p
+}
+
+// appendBounded appends what the t-th token of a pass sees in a layer whose KV is bounded. As in mlx-lm it is a window over what is held,
+// oldest first, and the tokens of the pass: the first positions, which are kept for ever, are seen by the first tokens of a pass only.
+func (st *Sequence) appendBounded(out []int32, t int) []int32 {
+	length := st.Position()
+	held := min(length, st.bound-1)
+	oldest := held + t + 1 - st.bound // in that order
+	past, first := max(0, oldest), max(0, oldest-held)
+	if past >= min(keptPositions, held) && length > held { // behind the gap
+		past += length - held
+	}
+	return append(out, int32(past), int32(first), 0, int32(t+1), 0)
 }
 
 // Span is a range of a pass's tokens.
@@ -86,11 +108,11 @@ func NewPackedPass(row *PackedRow, past *Sequence) *Pass {
 			}
 			return out
 		},
-		Past: func(layer int) []mlxc.PastKV {
+		Past: func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 			if row.Past == 0 {
 				return make([]mlxc.PastKV, 1)
 			}
-			return []mlxc.PastKV{past.Caches[layer].(Ring).Past(0)}
+			return []mlxc.PastKV{past.Caches[layer].(Ring).Past(s, 0)}
 		},
 	}}
 }

@@ -20,16 +20,21 @@ type QuantizedCache struct {
 
 // Quantize makes a quantised cache of what a full one holds. The full one is left as it is.
 func (c *FullCache) Quantize(s *mlxc.Scope, q mlxc.Quantization) *QuantizedCache {
+	return quantizedCache(s, c.pair, c.offset, q)
+}
+
+// quantizedCache is a quantised cache of the first positions of keys and values.
+func quantizedCache(s *mlxc.Scope, full pair, offset int, q mlxc.Quantization) *QuantizedCache {
 	out := &QuantizedCache{format: q}
-	if c.empty() {
+	if full.empty() {
 		return out
 	}
 	pack := func(a *mlxc.Array) packedPart {
-		p, scales, biases := s.Quantize(s.Slice(a, timeAxis, 0, c.offset), q)
+		p, scales, biases := s.Quantize(s.Slice(a, timeAxis, 0, offset), q)
 		return packedPart{p, scales, biases}
 	}
-	out.hold(s, pack(c.keys), pack(c.values))
-	out.offset = c.offset
+	out.hold(s, pack(full.keys), pack(full.values))
+	out.offset = offset
 	return out
 }
 

@@ -9,17 +9,20 @@ const ringSlack = 64
 // Ring is a cache for the CPU kernels, which attend to it and add to it in one op.
 type Ring interface {
 	Cache
-	// Past is the cache for an attention pass over n tokens.
-	Past(n int) mlxc.PastKV
+	// Past is the cache for an attention pass over n tokens. What is computed for it belongs to the scope.
+	Past(s *mlxc.Scope, n int) mlxc.PastKV
 	// Take keeps what a pass made of Past.
 	Take(s *mlxc.Scope, kept mlxc.PastKV)
 }
 
 // RingCache is the KV of one layer for the CPU kernels, [1, kv_heads, room, head_dim], in which position p lies at p % room. With
-// full attention the room grows with the positions; with a window it grows to the window and some, and then goes round.
+// full attention the room grows with the positions; with a window it grows to the window and some, and then goes round. A bounded one
+// never forgets its first positions.
 type RingCache struct {
 	pair
 	window int // 0: full attention
+	bound  int // largest room; 0 for none
+	sinks  int // first positions that stay, of a bounded one
 	offset int
 	owned  bool // no other cache has the same arrays
 }
@@ -27,13 +30,20 @@ type RingCache struct {
 // NewRingCache makes an empty cache; window 0 is full attention.
 func NewRingCache(window int) *RingCache { return &RingCache{window: window} }
 
+// NewBoundedRing makes an empty cache for passes in which a token sees at most size positions with itself: the first keep ones, and
+// the last.
+func NewBoundedRing(size, keep int) *RingCache { return &RingCache{bound: size - 1, sinks: keep} }
+
+// Window is the size of the sliding window, 0 for full attention.
+func (c *RingCache) Window() int { return c.window }
+
 // Offset is the number of positions seen.
 func (c *RingCache) Offset() int { return c.offset }
 
 // Share copies the cache but not its arrays.
 func (c *RingCache) Share(s *mlxc.Scope) Cache {
 	c.owned = false // until the next pass, which writes elsewhere
-	return &RingCache{pair: c.share(s), window: c.window, offset: c.offset}
+	return &RingCache{pair: c.share(s), window: c.window, bound: c.bound, sinks: c.sinks, offset: c.offset}
 }
 
 // room is how many positions there must be room for with n more.
@@ -48,6 +58,9 @@ func (c *RingCache) room(n int) int {
 	room := blocks(c.offset + n)
 	if c.window > 0 {
 		room = min(room, c.window+ringSlack)
+	}
+	if c.bound > 0 {
+		room = min(room, c.bound)
 	}
 	return max(room, held)
 }
@@ -70,7 +83,7 @@ func (c *RingCache) Trim(_ *mlxc.Scope, n int) bool {
 		return false
 	}
 	room := c.keys.Dim(timeAxis)
-	if c.offset > room && n > room-c.window+1 {
+	if c.offset > room && (c.bound > 0 || n > room-c.window+1) {
 		return false
 	}
 	c.offset -= n
@@ -78,8 +91,8 @@ func (c *RingCache) Trim(_ *mlxc.Scope, n int) bool {
 }
 
 // Past is the cache for an attention pass over n tokens.
-func (c *RingCache) Past(n int) mlxc.PastKV {
-	return mlxc.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n), Owned: c.owned}
+func (c *RingCache) Past(_ *mlxc.Scope, n int) mlxc.PastKV {
+	return mlxc.PastKV{Keys: c.keys, Values: c.values, Length: c.offset, Room: c.room(n), Owned: c.owned, Sinks: c.sinks}
 }
 
 // Take keeps what a pass made of Past. After an error in the scope the cache stays as it was.

@@ -38,26 +38,22 @@ type Sequence struct {
 	Caches []Cache
 	layout *Layout
 	Rings  bool // the caches are for the CPU kernels
+	bound  int  // positions that layers with full attention see at most; 0 for no bound
+	packed bool // there are quantised caches
 }
 
 // NewSequence makes an empty sequence for the kernels that the layout names.
-func NewSequence(l *Layout) *Sequence {
-	if !l.Rings {
-		return NewBoundedSequence(l, 0)
-	}
-	st := &Sequence{layout: l, Rings: true}
-	for _, window := range l.Windows {
-		st.Caches = append(st.Caches, NewRingCache(window))
-	}
-	return st
-}
+func NewSequence(l *Layout) *Sequence { return NewBoundedSequence(l, 0) }
 
-// NewBoundedSequence makes an empty sequence for MLX's ops. It bounds the layers with full attention to so many positions; 0 for
-// no bound.
+// NewBoundedSequence makes an empty sequence whose layers with full attention are bound to so many positions; 0 for no bound.
 func NewBoundedSequence(l *Layout, bound int) *Sequence {
-	st := &Sequence{layout: l}
+	st := &Sequence{layout: l, Rings: l.Rings, bound: bound}
 	for _, window := range l.Windows {
 		switch {
+		case l.Rings && window == 0 && bound > 0:
+			st.Caches = append(st.Caches, NewBoundedRing(bound, keptPositions))
+		case l.Rings:
+			st.Caches = append(st.Caches, NewRingCache(window))
 		case window > 0:
 			st.Caches = append(st.Caches, NewRotatingCache(window))
 		case bound > 0:
@@ -72,12 +68,19 @@ func NewBoundedSequence(l *Layout, bound int) *Sequence {
 // Quantize packs the KV of layers with full attention; a sliding window is small as it is.
 func (st *Sequence) Quantize(s *mlxc.Scope, q mlxc.Quantization) {
 	for i, c := range st.Caches {
-		full, ok := c.(*FullCache)
-		if !ok {
+		switch full := c.(type) {
+		case *FullCache:
+			st.Caches[i] = full.Quantize(s, q)
+		case *RingCache:
+			if full.Window() > 0 {
+				continue
+			}
+			st.Caches[i] = full.Quantize(s, q)
+		default:
 			continue
 		}
-		st.Caches[i] = full.Quantize(s, q)
-		if err := full.Free(); err != nil {
+		st.packed = true
+		if err := c.Free(); err != nil {
 			s.Fail(err)
 		}
 	}
@@ -94,7 +97,7 @@ func (st *Sequence) Arrays() []*mlxc.Array {
 
 // Share returns a sequence of its own that goes on from the same positions.
 func (st *Sequence) Share(s *mlxc.Scope) *Sequence {
-	out := &Sequence{layout: st.layout, Rings: st.Rings}
+	out := &Sequence{layout: st.layout, Rings: st.Rings, bound: st.bound, packed: st.packed}
 	for _, c := range st.Caches {
 		out.Caches = append(out.Caches, c.Share(s))
 	}
