@@ -11,10 +11,16 @@ import (
 
 // Classify finds the label that fits each text best.
 func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
-	o := classifyOptions{ClassifyOptions: engine.ClassifyOptions{Labels: labels}}
-	for _, option := range options {
-		option.apply(&o)
+	o := classifyOptionsOf(labels, options)
+	if o.err != nil {
+		return nil, o.err
 	}
+	results, err := m.classify(ctx, texts, o)
+	return results, named(err)
+}
+
+func (m *model) classify(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
+	labels := o.Labels
 	if o.classifier != nil {
 		return m.classifyByHead(ctx, texts, o)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
@@ -30,7 +31,7 @@ type HostOptions struct {
 	IdleTTL time.Duration
 	// Logger is told of loads, closes and waits; nil for none.
 	Logger *slog.Logger
-	// Events is told what WithLoadEvents tells, of each model. It must not close the host.
+	// Events is told what WithEvents tells of loading, of each model. It must not close the host.
 	Events func(model string, e Event)
 }
 
@@ -60,31 +61,31 @@ type hosted struct {
 
 // Errors of a Host, to test for with errors.As, as pointers.
 type (
-	// UnknownModelError is a name that no model of the host has.
-	UnknownModelError = admission.UnknownModelError
-	// RetryError is a request for a model whose last load failed, and for which others would have to be closed.
-	RetryError = admission.RetryError
-	// WaitError is a request whose context ended while it waited; it says for what.
-	WaitError = admission.WaitError
+	// UnknownModelError is a name that no model of the host has; see [engine.UnknownModelError].
+	UnknownModelError = engine.UnknownModelError
+	// RetryError is a request for a model whose last load failed, and for which others would have to be closed; see [engine.RetryError].
+	RetryError = engine.RetryError
+	// WaitError is a request whose context ended while it waited; it says for what; see [engine.WaitError].
+	WaitError = engine.WaitError
 )
 
 // ErrHostClosed: the host was closed.
-var ErrHostClosed = admission.ErrClosed
+var ErrHostClosed = engine.ErrHostClosed
 
-// Wait is what a request, or a model's worker, waits for. Its String is a sentence for people.
-type Wait = admission.Wait
+// Wait is what a request, or a model's worker, waits for. Its String is a sentence for people; see [engine.Wait].
+type Wait = engine.Wait
 
 // WaitReason is why something waits.
-type WaitReason = admission.Reason
+type WaitReason = engine.WaitReason
 
 // Reasons to wait; see the fields of Wait.
 const (
-	WaitLoad   = admission.WaitLoad
-	WaitClose  = admission.WaitClose
-	WaitDrain  = admission.WaitDrain
-	WaitTurn   = admission.WaitTurn
-	WaitMemory = admission.WaitMemory
-	WaitPinned = admission.WaitPinned
+	WaitLoad   = engine.WaitLoad   // the model is being loaded
+	WaitClose  = engine.WaitClose  // the model is being closed, and is loaded again afterwards
+	WaitDrain  = engine.WaitDrain  // the model has to make room for others first
+	WaitTurn   = engine.WaitTurn   // others asked for memory before
+	WaitMemory = engine.WaitMemory // others hold the memory and are about to give it back
+	WaitPinned = engine.WaitPinned // models that may not be closed hold the memory
 )
 
 // NewHost names models; none is loaded yet. The caller closes the host.
@@ -124,6 +125,9 @@ func (h *Host) Add(m HostedModel) error {
 		return &OptionError{Option: "HostedModel", Reason: fmt.Sprintf("the model in %s has no name", m.Path)}
 	}
 	o := loadOptionsOf(m.Options)
+	if o.err != nil {
+		return fmt.Errorf("model %s: %w", m.Name, o.err)
+	}
 	if o.budget != 0 || o.host != nil {
 		return &OptionError{Option: "HostedModel", Reason: "model " + m.Name + ": the host's budget is for all its models; leave WithMemoryBudget and WithHost out"}
 	}
@@ -209,7 +213,7 @@ func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOptio
 	h.mu.Lock()
 	path := h.models[name].Path
 	h.mu.Unlock()
-	return &Lease{Model: lease.Model.(*model), Name: name, Path: path, lease: lease}, nil
+	return &Lease{Model: lease.Model.(*model).public(), Name: name, Path: path, lease: lease}, nil
 }
 
 // Names are the models, sorted.
@@ -241,15 +245,15 @@ func (h *Host) Close() error {
 }
 
 // ModelPhase is what a model of a Host is going through.
-type ModelPhase = admission.Phase
+type ModelPhase = engine.ModelPhase
 
 // Phases of a model.
 const (
-	PhaseCold    = admission.Cold // not loaded
-	PhaseLoading = admission.Loading
-	PhaseReady   = admission.Ready
-	PhaseClosing = admission.Closing
-	PhaseFailed  = admission.Failed // the last load failed; the next request tries again
+	PhaseCold    = engine.PhaseCold // not loaded
+	PhaseLoading = engine.PhaseLoading
+	PhaseReady   = engine.PhaseReady
+	PhaseClosing = engine.PhaseClosing
+	PhaseFailed  = engine.PhaseFailed // the last load failed; the next request tries again
 )
 
 // ModelState is a model of a Host at one moment.
@@ -291,7 +295,7 @@ func (h *Host) State() HostState {
 			Evictions: s.Evictions, Pinned: s.Pinned,
 		}
 		if s.Model != nil {
-			state.Model = s.Model.(*model)
+			state.Model = s.Model.(*model).public()
 		}
 		out.Models = append(out.Models, state)
 	}

@@ -20,15 +20,16 @@ const shadowQueue, shadowKept = 64, 100
 // WithShadow also sends a share of the requests, 0 to 1, to a Python worker behind the caller's back and compares what
 // comes out: labels of Classify, and tokens of Generate and Chat where these draw nothing or have a seed. Requests are
 // answered by the native engine and never wait for the comparison; while the worker is behind, none is begun. Metrics
-// counts, and ShadowOf lists the differences. options are those of the Python worker.
+// counts, and the model is a Shadowed, which lists the differences. options are those of the Python worker.
 func WithShadow(share float64, options ...LoadOption) LoadOption {
-	return LoadOption{func(o *loadOptions) {
+	return loadOption(func(o *loadOptions) {
 		o.shadow = &shadowOptions{share: share}
-		for _, option := range options {
-			option.apply(&o.shadow.load)
+		o.shadow.load.apply(options)
+		if err := o.shadow.load.err; err != nil && o.err == nil {
+			o.err = err
 		}
 		o.nativeOnly = append(o.nativeOnly, "WithShadow")
-	}}
+	})
 }
 
 type shadowOptions struct {
@@ -53,15 +54,6 @@ type ShadowReport struct {
 	Failed      int64 // comparisons that ended in an error
 	LastError   error
 	Differences []ShadowDifference // the last ones
-}
-
-// ShadowOf returns what the shadow of a model has seen; ok is false for a model loaded without WithShadow.
-func ShadowOf(m TextModel) (report ShadowReport, ok bool) {
-	of, ok := m.(*model)
-	if !ok || of.shadow == nil {
-		return ShadowReport{}, false
-	}
-	return of.shadow.report(), true
 }
 
 // shadow compares requests with a second engine, one after the other.

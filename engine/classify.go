@@ -57,7 +57,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 		return &OptionError{Option: "Abstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
 	if !utf8.ValidString(o.Prompt) {
-		return fmt.Errorf("option LabelPrompt: %w", ErrInvalidUTF8)
+		return notUTF8("LabelPrompt")
 	}
 	if strings.Count(o.Prompt, "{text}") != 1 {
 		return &OptionError{Option: "LabelPrompt", Reason: "it must hold {text} exactly once"}

@@ -1,12 +1,22 @@
-// Package engine holds what the native and the python engine have in common: the interface that the
-// public package drives, requests and their checks, results and errors. The public package mlx gives
-// these types their public names.
+// Package engine holds what the native and the python engine have in common: the interface that package mlx drives, and the types of
+// requests, results, events and errors. Programs use them by the names that package mlx gives them; their fields are described here.
 package engine
 
 import (
 	"context"
 	"encoding/json"
 	"iter"
+)
+
+// Name names an engine.
+type Name string
+
+// Engines.
+const (
+	Auto   Name = "auto"   // native where the architecture is supported, else python
+	Native Name = "native" // in this process
+	Python Name = "python" // mlx-lm workers
+	None   Name = "none"   // neither can run the model
 )
 
 // Engine runs one loaded model. All methods are safe for concurrent use.
@@ -149,7 +159,7 @@ type Classification struct {
 type Info struct {
 	Path          string
 	Source        string // what was found where, e.g. "safetensors in DIR"
-	Engine        string // "native" or "python"
+	Engine        Name   // Native or Python
 	Reason        string // why this engine was chosen
 	Architecture  string // model_type of config.json
 	Device        string // e.g. "cpu:0"

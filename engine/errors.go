@@ -38,13 +38,18 @@ func (e *BudgetError) Error() string {
 // Unwrap is ErrBudget.
 func (e *BudgetError) Unwrap() error { return ErrBudget }
 
-// OptionError says which option cannot be honoured, and why.
+// OptionError says which option cannot be honoured, and why. Option is the name that the caller wrote: a field of the options of this
+// package, or the function of package mlx that sets it.
 type OptionError struct {
 	Option string
 	Reason string
+	Err    error // for errors.Is and errors.As, such as ErrInvalidUTF8; usually nil
 }
 
 func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %s", e.Option, e.Reason) }
+
+// Unwrap is Err.
+func (e *OptionError) Unwrap() error { return e.Err }
 
 // ContextLengthError is a prompt that does not fit into the model's context.
 type ContextLengthError struct {

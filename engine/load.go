@@ -18,13 +18,13 @@ type NativeOptions struct {
 func (o NativeOptions) Validate() error {
 	switch {
 	case o.Batch < 0:
-		return &OptionError{Option: "WithBatch", Reason: fmt.Sprintf("%d is negative", o.Batch)}
+		return &OptionError{Option: "Batch", Reason: fmt.Sprintf("%d is negative", o.Batch)}
 	case o.PromptCache < 0:
-		return &OptionError{Option: "WithPromptCache", Reason: fmt.Sprintf("%d bytes are fewer than none", o.PromptCache)}
+		return &OptionError{Option: "PromptCache", Reason: fmt.Sprintf("%d bytes are fewer than none", o.PromptCache)}
 	case o.Threads < 0:
-		return &OptionError{Option: "WithThreads", Reason: fmt.Sprintf("%d is negative", o.Threads)}
+		return &OptionError{Option: "Threads", Reason: fmt.Sprintf("%d is negative", o.Threads)}
 	case o.MemoryBudget < 0:
-		return &OptionError{Option: "WithMemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.MemoryBudget)}
+		return &OptionError{Option: "MemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.MemoryBudget)}
 	}
 	return nil
 }

@@ -84,14 +84,15 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
 func (m *Model) checkSupported(o engine.GenerateOptions) error {
+	drafts := m.draft != nil && o.DraftTokens != engine.NoDraft
 	switch {
 	case o.Segments && m.marksErr != nil:
 		return &engine.OptionError{Option: "Segments", Reason: m.marksErr.Error()}
-	case m.draft == nil && o.DraftTokens != 0:
+	case m.draft == nil && o.DraftTokens > 0:
 		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
-	case m.draft != nil && o.MaxKVSize != 0:
+	case drafts && o.MaxKVSize != 0:
 		return &engine.OptionError{Option: "MaxKVSize", Reason: "goes without a draft model only"}
-	case m.draft != nil && o.Grammar.Kind != "":
+	case drafts && o.Grammar.Kind != "":
 		return &engine.OptionError{Option: o.Grammar.Option(), Reason: "goes without a draft model only"}
 	}
 	if o.KVBits != 0 && m.shape.headDim%o.KVGroupSize != 0 {

@@ -55,7 +55,7 @@ func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 		st.state = newBoundedState(m.shape, options.MaxKVSize)
 	}
 	room := lookahead + 1 // one more, so that an error always has room
-	if m.draft != nil {
+	if m.draft != nil && options.DraftTokens != engine.NoDraft {
 		st.draft = newDrafting(m, st)
 		room += st.draft.most
 	}

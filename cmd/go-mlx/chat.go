@@ -135,7 +135,7 @@ func (c *conversation) answer(ctx context.Context, text string) error {
 	c.messages = append(c.messages, mlx.Message{Role: "user", Content: text})
 	s := c.settings
 	options := []mlx.GenerateOption{
-		mlx.WithMaxTokens(s.maxTokens), mlx.WithTemperature(float32(s.temperature)), mlx.WithTopP(float32(s.topP)), mlx.WithTopK(s.topK), mlx.WithPlainContent(),
+		mlx.WithMaxTokens(s.maxTokens), mlx.WithTemperature(float32(s.temperature)), mlx.WithSampling(mlx.TopP(float32(s.topP)), mlx.TopK(s.topK)), mlx.WithTemplate(mlx.PlainContent()),
 	}
 	if s.seeded {
 		options = append(options, mlx.WithSeed(s.seed))

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/quality"
 )
 
 func classifierCommand() *cobra.Command {
@@ -187,13 +188,13 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 		if labels, details, err = readLabels(r.labels); err != nil {
 			return fmt.Errorf("labels: %w", err)
 		}
-		options = append(options, mlx.WithLabelDetails(details))
+		options = append(options, mlx.WithLabels(mlx.LabelDescriptions(details)))
 	}
 	if r.prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(r.prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(r.prompt)))
 	}
 	if r.prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(r.prior))))
 	}
 	m, err := r.load(ctx, stderr)
 	if err != nil {
@@ -215,7 +216,7 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 		c := results[i]
 		predictions[i] = mlx.Prediction{Text: l.text, Language: l.language, Truth: l.label, Label: c.Label, Probability: c.Probability, Confidence: c.Probability, Unknown: c.Abstained}
 	}
-	report, err := mlx.Quality(labels, predictions)
+	report, err := quality.NewReport(labels, predictions)
 	if err != nil {
 		return err
 	}
@@ -256,7 +257,7 @@ func classifierCompareCommand() *cobra.Command {
 --json" wrote for the same texts.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var reports [2]mlx.QualityReport
+			var reports [2]mlx.Report
 			for i, path := range args {
 				data, err := os.ReadFile(path)
 				if err == nil {
@@ -269,7 +270,7 @@ func classifierCompareCommand() *cobra.Command {
 					return fmt.Errorf("%s: %w", path, err)
 				}
 			}
-			c, err := mlx.ComparePredictions(reports[0].Predictions, reports[1].Predictions)
+			c, err := quality.Compare(reports[0].Predictions, reports[1].Predictions)
 			if err != nil {
 				return err
 			}

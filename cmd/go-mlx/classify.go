@@ -77,10 +77,10 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 	}
 	defer m.Close()
 	if r.prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(r.prior))))
 	}
 	if r.prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(r.prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(r.prompt)))
 	}
 	if r.abstain != 0 {
 		options = append(options, mlx.WithAbstain(r.abstain))
@@ -132,7 +132,7 @@ func (r *classifyRun) labels() ([]string, []mlx.ClassifyOption, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("labels: %w", err)
 	}
-	return labels, []mlx.ClassifyOption{mlx.WithLabelDetails(details)}, nil
+	return labels, []mlx.ClassifyOption{mlx.WithLabels(mlx.LabelDescriptions(details))}, nil
 }
 
 // fit reads the labelled file and fits the temperature.

@@ -147,7 +147,7 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
 		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
 		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
-		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "option WithWorkers", false},
+		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "option Workers", false},
 	} {
 		_, _, err := run(t, c.stdin, c.args...)
 		require.ErrorContains(t, err, c.want, name)

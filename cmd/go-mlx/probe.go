@@ -138,10 +138,10 @@ func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdou
 func (r *probeRun) pythonOptions() []mlx.LoadOption {
 	options := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython)}
 	if r.python != "" {
-		options = append(options, mlx.WithPython(r.python))
+		options = append(options, mlx.WithPython(mlx.Interpreter(r.python)))
 	}
 	if r.trust {
-		options = append(options, mlx.WithTrustRemoteCode())
+		options = append(options, mlx.WithPython(mlx.TrustRemoteCode()))
 	}
 	return options
 }
@@ -153,7 +153,7 @@ func (r *probeRun) smoke(ctx context.Context, dir string, options ...mlx.LoadOpt
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	_, err = mlx.Collect(m.Generate(ctx, "Hello", mlx.WithMaxTokens(1), mlx.WithIgnoreEOS()))
+	_, err = mlx.Collect(m.Generate(ctx, "Hello", mlx.WithMaxTokens(1), mlx.WithSampling(mlx.IgnoreEOS())))
 	return err
 }
 

@@ -93,9 +93,9 @@ func (s *Server) acquire(ctx context.Context, given string, header func(func(htt
 	}
 	info := lease.Model.Info()
 	v := visitOf(ctx)
-	v.model, v.engine = name, info.Engine
+	v.model, v.engine = name, string(info.Engine)
 	header(func(h http.Header) {
-		h.Set(headerEngine, info.Engine)
+		h.Set(headerEngine, string(info.Engine))
 		h.Set(headerReason, headerText(info.Reason))
 	})
 	return lease, nil

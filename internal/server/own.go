@@ -62,10 +62,10 @@ func (q *classifyRequest) check() error {
 
 func (q *classifyRequest) options() (options []mlx.ClassifyOption) {
 	if q.Prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(q.Prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(q.Prompt)))
 	}
 	if q.Prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(q.Prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(q.Prior))))
 	}
 	if q.Temperature != 0 {
 		options = append(options, mlx.WithCalibration(mlx.Calibration{Temperature: q.Temperature}))

@@ -163,7 +163,7 @@ func (q *Request) Streams() bool { return q.Stream }
 
 // Named is what the API calls the fields behind options.
 func (q *Request) Named() turn.Names {
-	return turn.Names{"Stop": "stop_sequences", "JSONSchema": "output_config.format", "Budget": "thinking.budget_tokens"}
+	return turn.Names{"WithStop": "stop_sequences", "JSONSchema": "output_config.format", "Budget": "thinking.budget_tokens"}
 }
 
 // Wish is the request in the form that all APIs share.

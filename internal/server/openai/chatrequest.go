@@ -89,7 +89,7 @@ func (q *ChatRequest) Streams() bool { return q.Stream }
 // Named is what the API calls the fields behind options.
 func (q *ChatRequest) Named() turn.Names {
 	if q.MaxCompletionTokens != nil {
-		return turn.Names{"MaxTokens": "max_completion_tokens"}
+		return turn.Names{"WithMaxTokens": "max_completion_tokens"}
 	}
 	return nil
 }

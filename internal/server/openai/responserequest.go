@@ -94,7 +94,7 @@ func (q *ResponseRequest) Streams() bool { return q.Stream }
 
 // Named is what the API calls the fields behind options.
 func (q *ResponseRequest) Named() turn.Names {
-	return turn.Names{"MaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
+	return turn.Names{"WithMaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
 }
 
 // Wish is the request in the form that all APIs share.

@@ -60,7 +60,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		if err != nil {
 			return nil, Bad(names.Of("Tools"), "%v", err)
 		}
-		return []mlx.GenerateOption{mlx.WithGrammar(freeText + lark)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar(freeText + lark))}, nil
 	}
 	var err error
 	if schema != nil {
@@ -69,7 +69,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		}
 	}
 	if !calls {
-		return []mlx.GenerateOption{mlx.WithJSONSchema(schema)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.JSONSchema(schema))}, nil
 	}
 	field := names.Of("ToolChoice")
 	if t.Mode != Required {
@@ -83,9 +83,9 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		return nil, Bad(names.Of("Tools"), "%v", err)
 	}
 	if t.Mode == Required {
-		return []mlx.GenerateOption{mlx.WithGrammar("start: calls\n" + lark)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls\n" + lark))}, nil
 	}
-	return []mlx.GenerateOption{mlx.WithGrammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n")}, nil
+	return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n"))}, nil
 }
 
 // freeText is the start of a grammar in which a text may say anything and then call. What comes before the first call ends with

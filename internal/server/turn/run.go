@@ -52,7 +52,7 @@ func (t *Turn) segmented() bool {
 	if len(t.messages) == 0 || t.format && !callable { // a string of JSON may hold any mark
 		return false
 	}
-	if callable || t.Model.Info().Engine != "native" {
+	if callable || t.Model.Info().Engine != mlx.EngineNative {
 		return true
 	}
 	if segment.Bare(t.facts.Template) {
@@ -111,7 +111,7 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 func (r *run) stream(ctx context.Context, ids []int32) iter.Seq2[mlx.Token, error] {
 	options := append(r.options[:len(r.options):len(r.options)], mlx.WithMaxTokens(r.most-r.outcome.Generated))
 	if r.segmented {
-		options = append(options, mlx.WithSegments())
+		options = append(options, mlx.WithOutput(mlx.Segments()))
 	}
 	switch {
 	case len(ids) > 0:

@@ -138,7 +138,7 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 	}
 	if len(w.Messages) > 0 {
 		if t.plain = !set.ControlTokens; t.plain {
-			t.options = append(t.options, mlx.WithPlainContent())
+			t.options = append(t.options, mlx.WithTemplate(mlx.PlainContent()))
 		}
 		if err := t.prepareChat(ctx, set); err != nil {
 			return nil, err
@@ -154,12 +154,12 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		t.options = append(t.options, mlx.WithStop(w.Stop...))
 	}
 	if w.Session != "" {
-		t.options = append(t.options, mlx.WithSession(w.Session))
+		t.options = append(t.options, mlx.WithScheduling(mlx.Session(w.Session)))
 	}
 	if w.LogProbs {
-		t.options = append(t.options, mlx.WithLogProbs())
+		t.options = append(t.options, mlx.WithOutput(mlx.LogProbs()))
 		if w.TopLogProbs != 0 {
-			t.options = append(t.options, mlx.WithTopLogProbs(w.TopLogProbs))
+			t.options = append(t.options, mlx.WithOutput(mlx.TopLogProbs(w.TopLogProbs)))
 		}
 	}
 	return t, nil
@@ -199,7 +199,7 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 		arguments = withDefault(arguments, "enable_thinking", *thinking)
 	}
 	if len(arguments) > 0 {
-		t.options = append(t.options, mlx.WithTemplateArguments(arguments))
+		t.options = append(t.options, mlx.WithTemplate(mlx.TemplateArguments(arguments)))
 	}
 	tools, err := w.Tools.option(t.facts.Template, w.Names)
 	if err != nil {

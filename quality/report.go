@@ -1,4 +1,6 @@
-package head
+// Package quality says how good classifications are: accuracy, F1, calibration and coverage of a list of predictions, as text, HTML or
+// JSON, and a test whether two classifiers differ.
+package quality
 
 import (
 	"cmp"
@@ -177,12 +179,6 @@ func coverage(predictions []Prediction) []Cover {
 		out = append(out, Cover{float64(n) / float64(len(sorted)), right / float64(n)})
 	}
 	return out
-}
-
-// quantile is the value below which a share of the values lies.
-func quantile(values []float64, share float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
 }
 
 // Comparison is McNemar's test of two lists of predictions for the same texts.
