@@ -1,22 +1,44 @@
 // Package mlx runs MLX language models from Go.
 //
 //	m, err := mlx.LoadModel("/models/gemma-3-1b")
-//	if err != nil { ... }
 //	defer m.Close()
-//	for tok, err := range m.Generate(ctx, "Once upon a time", mlx.WithMaxTokens(128)) {
-//		if err != nil { ... }
+//	for tok := range m.Generate(ctx, "Once upon a time", mlx.WithMaxTokens(128)) {
 //		fmt.Print(tok.Text)
 //	}
 //
-// Two engines stand behind it. The native engine computes inside the process, on MLX by way of mlx-c.
-// The python engine supervises mlx-lm workers and serves every architecture that mlx-lm knows.
-// [LoadModel] picks the native one where it can and says which it took, and why, in [ModelInfo].
+// Besides text, a model sorts texts by labels ([TextModel].Classify), answers chats, and gives embeddings. [Host] keeps several models
+// in one memory budget; [Train] makes LoRA adapters; [TrainClassifier] fits a small classifier to labelled texts.
 //
-// # Streams
+// # Engines
 //
-// Generate and Chat return an iter.Seq2 of tokens and errors. The error belongs to its stream and not
-// to the model, so streams may run side by side; `for tok := range` without the error also compiles,
-// and then a failed stream ends with one empty token.
+// Two engines compute. The native engine runs inside the process, on MLX by way of mlx-c. The python engine supervises mlx-lm in worker
+// processes, and serves every architecture that mlx-lm knows. [LoadModel] picks the native one where it can, and says which it took,
+// and why, in [ModelInfo]. What only one of them can do is an interface that its models have besides [TextModel]: [PromptCacheFiles],
+// [HiddenStates], [Supervised], [Shadowed].
+//
+// # Streams and errors
+//
+// Generate and Chat return an iter.Seq2 of tokens and errors:
+//
+//	for tok, err := range m.Generate(ctx, prompt) {
+//		if err != nil {
+//			return err
+//		}
+//		fmt.Print(tok.Text)
+//	}
+//
+// The error belongs to its stream and not to the model, so streams may run side by side. A loop over the tokens alone, as above,
+// also compiles; a stream that failed then ends with one empty token. [Collect] reads a stream to its end.
+//
+// # Options
+//
+// Options that most programs set stand alone: [WithMaxTokens], [WithTemperature], [WithEngine]. The others stand in groups by subject:
+// [WithSampling], [WithConstraint], [WithKV], [WithTemplate], [WithOutput] and [WithScheduling] for a generation, [WithNative] and
+// [WithPython] for loading, [WithLabels] for classification.
+//
+//	m.Chat(ctx, messages, mlx.WithTemperature(0.7), mlx.WithSampling(mlx.TopP(0.9), mlx.TopK(40)))
+//
+// A value that cannot be is an [*OptionError] with the name of the function that set it.
 package mlx
 
 import (

@@ -228,17 +228,3 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 		})
 	}
 }
-
-func ExampleLoadModel() {
-	m, err := mlx.LoadModel("tests/models/domains")
-	if err != nil {
-		panic(err)
-	}
-	defer m.Close()
-	results, err := m.Classify(context.Background(), []string{"The goalkeeper saved two penalties."}, []string{"sport", "food", "travel"})
-	if err != nil {
-		panic(err)
-	}
-	os.Stdout.WriteString(results[0].Label + "\n")
-	// Output: sport
-}

@@ -42,10 +42,14 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 		return err
 	}
 	defer m.Close()
+	options := []mlx.EmbedOption{mlx.WithPromptName(r.promptName)}
+	if r.dimensions != 0 {
+		options = append(options, mlx.WithDimensions(r.dimensions))
+	}
 	encoder := json.NewEncoder(out)
 	start, count := time.Now(), 0
 	if err := eachBatch(in, false, func(batch []line) error {
-		vectors, err := m.Embed(ctx, texts(batch), mlx.WithPromptName(r.promptName), mlx.WithDimensions(r.dimensions))
+		vectors, err := m.Embed(ctx, texts(batch), options...)
 		if err != nil {
 			return inLines(batch, err)
 		}

@@ -68,7 +68,7 @@ func (c *common) Streams() bool { return c.Stream == nil || *c.Stream }
 func (c *common) Named() turn.Names {
 	names := turn.Names{"JSONSchema": "format", "WithMaxTokens": "options.num_predict", "Effort": "think", "RepetitionPenalty": "options.repeat_penalty", "RepetitionContext": "options.repeat_last_n"}
 	for option, name := range map[string]string{
-		"Temperature": "temperature", "TopP": "top_p", "TopK": "top_k", "MinP": "min_p", "WithStop": "stop",
+		"WithTemperature": "temperature", "TopP": "top_p", "TopK": "top_k", "MinP": "min_p", "WithStop": "stop",
 		"PresencePenalty": "presence_penalty", "FrequencyPenalty": "frequency_penalty",
 	} {
 		names[option] = "options." + name

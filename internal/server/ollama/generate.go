@@ -129,7 +129,7 @@ func (q *EmbedRequest) Answer(ctx context.Context, m mlx.TextModel) (any, int, e
 	if err != nil {
 		return nil, 0, err
 	}
-	if a.Embeddings, err = m.Embed(ctx, texts, mlx.WithDimensions(q.Dimensions)); err != nil {
+	if a.Embeddings, err = m.Embed(ctx, texts, turn.EmbedOptions("", q.Dimensions)...); err != nil {
 		return nil, 0, err
 	}
 	a.PromptEvalCount, a.TotalDuration = tokens, int64(time.Since(start))

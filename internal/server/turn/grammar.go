@@ -58,7 +58,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		}
 		lark, err := t.lark()
 		if err != nil {
-			return nil, Bad(names.Of("Tools"), "%v", err)
+			return nil, Bad(names.Of("WithTools"), "%v", err)
 		}
 		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar(freeText + lark))}, nil
 	}
@@ -80,7 +80,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	}
 	lark, err := t.lark()
 	if err != nil {
-		return nil, Bad(names.Of("Tools"), "%v", err)
+		return nil, Bad(names.Of("WithTools"), "%v", err)
 	}
 	if t.Mode == Required {
 		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls\n" + lark))}, nil

@@ -95,7 +95,7 @@ func (w *Wish) Check() error {
 	if err := AtMost(w.Names.Of("Prompt"), len(w.Messages), MaxMessages, "messages"); err != nil {
 		return err
 	}
-	stop := w.Names.Of("Stop")
+	stop := w.Names.Of("WithStop")
 	if err := AtMost(stop, len(w.Stop), MaxStops, "stop strings"); err != nil {
 		return err
 	}
