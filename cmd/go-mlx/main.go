@@ -100,7 +100,7 @@ Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-token
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(chatCommand(), classifierCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
+	root.AddCommand(chatCommand(), classifierCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), selftestCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
 	var config string
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default: go-mlx/config.toml in the XDG folders)")
 	for _, cmd := range below(root) {
