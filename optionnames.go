@@ -16,7 +16,6 @@ var publicNames = map[string]string{
 	"Batch": "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
 	"Adapter": "WithAdapter", "DraftModel": "WithDraftModel",
 	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv", "Packed": "QuantizedGGUF",
-	"Layer": "Layers",
 }
 
 // named gives the option that an engine's error is about the name that the caller wrote.

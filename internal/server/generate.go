@@ -15,10 +15,21 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
+// mayBeJSON reports whether a body may be read as JSON. What says so may; what says nothing, or what curl -d says without being told, as in
+// Ollama's own examples, may unless a browser sends it: pages of other origins can send such bodies without asking first.
+func mayBeJSON(r *http.Request) bool {
+	h := r.Header
+	kind, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err == nil && kind == "application/json" {
+		return true
+	}
+	unsaid := h.Get("Content-Type") == "" || err == nil && kind == "application/x-www-form-urlencoded"
+	return unsaid && h.Get("Origin") == "" && h.Get("Sec-Fetch-Site") == ""
+}
+
 // decode reads a request's JSON; what has no effect is named in a header and in the log.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, table *turn.Table, value any) (*turn.Notes, error) {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
+	if !mayBeJSON(r) {
 		return nil, &turn.Error{Kind: turn.MediaType, Message: "Content-Type must be application/json"}
 	}
 	body, err := io.ReadAll(r.Body)
