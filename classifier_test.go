@@ -110,7 +110,7 @@ func TestAClassifierIsForItsModelOnly(t *testing.T) {
 	_, err = mlx.TrainClassifier(t.Context(), python, texts, mlx.ClassifierOptions{})
 	requireOption(t, err, "TrainClassifier")
 
-	for option, o := range map[string]mlx.ClassifierOptions{"Layer": {Layers: []int{99}}, "Validation": {Validation: 1}} {
+	for option, o := range map[string]mlx.ClassifierOptions{"Layers": {Layers: []int{99}}, "Validation": {Validation: 1}} {
 		_, err := mlx.TrainClassifier(t.Context(), m, texts, o)
 		requireOption(t, err, option)
 	}
