@@ -1,5 +1,8 @@
 // Package engine holds what the native and the python engine have in common: the interface that package mlx drives, and the types of
 // requests, results, events and errors. Programs use them by the names that package mlx gives them; their fields are described here.
+//
+// What else is here (Validate, Result, UserText, RandomSeed and the like) is for those who write an engine: checks and prompts that must be the
+// same in all of them.
 package engine
 
 import (
@@ -37,7 +40,9 @@ type Engine interface {
 	RenderChat(ctx context.Context, messages []Message, options GenerateOptions) (string, error)
 	// EncodeChat returns the token ids of the prompt that Generate makes of messages; PlainContent counts too.
 	EncodeChat(ctx context.Context, messages []Message, options GenerateOptions) ([]int32, error)
+	// Info describes the model.
 	Info() Info
+	// Metrics reads counters and memory figures.
 	Metrics(ctx context.Context) (Metrics, error)
 	// Close ends streams under way with ErrClosed and frees everything. It may be called again.
 	Close() error
@@ -55,7 +60,7 @@ type Message struct {
 	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`
 }
 
-// ToolCall is a call that the assistant made in an earlier turn.
+// ToolCall is a call of a function: one that the assistant made in an earlier turn, or that a stream made.
 type ToolCall struct {
 	ID       string       `json:"id,omitempty"`
 	Type     string       `json:"type"` // "function"

@@ -9,7 +9,7 @@ const (
 	EventOutput  EventKind = "output"  // a progress bar that the model's code prints: Label, Done of Total
 	EventPrefill EventKind = "prefill" // Done of Total prompt tokens are processed
 	EventRestart EventKind = "restart" // a worker ended and another one takes its place: Err
-	// EventGap: the worker that made the stream ended, and another one goes on behind the Done tokens made
+	// EventGap: the worker that made the stream ended, and another one goes on after the Done tokens made
 	// so far: Err. No token is lost or repeated.
 	EventGap EventKind = "gap"
 	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and who holds it.

@@ -38,12 +38,13 @@ type Wait struct {
 	Reason WaitReason
 	// Models have to do something first: they asked before, have requests to end, are being closed, or are pinned.
 	Models []string
-	Needed int64 // bytes; of reasons turn, memory and pinned, as the other two
+	// Needed, Free and Budget are bytes. They are set for the reasons turn, memory and pinned.
+	Needed int64
 	Free   int64
 	Budget int64
 }
 
-// String says it in a sentence without a full stop.
+// String is a sentence for people, without a full stop.
 func (w Wait) String() string {
 	names := strings.Join(w.Models, ", ")
 	switch w.Reason {

@@ -9,6 +9,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
+	"forge.lthn.ai/core/go-mlx/internal/stop"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 )
 
@@ -160,12 +161,12 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 // textStream joins stream decoding and stop strings.
 type textStream struct {
 	decoder *tokenizer.StreamDecoder
-	matcher *engine.StopMatcher
+	matcher *stop.Matcher
 }
 
 // newTextStream keeps special tokens where the marks of segments may be some.
 func newTextStream(t *tokenizer.Tokenizer, o engine.GenerateOptions) *textStream {
-	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: engine.NewStopMatcher(o.Stop)}
+	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: stop.NewMatcher(o.Stop)}
 }
 
 func (t *textStream) add(id int32) (text, stop string, err error) {
