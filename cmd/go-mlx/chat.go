@@ -49,13 +49,10 @@ func chatCommand() *cobra.Command {
 		Use:   "chat MODEL",
 		Short: "Hold a conversation in the terminal",
 		Long:  "Hold a conversation in the terminal.\n\n" + chatHelp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			run.settings.seeded = cmd.Flags().Changed("seed")
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()

@@ -85,12 +85,9 @@ func classifierTrainCommand() *cobra.Command {
 		Short: "Train a classifier",
 		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts, or of each label a whole group if groups are given, is not fitted to; on it penalty, temperature and the
 threshold for unknown domains are chosen, and the printed table is measured. The date of the data is that of the file.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
@@ -147,15 +144,12 @@ func classifierEvalCommand() *cobra.Command {
 		Short: "Measure a classifier, or a model with a prompt, on labelled texts",
 		Long: `Measure a classifier, or with --labels a model that was not trained, on labelled texts: precision, recall and F1 of every label and
 language, confusion, calibration, what abstaining brings, and the surest mistakes.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			if (run.classifier == "") == (run.labels == "") {
 				return usageError{errors.New("give --classifier or --labels")}
 			}
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()

@@ -42,12 +42,9 @@ func classifyCommand() *cobra.Command {
 		Short: "Classify each line of standard input",
 		Long: `Classify each line of standard input. The labels file holds one label a line, or "LABEL: what it stands for"; a line
 that begins with a space and "e.g. " is an example of the label above it. For each line of input the label, its probability and its margin over the second best label are printed, and the text.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()

@@ -146,8 +146,8 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"no command":     {"", []string{"what"}, "unknown command", true},
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
 		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
-		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
-		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "option Workers", false},
+		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "--top-p: 3", false},
+		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "--workers: only", false},
 	} {
 		_, _, err := run(t, c.stdin, c.args...)
 		require.ErrorContains(t, err, c.want, name)

@@ -23,12 +23,9 @@ func embedCommand() *cobra.Command {
 		Use:   "embed MODEL < TEXTS",
 		Short: "Print a vector for each line of standard input",
 		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty. Native engine only.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.promptName, "prompt-name", "", "put one of the model's own prompts before each text, e.g. query")

@@ -47,7 +47,7 @@ func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
 		Use:         "generate MODEL [PROMPT]",
-		Annotations: map[string]string{behindModel: "1"},
+		Annotations: map[string]string{afterModel: "1"},
 		Short:       "Continue a prompt, or answer it with --chat",
 		Long:        "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {

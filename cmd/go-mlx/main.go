@@ -53,7 +53,7 @@ func (e workError) Unwrap() error { return e.error }
 func working(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := run(cmd, args); err != nil {
-			return workError{err}
+			return workError{byFlags(cmd.Flags(), err)}
 		}
 		return nil
 	}
@@ -104,7 +104,7 @@ Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-token
 	var config string
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default: go-mlx/config.toml in the XDG folders)")
 	for _, cmd := range below(root) {
-		cmd.RunE = working(cmd.RunE)
+		cmd.RunE, cmd.Long = working(cmd.RunE), wrapped(cmd.Long)
 		withSettings(root, cmd, &config)
 	}
 	root.AddCommand(settingsTopic())

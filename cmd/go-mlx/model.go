@@ -129,12 +129,20 @@ func takeModel(path *string, args []string) (rest []string, err error) {
 func onlyModel(path *string, args []string) error {
 	rest, err := takeModel(path, args)
 	if err == nil && len(rest) > 0 {
-		err = usageError{fmt.Errorf("unknown argument %q behind the model", rest[0])}
+		err = usageError{fmt.Errorf("unknown argument %q after the model", rest[0])}
 	}
 	return err
 }
 
-func (f *modelFlags) only(args []string) error { return onlyModel(&f.path, args) }
+// withModel is the RunE of a command whose only argument is the model.
+func withModel(path *string, run func(*cobra.Command) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := onlyModel(path, args); err != nil {
+			return err
+		}
+		return run(cmd)
+	}
+}
 
 // load loads the model and says on stderr which engine runs it, and why.
 func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {

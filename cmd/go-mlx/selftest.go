@@ -36,7 +36,7 @@ The exit code is 0 if something was tested and nothing failed, 1 otherwise, and 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				if run.model != "" {
-					return usageError{fmt.Errorf("unknown argument %q behind the model", args[0])}
+					return usageError{fmt.Errorf("unknown argument %q after the model", args[0])}
 				}
 				run.model = args[0]
 			}

@@ -30,7 +30,8 @@ const settingsHelp = `Every flag of every command may also be given by an enviro
 first of these that is there:
 
   1. the flag on the command line
-  2. the environment variable: GO_MLX_ and the flag in capitals, with _ for -: GO_MLX_MAX_TOKENS=100 is --max-tokens 100
+  2. the environment variable: GO_MLX_ and the flag in capitals, with _ for -
+     (GO_MLX_MAX_TOKENS=100 is --max-tokens 100)
   3. the command's own table in the configuration file
   4. the top of the configuration file
   5. the flag's default
@@ -58,11 +59,11 @@ from GO_MLX_API_KEYS, separated by commas.
 `
 
 func settingsTopic() *cobra.Command {
-	return &cobra.Command{Use: "configuration", Short: "Flags from the environment and from a file", Long: settingsHelp}
+	return &cobra.Command{Use: "configuration", Short: "Flags from the environment and from a file", Long: wrapped(settingsHelp)}
 }
 
-// behindModel is the annotation of commands that take an argument behind the model.
-const behindModel = "behind model"
+// afterModel is the annotation of commands that take an argument after the model.
+const afterModel = "after model"
 
 // settings holds a configuration file.
 type settings struct {
@@ -265,7 +266,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 }
 
 // behind is how many arguments of a command stand behind the model.
-func behind(cmd *cobra.Command) int { return len(cmd.Annotations[behindModel]) }
+func behind(cmd *cobra.Command) int { return len(cmd.Annotations[afterModel]) }
 
 // excluded reports whether the command line gives another flag that cannot stand beside this one.
 func excluded(flag *pflag.Flag, given map[string]bool) bool {
