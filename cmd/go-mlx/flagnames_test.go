@@ -49,9 +49,11 @@ func TestErrorsNameTheFlag(t *testing.T) {
 
 func TestHelpFitsATerminal(t *testing.T) {
 	for _, cmd := range below(rootCommand()) {
+		require.Contains(t, cmd.UsageString(), "Usage:", cmd.CommandPath())
 		for line := range strings.Lines(cmd.Long) {
 			require.LessOrEqual(t, len([]rune(strings.TrimSuffix(line, "\n"))), 100, cmd.CommandPath())
 		}
 	}
+	require.NotContains(t, wrapped("0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 --api-key-file"), "-\n", "words are not cut")
 	require.Equal(t, "a b\n\n  kept\n  too\n\nc", wrapped("a\nb\n\n  kept\n  too\n\nc"))
 }

@@ -108,5 +108,6 @@ Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-token
 		withSettings(root, cmd, &config)
 	}
 	root.AddCommand(settingsTopic())
+	wrapFlags(root)
 	return root
 }
