@@ -58,7 +58,7 @@ var ErrOtherModel = errors.New("the classifier was trained with another model")
 
 // ClassifierOptions are those of TrainClassifier. The zero value is good.
 type ClassifierOptions struct {
-	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those behind
+	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those after
 	// the chosen one are not computed. The default is the one at four ninths of the model's depth, where Gemma 3 and SmolLM2 tell
 	// domains apart best.
 	Layers []int

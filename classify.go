@@ -66,7 +66,7 @@ func (m *model) classify(ctx context.Context, texts []string, o classifyOptions)
 const classifyWindow = 512
 
 // ClassifyAll classifies a sequence of texts that need not fit into memory: results come in the order of the
-// texts, a window of some hundreds behind them. The sequence ends with an error if one occurs; results
+// texts, some hundreds of texts later. The sequence ends with an error if one occurs; results
 // before it are valid.
 func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], labels []string, options ...ClassifyOption) iter.Seq2[Classification, error] {
 	return func(yield func(Classification, error) bool) {

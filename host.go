@@ -36,7 +36,7 @@ type HostOptions struct {
 }
 
 // Host keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
-// idle for long or when others need its memory. It is safe for concurrent use.
+// idle for long or when other models need its memory. It is safe for concurrent use.
 //
 // Requests that need memory wait for it, in the order in which they came, and are told what they wait for. To make room, models
 // without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
@@ -53,7 +53,7 @@ type Host struct {
 	models map[string]*hosted
 }
 
-// hosted is what a Host knows of a model besides its Room.
+// hosted is what a Host keeps of a model; what decides about loading is in the admission.Room.
 type hosted struct {
 	HostedModel
 	done, total int64 // of the last load
@@ -103,7 +103,7 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 	h.room = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
 		select {
 		case h.notices <- n:
-		default: // a log that is behind by a thousand lines misses some
+		default: // the log is a thousand lines late; this one is lost
 		}
 	}})
 	h.logged.Go(func() {
@@ -199,8 +199,8 @@ type acquireOptions struct{ tell func(Wait) }
 func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
 
 // Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load
-// goes on when ctx ends, for whoever asks next. The caller releases the lease when its request is over; whoever holds one and asks for
-// a model that does not fit beside it waits for himself.
+// goes on when ctx ends, for the next caller. The caller releases the lease when its request is over; a caller that holds one and asks for
+// a model that does not fit beside it waits for itself to release it, until ctx ends.
 func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOption) (*Lease, error) {
 	var o acquireOptions
 	for _, option := range options {

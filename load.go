@@ -72,7 +72,7 @@ func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.M
 	return memory, nil
 }
 
-// tellWait is told what a load waits for.
+// tellWait passes on what a load waits for, as an event.
 func (o *loadOptions) tellWait(w Wait) {
 	if o.bridge.Events != nil {
 		o.bridge.Events(Event{Kind: EventWait, Label: w.String()})

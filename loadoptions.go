@@ -30,7 +30,7 @@ func (f loadOption) applyLoad(o *loadOptions) { f(o) }
 type loadOptions struct {
 	engine     Engine
 	pythonOnly []string // options given that only the python engine has, by the names that the caller wrote
-	nativeOnly []string // likewise
+	nativeOnly []string // options given that only the native engine has
 	bridge     bridge.Options
 	native     engine.NativeOptions
 	shadow     *shadowOptions // nil without
@@ -74,7 +74,7 @@ func WithEngine(e Engine) LoadOption { return loadOption(func(o *loadOptions) { 
 
 // WithMemoryBudget sets how many bytes the model may hold: weights, draft and adapter once for each process that loads them,
 // prompt caches, and KV. What would exceed it fails with ErrBudget. Native engine: before anything is allocated, and KV kept for later
-// requests is given back first; the account is MLX's, which is that of the whole process. Python engine: a worker that would not
+// requests is given back first; the account is MLX's, which counts the whole process. Python engine: a worker that would not
 // fit beside the others is not started. Without the option there is no limit. For several models together see Host.
 func WithMemoryBudget(bytes int64) LoadOption {
 	return loadOption(func(o *loadOptions) {
@@ -117,9 +117,9 @@ func WithDraftModel(path string) LoadOption {
 	return loadOption(func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path })
 }
 
-// WithEvents tells f of progress and of trouble that was overcome. Given to LoadModel it is told of loading, of waits for memory, and of
+// WithEvents calls f with progress and with faults that were handled. Given to LoadModel it hears of loading, of waits for memory, and of
 // workers that ended and were replaced, one event after the other on a goroutine of its own; f must not close the model. The native
-// engine, which loads in one go, sends none. Given to a generation it is told of prefill and of gaps (a worker that ended in
+// engine, which loads in one go, sends none. Given to a generation it hears of prefill and of gaps (a worker that ended in
 // mid-stream, after which another one went on), on the goroutine that reads the stream.
 func WithEvents(f func(Event)) EventsOption { return EventsOption{f} }
 

@@ -73,8 +73,8 @@ type TextModel interface {
 	Info() ModelInfo
 	// Metrics reads counters and memory figures.
 	Metrics(ctx context.Context) (Metrics, error)
-	// Close ends streams under way with ErrClosed and gives all memory and processes back. It may be
-	// called again, and from within a stream's loop.
+	// Close ends streams under way with ErrClosed, frees all memory and ends all processes. It may be called again, and from within a
+	// stream's loop.
 	Close() error
 }
 
@@ -109,8 +109,8 @@ type model struct {
 	promptCache int64             // bytes of them that the prompt cache may come to hold
 }
 
-// measure brings the claim to what the native engine holds now, if that is more than was expected. A model that is too busy to say keeps
-// what it had.
+// measure sets the claim to what the native engine holds now, if that is more than was expected. If the model is too busy to answer, the
+// claim stays as it is.
 func (m *model) measure(ctx context.Context) {
 	if m.claim == nil {
 		return

@@ -20,7 +20,7 @@ type (
 	Segment = engine.Segment
 	// SegmentKind says what a Segment is for.
 	SegmentKind = engine.SegmentKind
-	// Event tells of progress and of trouble that was overcome; see [engine.Event].
+	// Event tells of progress, or of a fault that was handled; see [engine.Event].
 	Event = engine.Event
 	// EventKind names an Event.
 	EventKind = engine.EventKind

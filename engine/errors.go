@@ -22,11 +22,11 @@ var (
 	ErrBudget = errors.New("memory budget exceeded")
 )
 
-// BudgetError is what does not fit into a memory budget. All in bytes.
+// BudgetError says what does not fit into a memory budget, in bytes.
 type BudgetError struct {
 	What                 string // e.g. "a worker"
 	Needed, Used, Budget int64
-	Pinned               int64 // of Used, what cannot be evicted
+	Pinned               int64 // of Used, what cannot be freed for it
 }
 
 func (e *BudgetError) Error() string {

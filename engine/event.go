@@ -16,7 +16,7 @@ const (
 	EventWait EventKind = "wait"
 )
 
-// Event tells of progress and of trouble that was overcome.
+// Event tells of progress, or of a fault that was handled. What the fields mean is said at the kinds.
 type Event struct {
 	Kind        EventKind
 	Label       string

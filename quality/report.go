@@ -66,7 +66,7 @@ const (
 	maxMistakes = 100
 )
 
-// NewReport measures predictions. labels gives the order of rows; labels that only the predictions have come behind them.
+// NewReport measures predictions. labels gives the order of rows; labels that occur only in predictions come after them.
 func NewReport(labels []string, predictions []Prediction) (*Report, error) {
 	if len(predictions) == 0 {
 		return nil, fmt.Errorf("no labelled texts to measure with")

@@ -120,7 +120,7 @@ func (r *convertRun) run(ctx context.Context, model string, stderr io.Writer) er
 		tool.Stderr = stderr
 	}
 	if _, err := tool.Run(ctx, append([]string{"-m", "mlx_lm"}, args...)...); err != nil {
-		return errors.Join(err, os.RemoveAll(r.out)) // half a model is of no use
+		return errors.Join(err, os.RemoveAll(r.out)) // nobody can use half a model
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func generateCommand() *cobra.Command {
 				return err
 			}
 			if len(args) > 1 {
-				return usageError{fmt.Errorf("unknown argument %q behind the prompt: put the prompt in quotes", args[1])}
+				return usageError{fmt.Errorf("unknown argument %q after the prompt: put the prompt in quotes", args[1])}
 			}
 			prompt, err := promptOf(args, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {

@@ -249,7 +249,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 			}
 			return
 		}
-		if flag.Name == "model" && len(args) > behind(cmd) {
+		if flag.Name == "model" && len(args) > argumentsAfterModel(cmd) {
 			return // the arguments name one
 		}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
@@ -265,8 +265,8 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 	return errors.Join(errs...)
 }
 
-// behind is how many arguments of a command stand behind the model.
-func behind(cmd *cobra.Command) int { return len(cmd.Annotations[afterModel]) }
+// argumentsAfterModel is how many arguments of a command follow the model.
+func argumentsAfterModel(cmd *cobra.Command) int { return len(cmd.Annotations[afterModel]) }
 
 // excluded reports whether the command line gives another flag that cannot stand beside this one.
 func excluded(flag *pflag.Flag, given map[string]bool) bool {

@@ -36,7 +36,7 @@ func examineSystem(ctx context.Context) []finding {
 	}
 }
 
-// fileField is the value behind the first line of a file that begins with a name.
+// fileField is the value of the first line NAME=VALUE (or another separator) with a name.
 func fileField(path, name, separator string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {

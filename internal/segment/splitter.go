@@ -81,7 +81,7 @@ func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	return s.give(out, text[:len(text)-keep], last)
 }
 
-// give appends text of the kind under way; ends says that the kind, or the whole text, ends behind it.
+// give appends text of the kind under way; ends says that the kind, or the whole text, ends after it.
 func (s *Splitter) give(out []engine.Segment, text string, ends bool) []engine.Segment {
 	if s.kind != engine.SegmentTool {
 		if text == "" {

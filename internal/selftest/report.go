@@ -54,7 +54,7 @@ func (r *Report) WriteText(out io.Writer) error {
 	return err
 }
 
-// indent puts all lines of a text but the first behind so many spaces.
+// indent puts so many spaces in front of all lines of a text but the first.
 func indent(text string, n int) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+strings.Repeat(" ", n))
 }

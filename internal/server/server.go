@@ -51,7 +51,7 @@ type Config struct {
 	ControlTokens bool
 	BasePath      string // a prefix of all paths, such as "/lm"; "" for none
 
-	// ReadyDelay is how long /readyz says no before the listener closes, so that whoever spreads requests sends no more.
+	// ReadyDelay is how long /readyz says no before the listener closes, so that load balancers send no more requests.
 	ReadyDelay time.Duration
 
 	// Between stands between a loaded model and the requests for it, such as a script in tests of clients; nil for nothing.

@@ -98,7 +98,7 @@ class Batch:
             mx.clear_cache()
 
     def leave(self, stream):
-        """Takes a stream out that goes on by itself: with no more credit, or without company."""
+        """Takes a stream out of the batch: it has no more credit, or no other stream is left in it."""
         # The generator is one token ahead; without that token the stream could not go on where it is. These names are
         # not public: requirements.probe looks for them when the worker starts.
         uid = self._uids[stream.id]

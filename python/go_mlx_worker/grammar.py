@@ -137,7 +137,7 @@ class Follower:
             self._before = len(tokens)
         made = tokens[self._before :].tolist()
         if made and made[-1] in self._ends:
-            return logits  # behind the end, and of no use to anybody
+            return logits  # after the end of the text: nobody reads them
         self._follow(made)
         allowed = self._allowed(logits.shape[-1])
         if not allowed.any():

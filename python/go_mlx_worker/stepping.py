@@ -10,7 +10,7 @@ from .stream import Stream
 
 # A batch that failed with a stream twice will fail again: the stream then stays by itself.
 RESCUES = 2
-# Tokens that a stream makes by itself after its batch failed, before it has company again.
+# Tokens that a stream makes by itself after its batch failed, before it is batched again.
 PROBATION = 8
 
 
@@ -86,7 +86,7 @@ class Stepper:
         return isinstance(alone, Alone) and not alone.prefilling and not alone.stream.apart and alone.stream.credit > 0
 
     def _regroup(self):
-        """Streams without company leave the batch, and those that have some join it."""
+        """A stream that is alone in the batch leaves it; as soon as there are two, both are batched."""
         if self._batch is None:
             return
         sociable = [a for a in self._alone.values() if self._sociable(a)]

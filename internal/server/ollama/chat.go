@@ -64,7 +64,7 @@ func (c *common) ModelName() string { return modelName(c.Model) }
 // Streams says whether the answer is streamed.
 func (c *common) Streams() bool { return c.Stream == nil || *c.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (c *common) Named() turn.Names {
 	names := turn.Names{"JSONSchema": "format", "WithMaxTokens": "options.num_predict", "Effort": "think", "RepetitionPenalty": "options.repeat_penalty", "RepetitionContext": "options.repeat_last_n"}
 	for option, name := range map[string]string{

@@ -28,7 +28,7 @@ type generateAnswer struct {
 // Loads says that the request only wants the model loaded.
 func (q *GenerateRequest) Loads() bool { return q.Prompt == "" }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *GenerateRequest) Named() turn.Names {
 	names := q.common.Named()
 	names["Prompt"] = "prompt"

@@ -13,8 +13,8 @@ import (
 // those that do not come first. What a template does with an order is found out by rendering it once.
 const (
 	systemFirst    = "a system message"
-	systemLater    = "a system message behind others"
-	neighbours     = "two messages of the user, one behind the other"
+	systemLater    = "a system message after others"
+	neighbours     = "two messages of the user in a row"
 	assistantFirst = "a message of the assistant before one of the user"
 )
 

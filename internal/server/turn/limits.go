@@ -113,7 +113,7 @@ var commonNames = Names{
 	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
 }
 
-// Of is the field behind an option.
+// Of is the field that sets an option.
 func (n Names) Of(option string) string { return cmp.Or(n[option], commonNames[option], option) }
 
 // ErrDraining ends requests that are still under way when the time for draining is over.

@@ -107,7 +107,7 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 	return r.outcome, nil
 }
 
-// stream starts the model, behind token ids or with the turn's own prompt.
+// stream starts the model, with token ids as its prompt or with the turn's own.
 func (r *run) stream(ctx context.Context, ids []int32) iter.Seq2[mlx.Token, error] {
 	options := append(r.options[:len(r.options):len(r.options)], mlx.WithMaxTokens(r.most-r.outcome.Generated))
 	if r.segmented {

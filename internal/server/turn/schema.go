@@ -63,7 +63,7 @@ func (c schemaCopy) schema() error {
 	return c.value()
 }
 
-// fields copies an object; each does what stands behind a name.
+// fields copies an object; the func under a name copies the member of that name.
 func (c schemaCopy) fields(each func(name string) error) error {
 	if err := c.token(); err != nil {
 		return err

@@ -340,7 +340,7 @@ func (t *Turn) render(ctx context.Context) (text, tail string, err error) {
 		return text, "", nil
 	}
 	if start, end := t.marks.ThinkStart, t.marks.ThinkEnd; start != "" && strings.LastIndex(text, start) > strings.LastIndex(text, end) {
-		tail = "\n" + end + "\n\n" // the template opens a thought, and the text is behind it
+		tail = "\n" + end + "\n\n" // the template opens a thought, and the text follows it
 	}
 	return text, tail + t.prefill, nil
 }
