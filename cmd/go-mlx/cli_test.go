@@ -166,7 +166,7 @@ func TestEmbedPrintsAVectorForEachLine(t *testing.T) {
 		require.Len(t, v, 16)
 	}
 	_, _, err = run(t, "one\n", "embed", "-q", "-m", testenv.Model(t), "--prompt-name", "query")
-	require.ErrorContains(t, err, "WithPromptName")
+	require.ErrorContains(t, err, "--prompt-name")
 }
 
 func TestGenerateFollowsAGrammar(t *testing.T) {

@@ -21,8 +21,11 @@ func (r *Report) WriteHTML(out io.Writer) error { return pageTemplate.Execute(ou
 // Verdict is the outcome in a sentence.
 func (r *Report) Verdict() string {
 	text := fmt.Sprintf("%d passed, %d failed, %d not run, in %.0f s", r.Count(Passed), r.Count(Failed), r.Count(NotRun), r.Seconds)
-	if r.Interrupted {
+	switch {
+	case r.Interrupted:
 		text += "; interrupted"
+	case r.Count(Passed)+r.Count(Failed) == 0:
+		text += "; nothing could be tested"
 	}
 	return text
 }

@@ -183,18 +183,22 @@ func ownModel(temp string) (string, error) {
 func (b *bench) look(ctx context.Context) {
 	b.missing = map[mlx.Engine]string{}
 	if err := mlx.NativeSupport(b.dir); err != nil {
-		b.missing[mlx.EngineNative] = firstLine(err)
+		b.missing[mlx.EngineNative] = summary(err)
 	}
 	if strings.HasSuffix(b.dir, ".gguf") {
 		b.missing[mlx.EnginePython] = "the python engine does not read GGUF files"
 	} else if _, _, err := bridge.Inspect(ctx, b.python); err != nil {
-		b.missing[mlx.EnginePython] = firstLine(err)
+		b.missing[mlx.EnginePython] = summary(err) + "; go-mlx doctor says what to install"
 	}
 }
 
-func firstLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
-	return line
+// summary is an error in one line: the first, or of a Python traceback the last, which says what was raised.
+func summary(err error) string {
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	if strings.Contains(lines[0], "Traceback") {
+		return strings.TrimSpace(lines[len(lines)-1])
+	}
+	return lines[0]
 }
 
 // try runs one check. A panic is its failure.

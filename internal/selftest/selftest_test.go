@@ -110,4 +110,7 @@ func TestOutcomesOfACheck(t *testing.T) {
 	require.Equal(t, "no Python", try(check{engine: python}).Detail)
 	require.Equal(t, NotRun, try(check{engine: native, own: true}).State)
 	require.False(t, (&Report{}).Passed(), "nothing was tested")
+	require.Contains(t, (&Report{}).Verdict(), "nothing could be tested")
+	require.Equal(t, "ModuleNotFoundError: No module named 'msgpack'", summary(errors.New("python -c x: exit status 1: Traceback (most recent call last):\n  File\nModuleNotFoundError: No module named 'msgpack'")))
+	require.Equal(t, "first", summary(errors.New("first\nsecond")))
 }
