@@ -46,7 +46,7 @@ type ClassifierInfo struct {
 type (
 	// Report says how good classifications are; see [quality.Report].
 	Report = quality.Report
-	// Prediction is what was said of a text, and what is right; see [quality.Prediction].
+	// Prediction is the label that a text got, and the right one; see [quality.Prediction].
 	Prediction = quality.Prediction
 )
 

@@ -106,7 +106,7 @@ type LabelledText struct {
 }
 
 // Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
-// given to WithCalibration. Texts that the model was trained on make it too sure of itself.
+// given to WithCalibration. Do not use texts that the model was trained on: their probabilities are too high.
 func Calibrate(ctx context.Context, m TextModel, texts []LabelledText, labels []string, options ...ClassifyOption) (Calibration, error) {
 	plain := make([]string, len(texts))
 	truth := make([]int, len(texts))

@@ -39,10 +39,10 @@ func (o *classifyOptions) fail(option, reason string) {
 // {text} the text.
 const DefaultLabelPrompt = engine.DefaultLabelPrompt
 
-// CompletionLabelPrompt is the prompt of Classify for a model without a chat template. {label} is where the label stands.
+// CompletionLabelPrompt is the prompt of Classify for a model without a chat template. {label} is replaced by each label.
 const CompletionLabelPrompt = engine.CompletionLabelPrompt
 
-// LabelDetails say what a label stands for; see [engine.LabelDetails].
+// LabelDetails describe a label; see [engine.LabelDetails].
 type LabelDetails = engine.LabelDetails
 
 // WithClassifier classifies with a trained classifier instead of a prompt: Classify's labels must be nil or those of the classifier,
@@ -83,7 +83,7 @@ func WithLabels(options ...LabelOption) ClassifyOption {
 	}}
 }
 
-// LabelPrompt replaces the prompt. It must hold {text} exactly once; what stands before it is computed once for all texts, so put the
+// LabelPrompt replaces the prompt. It must hold {text} exactly once; what precedes it is computed once for all texts, so put the
 // instruction first. It may hold {labels}. One that ends with {label} is completed by the labels without a chat template, as
 // CompletionLabelPrompt is, also by a model that has one.
 func LabelPrompt(prompt string) LabelOption {
@@ -95,7 +95,7 @@ func LabelPrompt(prompt string) LabelOption {
 }
 
 // LabelDescriptions describes labels, by name, and gives examples of texts that they are right for. Both become part of the prompt, in
-// front of the text, and are computed once for all texts. Descriptions stand after the labels in {labels}, or in lines of their own
+// front of the text, and are computed once for all texts. Descriptions follow the labels in {labels}, or are lines of their own
 // before a prompt without {labels} that the label completes.
 func LabelDescriptions(details map[string]LabelDetails) LabelOption {
 	details = maps.Clone(details)

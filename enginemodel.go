@@ -32,7 +32,7 @@ type Supervised interface {
 	// Reset loads the model anew from its folder, for weights that changed, and returns when the first worker has done so. Requests
 	// under way end on the old weights. Quarantined requests are tried again.
 	Reset(ctx context.Context) error
-	// Shutdown lets no more requests in, waits until those under way have ended, and closes the model. If ctx ends first, the model is
+	// Shutdown refuses new requests, waits until those under way have ended, and closes the model. If ctx ends first, the model is
 	// closed at once, requests under way end with ErrClosed, and ctx's error is returned.
 	Shutdown(ctx context.Context) error
 }
@@ -60,7 +60,7 @@ func (m *model) public() TextModel {
 	return m
 }
 
-// nativeEngine is what the native engine has besides those methods that both have. The engine itself may not be part of the program.
+// nativeEngine is the native engine with the methods that only it has. It is an interface because a program may be built without it.
 type nativeEngine interface {
 	engine.Engine
 	PromptCacheFiles

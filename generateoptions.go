@@ -203,9 +203,9 @@ func TemplateArguments(arguments map[string]any) TemplateOption {
 	return TemplateOption{part{func(o *engine.GenerateOptions) { o.TemplateArguments = arguments }}}
 }
 
-// PlainContent takes what spells a control token in messages and tools, such as <end_of_turn>, for the text that it is, so that
-// nobody whose text is part of a chat can end a turn or begin one. Use it for texts of others. Classify does so always; tokens that the
-// chat template itself writes keep their meaning.
+// PlainContent encodes what spells a control token in messages and tools, such as <end_of_turn>, as text, so that the author of a message
+// cannot end a turn or begin one. Use it for texts of users. Classify always does so; tokens that the chat template itself writes keep
+// their meaning.
 func PlainContent() TemplateOption {
 	return TemplateOption{part{func(o *engine.GenerateOptions) { o.PlainContent = true }}}
 }

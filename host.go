@@ -29,16 +29,16 @@ type HostOptions struct {
 	Budget int64
 	// IdleTTL is how long a model without requests stays loaded; 0 keeps it.
 	IdleTTL time.Duration
-	// Logger is told of loads, closes and waits; nil for none.
+	// Logger logs loads, closes and waits; nil for none.
 	Logger *slog.Logger
-	// Events is told what WithEvents tells of loading, of each model. It must not close the host.
+	// Events is called with the events of every model's load, as the func of WithEvents is. It must not close the host.
 	Events func(model string, e Event)
 }
 
 // Host keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
 // idle for long or when other models need its memory. It is safe for concurrent use.
 //
-// Requests that need memory wait for it, in the order in which they came, and are told what they wait for. To make room, models
+// Requests that need memory wait for it, in the order in which they came, and OnWait says what they wait for. To make room, models
 // without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
 // closed after the last. A model that no longer has to make room takes requests again. A load that fails is not tried again at other
 // models' cost for a while. ErrBudget is the error only of what would not fit into an empty host.
@@ -195,7 +195,7 @@ type AcquireOption func(*acquireOptions)
 
 type acquireOptions struct{ tell func(Wait) }
 
-// OnWait tells f what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
+// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
 func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
 
 // Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load

@@ -85,7 +85,7 @@ func WithMemoryBudget(bytes int64) LoadOption {
 
 // WithHost makes a model that the caller loads and closes count in the budget of a host: the load, and further workers of the python
 // engine, wait for memory like those of the host's own models, and others wait for what it holds. It is never closed for others.
-// WithEvents is told what it waits for.
+// The func of WithEvents hears what it waits for.
 func WithHost(h *Host) LoadOption { return loadOption(func(o *loadOptions) { o.host = h }) }
 
 // WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to so many bytes, for requests that begin

@@ -112,7 +112,7 @@ func WorkerEnv(variables ...string) PythonOption {
 	return PythonOption{"WorkerEnv", func(o *loadOptions) { o.bridge.Environment = variables }}
 }
 
-// WorkerLog tells l of workers that start and of those that end unasked, and at slog.LevelDebug what they print.
+// WorkerLog logs workers that start and those that end without being asked to, and at slog.LevelDebug what they print.
 func WorkerLog(l *slog.Logger) PythonOption {
 	return PythonOption{"WorkerLog", func(o *loadOptions) { o.bridge.Logger = l }}
 }

@@ -9,11 +9,11 @@ import (
 )
 
 type (
-	// TrainOptions are those of a LoRA training run.
+	// TrainOptions are those of a LoRA training run; see [engine.TrainOptions].
 	TrainOptions = engine.TrainOptions
-	// TrainProgress is told after each iteration.
+	// TrainProgress is passed to TrainOptions.Progress after each iteration; see [engine.TrainProgress].
 	TrainProgress = engine.TrainProgress
-	// TrainResult is the outcome of a run.
+	// TrainResult is the outcome of a run; see [engine.TrainResult].
 	TrainResult = engine.TrainResult
 )
 

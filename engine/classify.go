@@ -9,7 +9,7 @@ import (
 )
 
 // DefaultLabelPrompt asks for a label. {labels} becomes the labels, joined by commas, and {text} the
-// text. What stands before the text is the same for all texts of a call and is prefilled once.
+// text. What precedes the text is the same for all texts of a call and is prefilled once.
 const DefaultLabelPrompt = "Classify the text. Answer with one of: {labels}.\n\nText: {text}"
 
 // CompletionLabelPrompt is the prompt for a model without a chat template, which was trained to continue texts and not to answer. The label is

@@ -1,7 +1,7 @@
 // Package engine holds what the native and the python engine have in common: the interface that package mlx drives, and the types of
 // requests, results, events and errors. Programs use them by the names that package mlx gives them; their fields are described here.
 //
-// What else is here (Validate, Result, UserText, RandomSeed and the like) is for those who write an engine: checks and prompts that must be the
+// The other functions (Validate, Result, UserText, RandomSeed and the like) are for authors of an engine: checks and prompts that must be the
 // same in all of them.
 package engine
 
@@ -79,7 +79,7 @@ type Prompt struct {
 	Messages []Message // a chat, rendered with the model's template
 	IDs      []int32   // token ids, taken as they are
 
-	// Plain takes what spells a control token in text and messages for text: nobody who writes a message can end its turn.
+	// Plain encodes what spells a control token in text and messages as text, so that the author of a message cannot end its turn.
 	Plain bool
 }
 

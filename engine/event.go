@@ -12,11 +12,11 @@ const (
 	// EventGap: the worker that made the stream ended, and another one goes on after the Done tokens made
 	// so far: Err. No token is lost or repeated.
 	EventGap EventKind = "gap"
-	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and who holds it.
+	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and which models hold it.
 	EventWait EventKind = "wait"
 )
 
-// Event tells of progress, or of a fault that was handled. What the fields mean is said at the kinds.
+// Event tells of progress, or of a fault that was handled. The kinds say which fields are set.
 type Event struct {
 	Kind        EventKind
 	Label       string

@@ -47,7 +47,7 @@ type GenerateOptions struct {
 
 	Solo    bool        // computed by itself, not in a batch
 	Session string      // requests of a session go to the same worker, where their KV is kept
-	Events  func(Event) // told of progress, on the goroutine that reads the stream
+	Events  func(Event) // called with progress, on the goroutine that reads the stream
 }
 
 const (

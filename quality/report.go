@@ -10,14 +10,14 @@ import (
 	"slices"
 )
 
-// Prediction is what was said of a text, and what is right.
+// Prediction is the label that a text got, and the right one.
 type Prediction struct {
 	Text        string  `json:"text,omitempty"`
 	Language    string  `json:"language,omitempty"`
 	Truth       string  `json:"truth"`
 	Label       string  `json:"label"`
 	Probability float64 `json:"probability"`
-	Confidence  float64 `json:"confidence"` // by which texts abstain: the energy, or the probability
+	Confidence  float64 `json:"confidence"` // what decides about abstaining: the energy, or the probability
 	Unknown     bool    `json:"unknown,omitempty"`
 }
 
@@ -38,7 +38,7 @@ type Bin struct {
 	Accuracy   float64 `json:"accuracy"`
 }
 
-// Cover is what abstaining costs and brings: the surest share of the texts and their accuracy.
+// Cover says what abstaining brings: the accuracy on the share of the texts with the highest confidence.
 type Cover struct {
 	Coverage float64 `json:"coverage"`
 	Accuracy float64 `json:"accuracy"`

@@ -107,7 +107,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 	return nil
 }
 
-// conversation is what was said, and how it goes on.
+// conversation is the messages so far, and the settings of the next answer.
 type conversation struct {
 	model    mlx.TextModel
 	out      io.Writer

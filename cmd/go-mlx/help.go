@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 )
 
-// helpWidth is how wide texts of help are, in columns: that of a terminal that nobody has enlarged.
+// helpWidth is how wide texts of help are, in columns: that of a terminal of the usual size.
 const helpWidth = 80
 
 // wrapped breaks the paragraphs of a text anew, between words. Paragraphs with lines that begin with a space stay as they are.
@@ -39,7 +39,7 @@ func wrapped(text string) string {
 	return strings.Join(paragraphs, "\n\n")
 }
 
-// wrapFlags makes the help of all commands break what is said of flags at the terminal's width.
+// wrapFlags wraps the descriptions of flags at the terminal's width, in the help of all commands.
 func wrapFlags(root *cobra.Command) {
 	cobra.AddTemplateFunc("wrapped", func(flags *pflag.FlagSet) string {
 		width, _, err := term.GetSize(int(os.Stdout.Fd()))

@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// usageError is a mistake on the command line that a command finds itself.
+// usageError is a mistake on the command line that a command finds, and not cobra.
 type usageError struct{ error }
 
 // workError is an error of a command that had begun.

@@ -108,7 +108,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	addModelFlag(cmd, &f.path)
 }
 
-// addModelFlag adds --model, in whose place a command's first argument may stand.
+// addModelFlag adds --model; a command's first argument may be given in its place.
 func addModelFlag(cmd *cobra.Command, path *string) {
 	cmd.Flags().StringVarP(path, "model", "m", "", "model: a folder, a .gguf file or a name ORG/NAME; or the first argument")
 }

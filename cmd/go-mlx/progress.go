@@ -96,7 +96,7 @@ func isTerminal(out io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// clear ends the bars that are still there, so that what follows has the terminal to itself.
+// clear removes the bars that are still shown, before other output.
 func (b *bars) clear() {
 	if b == nil || b.progress == nil {
 		return

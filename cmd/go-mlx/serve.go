@@ -322,7 +322,7 @@ func (r *serveRun) model(spec string) (mlx.HostedModel, error) {
 	return m, mlx.Verify(m.Path, m.Options...)
 }
 
-// defaultName is what a model is called in requests if nothing else was said: the folder, the file without its ending, or the name on
+// defaultName is what a model is called in requests unless the user names it: the folder, the file without its ending, or the name on
 // the hub.
 func defaultName(model string) string {
 	if _, err := os.Stat(model); err != nil {

@@ -128,7 +128,7 @@ func (s settings) check(root *cobra.Command) error {
 	return nil
 }
 
-// checkTable is check for the table of a command, in which those of its own commands stand.
+// checkTable is check for the table of a command, which holds the tables of its subcommands.
 func (s settings) checkTable(cmd *cobra.Command, table map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(table)) {
 		if inner, isTable := table[name].(map[string]any); isTable {
@@ -268,7 +268,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 // argumentsAfterModel is how many arguments of a command follow the model.
 func argumentsAfterModel(cmd *cobra.Command) int { return len(cmd.Annotations[afterModel]) }
 
-// excluded reports whether the command line gives another flag that cannot stand beside this one.
+// excluded reports whether the command line gives another flag that excludes this one.
 func excluded(flag *pflag.Flag, given map[string]bool) bool {
 	const annotation = "cobra_annotation_mutually_exclusive" // of MarkFlagsMutuallyExclusive
 	for _, group := range flag.Annotations[annotation] {

@@ -15,7 +15,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
-// mayBeJSON reports whether a body may be read as JSON. What says so may; what says nothing, or what curl -d says without being told, as in
+// mayBeJSON reports whether a body may be read as JSON. One whose Content-Type is JSON may. One without a type, or with that of curl -d, as in
 // Ollama's own examples, may unless a browser sends it: pages of other origins can send such bodies without asking first.
 func mayBeJSON(r *http.Request) bool {
 	h := r.Header
@@ -89,7 +89,7 @@ func (s *Server) resolve(name string) (string, error) {
 	return name, nil
 }
 
-// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is told what it waits for.
+// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what it waits for.
 func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header)), waits func(mlx.Wait)) (*mlx.Lease, error) {
 	name, err := s.resolve(given)
 	if err != nil {
@@ -131,13 +131,13 @@ type watcher struct {
 	visit *visit
 }
 
-// FirstToken is told when the first token of an answer is there.
+// FirstToken is called with the first token of an answer.
 func (w watcher) FirstToken(after time.Duration) {
 	w.metrics.firstToken(w.visit.model, after)
 	w.visit.began(after)
 }
 
-// Over is told how an answer ended.
+// Over is called with how an answer ended.
 func (w watcher) Over(o turn.Outcome) {
 	w.visit.count(o.Prompt, o.Generated)
 	w.metrics.tokens(w.visit.model, o)
@@ -247,7 +247,7 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request, model string, answ
 	return s.writeJSON(r.Context(), w, http.StatusOK, answer())
 }
 
-// unload closes a model that nobody uses; one that is at work stays.
+// unload closes a model without requests; one with requests stays loaded.
 func (s *Server) unload(w http.ResponseWriter, r *http.Request, model string, answer func(name string) any) error {
 	name, err := s.resolve(model)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
-// What this server has of its own: classification, tokens, loading and unloading.
+// The API of this server itself: classification, tokens, loading and unloading.
 var (
 	classifyFields = turn.NewTable("POST /v1/classify",
 		turn.Honour("model", "texts", "labels", "prompt", "prior", "temperature", "abstain_below", "scores", "stream"),
@@ -228,7 +228,7 @@ func (s *Server) loadModel(w http.ResponseWriter, r *http.Request) error {
 	return s.load(w, r, q.Model, func() any { return loadAnswer{visitOf(r.Context()).model, true} })
 }
 
-// unloadModel closes a model that nobody uses; one that is at work stays.
+// unloadModel closes a model without requests; one with requests stays loaded.
 func (s *Server) unloadModel(w http.ResponseWriter, r *http.Request) error {
 	var q loadRequest
 	if _, err := s.decode(w, r, loadFields, &q); err != nil {

@@ -14,7 +14,7 @@ type Block struct {
 	Tokens []mlx.Token
 }
 
-// BlockWriter is told of blocks as they grow, one after the other. Open has the block without its text, and a call whole.
+// BlockWriter is called as blocks grow, one block after the other. Open has the block without its text, and a call whole.
 type BlockWriter interface {
 	Open(i int, b *Block) error
 	Grow(i int, b *Block, e Event) error

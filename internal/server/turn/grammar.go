@@ -102,7 +102,7 @@ func (t *Tools) lark() (string, error) {
 	parameters := map[string]jsontext.Value{}
 	for i, given := range t.callable() {
 		name := fmt.Sprintf("tool%d", i)
-		schema := jsontext.Value(`{"type":"object"}`) // of calls that nobody said anything strict about
+		schema := jsontext.Value(`{"type":"object"}`) // of calls whose tool is not strict
 		if given.Strict || !t.strictCalls() {
 			var err error
 			if schema, err = schemaFor(given.schema(), "#/$defs/"+name); err != nil {

@@ -49,7 +49,7 @@ const (
 	Busy
 	Unavailable
 	Timeout
-	ClientGone // stands in logs and metrics for a client that did not wait; nobody receives it
+	ClientGone // for logs and metrics: the client has left and receives no answer
 )
 
 // kinds are the status of an error and its names in the APIs of OpenAI and Anthropic.
@@ -85,7 +85,7 @@ type Error struct {
 	Code    string // as in OpenAI's "code"; may be empty
 	Param   string // the field that is to blame; may be empty
 	Message string
-	Retry   time.Duration // when to try again; 0 for not said
+	Retry   time.Duration // when to try again; 0 if not known
 	// Tokens and Limit are set for a prompt that does not fit the context: each vendor's clients look for words of their own.
 	Tokens, Limit int
 }

@@ -165,7 +165,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 	return false, nil
 }
 
-// closeThought ends a thought whose budget is spent, and lets the model go on with the answer.
+// closeThought ends a thought whose budget is spent; the model then goes on with the answer.
 func (r *run) closeThought(ctx context.Context) error {
 	r.outcome.Prompt = len(r.prompt)
 	r.outcome.Finish = mlx.FinishLength

@@ -11,8 +11,8 @@ import (
 // formats are those of strings that grammars know. JSON Schema says that others are ignored; a grammar would refuse them.
 var formats = []string{"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 
-// schemaFor makes a schema fit for a grammar: formats that nobody knows are left out, and references to its root go to where
-// it stands in a larger one.
+// schemaFor makes a schema fit for a grammar: unknown formats are left out, and references to its root are changed to its
+// place in a larger schema.
 func schemaFor(schema jsontext.Value, root string) (jsontext.Value, error) {
 	var out bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(schema))

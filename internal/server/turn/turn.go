@@ -25,8 +25,8 @@ type Wish struct {
 	Format    Format
 	Sampling  *Sampling
 	Arguments map[string]any // for the chat template
-	Effort    *string        // of reasoning; nil for not said
-	Thinking  *bool          // where the template has a switch; nil for not said
+	Effort    *string        // of reasoning; nil if the request does not say
+	Thinking  *bool          // where the template has a switch; nil if the request does not say
 	Budget    int            // tokens of reasoning; 0 for no limit of its own
 
 	MaxTokens   *int // nil for the server's default
@@ -48,7 +48,7 @@ type Settings struct {
 	ControlTokens bool
 }
 
-// Watcher is told how an answer comes along; it may be called from several goroutines.
+// Watcher is called as an answer makes progress, possibly from several goroutines.
 type Watcher interface {
 	FirstToken(after time.Duration)
 	Over(Outcome)
