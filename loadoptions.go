@@ -175,5 +175,5 @@ func Threads(n int) NativeOption {
 // with much faster: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1,
 // Q8_0, F16), as is done on GPUs anyway.
 func QuantizedGGUF() NativeOption {
-	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.QuantizedGGUF = true }}
+	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.Packed = true }}
 }

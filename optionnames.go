@@ -15,7 +15,7 @@ var publicNames = map[string]string{
 	"Calibration": "WithCalibration", "Abstain": "WithAbstain", "Labels": "LabelDescriptions", "Prior": "LabelPrior",
 	"Batch": "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
 	"Adapter": "WithAdapter", "DraftModel": "WithDraftModel",
-	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv",
+	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv", "Packed": "QuantizedGGUF",
 }
 
 // named gives the option that an engine's error is about the name that the caller wrote.

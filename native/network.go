@@ -60,7 +60,7 @@ func (n *network) load(m *Model, from *modelfiles.Source, cfg *config, adapter s
 		}
 		m.kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
 	}
-	packed := m.options.QuantizedGGUF || n.lease.Device().Name == "gpu" || kernels
+	packed := m.options.Packed || n.lease.Device().Name == "gpu" || kernels
 	w, err := openWeights(from, n.weights, packed, kernels)
 	if w != nil {
 		defer w.closeFiles()

@@ -68,7 +68,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 	})
 }
 
-var errNoPromptCache = &engine.OptionError{Option: "PromptCache", Reason: "the model was loaded without a prompt cache"}
+var errNoPromptCache = &engine.OptionError{Option: "WithPromptCache", Reason: "the model was loaded without a prompt cache"}
 
 // LoadPromptCache adds the states of a file to the prompt cache. A file of another model, or a broken one, is
 // an error and changes nothing.

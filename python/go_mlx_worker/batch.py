@@ -26,7 +26,7 @@ class Guarded:
 
 
 class Batch:
-    """The streams that share a pass. fail(stream, exception) is told of a stream's own error; the others go on."""
+    """The streams that share a pass. fail(stream, exception) is called with an error of one stream; the others go on."""
 
     def __init__(self, loaded, rows, prompts, fail):
         self._loaded, self._rows, self._prompts, self._fail = loaded, rows, prompts, fail

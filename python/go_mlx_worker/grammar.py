@@ -93,7 +93,7 @@ def byte_letters():
     return {chr(b if b in printable else next(others)): b for b in range(256)}
 
 
-# llguidance would choose the tokens of what a grammar leaves no choice about. The model chooses instead, as in the native engine.
+# Where a grammar allows one text only, llguidance would choose its tokens. The model chooses them instead, as in the native engine.
 CHOOSE = '\n%llguidance {"no_forcing": true}\n'
 
 

@@ -91,7 +91,7 @@ def needs_solo(loaded, request):
 
 
 def check_options(loaded, request):
-    """Options that ask for what this model was not loaded with."""
+    """Refuses options that need what this model was not loaded with."""
     if request["draft_tokens"] > 0 and loaded.draft is None:
         raise RequestError(
             "invalid_option", "the model was loaded without a draft model", option="DraftTokens"

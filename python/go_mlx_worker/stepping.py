@@ -1,4 +1,4 @@
-"""Who computes with whom: every stream of a worker is in the batch, or steps by itself."""
+"""Which streams are computed together: each stream of a worker is in the batch, or steps by itself."""
 
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
@@ -22,7 +22,7 @@ class Pass:
 
 
 class Stepper:
-    """Owns all streams. It puts what they say into put, in the order in which it came to be."""
+    """Owns all streams. It passes their messages to put, in the order in which they were made."""
 
     def __init__(self, loaded, rows, prompts, put, fail):
         self._loaded, self._prompts, self._put, self._fail = loaded, prompts, put, fail
@@ -113,7 +113,7 @@ class Stepper:
         try:
             stepped = self._batch.step(self._put)
             if mixed:
-                mx.synchronize(generation_stream)  # what was begun here must not fail in another one's pass
+                mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
         except Exception:
             # Which stream is to blame is found out by giving each a pass of its own for a while. The others do not notice
             # but for the time that it takes.

@@ -14,7 +14,7 @@ type Block struct {
 	Tokens []mlx.Token
 }
 
-// BlockWriter is called as blocks grow, one block after the other. Open has the block without its text, and a call whole.
+// BlockWriter is told of blocks as they grow, one after the other. Open has the block without its text, and a call whole.
 type BlockWriter interface {
 	Open(i int, b *Block) error
 	Grow(i int, b *Block, e Event) error
@@ -96,6 +96,6 @@ type Request interface {
 	AnswerStream(ctx context.Context, t *Turn, out Sink) error
 	// Fail ends a stream that has begun.
 	Fail(out Sink, e *Error)
-	// Named are the API's names of the fields that set options.
+	// Named is what the API calls the fields behind options.
 	Named() Names
 }

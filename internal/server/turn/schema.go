@@ -11,8 +11,8 @@ import (
 // formats are those of strings that grammars know. JSON Schema says that others are ignored; a grammar would refuse them.
 var formats = []string{"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 
-// schemaFor makes a schema fit for a grammar: unknown formats are left out, and references to its root are changed to its
-// place in a larger schema.
+// schemaFor makes a schema fit for a grammar: formats that nobody knows are left out, and references to its root go to where
+// it stands in a larger one.
 func schemaFor(schema jsontext.Value, root string) (jsontext.Value, error) {
 	var out bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(schema))
@@ -63,7 +63,7 @@ func (c schemaCopy) schema() error {
 	return c.value()
 }
 
-// fields copies an object; the func under a name copies the member of that name.
+// fields copies an object; each does what stands behind a name.
 func (c schemaCopy) fields(each func(name string) error) error {
 	if err := c.token(); err != nil {
 		return err
