@@ -90,8 +90,11 @@ const (
 
 // NewHost names models; none is loaded yet. The caller closes the host.
 func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
-	if options.Budget < 0 || options.IdleTTL < 0 {
-		return nil, &OptionError{Option: "HostOptions", Reason: fmt.Sprintf("budget %d or idle time %v is negative", options.Budget, options.IdleTTL)}
+	switch {
+	case options.Budget < 0:
+		return nil, &OptionError{Option: "HostOptions.Budget", Reason: fmt.Sprintf("%d bytes are fewer than none", options.Budget)}
+	case options.IdleTTL < 0:
+		return nil, &OptionError{Option: "HostOptions.IdleTTL", Reason: fmt.Sprintf("%v is negative", options.IdleTTL)}
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -122,14 +125,16 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 // Add names one more model.
 func (h *Host) Add(m HostedModel) error {
 	if m.Name == "" {
-		return &OptionError{Option: "HostedModel", Reason: fmt.Sprintf("the model in %s has no name", m.Path)}
+		return &OptionError{Option: "HostedModel.Name", Reason: fmt.Sprintf("the model in %s has none", m.Path)}
 	}
 	o := loadOptionsOf(m.Options)
 	if o.err != nil {
 		return fmt.Errorf("model %s: %w", m.Name, o.err)
 	}
-	if o.budget != 0 || o.host != nil {
-		return &OptionError{Option: "HostedModel", Reason: "model " + m.Name + ": the host's budget is for all its models; leave WithMemoryBudget and WithHost out"}
+	for option, given := range map[string]bool{"WithMemoryBudget": o.budget != 0, "WithHost": o.host != nil} {
+		if given {
+			return &OptionError{Option: option, Reason: "model " + m.Name + ": the host's budget is for all its models; leave the option out"}
+		}
 	}
 	of := &hosted{HostedModel: m}
 	of.Options = slices.Clone(m.Options)

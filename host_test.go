@@ -63,6 +63,7 @@ func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
 	first.Release()
 	second := <-got
 	require.Equal(t, mlx.EnginePython, second.Model.Info().Engine)
+	require.Len(t, second.Model.(mlx.Supervised).Stat().Workers, 1, "a host's models have the methods of their engine")
 	generate(second)
 	states := h.State().Models
 	require.Equal(t, mlx.PhaseCold, states[0].Phase)
@@ -133,14 +134,18 @@ func TestAHostRefusesWhatMakesNoSense(t *testing.T) {
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30}, mlx.HostedModel{Name: "broken", Path: t.TempDir()})
 	require.NoError(t, err)
 	defer h.Close()
-	for _, m := range []mlx.HostedModel{
-		{Path: "x"}, {Name: "x", Options: []mlx.LoadOption{mlx.WithMemoryBudget(1)}}, {Name: "x", Options: []mlx.LoadOption{mlx.WithHost(h)}},
+	for name, m := range map[string]mlx.HostedModel{
+		"HostedModel.Name": {Path: "x"},
+		"WithMemoryBudget": {Name: "x", Options: []mlx.LoadOption{mlx.WithMemoryBudget(1)}},
+		"WithHost":         {Name: "x", Options: []mlx.LoadOption{mlx.WithHost(h)}},
 	} {
-		requireOption(t, h.Add(m), "HostedModel")
+		requireOption(t, h.Add(m), name)
 	}
 	require.ErrorContains(t, h.Add(mlx.HostedModel{Name: "broken"}), "two models")
 	_, err = mlx.NewHost(mlx.HostOptions{Budget: -1})
-	requireOption(t, err, "HostOptions")
+	requireOption(t, err, "HostOptions.Budget")
+	_, err = mlx.NewHost(mlx.HostOptions{IdleTTL: -1})
+	requireOption(t, err, "HostOptions.IdleTTL")
 	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithHost(h), mlx.WithMemoryBudget(1<<30))
 	requireOption(t, err, "WithMemoryBudget")
 	_, err = h.Acquire(t.Context(), "broken")

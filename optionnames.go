@@ -13,7 +13,8 @@ var publicNames = map[string]string{
 	"MaxTokens": "WithMaxTokens", "Temperature": "WithTemperature", "Stop": "WithStop", "Tools": "WithTools",
 	"PromptName": "WithPromptName", "Dimensions": "WithDimensions",
 	"Calibration": "WithCalibration", "Abstain": "WithAbstain", "Labels": "LabelDescriptions", "Prior": "LabelPrior",
-	"Batch": "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
+	"Messages": "messages",
+	"Batch":    "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
 	"Adapter": "WithAdapter", "DraftModel": "WithDraftModel",
 	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv", "Packed": "QuantizedGGUF",
 }

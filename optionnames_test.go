@@ -49,6 +49,8 @@ func TestErrorsNameTheOptionThatTheCallerWrote(t *testing.T) {
 		}
 		_, err := m.Tokenizer().RenderChat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools([]byte("{")))
 		requireOption(t, err, "WithTools")
+		_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Content: "x"}}))
+		requireOption(t, err, "messages")
 		_, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithStop("\xff")))
 		requireOption(t, err, "WithStop")
 		require.ErrorIs(t, err, mlx.ErrInvalidUTF8)

@@ -56,10 +56,9 @@ func MinWorkers(n int) PythonOption {
 // IdleTTL ends workers beyond MinWorkers that had nothing to do for so long; 0 ends them at once. The next request starts one again.
 func IdleTTL(d time.Duration) PythonOption {
 	return PythonOption{"IdleTTL", func(o *loadOptions) {
-		if d == 0 {
-			d = 1 // the field's zero keeps workers
+		if o.bridge.IdleTTL = d; d == 0 {
+			o.bridge.IdleTTL = 1 // the field's zero keeps workers
 		}
-		o.bridge.IdleTTL = d
 	}}
 }
 

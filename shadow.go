@@ -28,6 +28,12 @@ func WithShadow(share float64, options ...LoadOption) LoadOption {
 		if err := o.shadow.load.err; err != nil && o.err == nil {
 			o.err = err
 		}
+		if names := o.shadow.load.nativeOnly; len(names) > 0 {
+			o.fail(names[0], "only the native engine has it, and the shadow is a worker of the python engine")
+		}
+		if e := o.shadow.load.engine; e != "" && e != EnginePython {
+			o.fail("WithEngine", "the shadow is a worker of the python engine")
+		}
 		o.nativeOnly = append(o.nativeOnly, "WithShadow")
 	})
 }

@@ -148,6 +148,11 @@ func TestShadowOptionsAreChecked(t *testing.T) {
 		_, err := LoadModel(testenv.Model(t), WithShadow(share))
 		require.ErrorAs(t, err, &option)
 	}
+	for name, of := range map[string]LoadOption{"Exact": WithNative(Exact()), "WithEngine": WithEngine(EngineNative), "WithBatch": WithBatch(0)} {
+		_, err := LoadModel(testenv.Model(t), WithShadow(1, of))
+		require.ErrorAs(t, err, &option)
+		require.Equal(t, name, option.Option)
+	}
 	_, err := LoadModel(testenv.Model(t), WithEngine(EnginePython), WithShadow(1))
 	require.ErrorAs(t, err, &option)
 	require.Equal(t, "WithShadow", option.Option)
