@@ -71,7 +71,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		return err
 	}
 	defer m.Close()
-	// Ctrl-C is for an answer; the conversation ends by the user's word, and by SIGTERM.
+	// Ctrl-C stops an answer; /quit, Ctrl-D and SIGTERM end the conversation.
 	quit, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM)
 	defer stop()
 	c := &conversation{model: m, out: out, settings: r.settings, system: r.system}
@@ -124,7 +124,7 @@ func (c *conversation) all() []mlx.Message {
 	return append([]mlx.Message{{Role: "system", Content: c.system}}, c.messages...)
 }
 
-// answer streams the answer to a message. One that is stopped counts as far as it came.
+// answer streams the answer to a message. What there is of one that was stopped is kept in the conversation.
 func (c *conversation) answer(ctx context.Context, text string) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()

@@ -103,7 +103,7 @@ func readSettings(root *cobra.Command, path string) (settings, error) {
 	return s, s.check(root)
 }
 
-// check finds keys that nothing reads: they are slips.
+// check finds keys that nothing reads: they are typing mistakes.
 func (s settings) check(root *cobra.Command) error {
 	known := map[string]bool{}
 	for _, cmd := range below(root) {
