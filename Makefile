@@ -126,7 +126,18 @@ test-short: build ## for every save, under two minutes: one Python worker, no br
 	@$(GOTEST) -short ./...
 	@$(GOTEST) -run '^TestRealOneWorker$$' ./bridge
 
-.PHONY: lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
+# docs/api.txt lists what the public packages export. A change of the API shows there, line by line, and lint refuses one that does not.
+api: ## writes docs/api.txt after a change of the public API
+	@GO_MLX_WRITE=1 $(GOTEST) ./tests/api
+	@git --no-pager diff --stat docs/api.txt
+
+# Lines with - are what programs may miss.
+SINCE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
+apidiff: ## what has changed in the public API since the last tag, or SINCE=COMMIT
+	@$(GOTEST) ./tests/api
+	@git --no-pager diff --no-color --unified=0 $(SINCE) -- docs/api.txt | grep '^[-+][^-+]' || echo "the public API is that of $(SINCE)"
+
+.PHONY: api apidiff lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
 RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
@@ -207,6 +218,7 @@ lint: build
 	@$(GO) vet -tags real ./tests/real
 	@$(GO) vet -tags cuda ./native/... ./internal/fused
 	@CGO_ENABLED=0 $(GO) vet . ./bridge ./cmd/...
+	@$(GOTEST) ./tests/api
 
 # Compiles the standard library for each of them, which is why it is not in lint.
 lint-platforms:

@@ -16,6 +16,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/head"
+	"forge.lthn.ai/core/go-mlx/quality"
 )
 
 // Classifier is a linear classifier (multinomial logistic regression) on the hidden states of one layer of a model. It is trained in
@@ -24,15 +25,29 @@ type Classifier struct {
 	head *head.Head
 }
 
+// ClassifierInfo describes a Classifier.
+type ClassifierInfo struct {
+	Labels []string `json:"labels"`
+	// Model is the hash of the model whose states the classifier reads; Architecture is for people.
+	Model        string `json:"model"`
+	Architecture string `json:"architecture"`
+	Layer        int    `json:"layer"` // whose output is read, from 1 on
+	// Temperature divides scores before their softmax.
+	Temperature float64 `json:"temperature"`
+	// MinEnergy is the energy (Liu et al. 2020, arXiv:2010.03759) below which a text counts as of no known label.
+	MinEnergy  float64   `json:"min_energy"`
+	Penalty    float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
+	Texts      int       `json:"texts"`   // fitted to
+	DataDate   time.Time `json:"data_date"`
+	DataHash   string    `json:"data_hash"`  // SHA-256 of labels and texts
+	Validation *Report   `json:"validation"` // how good it was on texts that were kept back
+}
+
 type (
-	// ClassifierInfo describes a Classifier: labels, model, layer, calibration, and how good it was on its validation part.
-	ClassifierInfo = head.Info
-	// QualityReport says how good classifications are.
-	QualityReport = head.Report
-	// Prediction is what was said of a text, and what is right.
-	Prediction = head.Prediction
-	// QualityComparison is a paired test of two lists of predictions.
-	QualityComparison = head.Comparison
+	// Report says how good classifications are; see [quality.Report].
+	Report = quality.Report
+	// Prediction is the label that a text got, and the right one; see [quality.Prediction].
+	Prediction = quality.Prediction
 )
 
 // ErrClassifierFile: a file is no classifier, or a broken one.
@@ -43,7 +58,7 @@ var ErrOtherModel = errors.New("the classifier was trained with another model")
 
 // ClassifierOptions are those of TrainClassifier. The zero value is good.
 type ClassifierOptions struct {
-	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those behind
+	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those after
 	// the chosen one are not computed. The default is the one at four ninths of the model's depth, where Gemma 3 and SmolLM2 tell
 	// domains apart best.
 	Layers []int
@@ -53,29 +68,26 @@ type ClassifierOptions struct {
 	DataDate time.Time
 }
 
-// hasStates is an engine that gives hidden states away.
-type hasStates interface {
-	States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error)
+// HiddenStates is what models of the native engine also are: they give hidden states away, on which classifiers are trained.
+type HiddenStates interface {
+	// States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out.
+	States(ctx context.Context, texts []string, options StatesOptions) ([][][]float32, error)
+	// Fingerprint tells models apart: a hash of the config, the adapter and samples of the weights.
 	Fingerprint() (string, error)
 }
 
-// statesOf is m's engine, if it gives hidden states away.
-func statesOf(m TextModel) (hasStates, error) {
-	if m, ok := m.(*model); ok {
-		if s, ok := m.engine.(hasStates); ok {
-			return s, nil
-		}
-	}
-	return nil, &OptionError{Option: "Classifier", Reason: "only the native engine gives hidden states away; load the model with it"}
-}
+// StatesOptions say which hidden states are wanted; see [engine.StatesOptions].
+type StatesOptions = engine.StatesOptions
+
+const noStates = "only the native engine gives hidden states away; load the model with it"
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, whole groups, the smallest of each label, are kept back instead: probabilities and threshold are then
 // honest for texts of groups that the classifier has never seen, and the validation table too. At the end weights are fitted to all texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
-	states, err := statesOf(m)
-	if err != nil {
-		return nil, err
+	states, ok := m.(HiddenStates)
+	if !ok {
+		return nil, &OptionError{Option: "TrainClassifier", Reason: noStates}
 	}
 	info, truth, err := classifierInfo(texts, options)
 	if err != nil {
@@ -172,7 +184,7 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 		p.Truth, p.Text = texts[i].Label, texts[i].Text
 		predictions = append(predictions, p)
 	}
-	if h.Validation, err = head.NewReport(info.Labels, predictions); err != nil {
+	if h.Validation, err = quality.NewReport(info.Labels, predictions); err != nil {
 		return nil, err
 	}
 	h.Validation.Mistakes = nil // the file holds none of the texts
@@ -248,30 +260,24 @@ func LoadClassifier(path string) (*Classifier, error) {
 func (c *Classifier) Save(path string) error { return c.head.Save(path) }
 
 // Info describes the classifier.
-func (c *Classifier) Info() ClassifierInfo { return c.head.Info }
-
-// WithClassifier classifies with a trained classifier instead of a prompt: Classify's labels must be nil or those of the classifier, whose order
-// results have. A text like none of those trained with is marked as abstained; see also WithAbstain. Native engine only.
-func WithClassifier(c *Classifier) ClassifyOption {
-	return ClassifyOption{func(o *classifyOptions) { o.classifier = c }}
-}
+func (c *Classifier) Info() ClassifierInfo { return ClassifierInfo(c.head.Info) }
 
 // classifyByHead classifies with a trained classifier.
 func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
 	h := o.classifier.head
-	states, err := statesOf(m)
-	if err != nil {
-		return nil, err
+	states, ok := m.engine.(HiddenStates)
+	if !ok {
+		return nil, &OptionError{Option: "WithClassifier", Reason: noStates}
 	}
 	switch {
 	case o.Labels != nil && !slices.Equal(slices.Sorted(slices.Values(o.Labels)), slices.Sorted(slices.Values(h.Labels))):
 		return nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("%q are not the classifier's %q", o.Labels, h.Labels)}
 	case o.Prompt != "" || o.Details != nil || o.prior != "":
-		return nil, &OptionError{Option: "Classifier", Reason: "a trained classifier has no use for a prompt, details of labels or a prior"}
+		return nil, &OptionError{Option: "WithClassifier", Reason: "a trained classifier has no use for a prompt, details of labels or a prior"}
 	case !(o.MinProbability >= 0 && o.MinProbability <= 1):
-		return nil, &OptionError{Option: "Abstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
+		return nil, &OptionError{Option: "WithAbstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
-	if err := m.matches(o.classifier); err != nil {
+	if err := m.matches(states, o.classifier); err != nil {
 		return nil, err
 	}
 	vectors, err := states.States(ctx, texts, engine.StatesOptions{Layers: []int{h.Layer}})
@@ -294,11 +300,7 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 }
 
 // matches checks that a classifier was trained with the model.
-func (m *model) matches(c *Classifier) error {
-	states, err := statesOf(m)
-	if err != nil {
-		return err
-	}
+func (m *model) matches(states HiddenStates, c *Classifier) error {
 	if m.matched.Load() == c {
 		return nil
 	}
@@ -316,11 +318,3 @@ func (m *model) matches(c *Classifier) error {
 	m.matched.Store(c)
 	return nil
 }
-
-// Quality measures predictions. labels gives the order of the tables' rows and may be nil.
-func Quality(labels []string, predictions []Prediction) (*QualityReport, error) {
-	return head.NewReport(labels, predictions)
-}
-
-// ComparePredictions tests whether two classifiers differ in how often they are right on the same texts (McNemar 1947, exact).
-func ComparePredictions(a, b []Prediction) (QualityComparison, error) { return head.Compare(a, b) }

@@ -76,7 +76,7 @@ func TestATrainedClassifierIsSavedAndUsed(t *testing.T) {
 	}
 
 	for option, options := range map[string][]mlx.ClassifyOption{
-		"Classifier": {mlx.WithClassifier(c), mlx.WithLabelPrompt("{text}")}, "Abstain": {mlx.WithClassifier(c), mlx.WithAbstain(2)},
+		"WithClassifier": {mlx.WithClassifier(c), mlx.WithLabels(mlx.LabelPrompt("{text}"))}, "WithAbstain": {mlx.WithClassifier(c), mlx.WithAbstain(2)},
 	} {
 		_, err := m.Classify(t.Context(), []string{"x"}, nil, options...)
 		requireOption(t, err, option)
@@ -104,13 +104,13 @@ func TestAClassifierIsForItsModelOnly(t *testing.T) {
 	other := load(t, dir, mlx.WithEngine(mlx.EngineNative))
 	_, err = other.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(c))
 	require.ErrorIs(t, err, mlx.ErrOtherModel)
-	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	_, err = python.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(c))
-	requireOption(t, err, "Classifier")
+	requireOption(t, err, "WithClassifier")
 	_, err = mlx.TrainClassifier(t.Context(), python, texts, mlx.ClassifierOptions{})
-	requireOption(t, err, "Classifier")
+	requireOption(t, err, "TrainClassifier")
 
-	for option, o := range map[string]mlx.ClassifierOptions{"Layer": {Layers: []int{99}}, "Validation": {Validation: 1}} {
+	for option, o := range map[string]mlx.ClassifierOptions{"Layers": {Layers: []int{99}}, "Validation": {Validation: 1}} {
 		_, err := mlx.TrainClassifier(t.Context(), m, texts, o)
 		requireOption(t, err, option)
 	}

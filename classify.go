@@ -11,10 +11,16 @@ import (
 
 // Classify finds the label that fits each text best.
 func (m *model) Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error) {
-	o := classifyOptions{ClassifyOptions: engine.ClassifyOptions{Labels: labels}}
-	for _, option := range options {
-		option.apply(&o)
+	o := classifyOptionsOf(labels, options)
+	if o.err != nil {
+		return nil, o.err
 	}
+	results, err := m.classify(ctx, texts, o)
+	return results, named(err)
+}
+
+func (m *model) classify(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
+	labels := o.Labels
 	if o.classifier != nil {
 		return m.classifyByHead(ctx, texts, o)
 	}
@@ -60,7 +66,7 @@ func (m *model) Classify(ctx context.Context, texts, labels []string, options ..
 const classifyWindow = 512
 
 // ClassifyAll classifies a sequence of texts that need not fit into memory: results come in the order of the
-// texts, a window of some hundreds behind them. The sequence ends with an error if one occurs; results
+// texts, some hundreds of texts later. The sequence ends with an error if one occurs; results
 // before it are valid.
 func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], labels []string, options ...ClassifyOption) iter.Seq2[Classification, error] {
 	return func(yield func(Classification, error) bool) {
@@ -100,7 +106,7 @@ type LabelledText struct {
 }
 
 // Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
-// given to WithCalibration. Texts that the model was trained on make it too sure of itself.
+// given to WithCalibration. Do not use texts that the model was trained on: their probabilities are too high.
 func Calibrate(ctx context.Context, m TextModel, texts []LabelledText, labels []string, options ...ClassifyOption) (Calibration, error) {
 	plain := make([]string, len(texts))
 	truth := make([]int, len(texts))

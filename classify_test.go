@@ -96,7 +96,7 @@ func TestAContentFreeTextPrefersNoLabel(t *testing.T) {
 		}
 		return high - low
 	}
-	require.Greater(t, mean(mlx.WithPrior(mlx.PriorNone)), 1.0)
+	require.Greater(t, mean(mlx.WithLabels(mlx.LabelPrior(mlx.PriorNone))), 1.0)
 	require.InDelta(t, 0, mean(), 1e-9)
 
 	texts := testenv.Texts(t)[:20]
@@ -108,7 +108,7 @@ func TestAContentFreeTextPrefersNoLabel(t *testing.T) {
 		require.Equal(t, together[i].Label, alone[0].Label)
 		require.InDelta(t, together[i].Probability, alone[0].Probability, 1e-4)
 	}
-	batch, err := m.Classify(t.Context(), texts, labels, mlx.WithPrior(mlx.PriorBatch))
+	batch, err := m.Classify(t.Context(), texts, labels, mlx.WithLabels(mlx.LabelPrior(mlx.PriorBatch)))
 	require.NoError(t, err)
 	for l := range labels {
 		sum := 0.0
@@ -117,22 +117,22 @@ func TestAContentFreeTextPrefersNoLabel(t *testing.T) {
 		}
 		require.InDelta(t, 0, sum, 1e-6, "the batch's mean")
 	}
-	_, err = m.Classify(t.Context(), texts, labels, mlx.WithPrior("best"))
-	requireOption(t, err, "Prior")
+	_, err = m.Classify(t.Context(), texts, labels, mlx.WithLabels(mlx.LabelPrior("best")))
+	requireOption(t, err, "LabelPrior")
 }
 
 // Both engines learn the same prior and fill the same prompts.
 func TestPriorsAndDetailsAreTheSameInBothEngines(t *testing.T) {
 	labels := []string{"sport", "food", "law"}
-	details := mlx.WithLabelDetails(map[string]mlx.LabelDetails{"food": {Description: "cooking, meals", Examples: []string{"Bake the cake."}}})
-	native := load(t, testenv.Model(t), mlx.WithExact())
-	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+	details := mlx.WithLabels(mlx.LabelDescriptions(map[string]mlx.LabelDetails{"food": {Description: "cooking, meals", Examples: []string{"Bake the cake."}}}))
+	native := load(t, testenv.Model(t), mlx.WithNative(mlx.Exact()))
+	python := load(t, testenv.Model(t), mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	texts := testenv.Texts(t)[:24]
 	for _, prompt := range []string{mlx.DefaultLabelPrompt, mlx.CompletionLabelPrompt} {
 		for _, prior := range []mlx.Prior{mlx.PriorContentFree, mlx.PriorBatch, mlx.PriorNone} {
-			want, err := python.Classify(t.Context(), texts, labels, details, mlx.WithPrior(prior), mlx.WithLabelPrompt(prompt))
+			want, err := python.Classify(t.Context(), texts, labels, details, mlx.WithLabels(mlx.LabelPrior(prior), mlx.LabelPrompt(prompt)))
 			require.NoError(t, err)
-			got, err := native.Classify(t.Context(), texts, labels, details, mlx.WithPrior(prior), mlx.WithLabelPrompt(prompt))
+			got, err := native.Classify(t.Context(), texts, labels, details, mlx.WithLabels(mlx.LabelPrior(prior), mlx.LabelPrompt(prompt)))
 			require.NoError(t, err)
 			for i := range want {
 				for l := range labels {
@@ -146,8 +146,8 @@ func TestPriorsAndDetailsAreTheSameInBothEngines(t *testing.T) {
 	described, err := native.Classify(t.Context(), texts, labels, details)
 	require.NoError(t, err)
 	require.NotEqual(t, plain, described)
-	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabelDetails(map[string]mlx.LabelDetails{"sports": {}}))
-	requireOption(t, err, "Labels")
-	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabelPrompt("{label}: {text}"))
+	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabels(mlx.LabelDescriptions(map[string]mlx.LabelDetails{"sports": {}})))
+	requireOption(t, err, "LabelDescriptions")
+	_, err = native.Classify(t.Context(), texts, labels, mlx.WithLabels(mlx.LabelPrompt("{label}: {text}")))
 	requireOption(t, err, "LabelPrompt")
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
@@ -28,16 +29,16 @@ type HostOptions struct {
 	Budget int64
 	// IdleTTL is how long a model without requests stays loaded; 0 keeps it.
 	IdleTTL time.Duration
-	// Logger is told of loads, closes and waits; nil for none.
+	// Logger logs loads, closes and waits; nil for none.
 	Logger *slog.Logger
-	// Events is told what WithLoadEvents tells, of each model. It must not close the host.
+	// Events is called with the events of every model's load, as the func of WithEvents is. It must not close the host.
 	Events func(model string, e Event)
 }
 
 // Host keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
-// idle for long or when others need its memory. It is safe for concurrent use.
+// idle for long or when other models need its memory. It is safe for concurrent use.
 //
-// Requests that need memory wait for it, in the order in which they came, and are told what they wait for. To make room, models
+// Requests that need memory wait for it, in the order in which they came, and OnWait says what they wait for. To make room, models
 // without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
 // closed after the last. A model that no longer has to make room takes requests again. A load that fails is not tried again at other
 // models' cost for a while. ErrBudget is the error only of what would not fit into an empty host.
@@ -52,7 +53,7 @@ type Host struct {
 	models map[string]*hosted
 }
 
-// hosted is what a Host knows of a model besides its Room.
+// hosted is what a Host keeps of a model; what decides about loading is in the admission.Room.
 type hosted struct {
 	HostedModel
 	done, total int64 // of the last load
@@ -60,37 +61,40 @@ type hosted struct {
 
 // Errors of a Host, to test for with errors.As, as pointers.
 type (
-	// UnknownModelError is a name that no model of the host has.
-	UnknownModelError = admission.UnknownModelError
-	// RetryError is a request for a model whose last load failed, and for which others would have to be closed.
-	RetryError = admission.RetryError
-	// WaitError is a request whose context ended while it waited; it says for what.
-	WaitError = admission.WaitError
+	// UnknownModelError is a name that no model of the host has; see [engine.UnknownModelError].
+	UnknownModelError = engine.UnknownModelError
+	// RetryError is a request for a model whose last load failed, and for which others would have to be closed; see [engine.RetryError].
+	RetryError = engine.RetryError
+	// WaitError is a request whose context ended while it waited; it says for what; see [engine.WaitError].
+	WaitError = engine.WaitError
 )
 
 // ErrHostClosed: the host was closed.
-var ErrHostClosed = admission.ErrClosed
+var ErrHostClosed = engine.ErrHostClosed
 
-// Wait is what a request, or a model's worker, waits for. Its String is a sentence for people.
-type Wait = admission.Wait
+// Wait is what a request, or a model's worker, waits for. Its String is a sentence for people; see [engine.Wait].
+type Wait = engine.Wait
 
 // WaitReason is why something waits.
-type WaitReason = admission.Reason
+type WaitReason = engine.WaitReason
 
 // Reasons to wait; see the fields of Wait.
 const (
-	WaitLoad   = admission.WaitLoad
-	WaitClose  = admission.WaitClose
-	WaitDrain  = admission.WaitDrain
-	WaitTurn   = admission.WaitTurn
-	WaitMemory = admission.WaitMemory
-	WaitPinned = admission.WaitPinned
+	WaitLoad   = engine.WaitLoad   // the model is being loaded
+	WaitClose  = engine.WaitClose  // the model is being closed, and is loaded again afterwards
+	WaitDrain  = engine.WaitDrain  // the model has to make room for others first
+	WaitTurn   = engine.WaitTurn   // others asked for memory before
+	WaitMemory = engine.WaitMemory // others hold the memory and are about to give it back
+	WaitPinned = engine.WaitPinned // models that may not be closed hold the memory
 )
 
 // NewHost names models; none is loaded yet. The caller closes the host.
 func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
-	if options.Budget < 0 || options.IdleTTL < 0 {
-		return nil, &OptionError{Option: "HostOptions", Reason: fmt.Sprintf("budget %d or idle time %v is negative", options.Budget, options.IdleTTL)}
+	switch {
+	case options.Budget < 0:
+		return nil, &OptionError{Option: "HostOptions.Budget", Reason: fmt.Sprintf("%d bytes are fewer than none", options.Budget)}
+	case options.IdleTTL < 0:
+		return nil, &OptionError{Option: "HostOptions.IdleTTL", Reason: fmt.Sprintf("%v is negative", options.IdleTTL)}
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -102,7 +106,7 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 	h.room = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
 		select {
 		case h.notices <- n:
-		default: // a log that is behind by a thousand lines misses some
+		default: // the log is a thousand lines late; this one is lost
 		}
 	}})
 	h.logged.Go(func() {
@@ -121,11 +125,16 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 // Add names one more model.
 func (h *Host) Add(m HostedModel) error {
 	if m.Name == "" {
-		return &OptionError{Option: "HostedModel", Reason: fmt.Sprintf("the model in %s has no name", m.Path)}
+		return &OptionError{Option: "HostedModel.Name", Reason: fmt.Sprintf("the model in %s has none", m.Path)}
 	}
 	o := loadOptionsOf(m.Options)
-	if o.budget != 0 || o.host != nil {
-		return &OptionError{Option: "HostedModel", Reason: "model " + m.Name + ": the host's budget is for all its models; leave WithMemoryBudget and WithHost out"}
+	if o.err != nil {
+		return fmt.Errorf("model %s: %w", m.Name, o.err)
+	}
+	for option, given := range map[string]bool{"WithMemoryBudget": o.budget != 0, "WithHost": o.host != nil} {
+		if given {
+			return &OptionError{Option: option, Reason: "model " + m.Name + ": the host's budget is for all its models; leave the option out"}
+		}
 	}
 	of := &hosted{HostedModel: m}
 	of.Options = slices.Clone(m.Options)
@@ -191,12 +200,12 @@ type AcquireOption func(*acquireOptions)
 
 type acquireOptions struct{ tell func(Wait) }
 
-// OnWait tells f what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
+// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
 func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
 
 // Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load
-// goes on when ctx ends, for whoever asks next. The caller releases the lease when its request is over; whoever holds one and asks for
-// a model that does not fit beside it waits for himself.
+// goes on when ctx ends, for the next caller. The caller releases the lease when its request is over; a caller that holds one and asks for
+// a model that does not fit beside it waits for itself to release it, until ctx ends.
 func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOption) (*Lease, error) {
 	var o acquireOptions
 	for _, option := range options {
@@ -209,7 +218,7 @@ func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOptio
 	h.mu.Lock()
 	path := h.models[name].Path
 	h.mu.Unlock()
-	return &Lease{Model: lease.Model.(*model), Name: name, Path: path, lease: lease}, nil
+	return &Lease{Model: lease.Model.(*model).public(), Name: name, Path: path, lease: lease}, nil
 }
 
 // Names are the models, sorted.
@@ -241,15 +250,15 @@ func (h *Host) Close() error {
 }
 
 // ModelPhase is what a model of a Host is going through.
-type ModelPhase = admission.Phase
+type ModelPhase = engine.ModelPhase
 
 // Phases of a model.
 const (
-	PhaseCold    = admission.Cold // not loaded
-	PhaseLoading = admission.Loading
-	PhaseReady   = admission.Ready
-	PhaseClosing = admission.Closing
-	PhaseFailed  = admission.Failed // the last load failed; the next request tries again
+	PhaseCold    = engine.PhaseCold // not loaded
+	PhaseLoading = engine.PhaseLoading
+	PhaseReady   = engine.PhaseReady
+	PhaseClosing = engine.PhaseClosing
+	PhaseFailed  = engine.PhaseFailed // the last load failed; the next request tries again
 )
 
 // ModelState is a model of a Host at one moment.
@@ -291,7 +300,7 @@ func (h *Host) State() HostState {
 			Evictions: s.Evictions, Pinned: s.Pinned,
 		}
 		if s.Model != nil {
-			state.Model = s.Model.(*model)
+			state.Model = s.Model.(*model).public()
 		}
 		out.Models = append(out.Models, state)
 	}

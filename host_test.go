@@ -32,7 +32,7 @@ func size(t *testing.T, options ...mlx.LoadOption) int64 {
 }
 
 func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
-	python := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}
+	python := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}
 	log := &testenv.Log{}
 	one := size(t)
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: one * 7 / 4, Logger: slog.New(slog.NewTextHandler(log, nil))},
@@ -40,12 +40,12 @@ func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
 		mlx.HostedModel{Name: "python", Path: testenv.Model(t), Options: python})
 	require.NoError(t, err)
 	generate := func(l *mlx.Lease) {
-		_, err := mlx.Collect(l.Model.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(3), mlx.WithIgnoreEOS()))
+		_, err := mlx.Collect(l.Model.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(3), mlx.WithSampling(mlx.IgnoreEOS())))
 		require.NoError(t, err)
 	}
 	first, err := h.Acquire(t.Context(), "native")
 	require.NoError(t, err)
-	require.Equal(t, "native", first.Model.Info().Engine)
+	require.Equal(t, mlx.EngineNative, first.Model.Info().Engine)
 	generate(first)
 	waits := make(chan mlx.Wait, 10)
 	got := make(chan *mlx.Lease)
@@ -62,7 +62,8 @@ func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
 	require.Len(t, h.State().Waits, 1)
 	first.Release()
 	second := <-got
-	require.Equal(t, "python", second.Model.Info().Engine)
+	require.Equal(t, mlx.EnginePython, second.Model.Info().Engine)
+	require.Len(t, second.Model.(mlx.Supervised).Stat().Workers, 1, "a host's models have the methods of their engine")
 	generate(second)
 	states := h.State().Models
 	require.Equal(t, mlx.PhaseCold, states[0].Phase)
@@ -75,7 +76,7 @@ func TestAHostSharesOneBudgetAmongBothEngines(t *testing.T) {
 	events := make(chan mlx.Event, 10)
 	failed := make(chan error)
 	go func() {
-		_, err := mlx.LoadModelContext(ctx, testenv.Model(t), mlx.WithHost(h), mlx.WithLoadEvents(func(e mlx.Event) { events <- e }))
+		_, err := mlx.LoadModelContext(ctx, testenv.Model(t), mlx.WithHost(h), mlx.WithEvents(func(e mlx.Event) { events <- e }))
 		failed <- err
 	}()
 	require.Contains(t, (<-events).Label, "held by: python")
@@ -114,8 +115,8 @@ func TestAHostCountsAllThatAModelLoads(t *testing.T) {
 		"draft":          {[]mlx.LoadOption{mlx.WithDraftModel(draft)}, 110},
 		"adapter":        {[]mlx.LoadOption{mlx.WithAdapter(adapter)}, 101},
 		"prompt cache":   {[]mlx.LoadOption{mlx.WithPromptCache(1000)}, 1100},
-		"workers":        {[]mlx.LoadOption{mlx.WithWorkers(3), mlx.WithDraftModel(draft)}, 330},
-		"fewest workers": {[]mlx.LoadOption{python, mlx.WithWorkers(3), mlx.WithIdleTTL(time.Hour), mlx.WithPromptCache(1000)}, 1100},
+		"workers":        {[]mlx.LoadOption{mlx.WithPython(mlx.Workers(3)), mlx.WithDraftModel(draft)}, 330},
+		"fewest workers": {[]mlx.LoadOption{python, mlx.WithPython(mlx.Workers(3), mlx.IdleTTL(time.Hour)), mlx.WithPromptCache(1000)}, 1100},
 		"shadow":         {[]mlx.LoadOption{mlx.WithAdapter(adapter), mlx.WithShadow(1, mlx.WithPromptCache(1000))}, 101 + 1101},
 	} {
 		h, err := mlx.NewHost(mlx.HostOptions{Budget: 50}, mlx.HostedModel{Name: name, Path: plain, Options: c.options})
@@ -133,14 +134,18 @@ func TestAHostRefusesWhatMakesNoSense(t *testing.T) {
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30}, mlx.HostedModel{Name: "broken", Path: t.TempDir()})
 	require.NoError(t, err)
 	defer h.Close()
-	for _, m := range []mlx.HostedModel{
-		{Path: "x"}, {Name: "x", Options: []mlx.LoadOption{mlx.WithMemoryBudget(1)}}, {Name: "x", Options: []mlx.LoadOption{mlx.WithHost(h)}},
+	for name, m := range map[string]mlx.HostedModel{
+		"HostedModel.Name": {Path: "x"},
+		"WithMemoryBudget": {Name: "x", Options: []mlx.LoadOption{mlx.WithMemoryBudget(1)}},
+		"WithHost":         {Name: "x", Options: []mlx.LoadOption{mlx.WithHost(h)}},
 	} {
-		requireOption(t, h.Add(m), "HostedModel")
+		requireOption(t, h.Add(m), name)
 	}
 	require.ErrorContains(t, h.Add(mlx.HostedModel{Name: "broken"}), "two models")
 	_, err = mlx.NewHost(mlx.HostOptions{Budget: -1})
-	requireOption(t, err, "HostOptions")
+	requireOption(t, err, "HostOptions.Budget")
+	_, err = mlx.NewHost(mlx.HostOptions{IdleTTL: -1})
+	requireOption(t, err, "HostOptions.IdleTTL")
 	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithHost(h), mlx.WithMemoryBudget(1<<30))
 	requireOption(t, err, "WithMemoryBudget")
 	_, err = h.Acquire(t.Context(), "broken")
@@ -154,21 +159,21 @@ func TestAHostRefusesWhatMakesNoSense(t *testing.T) {
 
 func TestAModelsOwnBudgetLimitsItsWorkers(t *testing.T) {
 	one := size(t)
-	python := []mlx.LoadOption{mlx.WithPython(testenv.Python(t)), mlx.WithMemoryBudget(one * 3 / 2)}
-	_, err := mlx.LoadModel(testenv.Model(t), append(python, mlx.WithWorkers(2))...)
+	python := []mlx.LoadOption{mlx.WithPython(mlx.Interpreter(testenv.Python(t))), mlx.WithMemoryBudget(one * 3 / 2)}
+	_, err := mlx.LoadModel(testenv.Model(t), append(python, mlx.WithPython(mlx.Workers(2)))...)
 	require.ErrorIs(t, err, mlx.ErrBudget)
-	m := load(t, testenv.Model(t), append(python, mlx.WithWorkers(2), mlx.WithMinWorkers(1), mlx.WithBatch(1))...)
+	m := load(t, testenv.Model(t), append(python, mlx.WithPython(mlx.Workers(2), mlx.MinWorkers(1)), mlx.WithBatch(1))...)
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() {
-			_, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(20), mlx.WithIgnoreEOS()))
+			_, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(20), mlx.WithSampling(mlx.IgnoreEOS())))
 			if err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	p, ok := mlx.Python(m)
+	p, ok := m.(mlx.Supervised)
 	require.True(t, ok)
 	require.EqualValues(t, 1, p.Stat().Starts)
 }
@@ -194,7 +199,7 @@ func TestAHostSwapsAdapters(t *testing.T) {
 			m := models[(i*2+round)%3]
 			l, err := h.Acquire(t.Context(), m.Name)
 			require.NoError(t, err)
-			c, err := mlx.Collect(l.Model.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(8), mlx.WithIgnoreEOS(), mlx.WithLogProbs()))
+			c, err := mlx.Collect(l.Model.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(8), mlx.WithSampling(mlx.IgnoreEOS()), mlx.WithOutput(mlx.LogProbs())))
 			require.NoError(t, err)
 			l.Release()
 			text := fmt.Sprint(c.Text, c.Tokens[0].LogProb)

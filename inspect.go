@@ -43,11 +43,11 @@ func inspect(model string) (d ModelDescription, err error) {
 	reason := nativeSupports(path)
 	switch {
 	case reason == nil:
-		d.Engine, d.Reason = "native", "the native engine supports this architecture"
+		d.Engine, d.Reason = EngineNative, "the native engine supports this architecture"
 	case from.GGUF == "" && errors.Is(reason, ErrUnsupported):
-		d.Engine, d.Reason = "python", reason.Error()
+		d.Engine, d.Reason = EnginePython, reason.Error()
 	default:
-		d.Engine, d.Reason = "none", reason.Error()
+		d.Engine, d.Reason = EngineNone, reason.Error()
 	}
 	return d, nil
 }

@@ -25,6 +25,9 @@ func LoadModel(path string, options ...LoadOption) (TextModel, error) {
 // LoadModelContext is LoadModel for loads that may have to be given up.
 func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (TextModel, error) {
 	o := loadOptionsOf(options)
+	if o.err != nil {
+		return nil, fmt.Errorf("load %s: %w", path, o.err)
+	}
 	memory, err := o.joinMemory(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
@@ -42,16 +45,7 @@ func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (
 	if memory != nil {
 		m.joined = memory
 	}
-	return m, nil
-}
-
-// loadOptionsOf applies options.
-func loadOptionsOf(options []LoadOption) loadOptions {
-	o := loadOptions{engine: EngineAuto}
-	for _, option := range options {
-		option.apply(&o)
-	}
-	return o
+	return m.public(), nil
 }
 
 // python reports whether the options choose the python engine.
@@ -63,8 +57,6 @@ func (o loadOptions) python() bool {
 // without a host.
 func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.Memory, error) {
 	switch {
-	case o.budget < 0:
-		return nil, &OptionError{Option: "WithMemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.budget)}
 	case o.host != nil && o.budget > 0:
 		return nil, &OptionError{Option: "WithMemoryBudget", Reason: "WithHost makes the host's budget count for the model"}
 	case o.host == nil:
@@ -80,7 +72,7 @@ func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.M
 	return memory, nil
 }
 
-// tellWait is told what a load waits for.
+// tellWait passes on what a load waits for, as an event.
 func (o *loadOptions) tellWait(w Wait) {
 	if o.bridge.Events != nil {
 		o.bridge.Events(Event{Kind: EventWait, Label: w.String()})
@@ -96,7 +88,7 @@ func loadWith(ctx context.Context, path string, o loadOptions) (*model, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", path, err)
+		return nil, fmt.Errorf("load %s: %w", path, named(err))
 	}
 	return m, nil
 }
@@ -289,15 +281,17 @@ func loadPython(ctx context.Context, path string, o loadOptions, reason string) 
 // loadWorkers starts the python engine. Without a host the model's own budget counts, if it has one; the caller ends the memory that is
 // returned with Leave after the model's Close.
 func loadWorkers(ctx context.Context, path string, o loadOptions) (m *bridge.Model, own *admission.Memory, err error) {
-	o.bridge.Memory = o.memory
 	if o.memory == nil && o.budget > 0 {
 		own = admission.New(admission.Options{Budget: o.budget}).Join(path)
-		o.bridge.Memory = own
+		o.memory = own
 		each := modelfiles.Need(path, o.bridge.Draft, o.bridge.Adapter) + o.bridge.PromptCache
 		if err := own.BeginLoad(ctx, each*int64(o.bridge.FirstWorkers()), o.tellWait); err != nil {
 			return nil, nil, err
 		}
 		defer own.EndLoad()
+	}
+	if o.memory != nil {
+		ctx = admission.NewContext(ctx, o.memory)
 	}
 	m, err = bridge.Load(ctx, path, o.bridge)
 	return m, own, err

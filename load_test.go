@@ -18,7 +18,7 @@ func TestAnUnreadableTemplateSendsAutoToPython(t *testing.T) {
 		t.Setenv("GO_MLX_PYTHON", python)
 		m, err := LoadModel(dir)
 		require.NoError(t, err)
-		require.Equal(t, want, m.Info().Engine)
+		require.Equal(t, want, string(m.Info().Engine))
 		if want == "python" {
 			require.Contains(t, m.Info().Reason, "chat template")
 		}
@@ -30,7 +30,7 @@ func TestAnUnreadableTemplateSendsAutoToPython(t *testing.T) {
 func TestGGUFFilesAreForTheNativeEngine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "m.gguf")
 	require.NoError(t, os.WriteFile(file, []byte("GGUF"), 0o644))
-	for _, option := range []LoadOption{WithEngine(EnginePython), WithWorkers(2)} {
+	for _, option := range []LoadOption{WithEngine(EnginePython), WithPython(Workers(2))} {
 		_, err := LoadModel(file, option)
 		var bad *OptionError
 		require.ErrorAs(t, err, &bad)

@@ -1,22 +1,44 @@
 // Package mlx runs MLX language models from Go.
 //
 //	m, err := mlx.LoadModel("/models/gemma-3-1b")
-//	if err != nil { ... }
 //	defer m.Close()
-//	for tok, err := range m.Generate(ctx, "Once upon a time", mlx.WithMaxTokens(128)) {
-//		if err != nil { ... }
+//	for tok := range m.Generate(ctx, "Once upon a time", mlx.WithMaxTokens(128)) {
 //		fmt.Print(tok.Text)
 //	}
 //
-// Two engines stand behind it. The native engine computes inside the process, on MLX by way of mlx-c.
-// The python engine supervises mlx-lm workers and serves every architecture that mlx-lm knows.
-// [LoadModel] picks the native one where it can and says which it took, and why, in [ModelInfo].
+// Besides text, a model sorts texts by labels ([TextModel].Classify), answers chats, and gives embeddings. [Host] keeps several models
+// in one memory budget; [Train] makes LoRA adapters; [TrainClassifier] fits a small classifier to labelled texts.
 //
-// # Streams
+// # Engines
 //
-// Generate and Chat return an iter.Seq2 of tokens and errors. The error belongs to its stream and not
-// to the model, so streams may run side by side; `for tok := range` without the error also compiles,
-// and then a failed stream ends with one empty token.
+// Two engines compute. The native engine runs inside the process, on MLX by way of mlx-c. The python engine supervises mlx-lm in worker
+// processes, and serves every architecture that mlx-lm knows. [LoadModel] picks the native one where it can, and says which it took,
+// and why, in [ModelInfo]. What only one of them can do is an interface that its models have besides [TextModel]: [PromptCacheFiles],
+// [HiddenStates], [Supervised], [Shadowed].
+//
+// # Streams and errors
+//
+// Generate and Chat return an iter.Seq2 of tokens and errors:
+//
+//	for tok, err := range m.Generate(ctx, prompt) {
+//		if err != nil {
+//			return err
+//		}
+//		fmt.Print(tok.Text)
+//	}
+//
+// The error belongs to its stream and not to the model, so streams may run side by side. A loop over the tokens alone, as above,
+// also compiles; a stream that failed then ends with one empty token. [Collect] reads a stream to its end.
+//
+// # Options
+//
+// Options that most programs set stand alone: [WithMaxTokens], [WithTemperature], [WithEngine]. The others stand in groups by subject:
+// [WithSampling], [WithConstraint], [WithKV], [WithTemplate], [WithOutput] and [WithScheduling] for a generation, [WithNative] and
+// [WithPython] for loading, [WithLabels] for classification.
+//
+//	m.Chat(ctx, messages, mlx.WithTemperature(0.7), mlx.WithSampling(mlx.TopP(0.9), mlx.TopK(40)))
+//
+// A value that cannot be is an [*OptionError] with the name of the function that set it.
 package mlx
 
 import (
@@ -28,66 +50,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-)
-
-// Types of requests and results; see their own documentation.
-type (
-	// Token is one generated token.
-	Token = engine.Token
-	// TokenLogProb is a token id with its log-probability.
-	TokenLogProb = engine.TokenLogProb
-	// FinishReason says why a stream ended.
-	FinishReason = engine.FinishReason
-	// Message is one turn of a chat.
-	Message = engine.Message
-	// ToolCall is a call that the assistant made in an earlier turn.
-	ToolCall = engine.ToolCall
-	// FunctionCall is the function and the arguments of a ToolCall.
-	FunctionCall = engine.FunctionCall
-	// Segment is a piece of text of one kind.
-	Segment = engine.Segment
-	// SegmentKind says what a Segment is for.
-	SegmentKind = engine.SegmentKind
-	// Event tells of progress and of trouble that was overcome.
-	Event = engine.Event
-	// EventKind names an Event.
-	EventKind = engine.EventKind
-	// Classification is the result for one text.
-	Classification = engine.Classification
-	// Calibration is a temperature for honest probabilities, and what it changed.
-	Calibration = engine.Calibration
-	// LabelScore is one label's part of a Classification.
-	LabelScore = engine.LabelScore
-	// ModelInfo describes a loaded model.
-	ModelInfo = engine.Info
-	// Metrics are figures of a loaded model at one moment.
-	Metrics = engine.Metrics
-)
-
-// Reasons to end a stream.
-const (
-	FinishStop   = engine.FinishStop
-	FinishLength = engine.FinishLength
-)
-
-// Kinds of segments.
-const (
-	SegmentNormal    = engine.SegmentNormal
-	SegmentReasoning = engine.SegmentReasoning
-	SegmentTool      = engine.SegmentTool
-)
-
-// Kinds of events.
-const (
-	EventLoad    = engine.EventLoad
-	EventOutput  = engine.EventOutput
-	EventPrefill = engine.EventPrefill
-	EventRestart = engine.EventRestart
-	EventGap     = engine.EventGap
-	EventWait    = engine.EventWait
 )
 
 // TextModel is a loaded model. All methods are safe for concurrent use.
@@ -109,20 +73,9 @@ type TextModel interface {
 	Info() ModelInfo
 	// Metrics reads counters and memory figures.
 	Metrics(ctx context.Context) (Metrics, error)
-	// Close ends streams under way with ErrClosed and gives all memory and processes back. It may be
-	// called again, and from within a stream's loop.
+	// Close ends streams under way with ErrClosed, frees all memory and ends all processes. It may be called again, and from within a
+	// stream's loop.
 	Close() error
-}
-
-// Python gives access to what only models of the python engine have: Stat, Reset, Shutdown. The second result
-// is false for other models. m stays the owner: close it, not the result.
-func Python(m TextModel) (*bridge.Model, bool) {
-	of, ok := m.(*model)
-	if !ok {
-		return nil, false
-	}
-	python, ok := of.engine.(*bridge.Model)
-	return python, ok
 }
 
 // Tokenizer turns text into token ids and back, as the model sees them.
@@ -132,9 +85,9 @@ type Tokenizer interface {
 	// Decode returns the text of token ids, without special tokens.
 	Decode(ctx context.Context, ids []int32) (string, error)
 	// RenderChat renders messages with the chat template and opens the assistant's turn. Of the options WithTools and
-	// WithTemplateArguments count.
+	// TemplateArguments count.
 	RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error)
-	// EncodeChat returns the token ids of the prompt that Chat makes of messages. With WithPlainContent they are other than those
+	// EncodeChat returns the token ids of the prompt that Chat makes of messages. With PlainContent they are other than those
 	// of the rendered text, if a message spells a control token.
 	EncodeChat(ctx context.Context, messages []Message, options ...GenerateOption) ([]int32, error)
 }
@@ -156,8 +109,8 @@ type model struct {
 	promptCache int64             // bytes of them that the prompt cache may come to hold
 }
 
-// measure brings the claim to what the native engine holds now, if that is more than was expected. A model that is too busy to say keeps
-// what it had.
+// measure sets the claim to what the native engine holds now, if that is more than was expected. If the model is too busy to answer, the
+// claim stays as it is.
 func (m *model) measure(ctx context.Context) {
 	if m.claim == nil {
 		return
@@ -182,7 +135,7 @@ func (m *model) GenerateIDs(ctx context.Context, ids []int32, options ...Generat
 }
 
 func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.GenerateOptions) iter.Seq2[Token, error] {
-	stream := m.engine.Generate(ctx, prompt, o)
+	stream := namedStream(m.engine.Generate(ctx, prompt, o))
 	if m.shadow == nil {
 		return stream
 	}
@@ -190,11 +143,17 @@ func (m *model) generate(ctx context.Context, prompt engine.Prompt, o engine.Gen
 }
 
 func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error) {
-	var o engine.EmbedOptions
+	var o embedOptions
 	for _, option := range options {
-		option.apply(&o)
+		if option.apply != nil {
+			option.apply(&o)
+		}
 	}
-	return m.engine.Embed(ctx, texts, o)
+	if o.err != nil {
+		return nil, o.err
+	}
+	vectors, err := m.engine.Embed(ctx, texts, o.EmbedOptions)
+	return vectors, named(err)
 }
 
 func (m *model) Tokenizer() Tokenizer { return tokens{m.engine} }
@@ -214,11 +173,27 @@ func (t tokens) Decode(ctx context.Context, ids []int32) (string, error) {
 }
 
 func (t tokens) RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error) {
-	return t.Engine.RenderChat(ctx, messages, generateOptions(options))
+	o, err := templateOptions(options)
+	if err != nil {
+		return "", err
+	}
+	text, err := t.Engine.RenderChat(ctx, messages, o)
+	return text, named(err)
 }
 
 func (t tokens) EncodeChat(ctx context.Context, messages []Message, options ...GenerateOption) ([]int32, error) {
-	return t.Engine.EncodeChat(ctx, messages, generateOptions(options))
+	o, err := templateOptions(options)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := t.Engine.EncodeChat(ctx, messages, o)
+	return ids, named(err)
+}
+
+// templateOptions are options of a template, checked: the engines do so for a generation only.
+func templateOptions(options []GenerateOption) (engine.GenerateOptions, error) {
+	o := generateOptions(options)
+	return o, named(o.Validate(0))
 }
 
 func (m *model) Info() ModelInfo {
@@ -242,61 +217,4 @@ func (m *model) Close() error {
 		m.joined.Leave()
 	}
 	return err
-}
-
-// Completion is a whole stream.
-type Completion struct {
-	Text         string
-	Tokens       []Token
-	FinishReason FinishReason
-	PromptTokens int
-}
-
-// Collect reads a stream to its end. On an error it returns what came before it as well.
-func Collect(stream iter.Seq2[Token, error]) (Completion, error) {
-	var c Completion
-	for tok, err := range stream {
-		if err != nil {
-			return c, err
-		}
-		c.Text += tok.Text
-		c.Tokens = append(c.Tokens, tok)
-		c.FinishReason, c.PromptTokens = tok.FinishReason, tok.PromptTokens
-	}
-	return c, nil
-}
-
-// promptCacher is an engine whose prompt cache can be written to a file.
-type promptCacher interface {
-	SavePromptCache(ctx context.Context, path string) error
-	LoadPromptCache(ctx context.Context, path string) error
-}
-
-// SavePromptCache writes what WithPromptCache has kept to a safetensors file, for LoadPromptCache. Only the native
-// engine can.
-func SavePromptCache(ctx context.Context, m TextModel, path string) error {
-	c, err := promptCacherOf(m, "SavePromptCache")
-	if err != nil {
-		return err
-	}
-	return c.SavePromptCache(ctx, path)
-}
-
-// LoadPromptCache adds the contents of a file that SavePromptCache wrote to the prompt cache. The model must be the
-// same; a file of another one, or a broken one, is an error and changes nothing.
-func LoadPromptCache(ctx context.Context, m TextModel, path string) error {
-	c, err := promptCacherOf(m, "LoadPromptCache")
-	if err != nil {
-		return err
-	}
-	return c.LoadPromptCache(ctx, path)
-}
-
-func promptCacherOf(m TextModel, what string) (promptCacher, error) {
-	if m, ok := m.(*model); ok {
-		if c, ok := m.engine.(promptCacher); ok {
-			return c, nil
-		}
-	}
-	return nil, &OptionError{Option: what, Reason: "only the native engine has it"}
 }

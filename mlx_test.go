@@ -28,7 +28,7 @@ func setConfig(t *testing.T, dir, key string, value any) {
 
 func TestAutoTakesNativeWhereItCanAndSaysWhy(t *testing.T) {
 	info := load(t, testenv.Model(t)).Info()
-	require.Equal(t, "native", info.Engine)
+	require.Equal(t, mlx.EngineNative, info.Engine)
 	require.Contains(t, info.Reason, "supports")
 }
 
@@ -36,17 +36,17 @@ func TestAutoTakesPythonForOtherArchitecturesAndSaysWhy(t *testing.T) {
 	dir := testenv.CopyModel(t)
 	// The same weights under a name that only Python knows: mlx-lm falls through to its own file.
 	testenv.RunPython(t, "make_mistral.py", nil, new(bool), dir)
-	m := load(t, dir, mlx.WithPython(testenv.Python(t)))
-	require.Equal(t, "python", m.Info().Engine)
-	require.Contains(t, m.Info().Reason, "WithPython")
+	m := load(t, dir, mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
+	require.Equal(t, mlx.EnginePython, m.Info().Engine)
+	require.Contains(t, m.Info().Reason, "Interpreter")
 
 	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
 	m = load(t, dir)
 	info := m.Info()
-	require.Equal(t, "python", info.Engine)
+	require.Equal(t, mlx.EnginePython, info.Engine)
 	require.Contains(t, info.Reason, `model_type "mistral"`)
 	require.Equal(t, "mistral", info.Architecture)
-	c, err := mlx.Collect(m.Generate(t.Context(), "Where", mlx.WithMaxTokens(5), mlx.WithIgnoreEOS()))
+	c, err := mlx.Collect(m.Generate(t.Context(), "Where", mlx.WithMaxTokens(5), mlx.WithSampling(mlx.IgnoreEOS())))
 	require.NoError(t, err)
 	require.Len(t, c.Tokens, 5)
 	results, err := m.Classify(t.Context(), []string{"goal"}, testenv.Labels(t))
@@ -59,7 +59,7 @@ func TestAutoFallsBackWhenTheNativeEngineFindsADetailItLacks(t *testing.T) {
 	setConfig(t, dir, "rope_scaling", map[string]any{"rope_type": "dynamic", "factor": 2.0})
 	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
 	info := load(t, dir).Info()
-	require.Equal(t, "python", info.Engine)
+	require.Equal(t, mlx.EnginePython, info.Engine)
 	require.Contains(t, info.Reason, `"dynamic"`)
 	_, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
 	require.ErrorIs(t, err, mlx.ErrUnsupported)
@@ -85,7 +85,7 @@ func TestAutoSaysBothReasonsWhenNeitherEngineWorks(t *testing.T) {
 func TestLoadOptionsAreHonouredOrRefused(t *testing.T) {
 	var bad *mlx.OptionError
 	for name, option := range map[string]mlx.LoadOption{
-		"WithWorkers": mlx.WithWorkers(2), "WithPython": mlx.WithPython("python3"), "WithTrustRemoteCode": mlx.WithTrustRemoteCode(),
+		"Workers": mlx.WithPython(mlx.Workers(2)), "Interpreter": mlx.WithPython(mlx.Interpreter("python3")), "TrustRemoteCode": mlx.WithPython(mlx.TrustRemoteCode()),
 	} {
 		_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative), option)
 		require.ErrorAs(t, err, &bad)
@@ -94,7 +94,7 @@ func TestLoadOptionsAreHonouredOrRefused(t *testing.T) {
 	_, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine("fast"))
 	require.ErrorAs(t, err, &bad)
 	require.ErrorContains(t, err, `"fast"`)
-	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithWorkers(-1))
+	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithPython(mlx.Workers(-1)))
 	require.ErrorAs(t, err, &bad)
 	require.Equal(t, "Workers", bad.Option)
 }
@@ -132,13 +132,13 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				require.Positive(t, c.PromptTokens)
 			})
 			t.Run("length is a reason", func(t *testing.T) {
-				c, err := mlx.Collect(m.Generate(ctx, "Where", mlx.WithMaxTokens(3), mlx.WithIgnoreEOS()))
+				c, err := mlx.Collect(m.Generate(ctx, "Where", mlx.WithMaxTokens(3), mlx.WithSampling(mlx.IgnoreEOS())))
 				require.NoError(t, err)
 				require.Equal(t, mlx.FinishLength, c.FinishReason)
 				require.Len(t, c.Tokens, 3)
 			})
 			t.Run("stream is whole", func(t *testing.T) {
-				c, err := mlx.Collect(m.Generate(ctx, "¿Cómo", mlx.WithMaxTokens(40), mlx.WithIgnoreEOS()))
+				c, err := mlx.Collect(m.Generate(ctx, "¿Cómo", mlx.WithMaxTokens(40), mlx.WithSampling(mlx.IgnoreEOS())))
 				require.NoError(t, err)
 				var ids []int32
 				for _, tok := range c.Tokens {
@@ -149,7 +149,7 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				require.Equal(t, whole, c.Text)
 			})
 			t.Run("log-probabilities", func(t *testing.T) {
-				c, err := mlx.Collect(m.Generate(ctx, "Where", mlx.WithMaxTokens(5), mlx.WithTopLogProbs(4)))
+				c, err := mlx.Collect(m.Generate(ctx, "Where", mlx.WithMaxTokens(5), mlx.WithOutput(mlx.TopLogProbs(4))))
 				require.NoError(t, err)
 				for _, tok := range c.Tokens {
 					require.Len(t, tok.TopLogProbs, 4)
@@ -158,11 +158,11 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				}
 			})
 			t.Run("label prompt", func(t *testing.T) {
-				results, err := m.Classify(ctx, []string{"goal"}, []string{"sport", "food"}, mlx.WithLabelPrompt("{labels}? {text}"))
+				results, err := m.Classify(ctx, []string{"goal"}, []string{"sport", "food"}, mlx.WithLabels(mlx.LabelPrompt("{labels}? {text}")))
 				require.NoError(t, err)
 				require.Len(t, results, 1)
 				var bad *mlx.OptionError
-				_, err = m.Classify(ctx, []string{"goal"}, []string{"sport"}, mlx.WithLabelPrompt("no place"))
+				_, err = m.Classify(ctx, []string{"goal"}, []string{"sport"}, mlx.WithLabels(mlx.LabelPrompt("no place")))
 				require.ErrorAs(t, err, &bad)
 			})
 			t.Run("bad input", func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				_, err = mlx.Collect(m.Generate(ctx, ""))
 				require.ErrorIs(t, err, mlx.ErrEmptyPrompt)
 				var bad *mlx.OptionError
-				_, err = mlx.Collect(m.Generate(ctx, "x", mlx.WithTopP(2)))
+				_, err = mlx.Collect(m.Generate(ctx, "x", mlx.WithSampling(mlx.TopP(2))))
 				require.ErrorAs(t, err, &bad)
 				var tooLong *mlx.ContextLengthError
 				_, err = mlx.Collect(m.Generate(ctx, strings.Repeat("word ", 4000)))
@@ -192,7 +192,7 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 				ctx, cancel := context.WithCancel(ctx)
 				n := 0
 				var last error
-				for _, err := range m.Generate(ctx, "Where", mlx.WithMaxTokens(2000), mlx.WithIgnoreEOS()) {
+				for _, err := range m.Generate(ctx, "Where", mlx.WithMaxTokens(2000), mlx.WithSampling(mlx.IgnoreEOS())) {
 					if last = err; n == 5 {
 						cancel()
 					}
@@ -212,7 +212,7 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 			})
 			t.Run("close while streaming", func(t *testing.T) {
 				n, last := 0, error(nil)
-				for _, err := range m.Generate(ctx, "Where", mlx.WithMaxTokens(2000), mlx.WithIgnoreEOS()) {
+				for _, err := range m.Generate(ctx, "Where", mlx.WithMaxTokens(2000), mlx.WithSampling(mlx.IgnoreEOS())) {
 					if last = err; n == 3 {
 						require.NoError(t, m.Close())
 					}
@@ -227,18 +227,4 @@ func TestEnginesKeepTheSamePromises(t *testing.T) {
 			})
 		})
 	}
-}
-
-func ExampleLoadModel() {
-	m, err := mlx.LoadModel("tests/models/domains")
-	if err != nil {
-		panic(err)
-	}
-	defer m.Close()
-	results, err := m.Classify(context.Background(), []string{"The goalkeeper saved two penalties."}, []string{"sport", "food", "travel"})
-	if err != nil {
-		panic(err)
-	}
-	os.Stdout.WriteString(results[0].Label + "\n")
-	// Output: sport
 }

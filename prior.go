@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// contentFree are texts that say nothing, in whose company every label is as right as the other.
+// contentFree are texts that say nothing, for which every label is as right as the other.
 var contentFree = []string{"N/A", "[MASK]", "...", "-", "text"}
 
 const (

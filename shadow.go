@@ -17,18 +17,25 @@ import (
 // Bounds of a shadow: requests that wait for the second engine, and differences that are kept.
 const shadowQueue, shadowKept = 64, 100
 
-// WithShadow also sends a share of the requests, 0 to 1, to a Python worker behind the caller's back and compares what
+// WithShadow also sends a share of the requests, 0 to 1, to a Python worker, unnoticed by the caller, and compares what
 // comes out: labels of Classify, and tokens of Generate and Chat where these draw nothing or have a seed. Requests are
-// answered by the native engine and never wait for the comparison; while the worker is behind, none is begun. Metrics
-// counts, and ShadowOf lists the differences. options are those of the Python worker.
+// answered by the native engine and never wait for the comparison; while the worker is busy with earlier ones, none is begun. Metrics
+// counts, and the model is a Shadowed, which lists the differences. options are those of the Python worker.
 func WithShadow(share float64, options ...LoadOption) LoadOption {
-	return LoadOption{func(o *loadOptions) {
+	return loadOption(func(o *loadOptions) {
 		o.shadow = &shadowOptions{share: share}
-		for _, option := range options {
-			option.apply(&o.shadow.load)
+		o.shadow.load.apply(options)
+		if err := o.shadow.load.err; err != nil && o.err == nil {
+			o.err = err
+		}
+		if names := o.shadow.load.nativeOnly; len(names) > 0 {
+			o.fail(names[0], "only the native engine has it, and the shadow is a worker of the python engine")
+		}
+		if e := o.shadow.load.engine; e != "" && e != EnginePython {
+			o.fail("WithEngine", "the shadow is a worker of the python engine")
 		}
 		o.nativeOnly = append(o.nativeOnly, "WithShadow")
-	}}
+	})
 }
 
 type shadowOptions struct {
@@ -39,29 +46,20 @@ type shadowOptions struct {
 // ShadowDifference is a text that the two engines answer differently.
 type ShadowDifference struct {
 	Text           string  // the text classified, or the prompt; a chat's last message
-	Native, Python string  // labels, or the texts behind which the tokens differ
+	Native, Python string  // labels, or the texts from the first token on that differs
 	NativeMargin   float64 // of a label over the second best, in probability; 0 for generation
 	PythonMargin   float64
 	Token          int // index of the first generated token that differs; -1 for a label
 }
 
-// ShadowReport is what a shadow has seen.
+// ShadowReport is what the comparisons of WithShadow have shown.
 type ShadowReport struct {
 	Compared    int64 // texts classified and streams generated twice
 	Flips       int64 // of them, those whose label or tokens differ
-	Skipped     int64 // chosen, but the worker was behind
+	Skipped     int64 // chosen, but the worker was busy with earlier ones
 	Failed      int64 // comparisons that ended in an error
 	LastError   error
 	Differences []ShadowDifference // the last ones
-}
-
-// ShadowOf returns what the shadow of a model has seen; ok is false for a model loaded without WithShadow.
-func ShadowOf(m TextModel) (report ShadowReport, ok bool) {
-	of, ok := m.(*model)
-	if !ok || of.shadow == nil {
-		return ShadowReport{}, false
-	}
-	return of.shadow.report(), true
 }
 
 // shadow compares requests with a second engine, one after the other.
@@ -77,8 +75,7 @@ type shadow struct {
 	over bool
 }
 
-// ofShadow are the options of the second engine. What makes a model another one, an adapter, is the same for both unless the
-// shadow was given its own.
+// ofShadow are the options of the second engine. It has the adapter of the first, unless the shadow was given its own.
 func (o loadOptions) ofShadow() bridge.Options {
 	second := o.shadow.load.bridge
 	if second.Adapter == "" {

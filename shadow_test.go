@@ -18,11 +18,10 @@ import (
 )
 
 // settled waits until so many texts and streams were compared, or comparisons failed.
-func settled(t *testing.T, m TextModel, n int64) ShadowReport {
+func settled(t *testing.T, s *shadow, n int64) ShadowReport {
 	t.Helper()
 	for range 3000 {
-		r, ok := ShadowOf(m)
-		require.True(t, ok)
+		r := s.report()
 		if r.Compared+r.Failed >= n {
 			return r
 		}
@@ -33,20 +32,21 @@ func settled(t *testing.T, m TextModel, n int64) ShadowReport {
 }
 
 func TestAShadowSeesThatTheEnginesAgree(t *testing.T) {
-	m, err := LoadModel(testenv.Model(t), WithEngine(EngineNative), WithShadow(1, WithPython(testenv.Python(t))))
+	m, err := LoadModel(testenv.Model(t), WithEngine(EngineNative), WithShadow(1, WithPython(Interpreter(testenv.Python(t)))))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, m.Close()) }()
 	results, err := m.Classify(t.Context(), testenv.Texts(t)[:20], testenv.Labels(t))
 	require.NoError(t, err)
 	require.Len(t, results, 20)
 	for _, options := range [][]GenerateOption{{}, {WithTemperature(1), WithSeed(3)}, {WithTemperature(1)}} {
-		_, err := Collect(m.Generate(t.Context(), "Where can I find", append(options, WithMaxTokens(8), WithIgnoreEOS())...))
+		_, err := Collect(m.Generate(t.Context(), "Where can I find", append(options, WithMaxTokens(8), WithSampling(IgnoreEOS()))...))
 		require.NoError(t, err)
 	}
 	for range m.Generate(t.Context(), "Where can I find", WithMaxTokens(8)) {
 		break // not read to its end: nothing to compare
 	}
-	r := settled(t, m, 22)
+	r := settled(t, m.(shadowedModel).shadow, 22)
+	require.Equal(t, r, m.(Shadowed).Shadow())
 	require.Equal(t, ShadowReport{Compared: 22}, r, "the draw without a seed is not compared")
 	metrics, err := m.Metrics(t.Context())
 	require.NoError(t, err)
@@ -73,14 +73,14 @@ class Model(gemma3_text.Model):
 	require.NoError(t, err)
 	loaded, err := LoadModel(testenv.Model(t), WithEngine(EngineNative))
 	require.NoError(t, err)
-	m := loaded.(*model)
+	m := loaded.(nativeModel).model
 	m.shadow = startShadow(1, second)
 	texts := testenv.Texts(t)[:100]
 	results, err := m.Classify(t.Context(), texts, testenv.Labels(t))
 	require.NoError(t, err)
-	_, err = Collect(m.Generate(t.Context(), "Where can I find", WithMaxTokens(8), WithIgnoreEOS()))
+	_, err = Collect(m.Generate(t.Context(), "Where can I find", WithMaxTokens(8), WithSampling(IgnoreEOS())))
 	require.NoError(t, err)
-	r := settled(t, m, 101)
+	r := settled(t, m.shadow, 101)
 	require.EqualValues(t, 101, r.Compared)
 	require.Positive(t, r.Flips)
 	labels := 0
@@ -123,18 +123,18 @@ func (s stuck) Close() error { return nil }
 func TestAShadowThatIsBehindIsSkippedAndItsErrorsAreCounted(t *testing.T) {
 	loaded, err := LoadModel(testenv.Model(t), WithEngine(EngineNative))
 	require.NoError(t, err)
-	m := loaded.(*model)
+	m := loaded.(nativeModel).model
 	second := stuck{answer: make(chan error)}
 	m.shadow = startShadow(1, second)
 	for range shadowQueue + 10 {
 		_, err := m.Classify(t.Context(), []string{"goal"}, testenv.Labels(t))
 		require.NoError(t, err)
 	}
-	r, _ := ShadowOf(m)
+	r := m.shadow.report()
 	require.GreaterOrEqual(t, r.Skipped, int64(9))
 	boom := errors.New("boom")
 	second.answer <- boom
-	r = settled(t, m, 1)
+	r = settled(t, m.shadow, 1)
 	require.EqualValues(t, 1, r.Failed)
 	require.ErrorIs(t, r.LastError, boom)
 	closed := make(chan error)
@@ -148,23 +148,24 @@ func TestShadowOptionsAreChecked(t *testing.T) {
 		_, err := LoadModel(testenv.Model(t), WithShadow(share))
 		require.ErrorAs(t, err, &option)
 	}
+	for name, of := range map[string]LoadOption{"Exact": WithNative(Exact()), "WithEngine": WithEngine(EngineNative), "WithBatch": WithBatch(0)} {
+		_, err := LoadModel(testenv.Model(t), WithShadow(1, of))
+		require.ErrorAs(t, err, &option)
+		require.Equal(t, name, option.Option)
+	}
 	_, err := LoadModel(testenv.Model(t), WithEngine(EnginePython), WithShadow(1))
 	require.ErrorAs(t, err, &option)
 	require.Equal(t, "WithShadow", option.Option)
 	m, err := LoadModel(testenv.Model(t), WithEngine(EngineNative))
 	require.NoError(t, err)
 	defer m.Close()
-	_, ok := ShadowOf(m)
+	_, ok := m.(Shadowed)
 	require.False(t, ok)
 }
 
 func TestAShadowHasTheModelsAdapter(t *testing.T) {
 	adapter := func(options ...LoadOption) string {
-		var o loadOptions
-		for _, option := range options {
-			option.apply(&o)
-		}
-		return o.ofShadow().Adapter
+		return loadOptionsOf(options).ofShadow().Adapter
 	}
 	require.Equal(t, "/a", adapter(WithAdapter("/a"), WithShadow(1)))
 	require.Equal(t, "/a", adapter(WithShadow(1), WithAdapter("/a")))

@@ -9,11 +9,11 @@ import (
 )
 
 type (
-	// TrainOptions are those of a LoRA training run.
+	// TrainOptions are those of a LoRA training run; see [engine.TrainOptions].
 	TrainOptions = engine.TrainOptions
-	// TrainProgress is told after each iteration.
+	// TrainProgress is passed to TrainOptions.Progress after each iteration; see [engine.TrainProgress].
 	TrainProgress = engine.TrainProgress
-	// TrainResult is the outcome of a run.
+	// TrainResult is the outcome of a run; see [engine.TrainResult].
 	TrainResult = engine.TrainResult
 )
 
@@ -23,7 +23,7 @@ func DefaultTrainOptions() TrainOptions { return engine.DefaultTrainOptions() }
 // Train trains a LoRA adapter (Hu et al. 2021, arXiv:2106.09685) for the model in a folder with the native engine and
 // writes it to options.Out in mlx-lm's form, for WithAdapter on either engine. Data are JSONL files in mlx-lm's forms:
 // lines with "text", with "prompt" and "completion", or with "messages". The model's weights do not change; quantised ones
-// serve as well. When ctx ends, training stops behind the iteration under way; what was saved last can be resumed.
+// serve as well. When ctx ends, training stops after the iteration under way; what was saved last can be resumed.
 func Train(ctx context.Context, path string, options TrainOptions) (*TrainResult, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

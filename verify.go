@@ -14,7 +14,12 @@ import (
 // draft model, its adapter. It loads nothing, and takes as long as reading headers does; a program that loads models later calls it
 // when it starts.
 func Verify(model string, options ...LoadOption) error {
-	if err := verify(model, loadOptionsOf(options)); err != nil {
+	o := loadOptionsOf(options)
+	err := o.err
+	if err == nil {
+		err = verify(model, o)
+	}
+	if err != nil {
 		return fmt.Errorf("verify %s: %w", model, err)
 	}
 	return nil

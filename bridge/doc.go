@@ -1,4 +1,6 @@
-// Package bridge runs mlx-lm in Python worker processes.
+// Package bridge is the python engine: it runs mlx-lm in Python worker processes. Most programs load models with package mlx, whose options
+// set the [Options] of this one; [Model] has what that needs, and Stat, Reset and Shutdown. [Tool] runs Python once, for work that is no
+// request to a model.
 //
 // Its layers, from the bottom: frames on a pipe (frame.go), requests and replies over a reader and a
 // writer (conn.go), one process with its way down (process.go, output.go), one worker with its watchdog

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Inspect finds the interpreter that Load would use, given what WithPython was given, and reads the versions of its packages.
+// Inspect finds the interpreter that Load would use, given what the option Interpreter was given, and reads the versions of its packages.
 // Packages that this program does not work with are an ErrVersion, which says what to install.
 func Inspect(ctx context.Context, python string) (interpreter string, v Versions, err error) {
 	tool, err := NewTool(python)

@@ -167,7 +167,7 @@ func TestLoadProgressIsReported(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for name, o := range map[string]Options{
-		"Workers": {Workers: -1}, "MinWorkers": {Workers: 2, MinWorkers: 3}, "Batch": {Batch: 5000}, "Queue": {Queue: -1},
+		"Workers": {Workers: -1}, "MinWorkers": {Workers: 2, MinWorkers: 3}, "Batch": {Batch: 5000},
 		"IdleTTL": {IdleTTL: -1}, "StallTimeout": {StallTimeout: -1}, "PromptCache": {PromptCache: -1},
 	} {
 		_, err := load(t.Context(), "/nowhere", o, fakeCommand("healthy"))

@@ -31,16 +31,16 @@ func folderOf(t *testing.T, bytes int64) string {
 func loadIn(t *testing.T, room *admission.Room, dir string, o Options, fake string) *Model {
 	t.Helper()
 	o.QuarantineDir = t.TempDir()
-	o.Memory = room.Join(dir)
+	memory := room.Join(dir)
 	workers := max(1, o.MinWorkers)
-	require.NoError(t, o.Memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
-	m, err := load(t.Context(), dir, o, fakeCommand(fake))
+	require.NoError(t, memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
+	m, err := load(admission.NewContext(t.Context(), memory), dir, o, fakeCommand(fake))
 	require.NoError(t, err)
-	o.Memory.EndLoad()
+	memory.EndLoad()
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())
-		require.Zero(t, o.Memory.Held())
-		o.Memory.Leave()
+		require.Zero(t, memory.Held())
+		memory.Leave()
 	})
 	return m
 }

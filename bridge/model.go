@@ -76,7 +76,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, memory: o.Memory, events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
+	m := &Model{path: path, memory: admission.FromContext(ctx), events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
 	if m.memory == nil {
 		m.memory = admission.New(admission.Options{}).Join(path)
 	}

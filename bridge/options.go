@@ -9,20 +9,20 @@ import (
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/engine"
-	"forge.lthn.ai/core/go-mlx/internal/admission"
 )
 
 // Options say how a model's workers run. The zero value is one worker with all defaults.
 type Options struct {
 	Python string // interpreter; see FindPython for the default
 
-	// Workers is how many processes may serve the model; 0 means 1. MinWorkers of them are started with
-	// the model and kept; it is Workers by default, or none if IdleTTL is set.
+	// Workers is how many processes may serve the model; 0 means 1. MinWorkers of them are started with the model and kept; 0 means
+	// Workers, or none if IdleTTL is set, and a negative number means none. One is always started, to read the model.
 	Workers, MinWorkers int
 	// Batch is how many requests one worker computes together; 0 means 32. With 1 it takes them by turns,
 	// and a token's bits do not depend on the other requests even where batched kernels round differently.
 	Batch int
-	// Queue is how many requests may wait when all workers are full; 0 means 1024. One more gets ErrBusy.
+	// Queue is how many requests may wait when all workers are full; 0 means 1024, and a negative number
+	// none. One more gets ErrBusy.
 	Queue int
 	// IdleTTL ends workers beyond MinWorkers that had no work for so long; 0 keeps them.
 	IdleTTL time.Duration
@@ -50,8 +50,6 @@ type Options struct {
 	// QuarantineDir takes the repro files of requests that ended two workers; empty for go-mlx/quarantine
 	// in the user's cache folder.
 	QuarantineDir string
-	// Memory is what the workers' memory is claimed from; nil for no limit. BeginLoad was called for the first workers.
-	Memory *admission.Memory
 	// Logger is told of workers that start and end, and at level Debug what they print; nil for none.
 	Logger *slog.Logger
 	// Events is told of loading and restarts, on a goroutine of its own, one event after the other.
@@ -63,7 +61,7 @@ func (o Options) FirstWorkers() int {
 	if o.MinWorkers == 0 && o.IdleTTL == 0 {
 		return max(1, o.Workers)
 	}
-	return max(1, o.MinWorkers)
+	return max(1, o.MinWorkers) // a negative number means none
 }
 
 // withDefaults checks the options and fills in what was left out.
@@ -74,12 +72,10 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Workers < 0:
 		return bad("Workers", "%d is negative", o.Workers)
-	case o.MinWorkers < 0 || o.MinWorkers > max(1, o.Workers):
-		return bad("MinWorkers", "%d is not between 0 and Workers", o.MinWorkers)
+	case o.MinWorkers > max(1, o.Workers):
+		return bad("MinWorkers", "%d are more than Workers, which is %d", o.MinWorkers, max(1, o.Workers))
 	case o.Batch < 0 || o.Batch > 1024:
 		return bad("Batch", "%d is not between 1 and 1024", o.Batch)
-	case o.Queue < 0:
-		return bad("Queue", "%d is negative", o.Queue)
 	case o.IdleTTL < 0:
 		return bad("IdleTTL", "%v is negative", o.IdleTTL)
 	case o.StallTimeout < 0:
@@ -110,8 +106,10 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MinWorkers == 0 && o.IdleTTL == 0 {
 		o.MinWorkers = o.Workers
 	}
+	o.MinWorkers = max(0, o.MinWorkers)
 	orDefault(&o.Batch, 32)
 	orDefault(&o.Queue, 1024)
+	o.Queue = max(0, o.Queue)
 	orDefault(&o.Logger, slog.New(slog.DiscardHandler))
 	orDefault(&o.StallTimeout, 2*time.Minute)
 	orDefault(&o.QuarantineDir, filepath.Join(cacheDir(), "quarantine"))

@@ -9,11 +9,11 @@ import (
 )
 
 // DefaultLabelPrompt asks for a label. {labels} becomes the labels, joined by commas, and {text} the
-// text. What stands before the text is the same for all texts of a call and is prefilled once.
+// text. What precedes the text is the same for all texts of a call and is prefilled once.
 const DefaultLabelPrompt = "Classify the text. Answer with one of: {labels}.\n\nText: {text}"
 
-// CompletionLabelPrompt is the prompt for a model without a chat template: one that was trained to go on with a text, and to answer
-// nothing. Its label is the next word of a sentence.
+// CompletionLabelPrompt is the prompt for a model without a chat template, which was trained to continue texts and not to answer. The label is
+// the next word of a sentence.
 const CompletionLabelPrompt = `"{text}" is a sentence about {label}`
 
 // labelMark ends a prompt that the label completes.
@@ -27,7 +27,7 @@ type ClassifyOptions struct {
 	// Prompt is the user's turn of a chat, or the whole prompt for a model without a chat template. One that ends with {label} is
 	// completed by the label, also by a model with a chat template, which is not used then.
 	Prompt string
-	// Prior is subtracted from the labels' scores, in their order; nil for nothing. It is what a text that says nothing scores.
+	// Prior is subtracted from the labels' scores, in their order; nil for nothing. Package mlx sets it to the scores of texts that say nothing.
 	Prior []float64
 	// Temperature divides the scores before their softmax; 0 for 1.
 	Temperature float64
@@ -57,7 +57,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 		return &OptionError{Option: "Abstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
 	if !utf8.ValidString(o.Prompt) {
-		return fmt.Errorf("option LabelPrompt: %w", ErrInvalidUTF8)
+		return notUTF8("LabelPrompt")
 	}
 	if strings.Count(o.Prompt, "{text}") != 1 {
 		return &OptionError{Option: "LabelPrompt", Reason: "it must hold {text} exactly once"}
@@ -74,7 +74,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 	return checkTexts(texts)
 }
 
-// Completes reports whether the label completes the prompt, which then is no turn of a chat.
+// Completes reports whether the label completes the prompt. Such a prompt is not put into the chat template.
 func (o ClassifyOptions) Completes() bool { return strings.HasSuffix(o.Prompt, labelMark) }
 
 // Result turns the labels' mean log-probabilities into a result.
@@ -114,7 +114,7 @@ func (o ClassifyOptions) Result(scores []float64) (Classification, error) {
 	return c, nil
 }
 
-// PlainPrompt is the whole prompt where no turn is opened for the answer.
+// PlainPrompt is the whole prompt for a text where the chat template is not used.
 func (o ClassifyOptions) PlainPrompt(text string) string {
 	user := o.UserText(text)
 	if o.Completes() {
@@ -123,5 +123,5 @@ func (o ClassifyOptions) PlainPrompt(text string) string {
 	return user + "\n\nLabel:"
 }
 
-// PlainLabel is a label as it follows PlainPrompt.
+// PlainLabel is a label as text that follows PlainPrompt.
 func PlainLabel(label string) string { return " " + label }

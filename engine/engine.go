@@ -1,12 +1,25 @@
-// Package engine holds what the native and the python engine have in common: the interface that the
-// public package drives, requests and their checks, results and errors. The public package mlx gives
-// these types their public names.
+// Package engine holds what the native and the python engine have in common: the interface that package mlx drives, and the types of
+// requests, results, events and errors. Programs use them by the names that package mlx gives them; their fields are described here.
+//
+// The other functions (Validate, Result, UserText, RandomSeed and the like) are for authors of an engine: checks and prompts that must be the
+// same in all of them.
 package engine
 
 import (
 	"context"
 	"encoding/json"
 	"iter"
+)
+
+// Name names an engine.
+type Name string
+
+// Engines.
+const (
+	Auto   Name = "auto"   // native where the architecture is supported, else python
+	Native Name = "native" // in this process
+	Python Name = "python" // mlx-lm workers
+	None   Name = "none"   // neither can run the model
 )
 
 // Engine runs one loaded model. All methods are safe for concurrent use.
@@ -27,7 +40,9 @@ type Engine interface {
 	RenderChat(ctx context.Context, messages []Message, options GenerateOptions) (string, error)
 	// EncodeChat returns the token ids of the prompt that Generate makes of messages; PlainContent counts too.
 	EncodeChat(ctx context.Context, messages []Message, options GenerateOptions) ([]int32, error)
+	// Info describes the model.
 	Info() Info
+	// Metrics reads counters and memory figures.
 	Metrics(ctx context.Context) (Metrics, error)
 	// Close ends streams under way with ErrClosed and frees everything. It may be called again.
 	Close() error
@@ -45,7 +60,7 @@ type Message struct {
 	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`
 }
 
-// ToolCall is a call that the assistant made in an earlier turn.
+// ToolCall is a call of a function: one that the assistant made in an earlier turn, or that a stream made.
 type ToolCall struct {
 	ID       string       `json:"id,omitempty"`
 	Type     string       `json:"type"` // "function"
@@ -64,7 +79,7 @@ type Prompt struct {
 	Messages []Message // a chat, rendered with the model's template
 	IDs      []int32   // token ids, taken as they are
 
-	// Plain takes what spells a control token in text and messages for text: nobody who writes a message can end its turn.
+	// Plain encodes what spells a control token in text and messages as text, so that the author of a message cannot end its turn.
 	Plain bool
 }
 
@@ -149,7 +164,7 @@ type Classification struct {
 type Info struct {
 	Path          string
 	Source        string // what was found where, e.g. "safetensors in DIR"
-	Engine        string // "native" or "python"
+	Engine        Name   // Native or Python
 	Reason        string // why this engine was chosen
 	Architecture  string // model_type of config.json
 	Device        string // e.g. "cpu:0"

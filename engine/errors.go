@@ -22,11 +22,11 @@ var (
 	ErrBudget = errors.New("memory budget exceeded")
 )
 
-// BudgetError is what does not fit into a memory budget. All in bytes.
+// BudgetError says what does not fit into a memory budget, in bytes.
 type BudgetError struct {
 	What                 string // e.g. "a worker"
 	Needed, Used, Budget int64
-	Pinned               int64 // of Used, what cannot be evicted
+	Pinned               int64 // of Used, what cannot be freed for it
 }
 
 func (e *BudgetError) Error() string {
@@ -38,13 +38,18 @@ func (e *BudgetError) Error() string {
 // Unwrap is ErrBudget.
 func (e *BudgetError) Unwrap() error { return ErrBudget }
 
-// OptionError says which option cannot be honoured, and why.
+// OptionError says which option cannot be honoured, and why. Option is the name that the caller wrote: a field of the options of this
+// package, or the function of package mlx that sets it.
 type OptionError struct {
 	Option string
 	Reason string
+	Err    error // for errors.Is and errors.As, such as ErrInvalidUTF8; usually nil
 }
 
 func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %s", e.Option, e.Reason) }
+
+// Unwrap is Err.
+func (e *OptionError) Unwrap() error { return e.Err }
 
 // ContextLengthError is a prompt that does not fit into the model's context.
 type ContextLengthError struct {

@@ -9,14 +9,14 @@ const (
 	EventOutput  EventKind = "output"  // a progress bar that the model's code prints: Label, Done of Total
 	EventPrefill EventKind = "prefill" // Done of Total prompt tokens are processed
 	EventRestart EventKind = "restart" // a worker ended and another one takes its place: Err
-	// EventGap: the worker that made the stream ended, and another one goes on behind the Done tokens made
+	// EventGap: the worker that made the stream ended, and another one goes on after the Done tokens made
 	// so far: Err. No token is lost or repeated.
 	EventGap EventKind = "gap"
-	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and who holds it.
+	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and which models hold it.
 	EventWait EventKind = "wait"
 )
 
-// Event tells of progress and of trouble that was overcome.
+// Event tells of progress, or of a fault that was handled. The kinds say which fields are set.
 type Event struct {
 	Kind        EventKind
 	Label       string

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// LabelDetails say what a label stands for.
+// LabelDetails describe a label.
 type LabelDetails struct {
 	Description string   // such as "invoices, accounts, taxes" for finance
 	Examples    []string // texts that the label is right for
@@ -31,7 +31,7 @@ func (o ClassifyOptions) checkDetails() error {
 	return nil
 }
 
-// UserText fills the prompt for one text. A text that holds "{labels}" is not filled again. Examples stand before it, in the same form,
+// UserText fills the prompt for one text. A text that holds "{labels}" is not filled again. Examples come before it, in the same form,
 // so that they belong to what all texts share.
 func (o ClassifyOptions) UserText(text string) string {
 	before, after, _ := strings.Cut(o.Prompt, "{text}")
@@ -56,7 +56,7 @@ func (o ClassifyOptions) labelList() string {
 }
 
 // examples is one line for each example, the labels taking turns: models repeat what they saw last. Where no list of the labels shows
-// their descriptions, these stand in front.
+// their descriptions, these come first.
 func (o ClassifyOptions) examples(before, after string) string {
 	form := func(text, label string) string { return "Text: " + text + "\nLabel: " + label + "\n\n" }
 	if o.Completes() {

@@ -10,21 +10,22 @@ type NativeOptions struct {
 	Adapter      string // folder of a LoRA adapter; "" for none
 	Draft        string // folder of a model that proposes tokens; "" for none
 	MemoryBudget int64  // bytes of MLX memory, weights included; 0 for no limit
-	Packed       bool   // hold GGUF's types packed where MLX's ops compute on a CPU
-	Threads      int    // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
+	// Packed keeps the weights of a GGUF file quantised also on a CPU, where they are unpacked otherwise; see QuantizedGGUF in package mlx.
+	Packed  bool
+	Threads int // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
 }
 
 // Validate checks the options.
 func (o NativeOptions) Validate() error {
 	switch {
 	case o.Batch < 0:
-		return &OptionError{Option: "WithBatch", Reason: fmt.Sprintf("%d is negative", o.Batch)}
+		return &OptionError{Option: "Batch", Reason: fmt.Sprintf("%d is negative", o.Batch)}
 	case o.PromptCache < 0:
-		return &OptionError{Option: "WithPromptCache", Reason: fmt.Sprintf("%d bytes are fewer than none", o.PromptCache)}
+		return &OptionError{Option: "PromptCache", Reason: fmt.Sprintf("%d bytes are fewer than none", o.PromptCache)}
 	case o.Threads < 0:
-		return &OptionError{Option: "WithThreads", Reason: fmt.Sprintf("%d is negative", o.Threads)}
+		return &OptionError{Option: "Threads", Reason: fmt.Sprintf("%d is negative", o.Threads)}
 	case o.MemoryBudget < 0:
-		return &OptionError{Option: "WithMemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.MemoryBudget)}
+		return &OptionError{Option: "MemoryBudget", Reason: fmt.Sprintf("%d bytes are fewer than none", o.MemoryBudget)}
 	}
 	return nil
 }

@@ -41,17 +41,21 @@ type GenerateOptions struct {
 	KVGroupSize int
 	KVStart     int // from this many tokens on
 	MaxKVSize   int // keep only the first few and this many of the last tokens' KV; 0 keeps all
-	DraftTokens int // tokens that the draft model proposes at a time; 0 for DefaultDraftTokens
+	DraftTokens int // tokens that the draft model proposes at a time; 0 for DefaultDraftTokens, NoDraft to decode without it
 
 	Grammar Grammar // what the text must follow
 
 	Solo    bool        // computed by itself, not in a batch
 	Session string      // requests of a session go to the same worker, where their KV is kept
-	Events  func(Event) // told of progress, on the goroutine that reads the stream
+	Events  func(Event) // called with progress, on the goroutine that reads the stream
 }
 
-// DefaultDraftTokens is how many tokens a draft model proposes at a time, as in mlx-lm.
-const DefaultDraftTokens = 3
+const (
+	// DefaultDraftTokens is how many tokens a draft model proposes at a time, as in mlx-lm.
+	DefaultDraftTokens = 3
+	// NoDraft as DraftTokens decodes without the draft model.
+	NoDraft = -1
+)
 
 // Grammar is a form that generated text must have: of kind "json_schema", "regex", "choices" (a JSON list of
 // strings) or "lark". The zero Grammar allows every text.
@@ -80,6 +84,11 @@ func CheckUTF8(text string) error {
 		return ErrInvalidUTF8
 	}
 	return nil
+}
+
+// notUTF8 is the error of an option whose text is not UTF-8.
+func notUTF8(option string) error {
+	return &OptionError{Option: option, Reason: ErrInvalidUTF8.Error(), Err: ErrInvalidUTF8}
 }
 
 // checkTexts names the first text that is not UTF-8.
@@ -152,9 +161,9 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 	case o.Grammar.Kind != "" && o.IgnoreEOS:
 		return bad(o.Grammar.Option(), "does not go with IgnoreEOS: the text ends where the grammar does")
 	case !utf8.ValidString(o.Grammar.Text):
-		return fmt.Errorf("option %s: %w", o.Grammar.Option(), ErrInvalidUTF8)
-	case o.DraftTokens < 0 || o.DraftTokens > 64:
-		return bad("DraftTokens", "%d is not between 0 and 64", o.DraftTokens)
+		return notUTF8(o.Grammar.Option())
+	case o.DraftTokens < NoDraft || o.DraftTokens > 64:
+		return bad("DraftTokens", "it is not between 0 and 64")
 	case o.TopLogProbs < 0 || o.TopLogProbs > maxTopLogProbs:
 		return bad("TopLogProbs", "%d is not between 0 and %d", o.TopLogProbs, maxTopLogProbs)
 	}
@@ -163,7 +172,7 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 			return bad("Stop", "a stop string is empty")
 		}
 		if !utf8.ValidString(stop) {
-			return fmt.Errorf("option Stop: %w", ErrInvalidUTF8)
+			return notUTF8("Stop")
 		}
 	}
 	if len(o.Tools) > 0 {

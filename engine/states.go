@@ -11,11 +11,11 @@ type StatesOptions struct {
 // Validate checks the options against a model, and the texts.
 func (o StatesOptions) Validate(layers int, texts []string) error {
 	if len(o.Layers) == 0 {
-		return &OptionError{Option: "Layer", Reason: "no layer was named"}
+		return &OptionError{Option: "Layers", Reason: "no layer was named"}
 	}
 	for _, l := range o.Layers {
 		if l < 1 || l > layers {
-			return &OptionError{Option: "Layer", Reason: fmt.Sprintf("the model has layers 1 to %d and no layer %d", layers, l)}
+			return &OptionError{Option: "Layers", Reason: fmt.Sprintf("the model has layers 1 to %d and no layer %d", layers, l)}
 		}
 	}
 	return checkTexts(texts)

@@ -2,22 +2,22 @@ package engine
 
 import "fmt"
 
-// TraceOptions say how a prompt is run through a model whose layers are looked at.
+// TraceOptions say how a prompt is run through a model to record what its layers compute.
 type TraceOptions struct {
 	Rows  int // so many times the same prompt in one batch; 0 is 1. The first row is returned
 	Split int // positions of a first pass whose KV the second one finds in the cache; 0 for one pass
 	OpsOf int // the layer whose ops are returned too; negative for none
 }
 
-// Trace is what one prompt makes of a model, in float32, row-major.
+// Trace is what a model computes for one prompt, in float32, row-major.
 type Trace struct {
 	Layers [][]float32 // states [T, hidden]: what enters the first layer, then what each layer puts out
 	Logits []float32   // [T, vocab]
 	Ops    []TracedOp  // in the order they were computed
 }
 
-// TracedOp is what a module of a layer put out, named as in a checkpoint; a module's second use in a pass has ".2" behind
-// its name.
+// TracedOp is the output of a module of a layer, named as in a checkpoint; the second use of a module in a pass has ".2" after its
+// name.
 type TracedOp struct {
 	Name   string
 	Values []float32

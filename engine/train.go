@@ -25,7 +25,7 @@ type TrainOptions struct {
 
 	MaskPrompt   bool // the loss is that of answers only
 	MaxSeqLength int  // longer examples are cut
-	Packed       bool // several short examples in one row, each of which sees itself only
+	Packed       bool // several short examples in one row, none of which attends to another
 	Checkpoint   bool // keep the states between blocks only and compute what is inside anew: less memory, more time
 	Seed         uint64
 
@@ -34,7 +34,7 @@ type TrainOptions struct {
 	SaveEvery   int // updates between savings of the adapter and of what Resume needs
 	Resume      bool
 
-	Progress func(TrainProgress)
+	Progress func(TrainProgress) // nil for none
 }
 
 // DefaultTrainOptions are mlx-lm's.
@@ -75,7 +75,7 @@ func (o TrainOptions) Validate() error {
 	return nil
 }
 
-// TrainProgress is told after each iteration, and after each validation.
+// TrainProgress is passed to TrainOptions.Progress after each iteration and each validation.
 type TrainProgress struct {
 	Iteration    int     `json:"iteration"`
 	Loss         float64 `json:"loss"`                 // of the iteration's batch

@@ -1,4 +1,4 @@
-// Package native is the engine that runs models inside the Go process, on MLX by way of mlx-c. It
+// Package native is the native engine, which runs models inside the Go process, on MLX by way of mlx-c. It
 // serves few architectures and serves them without Python: fast to start, with every byte given back
 // at Close.
 //

@@ -49,13 +49,10 @@ func chatCommand() *cobra.Command {
 		Use:   "chat MODEL",
 		Short: "Hold a conversation in the terminal",
 		Long:  "Hold a conversation in the terminal.\n\n" + chatHelp,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			run.settings.seeded = cmd.Flags().Changed("seed")
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
@@ -74,7 +71,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		return err
 	}
 	defer m.Close()
-	// Ctrl-C is for an answer; the conversation ends by the user's word, and by SIGTERM.
+	// Ctrl-C stops an answer; /quit, Ctrl-D and SIGTERM end the conversation.
 	quit, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM)
 	defer stop()
 	c := &conversation{model: m, out: out, settings: r.settings, system: r.system}
@@ -110,7 +107,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 	return nil
 }
 
-// conversation is what was said, and how it goes on.
+// conversation is the messages so far, and the settings of the next answer.
 type conversation struct {
 	model    mlx.TextModel
 	out      io.Writer
@@ -127,7 +124,7 @@ func (c *conversation) all() []mlx.Message {
 	return append([]mlx.Message{{Role: "system", Content: c.system}}, c.messages...)
 }
 
-// answer streams the answer to a message. One that is stopped counts as far as it came.
+// answer streams the answer to a message. What there is of one that was stopped is kept in the conversation.
 func (c *conversation) answer(ctx context.Context, text string) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
@@ -135,7 +132,7 @@ func (c *conversation) answer(ctx context.Context, text string) error {
 	c.messages = append(c.messages, mlx.Message{Role: "user", Content: text})
 	s := c.settings
 	options := []mlx.GenerateOption{
-		mlx.WithMaxTokens(s.maxTokens), mlx.WithTemperature(float32(s.temperature)), mlx.WithTopP(float32(s.topP)), mlx.WithTopK(s.topK), mlx.WithPlainContent(),
+		mlx.WithMaxTokens(s.maxTokens), mlx.WithTemperature(float32(s.temperature)), mlx.WithSampling(mlx.TopP(float32(s.topP)), mlx.TopK(s.topK)), mlx.WithTemplate(mlx.PlainContent()),
 	}
 	if s.seeded {
 		options = append(options, mlx.WithSeed(s.seed))

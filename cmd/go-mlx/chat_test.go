@@ -60,7 +60,7 @@ func TestInfoReadsHeadersOnly(t *testing.T) {
 	require.NoError(t, err)
 	var d mlx.ModelDescription
 	require.NoError(t, json.Unmarshal([]byte(out), &d))
-	require.Equal(t, "native", d.Engine)
+	require.EqualValues(t, "native", d.Engine)
 	require.True(t, d.ChatTemplate)
 	stat, err := os.Stat(weights)
 	require.NoError(t, err)

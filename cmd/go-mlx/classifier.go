@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/quality"
 )
 
 func classifierCommand() *cobra.Command {
@@ -84,12 +85,9 @@ func classifierTrainCommand() *cobra.Command {
 		Short: "Train a classifier",
 		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts, or of each label a whole group if groups are given, is not fitted to; on it penalty, temperature and the
 threshold for unknown domains are chosen, and the printed table is measured. The date of the data is that of the file.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
@@ -146,15 +144,12 @@ func classifierEvalCommand() *cobra.Command {
 		Short: "Measure a classifier, or a model with a prompt, on labelled texts",
 		Long: `Measure a classifier, or with --labels a model that was not trained, on labelled texts: precision, recall and F1 of every label and
 language, confusion, calibration, what abstaining brings, and the surest mistakes.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			if (run.classifier == "") == (run.labels == "") {
 				return usageError{errors.New("give --classifier or --labels")}
 			}
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
@@ -187,13 +182,13 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 		if labels, details, err = readLabels(r.labels); err != nil {
 			return fmt.Errorf("labels: %w", err)
 		}
-		options = append(options, mlx.WithLabelDetails(details))
+		options = append(options, mlx.WithLabels(mlx.LabelDescriptions(details)))
 	}
 	if r.prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(r.prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(r.prompt)))
 	}
 	if r.prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(r.prior))))
 	}
 	m, err := r.load(ctx, stderr)
 	if err != nil {
@@ -215,7 +210,7 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 		c := results[i]
 		predictions[i] = mlx.Prediction{Text: l.text, Language: l.language, Truth: l.label, Label: c.Label, Probability: c.Probability, Confidence: c.Probability, Unknown: c.Abstained}
 	}
-	report, err := mlx.Quality(labels, predictions)
+	report, err := quality.NewReport(labels, predictions)
 	if err != nil {
 		return err
 	}
@@ -256,7 +251,7 @@ func classifierCompareCommand() *cobra.Command {
 --json" wrote for the same texts.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var reports [2]mlx.QualityReport
+			var reports [2]mlx.Report
 			for i, path := range args {
 				data, err := os.ReadFile(path)
 				if err == nil {
@@ -269,7 +264,7 @@ func classifierCompareCommand() *cobra.Command {
 					return fmt.Errorf("%s: %w", path, err)
 				}
 			}
-			c, err := mlx.ComparePredictions(reports[0].Predictions, reports[1].Predictions)
+			c, err := quality.Compare(reports[0].Predictions, reports[1].Predictions)
 			if err != nil {
 				return err
 			}

@@ -42,12 +42,9 @@ func classifyCommand() *cobra.Command {
 		Short: "Classify each line of standard input",
 		Long: `Classify each line of standard input. The labels file holds one label a line, or "LABEL: what it stands for"; a line
 that begins with a space and "e.g. " is an example of the label above it. For each line of input the label, its probability and its margin over the second best label are printed, and the text.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	flags := cmd.Flags()
@@ -77,10 +74,10 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 	}
 	defer m.Close()
 	if r.prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(r.prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(r.prior))))
 	}
 	if r.prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(r.prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(r.prompt)))
 	}
 	if r.abstain != 0 {
 		options = append(options, mlx.WithAbstain(r.abstain))
@@ -132,7 +129,7 @@ func (r *classifyRun) labels() ([]string, []mlx.ClassifyOption, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("labels: %w", err)
 	}
-	return labels, []mlx.ClassifyOption{mlx.WithLabelDetails(details)}, nil
+	return labels, []mlx.ClassifyOption{mlx.WithLabels(mlx.LabelDescriptions(details))}, nil
 }
 
 // fit reads the labelled file and fits the temperature.

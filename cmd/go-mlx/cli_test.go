@@ -146,8 +146,8 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		"no command":     {"", []string{"what"}, "unknown command", true},
 		"scores alone":   {"", []string{"classify", "-m", model, "-l", labels(), "--scores"}, "--json", true},
 		"system alone":   {"", []string{"generate", "-m", model, "--system", "x", "y"}, "--chat", true},
-		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "option TopP", false},
-		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "option WithWorkers", false},
+		"bad top-p":      {"", []string{"generate", "-m", model, "--top-p", "3", "y"}, "--top-p: 3", false},
+		"native option":  {"", []string{"generate", "-m", model, "-e", "native", "--workers", "2", "x"}, "--workers: only", false},
 	} {
 		_, _, err := run(t, c.stdin, c.args...)
 		require.ErrorContains(t, err, c.want, name)
@@ -166,7 +166,7 @@ func TestEmbedPrintsAVectorForEachLine(t *testing.T) {
 		require.Len(t, v, 16)
 	}
 	_, _, err = run(t, "one\n", "embed", "-q", "-m", testenv.Model(t), "--prompt-name", "query")
-	require.ErrorContains(t, err, "PromptName")
+	require.ErrorContains(t, err, "--prompt-name")
 }
 
 func TestGenerateFollowsAGrammar(t *testing.T) {

@@ -31,12 +31,9 @@ func convertCommand() *cobra.Command {
 		Long: `Write a model to another folder by way of mlx-lm: quantised with --bits, dequantised with --dequantize, in another type with
 --dtype, or with the adapter of --adapter merged into its weights. A GGUF file becomes a folder with safetensors, which every program
 for MLX reads; without further flags its quantised weights are written in bfloat16.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := onlyModel(&run.model, args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.ErrOrStderr())
-		},
+		}),
 	}
 	flags := cmd.Flags()
 	addModelFlag(cmd, &run.model)
@@ -123,7 +120,7 @@ func (r *convertRun) run(ctx context.Context, model string, stderr io.Writer) er
 		tool.Stderr = stderr
 	}
 	if _, err := tool.Run(ctx, append([]string{"-m", "mlx_lm"}, args...)...); err != nil {
-		return errors.Join(err, os.RemoveAll(r.out)) // half a model is of no use
+		return errors.Join(err, os.RemoveAll(r.out)) // nobody can use half a model
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func examinePython(ctx context.Context, python string) finding {
 	return f
 }
 
-// mlxExtra is what the name of MLX's package needs behind it on Linux.
+// mlxExtra is the extra of MLX's package that pip needs on Linux.
 func mlxExtra() string {
 	if runtime.GOOS == "linux" {
 		return "[cpu]"

@@ -23,12 +23,9 @@ func embedCommand() *cobra.Command {
 		Use:   "embed MODEL < TEXTS",
 		Short: "Print a vector for each line of standard input",
 		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty. Native engine only.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := run.only(args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.promptName, "prompt-name", "", "put one of the model's own prompts before each text, e.g. query")
@@ -42,10 +39,14 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 		return err
 	}
 	defer m.Close()
+	options := []mlx.EmbedOption{mlx.WithPromptName(r.promptName)}
+	if r.dimensions != 0 {
+		options = append(options, mlx.WithDimensions(r.dimensions))
+	}
 	encoder := json.NewEncoder(out)
 	start, count := time.Now(), 0
 	if err := eachBatch(in, false, func(batch []line) error {
-		vectors, err := m.Embed(ctx, texts(batch), mlx.WithPromptName(r.promptName), mlx.WithDimensions(r.dimensions))
+		vectors, err := m.Embed(ctx, texts(batch), options...)
 		if err != nil {
 			return inLines(batch, err)
 		}

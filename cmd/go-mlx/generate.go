@@ -47,7 +47,7 @@ func generateCommand() *cobra.Command {
 	run := &generateRun{}
 	cmd := &cobra.Command{
 		Use:         "generate MODEL [PROMPT]",
-		Annotations: map[string]string{behindModel: "1"},
+		Annotations: map[string]string{afterModel: "1"},
 		Short:       "Continue a prompt, or answer it with --chat",
 		Long:        "Continue a prompt, or answer it with --chat. Without PROMPT, standard input is read. With --model, the first argument is the prompt.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,7 +57,7 @@ func generateCommand() *cobra.Command {
 				return err
 			}
 			if len(args) > 1 {
-				return usageError{fmt.Errorf("unknown argument %q behind the prompt: put the prompt in quotes", args[1])}
+				return usageError{fmt.Errorf("unknown argument %q after the prompt: put the prompt in quotes", args[1])}
 			}
 			prompt, err := promptOf(args, cmd.InOrStdin(), cmd.ErrOrStderr())
 			if err != nil {
@@ -109,13 +109,12 @@ func promptOf(args []string, stdin io.Reader, stderr io.Writer) (string, error) 
 
 func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 	options := []mlx.GenerateOption{
-		mlx.WithMaxTokens(r.maxTokens), mlx.WithTemperature(r.temperature), mlx.WithTopK(r.topK),
-		mlx.WithTopP(r.topP), mlx.WithMinP(r.minP), mlx.WithRepetitionPenalty(r.repetitionPenalty), mlx.WithStop(r.stop...),
-		mlx.WithPresencePenalty(r.presencePenalty), mlx.WithFrequencyPenalty(r.frequencyPenalty), mlx.WithXTC(r.xtc, r.xtcThreshold),
-		mlx.WithMaxKVSize(r.maxKVSize), mlx.WithDraftTokens(r.draftTokens), mlx.WithEvents(r.bars.show),
+		mlx.WithMaxTokens(r.maxTokens), mlx.WithTemperature(r.temperature), mlx.WithSampling(mlx.TopK(r.topK), mlx.TopP(r.topP), mlx.MinP(r.minP), mlx.RepetitionPenalty(r.repetitionPenalty)), mlx.WithStop(r.stop...),
+		mlx.WithSampling(mlx.PresencePenalty(r.presencePenalty), mlx.FrequencyPenalty(r.frequencyPenalty), mlx.XTC(r.xtc, r.xtcThreshold)),
+		mlx.WithKV(mlx.MaxKVSize(r.maxKVSize)), mlx.WithScheduling(mlx.DraftTokens(r.draftTokens)), mlx.WithEvents(r.bars.show),
 	}
 	if r.kvBits != 0 {
-		options = append(options, mlx.WithQuantizedKV(r.kvBits, 64, 0))
+		options = append(options, mlx.WithKV(mlx.QuantizedKV(r.kvBits, 64, 0)))
 	}
 	switch {
 	case r.schema != "":
@@ -123,11 +122,11 @@ func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
-		options = append(options, mlx.WithJSONSchema([]byte(data)))
+		options = append(options, mlx.WithConstraint(mlx.JSONSchema([]byte(data))))
 	case r.regex != "":
-		options = append(options, mlx.WithRegex(r.regex))
+		options = append(options, mlx.WithConstraint(mlx.Regex(r.regex)))
 	case len(r.choices) > 0:
-		options = append(options, mlx.WithChoices(r.choices...))
+		options = append(options, mlx.WithConstraint(mlx.Choices(r.choices...)))
 	}
 	if r.tools != "" {
 		data, err := readTextFile(r.tools)
@@ -141,13 +140,13 @@ func (r *generateRun) options() ([]mlx.GenerateOption, error) {
 		if err := json.Unmarshal([]byte(r.templateArguments), &arguments); err != nil {
 			return nil, usageError{fmt.Errorf("--template-arguments: %w", err)}
 		}
-		options = append(options, mlx.WithTemplateArguments(arguments))
+		options = append(options, mlx.WithTemplate(mlx.TemplateArguments(arguments)))
 	}
 	if r.seeded {
 		options = append(options, mlx.WithSeed(r.seed))
 	}
 	if r.topLogProbs > 0 {
-		options = append(options, mlx.WithTopLogProbs(r.topLogProbs))
+		options = append(options, mlx.WithOutput(mlx.TopLogProbs(r.topLogProbs)))
 	}
 	return options, nil
 }

@@ -16,10 +16,7 @@ func infoCommand() *cobra.Command {
 		Use:   "info MODEL",
 		Short: "Describe a model without loading it",
 		Long:  "Describe a model, a folder, a .gguf file or a name ORG/NAME, by its config and the headers of its weight files. Nothing is loaded.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := onlyModel(&path, args); err != nil {
-				return err
-			}
+		RunE: withModel(&path, func(cmd *cobra.Command) error {
 			i, err := mlx.Inspect(path)
 			if err != nil {
 				return err
@@ -49,7 +46,7 @@ func infoCommand() *cobra.Command {
 				fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
 			}
 			return w.Flush()
-		},
+		}),
 	}
 	addModelFlag(cmd, &path)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// usageError is a mistake on the command line that a command finds itself.
+// usageError is a mistake on the command line that a command finds, and not cobra.
 type usageError struct{ error }
 
 // workError is an error of a command that had begun.
@@ -53,7 +53,7 @@ func (e workError) Unwrap() error { return e.error }
 func working(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := run(cmd, args); err != nil {
-			return workError{err}
+			return workError{byFlags(cmd.Flags(), err)}
 		}
 		return nil
 	}
@@ -100,13 +100,14 @@ Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-token
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(chatCommand(), classifierCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
+	root.AddCommand(chatCommand(), classifierCommand(), classifyCommand(), pullCommand(), listCommand(), rmCommand(), embedCommand(), generateCommand(), infoCommand(), parityCommand(), probeCommand(), selftestCommand(), serveCommand(), trainCommand(), convertCommand(), doctorCommand(), manCommand())
 	var config string
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default: go-mlx/config.toml in the XDG folders)")
 	for _, cmd := range below(root) {
-		cmd.RunE = working(cmd.RunE)
+		cmd.RunE, cmd.Long = working(cmd.RunE), wrapped(cmd.Long)
 		withSettings(root, cmd, &config)
 	}
 	root.AddCommand(settingsTopic())
+	wrapFlags(root)
 	return root
 }

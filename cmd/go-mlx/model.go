@@ -81,18 +81,18 @@ func (f *loadFlags) options() []mlx.LoadOption {
 			options = append(options, option)
 		}
 	}
-	given(f.python != "", mlx.WithPython(f.python))
-	given(f.workers != 0, mlx.WithWorkers(f.workers))
-	given(f.trust, mlx.WithTrustRemoteCode())
+	given(f.python != "", mlx.WithPython(mlx.Interpreter(f.python)))
+	given(f.workers != 0, mlx.WithPython(mlx.Workers(f.workers)))
+	given(f.trust, mlx.WithPython(mlx.TrustRemoteCode()))
 	given(f.batch != 0, mlx.WithBatch(f.batch))
 	given(f.promptCache != 0, mlx.WithPromptCache(f.promptCache<<20))
 	given(f.budget != 0, mlx.WithMemoryBudget(f.budget<<20))
 	given(f.adapter != "", mlx.WithAdapter(f.adapter))
 	given(f.draft != "", mlx.WithDraftModel(f.draft))
-	given(f.exact, mlx.WithExact())
-	given(f.threads != 0, mlx.WithThreads(f.threads))
-	given(f.stall != 0, mlx.WithStallTimeout(f.stall))
-	given(f.online, mlx.WithOnline())
+	given(f.exact, mlx.WithNative(mlx.Exact()))
+	given(f.threads != 0, mlx.WithNative(mlx.Threads(f.threads)))
+	given(f.stall != 0, mlx.WithPython(mlx.StallTimeout(f.stall)))
+	given(f.online, mlx.WithPython(mlx.Online()))
 	return options
 }
 
@@ -108,7 +108,7 @@ func (f *modelFlags) add(cmd *cobra.Command) {
 	addModelFlag(cmd, &f.path)
 }
 
-// addModelFlag adds --model, in whose place a command's first argument may stand.
+// addModelFlag adds --model; a command's first argument may be given in its place.
 func addModelFlag(cmd *cobra.Command, path *string) {
 	cmd.Flags().StringVarP(path, "model", "m", "", "model: a folder, a .gguf file or a name ORG/NAME; or the first argument")
 }
@@ -129,17 +129,25 @@ func takeModel(path *string, args []string) (rest []string, err error) {
 func onlyModel(path *string, args []string) error {
 	rest, err := takeModel(path, args)
 	if err == nil && len(rest) > 0 {
-		err = usageError{fmt.Errorf("unknown argument %q behind the model", rest[0])}
+		err = usageError{fmt.Errorf("unknown argument %q after the model", rest[0])}
 	}
 	return err
 }
 
-func (f *modelFlags) only(args []string) error { return onlyModel(&f.path, args) }
+// withModel is the RunE of a command whose only argument is the model.
+func withModel(path *string, run func(*cobra.Command) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := onlyModel(path, args); err != nil {
+			return err
+		}
+		return run(cmd)
+	}
+}
 
 // load loads the model and says on stderr which engine runs it, and why.
 func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel, error) {
 	f.bars = newBars(stderr, f.quiet)
-	options := append(f.options(), mlx.WithLoadEvents(f.bars.show))
+	options := append(f.options(), mlx.WithEvents(f.bars.show))
 	start := time.Now()
 	m, err := mlx.LoadModelContext(ctx, f.path, options...)
 	f.bars.clear()

@@ -47,12 +47,9 @@ func parityCommand() *cobra.Command {
 		Long: `Compare the native engine with mlx-lm on one model: token ids, the chat template, every layer's states, logits, chosen
 tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers part, the first op that differs
 is named. The exit status is 1 if the engines differ by more than the tolerance.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := onlyModel(&run.model, args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	flags := cmd.Flags()
 	addModelFlag(cmd, &run.model)

@@ -28,12 +28,9 @@ func probeCommand() *cobra.Command {
 		Long: `Read a model's config.json and the headers of its weight files, and say which file of mlx-lm serves it, which tensors are missing
 or too many, how much memory it needs, whether the native engine has it, and if not, what a port would need. Then generate one
 token in a worker of its own. The exit status is 1 if no engine can run the model.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := onlyModel(&run.model, args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.OutOrStdout())
-		},
+		}),
 	}
 	flags := cmd.Flags()
 	addModelFlag(cmd, &run.model)
@@ -138,10 +135,10 @@ func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdou
 func (r *probeRun) pythonOptions() []mlx.LoadOption {
 	options := []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython)}
 	if r.python != "" {
-		options = append(options, mlx.WithPython(r.python))
+		options = append(options, mlx.WithPython(mlx.Interpreter(r.python)))
 	}
 	if r.trust {
-		options = append(options, mlx.WithTrustRemoteCode())
+		options = append(options, mlx.WithPython(mlx.TrustRemoteCode()))
 	}
 	return options
 }
@@ -153,7 +150,7 @@ func (r *probeRun) smoke(ctx context.Context, dir string, options ...mlx.LoadOpt
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	_, err = mlx.Collect(m.Generate(ctx, "Hello", mlx.WithMaxTokens(1), mlx.WithIgnoreEOS()))
+	_, err = mlx.Collect(m.Generate(ctx, "Hello", mlx.WithMaxTokens(1), mlx.WithSampling(mlx.IgnoreEOS())))
 	return err
 }
 

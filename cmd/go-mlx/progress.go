@@ -77,7 +77,7 @@ func (b *bars) draw(label string, e mlx.Event, counters decor.Decorator) {
 func (b *bars) say(e mlx.Event) {
 	switch e.Kind {
 	case mlx.EventGap:
-		fmt.Fprintf(b.out, "a worker ended; another one goes on behind %d tokens: %v\n", e.Done, e.Err)
+		fmt.Fprintf(b.out, "a worker ended; another one goes on after %d tokens: %v\n", e.Done, e.Err)
 	case mlx.EventRestart:
 		fmt.Fprintf(b.out, "a worker ended and is replaced: %v\n", e.Err)
 	}
@@ -96,7 +96,7 @@ func isTerminal(out io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// clear ends the bars that are still there, so that what follows has the terminal to itself.
+// clear removes the bars that are still shown, before other output.
 func (b *bars) clear() {
 	if b == nil || b.progress == nil {
 		return

@@ -54,7 +54,7 @@ that is cut is taken up again where it ended, by the next run too; files that ar
 func pull(ctx context.Context, text, python string, stderr io.Writer) (string, error) {
 	name, ok := hub.Parse(text)
 	if !ok {
-		return "", usageError{fmt.Errorf("%q is not ORG/NAME, with @REVISION or :FILE.gguf behind it", text)}
+		return "", usageError{fmt.Errorf("%q is not ORG/NAME; @REVISION or :FILE.gguf may follow", text)}
 	}
 	cache, err := hub.CacheDir()
 	if err != nil {

@@ -237,7 +237,7 @@ func (r *serveRun) logger(stderr io.Writer) (*slog.Logger, error) {
 	return nil, usageError{fmt.Errorf("--log-format %q; there are text and json", r.logFormat)}
 }
 
-// apiKeys reads keys from everywhere.
+// apiKeys reads the keys of the file, the environment and the flags.
 func (r *serveRun) apiKeys() ([]string, error) {
 	all := append(strings.Split(os.Getenv(keysVariable), ","), r.keys...)
 	if r.keyFile != "" {
@@ -322,7 +322,7 @@ func (r *serveRun) model(spec string) (mlx.HostedModel, error) {
 	return m, mlx.Verify(m.Path, m.Options...)
 }
 
-// defaultName is what a model is called in requests if nothing else was said: the folder, the file without its ending, or the name on
+// defaultName is what a model is called in requests unless the user names it: the folder, the file without its ending, or the name on
 // the hub.
 func defaultName(model string) string {
 	if _, err := os.Stat(model); err != nil {
@@ -339,7 +339,7 @@ func defaultName(model string) string {
 	return model
 }
 
-// settled is a model with settings of its own before those for all.
+// settled is a model of the command line: its own settings override those for all models.
 func (r *serveRun) settled(name, model, settings string) (mlx.HostedModel, error) {
 	path, err := mlx.Locate(model)
 	if err != nil {
@@ -357,7 +357,7 @@ func (r *serveRun) settled(name, model, settings string) (mlx.HostedModel, error
 			return mlx.HostedModel{}, err
 		}
 	}
-	// A flag of one engine says nothing to the models of the other.
+	// A flag of one engine is not given to models of the other.
 	switch mlx.Engine(own.engine) {
 	case mlx.EngineNative:
 		own.workers, own.trust, own.stall, own.online = 0, false, 0, false

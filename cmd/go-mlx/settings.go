@@ -30,7 +30,8 @@ const settingsHelp = `Every flag of every command may also be given by an enviro
 first of these that is there:
 
   1. the flag on the command line
-  2. the environment variable: GO_MLX_ and the flag in capitals, with _ for -: GO_MLX_MAX_TOKENS=100 is --max-tokens 100
+  2. the environment variable: GO_MLX_ and the flag in capitals, with _ for -
+     (GO_MLX_MAX_TOKENS=100 is --max-tokens 100)
   3. the command's own table in the configuration file
   4. the top of the configuration file
   5. the flag's default
@@ -58,11 +59,11 @@ from GO_MLX_API_KEYS, separated by commas.
 `
 
 func settingsTopic() *cobra.Command {
-	return &cobra.Command{Use: "configuration", Short: "Flags from the environment and from a file", Long: settingsHelp}
+	return &cobra.Command{Use: "configuration", Short: "Flags from the environment and from a file", Long: wrapped(settingsHelp)}
 }
 
-// behindModel is the annotation of commands that take an argument behind the model.
-const behindModel = "behind model"
+// afterModel is the annotation of commands that take an argument after the model.
+const afterModel = "after model"
 
 // settings holds a configuration file.
 type settings struct {
@@ -102,7 +103,7 @@ func readSettings(root *cobra.Command, path string) (settings, error) {
 	return s, s.check(root)
 }
 
-// check finds keys that nothing reads: they are slips.
+// check finds keys that nothing reads: they are typing mistakes.
 func (s settings) check(root *cobra.Command) error {
 	known := map[string]bool{}
 	for _, cmd := range below(root) {
@@ -127,7 +128,7 @@ func (s settings) check(root *cobra.Command) error {
 	return nil
 }
 
-// checkTable is check for the table of a command, in which those of its own commands stand.
+// checkTable is check for the table of a command, which holds the tables of its subcommands.
 func (s settings) checkTable(cmd *cobra.Command, table map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(table)) {
 		if inner, isTable := table[name].(map[string]any); isTable {
@@ -248,7 +249,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 			}
 			return
 		}
-		if flag.Name == "model" && len(args) > behind(cmd) {
+		if flag.Name == "model" && len(args) > argumentsAfterModel(cmd) {
 			return // the arguments name one
 		}
 		if list, ok := flag.Value.(pflag.SliceValue); ok {
@@ -264,10 +265,10 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 	return errors.Join(errs...)
 }
 
-// behind is how many arguments of a command stand behind the model.
-func behind(cmd *cobra.Command) int { return len(cmd.Annotations[behindModel]) }
+// argumentsAfterModel is how many arguments of a command follow the model.
+func argumentsAfterModel(cmd *cobra.Command) int { return len(cmd.Annotations[afterModel]) }
 
-// excluded reports whether the command line gives another flag that cannot stand beside this one.
+// excluded reports whether the command line gives another flag that excludes this one.
 func excluded(flag *pflag.Flag, given map[string]bool) bool {
 	const annotation = "cobra_annotation_mutually_exclusive" // of MarkFlagsMutuallyExclusive
 	for _, group := range flag.Annotations[annotation] {

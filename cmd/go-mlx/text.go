@@ -84,7 +84,7 @@ type lineReader struct {
 	labelled bool
 }
 
-// eachBatch hands the input's lines to do, as many at a time as make good batches. What stands before a line that cannot be
+// eachBatch gives the input's lines to do, as many at a time as make good batches. What precedes a line that cannot be
 // read is still done.
 func eachBatch(in io.Reader, labelled bool, do func(batch []line) error) error {
 	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: labelled}

@@ -32,12 +32,9 @@ func trainCommand() *cobra.Command {
 		Long: `Train a LoRA adapter on DIR/train.jsonl, with DIR/valid.jsonl for validation. Lines are {"text": ...}, {"prompt": ...,
 "completion": ...} or {"messages": [...]}, as in mlx-lm. The adapter serves both engines (--adapter). Every line of the log that
 is printed is also written to training_log.jsonl in the output folder.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := onlyModel(&run.model, args); err != nil {
-				return err
-			}
+		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
+		}),
 	}
 	flags := cmd.Flags()
 	addModelFlag(cmd, &run.model)

@@ -53,7 +53,7 @@ func New(ctx context.Context, name, path string, options ...mlx.LoadOption) (*Ba
 }
 
 // Name tells the backend and its engine, e.g. "mlx-native".
-func (b *Backend) Name() string { return "mlx-" + b.model.Info().Engine }
+func (b *Backend) Name() string { return "mlx-" + string(b.model.Info().Engine) }
 
 // Available reports whether requests can be served.
 func (b *Backend) Available() bool {
@@ -133,15 +133,16 @@ func (b *Backend) collect(ctx context.Context, o Options, begin start, callback 
 
 // options gives go-ai's options their names in mlx; mlx checks them.
 func (o Options) options() []mlx.GenerateOption {
-	out := []mlx.GenerateOption{mlx.WithTemperature(float32(o.Temperature)), mlx.WithTopK(o.TopK), mlx.WithStop(o.StopSequences...), mlx.WithStopTokens(o.StopTokens...)}
-	if o.MaxTokens != 0 {
-		out = append(out, mlx.WithMaxTokens(o.MaxTokens))
-	}
+	sampling := []mlx.SamplingOption{mlx.TopK(o.TopK), mlx.StopTokens(o.StopTokens...)}
 	if o.TopP != 0 {
-		out = append(out, mlx.WithTopP(float32(o.TopP)))
+		sampling = append(sampling, mlx.TopP(float32(o.TopP)))
 	}
 	if o.RepeatPenalty != 0 {
-		out = append(out, mlx.WithRepetitionPenalty(float32(o.RepeatPenalty)))
+		sampling = append(sampling, mlx.RepetitionPenalty(float32(o.RepeatPenalty)))
+	}
+	out := []mlx.GenerateOption{mlx.WithTemperature(float32(o.Temperature)), mlx.WithStop(o.StopSequences...), mlx.WithSampling(sampling...)}
+	if o.MaxTokens != 0 {
+		out = append(out, mlx.WithMaxTokens(o.MaxTokens))
 	}
 	return out
 }

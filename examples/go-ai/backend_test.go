@@ -30,7 +30,7 @@ func TestBackend(t *testing.T) {
 		t.Run(string(engine), func(t *testing.T) {
 			options := []mlx.LoadOption{mlx.WithEngine(engine)}
 			if engine == mlx.EnginePython {
-				options = append(options, mlx.WithPython(testenv.Python(t)))
+				options = append(options, mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 			}
 			b, err := goai.New(t.Context(), "assistant", filepath.Join(testenv.Root(), "tests", "models", "assistant"), options...)
 			require.NoError(t, err)

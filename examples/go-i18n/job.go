@@ -56,7 +56,7 @@ type record struct {
 	fields map[string]json.RawMessage
 	text   string
 	line   int
-	end    int64 // offset behind it
+	end    int64 // offset of what follows it
 }
 
 // maxLine is the longest line that is read.

@@ -10,18 +10,6 @@ import (
 	"time"
 )
 
-// Phase is what a model is going through.
-type Phase string
-
-// Phases.
-const (
-	Cold    Phase = "cold"
-	Loading Phase = "loading"
-	Ready   Phase = "ready"
-	Closing Phase = "closing"
-	Failed  Phase = "failed" // the last load; the next request tries again
-)
-
 // entry is a named model. Its fields are guarded by the Room's lock.
 type entry struct {
 	spec   Spec

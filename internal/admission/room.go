@@ -15,32 +15,6 @@ import (
 	"time"
 )
 
-// ErrClosed: the Room was closed.
-var ErrClosed = errors.New("no more models are loaded: the host is closed")
-
-// UnknownModelError is a name that no model has.
-type UnknownModelError struct {
-	Name  string
-	Known []string
-}
-
-func (e *UnknownModelError) Error() string {
-	return fmt.Sprintf("there is no model %q; there are %s", e.Name, strings.Join(e.Known, ", "))
-}
-
-// RetryError is a request for a model whose last load failed, and for which other models would have to be closed.
-type RetryError struct {
-	After time.Duration // when closing others for it is tried again
-	Err   error         // of the last load
-}
-
-func (e *RetryError) Error() string {
-	return fmt.Sprintf("its last load failed, and no other model is closed for it for another %v: %v", e.After.Round(time.Second), e.Err)
-}
-
-// Unwrap is the error of the last load.
-func (e *RetryError) Unwrap() error { return e.Err }
-
 // A model whose last load failed has others closed for its next try only after a while, which doubles with every failure: a model
 // that cannot be loaded must not close, request by request, those that can. Where memory is free it is tried at once.
 const (

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
@@ -248,4 +249,10 @@ func (h *Head) setEnergy(data Data) {
 		energies[i] = Energy(h.Logits(x))
 	}
 	h.MinEnergy = quantile(energies, 1-keptKnown)
+}
+
+// quantile is the value below which a share of the values lies.
+func quantile(values []float64, share float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
 }

@@ -17,13 +17,13 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/gguf"
 )
 
-// Source is where a model's files are: a folder in Hugging Face's layout, a folder with a GGUF file, or a GGUF file by itself. What
-// a GGUF file tells of itself is read as if it were in the usual files. It is safe for concurrent use.
+// Source is where a model's files are: a folder in Hugging Face's layout, a folder with a GGUF file, or a GGUF file by itself. The
+// metadata of a GGUF file are read as if they were in the usual files. It is safe for concurrent use.
 type Source struct {
 	Dir  string // the folder
 	GGUF string // the GGUF file that holds the weights; "" for safetensors
 
-	alone  bool // the file was named, not its folder: what it says of itself comes first
+	alone  bool // the file was named, not its folder: its metadata come before files beside it
 	once   sync.Once
 	header *gguf.Header
 	err    error // of reading the header
@@ -126,7 +126,7 @@ func (s *Source) read(name string) ([]byte, error) {
 	return data, err
 }
 
-// missing is the error of a file that the GGUF file cannot stand for.
+// missing is the error of a file that is not there and whose contents the GGUF file does not have.
 func missing(name string, reason error) error {
 	return fmt.Errorf("%s: %w: %w", name, reason, fs.ErrNotExist)
 }

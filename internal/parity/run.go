@@ -64,7 +64,7 @@ func Run(ctx context.Context, first, second Engine, options Options) (*Report, e
 	r := &run{
 		first: first, second: second, options: options, total: 4*len(options.Prompts) + 2,
 		report: &Report{Model: a.Path, DType: a.DType, Tolerance: tolerance,
-			Engines: [2]string{a.Engine + " on " + a.Device, b.Engine + " on " + b.Device}},
+			Engines: [2]string{string(a.Engine) + " on " + a.Device, string(b.Engine) + " on " + b.Device}},
 	}
 	for _, part := range []func(context.Context) error{r.text, r.layers, r.chosen, r.labels} {
 		if err := part(ctx); err != nil {
@@ -153,7 +153,7 @@ func (r *run) layers(ctx context.Context) error {
 	rep.Columns = []string{
 		columnEngines: "engines", columnBatchFirst: fmt.Sprintf("%s, %d rows", r.first.Info().Engine, r.options.Rows),
 		columnBatchSecond: fmt.Sprintf("%s, %d rows", r.second.Info().Engine, r.options.Rows),
-		columnCachedFirst: r.first.Info().Engine + ", cached", columnCachedSecond: r.second.Info().Engine + ", cached",
+		columnCachedFirst: string(r.first.Info().Engine) + ", cached", columnCachedSecond: string(r.second.Info().Engine) + ", cached",
 	}
 	for i := range r.first.Info().Layers + 2 {
 		name := fmt.Sprintf("layer %d", i-1)

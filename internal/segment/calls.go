@@ -74,7 +74,7 @@ func parseFunctionGemma(text string) ([]engine.ToolCall, error) {
 
 var mistralHead = regexp.MustCompile(`^\s*([\w.-]+)\s*(?:\[CALL_ID\]\s*[\w-]+\s*)?\[ARGS\]\s*`)
 
-// parseMistral reads [{"name": ..., "arguments": {...}}], or name[ARGS]{...} with more such behind it.
+// parseMistral reads [{"name": ..., "arguments": {...}}], or name[ARGS]{...}, more of which may follow.
 func parseMistral(text string) ([]engine.ToolCall, error) {
 	if strings.HasPrefix(strings.TrimSpace(text), "[") {
 		var list []json.RawMessage
@@ -113,7 +113,7 @@ func parseMistral(text string) ([]engine.ToolCall, error) {
 	return calls, nil
 }
 
-// parseLlama reads {"name": ..., "parameters": {...}}; several stand behind each other, apart by semicolons or newlines.
+// parseLlama reads {"name": ..., "parameters": {...}}; several follow each other, separated by semicolons or newlines.
 func parseLlama(text string) ([]engine.ToolCall, error) {
 	var calls []engine.ToolCall
 	for rest := text; strings.Trim(rest, "; \n\t\r") != ""; {
@@ -134,7 +134,7 @@ func parseLlama(text string) ([]engine.ToolCall, error) {
 	return calls, nil
 }
 
-// firstJSON is the JSON value at the beginning of a text, and what stands behind it.
+// firstJSON is the JSON value at the beginning of a text, and what follows it.
 func firstJSON(text string) (value json.RawMessage, after string, err error) {
 	d := json.NewDecoder(strings.NewReader(text))
 	if err := d.Decode(&value); err != nil {

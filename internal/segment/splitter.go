@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/stop"
 )
 
 // Splitter divides one streamed text. What may begin a mark is held back until that is decided; marks are part of no
@@ -64,7 +65,7 @@ func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	}
 	marks, to := s.edges()
 	for {
-		at, which := engine.FirstOf(text, marks)
+		at, which := stop.FirstOf(text, marks)
 		if at < 0 {
 			break
 		}
@@ -74,13 +75,13 @@ func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	}
 	keep := 0
 	if !last {
-		keep = engine.OpenEnd(text, marks)
+		keep = stop.OpenEnd(text, marks)
 	}
 	s.held = text[len(text)-keep:]
 	return s.give(out, text[:len(text)-keep], last)
 }
 
-// give appends text of the kind under way; ends says that the kind, or the whole text, ends behind it.
+// give appends text of the kind under way; ends says that the kind, or the whole text, ends after it.
 func (s *Splitter) give(out []engine.Segment, text string, ends bool) []engine.Segment {
 	if s.kind != engine.SegmentTool {
 		if text == "" {

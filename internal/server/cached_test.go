@@ -19,7 +19,7 @@ func TestUsageTellsOfTheCache(t *testing.T) {
 	cached := mlx.WithPromptCache(64 << 20)
 	models, err := mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
 		{Name: "native", Path: dir, Options: []mlx.LoadOption{cached}},
-		{Name: "python", Path: dir, Options: []mlx.LoadOption{cached, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
+		{Name: "python", Path: dir, Options: []mlx.LoadOption{cached, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}},
 		{Name: "without", Path: dir},
 	}...)
 	require.NoError(t, err)

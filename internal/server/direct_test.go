@@ -18,7 +18,7 @@ func bothEngines(t *testing.T) *mlx.Host {
 	dir := filepath.Join(testenv.Root(), "tests", "models", "assistant")
 	models, err := mlx.NewHost(mlx.HostOptions{},
 		mlx.HostedModel{Name: "native", Path: dir},
-		mlx.HostedModel{Name: "python", Path: dir, Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}})
+		mlx.HostedModel{Name: "python", Path: dir, Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, models.Close()) })
 	return models

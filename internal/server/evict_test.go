@@ -26,7 +26,7 @@ func TestModelsMakeRoomForEachOther(t *testing.T) {
 	models, err := mlx.NewHost(mlx.HostOptions{Budget: 8 << 20, IdleTTL: 10 * time.Second}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
-		{Name: "python", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
+		{Name: "python", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}},
 	}...)
 	require.NoError(t, err)
 	s, err := New(Config{Models: models})

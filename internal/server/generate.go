@@ -15,10 +15,21 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
+// mayBeJSON reports whether a body may be read as JSON. One whose Content-Type is JSON may. One without a type, or with that of curl -d, as in
+// Ollama's own examples, may unless a browser sends it: pages of other origins can send such bodies without asking first.
+func mayBeJSON(r *http.Request) bool {
+	h := r.Header
+	kind, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err == nil && kind == "application/json" {
+		return true
+	}
+	unsaid := h.Get("Content-Type") == "" || err == nil && kind == "application/x-www-form-urlencoded"
+	return unsaid && h.Get("Origin") == "" && h.Get("Sec-Fetch-Site") == ""
+}
+
 // decode reads a request's JSON; what has no effect is named in a header and in the log.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, table *turn.Table, value any) (*turn.Notes, error) {
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
+	if !mayBeJSON(r) {
 		return nil, &turn.Error{Kind: turn.MediaType, Message: "Content-Type must be application/json"}
 	}
 	body, err := io.ReadAll(r.Body)
@@ -78,7 +89,7 @@ func (s *Server) resolve(name string) (string, error) {
 	return name, nil
 }
 
-// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is told what it waits for.
+// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what it waits for.
 func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header)), waits func(mlx.Wait)) (*mlx.Lease, error) {
 	name, err := s.resolve(given)
 	if err != nil {
@@ -93,9 +104,9 @@ func (s *Server) acquire(ctx context.Context, given string, header func(func(htt
 	}
 	info := lease.Model.Info()
 	v := visitOf(ctx)
-	v.model, v.engine = name, info.Engine
+	v.model, v.engine = name, string(info.Engine)
 	header(func(h http.Header) {
-		h.Set(headerEngine, info.Engine)
+		h.Set(headerEngine, string(info.Engine))
 		h.Set(headerReason, headerText(info.Reason))
 	})
 	return lease, nil
@@ -120,13 +131,13 @@ type watcher struct {
 	visit *visit
 }
 
-// FirstToken is told when the first token of an answer is there.
+// FirstToken is called with the first token of an answer.
 func (w watcher) FirstToken(after time.Duration) {
 	w.metrics.firstToken(w.visit.model, after)
 	w.visit.began(after)
 }
 
-// Over is told how an answer ended.
+// Over is called with how an answer ended.
 func (w watcher) Over(o turn.Outcome) {
 	w.visit.count(o.Prompt, o.Generated)
 	w.metrics.tokens(w.visit.model, o)
@@ -236,7 +247,7 @@ func (s *Server) load(w http.ResponseWriter, r *http.Request, model string, answ
 	return s.writeJSON(r.Context(), w, http.StatusOK, answer())
 }
 
-// unload closes a model that nobody uses; one that is at work stays.
+// unload closes a model without requests; one with requests stays loaded.
 func (s *Server) unload(w http.ResponseWriter, r *http.Request, model string, answer func(name string) any) error {
 	name, err := s.resolve(model)
 	if err != nil {

@@ -87,7 +87,7 @@ func (c modelCollector) Collect(out chan<- prometheus.Metric) {
 			gauge(loadedDesc, 0, s.Name, "")
 			continue
 		}
-		gauge(loadedDesc, 1, s.Name, s.Model.Info().Engine)
+		gauge(loadedDesc, 1, s.Name, string(s.Model.Info().Engine))
 		m, err := metricsOf(context.Background(), s.Model)
 		if err != nil { // busy, or closed meanwhile
 			continue

@@ -31,7 +31,7 @@ const (
 // handler answers a request or says why not. It returns an error only while nothing is written.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// visit is what is told of a request in logs and metrics when it is over.
+// visit is what logs and metrics record of a request when it is over.
 type visit struct {
 	id, route     string
 	model, engine string
@@ -122,7 +122,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 	})
 }
 
-// told logs, counts and traces a request that is over.
+// told logs, counts and traces a request when it is over.
 func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 	if v.err != nil && errors.Is(v.err, context.Canceled) {
 		v.status = turn.ClientGone.Status()
@@ -169,7 +169,7 @@ func requestID(r *http.Request) string {
 }
 
 // guardHost refuses names that are not this server's: a web page whose name was pointed at this machine would otherwise
-// count as the same origin (DNS rebinding). The names by which containers know their host are nobody's to point. With API keys the page would not know one.
+// count as the same origin (DNS rebinding). The names by which containers know their host cannot be registered by anybody. With API keys the page would not know one.
 func (s *Server) guardHost(next http.Handler) http.Handler {
 	allowed := append([]string{"localhost", "127.0.0.1", "::1", "host.docker.internal", "host.containers.internal"}, s.config.AllowedHosts...)
 	if len(s.config.APIKeys) > 0 || slices.Contains(allowed, "*") {

@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
-// What this server has of its own: classification, tokens, loading and unloading.
+// The API of this server itself: classification, tokens, loading and unloading.
 var (
 	classifyFields = turn.NewTable("POST /v1/classify",
 		turn.Honour("model", "texts", "labels", "prompt", "prior", "temperature", "abstain_below", "scores", "stream"),
@@ -62,10 +62,10 @@ func (q *classifyRequest) check() error {
 
 func (q *classifyRequest) options() (options []mlx.ClassifyOption) {
 	if q.Prompt != "" {
-		options = append(options, mlx.WithLabelPrompt(q.Prompt))
+		options = append(options, mlx.WithLabels(mlx.LabelPrompt(q.Prompt)))
 	}
 	if q.Prior != "" {
-		options = append(options, mlx.WithPrior(mlx.Prior(q.Prior)))
+		options = append(options, mlx.WithLabels(mlx.LabelPrior(mlx.Prior(q.Prior))))
 	}
 	if q.Temperature != 0 {
 		options = append(options, mlx.WithCalibration(mlx.Calibration{Temperature: q.Temperature}))
@@ -228,7 +228,7 @@ func (s *Server) loadModel(w http.ResponseWriter, r *http.Request) error {
 	return s.load(w, r, q.Model, func() any { return loadAnswer{visitOf(r.Context()).model, true} })
 }
 
-// unloadModel closes a model that nobody uses; one that is at work stays.
+// unloadModel closes a model without requests; one with requests stays loaded.
 func (s *Server) unloadModel(w http.ResponseWriter, r *http.Request) error {
 	var q loadRequest
 	if _, err := s.decode(w, r, loadFields, &q); err != nil {

@@ -47,14 +47,14 @@ type Config struct {
 	Aliases      []Alias
 	DefaultModel string // for requests that name none; "" is the only one
 	Strict       bool   // fields that would have no effect are refused
-	// ControlTokens lets what spells a control token in messages and tools, such as <end_of_turn>, be one; otherwise it is text.
+	// ControlTokens encodes what spells a control token in messages and tools, such as <end_of_turn>, as that token; otherwise it is text.
 	ControlTokens bool
 	BasePath      string // a prefix of all paths, such as "/lm"; "" for none
 
-	// ReadyDelay is how long /readyz says no before the listener closes, so that whoever spreads requests sends no more.
+	// ReadyDelay is how long /readyz says no before the listener closes, so that load balancers send no more requests.
 	ReadyDelay time.Duration
 
-	// Between stands between a loaded model and the requests for it, such as a script in tests of clients; nil for nothing.
+	// Between wraps a loaded model before requests use it, such as with a script in tests of clients; nil for nothing.
 	Between func(mlx.TextModel) mlx.TextModel
 
 	Page    bool // serve the chat page at /

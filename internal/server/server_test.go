@@ -126,6 +126,13 @@ func TestWhoMayAsk(t *testing.T) {
 	// A form of another site can send text without asking first.
 	a := s.do("POST", "/v1/chat/completions", hello, "Content-Type", "text/plain")
 	require.Equal(t, 415, a.StatusCode)
+	const form = "application/x-www-form-urlencoded" // what curl -d says
+	for _, origin := range [][]string{{"Origin", s.url}, {"Origin", "null"}, {"Sec-Fetch-Site", "same-origin"}, {"Sec-Fetch-Site", "none"}} {
+		a := s.do("POST", "/v1/chat/completions", hello, append(origin, "Content-Type", form)...)
+		require.Contains(t, []int{403, 415}, a.StatusCode, origin)
+	}
+	require.Equal(t, 200, s.do("POST", "/v1/chat/completions", hello, "Content-Type", form).StatusCode, "no browser sent it")
+	require.Equal(t, 415, s.do("POST", "/v1/chat/completions", hello, "Content-Type", "no/such; x").StatusCode)
 }
 
 func TestAllowedHosts(t *testing.T) {

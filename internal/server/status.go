@@ -73,18 +73,24 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 
 func (m *modelStatus) describe(ctx context.Context, model mlx.TextModel) {
 	info := model.Info()
-	m.Engine, m.Reason, m.Device = info.Engine, info.Reason, info.Device
+	m.Engine, m.Reason, m.Device = string(info.Engine), info.Reason, info.Device
 	if metrics, err := metricsOf(ctx, model); err == nil {
 		m.Memory = &memoryStatus{
 			Weights: metrics.WeightBytes, KV: metrics.KVBytes + metrics.CachedKVBytes, PromptCache: metrics.PromptCacheBytes,
 			Active: metrics.ActiveBytes, Cache: metrics.CacheBytes, Peak: metrics.PeakBytes, LiveArrays: metrics.LiveArrays,
 		}
 	}
-	if python, ok := mlx.Python(model); ok {
-		for _, w := range python.Stat().Workers {
-			m.Workers = append(m.Workers, workerStatus{PID: w.PID, State: w.State, Phase: w.Phase, Active: w.Active, Quiet: w.Quiet.Seconds()})
-		}
+	if python, ok := model.(mlx.Supervised); ok {
+		m.Workers = workersOf(python.Stat())
 	}
+}
+
+func workersOf(stat mlx.WorkerPool) []workerStatus {
+	var out []workerStatus
+	for _, w := range stat.Workers {
+		out = append(out, workerStatus{PID: w.PID, State: w.State, Phase: w.Phase, Active: w.Active, Quiet: w.Quiet.Seconds()})
+	}
+	return out
 }
 
 // metricsOf asks a model that may be busy, or closed meanwhile.

@@ -26,7 +26,7 @@ class Guarded:
 
 
 class Batch:
-    """The streams that share a pass. fail(stream, exception) is told of a stream's own error; the others go on."""
+    """The streams that share a pass. fail(stream, exception) is called with an error of one stream; the others go on."""
 
     def __init__(self, loaded, rows, prompts, fail):
         self._loaded, self._rows, self._prompts, self._fail = loaded, rows, prompts, fail
@@ -98,7 +98,7 @@ class Batch:
             mx.clear_cache()
 
     def leave(self, stream):
-        """Takes a stream out that goes on by itself: with no more credit, or without company."""
+        """Takes a stream out of the batch: it has no more credit, or no other stream is left in it."""
         # The generator is one token ahead; without that token the stream could not go on where it is. These names are
         # not public: requirements.probe looks for them when the worker starts.
         uid = self._uids[stream.id]

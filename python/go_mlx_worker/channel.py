@@ -1,4 +1,4 @@
-"""What goes out: frames, whole and one at a time, and the heartbeat."""
+"""The sending side: frames, whole and one at a time, and the heartbeat."""
 
 import os
 import resource
@@ -52,7 +52,7 @@ class Channel:
             while True:
                 memory = progress.memory()
                 if progress.phase in ("start", "load"):
-                    # These phases are one long call: what shows that it gets on is the process itself.
+                    # These phases are one long call, so progress is read from the process: its processor time and disk reads.
                     signature = (memory.get("active"), int(time.process_time() / 0.05), _disk_reads())
                     progress.work += signature != last
                     last = signature

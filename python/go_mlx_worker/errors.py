@@ -26,7 +26,7 @@ def encodable(text):
 
 
 def printable(text):
-    """text with what UTF-8 cannot say replaced."""
+    """text with what UTF-8 cannot encode replaced."""
     return text if encodable(text) else text.encode(errors="replace").decode()
 
 

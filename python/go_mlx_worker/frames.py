@@ -11,7 +11,7 @@ MAX_FRAME = 64 << 20
 
 
 class FrameError(Exception):
-    """What is on the pipe is not a frame; nothing behind it can be trusted."""
+    """What is on the pipe is not a frame; nothing after it can be trusted."""
 
 
 def read_frame(stream):

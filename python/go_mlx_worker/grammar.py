@@ -93,7 +93,7 @@ def byte_letters():
     return {chr(b if b in printable else next(others)): b for b in range(256)}
 
 
-# llguidance would choose the tokens of what a grammar leaves no choice about. The model chooses instead, as in the native engine.
+# Where a grammar allows one text only, llguidance would choose its tokens. The model chooses them instead, as in the native engine.
 CHOOSE = '\n%llguidance {"no_forcing": true}\n'
 
 
@@ -137,7 +137,7 @@ class Follower:
             self._before = len(tokens)
         made = tokens[self._before :].tolist()
         if made and made[-1] in self._ends:
-            return logits  # behind the end, and of no use to anybody
+            return logits  # after the end of the text: nobody reads them
         self._follow(made)
         allowed = self._allowed(logits.shape[-1])
         if not allowed.any():

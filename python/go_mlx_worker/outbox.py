@@ -13,7 +13,7 @@ class Outbox:
 
     def __init__(self, channel):
         self._channel, self._frames = channel, []
-        self._pass = []  # the requests that the supervisor was last told to be in a pass
+        self._pass = []  # the requests of the last `pass` message to the supervisor
 
     def put(self, message):
         self._frames.append(encode_frame(message))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-    os.environ.pop(name, None)  # whoever runs this asked for a download
+    os.environ.pop(name, None)  # the user asked for a download
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP resumes, and works with every endpoint
 
 from huggingface_hub import HfApi, constants, hf_hub_download  # noqa: E402
@@ -36,7 +36,7 @@ resume.install()
 PATTERNS = ["*.json", "*.jinja", "*.safetensors", "*.gguf", "*.model", "*.tiktoken", "*.txt", "*.py", "*.md", "LICENSE*"]
 ORIGINALS = ["original/*", "metal/*", "onnx/*", "consolidated*"]
 ATTEMPTS = 5
-# What a cut connection loses at most: the library goes on behind the last whole chunk.
+# What a cut connection loses at most: the library goes on after the last whole chunk.
 constants.DOWNLOAD_CHUNK_SIZE = 256 << 10
 
 

@@ -52,7 +52,7 @@ class Keys:
 class Sampler:
     """A request's sampler: called with log-probabilities [1, vocab] for one position after the other.
 
-    mlx-lm draws from one global random state, by which a seeded request would depend on its company.
+    mlx-lm draws from one global random state, by which a seeded request would depend on the other requests.
     The tokens of replay are given out again, whatever the log-probabilities are."""
 
     def __init__(self, request, special_tokens, replay):

@@ -65,7 +65,7 @@ def _tail_logprobs(loaded, rows, counts):
     """For each row, the log-probabilities [n, vocab] at its last n positions: one, or counts[label].
     None comes in their place once before each pass.
 
-    Rows are padded behind their end, which no real token attends to, in batches of like length.
+    Rows are padded at their end, which no real token attends to, in batches of like length.
     """
     rows = sorted(rows, key=lambda row: len(row[0]))
     while rows:

@@ -35,21 +35,21 @@ class Solo:
                 kv_bits=o["kv_bits"], kv_group_size=o["kv_group_size"], quantized_kv_start=o["kv_start"]
             )
         prompt = mx.array(stream.prompt)
-        if loaded.draft is not None:
+        if drafts(loaded, o):
             if o["max_kv_size"]:
                 raise RequestError("invalid_option", "goes without a draft model only", option="MaxKVSize")
-            drafts = o["draft_tokens"] or DRAFT_TOKENS
-            _check_trimmable(loaded, len(stream.prompt) + stream.max_tokens + drafts)
+            count = o["draft_tokens"] or DRAFT_TOKENS
+            _check_trimmable(loaded, len(stream.prompt) + stream.max_tokens + count)
             sampler = stream.sampler
             if sampler is not greedy_sampler:
-                sampler = SpeculativeSampler(sampler, drafts, stream.max_tokens, lambda: stream.made)
+                sampler = SpeculativeSampler(sampler, count, stream.max_tokens, lambda: stream.made)
             # Here, and only here, mlx-lm leaves the prompt out of what penalties see.
             before = prompt[:-1]
             common["logits_processors"] = [
                 lambda tokens, logits, p=p: p(mx.concatenate([before, tokens]), logits) for p in stream.processors
             ]
             steps = speculative_generate_step(
-                prompt, loaded.model, loaded.draft, num_draft_tokens=drafts, sampler=sampler, **common
+                prompt, loaded.model, loaded.draft, num_draft_tokens=count, sampler=sampler, **common
             )
             self._steps = ((token, logprobs) for token, logprobs, _ in steps)
             self._inner = steps
@@ -81,13 +81,18 @@ class Solo:
         mx.clear_cache()
 
 
+def drafts(loaded, request):
+    """Whether a draft model proposes tokens; a negative number of them asks for decoding without it."""
+    return loaded.draft is not None and request["draft_tokens"] >= 0
+
+
 def needs_solo(loaded, request):
-    return bool(loaded.draft is not None or request["kv_bits"] or request["max_kv_size"])
+    return bool(drafts(loaded, request) or request["kv_bits"] or request["max_kv_size"])
 
 
 def check_options(loaded, request):
-    """Options that ask for what this model was not loaded with."""
-    if request["draft_tokens"] and loaded.draft is None:
+    """Refuses options that need what this model was not loaded with."""
+    if request["draft_tokens"] > 0 and loaded.draft is None:
         raise RequestError(
             "invalid_option", "the model was loaded without a draft model", option="DraftTokens"
         )

@@ -1,4 +1,4 @@
-"""Who computes with whom: every stream of a worker is in the batch, or steps by itself."""
+"""Which streams are computed together: each stream of a worker is in the batch, or steps by itself."""
 
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
@@ -10,7 +10,7 @@ from .stream import Stream
 
 # A batch that failed with a stream twice will fail again: the stream then stays by itself.
 RESCUES = 2
-# Tokens that a stream makes by itself after its batch failed, before it has company again.
+# Tokens that a stream makes by itself after its batch failed, before it is batched again.
 PROBATION = 8
 
 
@@ -22,7 +22,7 @@ class Pass:
 
 
 class Stepper:
-    """Owns all streams. It puts what they say into put, in the order in which it came to be."""
+    """Owns all streams. It passes their messages to put, in the order in which they were made."""
 
     def __init__(self, loaded, rows, prompts, put, fail):
         self._loaded, self._prompts, self._put, self._fail = loaded, prompts, put, fail
@@ -86,7 +86,7 @@ class Stepper:
         return isinstance(alone, Alone) and not alone.prefilling and not alone.stream.apart and alone.stream.credit > 0
 
     def _regroup(self):
-        """Streams without company leave the batch, and those that have some join it."""
+        """A stream that is alone in the batch leaves it; as soon as there are two, both are batched."""
         if self._batch is None:
             return
         sociable = [a for a in self._alone.values() if self._sociable(a)]
@@ -113,7 +113,7 @@ class Stepper:
         try:
             stepped = self._batch.step(self._put)
             if mixed:
-                mx.synchronize(generation_stream)  # what was begun here must not fail in another one's pass
+                mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
         except Exception:
             # Which stream is to blame is found out by giving each a pass of its own for a while. The others do not notice
             # but for the time that it takes.

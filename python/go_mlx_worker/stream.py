@@ -10,7 +10,7 @@ from .limits import limited
 from .sampling import make_processors, make_sampler
 from .text import StopMatcher, StreamDecoder
 
-# What a model wrote may be what a parser's regular expression takes for ever over.
+# A parser's regular expression may take for ever over some texts.
 PARSE_SECONDS = 2
 
 
@@ -81,7 +81,7 @@ class Stream:
             self._prefilled = done == total
 
     def rewind(self):
-        """Back to the prompt; what was made already is made again, silently."""
+        """Back to the prompt; the tokens made so far are made again and not sent."""
         # A stream that is rewound while it replays has still to make the rest.
         made = max(self.emitted, getattr(self, "_replay", []), key=len)
         self._replay, self.emitted, self.resumed = made, [], len(made)
@@ -179,7 +179,7 @@ class Segments:
             with limited(PARSE_SECONDS, "reading a tool call"):
                 found = self._parse(text, self._tools)
             return [_call(c) for c in (found if isinstance(found, list) else [found])]
-        except Exception:  # what a model writes need not be a call
+        except Exception:  # the model's text need not be a valid call
             return []
 
 

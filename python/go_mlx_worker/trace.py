@@ -39,7 +39,7 @@ def trace(loaded, request):
 
 @contextmanager
 def _recorded(layers, ops_of, states, ops):
-    """Lets the layers, and the modules of one of them, note what they put out."""
+    """Records the outputs of the layers, and of the modules of one of them."""
     changed = []
 
     def wrap(module, before, after):

@@ -50,7 +50,7 @@ func made(t *testing.T, out string, names ...string) map[string]string {
 
 // run loads a checkpoint, generates with and without company, and closes.
 func run(t *testing.T, dir string) (err error) {
-	m, err := mlx.LoadModelContext(t.Context(), dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
+	m, err := mlx.LoadModelContext(t.Context(), dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func run(t *testing.T, dir string) (err error) {
 	var group errgroup.Group
 	for _, prompt := range []string{"Where can I find", "Hello"} {
 		group.Go(func() error {
-			c, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(5), mlx.WithIgnoreEOS()))
+			c, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(5), mlx.WithSampling(mlx.IgnoreEOS())))
 			if err == nil && len(c.Tokens) != 5 {
 				err = fmt.Errorf("%d tokens, want 5", len(c.Tokens))
 			}

@@ -73,7 +73,7 @@ func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds 
 	}
 	generate := func(prompt string, n int) func(context.Context, mlx.Engine, mlx.TextModel) error {
 		return func(ctx context.Context, _ mlx.Engine, m mlx.TextModel) error {
-			_, err := mlx.Collect(m.Generate(ctx, prompt, mlx.WithMaxTokens(n), mlx.WithIgnoreEOS()))
+			_, err := mlx.Collect(m.Generate(ctx, prompt, mlx.WithMaxTokens(n), mlx.WithSampling(mlx.IgnoreEOS())))
 			return err
 		}
 	}
@@ -88,7 +88,7 @@ func run(ctx context.Context, model, data, labelsFile, cli, only string, rounds 
 			var group errgroup.Group
 			for i := range n {
 				group.Go(func() error {
-					_, err := mlx.Collect(m.Generate(ctx, texts[i%len(texts)], mlx.WithMaxTokens(50), mlx.WithIgnoreEOS()))
+					_, err := mlx.Collect(m.Generate(ctx, texts[i%len(texts)], mlx.WithMaxTokens(50), mlx.WithSampling(mlx.IgnoreEOS())))
 					return err
 				})
 			}

@@ -72,7 +72,7 @@ func (p *peer) ask(job string, fields map[string]any) (t times, err error) {
 func generate(ctx context.Context, m mlx.TextModel, ids []int32, n int) (t times, err error) {
 	begin := time.Now()
 	var first time.Time
-	options := []mlx.GenerateOption{mlx.WithMaxTokens(n), mlx.WithIgnoreEOS()}
+	options := []mlx.GenerateOption{mlx.WithMaxTokens(n), mlx.WithSampling(mlx.IgnoreEOS())}
 	for _, err := range m.GenerateIDs(ctx, ids, options...) {
 		if err != nil {
 			return t, err

@@ -38,7 +38,7 @@ func serveThrough(t *testing.T, c server.Config, wrap func(http.Handler) http.Ha
 	var err error
 	c.Models, err = mlx.NewHost(mlx.HostOptions{}, []mlx.HostedModel{
 		{Name: "assistant", Path: filepath.Join(models, "assistant")},
-		{Name: "assistant-python", Path: filepath.Join(models, "assistant"), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))}},
+		{Name: "assistant-python", Path: filepath.Join(models, "assistant"), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}},
 		{Name: "domains", Path: filepath.Join(models, "domains")},
 	}...)
 	require.NoError(t, err)

@@ -115,21 +115,21 @@ func TestPackedAndBoundedKVAreTheSame(t *testing.T) {
 	nat, py := loadFrom(t, dir, mlx.EngineNative), loadFrom(t, dir, mlx.EnginePython)
 	long := strings.Join(testenv.Texts(t)[:20], " ")
 	for name, option := range map[string]mlx.GenerateOption{
-		"8 bits":             mlx.WithQuantizedKV(8, 64, 0),
-		"4 bits, groups 32":  mlx.WithQuantizedKV(4, 32, 0),
-		"4 bits, from 20 on": mlx.WithQuantizedKV(4, 64, 20),
-		"bound":              mlx.WithMaxKVSize(24),
-		"large bound":        mlx.WithMaxKVSize(1000),
+		"8 bits":             mlx.WithKV(mlx.QuantizedKV(8, 64, 0)),
+		"4 bits, groups 32":  mlx.WithKV(mlx.QuantizedKV(4, 32, 0)),
+		"4 bits, from 20 on": mlx.WithKV(mlx.QuantizedKV(4, 64, 20)),
+		"bound":              mlx.WithKV(mlx.MaxKVSize(24)),
+		"large bound":        mlx.WithKV(mlx.MaxKVSize(1000)),
 	} {
 		for _, prompt := range []string{"Where can I find", long} {
-			options := []mlx.GenerateOption{option, mlx.WithMaxTokens(50), mlx.WithIgnoreEOS(), mlx.WithLogProbs()}
+			options := []mlx.GenerateOption{option, mlx.WithMaxTokens(50), mlx.WithSampling(mlx.IgnoreEOS()), mlx.WithOutput(mlx.LogProbs())}
 			a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
 				return mlx.Collect(m.Generate(t.Context(), prompt, options...))
 			})
 			require.Equal(t, b, a, "%s, %d bytes of prompt", name, len(prompt))
 		}
 	}
-	_, err := mlx.Collect(nat.Generate(t.Context(), "x", mlx.WithQuantizedKV(4, 128, 0)))
+	_, err := mlx.Collect(nat.Generate(t.Context(), "x", mlx.WithKV(mlx.QuantizedKV(4, 128, 0))))
 	var option *mlx.OptionError
 	require.ErrorAs(t, err, &option)
 	require.Equal(t, "QuantizedKV", option.Option)

@@ -81,7 +81,7 @@ func traceOf(t *testing.T, dir string) []float32 {
 
 func TestGGUFOfTheTrainedModelClassifiesAlike(t *testing.T) {
 	original := load(t, mlx.EngineNative)
-	packed, err := mlx.LoadModel(asGGUF(t, testenv.Model(t), "q8_0"), mlx.WithEngine(mlx.EngineNative), mlx.WithPackedWeights())
+	packed, err := mlx.LoadModel(asGGUF(t, testenv.Model(t), "q8_0"), mlx.WithEngine(mlx.EngineNative), mlx.WithNative(mlx.QuantizedGGUF()))
 	require.NoError(t, err)
 	defer packed.Close()
 	require.Equal(t, "8-bit, groups of 32", packed.Info().Quantization)

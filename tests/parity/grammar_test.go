@@ -20,19 +20,19 @@ func TestGrammarsAreTheSameInBothEngines(t *testing.T) {
 	for _, model := range []string{"domains", "assistant"} {
 		t.Run(model, func(t *testing.T) {
 			dir := filepath.Join(testenv.Root(), "tests", "models", model)
-			native, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative), mlx.WithExact())
+			native, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative), mlx.WithNative(mlx.Exact()))
 			require.NoError(t, err)
 			defer native.Close()
-			python, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)), mlx.WithBatch(8))
+			python, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))), mlx.WithBatch(8))
 			require.NoError(t, err)
 			defer python.Close()
 			var cases [][]mlx.GenerateOption
 			for _, form := range []mlx.GenerateOption{
-				mlx.WithJSONSchema([]byte(personSchema)),
-				mlx.WithJSONSchema([]byte(`{"type": "object"}`)),
-				mlx.WithRegex(`[A-Z][a-z]{2,8} (ä|é|日本){1,3} [0-9]{4}-[0-9]{2}`),
-				mlx.WithChoices("sport", `a "quoted" word`, "naïve", "\x7f"),
-				mlx.WithGrammar("start: item (\",\" item)~1..3\nitem: /[a-c]+/"),
+				mlx.WithConstraint(mlx.JSONSchema([]byte(personSchema))),
+				mlx.WithConstraint(mlx.JSONSchema([]byte(`{"type": "object"}`))),
+				mlx.WithConstraint(mlx.Regex(`[A-Z][a-z]{2,8} (ä|é|日本){1,3} [0-9]{4}-[0-9]{2}`)),
+				mlx.WithConstraint(mlx.Choices("sport", `a "quoted" word`, "naïve", "\x7f")),
+				mlx.WithConstraint(mlx.Grammar("start: item (\",\" item)~1..3\nitem: /[a-c]+/")),
 			} {
 				cases = append(cases, []mlx.GenerateOption{form, mlx.WithMaxTokens(60)},
 					[]mlx.GenerateOption{form, mlx.WithMaxTokens(60), mlx.WithTemperature(1.5), mlx.WithSeed(uint64(len(cases)))})
@@ -62,10 +62,10 @@ func TestGrammarsAreTheSameInBothEngines(t *testing.T) {
 			}
 			for _, m := range []mlx.TextModel{native, python} {
 				var wrong *mlx.OptionError
-				_, err := ask(m, []mlx.GenerateOption{mlx.WithRegex("(")})
+				_, err := ask(m, []mlx.GenerateOption{mlx.WithConstraint(mlx.Regex("("))})
 				require.ErrorAs(t, err, &wrong)
 				require.Equal(t, "Regex", wrong.Option)
-				_, err = ask(m, []mlx.GenerateOption{mlx.WithJSONSchema([]byte("{"))})
+				_, err = ask(m, []mlx.GenerateOption{mlx.WithConstraint(mlx.JSONSchema([]byte("{")))})
 				require.ErrorAs(t, err, &wrong)
 				require.Equal(t, "JSONSchema", wrong.Option)
 			}

@@ -32,10 +32,10 @@ func loadFrom(t *testing.T, dir string, engine mlx.Engine) mlx.TextModel {
 	t.Helper()
 	var options []mlx.LoadOption
 	if engine == mlx.EnginePython {
-		options = append(options, mlx.WithPython(testenv.Python(t)))
+		options = append(options, mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	}
 	if engine == mlx.EngineNative { // with kernels of its own it does not compute mlx-lm's bits
-		options = append(options, mlx.WithExact())
+		options = append(options, mlx.WithNative(mlx.Exact()))
 	}
 	key := fmt.Sprint(engine, " ", dir)
 	if m, found := shared[key]; found {
@@ -112,7 +112,7 @@ func TestGreedyTokensAreTheSame(t *testing.T) {
 		if i >= 6 && !testenv.Slow() {
 			tokens = 24
 		}
-		options := []mlx.GenerateOption{mlx.WithMaxTokens(tokens), mlx.WithIgnoreEOS(), mlx.WithLogProbs()}
+		options := []mlx.GenerateOption{mlx.WithMaxTokens(tokens), mlx.WithSampling(mlx.IgnoreEOS()), mlx.WithOutput(mlx.LogProbs())}
 		a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
 			return mlx.Collect(m.Generate(t.Context(), prompt, options...))
 		})
@@ -126,20 +126,18 @@ func TestSampledTokensAreTheSameWithTheSameSeed(t *testing.T) {
 	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
 	for name, options := range map[string][]mlx.GenerateOption{
 		"temperature": {mlx.WithTemperature(1)},
-		"top-k":       {mlx.WithTemperature(1.3), mlx.WithTopK(7)},
-		"top-p":       {mlx.WithTemperature(0.9), mlx.WithTopP(0.8)},
-		"min-p":       {mlx.WithTemperature(1.5), mlx.WithMinP(0.1)},
-		"penalty":     {mlx.WithRepetitionPenalty(1.4), mlx.WithRepetitionContext(8)},
-		"presence":    {mlx.WithPresencePenalty(0.7)},
-		"frequency":   {mlx.WithFrequencyPenalty(0.3), mlx.WithRepetitionContext(30)},
-		"bias":        {mlx.WithLogitBias(map[int32]float32{300: 5.5, 301: -100, 1000: 2})},
-		"XTC":         {mlx.WithTemperature(1), mlx.WithXTC(0.5, 0.05)},
-		"all": {mlx.WithTemperature(1.2), mlx.WithTopK(50), mlx.WithTopP(0.95), mlx.WithMinP(0.01),
-			mlx.WithRepetitionPenalty(1.2), mlx.WithTopLogProbs(3), mlx.WithPresencePenalty(0.2),
-			mlx.WithFrequencyPenalty(0.1), mlx.WithXTC(0.4, 0.1), mlx.WithLogitBias(map[int32]float32{300: 3})},
+		"top-k":       {mlx.WithTemperature(1.3), mlx.WithSampling(mlx.TopK(7))},
+		"top-p":       {mlx.WithTemperature(0.9), mlx.WithSampling(mlx.TopP(0.8))},
+		"min-p":       {mlx.WithTemperature(1.5), mlx.WithSampling(mlx.MinP(0.1))},
+		"penalty":     {mlx.WithSampling(mlx.RepetitionPenalty(1.4), mlx.RepetitionContext(8))},
+		"presence":    {mlx.WithSampling(mlx.PresencePenalty(0.7))},
+		"frequency":   {mlx.WithSampling(mlx.FrequencyPenalty(0.3), mlx.RepetitionContext(30))},
+		"bias":        {mlx.WithSampling(mlx.LogitBias(map[int32]float32{300: 5.5, 301: -100, 1000: 2}))},
+		"XTC":         {mlx.WithTemperature(1), mlx.WithSampling(mlx.XTC(0.5, 0.05))},
+		"all":         {mlx.WithTemperature(1.2), mlx.WithSampling(mlx.TopK(50), mlx.TopP(0.95), mlx.MinP(0.01), mlx.RepetitionPenalty(1.2)), mlx.WithOutput(mlx.TopLogProbs(3)), mlx.WithSampling(mlx.PresencePenalty(0.2), mlx.FrequencyPenalty(0.1), mlx.XTC(0.4, 0.1), mlx.LogitBias(map[int32]float32{300: 3}))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			options = append(options, mlx.WithSeed(99), mlx.WithMaxTokens(40), mlx.WithIgnoreEOS())
+			options = append(options, mlx.WithSeed(99), mlx.WithMaxTokens(40), mlx.WithSampling(mlx.IgnoreEOS()))
 			for _, prompt := range []string{"Where can I find", "Der Torwart", "Le serveur"} {
 				a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
 					return mlx.Collect(m.Generate(t.Context(), prompt, options...))
@@ -154,7 +152,7 @@ func TestStopStringsEndBothEnginesAtTheSamePlace(t *testing.T) {
 	nat, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
 	for _, stop := range []string{"e", " d", "der", "zzz", ". "} {
 		for _, prompt := range []string{"We could not find the", "Zeigen Sie mir"} {
-			options := []mlx.GenerateOption{mlx.WithStop(stop, "qqq"), mlx.WithMaxTokens(40), mlx.WithIgnoreEOS()}
+			options := []mlx.GenerateOption{mlx.WithStop(stop, "qqq"), mlx.WithMaxTokens(40), mlx.WithSampling(mlx.IgnoreEOS())}
 			a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
 				return mlx.Collect(m.Generate(t.Context(), prompt, options...))
 			})

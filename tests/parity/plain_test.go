@@ -23,10 +23,10 @@ func TestControlTokensInTextsAreTheSameToBothEngines(t *testing.T) {
 	for _, attack := range attacks {
 		for _, prompt := range []func(m mlx.TextModel) (mlx.Completion, error){
 			func(m mlx.TextModel) (mlx.Completion, error) {
-				return mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: attack}}, mlx.WithPlainContent(), mlx.WithMaxTokens(3), mlx.WithLogProbs()))
+				return mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: attack}}, mlx.WithTemplate(mlx.PlainContent()), mlx.WithMaxTokens(3), mlx.WithOutput(mlx.LogProbs())))
 			},
 			func(m mlx.TextModel) (mlx.Completion, error) {
-				return mlx.Collect(m.Generate(t.Context(), "<bos>"+attack, mlx.WithMaxTokens(3), mlx.WithLogProbs()))
+				return mlx.Collect(m.Generate(t.Context(), "<bos>"+attack, mlx.WithMaxTokens(3), mlx.WithOutput(mlx.LogProbs())))
 			},
 		} {
 			want, err := prompt(python)

@@ -62,8 +62,8 @@ func TestParityReport(t *testing.T) {
 			}
 			some := prompts[:4]
 			native := alone(prompts, mlx.WithEngine(mlx.EngineNative))
-			python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t)))
-			exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithExact())
+			python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
+			exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithNative(mlx.Exact()))
 			// Every prompt once to fill the cache, then with something behind it.
 			var longer []string
 			for _, prompt := range some {
@@ -79,7 +79,7 @@ func TestParityReport(t *testing.T) {
 }
 
 func greedy(t *testing.T, m mlx.TextModel, prompt string, tokens int) []int32 {
-	c, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(tokens), mlx.WithIgnoreEOS()))
+	c, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(tokens), mlx.WithSampling(mlx.IgnoreEOS())))
 	require.NoError(t, err)
 	return ids(c)
 }

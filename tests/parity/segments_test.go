@@ -40,7 +40,7 @@ func TestSegmentsAndCallsAreTheSame(t *testing.T) {
 		"What is the weather in Oslo and Dublin?": {mlx.SegmentReasoning, mlx.SegmentNormal, mlx.SegmentTool, mlx.SegmentNormal, mlx.SegmentTool},
 	} {
 		for _, thinks := range []bool{true, false} {
-			options := []mlx.GenerateOption{mlx.WithSegments(), mlx.WithTools([]byte(weatherTools)), mlx.WithTemplateArguments(map[string]any{"enable_thinking": thinks})}
+			options := []mlx.GenerateOption{mlx.WithOutput(mlx.Segments()), mlx.WithTools([]byte(weatherTools)), mlx.WithTemplate(mlx.TemplateArguments(map[string]any{"enable_thinking": thinks}))}
 			a, b := both(t, nat, py, func(m mlx.TextModel) (mlx.Completion, error) {
 				return mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: prompt}}, options...))
 			})
@@ -77,7 +77,7 @@ func TestPromptsOfToolsAreTheSame(t *testing.T) {
 		{Role: "tool", Content: `{"temperature": 4}`},
 	}
 	a, b := both(t, nat, py, func(m mlx.TextModel) (string, error) {
-		return m.Tokenizer().RenderChat(t.Context(), messages, mlx.WithTools([]byte(weatherTools)), mlx.WithTemplateArguments(map[string]any{"enable_thinking": false}))
+		return m.Tokenizer().RenderChat(t.Context(), messages, mlx.WithTools([]byte(weatherTools)), mlx.WithTemplate(mlx.TemplateArguments(map[string]any{"enable_thinking": false})))
 	})
 	require.Equal(t, b, a)
 	require.Contains(t, a, `"arguments": {"z": 1, "city": "Oslo"}`)

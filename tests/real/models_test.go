@@ -55,7 +55,7 @@ func TestAFileLoadsManyTimesAndLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	arrays := mlxc.LiveArrays()
 	for range 5 {
-		m, err := mlx.LoadModel(realFile(t, smolLM), mlx.WithPackedWeights())
+		m, err := mlx.LoadModel(realFile(t, smolLM), mlx.WithNative(mlx.QuantizedGGUF()))
 		require.NoError(t, err)
 		require.Equal(t, "4-bit, groups of 32 and 8-bit, groups of 32", m.Info().Quantization)
 		require.NoError(t, m.Close())
@@ -75,13 +75,13 @@ func TestExportedWeightsAreTheSameInBothEngines(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "model")
 			require.NoError(t, from.Export(dir))
 			ask := func(m mlx.TextModel) mlx.Completion {
-				out, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(6), mlx.WithTopLogProbs(20)))
+				out, err := mlx.Collect(m.Generate(t.Context(), prompt, mlx.WithMaxTokens(6), mlx.WithOutput(mlx.TopLogProbs(20))))
 				require.NoError(t, err)
 				return out
 			}
-			want := ask(load(t, dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(testenv.Python(t))))
-			require.Equal(t, want, ask(load(t, dir, mlx.WithExact())), "safetensors")
-			require.Equal(t, want, ask(load(t, realFile(t, name), mlx.WithExact())), "GGUF")
+			want := ask(load(t, dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))))
+			require.Equal(t, want, ask(load(t, dir, mlx.WithNative(mlx.Exact()))), "safetensors")
+			require.Equal(t, want, ask(load(t, realFile(t, name), mlx.WithNative(mlx.Exact()))), "GGUF")
 			require.NotEmpty(t, strings.TrimSpace(want.Text))
 		})
 	}

@@ -34,9 +34,9 @@ func TestUntrainedClassificationIsGood(t *testing.T) {
 		}
 		return float64(right) / float64(len(heldout))
 	}
-	before := accuracy(false, mlx.WithPrior(mlx.PriorNone), mlx.WithLabelPrompt(mlx.DefaultLabelPrompt))
+	before := accuracy(false, mlx.WithLabels(mlx.LabelPrior(mlx.PriorNone), mlx.LabelPrompt(mlx.DefaultLabelPrompt)))
 	batch, single := accuracy(false), accuracy(true)
-	calibrated := accuracy(false, mlx.WithPrior(mlx.PriorBatch))
+	calibrated := accuracy(false, mlx.WithLabels(mlx.LabelPrior(mlx.PriorBatch)))
 	t.Logf("without a prior, by the chat's prompt %.3f; default %.3f, one by one %.3f; prior of the batch %.3f", before, batch, single, calibrated)
 	require.Less(t, before, 0.55)
 	require.GreaterOrEqual(t, batch, 0.82)

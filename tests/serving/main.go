@@ -297,7 +297,7 @@ func (b *bridgeSide) name() string { return "bridge" }
 
 func (b *bridgeSide) start(ctx context.Context, prompt string) (err error) {
 	before := children()
-	if b.m, err = mlx.LoadModelContext(ctx, b.model, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(b.python)); err != nil {
+	if b.m, err = mlx.LoadModelContext(ctx, b.model, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(b.python))); err != nil {
 		return err
 	}
 	for pid := range children() {

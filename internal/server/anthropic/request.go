@@ -161,9 +161,9 @@ func (q *Request) ModelName() string { return q.Model }
 // Streams says whether the answer is streamed.
 func (q *Request) Streams() bool { return q.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *Request) Named() turn.Names {
-	return turn.Names{"Stop": "stop_sequences", "JSONSchema": "output_config.format", "Budget": "thinking.budget_tokens"}
+	return turn.Names{"WithStop": "stop_sequences", "JSONSchema": "output_config.format", "Budget": "thinking.budget_tokens"}
 }
 
 // Wish is the request in the form that all APIs share.

@@ -64,11 +64,11 @@ func (c *common) ModelName() string { return modelName(c.Model) }
 // Streams says whether the answer is streamed.
 func (c *common) Streams() bool { return c.Stream == nil || *c.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (c *common) Named() turn.Names {
-	names := turn.Names{"JSONSchema": "format", "MaxTokens": "options.num_predict", "Effort": "think", "RepetitionPenalty": "options.repeat_penalty", "RepetitionContext": "options.repeat_last_n"}
+	names := turn.Names{"JSONSchema": "format", "WithMaxTokens": "options.num_predict", "Effort": "think", "RepetitionPenalty": "options.repeat_penalty", "RepetitionContext": "options.repeat_last_n"}
 	for option, name := range map[string]string{
-		"Temperature": "temperature", "TopP": "top_p", "TopK": "top_k", "MinP": "min_p", "Stop": "stop",
+		"WithTemperature": "temperature", "TopP": "top_p", "TopK": "top_k", "MinP": "min_p", "WithStop": "stop",
 		"PresencePenalty": "presence_penalty", "FrequencyPenalty": "frequency_penalty",
 	} {
 		names[option] = "options." + name

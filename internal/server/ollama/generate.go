@@ -28,7 +28,7 @@ type generateAnswer struct {
 // Loads says that the request only wants the model loaded.
 func (q *GenerateRequest) Loads() bool { return q.Prompt == "" }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *GenerateRequest) Named() turn.Names {
 	names := q.common.Named()
 	names["Prompt"] = "prompt"
@@ -129,7 +129,7 @@ func (q *EmbedRequest) Answer(ctx context.Context, m mlx.TextModel) (any, int, e
 	if err != nil {
 		return nil, 0, err
 	}
-	if a.Embeddings, err = m.Embed(ctx, texts, mlx.WithDimensions(q.Dimensions)); err != nil {
+	if a.Embeddings, err = m.Embed(ctx, texts, turn.EmbedOptions("", q.Dimensions)...); err != nil {
 		return nil, 0, err
 	}
 	a.PromptEvalCount, a.TotalDuration = tokens, int64(time.Since(start))

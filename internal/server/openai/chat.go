@@ -174,7 +174,7 @@ func (s *chatStream) send(choice chatChoice) error {
 	return s.out.Send("", chunk)
 }
 
-// begin says who speaks, once.
+// begin sends the role of the answer, once.
 func (s *chatStream) begin() error {
 	if s.begun {
 		return nil

@@ -86,10 +86,10 @@ func (q *ChatRequest) ModelName() string { return q.Model }
 // Streams says whether the answer is streamed.
 func (q *ChatRequest) Streams() bool { return q.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *ChatRequest) Named() turn.Names {
 	if q.MaxCompletionTokens != nil {
-		return turn.Names{"MaxTokens": "max_completion_tokens"}
+		return turn.Names{"WithMaxTokens": "max_completion_tokens"}
 	}
 	return nil
 }

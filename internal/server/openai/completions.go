@@ -52,7 +52,7 @@ func (q *CompletionRequest) ModelName() string { return q.Model }
 // Streams says whether the answer is streamed.
 func (q *CompletionRequest) Streams() bool { return q.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *CompletionRequest) Named() turn.Names {
 	return turn.Names{"Prompt": "prompt", "TopLogProbs": "logprobs"}
 }

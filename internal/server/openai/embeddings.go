@@ -53,7 +53,7 @@ func (q *EmbeddingRequest) Answer(ctx context.Context, m mlx.TextModel) (*Embedd
 	if err != nil {
 		return nil, err
 	}
-	vectors, err := m.Embed(ctx, texts, mlx.WithPromptName(q.PromptName), mlx.WithDimensions(q.Dimensions))
+	vectors, err := m.Embed(ctx, texts, turn.EmbedOptions(q.PromptName, q.Dimensions)...)
 	if err != nil {
 		return nil, err
 	}

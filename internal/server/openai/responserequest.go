@@ -92,9 +92,9 @@ func (q *ResponseRequest) ModelName() string { return q.Model }
 // Streams says whether the answer is streamed.
 func (q *ResponseRequest) Streams() bool { return q.Stream }
 
-// Named is what the API calls the fields behind options.
+// Named are the API's names of the fields that set options.
 func (q *ResponseRequest) Named() turn.Names {
-	return turn.Names{"MaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
+	return turn.Names{"WithMaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
 }
 
 // Wish is the request in the form that all APIs share.
@@ -174,7 +174,7 @@ func (b *conversation) add(i int, item responseItem) error {
 			b.other(mlx.Message{Role: "system", Content: string(item.Content)})
 		case "assistant":
 			m := b.assistant()
-			if len(m.ToolCalls) > 0 { // a text behind a call is a message of its own
+			if len(m.ToolCalls) > 0 { // a text after a call is a message of its own
 				b.open = false
 				m = b.assistant()
 			}

@@ -13,8 +13,8 @@ import (
 // those that do not come first. What a template does with an order is found out by rendering it once.
 const (
 	systemFirst    = "a system message"
-	systemLater    = "a system message behind others"
-	neighbours     = "two messages of the user, one behind the other"
+	systemLater    = "a system message after others"
+	neighbours     = "two messages of the user in a row"
 	assistantFirst = "a message of the assistant before one of the user"
 )
 
@@ -63,7 +63,7 @@ func refusal(err error) bool {
 	return true
 }
 
-// arrange puts messages into an order that the template takes: what stands in the wrong place becomes what the template can
+// arrange puts messages into an order that the template takes: a message in a place that it does not allow becomes what the template can
 // take, and neighbours of one role are joined where it demands that roles alternate, or where the API says so (always).
 func arrange(ctx context.Context, model mlx.TextModel, f *Facts, in []mlx.Message, always bool) ([]mlx.Message, error) {
 	if f.Template == "" {

@@ -117,7 +117,7 @@ func (t *Table) Decode(body []byte, value any, strict bool) (*Notes, error) {
 	d := jsontext.NewDecoder(bytes.NewReader(body))
 	err := f.value(d, jsontext.NewEncoder(&kept), "", "")
 	if err == nil && d.PeekKind() != 0 {
-		err = errors.New("there is more behind the first value")
+		err = errors.New("there is more after the first value")
 	}
 	var api *Error
 	if errors.As(err, &api) {
@@ -184,7 +184,7 @@ func (f *filter) token(d *jsontext.Decoder, e *jsontext.Encoder) error {
 	return e.WriteToken(token)
 }
 
-// item copies an item of a list. One whose type is not honoured leaves only its type behind, so that the others keep their
+// item copies an item of a list. Of one whose type is not honoured only the type is kept, so that the others keep their
 // numbers.
 func (f *filter) item(d *jsontext.Decoder, e *jsontext.Encoder, path, at string) error {
 	row := f.table.rows[path]

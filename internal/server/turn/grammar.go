@@ -58,9 +58,9 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		}
 		lark, err := t.lark()
 		if err != nil {
-			return nil, Bad(names.Of("Tools"), "%v", err)
+			return nil, Bad(names.Of("WithTools"), "%v", err)
 		}
-		return []mlx.GenerateOption{mlx.WithGrammar(freeText + lark)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar(freeText + lark))}, nil
 	}
 	var err error
 	if schema != nil {
@@ -69,7 +69,7 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 		}
 	}
 	if !calls {
-		return []mlx.GenerateOption{mlx.WithJSONSchema(schema)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.JSONSchema(schema))}, nil
 	}
 	field := names.Of("ToolChoice")
 	if t.Mode != Required {
@@ -80,12 +80,12 @@ func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) (
 	}
 	lark, err := t.lark()
 	if err != nil {
-		return nil, Bad(names.Of("Tools"), "%v", err)
+		return nil, Bad(names.Of("WithTools"), "%v", err)
 	}
 	if t.Mode == Required {
-		return []mlx.GenerateOption{mlx.WithGrammar("start: calls\n" + lark)}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls\n" + lark))}, nil
 	}
-	return []mlx.GenerateOption{mlx.WithGrammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n")}, nil
+	return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n"))}, nil
 }
 
 // freeText is the start of a grammar in which a text may say anything and then call. What comes before the first call ends with
@@ -102,7 +102,7 @@ func (t *Tools) lark() (string, error) {
 	parameters := map[string]jsontext.Value{}
 	for i, given := range t.callable() {
 		name := fmt.Sprintf("tool%d", i)
-		schema := jsontext.Value(`{"type":"object"}`) // of calls that nobody said anything strict about
+		schema := jsontext.Value(`{"type":"object"}`) // of calls whose tool is not strict
 		if given.Strict || !t.strictCalls() {
 			var err error
 			if schema, err = schemaFor(given.schema(), "#/$defs/"+name); err != nil {

@@ -49,7 +49,7 @@ const (
 	Busy
 	Unavailable
 	Timeout
-	ClientGone // stands in logs and metrics for a client that did not wait; nobody receives it
+	ClientGone // for logs and metrics: the client has left and receives no answer
 )
 
 // kinds are the status of an error and its names in the APIs of OpenAI and Anthropic.
@@ -85,7 +85,7 @@ type Error struct {
 	Code    string // as in OpenAI's "code"; may be empty
 	Param   string // the field that is to blame; may be empty
 	Message string
-	Retry   time.Duration // when to try again; 0 for not said
+	Retry   time.Duration // when to try again; 0 if not known
 	// Tokens and Limit are set for a prompt that does not fit the context: each vendor's clients look for words of their own.
 	Tokens, Limit int
 }
@@ -100,20 +100,20 @@ func Bad(field, format string, args ...any) *Error {
 // At names a field inside a list.
 func At(list string, i int, field string) string { return fmt.Sprintf("%s[%d].%s", list, i, field) }
 
-// Names are the fields of an API behind the options that the engines name in their errors.
+// Names are the fields of an API that set the options which an *mlx.OptionError names.
 type Names map[string]string
 
 var commonNames = Names{
-	"MaxTokens": "max_tokens", "Temperature": "temperature", "TopK": "top_k", "TopP": "top_p", "MinP": "min_p",
+	"WithMaxTokens": "max_tokens", "WithTemperature": "temperature", "TopK": "top_k", "TopP": "top_p", "MinP": "min_p",
 	"RepetitionPenalty": "repetition_penalty", "RepetitionContext": "repetition_context_size", "PresencePenalty": "presence_penalty",
-	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "Stop": "stop",
-	"TopLogProbs": "top_logprobs", "Segments": "tools", "Tools": "tools", "TemplateArguments": "chat_template_kwargs",
-	"JSONSchema": "response_format", "Grammar": "tool_choice", "Embed": "model", "Dimensions": "dimensions", "labels": "labels",
-	"LabelPrompt": "prompt", "Calibration": "temperature", "Prior": "prior", "Abstain": "abstain_below", "Messages": "messages", "PromptName": "prompt_name",
+	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "WithStop": "stop",
+	"TopLogProbs": "top_logprobs", "Segments": "tools", "WithTools": "tools", "TemplateArguments": "chat_template_kwargs",
+	"JSONSchema": "response_format", "Grammar": "tool_choice", "Embed": "model", "WithDimensions": "dimensions", "labels": "labels",
+	"LabelPrompt": "prompt", "WithCalibration": "temperature", "LabelPrior": "prior", "WithAbstain": "abstain_below", "messages": "messages", "WithPromptName": "prompt_name",
 	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
 }
 
-// Of is the field behind an option.
+// Of is the field that sets an option.
 func (n Names) Of(option string) string { return cmp.Or(n[option], commonNames[option], option) }
 
 // ErrDraining ends requests that are still under way when the time for draining is over.

@@ -13,14 +13,14 @@ import (
 
 // Errors are told by their cause, in one line, and by the names of the API.
 func TestErrorsByTheirCause(t *testing.T) {
-	names := Names{"Stop": "stop_sequences", "Prompt": "input"}
+	names := Names{"WithStop": "stop_sequences", "Prompt": "input"}
 	for _, c := range []struct {
 		err    error
 		status int
 		param  string
 		says   string
 	}{
-		{&mlx.OptionError{Option: "Stop", Reason: "a stop string is empty"}, 400, "stop_sequences", "stop_sequences: a stop string is empty"},
+		{&mlx.OptionError{Option: "WithStop", Reason: "a stop string is empty"}, 400, "stop_sequences", "stop_sequences: a stop string is empty"},
 		{&mlx.OptionError{Option: "TopK", Reason: "no"}, 400, "top_k", "top_k: no"},
 		{fmt.Errorf("text 1: %w", mlx.ErrInvalidUTF8), 400, "input", "text 1: text is not valid UTF-8"},
 		{&mlx.ContextLengthError{Tokens: 5000, Limit: 4096}, 400, "input", "prompt has 5000 tokens; the model takes fewer than 4096: shorten the prompt"},

@@ -52,7 +52,7 @@ func (t *Turn) segmented() bool {
 	if len(t.messages) == 0 || t.format && !callable { // a string of JSON may hold any mark
 		return false
 	}
-	if callable || t.Model.Info().Engine != "native" {
+	if callable || t.Model.Info().Engine != mlx.EngineNative {
 		return true
 	}
 	if segment.Bare(t.facts.Template) {
@@ -107,11 +107,11 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 	return r.outcome, nil
 }
 
-// stream starts the model, behind token ids or with the turn's own prompt.
+// stream starts the model, with token ids as its prompt or with the turn's own.
 func (r *run) stream(ctx context.Context, ids []int32) iter.Seq2[mlx.Token, error] {
 	options := append(r.options[:len(r.options):len(r.options)], mlx.WithMaxTokens(r.most-r.outcome.Generated))
 	if r.segmented {
-		options = append(options, mlx.WithSegments())
+		options = append(options, mlx.WithOutput(mlx.Segments()))
 	}
 	switch {
 	case len(ids) > 0:
@@ -165,7 +165,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 	return false, nil
 }
 
-// closeThought ends a thought whose budget is spent, and lets the model go on with the answer.
+// closeThought ends a thought whose budget is spent; the model then goes on with the answer.
 func (r *run) closeThought(ctx context.Context) error {
 	r.outcome.Prompt = len(r.prompt)
 	r.outcome.Finish = mlx.FinishLength

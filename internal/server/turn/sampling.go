@@ -43,14 +43,15 @@ type generationConfig struct {
 // options are those of a request, over the model's own defaults.
 func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 	var out []mlx.GenerateOption
+	var sampling []mlx.SamplingOption
 	add(&out, p.Temperature, c.Temperature, mlx.WithTemperature)
-	add(&out, p.TopP, c.TopP, mlx.WithTopP)
-	add(&out, p.TopK, c.TopK, mlx.WithTopK)
-	add(&out, p.MinP, c.MinP, mlx.WithMinP)
-	add(&out, p.RepetitionPenalty, c.RepetitionPenalty, mlx.WithRepetitionPenalty)
-	add(&out, p.RepetitionContextSize, nil, mlx.WithRepetitionContext)
-	add(&out, p.PresencePenalty, nil, mlx.WithPresencePenalty)
-	add(&out, p.FrequencyPenalty, nil, mlx.WithFrequencyPenalty)
+	add(&sampling, p.TopP, c.TopP, mlx.TopP)
+	add(&sampling, p.TopK, c.TopK, mlx.TopK)
+	add(&sampling, p.MinP, c.MinP, mlx.MinP)
+	add(&sampling, p.RepetitionPenalty, c.RepetitionPenalty, mlx.RepetitionPenalty)
+	add(&sampling, p.RepetitionContextSize, nil, mlx.RepetitionContext)
+	add(&sampling, p.PresencePenalty, nil, mlx.PresencePenalty)
+	add(&sampling, p.FrequencyPenalty, nil, mlx.FrequencyPenalty)
 	out = append(out, p.seedFor(0)...)
 	if p.XTCThreshold != nil && p.XTCProbability == nil {
 		return nil, Bad("xtc_threshold", "goes with xtc_probability")
@@ -60,7 +61,7 @@ func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 		if p.XTCThreshold != nil {
 			threshold = *p.XTCThreshold
 		}
-		out = append(out, mlx.WithXTC(*p.XTCProbability, threshold))
+		sampling = append(sampling, mlx.XTC(*p.XTCProbability, threshold))
 	}
 	if err := AtMost("logit_bias", len(p.LogitBias), MaxBiases, "biases"); err != nil {
 		return nil, err
@@ -74,13 +75,13 @@ func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 			}
 			bias[int32(id)] = value
 		}
-		out = append(out, mlx.WithLogitBias(bias))
+		sampling = append(sampling, mlx.LogitBias(bias))
 	}
-	return out, nil
+	return append(out, mlx.WithSampling(sampling...)), nil
 }
 
 // add appends an option for a value that is given, or else for its default.
-func add[T any](out *[]mlx.GenerateOption, value, otherwise *T, option func(T) mlx.GenerateOption) {
+func add[T, O any](out *[]O, value, otherwise *T, option func(T) O) {
 	if value == nil {
 		value = otherwise
 	}
@@ -95,4 +96,13 @@ func (p *Sampling) seedFor(choice int) []mlx.GenerateOption {
 		return nil
 	}
 	return []mlx.GenerateOption{mlx.WithSeed(uint64(*p.Seed) + uint64(choice))}
+}
+
+// EmbedOptions are those of a request for embeddings; an empty name is no prompt, and 0 dimensions are all.
+func EmbedOptions(promptName string, dimensions int) []mlx.EmbedOption {
+	options := []mlx.EmbedOption{mlx.WithPromptName(promptName)}
+	if dimensions != 0 {
+		options = append(options, mlx.WithDimensions(dimensions))
+	}
+	return options
 }

@@ -90,7 +90,7 @@ func (t *Tools) option(template string, names Names) ([]mlx.GenerateOption, erro
 		return nil, nil
 	}
 	if !strings.Contains(template, "tools") {
-		return nil, Bad(names.Of("Tools"), "the model's chat template knows no tools")
+		return nil, Bad(names.Of("WithTools"), "the model's chat template knows no tools")
 	}
 	type function struct {
 		Name        string         `json:"name"`
@@ -107,7 +107,7 @@ func (t *Tools) option(template string, names Names) ([]mlx.GenerateOption, erro
 	}
 	data, err := json.Marshal(entries)
 	if err != nil {
-		return nil, Bad(names.Of("Tools"), "%v", err)
+		return nil, Bad(names.Of("WithTools"), "%v", err)
 	}
 	return []mlx.GenerateOption{mlx.WithTools(data)}, nil
 }

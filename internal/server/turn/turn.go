@@ -25,8 +25,8 @@ type Wish struct {
 	Format    Format
 	Sampling  *Sampling
 	Arguments map[string]any // for the chat template
-	Effort    *string        // of reasoning; nil for not said
-	Thinking  *bool          // where the template has a switch; nil for not said
+	Effort    *string        // of reasoning; nil if the request does not say
+	Thinking  *bool          // where the template has a switch; nil if the request does not say
 	Budget    int            // tokens of reasoning; 0 for no limit of its own
 
 	MaxTokens   *int // nil for the server's default
@@ -48,7 +48,7 @@ type Settings struct {
 	ControlTokens bool
 }
 
-// Watcher is told how an answer comes along; it may be called from several goroutines.
+// Watcher is called as an answer makes progress, possibly from several goroutines.
 type Watcher interface {
 	FirstToken(after time.Duration)
 	Over(Outcome)
@@ -95,7 +95,7 @@ func (w *Wish) Check() error {
 	if err := AtMost(w.Names.Of("Prompt"), len(w.Messages), MaxMessages, "messages"); err != nil {
 		return err
 	}
-	stop := w.Names.Of("Stop")
+	stop := w.Names.Of("WithStop")
 	if err := AtMost(stop, len(w.Stop), MaxStops, "stop strings"); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 	}
 	if len(w.Messages) > 0 {
 		if t.plain = !set.ControlTokens; t.plain {
-			t.options = append(t.options, mlx.WithPlainContent())
+			t.options = append(t.options, mlx.WithTemplate(mlx.PlainContent()))
 		}
 		if err := t.prepareChat(ctx, set); err != nil {
 			return nil, err
@@ -154,12 +154,12 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		t.options = append(t.options, mlx.WithStop(w.Stop...))
 	}
 	if w.Session != "" {
-		t.options = append(t.options, mlx.WithSession(w.Session))
+		t.options = append(t.options, mlx.WithScheduling(mlx.Session(w.Session)))
 	}
 	if w.LogProbs {
-		t.options = append(t.options, mlx.WithLogProbs())
+		t.options = append(t.options, mlx.WithOutput(mlx.LogProbs()))
 		if w.TopLogProbs != 0 {
-			t.options = append(t.options, mlx.WithTopLogProbs(w.TopLogProbs))
+			t.options = append(t.options, mlx.WithOutput(mlx.TopLogProbs(w.TopLogProbs)))
 		}
 	}
 	return t, nil
@@ -199,7 +199,7 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 		arguments = withDefault(arguments, "enable_thinking", *thinking)
 	}
 	if len(arguments) > 0 {
-		t.options = append(t.options, mlx.WithTemplateArguments(arguments))
+		t.options = append(t.options, mlx.WithTemplate(mlx.TemplateArguments(arguments)))
 	}
 	tools, err := w.Tools.option(t.facts.Template, w.Names)
 	if err != nil {
@@ -340,7 +340,7 @@ func (t *Turn) render(ctx context.Context) (text, tail string, err error) {
 		return text, "", nil
 	}
 	if start, end := t.marks.ThinkStart, t.marks.ThinkEnd; start != "" && strings.LastIndex(text, start) > strings.LastIndex(text, end) {
-		tail = "\n" + end + "\n\n" // the template opens a thought, and the text is behind it
+		tail = "\n" + end + "\n\n" // the template opens a thought, and the text follows it
 	}
 	return text, tail + t.prefill, nil
 }

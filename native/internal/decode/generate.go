@@ -8,6 +8,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
+	"forge.lthn.ai/core/go-mlx/internal/stop"
 	"forge.lthn.ai/core/go-mlx/internal/tokenizer"
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
@@ -71,14 +72,15 @@ func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options 
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
 func (sc *Scheduler) checkSupported(o engine.GenerateOptions) error {
+	drafts := sc.draft != nil && o.DraftTokens != engine.NoDraft
 	switch {
 	case o.Segments && sc.MarksErr != nil:
 		return &engine.OptionError{Option: "Segments", Reason: sc.MarksErr.Error()}
-	case sc.draft == nil && o.DraftTokens != 0:
+	case sc.draft == nil && o.DraftTokens > 0:
 		return &engine.OptionError{Option: "DraftTokens", Reason: "the model was loaded without a draft model"}
-	case sc.draft != nil && o.MaxKVSize != 0:
+	case drafts && o.MaxKVSize != 0:
 		return &engine.OptionError{Option: "MaxKVSize", Reason: "goes without a draft model only"}
-	case sc.draft != nil && o.Grammar.Kind != "":
+	case drafts && o.Grammar.Kind != "":
 		return &engine.OptionError{Option: o.Grammar.Option(), Reason: "goes without a draft model only"}
 	}
 	if o.KVBits != 0 && sc.Shape.HeadDim%o.KVGroupSize != 0 {
@@ -134,12 +136,12 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 // textStream joins stream decoding and stop strings.
 type textStream struct {
 	decoder *tokenizer.StreamDecoder
-	matcher *engine.StopMatcher
+	matcher *stop.Matcher
 }
 
 // newTextStream keeps special tokens where the marks of segments may be some.
 func newTextStream(t *tokenizer.Tokenizer, o engine.GenerateOptions) *textStream {
-	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: engine.NewStopMatcher(o.Stop)}
+	return &textStream{decoder: t.NewStreamDecoder(!o.Segments), matcher: stop.NewMatcher(o.Stop)}
 }
 
 func (t *textStream) add(id int32) (text, stop string, err error) {

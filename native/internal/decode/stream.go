@@ -58,7 +58,7 @@ func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Str
 		stops: map[int32]bool{},
 	}
 	room := Lookahead + 1 // one more, so that an error always has room
-	if sc.draft != nil {
+	if sc.draft != nil && options.DraftTokens != engine.NoDraft {
 		st.draft = newDrafting(sc, st)
 		room += st.draft.most
 	}

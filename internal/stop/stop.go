@@ -1,20 +1,21 @@
-package engine
+// Package stop looks for stop strings and other marks in streamed text.
+package stop
 
 import "strings"
 
-// StopMatcher looks for stop strings in streamed text, over the borders of its pieces. Text that may
+// Matcher looks for stop strings in streamed text, over the borders of its pieces. Text that may
 // be the beginning of a stop string is held back until that is decided.
-type StopMatcher struct {
+type Matcher struct {
 	stops []string
 	held  string
 }
 
-// NewStopMatcher looks for any of the stop strings; with none, text passes through.
-func NewStopMatcher(stops []string) *StopMatcher { return &StopMatcher{stops: stops} }
+// NewMatcher looks for any of the stop strings; with none, text passes through.
+func NewMatcher(stops []string) *Matcher { return &Matcher{stops: stops} }
 
 // Add takes the next piece. It returns the text before the earliest stop string, and that string; "" if none was
 // found.
-func (m *StopMatcher) Add(piece string) (text, stop string) {
+func (m *Matcher) Add(piece string) (text, stop string) {
 	if len(m.stops) == 0 {
 		return piece, ""
 	}
@@ -55,7 +56,7 @@ func OpenEnd(text string, of []string) int {
 }
 
 // Finish returns the text held back.
-func (m *StopMatcher) Finish() string {
+func (m *Matcher) Finish() string {
 	held := m.held
 	m.held = ""
 	return held

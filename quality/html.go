@@ -1,4 +1,4 @@
-package head
+package quality
 
 import (
 	_ "embed" // the page

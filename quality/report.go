@@ -1,4 +1,6 @@
-package head
+// Package quality says how good classifications are: accuracy, F1, calibration and coverage of a list of predictions, as text, HTML or
+// JSON, and a test whether two classifiers differ.
+package quality
 
 import (
 	"cmp"
@@ -8,14 +10,14 @@ import (
 	"slices"
 )
 
-// Prediction is what was said of a text, and what is right.
+// Prediction is the label that a text got, and the right one.
 type Prediction struct {
 	Text        string  `json:"text,omitempty"`
 	Language    string  `json:"language,omitempty"`
 	Truth       string  `json:"truth"`
 	Label       string  `json:"label"`
 	Probability float64 `json:"probability"`
-	Confidence  float64 `json:"confidence"` // by which texts abstain: the energy, or the probability
+	Confidence  float64 `json:"confidence"` // what decides about abstaining: the energy, or the probability
 	Unknown     bool    `json:"unknown,omitempty"`
 }
 
@@ -36,7 +38,7 @@ type Bin struct {
 	Accuracy   float64 `json:"accuracy"`
 }
 
-// Cover is what abstaining costs and brings: the surest share of the texts and their accuracy.
+// Cover says what abstaining brings: the accuracy on the share of the texts with the highest confidence.
 type Cover struct {
 	Coverage float64 `json:"coverage"`
 	Accuracy float64 `json:"accuracy"`
@@ -64,7 +66,7 @@ const (
 	maxMistakes = 100
 )
 
-// NewReport measures predictions. labels gives the order of rows; labels that only the predictions have come behind them.
+// NewReport measures predictions. labels gives the order of rows; labels that occur only in predictions come after them.
 func NewReport(labels []string, predictions []Prediction) (*Report, error) {
 	if len(predictions) == 0 {
 		return nil, fmt.Errorf("no labelled texts to measure with")
@@ -177,12 +179,6 @@ func coverage(predictions []Prediction) []Cover {
 		out = append(out, Cover{float64(n) / float64(len(sorted)), right / float64(n)})
 	}
 	return out
-}
-
-// quantile is the value below which a share of the values lies.
-func quantile(values []float64, share float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
 }
 
 // Comparison is McNemar's test of two lists of predictions for the same texts.

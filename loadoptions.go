@@ -1,0 +1,179 @@
+package mlx
+
+import (
+	"fmt"
+
+	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/admission"
+)
+
+// Engine names an engine; see [engine.Name].
+type Engine = engine.Name
+
+// Engines.
+const (
+	EngineAuto   = engine.Auto   // native where the architecture is supported, else python
+	EngineNative = engine.Native // in this process
+	EnginePython = engine.Python // mlx-lm workers
+	EngineNone   = engine.None   // what Inspect says of a model that neither can run
+)
+
+// LoadOption changes how LoadModel loads a model. Options are checked while loading; a bad value is an *OptionError.
+type LoadOption interface{ applyLoad(*loadOptions) }
+
+type loadOption func(*loadOptions)
+
+func (f loadOption) applyLoad(o *loadOptions) { f(o) }
+
+// loadOptions are what all LoadOptions of a call come to.
+type loadOptions struct {
+	engine     Engine
+	pythonOnly []string // options given that only the python engine has, by the names that the caller wrote
+	nativeOnly []string // options given that only the native engine has
+	bridge     bridge.Options
+	native     engine.NativeOptions
+	shadow     *shadowOptions // nil without
+	budget     int64          // bytes; 0 for no limit
+	host       *Host
+	memory     *admission.Memory // of a host or of the model's own budget; nil without
+	err        error             // the first option whose value cannot be
+}
+
+// loadOptionsOf applies options.
+func loadOptionsOf(options []LoadOption) loadOptions {
+	o := loadOptions{engine: EngineAuto}
+	o.apply(options)
+	return o
+}
+
+func (o *loadOptions) apply(options []LoadOption) {
+	for _, option := range options {
+		if option != nil {
+			option.applyLoad(o)
+		}
+	}
+}
+
+// fail remembers the first option whose value cannot be.
+func (o *loadOptions) fail(option, format string, args ...any) {
+	if o.err == nil {
+		o.err = &OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
+	}
+}
+
+// positive checks a number for which zero has no meaning: a program that wants the default leaves the option out.
+func positive[T int | int64](o *loadOptions, option string, n T) {
+	if n <= 0 {
+		o.fail(option, "%d is not positive; leave the option out for the default", n)
+	}
+}
+
+// WithEngine chooses the engine; the default is EngineAuto.
+func WithEngine(e Engine) LoadOption { return loadOption(func(o *loadOptions) { o.engine = e }) }
+
+// WithMemoryBudget sets how many bytes the model may hold: weights, draft and adapter once for each process that loads them,
+// prompt caches, and KV. What would exceed it fails with ErrBudget. Native engine: before anything is allocated, and KV kept for later
+// requests is given back first; the account is MLX's, which counts the whole process. Python engine: a worker that would not
+// fit beside the others is not started. Without the option there is no limit. For several models together see Host.
+func WithMemoryBudget(bytes int64) LoadOption {
+	return loadOption(func(o *loadOptions) {
+		positive(o, "WithMemoryBudget", bytes)
+		o.budget, o.native.MemoryBudget = bytes, bytes
+	})
+}
+
+// WithHost makes a model that the caller loads and closes count in the budget of a host: the load, and further workers of the python
+// engine, wait for memory like those of the host's own models, and others wait for what it holds. It is never closed for others.
+// The func of WithEvents hears what it waits for.
+func WithHost(h *Host) LoadOption { return loadOption(func(o *loadOptions) { o.host = h }) }
+
+// WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to so many bytes, for requests that begin
+// with the same tokens, as the turns of a chat do. It is off by default: where kernels round differently for other lengths, the last
+// bits of a log-probability may depend on what was kept.
+func WithPromptCache(bytes int64) LoadOption {
+	return loadOption(func(o *loadOptions) { o.bridge.PromptCache, o.native.PromptCache = bytes, bytes })
+}
+
+// WithBatch sets how many requests are computed together (in each worker of the python engine); the default is 32. With 1 they take
+// turns, which is slower, but then a token's bits never depend on what else is computed.
+func WithBatch(n int) LoadOption {
+	return loadOption(func(o *loadOptions) {
+		positive(o, "WithBatch", n)
+		o.bridge.Batch, o.native.Batch = n, n
+	})
+}
+
+// WithAdapter applies the LoRA adapter in a folder (adapter_config.json, adapters.safetensors). The native engine computes
+// with MLX's own kernels then, as Exact does.
+func WithAdapter(path string) LoadOption {
+	return loadOption(func(o *loadOptions) { o.bridge.Adapter, o.native.Adapter = path, path })
+}
+
+// WithDraftModel decodes speculatively: the small model in a folder proposes tokens, the large one checks several in one pass. It must
+// have the same vocabulary. The text is that of plain decoding, seeded draws included, as far as passes of different lengths round
+// alike. DraftTokens sets how many are proposed.
+func WithDraftModel(path string) LoadOption {
+	return loadOption(func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path })
+}
+
+// WithEvents calls f with progress and with faults that were handled. Given to LoadModel it hears of loading, of waits for memory, and of
+// workers that ended and were replaced, one event after the other on a goroutine of its own; f must not close the model. The native
+// engine, which loads in one go, sends none. Given to a generation it hears of prefill and of gaps (a worker that ended in
+// mid-stream, after which another one went on), on the goroutine that reads the stream.
+func WithEvents(f func(Event)) EventsOption { return EventsOption{f} }
+
+// EventsOption is an option of loading and of generation; see WithEvents.
+type EventsOption struct{ f func(Event) }
+
+func (e EventsOption) applyLoad(o *loadOptions)                { o.bridge.Events = e.f }
+func (e EventsOption) applyGenerate(o *engine.GenerateOptions) { o.Events = e.f }
+
+var (
+	_ LoadOption     = EventsOption{}
+	_ GenerateOption = EventsOption{}
+)
+
+// NativeOption is an option of the native engine alone; see WithNative.
+type NativeOption struct {
+	name  string
+	apply func(*loadOptions)
+}
+
+// WithNative sets what only the native engine has. It makes EngineAuto take that engine.
+func WithNative(options ...NativeOption) LoadOption {
+	return loadOption(func(o *loadOptions) {
+		if len(options) == 0 {
+			o.nativeOnly = append(o.nativeOnly, "WithNative")
+		}
+		for _, option := range options {
+			if option.apply != nil {
+				o.nativeOnly = append(o.nativeOnly, option.name)
+				option.apply(o)
+			}
+		}
+	})
+}
+
+// Exact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them, so that on one device both
+// compute the same bits. Without it kernels of this module compute where there are such, on CPUs and NVIDIA GPUs: many times
+// as fast, and on CPUs nearer to the model in float32, but with sums in another order.
+func Exact() NativeOption {
+	return NativeOption{"Exact", func(o *loadOptions) { o.native.Exact = true }}
+}
+
+// Threads sets how many threads the native engine's CPU kernels use, in the whole process: all models share them. Without
+// it they are as many as the environment variable GO_MLX_THREADS says, or as GOMAXPROCS.
+func Threads(n int) NativeOption {
+	return NativeOption{"Threads", func(o *loadOptions) {
+		positive(o, "Threads", n)
+		o.native.Threads = n
+	}}
+}
+
+// QuantizedGGUF keeps the weights of a GGUF file quantised, as they are in the file, also on a CPU, where weights in float are computed
+// with much faster: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1,
+// Q8_0, F16), as is done on GPUs anyway.
+func QuantizedGGUF() NativeOption {
+	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.Packed = true }}
+}

@@ -1,0 +1,163 @@
+package mlx_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+)
+
+// Whichever engine, and wherever a value is checked, the error names the function that the caller called.
+func TestErrorsNameTheOptionThatTheCallerWrote(t *testing.T) {
+	nan := float32(math.NaN())
+	generate := map[string]mlx.GenerateOption{
+		"WithMaxTokens": mlx.WithMaxTokens(0), "WithTemperature": mlx.WithTemperature(-1), "WithStop": mlx.WithStop(""),
+		"WithTools": mlx.WithTools([]byte("{")),
+		"TopK":      mlx.WithSampling(mlx.TopK(-1)), "TopP": mlx.WithSampling(mlx.TopP(0)), "MinP": mlx.WithSampling(mlx.MinP(2)),
+		"XTC":               mlx.WithSampling(mlx.XTC(2, 0)),
+		"RepetitionPenalty": mlx.WithSampling(mlx.RepetitionPenalty(0)), "RepetitionContext": mlx.WithSampling(mlx.RepetitionContext(0)),
+		"PresencePenalty": mlx.WithSampling(mlx.PresencePenalty(nan)), "FrequencyPenalty": mlx.WithSampling(mlx.FrequencyPenalty(nan)),
+		"LogitBias": mlx.WithSampling(mlx.LogitBias(map[int32]float32{1 << 30: 1})), "StopTokens": mlx.WithSampling(mlx.StopTokens(1 << 30)),
+		"JSONSchema": mlx.WithConstraint(mlx.JSONSchema([]byte("{"))), "Regex": mlx.WithConstraint(mlx.Regex("(")),
+		"Choices": mlx.WithConstraint(mlx.Choices()), "Grammar": mlx.WithConstraint(mlx.Grammar("\xff")),
+		"QuantizedKV": mlx.WithKV(mlx.QuantizedKV(5, 64, 0)), "MaxKVSize": mlx.WithKV(mlx.MaxKVSize(3)),
+		"TemplateArguments": mlx.WithTemplate(mlx.TemplateArguments(map[string]any{"f": func() {}})),
+		"TopLogProbs":       mlx.WithOutput(mlx.TopLogProbs(1000)), "DraftTokens": mlx.WithScheduling(mlx.DraftTokens(-1)),
+	}
+	classify := map[string]mlx.ClassifyOption{
+		"WithClassifier": mlx.WithClassifier(nil), "WithCalibration": mlx.WithCalibration(mlx.Calibration{}), "WithAbstain": mlx.WithAbstain(2),
+		"LabelPrompt": mlx.WithLabels(mlx.LabelPrompt("no place")), "LabelPrior": mlx.WithLabels(mlx.LabelPrior("best")),
+		"LabelDescriptions": mlx.WithLabels(mlx.LabelDescriptions(map[string]mlx.LabelDetails{"other": {}})),
+	}
+	for _, engine := range []mlx.LoadOption{mlx.WithEngine(mlx.EngineNative), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))} {
+		m := load(t, testenv.Model(t), engine)
+		for name, option := range generate {
+			_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, option))
+			requireOption(t, err, name)
+			require.ErrorContains(t, err, "option "+name+": ")
+		}
+		for name, option := range classify {
+			_, err := m.Classify(t.Context(), []string{"x"}, []string{"a", "b"}, option)
+			requireOption(t, err, name)
+		}
+		_, err := m.Tokenizer().RenderChat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools([]byte("{")))
+		requireOption(t, err, "WithTools")
+		_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Content: "x"}}))
+		requireOption(t, err, "messages")
+		_, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithStop("\xff")))
+		requireOption(t, err, "WithStop")
+		require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
+	}
+}
+
+func TestErrorsOfLoadingNameTheOptionToo(t *testing.T) {
+	python := mlx.WithPython(mlx.Interpreter(testenv.Python(t)))
+	for name, options := range map[string][]mlx.LoadOption{
+		"WithEngine": {mlx.WithEngine("fast")}, "WithMemoryBudget": {mlx.WithMemoryBudget(0)}, "WithBatch": {mlx.WithBatch(0)},
+		"WithPromptCache": {mlx.WithPromptCache(-1)}, "Threads": {mlx.WithNative(mlx.Threads(0))},
+		"Workers": {python, mlx.WithPython(mlx.Workers(0))}, "MinWorkers": {python, mlx.WithPython(mlx.MinWorkers(2))},
+		"Queue": {python, mlx.WithPython(mlx.Queue(-1))}, "IdleTTL": {python, mlx.WithPython(mlx.IdleTTL(-1))},
+		"StallTimeout": {python, mlx.WithPython(mlx.StallTimeout(0))}, "Devices": {python, mlx.WithPython(mlx.Devices("tpu"))},
+		"WorkerDir": {python, mlx.WithPython(mlx.WorkerDir("/no/such"))}, "WorkerEnv": {python, mlx.WithPython(mlx.WorkerEnv("x"))},
+		"Exact": {python, mlx.WithNative(mlx.Exact())}, "WithNative": {python, mlx.WithNative()},
+		"WithPython": {mlx.WithEngine(mlx.EngineNative), mlx.WithPython()},
+	} {
+		_, err := mlx.LoadModel(testenv.Model(t), options...)
+		requireOption(t, err, name)
+	}
+	for name, options := range map[string][]mlx.LoadOption{"WithPromptCache": {python, mlx.WithPromptCache(-1)}, "WithBatch": {python, mlx.WithBatch(5000)}} {
+		_, err := mlx.LoadModel(testenv.Model(t), options...)
+		requireOption(t, err, name)
+	}
+	_, err := mlx.NewHost(mlx.HostOptions{}, mlx.HostedModel{Name: "x", Options: []mlx.LoadOption{mlx.WithBatch(0)}})
+	requireOption(t, err, "WithBatch")
+	requireOption(t, mlx.Verify(testenv.Model(t), mlx.WithBatch(0)), "WithBatch")
+}
+
+// Zero values of options, and no options at all, change nothing and crash nothing.
+func TestZeroOptionsChangeNothing(t *testing.T) {
+	m := load(t, testenv.Model(t), nil, mlx.EventsOption{}, mlx.WithNative(mlx.NativeOption{}), mlx.WithEvents(nil))
+	want, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(4)))
+	require.NoError(t, err)
+	got, err := mlx.Collect(m.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(4), nil, mlx.WithSampling(mlx.SamplingOption{}), mlx.WithSampling(),
+		mlx.WithConstraint(mlx.Constraint{}), mlx.WithKV(mlx.KVOption{}, mlx.QuantizedKV(0, 0, 0), mlx.MaxKVSize(0)), mlx.WithTemplate(mlx.TemplateOption{}),
+		mlx.WithOutput(mlx.OutputOption{}), mlx.WithScheduling(mlx.SchedulingOption{}), mlx.WithEvents(nil), mlx.WithStop(), mlx.EventsOption{}))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	a, err := m.Classify(t.Context(), []string{"goal"}, []string{"sport", "food"})
+	require.NoError(t, err)
+	b, err := m.Classify(t.Context(), []string{"goal"}, []string{"sport", "food"}, mlx.ClassifyOption{}, mlx.WithLabels(mlx.LabelOption{}), mlx.WithAbstain(0))
+	require.NoError(t, err)
+	require.Equal(t, a, b)
+	_, err = m.Embed(t.Context(), []string{"x"}, mlx.EmbedOption{}, mlx.WithDimensions(0))
+	requireOption(t, err, "WithDimensions")
+}
+
+// A zero that was written is a zero, where the default is another number.
+func TestAZeroThatWasWrittenIsAZero(t *testing.T) {
+	python := mlx.WithPython(mlx.Interpreter(testenv.Python(t)), mlx.Workers(2), mlx.MinWorkers(0), mlx.Queue(0))
+	m := load(t, testenv.Model(t), python, mlx.WithBatch(1), mlx.WithDraftModel(testenv.Model(t)))
+	pool := m.(mlx.Supervised)
+	require.Len(t, pool.Stat().Workers, 1, "MinWorkers")
+	options := []mlx.GenerateOption{mlx.WithMaxTokens(2000), mlx.WithSampling(mlx.IgnoreEOS()), mlx.WithScheduling(mlx.DraftTokens(0))}
+	// A worker of one request and no queue: the second request is refused while the first is under way.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	next, stop := iter.Pull2(m.Generate(ctx, "Where can I", options...))
+	defer stop()
+	_, err, ok := next()
+	require.True(t, ok)
+	require.NoError(t, err)
+	_, err = mlx.Collect(m.Generate(ctx, "Where can I", options...))
+	require.ErrorIs(t, err, mlx.ErrBusy)
+
+	native := load(t, testenv.Model(t), mlx.WithDraftModel(testenv.Model(t)))
+	_, err = mlx.Collect(native.Generate(t.Context(), "Where can I", mlx.WithMaxTokens(8), mlx.WithSampling(mlx.IgnoreEOS()), mlx.WithScheduling(mlx.DraftTokens(0))))
+	require.NoError(t, err)
+	metrics, err := native.Metrics(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, metrics.DraftedTokens)
+	plain := load(t, testenv.Model(t))
+	_, err = mlx.Collect(plain.Generate(t.Context(), "x", mlx.WithMaxTokens(1), mlx.WithScheduling(mlx.DraftTokens(0))))
+	require.NoError(t, err, "a model without a draft model drafts nothing already")
+
+	idle := load(t, testenv.Model(t), mlx.WithPython(mlx.Interpreter(testenv.Python(t)), mlx.IdleTTL(0)))
+	require.Eventually(t, func() bool { return len(idle.(mlx.Supervised).Stat().Workers) == 0 }, 30*time.Second, 10*time.Millisecond)
+}
+
+func TestCollectKeepsSegmentsAndCalls(t *testing.T) {
+	call := mlx.ToolCall{Type: "function", Function: mlx.FunctionCall{Name: "weather", Arguments: []byte("{}")}}
+	stream := func(yield func(mlx.Token, error) bool) {
+		segment := func(kind mlx.SegmentKind, text string, calls ...mlx.ToolCall) mlx.Segment {
+			return mlx.Segment{Kind: kind, Text: text, Calls: calls}
+		}
+		_ = yield(mlx.Token{Text: "<think>h", Segments: []mlx.Segment{segment(mlx.SegmentReasoning, "h")}}, nil) &&
+			yield(mlx.Token{Text: "m</think>A", Segments: []mlx.Segment{segment(mlx.SegmentReasoning, "m"), segment(mlx.SegmentNormal, "A")}}, nil) &&
+			yield(mlx.Token{Text: "<call>..</call>", Segments: []mlx.Segment{segment(mlx.SegmentTool, "..", call)}}, nil) &&
+			yield(mlx.Token{Text: "<call>..</call>", FinishReason: mlx.FinishStop, StopString: "x", PromptTokens: 3, CachedTokens: 2, Segments: []mlx.Segment{segment(mlx.SegmentTool, "..", call)}}, nil)
+	}
+	c, err := mlx.Collect(stream)
+	require.NoError(t, err)
+	require.Equal(t, "<think>hm</think>A<call>..</call><call>..</call>", c.Text)
+	require.Equal(t, []mlx.Segment{
+		{Kind: mlx.SegmentReasoning, Text: "hm"}, {Kind: mlx.SegmentNormal, Text: "A"},
+		{Kind: mlx.SegmentTool, Text: "..", Calls: []mlx.ToolCall{call}}, {Kind: mlx.SegmentTool, Text: "..", Calls: []mlx.ToolCall{call}},
+	}, c.Segments)
+	require.Equal(t, []mlx.ToolCall{call, call}, c.ToolCalls)
+	require.Equal(t, []any{"x", 3, 2, mlx.FinishStop}, []any{c.StopString, c.PromptTokens, c.CachedTokens, c.FinishReason})
+
+	broken := errors.New("broken")
+	c, err = mlx.Collect(func(yield func(mlx.Token, error) bool) {
+		_ = yield(mlx.Token{Text: "a"}, nil) && yield(mlx.Token{}, broken)
+	})
+	require.ErrorIs(t, err, broken)
+	require.Equal(t, "a", c.Text)
+	require.Len(t, c.Tokens, 1)
+}
