@@ -69,6 +69,7 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 
 // Loss, gradients and the first update are those of mlx-lm's tuner.
 func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
+	testenv.Python(t) // a test is not skipped on the owner thread
 	o := mlxtest.TrainOptions(t)
 	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 		b := &batches[len(batches)-1]
