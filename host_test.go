@@ -129,6 +129,33 @@ func TestAHostCountsAllThatAModelLoads(t *testing.T) {
 	}
 }
 
+// A model that is named as on the hub has the size of what lies in the cache; the parts of a split GGUF model count together.
+func TestAHostKnowsTheWeightFilesOfANameOnTheHub(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("HF_HUB_CACHE", cache)
+	put := func(repo string, bytes int) {
+		dir := filepath.Join(cache, "models--org--"+repo)
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "refs"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "refs", "main"), []byte("abc"), 0o600))
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "snapshots", "abc"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "snapshots", "abc", "model.safetensors"), make([]byte, bytes), 0o600))
+	}
+	put("small", 100)
+	put("draft", 10)
+	h, err := mlx.NewHost(mlx.HostOptions{},
+		mlx.HostedModel{Name: "a", Path: "org/small"},
+		mlx.HostedModel{Name: "b", Path: "org/small@main", Options: []mlx.LoadOption{
+			mlx.WithEngine(mlx.EnginePython), mlx.WithWorkers(2), mlx.WithDraftModel("org/draft")}},
+		mlx.HostedModel{Name: "c", Path: "org/absent"})
+	require.NoError(t, err)
+	defer h.Close()
+	var sizes []int64
+	for _, m := range h.State().Models {
+		sizes = append(sizes, m.WeightFiles)
+	}
+	require.Equal(t, []int64{100, 220, 0}, sizes)
+}
+
 func TestAHostRefusesWhatMakesNoSense(t *testing.T) {
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30}, mlx.HostedModel{Name: "broken", Path: t.TempDir()})
 	require.NoError(t, err)
