@@ -91,9 +91,9 @@ func WithPromptCache(bytes int64) LoadOption {
 }
 
 // WithMemoryBudget sets how many bytes the model may hold: weights, draft and adapter once for each process that loads them,
-// prompt caches, and KV. What would exceed it fails with ErrBudget. Native engine: before anything is allocated, and KV kept for later
-// requests is given back first; the account is MLX's, which is that of the whole process. Python engine: a worker that would not
-// fit beside the others is not started. For several models together see Host.
+// prompt caches, and KV. What would never fit fails with ErrBudget. Native engine: KV kept for later requests is given back first; then
+// requests wait until those that came before have ended, and go on where they were, with EventWait; the account is MLX's, which is that
+// of the whole process. Python engine: a worker that would not fit beside the others is not started. For several models together see Host.
 func WithMemoryBudget(bytes int64) LoadOption {
 	return LoadOption{func(o *loadOptions) { o.budget, o.native.MemoryBudget = bytes, bytes }}
 }

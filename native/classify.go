@@ -60,7 +60,11 @@ func (m *Model) Classify(ctx context.Context, texts []string, options engine.Cla
 		}
 	}
 	for _, row := range long {
-		scores, err := task.scoreLong(ctx, row)
+		var scores []float64
+		err := m.inTurn(ctx, nil, func() (_ bool, err error) {
+			scores, err = task.scoreLong(ctx, row)
+			return true, err
+		})
 		if err == nil {
 			results[row.index], err = options.Result(scores)
 		}
@@ -201,7 +205,7 @@ func (t *labelTask) row(ctx context.Context, index int, text string) (scoreRow, 
 func (t *labelTask) score(ctx context.Context, batch []scoreRow, results []engine.Classification) error {
 	m := t.model
 	var scores [][]float64
-	err := m.do(ctx, func() (err error) {
+	err := m.jobInTurn(ctx, func() (err error) {
 		if err := m.reserve("a batch of texts", func() int64 {
 			return m.scoreBytes(len(batch[0].prefix), len(batch[len(batch)-1].ids), t.longest)
 		}); err != nil {

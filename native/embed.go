@@ -46,7 +46,10 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 		var long []scoreRow
 		rows, long = splitLong(rows)
 		for _, row := range long {
-			if vectors[row.index], err = m.embedLong(ctx, row.ids); err != nil {
+			if err := m.inTurn(ctx, nil, func() (_ bool, err error) {
+				vectors[row.index], err = m.embedLong(ctx, row.ids)
+				return true, err
+			}); err != nil {
 				return nil, fmt.Errorf("text %d: %w", row.index, err)
 			}
 		}
@@ -54,7 +57,7 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := m.do(ctx, func() error { return m.embedBatch(batch, vectors) }); err != nil {
+		if err := m.jobInTurn(ctx, func() error { return m.embedBatch(batch, vectors) }); err != nil {
 			return nil, err
 		}
 	}

@@ -64,22 +64,42 @@ func (m *Model) generate(ctx context.Context, prompt engine.Prompt, options engi
 	if options.Temperature > 0 && !options.HasSeed {
 		options.Seed = engine.RandomSeed()
 	}
-	matcher, err := m.newMatcher(options.Grammar)
-	if err != nil {
-		return err
-	}
 	m.counters.requests.Add(1)
 	m.counters.active.Add(1)
 	defer m.counters.active.Add(-1)
+	r := &reader{text: newTextStream(m.tokenizer, options), yield: yield}
+	if options.Segments {
+		r.splitter = segment.NewSplitter(m.marks, m.opensReasoning(ids))
+	}
+	return m.inTurn(ctx, options.Events, func() (lost bool, err error) { return m.attempt(ctx, ids, options, r) })
+}
 
+// reader is who reads a stream, and what was read: a stream that waits for memory begins anew behind that.
+type reader struct {
+	text     *textStream
+	splitter *segment.Splitter // nil without segments
+	yield    func(engine.Token) bool
+	had      []int32
+}
+
+// attempt makes a stream, behind the tokens that the reader has, and gives back what it holds. It returns what went wrong, and whether
+// something was computed.
+func (m *Model) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader) (computed bool, err error) {
+	matcher, err := m.newMatcher(options.Grammar)
+	if err != nil {
+		return false, err
+	}
 	st := m.newStream(ids, options)
-	st.matcher = matcher
+	st.matcher, st.forced = matcher, r.had
 	if err := m.add(ctx, st); err != nil {
 		matcher.Close() // the scheduler never saw it
-		return err
+		return false, err
 	}
-	defer func() { err = errors.Join(err, st.close()) }()
-	return m.relay(ctx, st, yield)
+	defer func() {
+		err = errors.Join(err, st.close())
+		computed = st.computed.Load()
+	}()
+	return true, m.relay(ctx, st, r)
 }
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
@@ -113,12 +133,8 @@ func templateExtras(o engine.GenerateOptions) map[string]any {
 }
 
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
-func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) bool) error {
-	text := newTextStream(m.tokenizer, st.options)
-	var splitter *segment.Splitter
-	if st.options.Segments {
-		splitter = segment.NewSplitter(m.marks, m.opensReasoning(st.prompt))
-	}
+func (m *Model) relay(ctx context.Context, st *stream, r *reader) error {
+	text := r.text
 	for {
 		it, err := st.next(ctx)
 		if err != nil {
@@ -129,6 +145,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 			continue
 		}
 		token := it.token
+		r.had = append(r.had, token.ID)
 		if !st.stops[token.ID] {
 			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
 				return m.explain(err)
@@ -147,10 +164,10 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 				token.Text += tail
 			}
 		}
-		if splitter != nil {
-			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
+		if r.splitter != nil {
+			token.Segments = r.splitter.Add(token.Text, token.FinishReason != "")
 		}
-		if !yield(token) || token.FinishReason != "" {
+		if !r.yield(token) || token.FinishReason != "" {
 			return nil
 		}
 	}

@@ -41,7 +41,7 @@ func (m *Model) SavePromptCache(ctx context.Context, path string) error {
 	if m.options.PromptCache == 0 {
 		return errNoPromptCache
 	}
-	return m.do(ctx, func() (err error) {
+	return m.jobInTurn(ctx, func() (err error) {
 		s := m.lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close()) }()
 		arrays := map[string]*mlxc.Array{}

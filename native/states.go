@@ -80,7 +80,7 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := m.do(ctx, func() error { return m.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+		if err := m.jobInTurn(ctx, func() error { return m.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
 			return nil, err
 		}
 		m.counters.classified.Add(int64(len(batch)))
