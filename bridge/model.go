@@ -55,20 +55,29 @@ type description struct {
 
 // Load starts workers and loads the model in each.
 func Load(ctx context.Context, path string, options Options) (*Model, error) {
-	if err := platform(); err != nil {
+	cmd, err := workerCommand(options)
+	if err != nil {
 		return nil, err
+	}
+	return load(ctx, path, options, cmd)
+}
+
+// workerCommand is what starts a worker.
+func workerCommand(options Options) (command, error) {
+	if err := platform(); err != nil {
+		return command{}, err
 	}
 	interpreter, err := FindPython(options.Python)
 	if err != nil {
-		return nil, err
+		return command{}, err
 	}
 	source, err := workerSource()
 	if err != nil {
-		return nil, err
+		return command{}, err
 	}
-	return load(ctx, path, options, command{
+	return command{
 		name: interpreter, args: moduleArguments(source, "go_mlx_worker"), env: environment(options.Online), dir: source,
-	})
+	}, nil
 }
 
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
