@@ -20,14 +20,15 @@ type Model struct {
 	path       string
 	pool       *pool
 	quarantine *quarantine
-	events     *eventQueue
+	events     *mailbox[engine.Event]
 	memory     *admission.Memory
 	devices    *devices
 	workerNeed func() int64 // bytes that a worker is expected to need; reads files
 	expected   atomic.Int64 // the same when the model was last loaded
 	described  atomic.Pointer[description]
 
-	log *slog.Logger
+	log    *slog.Logger
+	endLog func() // returns when the logger has seen everything
 
 	// requests counts those under way, for Shutdown.
 	requests struct {
@@ -85,7 +86,8 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, memory: o.Memory, events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
+	m := &Model{path: path, memory: o.Memory, events: newEvents(o.Events)}
+	m.log, m.endLog = newQueuedLog(o.Logger.With("model", path))
 	if m.memory == nil {
 		m.memory = admission.New(admission.Options{}).Join(path)
 	}
@@ -286,14 +288,15 @@ func chatRequest(messages []engine.Message, options engine.GenerateOptions) (*re
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return nil, err
 	}
+	// Before anything follows the arguments: they may contain themselves.
+	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
+	if err != nil {
+		return nil, &engine.OptionError{Option: "TemplateArguments", Reason: "cannot be written as JSON: " + err.Error()}
+	}
 	if err := checkTemplateText(messages, options); err != nil {
 		return nil, err
 	}
 	text, err := jsonText(messages, true)
-	if err != nil {
-		return nil, err
-	}
-	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -369,6 +372,7 @@ func (m *Model) Close() error {
 	m.closing.Do(func() {
 		m.pool.close()
 		m.events.close()
+		m.endLog()
 	})
 	return nil
 }
