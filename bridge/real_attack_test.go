@@ -86,7 +86,7 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 		"a role of bytes":     {Messages: []engine.Message{{Role: "\xff", Content: "x"}}},
 		"half a pair in call": {Messages: []engine.Message{{Role: "assistant", ToolCalls: []engine.ToolCall{{Type: "function", Function: engine.FunctionCall{Name: "f", Arguments: []byte(`{"a":` + half + `}`)}}}}}},
 		"no tokens":           {IDs: []int32{math.MinInt32, math.MaxInt32}},
-		"too long a text":     {Text: strings.Repeat("word ", 1<<20)},
+		"too long a text":     {Text: strings.Repeat("word ", 1<<16)},
 		"more than a frame":   {Text: strings.Repeat("x", +1)},
 	}
 	// Every answer is the result or one of this module's errors, within a generous time.
@@ -128,7 +128,7 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 	}
 	for name, labels := range map[string][]string{
 		"bytes in labels": {"a", "\xff"}, "empty labels": {"", " "}, "equal labels": {"a", "a"}, "a label of zeros": {"\x00", "b"},
-		"a long label": {strings.Repeat("a", 1<<20), "b"},
+		"a long label": {strings.Repeat("a", 1<<16), "b"},
 	} {
 		within(name, func(ctx context.Context) error {
 			_, err := m.Classify(ctx, []string{"x", "\x00"}, engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt})
@@ -136,7 +136,7 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 		})
 	}
 	within("a long text to classify", func(ctx context.Context) error {
-		_, err := m.Classify(ctx, []string{strings.Repeat("word ", 1<<18)}, engine.ClassifyOptions{Labels: []string{"a", "b"}, Prompt: engine.DefaultLabelPrompt})
+		_, err := m.Classify(ctx, []string{strings.Repeat("word ", 1<<15)}, engine.ClassifyOptions{Labels: []string{"a", "b"}, Prompt: engine.DefaultLabelPrompt})
 		return err
 	})
 	within("ids that are none", func(ctx context.Context) error {
