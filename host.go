@@ -11,7 +11,6 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/admission"
-	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
 // HostedModel is a model that a Host loads on demand.
@@ -326,29 +325,4 @@ func (h *Host) log(n admission.Notice) {
 	case admission.NoticeClose:
 		l.Info("model is being closed", "evicted", n.Evicted, "for", n.For)
 	}
-}
-
-// need is how many bytes are reserved before a model is loaded: for every process that loads it at once, its weights, those of a draft
-// and an adapter, KV for a request, and the prompt cache.
-func need(path string, o loadOptions) int64 {
-	if found, err := Locate(path); err == nil {
-		path = found
-	}
-	one := func(x loadOptions) int64 {
-		draft := x.native.Draft
-		if found, err := Locate(draft); err == nil && draft != "" {
-			draft = found
-		}
-		return modelfiles.Need(path, draft, x.native.Adapter) + x.native.PromptCache
-	}
-	total := one(o)
-	if o.python() {
-		total *= int64(o.bridge.FirstWorkers())
-	}
-	if o.shadow != nil {
-		second := o.shadow.load
-		second.native.Adapter = o.ofShadow().Adapter
-		total += one(second) * int64(second.bridge.FirstWorkers())
-	}
-	return total
 }

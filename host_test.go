@@ -130,6 +130,69 @@ func TestAHostCountsAllThatAModelLoads(t *testing.T) {
 	}
 }
 
+// A model that is named as on the hub has the size of what lies in the cache; the parts of a split GGUF model count together.
+func TestAHostKnowsTheWeightFilesOfANameOnTheHub(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("HF_HUB_CACHE", cache)
+	put := func(repo string, bytes int) {
+		dir := filepath.Join(cache, "models--org--"+repo)
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "refs"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "refs", "main"), []byte("abc"), 0o600))
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "snapshots", "abc"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "snapshots", "abc", "model.safetensors"), make([]byte, bytes), 0o600))
+	}
+	put("small", 100)
+	put("draft", 10)
+	h, err := mlx.NewHost(mlx.HostOptions{},
+		mlx.HostedModel{Name: "a", Path: "org/small"},
+		mlx.HostedModel{Name: "b", Path: "org/small@main", Options: []mlx.LoadOption{
+			mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Workers(2)), mlx.WithDraftModel("org/draft")}},
+		mlx.HostedModel{Name: "c", Path: "org/absent"})
+	require.NoError(t, err)
+	defer h.Close()
+	var sizes []int64
+	for _, m := range h.State().Models {
+		sizes = append(sizes, m.WeightFiles)
+	}
+	require.Equal(t, []int64{100, 220, 0}, sizes)
+}
+
+// Close returns while the func that is told events is in the middle of one, and asks the host for its state.
+func TestAHostClosesWhileEventsAreUnderWay(t *testing.T) {
+	var h *mlx.Host
+	begun, closing := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	told := func(string, mlx.Event) {
+		once.Do(func() { close(begun) })
+		<-closing
+		h.State()
+	}
+	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30, Events: told}, mlx.HostedModel{
+		Name: "m", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))},
+	})
+	require.NoError(t, err)
+	l, err := h.Acquire(t.Context(), "m")
+	require.NoError(t, err)
+	python, ok := mlx.Python(l.Model)
+	require.True(t, ok)
+	worker, err := os.FindProcess(python.Stat().Workers[0].PID)
+	require.NoError(t, err)
+	require.NoError(t, worker.Kill()) // which is told
+	<-begun
+	done := make(chan error, 1)
+	go func() { done <- h.Close() }()
+	for err == nil { // it has begun when nothing is given out any more
+		var again *mlx.Lease
+		if again, err = h.Acquire(t.Context(), "m"); err == nil {
+			again.Release()
+		}
+	}
+	require.ErrorIs(t, err, mlx.ErrHostClosed)
+	close(closing)
+	require.NoError(t, <-done)
+	l.Release()
+}
+
 func TestAHostRefusesWhatMakesNoSense(t *testing.T) {
 	h, err := mlx.NewHost(mlx.HostOptions{Budget: 1 << 30}, mlx.HostedModel{Name: "broken", Path: t.TempDir()})
 	require.NoError(t, err)

@@ -193,22 +193,44 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 
 // WeightFileBytes is how large the weight files are that loading a model with these options reads: its own, those of a draft model
 // and an adapter, for each worker of the python engine once, and for a shadow's too. It is about what the weights need in memory.
+// Names on the hub are looked up as LoadModel does; what is not there counts nothing.
 func WeightFileBytes(path string, options ...LoadOption) int64 {
-	o := loadOptionsOf(options)
-	one := modelfiles.Bytes(path, "*.safetensors", "*.gguf")
-	for _, dir := range []string{o.native.Draft, o.native.Adapter} {
-		if dir != "" {
-			one += modelfiles.Bytes(dir, "*.safetensors", "*.gguf")
-		}
-	}
-	total := one
+	return loadOptionsOf(options).everyProcess(func(x loadOptions) int64 {
+		return modelfiles.Weights(located(path), located(x.native.Draft), x.native.Adapter)
+	}, func(x loadOptions) int { return x.bridge.Workers })
+}
+
+// need is how many bytes are reserved before a model is loaded: for every process that loads it at once, its weights, those of a draft
+// and an adapter, KV for a request, and the prompt cache.
+func need(path string, o loadOptions) int64 {
+	return o.everyProcess(func(x loadOptions) int64 {
+		return modelfiles.Need(located(path), located(x.native.Draft), x.native.Adapter) + x.native.PromptCache
+	}, func(x loadOptions) int { return x.bridge.FirstWorkers() })
+}
+
+// everyProcess sums up what each process needs that loads the model or its shadow's.
+func (o loadOptions) everyProcess(each func(loadOptions) int64, workers func(loadOptions) int) int64 {
+	total := each(o)
 	if o.python() {
-		total *= int64(max(1, o.bridge.Workers))
+		total *= int64(max(1, workers(o)))
 	}
 	if o.shadow != nil {
-		total += one * int64(max(1, o.shadow.load.bridge.Workers))
+		second := o.shadow.load
+		second.native.Adapter = o.ofShadow().Adapter
+		total += each(second) * int64(max(1, workers(second)))
 	}
 	return total
+}
+
+// located is where a model is, or what was asked for where it is not found: loading says so. "" stays "".
+func located(model string) string {
+	if model == "" {
+		return ""
+	}
+	if found, err := Locate(model); err == nil {
+		return found
+	}
+	return model
 }
 
 // NativeSupport returns nil if the native engine has code for a model, or why it cannot run it. It reads the config only.

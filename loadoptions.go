@@ -73,9 +73,10 @@ func positive[T int | int64](o *loadOptions, option string, n T) {
 func WithEngine(e Engine) LoadOption { return loadOption(func(o *loadOptions) { o.engine = e }) }
 
 // WithMemoryBudget sets how many bytes the model may hold: weights, draft and adapter once for each process that loads them,
-// prompt caches, and KV. What would exceed it fails with ErrBudget. Native engine: before anything is allocated, and KV kept for later
-// requests is given back first; the account is MLX's, which counts the whole process. Python engine: a worker that would not
-// fit beside the others is not started. Without the option there is no limit. For several models together see Host.
+// prompt caches, and KV. What would never fit fails with ErrBudget. Native engine: KV kept for later requests is freed first; then
+// requests wait until those that came before have ended, and go on where they were, with EventWait; the account is MLX's, which counts
+// the whole process. Python engine: a worker that would not fit beside the others is not started. Without the option there is no limit.
+// For several models together see Host.
 func WithMemoryBudget(bytes int64) LoadOption {
 	return loadOption(func(o *loadOptions) {
 		positive(o, "WithMemoryBudget", bytes)

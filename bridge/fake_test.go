@@ -154,6 +154,10 @@ func serveFake(fault string, m fields) {
 		case "load without info":
 			reply(fields{"t": "result", "id": id})
 			return
+		case "second dies at load":
+			if !firstTime() {
+				os.Exit(139)
+			}
 		case "waits":
 			beat("load", 1)
 		case "loads for long":
@@ -174,6 +178,8 @@ func serveFake(fault string, m fields) {
 	case "cancel":
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
+	case "encode":
+		reply(fields{"t": "result", "id": id, "ids": []int{1}})
 	case "memory":
 		reply(fields{"t": "result", "id": id, "active": 7})
 	case "generate":
@@ -222,6 +228,9 @@ func generateFake(fault string, id any, resumed int) {
 			reply(t)
 		}
 		return
+	}
+	if fault == "second dies at load" {
+		time.Sleep(20 * time.Millisecond)
 	}
 	reply(token(id, "one "))
 	switch fault {

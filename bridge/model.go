@@ -20,14 +20,15 @@ type Model struct {
 	path       string
 	pool       *pool
 	quarantine *quarantine
-	events     *eventQueue
+	events     *mailbox[engine.Event]
 	memory     *admission.Memory
 	devices    *devices
 	workerNeed func() int64 // bytes that a worker is expected to need; reads files
 	expected   atomic.Int64 // the same when the model was last loaded
 	described  atomic.Pointer[description]
 
-	log *slog.Logger
+	log    *slog.Logger
+	endLog func() // returns when the logger has seen everything
 
 	// requests counts those under way, for Shutdown.
 	requests struct {
@@ -55,20 +56,29 @@ type description struct {
 
 // Load starts workers and loads the model in each.
 func Load(ctx context.Context, path string, options Options) (*Model, error) {
-	if err := platform(); err != nil {
+	cmd, err := workerCommand(options)
+	if err != nil {
 		return nil, err
+	}
+	return load(ctx, path, options, cmd)
+}
+
+// workerCommand is what starts a worker.
+func workerCommand(options Options) (command, error) {
+	if err := platform(); err != nil {
+		return command{}, err
 	}
 	interpreter, err := FindPython(options.Python)
 	if err != nil {
-		return nil, err
+		return command{}, err
 	}
 	source, err := workerSource()
 	if err != nil {
-		return nil, err
+		return command{}, err
 	}
-	return load(ctx, path, options, command{
+	return command{
 		name: interpreter, args: moduleArguments(source, "go_mlx_worker"), env: environment(options.Online), dir: source,
-	})
+	}, nil
 }
 
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
@@ -76,7 +86,8 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{path: path, memory: admission.FromContext(ctx), events: newEventQueue(o.Events), log: o.Logger.With("model", path)}
+	m := &Model{path: path, memory: admission.FromContext(ctx), events: newEvents(o.Events)}
+	m.log, m.endLog = newQueuedLog(o.Logger.With("model", path))
 	if m.memory == nil {
 		m.memory = admission.New(admission.Options{}).Join(path)
 	}
@@ -277,14 +288,15 @@ func chatRequest(messages []engine.Message, options engine.GenerateOptions) (*re
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return nil, err
 	}
+	// Before anything follows the arguments: they may contain themselves.
+	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
+	if err != nil {
+		return nil, &engine.OptionError{Option: "TemplateArguments", Reason: "cannot be written as JSON: " + err.Error()}
+	}
 	if err := checkTemplateText(messages, options); err != nil {
 		return nil, err
 	}
 	text, err := jsonText(messages, true)
-	if err != nil {
-		return nil, err
-	}
-	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -360,6 +372,7 @@ func (m *Model) Close() error {
 	m.closing.Do(func() {
 		m.pool.close()
 		m.events.close()
+		m.endLog()
 	})
 	return nil
 }

@@ -20,25 +20,13 @@ import (
 // operation, when all is quiet, the pool must agree with it.
 //
 //	GO_MLX_POOL_OPS=1000000 go test ./bridge -run PoolAgrees
-//
-// A failure names the seed; GO_MLX_POOL_SEED runs that one alone.
 const poolOps = 20000
 
 // opsPerPool is how many operations one pool gets before it is closed and another one, with other limits, made.
 const opsPerPool = 500
 
 func TestThePoolAgreesWithItsModel(t *testing.T) {
-	if seed := testenv.Number(t, "GO_MLX_POOL_SEED", -1); seed >= 0 {
-		runPoolModel(t, uint64(seed), opsPerPool)
-		return
-	}
-	runs := testenv.Number(t, "GO_MLX_POOL_OPS", poolOps) / opsPerPool
-	for seed := range runs {
-		runPoolModel(t, uint64(seed), opsPerPool)
-		if t.Failed() {
-			return
-		}
-	}
+	testenv.RandomOperations(t, "GO_MLX_POOL", poolOps, opsPerPool, newPoolModel)
 }
 
 // asking is a request of the model.
@@ -66,28 +54,17 @@ type poolModel struct {
 	other    *admission.Claim // of a model beside the pool
 }
 
-func runPoolModel(t *testing.T, seed uint64, ops int) {
-	synctest.Test(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(seed, 99))
-		l := limits{max: 1 + rng.IntN(4), rows: 1 + rng.IntN(4), queue: rng.IntN(12)}
-		l.min = rng.IntN(l.max + 1)
-		if rng.IntN(2) == 0 {
-			l.idle = time.Duration(1+rng.IntN(20)) * time.Second
-		}
-		room := admission.New(admission.Options{Budget: int64(1 + rng.IntN(l.max))})
-		m := &poolModel{bench: newBenchIn(l, room), t: t, rng: rng, seed: seed}
-		m.limits.queue = l.queue // 0 is a queue that holds nobody
-		m.stopTime = time.Duration(rng.IntN(3)) * time.Second
-		for range ops {
-			m.step()
-			synctest.Wait()
-			m.check()
-			if t.Failed() {
-				break
-			}
-		}
-		m.finish()
-	})
+func newPoolModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
+	l := limits{max: 1 + rng.IntN(4), rows: 1 + rng.IntN(4), queue: rng.IntN(12)}
+	l.min = rng.IntN(l.max + 1)
+	if rng.IntN(2) == 0 {
+		l.idle = time.Duration(1+rng.IntN(20)) * time.Second
+	}
+	room := admission.New(admission.Options{Budget: int64(1 + rng.IntN(l.max))})
+	m := &poolModel{bench: newBenchIn(l, room), t: t, rng: rng, seed: seed}
+	m.limits.queue = l.queue // 0 is a queue that holds nobody
+	m.stopTime = time.Duration(rng.IntN(3)) * time.Second
+	return m
 }
 
 func (m *poolModel) ask(a *asking) {
@@ -112,7 +89,7 @@ func (m *poolModel) ask(a *asking) {
 	<-entered
 }
 
-func (m *poolModel) step() {
+func (m *poolModel) Step() {
 	switch k := m.rng.IntN(100); {
 	case k < 30: // a request
 		m.op = "ask"
@@ -190,7 +167,7 @@ func (m *poolModel) step() {
 }
 
 // check compares the pool with the model, when nothing moves.
-func (m *poolModel) check() {
+func (m *poolModel) Check() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bench.mu.Lock()
@@ -292,7 +269,7 @@ func (m *poolModel) check() {
 }
 
 // finish lets everything end by itself, and closes the pool: all that wait are served when starts work.
-func (m *poolModel) finish() {
+func (m *poolModel) Finish() {
 	m.setFail(nil)
 	if m.other != nil {
 		m.other.Release()
@@ -304,7 +281,7 @@ func (m *poolModel) finish() {
 		m.holding = nil
 		time.Sleep(breakPeriod / 2)
 		synctest.Wait()
-		m.check()
+		m.Check()
 		if len(m.asked) == 0 || m.t.Failed() {
 			break
 		}

@@ -62,6 +62,9 @@ func startProcess(cmd command, told listener) (*process, error) {
 		p.cmd = exec.Command(cmd.name, cmd.args...)
 		p.cmd.Env, p.cmd.Dir = cmd.env, cmd.dir
 		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = childIn, childOut, childErr
+		if cmd.spawn != nil {
+			return cmd.spawn(p.cmd)
+		}
 		return spawn(p.cmd)
 	}
 	err := open()

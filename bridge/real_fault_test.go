@@ -383,58 +383,6 @@ func TestFullDiskForTheReproFile(t *testing.T) {
 	require.EqualValues(t, 2, m.Stat().Crashes)
 }
 
-// orphanVariable makes this test binary a supervisor that is to be killed.
-const orphanVariable = "ORPHANS_OF"
-
-// hangsFile is made in the model's folder when a worker begins to hang.
-const hangsFile = "hangs"
-
-func runOrphanMaker(dir string) {
-	m, err := Load(context.Background(), dir, Options{Python: os.Getenv(PythonVariable), Workers: 2, TrustRemoteCode: true})
-	if err != nil {
-		_, _ = os.Stdout.WriteString(err.Error() + "\n")
-		os.Exit(1)
-	}
-	// Both workers are at work, one of them hangs: only then their ids are told.
-	prompt, o := badPrompt()
-	go func() { _, _ = drain(context.Background(), m, prompt, o) }()
-	for _, err := os.Stat(filepath.Join(dir, hangsFile)); err != nil; _, err = os.Stat(filepath.Join(dir, hangsFile)) {
-		time.Sleep(5 * time.Millisecond)
-	}
-	for range m.Generate(context.Background(), engine.Prompt{Text: "Please"}, longOptions(2000)) {
-		for _, w := range m.Stat().Workers {
-			_, _ = os.Stdout.WriteString(strconv.Itoa(w.PID) + "\n")
-		}
-		_ = os.Stdout.Close()
-		select {}
-	}
-}
-
-func TestRealWorkersDieWithTheirSupervisor(t *testing.T) {
-	noLeaks(t)
-	dir := faultyModel(t, map[string]string{strconv.Itoa(badToken): "hang"})
-	faults, err := json.Marshal(map[string]string{strconv.Itoa(badToken): "hang", "once": filepath.Join(dir, hangsFile)})
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "faults.json"), faults, 0o600))
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), orphanVariable+"="+dir, PythonVariable+"="+testenv.Python(t))
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	var pids []int
-	for line := range lines(out) {
-		n, err := strconv.Atoi(line)
-		require.NoError(t, err, line)
-		pids = append(pids, n)
-	}
-	require.Len(t, pids, 2)
-	require.NoError(t, cmd.Process.Kill())
-	_ = cmd.Wait()
-	for _, pid := range pids {
-		require.Eventually(t, func() bool { return !running(pid) }, 30*time.Second, 5*time.Millisecond, "worker %d lives on", pid)
-	}
-}
-
 // A stream is alone, gets company, and the company's prompt makes the pass fail, again and again: no token is lost.
 func noTokenIsLost(t *testing.T, m *Model) {
 	o := longOptions(120)

@@ -97,6 +97,7 @@ func TestRealOneWorker(t *testing.T) {
 		{"errors have their types", errorsHaveTheirTypes},
 		{"solo streams in company", soloStreams},
 		{"segments are the text", segmentsAreTheText},
+		{"no content ends a worker", noContentEndsAWorker},
 		{"hundreds of cancels", manyCancels},
 		{"it ends cleanly", endsCleanly}, // the last one
 	} {

@@ -212,3 +212,20 @@ func TestAListIsSpreadOverAllWorkers(t *testing.T) {
 		require.Equal(t, c.want, m.classifyChunk(c.texts))
 	}
 }
+
+func TestArgumentsThatContainThemselvesAreAnError(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "default")
+	round := []any{nil, nil}
+	round[0], round[1] = round, round
+	o := engine.DefaultGenerateOptions()
+	o.TemplateArguments = map[string]any{"x": round}
+	chat := []engine.Message{{Role: "user", Content: "x"}}
+	var option *engine.OptionError
+	_, err := m.RenderChat(t.Context(), chat, o)
+	require.ErrorAs(t, err, &option)
+	_, err = m.EncodeChat(t.Context(), chat, o)
+	require.ErrorAs(t, err, &option)
+	_, err = drain(t.Context(), m, engine.Prompt{Messages: chat}, o)
+	require.ErrorAs(t, err, &option)
+}

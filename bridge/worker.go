@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,8 @@ import (
 type command struct {
 	name      string
 	args, env []string
-	dir       string // the working directory; a worker's own, where nothing foreign is imported from
+	dir       string                // the working directory; a worker's own, where nothing foreign is imported from
+	spawn     func(*exec.Cmd) error // how it is started so that it ends with this program; nil for the system's way
 }
 
 // on is the command with what makes the worker compute on a device.

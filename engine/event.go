@@ -12,7 +12,7 @@ const (
 	// EventGap: the worker that made the stream ended, and another one goes on after the Done tokens made
 	// so far: Err. No token is lost or repeated.
 	EventGap EventKind = "gap"
-	// EventWait: a load, or a further worker, waits for memory: Label says for how much, and which models hold it.
+	// EventWait: a load, a further worker or a request waits for memory: Label says for how much, and who holds it.
 	EventWait EventKind = "wait"
 )
 

@@ -41,7 +41,7 @@ func (m *Model) LoadPromptCache(ctx context.Context, path string) error {
 
 // inScope runs work on the owner thread in a scope of its own.
 func (m *Model) inScope(ctx context.Context, work func(*mlxc.Scope) error) error {
-	return m.owner.Do(ctx, func() (err error) {
+	return m.owner.JobInTurn(ctx, func() (err error) {
 		s := m.owner.Lease.NewScope()
 		defer func() { err = errors.Join(err, s.Close()) }()
 		return work(s)

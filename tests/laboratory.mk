@@ -1,7 +1,7 @@
 # Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
 # `make help` lists them, docs/testing.md says which of them CI runs.
 
-.PHONY: demo-real test-asan test-newest-mlx-lm test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
 
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
@@ -106,6 +106,19 @@ test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the i
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
 	@$(NEWEST)/bin/python -m unittest discover -s tests/python
 	@GO_MLX_ANY_VERSION=1 GO_MLX_PYTHON=$(abspath $(NEWEST))/bin/python $(GOTEST) -run Real ./bridge
+
+# The worker's own code with other Pythons than the one at hand: those that the npm registry has, as Pyodide, which needs node and npm.
+# That its packages can be had for them is asked of the index. No MLX computes here: it has no wheel for these builds.
+PYODIDES := 0.26.4 0.29.4 314.0.7
+test-python-versions: $(VENV)/.ready ## the worker's code with Python 3.12, 3.13 and 3.14, without MLX
+	@$(call need,npm,npm,brew install node)
+	@$(VPYTHON) tests/python/versions.py .
+	@for v in $(PYODIDES); do \
+	  test -d build/pyodide/$$v/node_modules || { mkdir -p build/pyodide/$$v && npm install --silent --no-fund --no-audit --prefix build/pyodide/$$v pyodide@$$v >/dev/null; } && \
+	  node tests/python/versions.mjs build/pyodide/$$v . "$$($(VPYTHON) -c 'import site; print(site.getsitepackages()[0])')" || exit 1; done
+	@for v in 3.12 3.13 3.14; do \
+	  $(VPYTHON) -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --target build/none --python-version $$v --only-binary=:all: -r requirements.txt && \
+	  echo "all packages of requirements.txt have wheels for Python $$v" || exit 1; done
 
 # What loads models, under AddressSanitizer and LeakSanitizer: every malloc and free of the process, of MLX and the tokenizer library
 # too, and the C code of this module itself. Needs gcc or clang with libasan.

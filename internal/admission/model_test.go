@@ -17,20 +17,10 @@ import (
 // may have been served before one that asked earlier, and whoever waits must wait for something that will happen.
 //
 //	GO_MLX_ROOM_OPS=1000000 go test ./internal/admission -run KeepsItsPromises
-//
-// A failure names the seed; GO_MLX_ROOM_SEED runs that one alone.
 const roomOps, opsPerRoom = 10000, 400
 
 func TestARoomKeepsItsPromises(t *testing.T) {
-	if seed := testenv.Number(t, "GO_MLX_ROOM_SEED", -1); seed >= 0 {
-		runRoomModel(t, uint64(seed))
-		return
-	}
-	for seed := range testenv.Number(t, "GO_MLX_ROOM_OPS", roomOps) / opsPerRoom {
-		if runRoomModel(t, uint64(seed)); t.Failed() {
-			return
-		}
-	}
+	testenv.RandomOperations(t, "GO_MLX_ROOM", roomOps, opsPerRoom, newRoomModel)
 }
 
 type roomModel struct {
@@ -53,32 +43,21 @@ type modelAsk struct {
 	gaveUp bool
 }
 
-func runRoomModel(t *testing.T, seed uint64) {
-	synctest.Test(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(seed, 7))
-		sizes := map[string]int64{}
-		m := &roomModel{rng: rng, seed: seed}
-		for i := range 2 + rng.IntN(4) {
-			name := string(rune('a' + i))
-			sizes[name] = int64(20 + rng.IntN(100))
-			m.names = append(m.names, name)
-		}
-		o := Options{Budget: int64(60 + rng.IntN(200))}
-		if rng.IntN(2) == 0 {
-			o.IdleTTL = time.Duration(1+rng.IntN(60)) * time.Second
-		}
-		m.bench = newBench(t, o, sizes)
-		m.joined = m.Join("joined")
-		for range opsPerRoom {
-			m.step()
-			synctest.Wait()
-			m.check()
-			if t.Failed() {
-				break
-			}
-		}
-		m.finish()
-	})
+func newRoomModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
+	sizes := map[string]int64{}
+	m := &roomModel{rng: rng, seed: seed}
+	for i := range 2 + rng.IntN(4) {
+		name := string(rune('a' + i))
+		sizes[name] = int64(20 + rng.IntN(100))
+		m.names = append(m.names, name)
+	}
+	o := Options{Budget: int64(60 + rng.IntN(200))}
+	if rng.IntN(2) == 0 {
+		o.IdleTTL = time.Duration(1+rng.IntN(60)) * time.Second
+	}
+	m.bench = newBench(t, o, sizes)
+	m.joined = m.Join("joined")
+	return m
 }
 
 func (m *roomModel) any() string { return m.names[m.rng.IntN(len(m.names))] }
@@ -91,7 +70,7 @@ func pick[T any](rng *rand.Rand, list *[]T) T {
 	return x
 }
 
-func (m *roomModel) step() {
+func (m *roomModel) Step() {
 	switch k := m.rng.IntN(100); {
 	case k < 25:
 		m.op = "ask"
@@ -176,7 +155,7 @@ func (m *roomModel) bad(format string, args ...any) {
 }
 
 // check compares the Room with what was done to it, when nothing moves.
-func (m *roomModel) check() {
+func (m *roomModel) Check() {
 	m.asks = slices.DeleteFunc(m.asks, func(a *modelAsk) bool {
 		select {
 		case <-a.done:
@@ -267,7 +246,7 @@ func (m *roomModel) checkClaims(moving bool) {
 }
 
 // finish lets everything end, and closes the Room: all that wait are served when nothing is broken or pinned.
-func (m *roomModel) finish() {
+func (m *roomModel) Finish() {
 	m.op = "the end"
 	for _, name := range m.names {
 		m.breaks(name, nil)
@@ -286,7 +265,7 @@ func (m *roomModel) finish() {
 		m.leases = nil
 		time.Sleep(retryMost)
 		synctest.Wait()
-		m.check()
+		m.Check()
 		if len(m.asks) == 0 || m.t.Failed() {
 			break
 		}

@@ -9,10 +9,21 @@ const needTokens = 4096
 // Need is how many bytes a loaded model is expected to hold: its weights, those of a draft model and an adapter (folders; "" for none),
 // and the KV of one request. What cannot be read counts nothing: loading says why.
 func Need(model string, others ...string) int64 {
-	total := weights(model) + kvBytes(model)
+	total := Weights(model, others...) + kvBytes(model)
 	for _, dir := range others {
 		if dir != "" {
-			total += weights(dir) + kvBytes(dir)
+			total += kvBytes(dir)
+		}
+	}
+	return total
+}
+
+// Weights is the size of the weight files of a model, a draft model and an adapter (folders; "" for none).
+func Weights(model string, others ...string) int64 {
+	total := weights(model)
+	for _, dir := range others {
+		if dir != "" {
+			total += weights(dir)
 		}
 	}
 	return total

@@ -134,18 +134,19 @@ def make_processors(request):
     bias = {int(token): clamp(value) for token, value in request["logit_bias"]}
     penalty = max(1 / LARGEST, min(request["repetition_penalty"], LARGEST))
     presence, frequency = clamp(request["presence_penalty"]), clamp(request["frequency_penalty"])
+    context = min(request["repetition_context"], 1 << 30)  # more than any model has; MLX's indices have 32 bits
     processors = make_logits_processors(
         logit_bias=bias or None,
         repetition_penalty=penalty if penalty != 1 else None,
-        repetition_context_size=request["repetition_context"],
+        repetition_context_size=context,
         presence_penalty=presence or None,
-        presence_context_size=request["repetition_context"],
+        presence_context_size=context,
         frequency_penalty=frequency or None,
-        frequency_context_size=request["repetition_context"],
+        frequency_context_size=context,
     )
     # Logits beyond float16's 65504 would be infinite, and their log-probabilities no numbers. The bounds are those of the
     # native engine (GenerateOptions.FitsHalf).
-    most = max([abs(presence), abs(frequency) * request["repetition_context"], *map(abs, bias.values())])
+    most = max([abs(presence), abs(frequency) * context, *map(abs, bias.values())])
     if most > 8192 or not 1 / 64 <= penalty <= 64:
         processors.insert(0, lambda _, logits: logits.astype(mx.float32) if logits.dtype == mx.float16 else logits)
     return processors

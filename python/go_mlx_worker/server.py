@@ -8,7 +8,7 @@ import time
 import mlx.core as mx
 
 from . import limits, scoring
-from .errors import Cancelled, RequestError
+from .errors import Cancelled, RequestError, text_of
 from .frames import FrameError, read_frame, text_error
 from .model import LoadedModel, checkpoint_bytes
 from .outbox import Outbox
@@ -54,8 +54,11 @@ class Server:
                     self._cancelled[message["id"]] = time.monotonic()
                     limits.nudge()
                 self._inbox.put(message)
-        except FrameError as e:
-            os.write(2, f"go_mlx_worker: {e}\n".encode())
+        except BaseException as e:
+            # A frame that is none; or one that cannot be read, for there is no memory for it, say. Without this thread the worker
+            # would look idle and hear nothing.
+            text = text_of(e) if isinstance(e, FrameError) else f"reading frames: {type(e).__name__}: {text_of(e)}"
+            os.write(2, f"go_mlx_worker: {text}\n".encode())
             os._exit(3)
         os._exit(0)
 

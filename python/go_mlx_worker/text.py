@@ -62,6 +62,12 @@ class StreamDecoder:
         return piece
 
 
+def _open_end(text, stop):
+    """How many characters at the end of a text may be the beginning of a stop string. A stop string may be longer than any text."""
+    longest = min(len(stop) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.startswith(stop[:n], len(text) - n)), 0)
+
+
 class StopMatcher:
     """Finds stop strings over the borders of pieces; what may begin one is held back."""
 
@@ -78,10 +84,7 @@ class StopMatcher:
             self._held = ""
             at, n = min(found)
             return buffer[:at], self._stops[n]
-        keep = max(
-            (n for stop in self._stops for n in range(1, len(stop)) if buffer.endswith(stop[:n])),
-            default=0,
-        )
+        keep = max(_open_end(buffer, stop) for stop in self._stops)
         self._held = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep], ""
 

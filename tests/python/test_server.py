@@ -12,6 +12,7 @@ import threading
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
@@ -106,6 +107,23 @@ class Serving(unittest.TestCase):
             if steps < 1000:
                 self.assertEqual(acks[0]["tokens"], len(made))
         self.assertFalse(server._cancelled or server._acknowledged or server._stepper.streams())
+
+    def test_a_worker_that_cannot_read_ends_and_says_why(self):
+        class Broken:
+            def __init__(self, error):
+                self.error = error
+
+            def read(self, _):
+                raise self.error
+
+        for error in (MemoryError(), OSError(5, "Input/output error"), RecursionError("\ud800")):
+            with tempfile.TemporaryFile() as said:
+                with mock.patch("os._exit", side_effect=SystemExit) as ended, mock.patch("os.write", lambda _, text: said.write(text)):
+                    with self.assertRaises(SystemExit):
+                        Server(Broken(error), Sink(), Progress())._read()
+                ended.assert_called_once_with(3)
+                said.seek(0)
+                self.assertIn(type(error).__name__.encode(), said.read())
 
     def test_no_request_ends_the_server_or_goes_unanswered(self):
         server, sink = make_server(prompt_cache=1 << 20)

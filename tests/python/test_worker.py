@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import tempfile
 import unittest
 from pathlib import Path
@@ -145,6 +146,16 @@ class Stops(unittest.TestCase):
                 self.assertIn(stopped, stops)
                 self.assertTrue(whole[min(found) :].startswith(stopped))
             self.assertEqual(got, whole[: min(found)] if found else whole, (stops, whole))
+
+
+    def test_a_stop_string_may_be_longer_than_any_text(self):
+        matcher = StopMatcher(["x" * (1 << 20)])
+        begin = time.process_time()
+        for _ in range(200):
+            self.assertEqual(matcher.add("a"), ("a", ""))
+        self.assertLess(time.process_time() - begin, 10, "every token took as long as the stop string is")
+        self.assertEqual(matcher.add("bxx"), ("b", ""))
+        self.assertEqual(matcher.add("xa"), ("xxxa", ""))
 
 
 class Decoding(unittest.TestCase):

@@ -55,19 +55,40 @@ func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options 
 	if options.Temperature > 0 && !options.HasSeed {
 		options.Seed = engine.RandomSeed()
 	}
+	defer sc.Begin()()
+	r := &reader{text: newTextStream(sc.Tokenizer, options), yield: yield}
+	if options.Segments {
+		r.splitter = segment.NewSplitter(sc.Marks, sc.OpensReasoning(ids))
+	}
+	return sc.InTurn(ctx, options.Events, func() (lost bool, err error) { return sc.attempt(ctx, ids, options, r) })
+}
+
+// reader is who reads a stream, and what was read: a stream that waits for memory begins anew behind that.
+type reader struct {
+	text     *textStream
+	splitter *segment.Splitter // nil without segments
+	yield    func(engine.Token) bool
+	had      []int32
+}
+
+// attempt makes a stream, behind the tokens that the reader has, and gives back what it holds. It returns what went wrong, and whether
+// something was computed.
+func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader) (computed bool, err error) {
 	matcher, err := sc.NewMatcher(options.Grammar)
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer sc.Begin()()
 	st := sc.NewStream(ids, options)
-	st.matcher = matcher
+	st.matcher, st.forced = matcher, r.had
 	if err := sc.add(ctx, st); err != nil {
 		matcher.Close() // the scheduler never saw it
-		return err
+		return false, err
 	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	return sc.relay(ctx, st, yield)
+	defer func() {
+		err = errors.Join(err, st.Close())
+		computed = st.computed.Load()
+	}()
+	return true, sc.relay(ctx, st, r)
 }
 
 // checkSupported names the first option that is set and that the engine or the model does not have.
@@ -90,12 +111,8 @@ func (sc *Scheduler) checkSupported(o engine.GenerateOptions) error {
 }
 
 // relay yields what the scheduler computes, with its text, until the stream ends or the reader leaves.
-func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.Token) bool) error {
-	text := newTextStream(sc.Tokenizer, st.options)
-	var splitter *segment.Splitter
-	if st.options.Segments {
-		splitter = segment.NewSplitter(sc.Marks, sc.OpensReasoning(st.prompt))
-	}
+func (sc *Scheduler) relay(ctx context.Context, st *Stream, r *reader) error {
+	text := r.text
 	for {
 		it, err := st.next(ctx)
 		if err != nil {
@@ -106,6 +123,7 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 			continue
 		}
 		token := it.token
+		r.had = append(r.had, token.ID)
 		if !st.stops[token.ID] {
 			if token.Text, token.StopString, err = text.add(token.ID); err != nil {
 				return prompt.Explain(err)
@@ -124,10 +142,10 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, yield func(engine.To
 				token.Text += tail
 			}
 		}
-		if splitter != nil {
-			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
+		if r.splitter != nil {
+			token.Segments = r.splitter.Add(token.Text, token.FinishReason != "")
 		}
-		if !yield(token) || token.FinishReason != "" {
+		if !r.yield(token) || token.FinishReason != "" {
 			return nil
 		}
 	}

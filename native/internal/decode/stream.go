@@ -34,10 +34,14 @@ type Stream struct {
 	draft     *drafting          // nil without a draft model
 	pending   pending
 	made      []int32 // tokens handed out
+	forced    []int32 // the first tokens, which the reader has already from an earlier stream: they are made again, and not handed out
+	drawn     int     // tokens drawn, by an op for several streams or alone
 	branch    int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
 	snapshots []int   // other such places, in order
 	packed    bool    // the KV is quantised
 	freed     bool
+
+	computed atomic.Bool // a pass for it was computed
 
 	out    chan item
 	paused atomic.Bool // the scheduler found no room in out
@@ -116,6 +120,7 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 	if err := s.Eval(st.State.Arrays()...); err != nil {
 		return err
 	}
+	st.computed.Store(true)
 	st.rest = st.rest[len(chunk):]
 	st.Scheduler.Counters.Prompt.Add(int64(len(chunk)))
 	if seen := len(st.prompt) - len(st.rest); stops && seen == stop || len(st.rest) == 1 {
@@ -174,6 +179,10 @@ func (st *Stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
 	st.quantize(s)
 	st.sampled++
 	token, logprobs := st.sampler.sample(s, logits)
+	if st.drawn < len(st.forced) { // what was drawn before; another batch may round otherwise
+		// It depends on what was drawn: whoever reads it waits for the pass, and passes do not pile up.
+		token = s.Add(s.Subtract(token, token), s.FromUints([]uint32{uint32(st.forced[st.drawn])}, 1))
+	}
 	st.sampler.observe(s, token)
 	next := pending{token: token}
 	if st.options.LogProbs || st.options.TopLogProbs > 0 {
@@ -190,6 +199,7 @@ func (st *Stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
 	for _, a := range next.arrays() {
 		s.Keep(a)
 	}
+	st.drawn++
 	st.pending = next
 	return append(next.arrays(), st.State.Arrays()...)
 }
@@ -197,13 +207,16 @@ func (st *Stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
 // plain reports whether the stream takes the most likely token and wants to know nothing else.
 func (st *Stream) plain() bool {
 	o := st.options
-	return st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
+	return st.drawn >= len(st.forced) && st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
 }
 
 // deliver hands a token to the reader, and ends the stream if it is the last one.
 func (st *Stream) deliver(token engine.Token) {
 	if st.made = append(st.made, token.ID); len(st.made) == 1 {
 		st.Scheduler.Counters.Prompt.Add(1)
+	}
+	if len(st.made) <= len(st.forced) {
+		return
 	}
 	st.Scheduler.Counters.Generated.Add(1)
 	switch {

@@ -58,7 +58,11 @@ func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.C
 		}
 	}
 	for _, row := range long {
-		scores, err := task.ScoreLong(ctx, row)
+		var scores []float64
+		err := sc.InTurn(ctx, nil, func() (_ bool, err error) {
+			scores, err = task.ScoreLong(ctx, row)
+			return true, err
+		})
 		if err == nil {
 			results[row.index], err = options.Result(scores)
 		}
@@ -201,7 +205,7 @@ func (t *LabelTask) Row(ctx context.Context, index int, text string) (ScoreRow, 
 // Score runs one batch on the owner thread and stores its results.
 func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engine.Classification) error {
 	var scores [][]float64
-	err := t.Do(ctx, func() (err error) {
+	err := t.JobInTurn(ctx, func() (err error) {
 		if err := t.Reserve("a batch of texts", func() int64 {
 			return t.scoreBytes(len(batch[0].Prefix), len(batch[len(batch)-1].IDs), t.longest)
 		}); err != nil {

@@ -44,7 +44,10 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		var long []ScoreRow
 		rows, long = splitLong(rows)
 		for _, row := range long {
-			if vectors[row.index], err = sc.EmbedLong(ctx, row.IDs); err != nil {
+			if err := sc.InTurn(ctx, nil, func() (_ bool, err error) {
+				vectors[row.index], err = sc.EmbedLong(ctx, row.IDs)
+				return true, err
+			}); err != nil {
 				return nil, fmt.Errorf("text %d: %w", row.index, err)
 			}
 		}
@@ -52,7 +55,7 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := sc.Do(ctx, func() error { return sc.EmbedBatch(batch, vectors) }); err != nil {
+		if err := sc.JobInTurn(ctx, func() error { return sc.EmbedBatch(batch, vectors) }); err != nil {
 			return nil, err
 		}
 	}

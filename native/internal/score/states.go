@@ -59,7 +59,7 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := sc.Do(ctx, func() error { return sc.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+		if err := sc.JobInTurn(ctx, func() error { return sc.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
 			return nil, err
 		}
 		sc.Counters.Classified.Add(int64(len(batch)))

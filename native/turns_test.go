@@ -1,0 +1,196 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+	"forge.lthn.ai/core/go-mlx/native/internal/owner"
+)
+
+// setBudget lets the model hold so much more than it holds now.
+func setBudget(t *testing.T, m *Model, more int64) {
+	t.Helper()
+	before := mlxtest.Measure(t)
+	require.NoError(t, m.owner.Do(t.Context(), func() error {
+		m.owner.Budget = int64(before.Active) + more
+		return nil
+	}))
+}
+
+// room is what a prompt of so many tokens needs, and less than a stream over so many holds.
+func room(m *Model, tokens int) int64 {
+	return m.network.PassBytes(tokens-1, 0, 0) + m.network.NewSequence().Growth(tokens) + 100_000
+}
+
+// Requests that do not fit beside each other wait for each other, whatever they are, and each gives what it gives alone: also those
+// that had tokens already when they gave their memory back.
+func TestRequestsWaitForMemoryAndGiveWhatTheyGiveAlone(t *testing.T) {
+	withAndWithoutSharedKV(t, func(t *testing.T, m *Model) {
+		if !m.network.Shape.Rings && !m.scheduler.Batching && !testenv.Slow() {
+			return // as much work as the two others, and the same code as with shared KV
+		}
+		greedy := engine.DefaultGenerateOptions()
+		greedy.IgnoreEOS, greedy.MaxTokens = true, 270
+		seeded := greedy
+		seeded.Temperature, seeded.Seed, seeded.HasSeed, seeded.RepetitionPenalty, seeded.LogProbs = 1, 7, true, 1.2, true
+		patterned := greedy
+		patterned.IgnoreEOS, patterned.Grammar = false, engine.Grammar{Kind: "regex", Text: "[a-z ]{600,}"}
+		options := []engine.GenerateOptions{greedy, seeded, patterned}
+		var waits atomic.Int64
+		for i := range options {
+			options[i].Events = func(e engine.Event) {
+				if e.Kind == engine.EventWait {
+					waits.Add(1)
+				}
+			}
+		}
+		ask := func(i int) (a answer) {
+			a.run(t.Context(), m, engine.Prompt{IDs: numbers(300+10*i, 3)}, options[i%len(options)])
+			return a
+		}
+		const requests = 4
+		var want [requests]answer
+		for i := range want {
+			want[i] = ask(i)
+			require.NoError(t, want[i].err)
+		}
+		require.Zero(t, waits.Load())
+		made := m.owner.Counters.Prompt.Load()
+		setBudget(t, m, 50_000+3*(m.network.PassBytes(1, 0, 1)+m.network.NewSequence().Growth(3)))
+		var group sync.WaitGroup
+		var got [requests]answer
+		for i := range got {
+			group.Go(func() { got[i] = ask(i) })
+		}
+		group.Wait()
+		for i := range got {
+			require.NoError(t, got[i].err, i)
+			require.Equal(t, want[i], got[i], i)
+		}
+		require.Positive(t, waits.Load())
+		require.Greater(t, m.owner.Counters.Prompt.Load(), 2*made, "some had begun before they waited")
+		requireNoTurns(t)
+	})
+}
+
+// held begins a stream that keeps its memory until it is let go.
+func held(t *testing.T, m *Model, tokens int) (letGo func()) {
+	t.Helper()
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 100
+	begun, end, over := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		for _, e := range m.Generate(context.WithoutCancel(t.Context()), engine.Prompt{IDs: numbers(300, tokens)}, o) {
+			if err = e; err == nil {
+				close(begun)
+				<-end
+			}
+			break
+		}
+		over <- err
+	}()
+	<-begun
+	return func() {
+		close(end)
+		require.NoError(t, <-over)
+	}
+}
+
+// waits begins a request and returns when it waits, with what it waits for.
+func waits(t *testing.T, ctx context.Context, m *Model, tokens int) (label string, done <-chan answer) {
+	t.Helper()
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 3
+	told := make(chan string, 100)
+	o.Events = func(e engine.Event) {
+		if e.Kind == engine.EventWait {
+			told <- e.Label
+		}
+	}
+	out := make(chan answer, 1)
+	go func() {
+		var a answer
+		a.run(ctx, m, engine.Prompt{IDs: numbers(300, tokens)}, o)
+		out <- a
+	}()
+	return <-told, out
+}
+
+func TestARequestSaysWhatItWaitsFor(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{Exact: true})
+	setBudget(t, m, room(m, 500))
+	letGo := held(t, m, 500)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	label, done := waits(t, ctx, m, 500)
+	require.Contains(t, label, "held by: 1 requests")
+	require.Contains(t, label, "MiB are in use")
+	// Who comes later waits behind it, also if it would fit.
+	later, second := waits(t, t.Context(), m, 20)
+	require.Contains(t, later, "before it: 1 requests")
+	gone := fmt.Errorf("the caller left")
+	cancel(gone)
+	first := <-done
+	require.ErrorIs(t, first.err, gone)
+	require.ErrorContains(t, first.err, "waits for")
+	require.NoError(t, (<-second).err)
+	letGo()
+}
+
+func TestAClassificationWaitsForMemory(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{Exact: true})
+	classify := func(ctx context.Context) error {
+		_, err := m.Classify(ctx, []string{"Please"}, engine.ClassifyOptions{Labels: []string{"a", "b"}, Prompt: "{text} is {labels}"})
+		return err
+	}
+	setBudget(t, m, 1000)
+	var over *engine.BudgetError
+	require.ErrorAs(t, classify(t.Context()), &over)
+	setBudget(t, m, over.Needed+100_000) // which is less than a prompt holds
+	letGo := held(t, m, 500)
+	done := make(chan error, 1)
+	go func() { done <- classify(context.WithoutCancel(t.Context())) }()
+	require.Eventually(t, func() bool {
+		_, waiting := owner.Turns()
+		return waiting > 0
+	}, time.Minute, time.Millisecond)
+	letGo()
+	require.NoError(t, <-done)
+}
+
+func TestWhatNeverFitsIsAnErrorAlsoInCompany(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{Exact: true})
+	setBudget(t, m, room(m, 500))
+	letGo := held(t, m, 300)
+	_, done := waits(t, t.Context(), m, 1900)
+	letGo()
+	require.ErrorIs(t, (<-done).err, engine.ErrBudget)
+}
+
+func TestCloseEndsRequestsThatWaitForMemory(t *testing.T) {
+	m, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Exact: true})
+	require.NoError(t, err)
+	setBudget(t, m, room(m, 500))
+	letGo := held(t, m, 500)
+	_, done := waits(t, t.Context(), m, 500)
+	require.NoError(t, m.Close())
+	require.ErrorIs(t, (<-done).err, engine.ErrClosed)
+	letGo()
+	requireNoTurns(t)
+}
+
+// requireNoTurns checks that no request has a place in the queue.
+func requireNoTurns(t *testing.T) {
+	t.Helper()
+	requests, _ := owner.Turns()
+	require.Zero(t, requests)
+}
