@@ -59,13 +59,13 @@ type decoder struct {
 func newDecoder(spec decoderSpec, w *weights, lease *mlxc.Lease) (*decoder, error) {
 	d := &decoder{decoderSpec: spec}
 	var err error
-	if d.cuda, err = w.fuseLayers(&d.decoderSpec); err != nil {
+	if d.cuda, err = w.fuseLayers(&d.decoderSpec, lease); err != nil {
 		return d, err
 	}
 	if err := w.finish(); err != nil {
 		return d, err
 	}
-	if d.exact, err = newExactDecoder(&d.decoderSpec, w.scope, lease); err != nil {
+	if d.exact, err = newExactDecoder(&d.decoderSpec, w.scope, lease, d.cuda == nil); err != nil {
 		return d, err
 	}
 	if w.kernels {
@@ -87,17 +87,25 @@ func (d *decoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
 			return d.cpu.hidden(s, ids, st, pass)
 		}
 	}
-	h := d.exact.lookup(s, ids)
 	if d.cuda != nil {
+		h := d.embed.Lookup(s, ids)
+		if d.exact.scale != nil {
+			h = d.cuda.kernels.Scale(s, h, d.exact.scale)
+		}
 		return d.cuda.run(s, h, st)
 	}
-	return d.exact.run(s, h, st)
+	return d.exact.run(s, d.exact.lookup(s, ids), st)
 }
 
 // logits maps states [..., hidden] to [..., vocab], float32 with the CPU kernels.
 func (d *decoder) logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
 	if d.cpu != nil {
 		return s.Apply(h, mlxc.NoGate, true, d.cpu.head)
+	}
+	if packed, _, _, _ := d.output().Quantized(); d.cuda != nil && packed != nil {
+		shape := h.Shape()
+		rows := d.cuda.kernels.Project(s, s.Reshape(h, 1, -1, d.hiddenSize), d.output())
+		return s.Reshape(rows, append(shape[:len(shape)-1:len(shape)-1], d.vocabSize)...)
 	}
 	return d.output().Apply(s, h)
 }

@@ -25,7 +25,7 @@ type fusedLayer struct {
 
 // fuseLayers returns nil if the kernels cannot run the model: not on this device, not in this shape, or not
 // with weights of several types or packings. Otherwise the joined weights are all that is left of their parts.
-func (w *weights) fuseLayers(spec *decoderSpec) (_ *fusedDecoder, err error) {
+func (w *weights) fuseLayers(spec *decoderSpec, lease *mlxc.Lease) (_ *fusedDecoder, err error) {
 	if !w.fuse || len(w.problems) > 0 || !w.uniform() || spec.layers[0].rope.Traditional {
 		return nil, nil
 	}
@@ -43,7 +43,7 @@ func (w *weights) fuseLayers(spec *decoderSpec) (_ *fusedDecoder, err error) {
 		}
 	}
 	d := &fusedDecoder{layers: make([]fusedLayer, len(spec.layers)), norm: spec.norm}
-	if d.kernels, err = fused.New(w.scope, shape); err != nil {
+	if d.kernels, err = fused.New(w.scope, lease, shape); err != nil {
 		return nil, err
 	}
 	for i := range d.layers {

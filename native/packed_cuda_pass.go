@@ -10,6 +10,7 @@ type fusedRow struct {
 	*packedRow
 	visible []bool  // [T, past+T]
 	flat    []int32 // row * vocab + id of every pick
+	rowOf   []int32 // row of every pick
 }
 
 // packFused lays a batch out, or returns nil if it is none for the CUDA kernels.
@@ -54,10 +55,10 @@ func (t *labelTask) packFused(past *history, batch []scoreRow) *fusedRow {
 		}
 	}
 	for _, pick := range p.picks {
-		p.flat = append(p.flat, pick.row*int32(m.shape.vocabSize)+pick.id)
+		p.flat, p.rowOf = append(p.flat, pick.row*int32(m.shape.vocabSize)+pick.id), append(p.rowOf, pick.row)
 	}
 	for len(p.flat)%pickBlock != 0 {
-		p.flat = append(p.flat, 0)
+		p.flat, p.rowOf = append(p.flat, 0), append(p.rowOf, 0)
 	}
 	return p
 }
@@ -75,19 +76,18 @@ func (st *packedState) attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ f
 	return st.decoder.kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
 }
 
-// tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
+// tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N], the picks' rows [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
 func (n *network) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	st := &packedState{fusedState: fusedState{n.shape.fused}, where: in[1], visible: in[2]}
-	for i := 5; i < len(in); i += 2 {
+	for i := 6; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
 	}
-	rows, picks := in[3], in[4]
+	rows, picks, of := in[3], in[4], in[5]
 	h := n.arch.hidden(s, in[0], st)
 	h = s.Take(s.Reshape(h, h.Dim(1), n.shape.hiddenSize), rows, 0)
 	logits := s.AsType(n.arch.logits(s, h), mlxc.Float32)
 	sums := s.LogSumExp(logits, -1, false)
-	of := s.FloorDivide(picks, s.Scalar(float64(n.shape.vocabSize), mlxc.Int32))
 	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
 }
 
@@ -97,6 +97,7 @@ func (t *labelTask) fusedLogProbs(s *mlxc.Scope, past *history, p *fusedRow, tex
 	in := []*mlxc.Array{
 		s.FromInts(p.ids, 1, n), s.FromInts(p.positions, 1, n), s.FromBools(p.visible, n, past.length+n),
 		s.FromInts(p.rows, len(p.rows)), s.FromInts(p.flat, len(p.flat)),
+		s.FromInts(p.rowOf, len(p.rowOf)),
 	}
 	for i := range past.keys {
 		in = append(in, past.keys[i], past.values[i])

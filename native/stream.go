@@ -53,6 +53,8 @@ func (m *Model) newStream(ids []int32, options engine.GenerateOptions) *stream {
 	}
 	if options.MaxKVSize != 0 || options.KVBits != 0 { // which MLX's ops compute with on every device
 		st.state = newBoundedState(m.shape, options.MaxKVSize)
+	} else {
+		m.token.Prepare()
 	}
 	room := lookahead + 1 // one more, so that an error always has room
 	if m.draft != nil {
