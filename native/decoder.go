@@ -88,11 +88,11 @@ func (d *decoder) hidden(s *mlxc.Scope, ids *mlxc.Array, st state) *mlxc.Array {
 		}
 	}
 	if d.cuda != nil {
-		h := d.embed.Lookup(s, ids)
-		if d.exact.scale != nil {
-			h = d.cuda.kernels.Scale(s, h, d.exact.scale)
+		table := d.embed.Output().Plain()
+		if table == nil {
+			return d.cuda.run(s, d.exact.lookup(s, ids), st)
 		}
-		return d.cuda.run(s, h, st)
+		return d.cuda.run(s, d.cuda.kernels.Rows(s, table, ids, d.exact.scale), st)
 	}
 	return d.exact.run(s, d.exact.lookup(s, ids), st)
 }

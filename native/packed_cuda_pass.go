@@ -85,10 +85,11 @@ func (n *network) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	}
 	rows, picks, of := in[3], in[4], in[5]
 	h := n.arch.hidden(s, in[0], st)
-	h = s.Take(s.Reshape(h, h.Dim(1), n.shape.hiddenSize), rows, 0)
+	kernels := n.shape.fused.kernels
+	h = s.Squeeze(kernels.Rows(s, s.Reshape(h, h.Dim(1), n.shape.hiddenSize), s.Reshape(rows, 1, rows.Dim(0)), nil), 0)
 	logits := s.AsType(n.arch.logits(s, h), mlxc.Float32)
 	sums := s.LogSumExp(logits, -1, false)
-	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
+	return []*mlxc.Array{kernels.Picks(s, logits, sums, picks, of)}
 }
 
 // fusedLogProbs is logProbs for a packed row.

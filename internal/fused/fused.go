@@ -24,8 +24,11 @@ var addNormBody string
 //go:embed gate.cu
 var gateBody string
 
-//go:embed scale.cu
-var scaleBody string
+//go:embed rows.cu
+var rowsBody string
+
+//go:embed pick.cu
+var pickBody string
 
 //go:embed scores.cu
 var scoresBody string
@@ -62,7 +65,7 @@ type Kernels struct {
 	shape  Shape
 	device mlxc.CUDADevice
 
-	normRope, addNorm, gate, scores, weigh, attend, packed, project, scaled *kernel
+	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick *kernel
 
 	settings, scale *mlxc.Array
 }
@@ -105,7 +108,8 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 			[]string{"T queries", "T past_keys", "T past_values", "T keys", "T values", "bool visible", "float scale"}, "T out", "H", "KV", "D", "MAX_KEYS"),
 		project: newKernel("project", projectHeader, projectBody,
 			[]string{"T x", "void weights", "T scales", "T biases"}, "T out", "TILES", "BITS", "GROUP"),
-		scaled: newKernel("scale", "", scaleBody, []string{"T x", "T factor"}, "T out", "N"),
+		rows: newKernel("rows", "", rowsBody, []string{"T table", "int ids", "T factor"}, "T out", "N", "SCALED"),
+		pick: newKernel("pick", "", pickBody, []string{"float logits", "float sums", "int picks", "int rows"}, "float out"),
 	}
 	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
 	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
@@ -120,7 +124,7 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.scaled} {
+	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick} {
 		kernel.close()
 	}
 }
@@ -192,13 +196,25 @@ func (k *Kernels) Sums(s *mlxc.Scope, sums *mlxc.Array) *mlxc.Array {
 	return s.Slice(sums, 0, 0, sums.Dim(0)/2)
 }
 
-// Scale is x [B, T, hidden] times a factor of one number. MLX would compile a kernel for that in a compiled pass.
-func (k *Kernels) Scale(s *mlxc.Scope, x, factor *mlxc.Array) *mlxc.Array {
-	b, t, n := x.Dim(0), x.Dim(1), k.shape.HiddenSize
-	return k.run(s, k.scaled, launch{
-		grid: [3]int{b * t * n, 1, 1}, group: [3]int{pointThreads, 1, 1}, constants: []int{n},
+// Rows is the rows [B, T, hidden] of a table in the model's type that ids [B, T] name, times a factor of one number if there is one. MLX
+// would compile kernels for that when a process first asks.
+func (k *Kernels) Rows(s *mlxc.Scope, table, ids, factor *mlxc.Array) *mlxc.Array {
+	b, t, n, scaled := ids.Dim(0), ids.Dim(1), k.shape.HiddenSize, factor != nil
+	if !scaled {
+		factor = table // not read
+	}
+	return k.run(s, k.rows, launch{
+		grid: [3]int{b * t * n, 1, 1}, group: [3]int{pointThreads, 1, 1}, constants: []int{n, flag(scaled)},
 		output: mlxc.Output{Shape: []int{b, t, n}, DType: k.shape.DType},
-	}, x, factor)
+	}, table, ids, factor)
+}
+
+// Picks is the numbers that picks [N] name among all of logits, float32, less those of sums, float32, that rows [N] name.
+func (k *Kernels) Picks(s *mlxc.Scope, logits, sums, picks, rows *mlxc.Array) *mlxc.Array {
+	n := picks.Dim(0)
+	return k.run(s, k.pick, launch{
+		grid: [3]int{n, 1, 1}, group: [3]int{pointThreads, 1, 1}, output: mlxc.Output{Shape: []int{n}, DType: mlxc.Float32},
+	}, logits, sums, picks, rows)
 }
 
 // Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.
