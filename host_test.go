@@ -173,7 +173,7 @@ func TestAHostClosesWhileEventsAreUnderWay(t *testing.T) {
 	require.NoError(t, err)
 	l, err := h.Acquire(t.Context(), "m")
 	require.NoError(t, err)
-	python, ok := mlx.Python(l.Model)
+	python, ok := l.Model.(mlx.Supervised)
 	require.True(t, ok)
 	worker, err := os.FindProcess(python.Stat().Workers[0].PID)
 	require.NoError(t, err)

@@ -4,6 +4,7 @@ package native
 
 import (
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -40,6 +41,27 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	}
 	t.Logf("%d of %d greedy tokens before the first difference", equal, total)
 	require.Greater(t, equal, total/2)
+}
+
+// Tokens of a compiled pass are those of MLX's own ops, behind texts of any length and over the edge of a sliding window.
+func TestACompiledPassIsWhatMLXComputes(t *testing.T) {
+	for _, name := range []string{"domains", "assistant"} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(testenv.Root(), "tests", "models", name)
+			fused, exact := openPath(t, dir, engine.NativeOptions{}), openPath(t, dir, engine.NativeOptions{Exact: true})
+			for _, length := range []int{2, 31, 65, 300} {
+				ids := someIDs(t, exact, length)
+				want, chosen := decodeWith(t, exact, ids, nil, 24)
+				got, tokens := decodeWith(t, fused, ids, chosen, 24)
+				largest := 0.0
+				for i := range want {
+					largest = max(largest, testenv.RelativeDifference(want[i], got[i]))
+				}
+				t.Logf("behind %d tokens: logits differ by at most %.2g", length, largest)
+				require.Equal(t, chosen, tokens, "greedy tokens behind %d", length)
+			}
+		})
+	}
 }
 
 // A compiled pass over a packed row gives the labels and, but for rounding, the scores of plain batches.

@@ -11,6 +11,7 @@
 
 #include "boundary.h"
 #include "mlx/fast.h"
+#include "mlx/primitives.h"
 
 namespace {
 
@@ -56,6 +57,52 @@ class Compilation {
   }
 
   void* program_ = nullptr;
+};
+
+// A launch whose kernel also gets the layouts of inputs, which are known only when it is evaluated.
+class Launch : public mlx::core::Primitive {
+ public:
+  Launch(mlx::core::Stream s, std::string kernel, std::string code, const gomlx_cuda_launch& l)
+      : Primitive(s), kernel_(std::move(kernel)), code_(std::move(code)), grid_{l.grid[0], l.grid[1], l.grid[2]},
+        group_{l.group[0], l.group[1], l.group[2]}, shared_(l.shared_bytes), layouts_(l.layouts, l.layouts + l.layout_count),
+        numbers_(l.numbers, l.numbers + l.number_count) {}
+  const char* name() const override { return "gomlx::Launch"; }
+  void eval_cpu(const std::vector<array>&, std::vector<array>&) override { throw std::runtime_error(kernel_ + " is for the GPU"); }
+
+  // A pass that is repeated comes here again with the same layouts, so what MLX made of them is kept.
+  void eval_gpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    std::vector<int> numbers = numbers_;
+    for (size_t i = 0; i < layouts_.size(); i++) {
+      const array& a = inputs[i];
+      if (layouts_[i] & GOMLX_SHAPE) numbers.insert(numbers.end(), a.shape().begin(), a.shape().end());
+      if (layouts_[i] & GOMLX_STRIDES) {
+        for (int64_t stride : a.strides()) {
+          if (stride != int(stride)) throw std::runtime_error(kernel_ + ": an input is too large");
+          numbers.push_back(int(stride));
+        }
+      }
+    }
+    if (!made_ || numbers != made_with_) {
+      std::vector<mlx::core::Shape> shapes;
+      std::vector<mlx::core::Dtype> types;
+      for (const array& a : outputs) {
+        shapes.push_back(a.shape());
+        types.push_back(a.dtype());
+      }
+      std::vector<mlx::core::fast::ScalarArg> scalars(numbers.begin(), numbers.end());
+      made_ = mlx::core::fast::precompiled_cuda_kernel(kernel_, code_, inputs, shapes, types, scalars, grid_, group_, shared_, std::nullopt, false, stream())
+                  .front().primitive_ptr();
+      made_with_ = std::move(numbers);
+    }
+    made_->eval_gpu(inputs, outputs);
+  }
+
+ private:
+  std::string kernel_, code_;
+  std::tuple<int, int, int> grid_, group_;
+  int shared_;
+  std::vector<int> layouts_, numbers_, made_with_;
+  std::shared_ptr<mlx::core::Primitive> made_;
 };
 
 void append(std::vector<array>& to, const mlx_array* arrays, int n) {
@@ -133,10 +180,16 @@ int gomlx_cuda_program_run(mlx_array* outputs, const gomlx_cuda_program* program
       shapes.emplace_back(dim, dim + launch->ranks[i]);
       types.push_back(unwrap(launch->types[i]));
     }
-    std::vector<mlx::core::fast::ScalarArg> numbers(launch->numbers, launch->numbers + launch->number_count);
-    auto made = mlx::core::fast::precompiled_cuda_kernel(
-        program->kernel, program->code, inputs, shapes, types, numbers, {launch->blocks * launch->threads, 1, 1}, {launch->threads, 1, 1},
-        launch->shared_bytes, std::nullopt, false, unwrap(stream));
+    const auto s = unwrap(stream);
+    std::vector<array> made;
+    if (launch->layout_count > 0) {
+      made = array::make_arrays(shapes, types, std::make_shared<Launch>(s, program->kernel, program->code, *launch), inputs);
+    } else {
+      const int *grid = launch->grid, *group = launch->group;
+      std::vector<mlx::core::fast::ScalarArg> numbers(launch->numbers, launch->numbers + launch->number_count);
+      made = mlx::core::fast::precompiled_cuda_kernel(program->kernel, program->code, inputs, shapes, types, numbers, {grid[0], grid[1], grid[2]},
+                                                      {group[0], group[1], group[2]}, launch->shared_bytes, std::nullopt, false, s);
+    }
     for (int i = 0; i < launch->outputs; i++) gomlx::give(&outputs[i], std::move(made[i]));
   });
 }

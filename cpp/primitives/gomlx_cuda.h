@@ -27,22 +27,28 @@ GOMLX_API void gomlx_cuda_free(char* code);
 // A compiled kernel with the arrays that are the same in every launch.
 typedef struct gomlx_cuda_program gomlx_cuda_program;
 
+// What a kernel wants to know of an array's layout.
+enum { GOMLX_SHAPE = 1, GOMLX_STRIDES = 2 };
+
 typedef struct {
-  int blocks, threads, shared_bytes;
+  int grid[3], group[3]; // in threads
+  int shared_bytes;
   int outputs;
   const int* shapes; // the outputs' shapes, one behind the other
   const int* ranks;
   const mlx_dtype* types;
-  const int* numbers; // the last parameters
+  const int* numbers; // parameters behind the outputs
   int number_count;
+  const int* layouts; // of the first inputs
+  int layout_count;
 } gomlx_cuda_launch;
 
 // kernel is the name of an extern "C" kernel in the code.
 GOMLX_API int gomlx_cuda_program_new(gomlx_cuda_program** out, const char* kernel, const char* code, size_t size, const mlx_array* fixed, int fixed_count);
 GOMLX_API void gomlx_cuda_program_free(gomlx_cuda_program* program);
 
-// The kernel's parameters are pointers to first, the fixed arrays, last and the outputs, and then the numbers. All arrays must be in row-major
-// order. A program may write to its inputs: that is the caller's affair, as MLX does not know of it.
+// The kernel's parameters are pointers to first, the fixed arrays, last and the outputs, then the numbers, and then of every input with a layout
+// its shape and its strides in elements, an int for each dimension. All other arrays must be in row-major order. A program may write to its inputs: that is the caller's affair, as MLX does not know of it.
 GOMLX_API int gomlx_cuda_program_run(mlx_array* outputs, const gomlx_cuda_program* program, const mlx_array* first, int first_count,
                                      const mlx_array* last, int last_count, const gomlx_cuda_launch* launch, mlx_stream stream);
 

@@ -16,7 +16,7 @@
     for (int i = 0; i < EACH; i++) {
       const int at = i * THREADS + threadIdx.x;
       if (at < N) {
-        line[i] = post_weight[at] * static_cast<T>(static_cast<float>(line[i]) * scale);
+        line[i] = static_cast<T>(static_cast<float>(post_weight[at]) * rounded(static_cast<float>(line[i]) * scale));
       }
     }
   }
@@ -34,6 +34,6 @@
   for (int i = 0; i < EACH; i++) {
     const int at = i * THREADS + threadIdx.x;
     if (at < N) {
-      normed[start + at] = next_weight[at] * static_cast<T>(static_cast<float>(line[i]) * scale);
+      normed[start + at] = static_cast<T>(static_cast<float>(next_weight[at]) * rounded(static_cast<float>(line[i]) * scale));
     }
   }

@@ -13,12 +13,12 @@
   const int length = filled[row];
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const T factor = static_cast<T>(scale[0]);
+  const float factor = rounded(scale[0]);
   float line[EACH];
   {
     const Part part = *reinterpret_cast<const Part*>(queries + row * queries_strides[0] + head * D + lane * EACH);
     for (int i = 0; i < EACH; i++) {
-      line[i] = static_cast<float>(static_cast<T>(factor * part.at[i]));
+      line[i] = rounded(factor * static_cast<float>(part.at[i]));
     }
   }
   const T* my_keys = keys + row * keys_strides[0] + (head / GROUP) * keys_strides[1] + lane * EACH;
@@ -33,7 +33,7 @@
       dot += __shfl_xor_sync(0xffffffff, dot, step);
     }
     if (lane == 0) {
-      weights[key] = static_cast<float>(static_cast<T>(dot));
+      weights[key] = rounded(dot);
     }
   }
   __syncthreads();
@@ -45,7 +45,7 @@
   const T* my_values = values + row * values_strides[0] + (head / GROUP) * values_strides[1] + lane * EACH;
 #pragma unroll 4
   for (int key = warp; key < length; key += WARPS) {
-    const float weight = static_cast<float>(static_cast<T>(weights[key] * total));
+    const float weight = rounded(weights[key] * total);
     const Part part = *reinterpret_cast<const Part*>(my_values + key * values_strides[2]);
     for (int i = 0; i < EACH; i++) {
       line[i] += weight * static_cast<float>(part.at[i]);

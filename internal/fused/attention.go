@@ -32,11 +32,11 @@ func (k *Kernels) AttendFilled(s *mlxc.Scope, q, keys, values, filled *mlxc.Arra
 		return k.attendOne(s, q, keys, values, filled)
 	}
 	h, d := k.shape.Heads, k.shape.HeadDim
-	return s.Run(k.attend, mlxc.Launch{
-		Grid: [3]int{h * pointThreads, rows, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: []int{h, k.shape.KVHeads, d, maxKeysInOne},
-		Outputs:   []mlxc.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
-	}, q, keys, values, filled, k.scale)[0]
+	return k.run(s, k.attend, launch{
+		grid: [3]int{h * pointThreads, rows, 1}, group: [3]int{pointThreads, 1, 1},
+		constants: []int{h, k.shape.KVHeads, d, maxKeysInOne},
+		output:    mlxc.Output{Shape: []int{rows, h, 1, d}, DType: k.shape.DType},
+	}, q, keys, values, filled, k.scale)
 }
 
 func (k *Kernels) attendOne(s *mlxc.Scope, q, keys, values, filled *mlxc.Array) *mlxc.Array {
@@ -47,14 +47,14 @@ func (k *Kernels) attendOne(s *mlxc.Scope, q, keys, values, filled *mlxc.Array) 
 		filled = k.scale // not read
 	}
 	blocks := (room + keysPerBlock - 1) / keysPerBlock
-	scores := s.Run(k.scores, mlxc.Launch{
-		Grid: [3]int{blocks * pointThreads, kv, rows}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []mlxc.Output{{Shape: []int{rows, h, room}, DType: k.shape.DType}},
-	}, q, keys, k.scale, filled)[0]
-	return s.Run(k.weigh, mlxc.Launch{
-		Grid: [3]int{d / warp * pointThreads, h, rows}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: constants, Outputs: []mlxc.Output{{Shape: []int{rows, h, 1, d}, DType: k.shape.DType}},
-	}, scores, values, filled)[0]
+	scores := k.run(s, k.scores, launch{
+		grid: [3]int{blocks * pointThreads, kv, rows}, group: [3]int{pointThreads, 1, 1},
+		constants: constants, output: mlxc.Output{Shape: []int{rows, h, room}, DType: k.shape.DType},
+	}, q, keys, k.scale, filled)
+	return k.run(s, k.weigh, launch{
+		grid: [3]int{d / warp * pointThreads, h, rows}, group: [3]int{pointThreads, 1, 1},
+		constants: constants, output: mlxc.Output{Shape: []int{rows, h, 1, d}, DType: k.shape.DType},
+	}, scores, values, filled)
 }
 
 // AttendPacked is attention of the queries [1, heads, T, head_dim] of several texts, packed into one row, to
@@ -63,9 +63,9 @@ func (k *Kernels) attendOne(s *mlxc.Scope, q, keys, values, filled *mlxc.Array) 
 // [1, T, heads*head_dim].
 func (k *Kernels) AttendPacked(s *mlxc.Scope, q, pastKeys, pastValues, keys, values, visible *mlxc.Array) *mlxc.Array {
 	h, t, d := k.shape.Heads, q.Dim(2), k.shape.HeadDim
-	return s.Run(k.packed, mlxc.Launch{
-		Grid: [3]int{t * pointThreads, h, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
-		Outputs:   []mlxc.Output{{Shape: []int{1, t, h * d}, DType: k.shape.DType}},
-	}, q, pastKeys, pastValues, keys, values, visible, k.scale)[0]
+	return k.run(s, k.packed, launch{
+		grid: [3]int{t * pointThreads, h, 1}, group: [3]int{pointThreads, 1, 1},
+		constants: []int{h, k.shape.KVHeads, d, MaxPackedKeys},
+		output:    mlxc.Output{Shape: []int{1, t, h * d}, DType: k.shape.DType},
+	}, q, pastKeys, pastValues, keys, values, visible, k.scale)
 }

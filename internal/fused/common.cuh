@@ -1,6 +1,3 @@
-#include "mlx/backend/cuda/device/binary_ops.cuh"
-#include "mlx/backend/cuda/device/unary_ops.cuh"
-
 // The sum over a block of THREADS threads, a multiple of 32; every thread gets it.
 template <int THREADS>
 __device__ float go_mlx_sum(float x, float* shared) {
@@ -44,7 +41,7 @@ __device__ float go_mlx_max(float x, float* shared) {
 // Turns a block's scores into exponentials and returns what these are to be multiplied by for a softmax.
 template <int THREADS>
 __device__ float go_mlx_softmax(float* scores, int length, float* shared) {
-  float top = -INFINITY;
+  float top = LOWEST;
   for (int i = threadIdx.x; i < length; i += THREADS) {
     top = fmaxf(top, scores[i]);
   }
@@ -58,7 +55,7 @@ __device__ float go_mlx_softmax(float* scores, int length, float* shared) {
 }
 
 // N neighbouring elements, read at once.
-template <typename T, int N>
-struct alignas(sizeof(T) * N) GoMLXVector {
-  T at[N];
+template <typename E, int N>
+struct alignas(sizeof(E) * N) GoMLXVector {
+  E at[N];
 };

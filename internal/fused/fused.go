@@ -24,6 +24,12 @@ var addNormBody string
 //go:embed gate.cu
 var gateBody string
 
+//go:embed rows.cu
+var rowsBody string
+
+//go:embed pick.cu
+var pickBody string
+
 //go:embed scores.cu
 var scoresBody string
 
@@ -56,10 +62,12 @@ const (
 // Every kernel has one output: what belongs together is slices of it. MLX (0.32) never frees the trace of a
 // compiled function in which an op of several outputs occurs, nor the weights that the trace refers to.
 type Kernels struct {
-	shape                                                  Shape
-	normRope, addNorm, gate, scores, weigh, attend, packed *mlxc.Kernel
-	project                                                *mlxc.Kernel
-	settings, scale                                        *mlxc.Array
+	shape  Shape
+	device mlxc.CUDADevice
+
+	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick *kernel
+
+	settings, scale *mlxc.Array
 }
 
 // Shape is what the kernels are compiled for.
@@ -79,42 +87,29 @@ func (s Shape) Fits() bool {
 	return s.HeadDim%warp == 0 && s.HeadDim <= 1024 && s.DType.IsFloat() && s.DType != mlxc.Float64
 }
 
-// New prepares the kernels; owner owns their constants.
-func New(owner *mlxc.Scope, shape Shape) (_ *Kernels, err error) {
-	k := &Kernels{shape: shape}
-	defer func() {
-		if err != nil {
-			k.Close()
-		}
-	}()
-	for _, one := range []struct {
-		kernel **mlxc.Kernel
-		source mlxc.KernelSource
-	}{
-		{&k.normRope, mlxc.KernelSource{Name: "norm_rope", Body: normRopeBody,
-			Inputs:  []string{"qkv", "q_weight", "k_weight", "positions", "freqs", "settings"},
-			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "NORM", "FREQS"}}},
-		{&k.addNorm, mlxc.KernelSource{Name: "add_norm", Body: addNormBody,
-			Inputs:  []string{"h", "y", "post_weight", "next_weight", "settings"},
-			Outputs: []string{"out"}, Constants: []string{"N", "THREADS", "POST", "CLIP"}}},
-		{&k.gate, mlxc.KernelSource{Name: "gate", Body: gateBody,
-			Inputs: []string{"gate_up"}, Outputs: []string{"out"}, Constants: []string{"N", "GELU"}}},
-		{&k.scores, mlxc.KernelSource{Name: "scores", Body: scoresBody,
-			Inputs: []string{"queries", "keys", "scale", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
-		{&k.weigh, mlxc.KernelSource{Name: "weigh", Body: weighBody,
-			Inputs: []string{"scores", "values", "filled"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "FILLED"}}},
-		{&k.attend, mlxc.KernelSource{Name: "attend", Body: attendBody,
-			Inputs: []string{"queries", "keys", "values", "filled", "scale"}, Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
-		{&k.packed, mlxc.KernelSource{Name: "packed", Body: packedBody,
-			Inputs:  []string{"queries", "past_keys", "past_values", "keys", "values", "visible", "scale"},
-			Outputs: []string{"out"}, Constants: []string{"H", "KV", "D", "MAX_KEYS"}}},
-		{&k.project, mlxc.KernelSource{Name: "project", Header: projectHeader, Body: projectBody,
-			Inputs: []string{"x", "weights", "scales", "biases"}, Outputs: []string{"out"}, Constants: []string{"TILES", "BITS", "GROUP"}}},
-	} {
-		one.source.Name, one.source.Header = "go_mlx_"+one.source.Name, common+one.source.Header
-		if *one.kernel, err = mlxc.NewKernel(one.source); err != nil {
-			return nil, err
-		}
+// New prepares the kernels for a lease's device; owner owns their constants.
+func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
+	device, err := lease.CUDADevice()
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernels{
+		shape: shape, device: device,
+		normRope: newKernel("norm_rope", "", normRopeBody,
+			[]string{"T qkv", "T q_weight", "T k_weight", "int positions", "float freqs", "float settings"}, "T out", "H", "KV", "D", "NORM", "FREQS"),
+		addNorm: newKernel("add_norm", "", addNormBody,
+			[]string{"T h", "T y", "T post_weight", "T next_weight", "float settings"}, "T out", "N", "THREADS", "POST", "CLIP"),
+		gate:   newKernel("gate", "", gateBody, []string{"T gate_up"}, "T out", "N", "GELU"),
+		scores: newKernel("scores", "", scoresBody, []string{"T queries", "T keys", "float scale", "int filled"}, "T out", "H", "KV", "D", "FILLED"),
+		weigh:  newKernel("weigh", "", weighBody, []string{"T scores", "T values", "int filled"}, "T out", "H", "KV", "D", "FILLED"),
+		attend: newKernel("attend", "", attendBody,
+			[]string{"T queries", "T keys", "T values", "int filled", "float scale"}, "T out", "H", "KV", "D", "MAX_KEYS"),
+		packed: newKernel("packed", "", packedBody,
+			[]string{"T queries", "T past_keys", "T past_values", "T keys", "T values", "bool visible", "float scale"}, "T out", "H", "KV", "D", "MAX_KEYS"),
+		project: newKernel("project", projectHeader, projectBody,
+			[]string{"T x", "void weights", "T scales", "T biases"}, "T out", "TILES", "BITS", "GROUP"),
+		rows: newKernel("rows", "", rowsBody, []string{"T table", "int ids", "T factor"}, "T out", "N", "SCALED"),
+		pick: newKernel("pick", "", pickBody, []string{"float logits", "float sums", "int picks", "int rows"}, "float out"),
 	}
 	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
 	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
@@ -129,8 +124,8 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*mlxc.Kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project} {
-		kernel.Close()
+	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick} {
+		kernel.close()
 	}
 }
 
@@ -170,11 +165,11 @@ func (k *Kernels) NormRope(s *mlxc.Scope, qkv, qWeight, kWeight, positions *mlxc
 	}
 	b, t, d := qkv.Dim(0), qkv.Dim(1), k.shape.HeadDim
 	slots := k.shape.Heads + 2*k.shape.KVHeads
-	out := s.Run(k.normRope, mlxc.Launch{
-		Grid: [3]int{b * t * slots * d, 1, 1}, Group: [3]int{d, 1, 1}, Element: k.shape.DType,
-		Constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
-		Outputs:   []mlxc.Output{{Shape: []int{b, slots, t, d}, DType: k.shape.DType}},
-	}, qkv, qWeight, kWeight, positions, freqs, r.settings)[0]
+	out := k.run(s, k.normRope, launch{
+		grid: [3]int{b * t * slots * d, 1, 1}, group: [3]int{d, 1, 1},
+		constants: []int{k.shape.Heads, k.shape.KVHeads, d, flag(k.shape.QKNorm), flag(r.freqs != nil)},
+		output:    mlxc.Output{Shape: []int{b, slots, t, d}, DType: k.shape.DType},
+	}, qkv, qWeight, kWeight, positions, freqs, r.settings)
 	firstValue := k.shape.Heads + k.shape.KVHeads
 	return s.Slice(out, 1, 0, k.shape.Heads), s.Slice(out, 1, k.shape.Heads, firstValue), s.Slice(out, 1, firstValue, slots)
 }
@@ -188,11 +183,11 @@ func (k *Kernels) AddNorm(s *mlxc.Scope, h, y, post, next *mlxc.Array) (sums, no
 	}
 	b, t, n := y.Dim(0), y.Dim(1), k.shape.HiddenSize
 	clip := k.shape.PostNorm && k.shape.DType == mlxc.Float16 // Gemma's activations exceed float16's range
-	out := s.Run(k.addNorm, mlxc.Launch{
-		Grid: [3]int{b * t * rowThreads, 1, 1}, Group: [3]int{rowThreads, 1, 1}, Element: k.shape.DType,
-		Constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
-		Outputs:   []mlxc.Output{{Shape: []int{2 * b, t, n}, DType: k.shape.DType}},
-	}, h, y, post, next, k.settings)[0]
+	out := k.run(s, k.addNorm, launch{
+		grid: [3]int{b * t * rowThreads, 1, 1}, group: [3]int{rowThreads, 1, 1},
+		constants: []int{n, rowThreads, flag(k.shape.PostNorm), flag(clip)},
+		output:    mlxc.Output{Shape: []int{2 * b, t, n}, DType: k.shape.DType},
+	}, h, y, post, next, k.settings)
 	return out, s.Slice(out, 0, b, 2*b)
 }
 
@@ -201,12 +196,33 @@ func (k *Kernels) Sums(s *mlxc.Scope, sums *mlxc.Array) *mlxc.Array {
 	return s.Slice(sums, 0, 0, sums.Dim(0)/2)
 }
 
+// Rows is the rows [B, T, hidden] of a table in the model's type that ids [B, T] name, times a factor of one number if there is one. MLX
+// would compile kernels for that when a process first asks.
+func (k *Kernels) Rows(s *mlxc.Scope, table, ids, factor *mlxc.Array) *mlxc.Array {
+	b, t, n, scaled := ids.Dim(0), ids.Dim(1), k.shape.HiddenSize, factor != nil
+	if !scaled {
+		factor = table // not read
+	}
+	return k.run(s, k.rows, launch{
+		grid: [3]int{b * t * n, 1, 1}, group: [3]int{pointThreads, 1, 1}, constants: []int{n, flag(scaled)},
+		output: mlxc.Output{Shape: []int{b, t, n}, DType: k.shape.DType},
+	}, table, ids, factor)
+}
+
+// Picks is the numbers that picks [N] name among all of logits, float32, less those of sums, float32, that rows [N] name.
+func (k *Kernels) Picks(s *mlxc.Scope, logits, sums, picks, rows *mlxc.Array) *mlxc.Array {
+	n := picks.Dim(0)
+	return k.run(s, k.pick, launch{
+		grid: [3]int{n, 1, 1}, group: [3]int{pointThreads, 1, 1}, output: mlxc.Output{Shape: []int{n}, DType: mlxc.Float32},
+	}, logits, sums, picks, rows)
+}
+
 // Gate is the activation of the first half of gateUp [B, T, 2 intermediate] times its second half.
 func (k *Kernels) Gate(s *mlxc.Scope, gateUp *mlxc.Array) *mlxc.Array {
 	b, t, n := gateUp.Dim(0), gateUp.Dim(1), k.shape.Intermediate
-	return s.Run(k.gate, mlxc.Launch{
-		Grid: [3]int{b * t * n, 1, 1}, Group: [3]int{pointThreads, 1, 1}, Element: k.shape.DType,
-		Constants: []int{n, flag(k.shape.GELU)},
-		Outputs:   []mlxc.Output{{Shape: []int{b, t, n}, DType: k.shape.DType}},
-	}, gateUp)[0]
+	return k.run(s, k.gate, launch{
+		grid: [3]int{b * t * n, 1, 1}, group: [3]int{pointThreads, 1, 1},
+		constants: []int{n, flag(k.shape.GELU)},
+		output:    mlxc.Output{Shape: []int{b, t, n}, DType: k.shape.DType},
+	}, gateUp)
 }

@@ -19,13 +19,13 @@
     const float f = static_cast<float>(x);
     const float mean = go_mlx_sum<D>(f * f, sums) / D;
     const T normed = static_cast<T>(f * rsqrtf(mean + settings[0]));
-    x = static_cast<T>(slot < H ? q_weight[d] : k_weight[d]) * normed;
+    x = static_cast<T>(static_cast<float>(slot < H ? q_weight[d] : k_weight[d]) * static_cast<float>(normed));
   }
   line[d] = x;
   __syncthreads();
   constexpr int HALF = D / 2;
   const int pair = d % HALF;
-  const float frequency = FREQS ? 1.0f / static_cast<float>(freqs[pair])
+  const float frequency = FREQS ? 1.0f / freqs[pair]
                                 : exp2f(-(static_cast<float>(pair) / static_cast<float>(HALF)) * settings[1]);
   const float theta = settings[2] * static_cast<float>(positions[row]) * frequency;
   const float x1 = static_cast<float>(line[pair]);

@@ -16,18 +16,18 @@
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const bool* sees = visible + static_cast<int64_t>(t) * total;
-  const T factor = static_cast<T>(scale[0]);
+  const float factor = rounded(scale[0]);
   float q[EACH];
   {
     const Part part = *reinterpret_cast<const Part*>(queries + (static_cast<int64_t>(head) * tokens + t) * D + lane * EACH);
     for (int i = 0; i < EACH; i++) {
-      q[i] = static_cast<float>(static_cast<T>(factor * part.at[i]));
+      q[i] = rounded(factor * static_cast<float>(part.at[i]));
     }
   }
   const T* old_keys = past_keys + group * past_keys_strides[1];
   const T* new_keys = keys + static_cast<int64_t>(group) * tokens * D;
   for (int key = warp; key < total; key += WARPS) {
-    float score = -INFINITY;
+    float score = LOWEST;
     if (sees[key]) {
       const T* at = key < past ? old_keys + key * past_keys_strides[2] : new_keys + (key - past) * D;
       const Part part = *reinterpret_cast<const Part*>(at + lane * EACH);
@@ -38,7 +38,7 @@
       for (int step = 16; step > 0; step /= 2) {
         dot += __shfl_xor_sync(0xffffffff, dot, step);
       }
-      score = static_cast<float>(static_cast<T>(dot));
+      score = rounded(dot);
     }
     if (lane == 0) {
       weights[key] = score;
@@ -53,11 +53,11 @@
     float result = 0;
 #pragma unroll 8
     for (int key = 0; key < past; key++) {
-      result += static_cast<float>(static_cast<T>(weights[key] * sum)) * static_cast<float>(old_values[key * past_values_strides[2] + d]);
+      result += rounded(weights[key] * sum) * static_cast<float>(old_values[key * past_values_strides[2] + d]);
     }
 #pragma unroll 8
     for (int key = 0; key < tokens; key++) {
-      result += static_cast<float>(static_cast<T>(weights[past + key] * sum)) * static_cast<float>(new_values[key * D + d]);
+      result += rounded(weights[past + key] * sum) * static_cast<float>(new_values[key * D + d]);
     }
     out[(static_cast<int64_t>(t) * H + head) * D + d] = static_cast<T>(result);
   }

@@ -24,7 +24,7 @@
   }
 #pragma unroll 2
   for (int k = warp * PIECE + share; k < K; k += WARPS * PIECE) {
-    GoMLXEight<T> upper, lower;
+    GoMLXEight upper, lower;
     if (BITS == 4) {
       const int64_t at = static_cast<int64_t>(first_out + line) * K + k;
       const int64_t below = at + 8 * static_cast<int64_t>(K);
@@ -37,14 +37,14 @@
     }
     for (int t = 0; t < TILES; t++) {
       const int row = first_row + t * 8 + line;
-      GoMLXEight<T> in;
+      GoMLXEight in;
       if (row < rows) {
         in.load(x + static_cast<int64_t>(row) * K + k);
       } else {
         in.clear();
       }
-      go_mlx_mma<T>(sums[t], upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1], in.pair[0], in.pair[1]);
-      go_mlx_mma<T>(sums[t], upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3], in.pair[2], in.pair[3]);
+      go_mlx_mma(sums[t], upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1], in.pair[0], in.pair[1]);
+      go_mlx_mma(sums[t], upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3], in.pair[2], in.pair[3]);
     }
   }
   for (int t = 0; t < TILES; t++) {

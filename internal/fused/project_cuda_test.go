@@ -23,7 +23,7 @@ func TestProjectComputesWhatMLXDoes(t *testing.T) {
 		s := lease.NewScope()
 		defer s.Close()
 		for _, dtype := range []mlxc.DType{mlxc.BFloat16, mlxc.Float16} {
-			k, err := New(s, Shape{Heads: 4, KVHeads: 1, HeadDim: 256, HiddenSize: 1152, Intermediate: 6912, DType: dtype})
+			k, err := New(s, lease, Shape{Heads: 4, KVHeads: 1, HeadDim: 256, HiddenSize: 1152, Intermediate: 6912, DType: dtype})
 			if err != nil {
 				failure = err
 				return

@@ -10,13 +10,13 @@
   const int row = blockIdx.z;
   const int room = keys_shape[2];
   const int length = FILLED ? filled[row] : room;
-  const T factor = static_cast<T>(scale[0]);
+  const float factor = rounded(scale[0]);
   float q[GROUP][EACH];
   for (int g = 0; g < GROUP; g++) {
     const T* query = queries + row * queries_strides[0] + (head * GROUP + g) * D;
     const Part part = *reinterpret_cast<const Part*>(query + lane * EACH);
     for (int i = 0; i < EACH; i++) {
-      q[g][i] = static_cast<float>(static_cast<T>(factor * part.at[i]));
+      q[g][i] = rounded(factor * static_cast<float>(part.at[i]));
     }
   }
   const T* mine = keys + row * keys_strides[0] + head * keys_strides[1] + lane * EACH;

@@ -6,14 +6,34 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/nn"
 )
 
-//go:embed token.cu
-var tokenBody string
+// The parts of the kernel's source, in the order in which they are compiled.
+var (
+	//go:embed token_types.cuh
+	tokenTypes string
+	//go:embed token_exchange.cuh
+	tokenExchange string
+	//go:embed token_shared.cuh
+	tokenShared string
+	//go:embed token_gate.cuh
+	tokenGate string
+	//go:embed token_product.cuh
+	tokenProduct string
+	//go:embed token_attention.cuh
+	tokenAttention string
+	//go:embed token_norm.cuh
+	tokenNorm string
+	//go:embed token_choice.cuh
+	tokenChoice string
+	//go:embed token.cu
+	tokenBody string
+)
 
 // OneLaunchVariable is the environment variable that, set to "off", keeps tokens from being computed in one launch.
 const OneLaunchVariable = "GO_MLX_ONE_LAUNCH"
@@ -23,7 +43,9 @@ const (
 	tokenBlocks   = 1024 // at most: the kernel has room for what so many blocks say
 	maxPlaceKinds = 4
 	packedBits    = 4
-	largeLaunch   = 12010 // the driver from which on a launch may have more than oldParameters bytes of parameters
+	maxAhead      = 6       // units of a product on the way to a warp
+	sharedReserve = 2 << 10 // shared memory that is left alone
+	largeLaunch   = 12010   // the driver from which on a launch may have more than oldParameters bytes of parameters
 	oldParameters = 4096
 	newParameters = 32000
 )
@@ -53,7 +75,9 @@ type TokenLayer struct {
 // two such kernels on the GPU at a time, both could wait for ever. So only one model of a process has one; GPUs do not run
 // kernels of several processes side by side unless CUDA's MPS is asked for.
 type Token struct {
-	program        *mlxc.Program
+	code           func() ([]byte, error) // compiles the kernel once; any goroutine may call it
+	program        *mlxc.Program          // nil before the first run
+	fixed          []*mlxc.Array          // the program's; the owner's
 	blocks, shared int
 	vocab          int
 	dtype          mlxc.DType
@@ -62,7 +86,7 @@ type Token struct {
 
 var tokenTaken atomic.Bool
 
-// NewToken compiles the kernel, or takes it from the cache. It returns nil for a model or a machine that it does not serve, and where
+// NewToken makes the kernel, which is compiled or taken from the cache when it first runs. It returns nil for a model or a machine that it does not serve, and where
 // another model of the process has one. owner owns the constants.
 func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err error) {
 	if os.Getenv(OneLaunchVariable) == "off" || os.Getenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") != "" || !m.fits() {
@@ -92,12 +116,7 @@ func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err
 			tokenTaken.Store(false)
 		}
 	}()
-	key := fmt.Sprintf("%d.%d driver %d compiler %d\n%s", device.Major, device.Minor, device.Driver, device.Compiler, source)
-	code, err := openCache().get(key, func() ([]byte, error) { return mlxc.CompileCUDA(source, device) })
-	if err != nil {
-		return nil, err
-	}
-	t := &Token{blocks: device.Multiprocessors, shared: shared, vocab: m.VocabSize, dtype: m.DType}
+	t := &Token{blocks: m.blocks(device), shared: shared, vocab: m.VocabSize, dtype: m.DType, code: sync.OnceValues(func() ([]byte, error) { return compile(source, device) })}
 	var norms, headNorms []*mlxc.Array
 	for _, l := range m.Layers {
 		norms = append(norms, l.InputNorm, l.MLPNorm)
@@ -127,10 +146,15 @@ func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err
 			fixed[i] = all
 		}
 	}
-	if t.program, err = mlxc.NewProgram("go_mlx_token", code, append(fixed, matrices[6:]...)); err != nil {
-		return nil, err
-	}
+	t.fixed = append(fixed, matrices[6:]...)
 	return t, nil
+}
+
+// Prepare begins to compile the kernel, which otherwise is done when it first runs, beside what the caller does meanwhile.
+func (t *Token) Prepare() {
+	if t != nil && t.program == nil {
+		go func() { _, _ = t.code() }() // whoever runs it gets the error
+	}
 }
 
 // Close gives the kernel back; the next model may have one.
@@ -150,12 +174,22 @@ type TokenPlace struct{ At, Filled, Room int }
 // head_dim], which are written in place and must be nobody else's. It returns the logits [1, vocab] and the most likely
 // token, uint32 [1].
 func (t *Token) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []TokenPlace) (logits, best *mlxc.Array) {
+	if t.program == nil {
+		code, err := t.code()
+		if err == nil {
+			t.program, err = mlxc.NewProgram("go_mlx_token", code, t.fixed)
+		}
+		if err != nil {
+			s.Fail(fmt.Errorf("kernel of a token: %w", err))
+			return token, token // the error is latched
+		}
+	}
 	numbers := []int32{int32(position), int32(row)}
 	for _, p := range places {
 		numbers = append(numbers, int32(p.At), int32(p.Filled), int32(p.Room))
 	}
 	out := s.RunProgram(t.program, mlxc.ProgramLaunch{
-		Blocks: t.blocks, Threads: tokenThreads, SharedBytes: t.shared, Numbers: numbers,
+		Grid: [3]int{t.blocks * tokenThreads, 1, 1}, Group: [3]int{tokenThreads, 1, 1}, SharedBytes: t.shared, Numbers: numbers,
 		Outputs: []mlxc.Output{{Shape: []int{1, t.vocab}, DType: t.dtype}, {Shape: []int{1}, DType: mlxc.Uint32}},
 	}, []*mlxc.Array{token}, kv)
 	return out[0], out[1]
@@ -191,7 +225,7 @@ func (m *TokenModel) matrices() (out []*mlxc.Array, bits, group int, ok bool) {
 		packed, scales, biases, f := l.Quantized()
 		out = append(out, packed, scales, biases)
 		in, _ := l.Dims()
-		return packed != nil && f == format && bits == packedBits && group >= 16 && in%group == 0
+		return packed != nil && f == format && bits == packedBits && (group == 32 || group == 64 || group == 128) && in%group == 0
 	}
 	if !add(m.Embed, 3) || !add(m.Head, 3) {
 		return nil, 0, 0, false
@@ -204,20 +238,6 @@ func (m *TokenModel) matrices() (out []*mlxc.Array, bits, group int, ok bool) {
 		}
 	}
 	return out, bits, group, true
-}
-
-// split is into how many parts a row of a product is cut, so that the warps of a block have about as much to do.
-func split(rows, columns, blocks, chunk int) int {
-	mine, chunks, warps := (rows+blocks-1)/blocks, columns/chunk, tokenThreads/warp
-	best, least := 1, math.MaxInt
-	for n := 1; n <= 16 && chunks/n >= 16; n++ {
-		const wait = 4 // what the first weights of a row take, in those of a step
-		steps := ((chunks+n-1)/n + warp - 1) / warp
-		if cost := (mine*n + warps - 1) / warps * (wait + steps); cost < least {
-			best, least = n, cost
-		}
-	}
-	return best
 }
 
 func float(x float32) string { return fmt.Sprintf("%#xu", math.Float32bits(x)) }
@@ -241,21 +261,27 @@ func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int
 		}
 		ropeOf = append(ropeOf, fmt.Sprint(at))
 	}
-	blocks, chunk := device.Multiprocessors, 8
+	blocks := m.blocks(device)
+	chunk, unit := 64, 2048 // columns of a unit of work, and its bytes
 	if bits != 0 {
-		chunk = 16
+		chunk, unit = 128, 1024+128+16
+		if group == 32 {
+			unit = 1024 + 2*128
+		}
 	}
 	queries := m.Heads * m.HeadDim
 	qkv := queries + 2*m.KVHeads*m.HeadDim
-	splits := [3]int{split(qkv, m.HiddenSize, blocks, chunk), split(m.HiddenSize, queries, blocks, chunk), split(m.HiddenSize, m.Intermediate, blocks, chunk)}
-	parts := max(2*tokenThreads/warp, 2*((m.Intermediate+blocks-1)/blocks+1))
-	for i, rows := range []int{qkv, m.HiddenSize, m.HiddenSize} {
-		parts = max(parts, ((rows+blocks-1)/blocks+1)*splits[i])
-	}
+	parts := max(2*tokenThreads/warp, productParts(qkv, m.HiddenSize, 16, chunk, blocks), productParts(m.HiddenSize, queries, 16, chunk, blocks),
+		productParts(m.Intermediate, m.HiddenSize, 8, chunk, blocks), productParts(m.HiddenSize, m.Intermediate, 16, chunk, blocks))
 	share := m.Heads / m.KVHeads
 	valueParts := tokenThreads / (m.HeadDim / 2)
 	union := max(parts, share*(m.HeadDim+64+1+valueParts*m.HeadDim)+m.HeadDim+16, m.Heads*(tokenBlocks/m.KVHeads))
-	shared = 2*max(m.HiddenSize, queries, m.Intermediate) + 4*64 + 8*(layerArrays+2*len(m.Layers)) + 4*len(ropes)*m.HeadDim + 4*union + 512
+	longest := max(m.HiddenSize, queries, m.Intermediate)
+	shared = 2*(longest+128) + 128 + 4*(longest/32+4) + 4*64 + 8*(layerArrays+2*len(m.Layers)) + 4*len(ropes)*m.HeadDim + 4*union + 512
+	shared = (shared + 127) &^ 127
+	unitsAt := shared
+	ahead := min(maxAhead, (device.SharedBytes-sharedReserve-shared)/(unit*tokenThreads/warp))
+	shared += max(ahead, 1) * unit * tokenThreads / warp
 	// In one order, as the text is what the compiled kernel is kept under.
 	for _, d := range []struct {
 		name  string
@@ -264,8 +290,9 @@ func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int
 		{"LAYERS", len(m.Layers)}, {"HIDDEN", m.HiddenSize}, {"HEADS", m.Heads}, {"KV_HEADS", m.KVHeads}, {"HEAD_DIM", m.HeadDim},
 		{"INTER", m.Intermediate}, {"VOCAB", m.VocabSize}, {"HALF", flag(m.DType == mlxc.Float16)}, {"BITS", bits}, {"GROUP", group},
 		{"QK_NORM", flag(m.QKNorm)}, {"POST_NORM", flag(m.PostNorm)}, {"GELU", flag(m.GELU)},
-		{"FREQS", flag(m.Layers[0].RoPE.Freqs != nil)}, {"KINDS", m.Kinds}, {"ROPES", len(ropes)}, {"SPLIT_QKV", splits[0]},
-		{"SPLIT_O", splits[1]}, {"SPLIT_DOWN", splits[2]}, {"PARTS", parts}, {"THREADS", tokenThreads}, {"SHARED_BYTES", shared},
+		{"FREQS", flag(m.Layers[0].RoPE.Freqs != nil)}, {"KINDS", m.Kinds}, {"ROPES", len(ropes)}, {"UNITS_AT", unitsAt}, {"AHEAD", max(ahead, 1)},
+		{"PARTS", parts}, {"THREADS", tokenThreads}, {"SHARED_BYTES", shared},
+		{"BLOCKS", blocks}, {"WORKSPACE_WORDS", m.workspaceWords(blocks)},
 		{"KIND_OF", list(kinds)}, {"ROPE_OF", list(ropeOf)}, {"ROPE_BASE", list(bases)}, {"ROPE_SCALE", list(scales)},
 		{"EPS", float(m.RMSNormEps)}, {"ATTENTION_SCALE", float(m.AttentionScale)}, {"EMBED_SCALE", float(m.EmbedScale)},
 	} {
@@ -296,14 +323,30 @@ func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int
 	define("AT", list(at))
 	define("FILLED", list(filled))
 	define("ROOM", list(room))
-	return b.String() + tokenBody, shared
+	b.WriteString(strings.Join([]string{
+		tokenTypes, tokenShared, tokenExchange, tokenGate, tokenProduct, tokenAttention, tokenNorm, tokenChoice, tokenBody,
+	}, "\n"))
+	return b.String(), shared
+}
+
+// productParts is the room for the parts of a product's rows as token_product.cuh cuts it, into tiles of so many rows.
+func productParts(rows, columns, tile, chunk, blocks int) int {
+	up := func(a, b int) int { return (a + b - 1) / b }
+	tiles, chunks := up(up(rows, blocks), tile), up(columns, chunk)
+	ofWarp := up(tiles*chunks, tokenThreads/warp)
+	return tiles * (up(chunks, ofWarp) + 1) * 16
+}
+
+// blocks is how many there are: at most one on each multiprocessor, and each has rows of every product.
+func (m *TokenModel) blocks(device mlxc.CUDADevice) int {
+	return min(device.Multiprocessors, m.HiddenSize, m.Intermediate, m.VocabSize, (m.Heads+2*m.KVHeads)*m.HeadDim)
 }
 
 // workspaceWords is the size of the kernel's Workspace and of what follows it, in words of four bytes.
 func (m *TokenModel) workspaceWords(blocks int) int {
-	queries, share := m.Heads*m.HeadDim, m.Heads/m.KVHeads
-	fixed := 4*4 + 2*4*tokenBlocks + 2*(queries+2*m.KVHeads*m.HeadDim+m.HiddenSize+m.Intermediate) + 4*16
-	return (fixed + 8*blocks*m.Heads + 4*max(blocks*share, m.Heads)*m.HeadDim) / 4
+	fixed := 4 + 4*blocks + (m.Heads+2*m.KVHeads)*m.HeadDim + m.HiddenSize + m.Intermediate + 16
+	parts := max(blocks*m.Heads/m.KVHeads, m.Heads)
+	return fixed + 4*blocks*m.Heads + 2*parts*m.HeadDim
 }
 
 // workspace is its first contents: counters of zero, and no token found.

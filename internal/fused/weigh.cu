@@ -11,7 +11,7 @@
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   const T* mine = scores + (static_cast<int64_t>(row) * H + head) * room;
-  float top = -INFINITY;
+  float top = LOWEST;
   for (int key = threadIdx.x; key < length; key += WARPS * 32) {
     top = fmaxf(top, static_cast<float>(mine[key]));
   }

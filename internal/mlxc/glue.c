@@ -47,26 +47,6 @@ mlx_closure gomlx_closure_new(uintptr_t handle) {
   return mlx_closure_new_func_payload(call_go, (void*)handle, free_go);
 }
 
-int gomlx_cuda_kernel_apply(mlx_vector_array* out, mlx_fast_cuda_kernel kernel, const mlx_array* in, int inputs,
-                            const gomlx_launch* launch, mlx_stream stream) {
-  mlx_fast_cuda_kernel_config config = mlx_fast_cuda_kernel_config_new();
-  const int *grid = launch->grid, *group = launch->group, *shape = launch->shapes;
-  int rc = mlx_fast_cuda_kernel_config_set_grid(config, grid[0], grid[1], grid[2]);
-  rc = rc || mlx_fast_cuda_kernel_config_set_thread_group(config, group[0], group[1], group[2]);
-  rc = rc || mlx_fast_cuda_kernel_config_add_template_arg_dtype(config, "T", launch->element);
-  for (int i = 0; i < launch->constants; i++)
-    rc = rc || mlx_fast_cuda_kernel_config_add_template_arg_int(config, launch->names[i], launch->values[i]);
-  for (int i = 0; i < launch->outputs; shape += launch->ranks[i++])
-    rc = rc || mlx_fast_cuda_kernel_config_add_output_arg(config, shape, launch->ranks[i], launch->types[i]);
-  if (rc == 0) {
-    mlx_vector_array args = mlx_vector_array_new_data(in, inputs);
-    rc = mlx_fast_cuda_kernel_apply(out, kernel, args, config, stream);
-    mlx_vector_array_free(args);
-  }
-  mlx_fast_cuda_kernel_config_free(config);
-  return rc;
-}
-
 extern size_t gomlxReaderRead(uintptr_t handle, void* data, size_t n);
 extern size_t gomlxReaderReadAt(uintptr_t handle, void* data, size_t n, size_t offset);
 extern int gomlxReaderSeek(uintptr_t handle, int64_t offset, int whence);

@@ -56,9 +56,34 @@ type Program struct {
 
 // ProgramLaunch is one use of a program.
 type ProgramLaunch struct {
-	Blocks, Threads, SharedBytes int
-	Outputs                      []Output
-	Numbers                      []int32 // the kernel's last parameters
+	Grid, Group [3]int // in threads
+	SharedBytes int
+	Outputs     []Output
+	Numbers     []int32  // parameters behind the outputs
+	Layouts     []Layout // of the first inputs: the parameters behind the numbers; inputs without one must be in row-major order
+}
+
+// Layout is what a kernel wants to know of an input: its shape, then its strides, a parameter for each dimension.
+type Layout struct{ Shape, Strides bool }
+
+// Output is the shape and type of a result.
+type Output struct {
+	Shape []int
+	DType DType
+}
+
+// CUDACapability is the major compute capability of the NVIDIA GPU that MLX computes on, which custom kernels need; 0
+// on any other device.
+func (l *Lease) CUDACapability() (int, error) {
+	if l.Device().Name != "gpu" {
+		return 0, nil
+	}
+	var has C.bool
+	if err := checkAnywhere("cuda", func() C.int { return C.mlx_cuda_is_available(&has) }); err != nil || !bool(has) {
+		return 0, err
+	}
+	major, _, err := l.deviceInfo("compute_capability_major")
+	return int(major), err
 }
 
 // NewProgram takes code of CompileCUDA with an extern "C" kernel of a name. It holds the fixed arrays until it is closed.
@@ -90,8 +115,7 @@ func (p *Program) Close() {
 	}
 }
 
-// RunProgram launches a program. Its parameters are first, the fixed arrays, last, the outputs and the numbers. All arrays must be in
-// row-major order. What a program writes to its inputs must be nobody else's: MLX does not know of it.
+// RunProgram launches a program. Its parameters are first, the fixed arrays, last, the outputs, the numbers and the layouts. What a program writes to its inputs must be nobody else's: MLX does not know of it.
 func (s *Scope) RunProgram(p *Program, launch ProgramLaunch, first, last []*Array) []*Array {
 	out := make([]*Array, len(launch.Outputs))
 	for i := range out {
@@ -111,18 +135,34 @@ func (s *Scope) RunProgram(p *Program, launch ProgramLaunch, first, last []*Arra
 	for i, n := range launch.Numbers {
 		numbers[i] = C.int(n)
 	}
+	layouts := make([]C.int, len(launch.Layouts))
+	for i, l := range launch.Layouts {
+		if l.Shape {
+			layouts[i] |= C.GOMLX_SHAPE
+		}
+		if l.Strides {
+			layouts[i] |= C.GOMLX_STRIDES
+		}
+	}
 	var pins runtime.Pinner // the struct points to Go memory for as long as the call lasts
 	defer pins.Unpin()
 	c := C.gomlx_cuda_launch{
-		blocks: C.int(launch.Blocks), threads: C.int(launch.Threads), shared_bytes: C.int(launch.SharedBytes),
-		outputs: C.int(len(out)), shapes: unsafe.SliceData(shapes), ranks: unsafe.SliceData(ranks), types: unsafe.SliceData(types),
+		shared_bytes: C.int(launch.SharedBytes),
+		outputs:      C.int(len(out)), shapes: unsafe.SliceData(shapes), ranks: unsafe.SliceData(ranks), types: unsafe.SliceData(types),
 		numbers: unsafe.SliceData(numbers), number_count: C.int(len(numbers)),
+		layouts: unsafe.SliceData(layouts), layout_count: C.int(len(layouts)),
+	}
+	for i := range 3 {
+		c.grid[i], c.group[i] = C.int(launch.Grid[i]), C.int(launch.Group[i])
 	}
 	pins.Pin(c.shapes)
 	pins.Pin(c.ranks)
 	pins.Pin(c.types)
 	if len(numbers) > 0 {
 		pins.Pin(c.numbers)
+	}
+	if len(layouts) > 0 {
+		pins.Pin(c.layouts)
 	}
 	before, after, made := arrayHandles(first), arrayHandles(last), make([]C.mlx_array, len(out))
 	if C.gomlx_cuda_program_run(unsafe.SliceData(made), p.p, unsafe.SliceData(before), C.int(len(before)),

@@ -77,13 +77,13 @@ type decoder struct {
 func newDecoder(spec decoderSpec, w *checkpoint.Weights, lease *mlxc.Lease) (*decoder, error) {
 	d := &decoder{decoderSpec: spec}
 	var err error
-	if d.cuda, err = fuseLayers(w, &d.decoderSpec); err != nil {
+	if d.cuda, err = fuseLayers(w, &d.decoderSpec, lease); err != nil {
 		return d, err
 	}
 	if err := w.Finish(); err != nil {
 		return d, err
 	}
-	if d.exact, err = newExactDecoder(&d.decoderSpec, w.Scope, lease); err != nil {
+	if d.exact, err = newExactDecoder(&d.decoderSpec, w.Scope, lease, d.cuda == nil); err != nil {
 		return d, err
 	}
 	switch {

@@ -24,7 +24,7 @@ type fusedLayer struct {
 
 // fuseLayers returns nil if the kernels cannot run the model: not on this device, not in this shape, or not
 // with weights of several types or packings. Otherwise the joined weights are all that is left of their parts.
-func fuseLayers(w *checkpoint.Weights, spec *decoderSpec) (_ *FusedDecoder, err error) {
+func fuseLayers(w *checkpoint.Weights, spec *decoderSpec, lease *mlxc.Lease) (_ *FusedDecoder, err error) {
 	if !w.Fuse || len(w.Problems) > 0 || !w.Uniform() || spec.layers[0].rope.Traditional {
 		return nil, nil
 	}
@@ -42,7 +42,7 @@ func fuseLayers(w *checkpoint.Weights, spec *decoderSpec) (_ *FusedDecoder, err 
 		}
 	}
 	d := &FusedDecoder{layers: make([]fusedLayer, len(spec.layers)), norm: spec.norm}
-	if d.Kernels, err = fused.New(w.Scope, shape); err != nil {
+	if d.Kernels, err = fused.New(w.Scope, lease, shape); err != nil {
 		return nil, err
 	}
 	for i := range d.layers {
@@ -87,8 +87,19 @@ type cudaKernels struct {
 
 // Hidden runs the layers on token ids [B, T] and returns the normed states [B, T, hidden].
 func (k cudaKernels) Hidden(s *mlxc.Scope, ids *mlxc.Array, pass *kv.Pass) *mlxc.Array {
-	return k.layers.run(s, k.exact.lookup(s, ids), pass)
+	table := k.exact.embed.Output().Plain()
+	if table == nil {
+		return k.layers.run(s, k.exact.lookup(s, ids), pass)
+	}
+	return k.layers.run(s, k.layers.Kernels.Rows(s, table, ids, k.exact.scale), pass)
 }
 
 // Logits maps states [..., hidden] to [..., vocab].
-func (k cudaKernels) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return k.exact.Logits(s, h) }
+func (k cudaKernels) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
+	if packed, _, _, _ := k.exact.output().Quantized(); packed == nil {
+		return k.exact.Logits(s, h)
+	}
+	shape := h.Shape()
+	rows := k.layers.Kernels.Project(s, s.Reshape(h, 1, -1, k.exact.hiddenSize), k.exact.output())
+	return s.Reshape(rows, append(shape[:len(shape)-1:len(shape)-1], k.exact.vocabSize)...)
+}

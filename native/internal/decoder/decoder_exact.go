@@ -16,7 +16,8 @@ type exactDecoder struct {
 	gated *mlxc.Function // compiled as in mlx-lm: GELU of the gate, or SiLU of the gate times up
 }
 
-func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease) (_ *exactDecoder, err error) {
+// newExactDecoder also computes an activation, for which MLX may compile a kernel, if the decoder is ever going to run.
+func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease, runs bool) (_ *exactDecoder, err error) {
 	d := &exactDecoder{decoderSpec: spec}
 	operands := 1
 	activation := func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array { return []*mlxc.Array{nn.GELUApprox(s, in[0])} }
@@ -34,6 +35,9 @@ func newExactDecoder(spec *decoderSpec, owner *mlxc.Scope, lease *mlxc.Lease) (_
 		if err := owner.Eval(d.scale); err != nil {
 			return d, err
 		}
+	}
+	if !runs {
+		return d, nil
 	}
 	return d, warm(owner, d.gated, operands, spec.norm.DType(), spec.intermediate)
 }

@@ -11,6 +11,7 @@ type fusedRow struct {
 	*labelRow
 	visible []bool  // [T, past+T]
 	flat    []int32 // row * vocab + id of every pick
+	rowOf   []int32 // row of every pick
 }
 
 // packFused lays a batch out, or returns nil if it is none for the CUDA kernels.
@@ -55,10 +56,10 @@ func (t *LabelTask) packFused(past *kv.History, batch []ScoreRow) *fusedRow {
 		}
 	}
 	for _, pick := range p.picks {
-		p.flat = append(p.flat, pick.row*int32(sc.Shape.VocabSize)+pick.id)
+		p.flat, p.rowOf = append(p.flat, pick.row*int32(sc.Shape.VocabSize)+pick.id), append(p.rowOf, pick.row)
 	}
 	for len(p.flat)%pickBlock != 0 {
-		p.flat = append(p.flat, 0)
+		p.flat, p.rowOf = append(p.flat, 0), append(p.rowOf, 0)
 	}
 	return p
 }
@@ -75,20 +76,20 @@ func (st *packedMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, _ 
 	return st.decoder.Kernels.AttendPacked(s, q, st.pastKeys[layer], st.pastVals[layer], k, v, st.visible)
 }
 
-// tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N] and every layer's keys
+// tracePacked takes ids [1, T], positions [1, T], the mask bool [T, P+T], rows [R], picks [N], the picks' rows [N] and every layer's keys
 // and values of the shared prefix. It returns the log-probabilities of the picks, float32 [N].
 func (n *Scorer) tracePacked(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	st := &packedMemory{decoder: n.CUDA, visible: in[2]}
-	for i := 5; i < len(in); i += 2 {
+	for i := 6; i < len(in); i += 2 {
 		st.pastKeys, st.pastVals = append(st.pastKeys, in[i]), append(st.pastVals, in[i+1])
 	}
-	rows, picks := in[3], in[4]
+	rows, picks, of := in[3], in[4], in[5]
 	h := n.Arch.Hidden(s, in[0], &kv.Pass{At: in[1], Memory: st})
-	h = s.Take(s.Reshape(h, h.Dim(1), n.Shape.HiddenSize), rows, 0)
+	kernels := n.CUDA.Kernels
+	h = s.Squeeze(kernels.Rows(s, s.Reshape(h, h.Dim(1), n.Shape.HiddenSize), s.Reshape(rows, 1, rows.Dim(0)), nil), 0)
 	logits := s.AsType(n.Arch.Logits(s, h), mlxc.Float32)
 	sums := s.LogSumExp(logits, -1, false)
-	of := s.FloorDivide(picks, s.Scalar(float64(n.Shape.VocabSize), mlxc.Int32))
-	return []*mlxc.Array{s.Subtract(s.Take(s.Reshape(logits, -1), picks, 0), s.Take(sums, of, 0))}
+	return []*mlxc.Array{kernels.Picks(s, logits, sums, picks, of)}
 }
 
 // fusedLogProbs is LogProbs for a packed row.
@@ -97,6 +98,7 @@ func (t *LabelTask) fusedLogProbs(s *mlxc.Scope, past *kv.History, p *fusedRow, 
 	in := []*mlxc.Array{
 		s.FromInts(p.IDs, 1, n), s.FromInts(p.Positions, 1, n), s.FromBools(p.visible, n, past.Length+n),
 		s.FromInts(p.rows, len(p.rows)), s.FromInts(p.flat, len(p.flat)),
+		s.FromInts(p.rowOf, len(p.rowOf)),
 	}
 	for i := range past.Keys {
 		in = append(in, past.Keys[i], past.Values[i])
