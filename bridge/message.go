@@ -39,6 +39,7 @@ type message struct {
 	CachedTokens int     `msgpack:"cached_tokens"`
 	StopString   string  `msgpack:"stop_string"`
 	Segments     []piece `msgpack:"segments"`
+	CallText     string  `msgpack:"call_text"`
 
 	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`

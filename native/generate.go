@@ -148,7 +148,7 @@ func (m *Model) relay(ctx context.Context, st *stream, yield func(engine.Token) 
 			}
 		}
 		if splitter != nil {
-			token.Segments = splitter.Add(token.Text, token.FinishReason != "")
+			token.Segments, token.CallText = splitter.Add(token.Text, token.FinishReason != ""), splitter.CallText()
 		}
 		if !yield(token) || token.FinishReason != "" {
 			return nil

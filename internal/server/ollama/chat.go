@@ -224,40 +224,73 @@ func (q *ChatRequest) Loaded() any {
 	return a
 }
 
-// add adds an event to a message.
-func (m *chatMessage) add(e turn.Event) {
-	switch e.Kind {
-	case turn.Reasoning:
-		m.Thinking += e.Text
-	case turn.Call:
-		m.ToolCalls = append(m.ToolCalls, call{e.Call.ID, callFunction{e.Call.Function.Name, jsontext.Value(e.Call.Function.Arguments)}})
-	default:
-		m.Content += e.Text
+// growing sends a message in pieces, or joins them. Ollama's calls come whole, for their arguments are an object.
+type growing struct {
+	message chatMessage // joined
+	send    func(chatMessage) error
+	first   time.Time
+}
+
+func (g *growing) add(m chatMessage) error {
+	g.message.Content += m.Content
+	g.message.Thinking += m.Thinking
+	g.message.ToolCalls = append(g.message.ToolCalls, m.ToolCalls...)
+	if g.send == nil {
+		return nil
 	}
+	return g.send(m)
+}
+
+// Open notes when the first piece came.
+func (g *growing) Open(int, *turn.Block) error {
+	if g.first.IsZero() {
+		g.first = time.Now()
+	}
+	return nil
+}
+
+// Grow adds a text or a thought.
+func (g *growing) Grow(_ int, b *turn.Block, e turn.Event) error {
+	switch b.Kind {
+	case turn.Text:
+		return g.add(chatMessage{Content: e.Text})
+	case turn.Reasoning:
+		return g.add(chatMessage{Thinking: e.Text})
+	}
+	return nil
+}
+
+// Close adds a call.
+func (g *growing) Close(_ int, b *turn.Block) error {
+	if b.Kind != turn.Call {
+		return nil
+	}
+	return g.add(chatMessage{ToolCalls: []call{{b.Call.ID, callFunction{b.Call.Function.Name, jsontext.Value(b.Call.Function.Arguments)}}}})
 }
 
 // AnswerWhole generates the answer in one piece.
 func (q *ChatRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error) {
-	var m chatMessage
-	f, err := q.run(ctx, t, func(e turn.Event) error { m.add(e); return nil })
-	a := q.answer(m)
-	a.figures = f
-	return a, err
+	return q.generate(ctx, t, nil)
 }
 
 // AnswerStream sends the answer as it grows.
 func (q *ChatRequest) AnswerStream(ctx context.Context, t *turn.Turn, out turn.Sink) error {
-	f, err := q.run(ctx, t, func(e turn.Event) error {
-		var m chatMessage
-		m.add(e)
-		return out.Send("", q.answer(m))
-	})
+	a, err := q.generate(ctx, t, func(m chatMessage) error { return out.Send("", q.answer(m)) })
 	if err != nil {
 		return err
 	}
-	a := q.answer(chatMessage{})
-	a.figures = f
+	a.Message = chatMessage{Role: a.Message.Role}
 	return out.Send("", a)
+}
+
+// generate gives the whole answer, and sends its pieces, if there is a way to.
+func (q *ChatRequest) generate(ctx context.Context, t *turn.Turn, send func(chatMessage) error) (chatAnswer, error) {
+	q.ready = time.Now()
+	g := &growing{send: send}
+	reply, err := t.RunBlocks(ctx, g)
+	a := q.answer(g.message)
+	a.figures = q.figures(reply.Outcome, g.first)
+	return a, err
 }
 
 // run generates the answer and takes the time.

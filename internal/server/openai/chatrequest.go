@@ -61,7 +61,7 @@ type sentCall struct {
 }
 
 type callFunction struct {
-	Name      string `json:"name"`
+	Name      string `json:"name,omitzero"`
 	Arguments string `json:"arguments"` // JSON
 }
 
@@ -157,7 +157,7 @@ func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
 		if message.Reasoning == "" {
 			message.Reasoning = m.Reasoning
 		}
-		for k, call := range m.ToolCalls {
+		for _, call := range m.ToolCalls {
 			if call.Custom != nil {
 				c, err := customCall(call.ID, call.Custom.Name, call.Custom.Input)
 				if err != nil {
@@ -166,11 +166,7 @@ func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
 				message.ToolCalls = append(message.ToolCalls, c)
 				continue
 			}
-			data, err := arguments(turn.At(turn.At("messages", i, "tool_calls"), k, "function.arguments"), call.Function.Arguments)
-			if err != nil {
-				return nil, false, err
-			}
-			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: data}})
+			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: arguments(call.Function.Arguments)}})
 		}
 		out = append(out, message)
 		last = last || m.Prefix && i == len(q.Messages)-1

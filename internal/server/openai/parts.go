@@ -133,15 +133,16 @@ func toolsOf(given []turn.Tool, choice toolChoice, parallel *bool) turn.Tools {
 	return turn.Tools{List: given, Mode: choice.mode, Only: choice.only, OneCall: parallel != nil && !*parallel}
 }
 
-// arguments are those of a call, which clients may leave empty.
-func arguments(field, text string) ([]byte, error) {
+// arguments are those of a call, which clients may leave empty. What a model wrote comes back in every later turn, so it may be no
+// JSON either.
+func arguments(text string) []byte {
 	if strings.TrimSpace(text) == "" {
-		return []byte("{}"), nil
+		return []byte("{}")
 	}
-	if !jsontext.Value(text).IsValid() {
-		return nil, turn.Bad(field, "not JSON")
+	if jsontext.Value(text).IsValid() {
+		return []byte(text)
 	}
-	return []byte(text), nil
+	return turn.WholeArguments(text)
 }
 
 // customCall is a call of a tool with free text, as one of a function.

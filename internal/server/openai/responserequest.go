@@ -186,11 +186,7 @@ func (b *conversation) add(i int, item responseItem) error {
 			return wrongRole(turn.At("input", i, "role"), item.Role)
 		}
 	case "function_call":
-		data, err := arguments(turn.At("input", i, "arguments"), item.Arguments)
-		if err != nil {
-			return err
-		}
-		b.call(mlx.ToolCall{ID: item.CallID, Type: "function", Function: mlx.FunctionCall{Name: item.Name, Arguments: data}})
+		b.call(mlx.ToolCall{ID: item.CallID, Type: "function", Function: mlx.FunctionCall{Name: item.Name, Arguments: arguments(item.Arguments)}})
 	case "custom_tool_call":
 		call, err := customCall(item.CallID, item.Name, item.Input)
 		if err != nil {

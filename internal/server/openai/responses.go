@@ -91,7 +91,7 @@ func (o outputItem) text() (text string) {
 }
 
 func (o outputItem) call() mlx.ToolCall {
-	return mlx.ToolCall{ID: o.CallID, Type: "function", Function: mlx.FunctionCall{Name: o.Name, Arguments: []byte(*o.Arguments)}}
+	return mlx.ToolCall{ID: o.CallID, Type: "function", Function: mlx.FunctionCall{Name: o.Name, Arguments: turn.WholeArguments(*o.Arguments)}}
 }
 
 type contentPart struct {

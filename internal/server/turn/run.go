@@ -21,15 +21,16 @@ type EventKind int
 const (
 	Text EventKind = iota
 	Reasoning
-	Call
+	Call      // a call begins: its id and its name
+	Arguments // those of the last call grow
 )
 
 // Event is a piece of an answer.
 type Event struct {
 	Kind   EventKind
 	Text   string
-	Call   mlx.ToolCall
-	Tokens []mlx.Token // with log-probabilities asked for, those that a text is made of
+	Call   mlx.ToolCall // without arguments, which follow
+	Tokens []mlx.Token  // with log-probabilities asked for, those that a text is made of
 }
 
 // Outcome is how an answer ended.
@@ -78,7 +79,7 @@ type run struct {
 func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error) {
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
 	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs}
-	r.tidy.callStart, r.tidy.callEnd = segment.ToolMarks(t.facts.Template)
+	r.tidy.template = t.facts.Template
 	if t.budget > 0 || t.prefill != "" {
 		var err error
 		if r.prompt, err = t.promptIDs(ctx); err != nil {
