@@ -41,6 +41,10 @@ type message struct {
 	Segments     []piece `msgpack:"segments"`
 	CallText     string  `msgpack:"call_text"`
 
+	// result of prompt_logprobs: those of the second token and those behind it
+	LogProbs []float64 `msgpack:"logprobs"`
+	Tops     [][]topLP `msgpack:"tops"`
+
 	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`
 	Done  int64  `msgpack:"done"`

@@ -1,6 +1,7 @@
 """OpenAI's own client against the server, on both engines, with mlx_lm.server beside it."""
 
 import base64
+import functools
 import itertools
 import json
 import struct
@@ -277,6 +278,37 @@ class Others(Case):
             ids = create(model=engine, prompt=[[1, 80, 90], [1, 80, 90]], max_tokens=3)
             self.assertEqual(ids.usage.prompt_tokens, 6)
             self.assertEqual(ids.choices[0].text, ids.choices[1].text)
+
+    def test_an_echo_has_the_log_probabilities_of_generation(self):
+        text = "What is the weather in Lisbon? The harbour of"
+        for engine in self.each():
+            complete = functools.partial(self.client.completions.create, model=engine, temperature=0)
+            body = json.dumps({"model": engine, "content": text}).encode()
+            request = urllib.request.Request(f"{ours.url}/tokenize", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as answer:
+                ids = json.load(answer)["tokens"]
+            for most in (0, 1):  # lm-evaluation-harness asks for one token and passes over it
+                both = complete(prompt=[ids, ids[:1]], max_tokens=most, logprobs=3, echo=True)
+                choice, p = both.choices[0], both.choices[0].logprobs
+                self.assertEqual(len(both.choices), 2)
+                self.assertTrue(choice.text.startswith(text))
+                self.assertEqual("".join(p.tokens), choice.text)
+                self.assertEqual(choice.finish_reason, "length")
+                self.assertEqual((both.usage.prompt_tokens, both.usage.completion_tokens), (len(ids) + 1, 2 * most))
+                self.assertEqual((p.token_logprobs[0], p.top_logprobs[0]), (None, None))
+                self.assertEqual({len(p.tokens), len(p.top_logprobs), len(p.text_offset), len(p.token_logprobs)}, {len(ids) + most})
+                pieces = list(complete(prompt=text, max_tokens=most, logprobs=3, echo=True, stream=True))
+                self.assertEqual("".join(c.choices[0].text for c in pieces), choice.text)
+                streamed = [v for c in pieces if c.choices[0].logprobs for v in c.choices[0].logprobs.token_logprobs]
+                self.assertIsNone(streamed[0])
+                for got, want in zip(streamed[1:], p.token_logprobs[1:], strict=True):
+                    self.assertAlmostEqual(got, want, delta=0.07)
+            # The oracle: what generation says of the token in that place.
+            for n in range(1, len(ids)):
+                oracle = complete(prompt=ids[:n], max_tokens=1, logprobs=100).choices[0].logprobs
+                self.assertAlmostEqual(max(p.top_logprobs[n].values()), max(oracle.top_logprobs[0].values()), delta=0.07)
+                if p.tokens[n] in oracle.top_logprobs[0]:
+                    self.assertAlmostEqual(p.token_logprobs[n], oracle.top_logprobs[0][p.tokens[n]], delta=0.1)
 
     def test_embeddings(self):
         texts = ["The boats came home.", "A clock is late.", "The boats came home."]

@@ -77,6 +77,14 @@ type run struct {
 
 // Run generates the answer and gives its pieces to emit, whose error ends the work.
 func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error) {
+	if t.most == 0 { // the prompt alone was wanted
+		o := Outcome{Finish: mlx.FinishLength}
+		var err error
+		if o.Prompt, err = t.CountPrompt(ctx); err == nil && t.Watcher != nil {
+			t.Watcher.Over(o)
+		}
+		return o, err
+	}
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
 	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs}
 	r.tidy.template = t.facts.Template

@@ -119,6 +119,9 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 	if w.MaxTokens != nil {
 		t.most = *w.MaxTokens
 	}
+	if t.most == 0 && len(w.Prompts) == 0 { // no more than a prompt is wanted only where prompts can come back
+		return nil, Bad(w.Names.Of("MaxTokens"), "0 is not positive")
+	}
 	size := model.Info().VocabSize
 	for _, p := range w.Prompts {
 		for _, id := range p.IDs {
@@ -299,6 +302,15 @@ func (t *Turn) For(prompt, choice int) *Turn {
 func (t *Turn) CountPrompt(ctx context.Context) (int, error) {
 	ids, err := t.promptIDs(ctx)
 	return len(ids), err
+}
+
+// PromptLogProbs are the tokens of the prompt with their log-probabilities.
+func (t *Turn) PromptLogProbs(ctx context.Context) ([]mlx.Token, error) {
+	ids, err := t.promptIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.Model.PromptLogProbs(ctx, ids, t.Wish.TopLogProbs)
 }
 
 // promptIDs are the tokens of the prompt.
