@@ -115,6 +115,7 @@ type errorData struct {
 	Tokens int    `msgpack:"tokens"`
 	Limit  int    `msgpack:"limit"`
 	Text   *int   `msgpack:"text"`
+	Token  string `msgpack:"token"`
 }
 
 // head starts every message to a worker; each kind has its own struct around it.

@@ -129,7 +129,7 @@ type Token struct {
 	Segments []Segment
 	// CallText is, with the Segments option, the text of a tool call under way that became certain with this token, behind what
 	// Segments has. It comes again in the segment of the whole call: what shows calls as they grow reads it, all else need not.
-	CallText string
+	CallText string `json:",omitempty"`
 }
 
 // LabelScore is a label with how well it fits.

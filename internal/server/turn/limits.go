@@ -128,6 +128,7 @@ func Explain(err error, names Names) *Error {
 		remote *mlx.RemoteError
 		fault  *PanicError
 		token  *mlx.TokenError
+		spelt  *mlx.ControlTokenError
 	)
 	message := err.Error()
 	if errors.As(err, &remote) {
@@ -148,7 +149,7 @@ func Explain(err error, names Names) *Error {
 		e := say(Invalid, "context_length_exceeded", names.Of("Prompt"), 0)
 		e.Tokens, e.Limit = length.Tokens, length.Limit
 		return e
-	case errors.As(err, &token), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
+	case errors.As(err, &token), errors.As(err, &spelt), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
 		return say(Invalid, "invalid_value", names.Of("Prompt"), 0)
 	case errors.Is(err, mlx.ErrUnsupported):
 		return say(Invalid, "unsupported", "model", 0)
