@@ -31,13 +31,13 @@ type common struct {
 type sampling struct {
 	Temperature      *float32     `json:"temperature"`
 	TopP             *float32     `json:"top_p"`
-	TopK             *int         `json:"top_k"`
+	TopK             *turn.Count  `json:"top_k"`
 	MinP             *float32     `json:"min_p"`
 	Seed             *turn.Seed   `json:"seed"`
 	NumPredict       *turn.Count  `json:"num_predict"`
 	Stop             turn.Strings `json:"stop"`
 	RepeatPenalty    *float32     `json:"repeat_penalty"`
-	RepeatLastN      *int         `json:"repeat_last_n"`
+	RepeatLastN      *turn.Count  `json:"repeat_last_n"`
 	PresencePenalty  *float32     `json:"presence_penalty"`
 	FrequencyPenalty *float32     `json:"frequency_penalty"`
 }
@@ -85,7 +85,7 @@ func (c *common) wish() *turn.Wish {
 	w := &turn.Wish{
 		Sampling: &turn.Sampling{Temperature: o.Temperature, TopP: o.TopP, TopK: o.TopK, MinP: o.MinP, Seed: o.Seed, RepetitionPenalty: o.RepeatPenalty,
 			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
-		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format"},
+		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format", Loose: true},
 	}
 	if o.RepeatLastN != nil && *o.RepeatLastN > 0 {
 		w.Sampling.RepetitionContextSize = o.RepeatLastN
@@ -186,6 +186,8 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 	w := q.wish()
 	for i, m := range q.Messages {
 		switch m.Role {
+		case "developer":
+			m.Role = "system"
 		case "system", "user", "assistant", "tool":
 		default:
 			return nil, turn.Bad(turn.At("messages", i, "role"), "%q; there are system, user, assistant and tool", m.Role)

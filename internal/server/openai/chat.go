@@ -78,7 +78,7 @@ func finishOf(o turn.Outcome) *string {
 }
 
 func callOf(c mlx.ToolCall, arguments string) chatCall {
-	return chatCall{ID: c.ID, Type: "function", Function: callFunction{c.Function.Name, arguments}}
+	return chatCall{ID: c.ID, Type: "function", Function: callFunction{c.Function.Name, jsonString(arguments)}}
 }
 
 func (q *ChatRequest) skeleton(object string) chatCompletion {
@@ -201,7 +201,7 @@ func (s *chatStream) add(ctx context.Context, e turn.Event) error {
 		s.calls++
 	case turn.Arguments:
 		index := s.calls - 1
-		choice.Delta.ToolCalls = []chatCall{{Index: &index, Function: callFunction{Arguments: e.Text}}}
+		choice.Delta.ToolCalls = []chatCall{{Index: &index, Function: callFunction{Arguments: jsonString(e.Text)}}}
 	}
 	if s.request.LogProbs && e.Kind == turn.Text {
 		described, err := describe(ctx, s.texts, e.Tokens)

@@ -101,6 +101,8 @@ func (c *toolChoice) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 		return err
 	}
 	switch given.Type {
+	case "auto", "none", "any", "required": // as Anthropic's API writes it
+		return c.set(given.Type)
 	case "function":
 		c.mode, c.only = turn.Required, []string{given.Name + given.Function.Name}
 		return nil
@@ -121,6 +123,9 @@ func (c *toolChoice) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 }
 
 func (c *toolChoice) set(mode string) error {
+	if mode == "any" { // as Mistral's API calls it
+		mode = string(turn.Required)
+	}
 	switch c.mode = turn.Mode(mode); c.mode {
 	case turn.Auto, turn.None, turn.Required:
 		return nil

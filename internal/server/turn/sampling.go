@@ -16,10 +16,10 @@ type Sampling struct {
 	LogitBias        map[string]float32 `json:"logit_bias"`
 
 	// What OpenAI's APIs do not have; named as in mlx_lm.server.
-	TopK                  *int     `json:"top_k"`
+	TopK                  *Count   `json:"top_k"`
 	MinP                  *float32 `json:"min_p"`
 	RepetitionPenalty     *float32 `json:"repetition_penalty"`
-	RepetitionContextSize *int     `json:"repetition_context_size"`
+	RepetitionContextSize *Count   `json:"repetition_context_size"`
 	XTCProbability        *float32 `json:"xtc_probability"`
 	XTCThreshold          *float32 `json:"xtc_threshold"`
 }
@@ -45,10 +45,10 @@ func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 	var out []mlx.GenerateOption
 	add(&out, p.Temperature, c.Temperature, mlx.WithTemperature)
 	add(&out, p.TopP, c.TopP, mlx.WithTopP)
-	add(&out, p.TopK, c.TopK, mlx.WithTopK)
+	add(&out, p.TopK.Int(), c.TopK, mlx.WithTopK)
 	add(&out, p.MinP, c.MinP, mlx.WithMinP)
 	add(&out, p.RepetitionPenalty, c.RepetitionPenalty, mlx.WithRepetitionPenalty)
-	add(&out, p.RepetitionContextSize, nil, mlx.WithRepetitionContext)
+	add(&out, p.RepetitionContextSize.Int(), nil, mlx.WithRepetitionContext)
 	add(&out, p.PresencePenalty, nil, mlx.WithPresencePenalty)
 	add(&out, p.FrequencyPenalty, nil, mlx.WithFrequencyPenalty)
 	out = append(out, p.seedFor(0)...)

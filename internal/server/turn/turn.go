@@ -148,9 +148,14 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		}
 	}
 	t.options = append(t.options, drawing...)
-	grammar, err := grammarFor(&w.Tools, schema, facts.Template, w.Names)
+	grammar, left, err := grammarFor(&w.Tools, w.Format, facts.Template, w.Names)
 	if err != nil {
 		return nil, err
+	}
+	for _, keyword := range left {
+		if err := t.note(set, w.Format.Field, w.Format.Field+" ("+keyword+")", "a grammar cannot keep \""+keyword+"\""); err != nil {
+			return nil, err
+		}
 	}
 	t.options = append(t.options, grammar...)
 	if len(w.Stop) > 0 {
