@@ -281,7 +281,8 @@ func WithXTC(probability, threshold float32) GenerateOption {
 }
 
 // WithSegments splits the text into reasoning, tool calls and the rest, by the marks that mlx-lm knows for
-// the model: see Token.Segments. Token.Text then holds the marks too. A tool call comes whole, parsed into Segment.Calls.
+// the model: see Token.Segments. Token.Text then holds the marks too. A tool call comes whole, parsed into Segment.Calls;
+// Token.CallText has what is certain of one under way.
 // The native engine reads calls in JSON (Qwen, Hermes) and FunctionGemma's; a model with another notation is an *OptionError
 // there.
 func WithSegments() GenerateOption {

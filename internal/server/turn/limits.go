@@ -25,6 +25,7 @@ const (
 	MaxEmbeddings = 2048 // texts to embed, as OpenAI has it
 	MaxTexts      = 10_000
 	MaxLabels     = 1024
+	MaxScored     = 1 << 20 // log-probabilities of prompts, with those of the most likely tokens
 )
 
 // AtMost refuses a list that is longer than its limit.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -69,7 +70,8 @@ type Turn struct {
 	format   bool // the text follows a format
 	plain    bool // messages hold no control tokens
 	marks    segment.Marks
-	prompt   Prompt // of this one; see For
+	prompt   Prompt        // of this one; see For
+	scored   *atomic.Int64 // log-probabilities of prompts, of the whole request
 }
 
 // Check finds what is wrong with a wish, whichever model it is for.
@@ -115,7 +117,7 @@ func (w *Wish) Check() error {
 
 // Prepare makes a turn of a wish that was checked.
 func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, set Settings) (*Turn, error) {
-	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens}
+	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens, scored: &atomic.Int64{}}
 	if w.MaxTokens != nil {
 		t.most = *w.MaxTokens
 	}
@@ -313,6 +315,10 @@ func (t *Turn) CountPrompt(ctx context.Context) (int, error) {
 func (t *Turn) PromptLogProbs(ctx context.Context) ([]mlx.Token, error) {
 	ids, err := t.promptIDs(ctx)
 	if err != nil {
+		return nil, err
+	}
+	n := t.scored.Add(int64(len(ids) * (1 + t.Wish.TopLogProbs)))
+	if err := AtMost(t.Wish.Names.Of("TopLogProbs"), int(n), MaxScored, "log-probabilities of prompts"); err != nil {
 		return nil, err
 	}
 	return t.Model.PromptLogProbs(ctx, ids, t.Wish.TopLogProbs)
