@@ -283,7 +283,7 @@ func WithXTC(probability, threshold float32) GenerateOption {
 // WithSegments splits the text into reasoning, tool calls and the rest, by the marks that mlx-lm knows for
 // the model: see Token.Segments. Token.Text then holds the marks too. A tool call comes whole, parsed into Segment.Calls;
 // Token.CallText has what is certain of one under way.
-// The native engine reads calls in JSON (Qwen, Hermes) and FunctionGemma's; a model with another notation is an *OptionError
+// The native engine reads calls in JSON (Qwen, Hermes), Mistral's, Llama 3's and FunctionGemma's; a model with another notation is an *OptionError
 // there.
 func WithSegments() GenerateOption {
 	return GenerateOption{func(o *engine.GenerateOptions) { o.Segments = true }}
