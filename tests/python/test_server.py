@@ -377,7 +377,7 @@ class Faults(unittest.TestCase):
     def test_a_call_with_half_a_surrogate_pair_is_a_call(self):
         tokenizer = Thinking()
         tokenizer.tool_parser = lambda text, tools: {"name": "f\ud800", "arguments": {"x": "\ud83d"}}
-        (segment,) = Segments(tokenizer, [], None).add("<tool>f</tool>", last=True)
+        ((segment,), _) = Segments(tokenizer, [], None).add("<tool>f</tool>", last=True)
         name, arguments = segment[2][0]
         self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
         encode_frame({"name": name, "arguments": arguments})
