@@ -204,6 +204,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzConn -fuzztime $(FUZZTIME) ./bridge
 	@$(GOTEST) -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME) ./internal/safetensors
 	@$(GOTEST) -run '^$$' -fuzz FuzzSplitter -fuzztime $(FUZZTIME) ./internal/segment
+	@$(GOTEST) -run '^$$' -fuzz FuzzCutter -fuzztime $(FUZZTIME) ./internal/segment
 	@$(GOTEST) -run '^$$' -fuzz FuzzOpen -fuzztime $(FUZZTIME) ./internal/gguf
 	@$(GOTEST) -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./internal/head
 	@$(GOTEST) -run '^$$' -fuzz FuzzDecodeNeverFails -fuzztime $(FUZZTIME) ./internal/tokenizer

@@ -49,6 +49,9 @@ type (
 	ContextLengthError = engine.ContextLengthError
 	// TokenError is a token id, given or in a text, that the model has no row for.
 	TokenError = engine.TokenError
+	// ControlTokenError is a text that spells a control token where it is to be plain text, and a tokenizer that can write it in
+	// no other way.
+	ControlTokenError = engine.ControlTokenError
 	// CheckpointError lists what is wrong with a model folder's weights.
 	CheckpointError = engine.CheckpointError
 	// WorkerError says how a Python worker ended, with its last lines of stderr.

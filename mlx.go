@@ -63,6 +63,9 @@ type TextModel interface {
 	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
 	// GenerateIDs is Generate for a prompt of token ids, taken as they are.
 	GenerateIDs(ctx context.Context, ids []int32, options ...GenerateOption) iter.Seq2[Token, error]
+	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it behind those before, and
+	// the top most likely ones in its place. The first token has neither.
+	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify finds the label that fits each text best. Results come in the order of texts.
 	Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error)
 	// Embed returns a vector for each text, all of one length. Native engine only.
@@ -154,6 +157,10 @@ func (m *model) Embed(ctx context.Context, texts []string, options ...EmbedOptio
 	}
 	vectors, err := m.engine.Embed(ctx, texts, o.EmbedOptions)
 	return vectors, named(err)
+}
+
+func (m *model) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error) {
+	return m.engine.PromptLogProbs(ctx, ids, top)
 }
 
 func (m *model) Tokenizer() Tokenizer { return tokens{m.engine} }

@@ -132,6 +132,8 @@ func remoteError(m *message) error {
 		err = engine.ErrNoChatTemplate
 	case "context_length":
 		err = &engine.ContextLengthError{Tokens: m.Data.Tokens, Limit: m.Data.Limit}
+	case "control_token":
+		err = &engine.ControlTokenError{Token: m.Data.Token}
 	case "invalid_option":
 		err = &engine.OptionError{Option: m.Data.Option, Reason: m.Message}
 	default:

@@ -39,6 +39,11 @@ type message struct {
 	CachedTokens int     `msgpack:"cached_tokens"`
 	StopString   string  `msgpack:"stop_string"`
 	Segments     []piece `msgpack:"segments"`
+	CallText     string  `msgpack:"call_text"`
+
+	// result of prompt_logprobs: those of the second token and those behind it
+	LogProbs []float64 `msgpack:"logprobs"`
+	Tops     [][]topLP `msgpack:"tops"`
 
 	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`
@@ -110,6 +115,7 @@ type errorData struct {
 	Tokens int    `msgpack:"tokens"`
 	Limit  int    `msgpack:"limit"`
 	Text   *int   `msgpack:"text"`
+	Token  string `msgpack:"token"`
 }
 
 // head starts every message to a worker; each kind has its own struct around it.

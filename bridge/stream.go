@@ -178,7 +178,7 @@ func (m *message) token() (engine.Token, error) {
 	if reason != "" && reason != engine.FinishStop && reason != engine.FinishLength {
 		return engine.Token{}, fmt.Errorf("%w: finish reason %q", errProtocol, m.Finish)
 	}
-	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, StopString: m.StopString, PromptTokens: m.PromptTokens, CachedTokens: m.CachedTokens}
+	t := engine.Token{ID: m.Token, Text: m.Text, LogProb: float32(m.LogProb), FinishReason: reason, StopString: m.StopString, PromptTokens: m.PromptTokens, CachedTokens: m.CachedTokens, CallText: m.CallText}
 	for _, top := range m.Top {
 		t.TopLogProbs = append(t.TopLogProbs, engine.TokenLogProb{ID: top.ID, LogProb: float32(top.LogProb)})
 	}

@@ -71,6 +71,14 @@ func (e *TokenError) Error() string {
 	return fmt.Sprintf("token id %d is outside the model's vocabulary of %d: leave its token (of an image, say) out of the text, or use the tokenizer that belongs to these weights", e.ID, e.VocabSize)
 }
 
+// ControlTokenError is a text that spells a control token where it is to be plain text, and a tokenizer that can write it in no
+// other way.
+type ControlTokenError struct{ Token string }
+
+func (e *ControlTokenError) Error() string {
+	return fmt.Sprintf("the text spells the control token %q, and this model's tokenizer has no other way to write it: leave it out of the text, or let messages hold control tokens (without WithPlainContent; serve --control-tokens)", e.Token)
+}
+
 // CheckpointError lists everything that is wrong with a model folder's weights.
 type CheckpointError struct {
 	Path     string

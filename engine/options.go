@@ -118,6 +118,18 @@ func (o GenerateOptions) FitsHalf() bool {
 		o.RepetitionPenalty <= factor && o.RepetitionPenalty >= 1./factor
 }
 
+// CheckTop checks how many of the most likely tokens are wanted.
+func CheckTop(top, vocabulary int) error {
+	most := maxTopLogProbs
+	if vocabulary > 0 {
+		most = min(most, vocabulary)
+	}
+	if top < 0 || top > most {
+		return &OptionError{Option: "TopLogProbs", Reason: fmt.Sprintf("%d is not between 0 and %d", top, most)}
+	}
+	return nil
+}
+
 // Validate checks the options for a vocabulary of the given size; 0 skips what depends on it.
 func (o GenerateOptions) Validate(vocabSize int) error {
 	bad := func(option, format string, args ...any) error {

@@ -274,3 +274,8 @@ func (m *Model) Fingerprint() (string, error) {
 
 // Version is the version of the MLX library that the engine is linked to.
 func Version() (string, error) { return mlxc.Version() }
+
+// PromptLogProbs gives the tokens of a prompt their log-probabilities; see engine.Engine.
+func (m *Model) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]engine.Token, error) {
+	return m.scorer.PromptLogProbs(ctx, ids, top)
+}

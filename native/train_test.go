@@ -80,6 +80,9 @@ func TestTrainingRefusesWhatItCannotDo(t *testing.T) {
 		"broken line": {func(t *testing.T, o *engine.TrainOptions) {
 			require.NoError(t, os.WriteFile(filepath.Join(o.Data, "train.jsonl"), []byte("{\"text\": \"a\"}\n{\"txt\": 1}\n"), 0o644))
 		}, "line 2"},
+		"no UTF-8": {func(t *testing.T, o *engine.TrainOptions) {
+			require.NoError(t, os.WriteFile(filepath.Join(o.Data, "train.jsonl"), []byte("\ufeff{\"text\": \"a\"}\r\n\r\n{\"text\": \"\xe9t\xe9\"}\r\n"), 0o644))
+		}, "line 3: text is not valid UTF-8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := mlxtest.TrainOptions(t)

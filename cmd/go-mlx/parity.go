@@ -129,12 +129,12 @@ func (r *parityRun) key(ctx context.Context, dir string) (parity.Key, error) {
 }
 
 func (r *parityRun) checkResult(now parity.Key, stdout io.Writer) error {
-	data, err := os.ReadFile(r.check)
+	data, err := readTextFile(r.check)
 	if err != nil {
 		return err
 	}
 	var old parity.Report
-	if err := json.Unmarshal(data, &old); err != nil {
+	if err := json.Unmarshal([]byte(data), &old); err != nil {
 		return fmt.Errorf("%s is not a result of go-mlx parity --json: %w", r.check, err)
 	}
 	if stale := old.Key.Stale(now); len(stale) > 0 {

@@ -17,6 +17,18 @@ import (
 
 var byteOrderMark = []byte("\ufeff")
 
+// checkLine refuses a line that is not UTF-8. Every second byte of UTF-16 in Latin letters is zero, and the rest is UTF-8.
+func checkLine(number int, text []byte) error {
+	utf16 := number == 1 && (bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}))
+	switch {
+	case utf16 || bytes.IndexByte(text, 0) >= 0:
+		return fmt.Errorf("line %d: %w, it looks like UTF-16: save it as UTF-8", number, mlx.ErrInvalidUTF8)
+	case !utf8.Valid(text):
+		return fmt.Errorf("line %d: %w", number, mlx.ErrInvalidUTF8)
+	}
+	return nil
+}
+
 // readText is a whole text.
 func readText(from io.Reader) (string, error) {
 	data, err := io.ReadAll(from)
@@ -26,8 +38,9 @@ func readText(from io.Reader) (string, error) {
 	data = bytes.TrimPrefix(data, byteOrderMark)
 	number := 0
 	for line := range bytes.Lines(data) {
-		if number++; !utf8.Valid(line) {
-			return "", fmt.Errorf("line %d: %w", number, mlx.ErrInvalidUTF8)
+		number++
+		if err := checkLine(number, line); err != nil {
+			return "", err
 		}
 	}
 	return string(data), nil
@@ -116,12 +129,12 @@ func (r *lineReader) next(n int) ([]line, error) {
 		if r.number == 1 {
 			text = bytes.TrimPrefix(text, byteOrderMark)
 		}
+		if err := checkLine(r.number, text); err != nil {
+			return batch, err
+		}
 		l := line{number: r.number, text: strings.TrimRight(string(text), "\r")}
 		if strings.TrimSpace(l.text) == "" {
 			continue
-		}
-		if !utf8.ValidString(l.text) {
-			return batch, fmt.Errorf("line %d: %w", l.number, mlx.ErrInvalidUTF8)
 		}
 		if r.labelled {
 			var found bool

@@ -13,19 +13,12 @@ import (
 
 // parseJSON reads {"name": ..., "arguments": {...}}. The order of the arguments is kept.
 func parseJSON(text string) ([]engine.ToolCall, error) {
-	var call engine.FunctionCall
-	if err := json.Unmarshal([]byte(text), &call); err != nil {
+	call, err := parseNamed(json.RawMessage(text))
+	if err != nil {
 		return nil, err
 	}
-	if call.Name == "" {
-		return nil, errors.New("a tool call has no name")
-	}
-	if arguments := bytes.TrimSpace(call.Arguments); len(arguments) == 0 {
-		call.Arguments = json.RawMessage("{}")
-	} else if arguments[0] != '{' {
-		return nil, fmt.Errorf("the arguments of %s are no object", call.Name)
-	}
-	return []engine.ToolCall{{Type: "function", Function: call}}, nil
+	call.ID = ""
+	return []engine.ToolCall{call}, nil
 }
 
 var functionGemma = regexp.MustCompile(`(?s)call:(\w+)\{(.*)\}`)
@@ -146,7 +139,7 @@ func firstJSON(text string) (value json.RawMessage, after string, err error) {
 // parseNamed reads an object with a name and arguments, which may be called parameters, or be JSON in a string.
 func parseNamed(data json.RawMessage) (engine.ToolCall, error) {
 	var call struct {
-		ID         string          `json:"id"`
+		ID         any             `json:"id"` // of models that give none it may be anything
 		Name       string          `json:"name"`
 		Arguments  json.RawMessage `json:"arguments"`
 		Parameters json.RawMessage `json:"parameters"`
@@ -165,10 +158,11 @@ func parseNamed(data json.RawMessage) (engine.ToolCall, error) {
 	switch {
 	case call.Name == "":
 		return engine.ToolCall{}, errors.New("a tool call has no name")
-	case len(bytes.TrimSpace(arguments)) == 0:
+	case len(bytes.TrimSpace(arguments)) == 0 || string(arguments) == "null":
 		arguments = json.RawMessage("{}")
 	case bytes.TrimSpace(arguments)[0] != '{' || !json.Valid(arguments):
 		return engine.ToolCall{}, fmt.Errorf("the arguments of %s are no object", call.Name)
 	}
-	return engine.ToolCall{ID: call.ID, Type: "function", Function: engine.FunctionCall{Name: call.Name, Arguments: arguments}}, nil
+	id, _ := call.ID.(string)
+	return engine.ToolCall{ID: id, Type: "function", Function: engine.FunctionCall{Name: call.Name, Arguments: arguments}}, nil
 }

@@ -15,6 +15,7 @@ type Splitter struct {
 	held  string // undecided text of the kind under way
 	begun bool   // it is decided whether a text without marks is a call
 	tool  strings.Builder
+	piece string // what the last Add added to a call that is not whole yet
 }
 
 // NewSplitter starts a text; in reasoning, if the prompt has opened it.
@@ -49,6 +50,7 @@ func (s *Splitter) edges() (marks []string, to []engine.SegmentKind) {
 // Add takes the next piece and returns the segments that are certain by now. last says that no more comes.
 func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	var out []engine.Segment
+	s.piece = ""
 	text := s.held + piece
 	if s.marks.bare && !s.begun && s.kind == engine.SegmentNormal {
 		s.held = text
@@ -81,6 +83,9 @@ func (s *Splitter) Add(piece string, last bool) []engine.Segment {
 	return s.give(out, text[:len(text)-keep], last)
 }
 
+// CallText is the text of a call under way that the last Add was certain of: see engine.Token.
+func (s *Splitter) CallText() string { return s.piece }
+
 // give appends text of the kind under way; ends says that the kind, or the whole text, ends after it.
 func (s *Splitter) give(out []engine.Segment, text string, ends bool) []engine.Segment {
 	if s.kind != engine.SegmentTool {
@@ -91,8 +96,10 @@ func (s *Splitter) give(out []engine.Segment, text string, ends bool) []engine.S
 	}
 	s.tool.WriteString(text)
 	if !ends || s.tool.Len() == 0 {
+		s.piece += text
 		return out
 	}
+	s.piece = ""
 	whole := engine.Segment{Kind: s.kind, Text: s.tool.String()}
 	s.tool.Reset()
 	if calls, err := s.marks.parse(whole.Text); err == nil {

@@ -139,3 +139,19 @@ func TestReadyzSaysNoBeforeTheEnd(t *testing.T) {
 	require.Equal(t, 200, response.StatusCode)
 	require.NoError(t, <-ended)
 }
+
+// Log-probabilities of prompts are bounded for the whole request, before they are computed.
+func TestEchoesAreBounded(t *testing.T) {
+	s := serve(t, Config{})
+	prompt := "[" + strings.Repeat("5,", 3899) + "5]"
+	ask := func(prompts, top int) answer {
+		return s.do("POST", "/v1/completions", fmt.Sprintf(`{"model": "chat", "echo": true, "logprobs": %d, "max_tokens": 0, "prompt": [%s]}`,
+			top, strings.TrimSuffix(strings.Repeat(prompt+",", prompts), ",")))
+	}
+	a := ask(3, 100)
+	require.Equal(t, 400, a.StatusCode)
+	require.Contains(t, a.body, `"param":"logprobs"`)
+	require.Contains(t, a.body, "1048576")
+	require.Equal(t, 400, ask(1, 101).StatusCode)
+	require.Equal(t, 200, ask(1, 1).StatusCode)
+}

@@ -7,11 +7,12 @@ import "C"
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
 	"unsafe"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Marks that stand around a control token in a user's text until the template is rendered: private characters, which no
@@ -164,7 +165,7 @@ func (g *Guard) Encode(text string) ([]int32, error) {
 			return nil, err
 		}
 		if id, ok := g.tokenizer.TokenID(token); ok && slices.Contains(ids[before:], id) {
-			return nil, fmt.Errorf("the text holds the control token %q, and the tokenizer has no other way to write it", token)
+			return nil, &engine.ControlTokenError{Token: token}
 		}
 	}
 }

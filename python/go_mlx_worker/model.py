@@ -1,8 +1,10 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
+import ast
 import glob
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -119,7 +121,7 @@ class LoadedModel:
                     **json.loads(request.get("template_arguments") or "{}"),
                 )
             except Exception as e:
-                raise RequestError("bad_request", f"chat template: {e}") from e
+                raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -154,7 +156,10 @@ class LoadedModel:
             front.pop()
         tokens = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
         control, _ = _get_control_token_patterns(tokens)
-        return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
+        try:
+            return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
+        except ValueError as e:
+            raise _control_token(e) or e from e
 
     def check_option_ids(self, ids, option):
         for token in ids:
@@ -168,6 +173,16 @@ class LoadedModel:
             raise RequestError(
                 "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
+
+
+def _control_token(error):
+    """The error of a text that spells a control token which the tokenizer can write in no other way; None for others.
+    transformers has no type of its own for it."""
+    found = re.match(r"Can't sanitize (.+): the tokenizer produces it", str(error))
+    if not isinstance(error, ValueError) or not found:
+        return None
+    token = ast.literal_eval(found.group(1))
+    return RequestError("control_token", f"the text spells the control token {token!r}", token=token)
 
 
 def _hash(path):

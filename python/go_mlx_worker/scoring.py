@@ -1,9 +1,11 @@
-"""Label scores: mean log-probability of each label's tokens after a prompt."""
+"""Scores: the mean log-probability of each label's tokens after a prompt, and those of a prompt's own tokens."""
 
 import json
 
 import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
 
+from .alone import PREFILL_CHUNK
 from .errors import RequestError
 
 # Bounds of one pass: rows, and bytes of float32 logits, which generic models make for every position.
@@ -12,8 +14,8 @@ MAX_LOGIT_BYTES = 256 << 20
 
 
 def classify(loaded, request):
-    """A generator that yields between passes, so that streams go on meanwhile, and returns a list of
-    scores for each text, in the order of request["texts"] and request["labels"]."""
+    """A generator that yields between passes, so that streams go on meanwhile, and returns as "scores" a list
+    for each text, in the order of request["texts"] and request["labels"]."""
     labels = [loaded.encode(label, special=False) for label in request["labels"]]
     for name, ids in zip(request["labels"], labels):
         if not ids:
@@ -58,7 +60,37 @@ def classify(loaded, request):
             continue
         picked = mx.take_along_axis(logprobs, mx.array(labels[i][1:])[:, None], axis=-1)
         scores[p][i] += sum(picked[:, 0].tolist())
-    return [[s / len(label) for s, label in zip(row, labels)] for row in scores]
+    return {"scores": [[s / len(label) for s, label in zip(row, labels)] for row in scores]}
+
+
+def prompt_logprobs(loaded, request):
+    """A generator like classify, which returns "logprobs" of the second token of request["ids"] and those behind it,
+    and "tops", the request["top"] most likely [id, logprob] in the place of each, best first."""
+    ids, top = request["ids"], request["top"]
+    loaded.check_ids(ids, "prompt")
+    if loaded.context_length and len(ids) >= loaded.context_length:
+        raise RequestError("context_length", "prompt is too long", tokens=len(ids), limit=loaded.context_length)
+    cache = make_prompt_cache(loaded.model)
+    step = max(1, min(PREFILL_CHUNK, MAX_LOGIT_BYTES // (4 * max(loaded.vocab_size, 1))))
+    values, tops = [], []
+    for begin in range(0, len(ids) - 1, step):
+        yield
+        chunk = ids[begin : min(begin + step, len(ids) - 1)]
+        logits = loaded.model(mx.array([chunk]), cache=cache)[0].astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        following = mx.array(ids[begin + 1 : begin + 1 + len(chunk)])
+        values += mx.take_along_axis(logprobs, following[:, None], axis=-1)[:, 0].tolist()
+        tops += _best(logprobs, top) if top else [[] for _ in chunk]
+        mx.clear_cache()
+    return {"logprobs": values, "tops": tops}
+
+
+def _best(logprobs, top):
+    """The top most likely [id, logprob] of each row of logprobs [n, vocab], best first."""
+    top = min(top, logprobs.shape[-1])
+    ids = mx.argpartition(-logprobs, kth=top - 1, axis=-1)[:, :top]
+    rows = zip(ids.tolist(), mx.take_along_axis(logprobs, ids, axis=-1).tolist())
+    return [[list(p) for p in sorted(zip(*row), key=lambda p: (-p[1], p[0]))] for row in rows]
 
 
 def _tail_logprobs(loaded, rows, counts):

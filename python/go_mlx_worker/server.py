@@ -118,6 +118,9 @@ class Server:
         if kind == "classify":
             self._jobs[request] = scoring.classify(self._loaded, message)
             return None
+        if kind == "prompt_logprobs":
+            self._jobs[request] = scoring.prompt_logprobs(self._loaded, message)
+            return None
         if kind == "encode":
             return {"ids": self._loaded.encode(message["text"], message["special"])}
         if kind == "decode":
@@ -179,7 +182,7 @@ class Server:
             next(job)
         except StopIteration as result:
             self._drop(request)
-            self._outbox.put({"t": "result", "id": request, "scores": result.value})
+            self._outbox.put({"t": "result", "id": request, **result.value})
 
     def _on_prefill(self, request):
         self._check_cancelled(request)

@@ -129,7 +129,9 @@ class Stream:
         if stopped:
             message["stop_string"] = stopped
         if self._segments:
-            message["segments"] = self._segments.add(text, last="finish" in message)
+            message["segments"], call_text = self._segments.add(text, last="finish" in message)
+            if call_text:
+                message["call_text"] = call_text
 
     def _top_logprobs(self, logprobs):
         k = min(self._top, logprobs.shape[-1])
@@ -141,7 +143,8 @@ class Stream:
 
 class Segments:
     """Splits text into [kind, text, calls]: "normal", "reasoning" and "tool", as mlx-lm knows the markers of the
-    tokenizer. The markers are not part of any text. A tool segment comes whole; calls are the [name, arguments]
+    tokenizer. The markers are not part of any text. A tool segment comes whole, and what is certain of one under way
+    comes beside the segments before; calls are the [name, arguments]
     that mlx-lm's parser finds in it, arguments as JSON, and none where it finds no call."""
 
     def __init__(self, tokenizer, prompt, tools):
@@ -161,7 +164,7 @@ class Segments:
         if last:
             self._state, rest, _ = self._machine.flush(self._state)
             segments[-1] = (segments[-1][0], segments[-1][1] + rest)
-        out = []
+        out, call_text = [], ""
         for (kind, piece), whole in zip(segments, ended):
             kind = kind or "normal"
             if kind != "tool":
@@ -169,10 +172,12 @@ class Segments:
                     out.append([kind, piece, []])
                 continue
             self._tool += piece
-            if whole and self._tool:
+            if not whole:
+                call_text += piece
+            elif self._tool:
                 out.append([kind, self._tool, self._calls(self._tool)])
                 self._tool = ""
-        return out
+        return out, call_text
 
     def _calls(self, text):
         try:

@@ -79,14 +79,14 @@ def go_mlx(*arguments, **environment):
     )
 
 
-def mlx_lm():
-    """mlx-lm's own server with the same chat model."""
+def mlx_lm(python=sys.executable):
+    """mlx-lm's own server with the same chat model; python has mlx-lm."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     return Server(
         [
-            sys.executable, "-m", "mlx_lm.server", "--model", str(MODELS / "assistant"), "--host", "127.0.0.1",
+            python, "-m", "mlx_lm.server", "--model", str(MODELS / "assistant"), "--host", "127.0.0.1",
             "--port", str(port), "--log-level", "ERROR",
         ],
         url=f"http://127.0.0.1:{port}",

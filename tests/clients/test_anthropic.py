@@ -100,6 +100,30 @@ class Messages(unittest.TestCase):
             )
             self.assertEqual(last.content[0].text, "It is snowy in Oslo, 4 degrees. It is clear in Athens, 28 degrees.")
 
+    def test_arguments_come_as_they_are_written(self):
+        for engine in self.each():
+            ask = {"model": engine, "max_tokens": 200, "tools": [WEATHER], "messages": [{"role": "user", "content": "What is the weather in Oslo and Athens?"}]}
+            blocks, names = {}, {}
+            for event in self.client.messages.create(stream=True, **ask):
+                if event.type == "content_block_start":
+                    names[event.index] = (event.content_block.type, event.content_block.name, event.content_block.input)
+                if event.type == "content_block_delta":
+                    self.assertEqual(event.delta.type, "input_json_delta")
+                    blocks.setdefault(event.index, []).append(event.delta.partial_json)
+            self.assertEqual(list(names.values()), [("tool_use", "get_weather", {})] * 2)
+            self.assertTrue(all(len(pieces) > 2 for pieces in blocks.values()), blocks)
+            whole = self.client.messages.create(**ask)
+            self.assertEqual([json.loads("".join(pieces)) for pieces in blocks.values()], [b.input for b in whole.content])
+
+    def test_a_call_that_is_cut_off_is_no_other_call(self):
+        for engine in self.each():
+            ask = {"model": engine, "max_tokens": 14, "tools": [WEATHER], "messages": [{"role": "user", "content": "What is the weather in Oslo?"}]}
+            whole = self.client.messages.create(**ask)
+            self.assertEqual((whole.stop_reason, whole.content[-1].type), ("max_tokens", "tool_use"))
+            with self.client.messages.stream(**ask) as stream:
+                partial = "".join(e.delta.partial_json for e in stream if e.type == "content_block_delta")
+            self.assertEqual(whole.content[-1].input, {"INVALID_JSON": partial})
+
     def test_a_call_can_be_required(self):
         for engine in self.each():
             for choice in ({"type": "tool", "name": "get_weather"}, {"type": "any"}):

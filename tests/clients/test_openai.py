@@ -1,6 +1,7 @@
 """OpenAI's own client against the server, on both engines, with mlx_lm.server beside it."""
 
 import base64
+import functools
 import itertools
 import json
 import struct
@@ -189,6 +190,45 @@ class Tools(Case):
             self.assertEqual(len(one.choices[0].message.tool_calls), 1)
             self.assertGreater(one.usage.prompt_tokens, 50)
 
+    def test_arguments_come_as_they_are_written(self):
+        ask = [{"role": "user", "content": "What is the weather in Oslo and Athens?"}]
+        for engine in self.each():
+            options = {"tools": [WEATHER], "temperature": 0, "reasoning_effort": "none"}
+            whole = self.chat(engine, ask, **options).choices[0].message.tool_calls
+            pieces, order = {}, []
+            for chunk in self.chat(engine, ask, stream=True, **options):
+                for call in (c for choice in chunk.choices for c in choice.delta.tool_calls or []):
+                    if call.index not in pieces:
+                        self.assertTrue(call.id.startswith("call_"))
+                        self.assertEqual((call.type, call.function.name, call.function.arguments), ("function", "get_weather", ""))
+                        pieces[call.index] = []
+                        order.append(call.index)
+                    else:
+                        self.assertEqual((call.id, call.type, call.function.name), (None, None, None))
+                        pieces[call.index].append(call.function.arguments)
+            self.assertEqual(order, [0, 1])
+            self.assertEqual(["".join(p) for p in pieces.values()], [c.function.arguments for c in whole])
+            self.assertTrue(all(len(p) > 2 for p in pieces.values()), pieces)
+            # The client's own accumulator agrees.
+            with self.client.chat.completions.stream(model=engine, messages=ask, **options) as stream:
+                final = stream.get_final_completion().choices[0].message.tool_calls
+            self.assertEqual([c.function.arguments for c in final], [c.function.arguments for c in whole])
+
+    def test_a_call_that_is_cut_off_is_the_same_in_a_stream(self):
+        for engine in self.each():
+            for limit in range(4, 16):
+                options = {"tools": [WEATHER], "temperature": 0, "reasoning_effort": "none", "max_tokens": limit}
+                whole = self.chat(engine, LISBON, **options).choices[0]
+                text, arguments, finish = "", "", None
+                for chunk in self.chat(engine, LISBON, stream=True, **options):
+                    for c in chunk.choices:
+                        text += c.delta.content or ""
+                        arguments += "".join(call.function.arguments for call in c.delta.tool_calls or [])
+                        finish = c.finish_reason or finish
+                self.assertEqual(finish, whole.finish_reason)
+                self.assertEqual(text, whole.message.content or "")
+                self.assertEqual(arguments, "".join(c.function.arguments for c in whole.message.tool_calls or []))
+
     def test_a_required_call_follows_its_schema(self):
         tool = {"type": "function", "function": {"name": "book", "strict": True, "parameters": {
             "type": "object", "properties": {"seats": {"type": "integer", "minimum": 1, "maximum": 4}, "window": {"type": "boolean"}},
@@ -238,6 +278,37 @@ class Others(Case):
             ids = create(model=engine, prompt=[[1, 80, 90], [1, 80, 90]], max_tokens=3)
             self.assertEqual(ids.usage.prompt_tokens, 6)
             self.assertEqual(ids.choices[0].text, ids.choices[1].text)
+
+    def test_an_echo_has_the_log_probabilities_of_generation(self):
+        text = "What is the weather in Lisbon? The harbour of"
+        for engine in self.each():
+            complete = functools.partial(self.client.completions.create, model=engine, temperature=0)
+            body = json.dumps({"model": engine, "content": text}).encode()
+            request = urllib.request.Request(f"{ours.url}/tokenize", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as answer:
+                ids = json.load(answer)["tokens"]
+            for most in (0, 1):  # lm-evaluation-harness asks for one token and passes over it
+                both = complete(prompt=[ids, ids[:1]], max_tokens=most, logprobs=3, echo=True)
+                choice, p = both.choices[0], both.choices[0].logprobs
+                self.assertEqual(len(both.choices), 2)
+                self.assertTrue(choice.text.startswith(text))
+                self.assertEqual("".join(p.tokens), choice.text)
+                self.assertEqual(choice.finish_reason, "length")
+                self.assertEqual((both.usage.prompt_tokens, both.usage.completion_tokens), (len(ids) + 1, 2 * most))
+                self.assertEqual((p.token_logprobs[0], p.top_logprobs[0]), (None, None))
+                self.assertEqual({len(p.tokens), len(p.top_logprobs), len(p.text_offset), len(p.token_logprobs)}, {len(ids) + most})
+                pieces = list(complete(prompt=text, max_tokens=most, logprobs=3, echo=True, stream=True))
+                self.assertEqual("".join(c.choices[0].text for c in pieces), choice.text)
+                streamed = [v for c in pieces if c.choices[0].logprobs for v in c.choices[0].logprobs.token_logprobs]
+                self.assertIsNone(streamed[0])
+                for got, want in zip(streamed[1:], p.token_logprobs[1:], strict=True):
+                    self.assertAlmostEqual(got, want, delta=0.07)
+            # The oracle: what generation says of the token in that place.
+            for n in range(1, len(ids)):
+                oracle = complete(prompt=ids[:n], max_tokens=1, logprobs=100).choices[0].logprobs
+                self.assertAlmostEqual(max(p.top_logprobs[n].values()), max(oracle.top_logprobs[0].values()), delta=0.07)
+                if p.tokens[n] in oracle.top_logprobs[0]:
+                    self.assertAlmostEqual(p.token_logprobs[n], oracle.top_logprobs[0][p.tokens[n]], delta=0.1)
 
     def test_embeddings(self):
         texts = ["The boats came home.", "A clock is late.", "The boats came home."]
@@ -293,6 +364,28 @@ class Responses(Case):
             self.client.responses.delete(first.id)
             with self.assertRaises(openai.NotFoundError):
                 self.client.responses.create(model=engine, input="x", previous_response_id=first.id)
+
+    def test_arguments_come_as_they_are_written(self):
+        tool = {"type": "function", **WEATHER["function"], "strict": False}
+        for engine in self.each():
+            options = {"model": engine, "input": "Weather in Dublin?", "tools": [tool], "temperature": 0, "reasoning": {"effort": "none"}}
+            whole = self.client.responses.create(**options).output[-1]
+            with self.client.responses.stream(**options) as stream:
+                events = list(stream)
+            added = next(e for e in events if e.type == "response.output_item.added")
+            self.assertEqual((added.item.type, added.item.name, added.item.arguments), ("function_call", "get_weather", ""))
+            deltas = [e for e in events if e.type == "response.function_call_arguments.delta"]
+            self.assertGreater(len(deltas), 2)
+            self.assertEqual({e.item_id for e in deltas}, {added.item.id})
+            done = next(e for e in events if e.type == "response.function_call_arguments.done")
+            item = events[-1].response.output[-1]
+            for arguments in ("".join(e.delta for e in deltas), done.arguments, item.arguments):
+                self.assertEqual(arguments, whole.arguments)
+            self.assertEqual((item.status, item.call_id), ("completed", added.item.call_id))
+            cut = self.client.responses.create(**{**options, "max_output_tokens": 14})
+            self.assertEqual((cut.status, cut.output[-1].status), ("incomplete", "incomplete"))
+            self.assertEqual(cut.output[-1].type, "function_call")
+            self.assertTrue(whole.arguments.startswith(cut.output[-1].arguments))
 
     def test_a_format_and_a_limit(self):
         parsed = self.client.responses.parse(model="native", input="Give me JSON", text_format=Harbour)

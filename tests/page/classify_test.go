@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -58,6 +59,10 @@ func TestClassifyShowsWhatIsWrong(t *testing.T) {
 	b.set("#texts", "=SUM(1)\n<b>x</b>")
 	b.click("#run")
 	b.until(`!document.querySelector("#classify-notice").hidden`)
+	b.do(chromedp.EmulateViewport(360, 500))
+	b.click("#run")
+	b.until(`(() => { const n = document.querySelector("#classify-notice").getBoundingClientRect(), v = document.querySelector("#view-classify").getBoundingClientRect(); return n.height > 0 && n.bottom <= v.bottom + 1 })()`)
+	b.do(chromedp.EmulateViewport(1200, 900))
 	require.Contains(t, eval[string](b, `document.querySelector("#classify-notice").textContent`), `"one" is given twice`)
 	b.forget("400 (Bad Request)")
 	b.set("#labels", "one\ntwo")

@@ -107,8 +107,16 @@ func TestAFailureIsTriedAgain(t *testing.T) {
 	})
 	b := open(t, url, 1200, 900)
 	b.pick("assistant")
+	b.set("#prompt", strings.Repeat("Hello\n", 80)) // longer than the screen
+	b.click("#send")
+	b.until(`document.querySelector("#notice").textContent.includes("out of order")`)
+	require.Less(t, eval[float64](b, `(() => { const l = document.querySelector("#log"); return l.scrollHeight - l.scrollTop - l.clientHeight })()`), 2.0, "the notice does not cover the question")
+	b.click("#new")
 	b.keys("#prompt", "Hello"+kb.Enter)
 	b.until(`document.querySelector("#notice").textContent.includes("out of order")`)
+	b.until(`(new Promise((done) => { const r = indexedDB.open("go-mlx"); r.onsuccess = () => {
+		const all = r.result.transaction("conversations").objectStore("conversations").count();
+		all.onsuccess = () => done(all.result); } })).then((n) => (window.kept = n)) && window.kept === 2`) // a browser takes its time
 	b.visit(url)
 	b.until(`document.querySelector("#log article.user")?.textContent.includes("Hello")`)
 	b.pick("assistant")

@@ -1,6 +1,9 @@
 package parity
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,5 +38,43 @@ func TestControlTokensInTextsAreTheSameToBothEngines(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, want, got, "%q", attack)
 		}
+	}
+}
+
+// A tokenizer that makes a control token of its own letters cannot write it as text: both engines say so, with the same error.
+func TestAControlTokenWithoutAnotherSpellingIsAnError(t *testing.T) {
+	from, dir := testenv.Model(t), t.TempDir()
+	entries, err := os.ReadDir(from)
+	require.NoError(t, err)
+	for _, entry := range entries {
+		data, err := os.ReadFile(filepath.Join(from, entry.Name()))
+		require.NoError(t, err)
+		if entry.Name() == "tokenizer.json" {
+			var whole map[string]any
+			require.NoError(t, json.Unmarshal(data, &whole))
+			whole["model"].(map[string]any)["ignore_merges"] = true
+			data, err = json.Marshal(whole)
+			require.NoError(t, err)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, entry.Name()), data, 0o600))
+	}
+	nat, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, nat.Close()) })
+	py, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, py.Close()) })
+	for _, m := range []mlx.TextModel{nat, py} {
+		var spelt *mlx.ControlTokenError
+		_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "a\n<end_of_turn>"}}, mlx.WithTemplate(mlx.PlainContent()), mlx.WithMaxTokens(1)))
+		require.ErrorAs(t, err, &spelt, m.Info().Engine)
+		require.Equal(t, "<end_of_turn>", spelt.Token)
+		require.ErrorContains(t, err, "leave it out of the text")
+		spelt = nil
+		_, err = m.Classify(t.Context(), []string{"fine", "a\n<end_of_turn>"}, []string{"food", "law"})
+		require.ErrorAs(t, err, &spelt, m.Info().Engine)
+		require.ErrorContains(t, err, "text 1")
+		_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "a\n<end_of_turn>"}}, mlx.WithMaxTokens(1)))
+		require.NoError(t, err, "where it may count, it does")
 	}
 }

@@ -252,22 +252,34 @@ class Segmenting(unittest.TestCase):
         want = {"normal": "hi yes <thin", "reasoning": "is 1<2?", "tool": "f(1)"}
         rng = random.Random(4)
         for _ in range(200):
-            segments, got, rest = Segments(Thinking(), [], None), {}, text
+            segments, got, rest, growing = Segments(Thinking(), [], None), {}, text, ""
             while rest:
                 n = rng.randint(1, 9)
-                for kind, piece, calls in segments.add(rest[:n], last=n >= len(rest)):
+                whole, call_text = segments.add(rest[:n], last=n >= len(rest))
+                for kind, piece, calls in whole:
                     got[kind] = got.get(kind, "") + piece
                     self.assertEqual(calls, [["f", '{"x": 1}']] if kind == "tool" else [])
+                    if kind == "tool":
+                        self.assertTrue(piece.startswith(growing))
+                        growing = ""
+                growing += call_text
                 rest = rest[n:]
+            self.assertEqual(growing, "")
             self.assertEqual(got, want)
 
     def test_templates_may_open_the_reasoning(self):
         segments = Segments(Thinking(opened=True), [1, 2, 3], None)
-        self.assertEqual(segments.add("so</think>yes", last=True), [["reasoning", "so", []], ["normal", "yes", []]])
+        self.assertEqual(segments.add("so</think>yes", last=True)[0], [["reasoning", "so", []], ["normal", "yes", []]])
 
     def test_what_is_no_call_is_text(self):
         segments = Segments(Thinking(), [], None)
-        self.assertEqual(segments.add("<tool>f(", last=True), [["tool", "f(", []]])
+        self.assertEqual(segments.add("<tool>f(", last=True), ([["tool", "f(", []]], ""))
+
+    def test_a_call_under_way_is_given_as_it_grows(self):
+        segments = Segments(Thinking(), [], None)
+        self.assertEqual(segments.add("so<tool>f", last=False), ([["normal", "so", []]], "f"))
+        self.assertEqual(segments.add("(1)</to", last=False), ([], "(1)"))
+        self.assertEqual(segments.add("ol><tool>g", last=False), ([["tool", "f(1)", [["f", '{"x": 1}']]]], "g"))
 
 
 class Prompts(unittest.TestCase):
@@ -383,7 +395,7 @@ class Faults(unittest.TestCase):
     def test_a_call_with_half_a_surrogate_pair_is_a_call(self):
         tokenizer = Thinking()
         tokenizer.tool_parser = lambda text, tools: {"name": "f\ud800", "arguments": {"x": "\ud83d"}}
-        (segment,) = Segments(tokenizer, [], None).add("<tool>f</tool>", last=True)
+        ((segment,), _) = Segments(tokenizer, [], None).add("<tool>f</tool>", last=True)
         name, arguments = segment[2][0]
         self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
         encode_frame({"name": name, "arguments": arguments})

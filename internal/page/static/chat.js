@@ -101,7 +101,9 @@ function rename(c, item) {
     keep(c);
   };
   field.addEventListener("keydown", (e) => {
-    if (e.key === "Enter" || e.key === "Escape") end(e.key === "Enter");
+    if (e.key !== "Enter" && e.key !== "Escape") return;
+    e.stopPropagation(); // it is meant for the field, not for what closes or stops by Escape
+    end(e.key === "Enter");
   });
   field.addEventListener("blur", () => end(true));
   item.replaceChildren(field);
@@ -140,6 +142,7 @@ async function attachFiles(input) {
   }
   input.value = "";
   prompt.focus();
+  prompt.scrollTop = prompt.scrollHeight;
 }
 
 // discard deletes a conversation, which can be undone.
@@ -167,6 +170,9 @@ function draw(fromEnd = true) {
   log.scrollTop = fromEnd ? log.scrollHeight : at;
 }
 
+// coming reports whether an answer is under way.
+const coming = (message) => underWay?.message === message;
+
 // article shows a message; an answer under way is drawn again with every piece.
 function article(message, index) {
   const node = document.createElement("article");
@@ -187,6 +193,7 @@ function article(message, index) {
     if (index === current.messages.length - 1 && !underWay) actions.append(button("Ask again", () => answer()));
   } else {
     fill(node, message);
+    if (coming(message)) return node;
     const last = index === current.messages.length - 1;
     if (last && message.cut && message.content) actions.append(button("Continue", () => answer(message)));
     if (last) actions.append(button("Regenerate", () => again(index)));
@@ -245,7 +252,7 @@ function fill(node, message) {
       details.append(document.createElement("summary"), document.createElement("div"));
       return details;
     });
-    thought.firstChild.textContent = message.content ? "Thought" : "Thinking…";
+    thought.firstChild.textContent = coming(message) && !message.content ? "Thinking…" : "Thought";
     thought.lastChild.textContent = message.reasoning;
   }
   if (message.content) {
@@ -254,7 +261,7 @@ function fill(node, message) {
     part(body, "text", () => text.node);
     text.show(message.content);
   }
-  const note = message.stopped ?? message.cut;
+  const note = message.stopped ?? message.cut ?? (coming(message) || message.content ? "" : message.reasoning ? "No answer came behind the thought." : "The answer is empty.");
   if (note) part(body, "note", () => document.createElement("p")).textContent = note;
 }
 
@@ -353,6 +360,7 @@ async function answer(goingOn, branch) {
       if (chunk.choices[0]?.finish_reason === "length") message.cut = "Cut off: the answer has as many tokens as it may have.";
       const text = delta?.content || delta?.reasoning_content;
       if (!text) continue;
+      if (!first) poll(); // it is loaded now
       first ||= performance.now();
       tokens++;
       if (delta.reasoning_content) message.reasoning = (message.reasoning ?? "") + delta.reasoning_content;
@@ -375,6 +383,7 @@ async function answer(goingOn, branch) {
   if (current === conversation) {
     draw(follow);
     figures(engine, begin, first, usage?.completion_tokens ?? tokens, usage, performance.now());
+    if (follow) log.scrollTop = log.scrollHeight; // the figures may have taken a line more
   }
   if (failure && current === conversation) retryable(failure, conversation);
   $("spoken").textContent = failure ? "" : message.stopped ? "Stopped" : (message.cut ? "The answer was cut off: " : "Answer: ") + message.content;
@@ -424,6 +433,7 @@ function busy(is) {
 
 // notice shows a line, with something to do about it.
 function notice(text, action, act) {
+  const follow = nearEnd(); // the line takes room from the messages
   $("notice").textContent = text;
   $("notice").hidden = !text;
   $("notice").classList.toggle("calm", action === "Undo");
@@ -433,6 +443,7 @@ function notice(text, action, act) {
       act();
     }));
   }
+  if (follow) log.scrollTop = log.scrollHeight;
 }
 
 // onEnter acts instead of breaking the line, unless Shift is held.

@@ -148,4 +148,5 @@ function say(verdict, problem) {
   $("verdict").textContent = verdict;
   $("classify-notice").textContent = problem;
   $("classify-notice").hidden = !problem;
+  $(problem ? "classify-notice" : "verdict").scrollIntoView({ block: "nearest" }); // on a small screen it is below the fields
 }

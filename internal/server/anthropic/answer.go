@@ -153,7 +153,7 @@ func (s *streaming) Grow(i int, b *turn.Block, e turn.Event) error {
 	case turn.Reasoning:
 		delta = thinkingDelta{"thinking_delta", e.Text}
 	case turn.Call:
-		delta = inputDelta{"input_json_delta", string(b.Call.Function.Arguments)}
+		delta = inputDelta{"input_json_delta", e.Text}
 	}
 	return s.send(event{Type: "content_block_delta", Index: &i, Delta: delta})
 }

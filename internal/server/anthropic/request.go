@@ -3,6 +3,8 @@ package anthropic
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -21,7 +23,7 @@ type Request struct {
 	Stream        bool         `json:"stream"`
 	Temperature   *float32     `json:"temperature"`
 	TopP          *float32     `json:"top_p"`
-	TopK          *int         `json:"top_k"`
+	TopK          *turn.Count  `json:"top_k"`
 	Tools         []tool       `json:"tools"`
 	ToolChoice    *choice      `json:"tool_choice"`
 	Thinking      *thinking    `json:"thinking"`
@@ -86,11 +88,12 @@ func (s *textSource) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 		return d.SkipValue()
 	}
 	var given struct {
-		Type string `json:"type"`
-		Data string `json:"data"`
+		Type    string    `json:"type"`
+		Data    string    `json:"data"`
+		Content textParts `json:"content"`
 	}
 	err := json.UnmarshalDecode(d, &given)
-	s.Type, s.Data = given.Type, given.Data
+	s.Type, s.Data = given.Type, given.Data+string(given.Content)
 	return err
 }
 
@@ -105,18 +108,26 @@ func (t *textParts) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 		return err
 	}
 	var parts []struct {
-		Type  partType `json:"type"`
-		Text  string   `json:"text"`
-		Title string   `json:"title"`
+		Type    partType   `json:"type"`
+		Text    string     `json:"text"`
+		Title   string     `json:"title"`
+		Context string     `json:"context"`
+		Content textParts  `json:"content"` // of a search result
+		Source  textSource `json:"source"`  // of a document
 	}
 	if err := json.UnmarshalDecode(d, &parts); err != nil {
 		return err
 	}
 	for i, p := range parts {
-		if i > 0 && *t != "" && p.Text != "" {
-			*t += "\n"
+		if p.Type == "document" && p.Source.Type != "text" && p.Source.Type != "content" {
+			return fmt.Errorf("block %d is a document of type %q; this server takes text", i, p.Source.Type)
 		}
-		*t += textParts(p.Text)
+		for _, text := range []string{p.Title, p.Context, p.Text, string(p.Content), p.Source.Data} {
+			if p.Type == "tool_reference" {
+				break
+			}
+			*t = textParts(paragraph(string(*t), text))
+		}
 	}
 	return nil
 }
@@ -129,7 +140,7 @@ func (p *partType) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if err := json.UnmarshalDecode(d, &name); err != nil {
 		return err
 	}
-	if name != "text" && name != "tool_reference" {
+	if !slices.Contains([]string{"text", "tool_reference", "search_result", "document"}, name) {
 		return errors.New("this server takes blocks of text only, not " + name)
 	}
 	*p = partType(name)
@@ -268,10 +279,15 @@ func (b block) into(m *mlx.Message) (result *mlx.Message, own bool, err error) {
 		m.Content = paragraph(m.Content, b.Text)
 	case b.Type == "thinking" && m.Role == "assistant":
 		m.Reasoning += b.Thinking
-	case b.Type == "redacted_thinking" || b.Type == "server_tool_use" || b.Type == "compaction":
-		return nil, false, nil // there is nothing in it that a model could read
+	case slices.Contains([]string{"redacted_thinking", "server_tool_use", "mcp_tool_use", "compaction", "fallback"}, b.Type),
+		b.Type != "tool_result" && strings.HasSuffix(b.Type, "_tool_result"):
+		return nil, false, nil // there is nothing in it that a model could read, or it is of other servers' tools
 	case b.Type == "tool_use" && m.Role == "assistant":
 		input := b.Input
+		var quoted string
+		if json.Unmarshal(input, &quoted) == nil { // some programs keep it as the text that a stream gave
+			input = jsontext.Value(turn.WholeArguments(quoted))
+		}
 		if len(input) == 0 {
 			input = jsontext.Value("{}")
 		}
@@ -282,7 +298,7 @@ func (b block) into(m *mlx.Message) (result *mlx.Message, own bool, err error) {
 			result.Content = "error: " + result.Content
 		}
 		return result, false, nil
-	case b.Type == "document" && b.Source.Type == "text":
+	case b.Type == "document" && (b.Source.Type == "text" || b.Source.Type == "content"):
 		for _, text := range []string{b.Title, b.Context, b.Source.Data} {
 			m.Content = paragraph(m.Content, text)
 		}

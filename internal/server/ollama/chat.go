@@ -31,13 +31,13 @@ type common struct {
 type sampling struct {
 	Temperature      *float32     `json:"temperature"`
 	TopP             *float32     `json:"top_p"`
-	TopK             *int         `json:"top_k"`
+	TopK             *turn.Count  `json:"top_k"`
 	MinP             *float32     `json:"min_p"`
 	Seed             *turn.Seed   `json:"seed"`
 	NumPredict       *turn.Count  `json:"num_predict"`
 	Stop             turn.Strings `json:"stop"`
 	RepeatPenalty    *float32     `json:"repeat_penalty"`
-	RepeatLastN      *int         `json:"repeat_last_n"`
+	RepeatLastN      *turn.Count  `json:"repeat_last_n"`
 	PresencePenalty  *float32     `json:"presence_penalty"`
 	FrequencyPenalty *float32     `json:"frequency_penalty"`
 }
@@ -85,7 +85,7 @@ func (c *common) wish() *turn.Wish {
 	w := &turn.Wish{
 		Sampling: &turn.Sampling{Temperature: o.Temperature, TopP: o.TopP, TopK: o.TopK, MinP: o.MinP, Seed: o.Seed, RepetitionPenalty: o.RepeatPenalty,
 			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
-		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format"},
+		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format", Loose: true},
 	}
 	if o.RepeatLastN != nil && *o.RepeatLastN > 0 {
 		w.Sampling.RepetitionContextSize = o.RepeatLastN
@@ -186,6 +186,8 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 	w := q.wish()
 	for i, m := range q.Messages {
 		switch m.Role {
+		case "developer":
+			m.Role = "system"
 		case "system", "user", "assistant", "tool":
 		default:
 			return nil, turn.Bad(turn.At("messages", i, "role"), "%q; there are system, user, assistant and tool", m.Role)
@@ -224,40 +226,73 @@ func (q *ChatRequest) Loaded() any {
 	return a
 }
 
-// add adds an event to a message.
-func (m *chatMessage) add(e turn.Event) {
-	switch e.Kind {
-	case turn.Reasoning:
-		m.Thinking += e.Text
-	case turn.Call:
-		m.ToolCalls = append(m.ToolCalls, call{e.Call.ID, callFunction{e.Call.Function.Name, jsontext.Value(e.Call.Function.Arguments)}})
-	default:
-		m.Content += e.Text
+// growing sends a message in pieces, or joins them. Ollama's calls come whole, for their arguments are an object.
+type growing struct {
+	message chatMessage // joined
+	send    func(chatMessage) error
+	first   time.Time
+}
+
+func (g *growing) add(m chatMessage) error {
+	g.message.Content += m.Content
+	g.message.Thinking += m.Thinking
+	g.message.ToolCalls = append(g.message.ToolCalls, m.ToolCalls...)
+	if g.send == nil {
+		return nil
 	}
+	return g.send(m)
+}
+
+// Open notes when the first piece came.
+func (g *growing) Open(int, *turn.Block) error {
+	if g.first.IsZero() {
+		g.first = time.Now()
+	}
+	return nil
+}
+
+// Grow adds a text or a thought.
+func (g *growing) Grow(_ int, b *turn.Block, e turn.Event) error {
+	switch b.Kind {
+	case turn.Text:
+		return g.add(chatMessage{Content: e.Text})
+	case turn.Reasoning:
+		return g.add(chatMessage{Thinking: e.Text})
+	}
+	return nil
+}
+
+// Close adds a call.
+func (g *growing) Close(_ int, b *turn.Block) error {
+	if b.Kind != turn.Call {
+		return nil
+	}
+	return g.add(chatMessage{ToolCalls: []call{{b.Call.ID, callFunction{b.Call.Function.Name, jsontext.Value(b.Call.Function.Arguments)}}}})
 }
 
 // AnswerWhole generates the answer in one piece.
 func (q *ChatRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error) {
-	var m chatMessage
-	f, err := q.run(ctx, t, func(e turn.Event) error { m.add(e); return nil })
-	a := q.answer(m)
-	a.figures = f
-	return a, err
+	return q.generate(ctx, t, nil)
 }
 
 // AnswerStream sends the answer as it grows.
 func (q *ChatRequest) AnswerStream(ctx context.Context, t *turn.Turn, out turn.Sink) error {
-	f, err := q.run(ctx, t, func(e turn.Event) error {
-		var m chatMessage
-		m.add(e)
-		return out.Send("", q.answer(m))
-	})
+	a, err := q.generate(ctx, t, func(m chatMessage) error { return out.Send("", q.answer(m)) })
 	if err != nil {
 		return err
 	}
-	a := q.answer(chatMessage{})
-	a.figures = f
+	a.Message = chatMessage{Role: a.Message.Role}
 	return out.Send("", a)
+}
+
+// generate gives the whole answer, and sends its pieces, if there is a way to.
+func (q *ChatRequest) generate(ctx context.Context, t *turn.Turn, send func(chatMessage) error) (chatAnswer, error) {
+	q.ready = time.Now()
+	g := &growing{send: send}
+	reply, err := t.RunBlocks(ctx, g)
+	a := q.answer(g.message)
+	a.figures = q.figures(reply.Outcome, g.first)
+	return a, err
 }
 
 // run generates the answer and takes the time.

@@ -63,8 +63,8 @@ type chatDelta struct {
 }
 
 type chatCall struct {
-	ID       string       `json:"id"`
-	Type     string       `json:"type"`
+	ID       string       `json:"id,omitzero"`
+	Type     string       `json:"type,omitzero"`
 	Index    *int         `json:"index,omitzero"`
 	Function callFunction `json:"function"`
 }
@@ -77,8 +77,8 @@ func finishOf(o turn.Outcome) *string {
 	return &reason
 }
 
-func callOf(c mlx.ToolCall) chatCall {
-	return chatCall{ID: c.ID, Type: "function", Function: callFunction{c.Function.Name, string(c.Function.Arguments)}}
+func callOf(c mlx.ToolCall, arguments string) chatCall {
+	return chatCall{ID: c.ID, Type: "function", Function: callFunction{c.Function.Name, jsonString(arguments)}}
 }
 
 func (q *ChatRequest) skeleton(object string) chatCompletion {
@@ -102,7 +102,7 @@ func (q *ChatRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error
 		logProbs := &chatLogProbs{Content: []tokenLogProb{}}
 		for _, b := range reply.Blocks {
 			if b.Kind == turn.Call {
-				answer.ToolCalls = append(answer.ToolCalls, callOf(b.Call))
+				answer.ToolCalls = append(answer.ToolCalls, callOf(b.Call, b.Text))
 			}
 			described, err := describe(ctx, texts, b.Tokens)
 			if err != nil {
@@ -195,10 +195,13 @@ func (s *chatStream) add(ctx context.Context, e turn.Event) error {
 	case turn.Reasoning:
 		choice.Delta.ReasoningContent = e.Text
 	case turn.Call:
-		call, index := callOf(e.Call), s.calls
+		call, index := callOf(e.Call, ""), s.calls
 		call.Index = &index
 		choice.Delta.ToolCalls = []chatCall{call}
 		s.calls++
+	case turn.Arguments:
+		index := s.calls - 1
+		choice.Delta.ToolCalls = []chatCall{{Index: &index, Function: callFunction{Arguments: jsonString(e.Text)}}}
 	}
 	if s.request.LogProbs && e.Kind == turn.Text {
 		described, err := describe(ctx, s.texts, e.Tokens)

@@ -1,6 +1,7 @@
 package openai
 
 import (
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -25,11 +26,64 @@ type ChatRequest struct {
 	ParallelToolCalls    *bool         `json:"parallel_tool_calls"`
 	ResponseFormat       chatFormat    `json:"response_format"`
 	ReasoningEffort      *string       `json:"reasoning_effort"`
+	Reasoning            *reasoning    `json:"reasoning"`
+	Thinking             *thinking     `json:"thinking"`
+	EnableThinking       *bool         `json:"enable_thinking"`
 	PromptCacheKey       string        `json:"prompt_cache_key"`
 	ContinueFinalMessage bool          `json:"continue_final_message"` // as in vLLM
 	AddGenerationPrompt  *bool         `json:"add_generation_prompt"`
 
 	ChatTemplateKwargs map[string]any `json:"chat_template_kwargs"` // as in mlx_lm.server
+}
+
+// reasoning is how OpenRouter's clients say how much a model may think.
+type reasoning struct {
+	Effort    *string     `json:"effort"`
+	Enabled   *bool       `json:"enabled"`
+	MaxTokens *turn.Count `json:"max_tokens"`
+}
+
+// thinking is how Anthropic's, DeepSeek's and GLM's clients say it.
+type thinking struct {
+	Type         string      `json:"type"`
+	BudgetTokens *turn.Count `json:"budget_tokens"`
+}
+
+// effort is how much the model may think, in whichever way the request says so; and how many tokens of it.
+func (q *ChatRequest) effort(w *turn.Wish) error {
+	say := func(field string, on bool, tokens *turn.Count) {
+		degree := "medium"
+		if !on {
+			degree = "none"
+		}
+		w.Effort = &degree
+		w.Names = turn.Names{"Effort": field, "Budget": field, "MaxTokens": w.Names.Of("MaxTokens")}
+		if tokens != nil {
+			w.Budget = int(*tokens)
+		}
+	}
+	r, t := q.Reasoning, q.Thinking
+	switch {
+	case q.ReasoningEffort != nil:
+		w.Effort = q.ReasoningEffort
+	case r != nil && r.Effort != nil:
+		say("reasoning", true, r.MaxTokens)
+		w.Effort = r.Effort
+	case r != nil && (r.Enabled != nil || r.MaxTokens != nil):
+		say("reasoning", r.Enabled == nil || *r.Enabled, r.MaxTokens)
+	case t != nil:
+		switch t.Type {
+		case "disabled":
+			say("thinking", false, nil)
+		case "enabled", "adaptive", "auto":
+			say("thinking", true, t.BudgetTokens)
+		default:
+			return turn.Bad("thinking.type", "%q; there are enabled, disabled, adaptive and auto", t.Type)
+		}
+	case q.EnableThinking != nil:
+		say("enable_thinking", *q.EnableThinking, nil)
+	}
+	return nil
 }
 
 type usageOption struct {
@@ -61,8 +115,20 @@ type sentCall struct {
 }
 
 type callFunction struct {
-	Name      string `json:"name"`
-	Arguments string `json:"arguments"` // JSON
+	Name      string     `json:"name,omitzero"`
+	Arguments jsonString `json:"arguments"`
+}
+
+// jsonString is JSON in a string. Some programs send the JSON itself.
+type jsonString string
+
+func (a *jsonString) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	if d.PeekKind() != '"' {
+		value, err := d.ReadValue()
+		*a = jsonString(value)
+		return err
+	}
+	return json.UnmarshalDecode(d, (*string)(a))
 }
 
 type chatTool struct {
@@ -76,7 +142,7 @@ type chatFormat struct {
 		Name        string         `json:"name"`
 		Description string         `json:"description"`
 		Schema      jsontext.Value `json:"schema"`
-		Strict      bool           `json:"strict"` // a format is always followed
+		Strict      bool           `json:"strict"` // what a grammar cannot keep is an error
 	} `json:"json_schema"`
 }
 
@@ -105,6 +171,9 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 		return nil, turn.Bad("stream_options", "goes with stream")
 	case q.TopLogProbs != nil && *q.TopLogProbs > 0 && !q.LogProbs:
 		return nil, turn.Bad("top_logprobs", "goes with logprobs")
+	case q.TopK != nil && *q.TopK == -1: // as vLLM's clients write it
+		q.TopK = nil
+		return q.Wish()
 	case q.N != nil && *q.N < 1:
 		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
 	case q.AddGenerationPrompt != nil && !*q.AddGenerationPrompt && !q.ContinueFinalMessage:
@@ -118,9 +187,12 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 	}
 	w := &turn.Wish{
 		Messages: messages, Continue: last, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), Sampling: &q.Sampling, Stop: q.Stop,
-		Format:    turn.Format{Type: q.ResponseFormat.Type, Schema: q.ResponseFormat.JSONSchema.Schema, Field: "response_format"},
-		Arguments: q.ChatTemplateKwargs, Effort: q.ReasoningEffort, MaxTokens: q.MaxTokens.Int(), Session: q.PromptCacheKey,
+		Format:    turn.Format{Type: q.ResponseFormat.Type, Schema: q.ResponseFormat.JSONSchema.Schema, Loose: !q.ResponseFormat.JSONSchema.Strict, Field: "response_format"},
+		Arguments: q.ChatTemplateKwargs, MaxTokens: q.MaxTokens.Int(), Session: q.PromptCacheKey,
 		LogProbs: q.LogProbs, Names: q.Named(),
+	}
+	if err := q.effort(w); err != nil {
+		return nil, err
 	}
 	if q.MaxCompletionTokens != nil {
 		w.MaxTokens = q.MaxCompletionTokens.Int()
@@ -157,7 +229,7 @@ func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
 		if message.Reasoning == "" {
 			message.Reasoning = m.Reasoning
 		}
-		for k, call := range m.ToolCalls {
+		for _, call := range m.ToolCalls {
 			if call.Custom != nil {
 				c, err := customCall(call.ID, call.Custom.Name, call.Custom.Input)
 				if err != nil {
@@ -166,11 +238,7 @@ func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
 				message.ToolCalls = append(message.ToolCalls, c)
 				continue
 			}
-			data, err := arguments(turn.At(turn.At("messages", i, "tool_calls"), k, "function.arguments"), call.Function.Arguments)
-			if err != nil {
-				return nil, false, err
-			}
-			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: data}})
+			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: arguments(string(call.Function.Arguments))}})
 		}
 		out = append(out, message)
 		last = last || m.Prefix && i == len(q.Messages)-1

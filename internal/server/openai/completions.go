@@ -40,10 +40,10 @@ type completionChoice struct {
 }
 
 type completionLogProbs struct {
-	Tokens        []string             `json:"tokens"`
-	TokenLogProbs []float32            `json:"token_logprobs"`
-	TopLogProbs   []map[string]float32 `json:"top_logprobs"`
-	TextOffset    []int                `json:"text_offset"` // in characters of the completion
+	Tokens        []string              `json:"tokens"`
+	TokenLogProbs []*float32            `json:"token_logprobs"` // of an echo's first token there is none
+	TopLogProbs   []*map[string]float32 `json:"top_logprobs"`
+	TextOffset    []int                 `json:"text_offset"` // in characters of the completion
 }
 
 // ModelName is the model that the request names.
@@ -64,8 +64,6 @@ func (q *CompletionRequest) Wish() (*turn.Wish, error) {
 		return nil, turn.Bad("prompt", "there is none")
 	case q.StreamOptions != nil && !q.Stream:
 		return nil, turn.Bad("stream_options", "goes with stream")
-	case q.Echo && q.LogProbs != nil:
-		return nil, turn.Bad("echo", "the tokens of a prompt have no log-probabilities here: leave logprobs out")
 	case q.N != nil && *q.N < 1:
 		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
 	}
@@ -112,11 +110,15 @@ func (q *CompletionRequest) run(ctx context.Context, t *turn.Turn, out turn.Sink
 	chunk := c
 	c.Choices = make([]completionChoice, len(q.Prompt)*n)
 	texts := &turn.TokenTexts{Tokenizer: t.Model.Tokenizer()}
+	echoes := make([]func() (echo, error), len(q.Prompt)) // each is made once, for all answers to its prompt
 	var total usage
 	var mu sync.Mutex // guards c and total
+	for i := range echoes {
+		echoes[i] = sync.OnceValues(func() (echo, error) { return q.echo(ctx, t.For(i, 0), i) })
+	}
 	err := turn.Each(ctx, len(c.Choices), func(ctx context.Context, index int) error {
 		a := &completing{request: q, chunk: chunk, texts: texts, out: out, choice: completionChoice{Index: index}}
-		o, err := a.run(ctx, t.For(index/n, index%n), index/n)
+		o, err := a.run(ctx, t.For(index/n, index%n), echoes[index/n])
 		if err != nil {
 			return err
 		}
@@ -142,24 +144,42 @@ type completing struct {
 	out     turn.Sink
 	choice  completionChoice // the whole
 	offset  int
+	echoed  bool // what is added is a prompt, whose first token has no log-probability
 }
 
-func (a *completing) run(ctx context.Context, t *turn.Turn, prompt int) (turn.Outcome, error) {
+// echo is a prompt as the beginning of its answer.
+type echo struct {
+	text   string
+	tokens []mlx.Token // with log-probabilities asked for
+}
+
+func (q *CompletionRequest) echo(ctx context.Context, t *turn.Turn, prompt int) (e echo, err error) {
+	given := q.Prompt[prompt]
+	if e.text = given.Text; len(given.IDs) > 0 {
+		if e.text, err = t.Model.Tokenizer().Decode(ctx, given.IDs); err != nil {
+			return e, err
+		}
+	}
+	if q.LogProbs != nil {
+		e.tokens, err = t.PromptLogProbs(ctx)
+	}
+	return e, err
+}
+
+func (a *completing) run(ctx context.Context, t *turn.Turn, echoed func() (echo, error)) (turn.Outcome, error) {
 	if a.request.LogProbs != nil {
 		a.choice.LogProbs = &completionLogProbs{}
 	}
 	if a.request.Echo {
-		given := a.request.Prompt[prompt]
-		text := given.Text
-		if len(given.IDs) > 0 {
-			var err error
-			if text, err = t.Model.Tokenizer().Decode(ctx, given.IDs); err != nil {
-				return turn.Outcome{}, err
-			}
-		}
-		if err := a.add(ctx, turn.Event{Text: text}); err != nil {
+		e, err := echoed()
+		if err != nil {
 			return turn.Outcome{}, err
 		}
+		a.echoed = len(e.tokens) > 0
+		if err := a.add(ctx, turn.Event{Text: e.text, Tokens: e.tokens}); err != nil {
+			return turn.Outcome{}, err
+		}
+		a.echoed = false
 	}
 	o, err := t.Run(ctx, func(e turn.Event) error { return a.add(ctx, e) })
 	if err != nil {
@@ -176,6 +196,9 @@ func (a *completing) add(ctx context.Context, e turn.Event) error {
 		piece.LogProbs = &completionLogProbs{}
 		if err := piece.LogProbs.add(ctx, a.texts, e.Tokens, &a.offset); err != nil {
 			return err
+		}
+		if a.echoed {
+			piece.LogProbs.TokenLogProbs[0], piece.LogProbs.TopLogProbs[0] = nil, nil
 		}
 		a.choice.LogProbs.join(piece.LogProbs)
 	}
@@ -205,12 +228,13 @@ func (l *completionLogProbs) add(ctx context.Context, texts *turn.TokenTexts, to
 				return err
 			}
 			if best, ok := top[name]; !ok || other.LogProb > best {
-				top[name] = other.LogProb
+				top[name] = finite(other.LogProb)
 			}
 		}
 		l.Tokens = append(l.Tokens, text)
-		l.TokenLogProbs = append(l.TokenLogProbs, tok.LogProb)
-		l.TopLogProbs = append(l.TopLogProbs, top)
+		value := finite(tok.LogProb)
+		l.TokenLogProbs = append(l.TokenLogProbs, &value)
+		l.TopLogProbs = append(l.TopLogProbs, &top)
 		l.TextOffset = append(l.TextOffset, *offset)
 		*offset += len([]rune(text))
 	}

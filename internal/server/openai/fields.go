@@ -28,6 +28,9 @@ func otherSamplers() []turn.Field {
 		turn.OnlyAt("length_penalty", noSuch, "1"), turn.OnlyAt("skip_special_tokens", "special tokens are no text", "true"),
 		turn.OnlyAt("spaces_between_special_tokens", "special tokens are no text", "true", "false"),
 		turn.OnlyAt("include_stop_str_in_output", "a stop string is no part of the answer", "false"),
+		turn.OnlyAt("repeat_penalty", "it is repetition_penalty here", "1"), turn.OnlyAt("n_probs", "use top_logprobs", "0"),
+		turn.OnlyAt("add_special_tokens", "the chat template writes them", "false"), turn.OnlyAt("return_tokens_as_token_ids", "tokens are texts", "false"),
+		turn.NoEffect("there are no such samplers, or they are at nothing", "repeat_last_n", "samplers"),
 		turn.OnlyAt("stop_token_ids", "name the end as a stop string", "[]"), turn.OnlyAt("bad_words", "use logit_bias", "[]"),
 	)
 }
@@ -43,7 +46,7 @@ const otherTools = "tools that a vendor's servers run are left out of the prompt
 
 // Tables of fields.
 var (
-	ChatFields = turn.NewTable("POST /v1/chat/completions",
+	ChatFields = turn.NewTable("POST /v1/chat/completions", turn.OnlyAt("echo", "an answer is what follows the messages", "false"),
 		turn.Honour("model", "messages", "messages[].role", "messages[].content", "messages[].content[].type", "messages[].content[].text",
 			"messages[].content[].refusal", "messages[].name", "messages[].tool_call_id", "messages[].tool_calls", "messages[].tool_calls[].id",
 			"messages[].tool_calls[].type", "messages[].tool_calls[].index", "messages[].tool_calls[].function", "messages[].tool_calls[].function.name",
@@ -61,6 +64,9 @@ var (
 			"response_format.json_schema.schema", "response_format.json_schema.name", "response_format.json_schema.description",
 			"response_format.json_schema.strict"),
 		turn.NoEffect("the schema counts", "response_format.*", "response_format.json_schema.*"),
+		turn.Honour("reasoning", "reasoning.effort", "reasoning.enabled", "reasoning.max_tokens", "thinking", "thinking.type", "thinking.budget_tokens",
+			"enable_thinking"),
+		turn.NoEffect("thoughts are given whole", "reasoning.*", "thinking.*", "include_reasoning"),
 		turn.Honour("reasoning_effort", "prompt_cache_key", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"),
 		turn.SamplingFields(), labels(), otherSamplers(),
 		turn.OnlyAt("modalities", textOnly, `["text"]`), turn.OnlyAt("best_of", "ask for n answers", "1"),
@@ -82,10 +88,10 @@ var (
 	ResponseFields = turn.NewTable("POST /v1/responses",
 		turn.Honour("model", "input", "input[].type", "input[].id", "input[].status", "input[].role", "input[].content", "input[].content[].type",
 			"input[].content[].text", "input[].content[].refusal", "input[].call_id", "input[].name", "input[].arguments", "input[].input",
-			"input[].output", "input[].output[].type", "input[].output[].text", "input[].summary", "input[].summary[].type", "input[].summary[].text"),
+			"input[].output", "input[].output.*", "input[].output[].type", "input[].output[].text", "input[].summary", "input[].summary[].type", "input[].summary[].text"),
 		turn.NoEffect("what servers put into an item, given back", "input[].*", "input[].content[].*", "input[].output[].*", "input[].summary[].*"),
-		turn.Honour("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "stream"),
-		turn.NoEffect(elsehow, "stream_options"),
+		turn.Honour("instructions", "previous_response_id", "max_output_tokens", "stop", "stream"),
+		turn.SamplingFields(), turn.NoEffect(elsehow, "stream_options"),
 		turn.OnlyTypes("tools[]", otherTools, "function"),
 		turn.Honour("tools", "tools[].type", "tools[].name", "tools[].description", "tools[].parameters", "tools[].strict"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*"),

@@ -27,6 +27,9 @@ type tokenLogProb struct {
 	TopLogProbs []topLogProb `json:"top_logprobs"`
 }
 
+// finite is a log-probability as JSON can say it: of a token that cannot come, OpenAI's number for next to nothing.
+func finite(logProb float32) float32 { return max(logProb, -9999) }
+
 // describe gives tokens with their log-probabilities.
 func describe(ctx context.Context, texts *turn.TokenTexts, tokens []mlx.Token) ([]tokenLogProb, error) {
 	out := []tokenLogProb{}
@@ -50,7 +53,7 @@ func describe(ctx context.Context, texts *turn.TokenTexts, tokens []mlx.Token) (
 
 func describeOne(ctx context.Context, texts *turn.TokenTexts, id int32, logProb float32) (topLogProb, error) {
 	text, err := texts.Of(ctx, id)
-	d := topLogProb{Token: text, LogProb: logProb}
+	d := topLogProb{Token: text, LogProb: finite(logProb)}
 	if !strings.ContainsRune(text, utf8.RuneError) {
 		bytes := make([]int, len(text))
 		for i := range len(text) {

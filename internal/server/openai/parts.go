@@ -101,6 +101,8 @@ func (c *toolChoice) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 		return err
 	}
 	switch given.Type {
+	case "auto", "none", "any", "required": // as Anthropic's API writes it
+		return c.set(given.Type)
 	case "function":
 		c.mode, c.only = turn.Required, []string{given.Name + given.Function.Name}
 		return nil
@@ -121,6 +123,9 @@ func (c *toolChoice) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 }
 
 func (c *toolChoice) set(mode string) error {
+	if mode == "any" { // as Mistral's API calls it
+		mode = string(turn.Required)
+	}
 	switch c.mode = turn.Mode(mode); c.mode {
 	case turn.Auto, turn.None, turn.Required:
 		return nil
@@ -133,15 +138,16 @@ func toolsOf(given []turn.Tool, choice toolChoice, parallel *bool) turn.Tools {
 	return turn.Tools{List: given, Mode: choice.mode, Only: choice.only, OneCall: parallel != nil && !*parallel}
 }
 
-// arguments are those of a call, which clients may leave empty.
-func arguments(field, text string) ([]byte, error) {
+// arguments are those of a call, which clients may leave empty. What a model wrote comes back in every later turn, so it may be no
+// JSON either.
+func arguments(text string) []byte {
 	if strings.TrimSpace(text) == "" {
-		return []byte("{}"), nil
+		return []byte("{}")
 	}
-	if !jsontext.Value(text).IsValid() {
-		return nil, turn.Bad(field, "not JSON")
+	if jsontext.Value(text).IsValid() {
+		return []byte(text)
 	}
-	return []byte(text), nil
+	return turn.WholeArguments(text)
 }
 
 // customCall is a call of a tool with free text, as one of a function.

@@ -2,6 +2,8 @@ package openai
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -12,13 +14,13 @@ import (
 
 // ResponseRequest is the body of /v1/responses; ResponseFields has what becomes of its fields.
 type ResponseRequest struct {
+	turn.Sampling
 	Model              string            `json:"model"`
 	Input              responseInput     `json:"input"`
 	Instructions       string            `json:"instructions"`
 	PreviousResponseID string            `json:"previous_response_id"`
 	MaxOutputTokens    *turn.Count       `json:"max_output_tokens"`
-	Temperature        *float32          `json:"temperature"`
-	TopP               *float32          `json:"top_p"`
+	Stop               turn.Strings      `json:"stop"`
 	Stream             bool              `json:"stream"`
 	Store              *bool             `json:"store"`
 	Metadata           map[string]string `json:"metadata"`
@@ -73,17 +75,29 @@ func (in *responseInput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 
 // responseItem is a message, a call, what it returned, a thought, or a reference to one of these.
 type responseItem struct {
-	Type      string    `json:"type"`
-	ID        string    `json:"id"`
-	Status    string    `json:"status"`
-	Role      string    `json:"role"`
-	Content   textParts `json:"content"`
-	CallID    string    `json:"call_id"`
-	Name      string    `json:"name"`
-	Arguments string    `json:"arguments"`
-	Input     string    `json:"input"` // of a custom tool
-	Output    textParts `json:"output"`
-	Summary   textParts `json:"summary"`
+	Type      string     `json:"type"`
+	ID        string     `json:"id"`
+	Status    string     `json:"status"`
+	Role      string     `json:"role"`
+	Content   textParts  `json:"content"`
+	CallID    string     `json:"call_id"`
+	Name      string     `json:"name"`
+	Arguments jsonString `json:"arguments"`
+	Input     string     `json:"input"` // of a custom tool
+	Output    itemOutput `json:"output"`
+	Summary   textParts  `json:"summary"`
+}
+
+// itemOutput is what a tool returned: a text, parts of one, or an object, which is given as JSON.
+type itemOutput string
+
+func (o *itemOutput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	if d.PeekKind() == '{' {
+		value, err := d.ReadValue()
+		*o = itemOutput(value)
+		return err
+	}
+	return json.UnmarshalDecode(d, (*textParts)(o))
 }
 
 // ModelName is the model that the request names.
@@ -130,8 +144,8 @@ func (q *ResponseRequest) Wish() (*turn.Wish, error) {
 	}
 	w := &turn.Wish{
 		Messages: messages, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), MaxTokens: q.MaxOutputTokens.Int(),
-		Sampling: &turn.Sampling{Temperature: q.Temperature, TopP: q.TopP}, Session: q.PromptCacheKey, Names: q.Named(),
-		Format: turn.Format{Type: q.Text.Format.Type, Schema: q.Text.Format.Schema, Field: "text.format"},
+		Sampling: &q.Sampling, Stop: q.Stop, Session: q.PromptCacheKey, Names: q.Named(),
+		Format: turn.Format{Type: q.Text.Format.Type, Schema: q.Text.Format.Schema, Loose: q.Text.Format.Strict == nil || !*q.Text.Format.Strict, Field: "text.format"},
 	}
 	if q.Reasoning != nil {
 		w.Effort = q.Reasoning.Effort
@@ -186,18 +200,17 @@ func (b *conversation) add(i int, item responseItem) error {
 			return wrongRole(turn.At("input", i, "role"), item.Role)
 		}
 	case "function_call":
-		data, err := arguments(turn.At("input", i, "arguments"), item.Arguments)
-		if err != nil {
-			return err
-		}
-		b.call(mlx.ToolCall{ID: item.CallID, Type: "function", Function: mlx.FunctionCall{Name: item.Name, Arguments: data}})
+		b.call(mlx.ToolCall{ID: item.CallID, Type: "function", Function: mlx.FunctionCall{Name: item.Name, Arguments: arguments(string(item.Arguments))}})
 	case "custom_tool_call":
 		call, err := customCall(item.CallID, item.Name, item.Input)
 		if err != nil {
 			return err
 		}
 		b.call(call)
-	case "function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output":
+	case "function_call_output", "custom_tool_call_output", "local_shell_call_output", "shell_call_output", "apply_patch_call_output":
+		if item.CallID == "" { // of a call that is left out
+			return nil
+		}
 		b.other(mlx.Message{Role: "tool", ToolCallID: item.CallID, Content: string(item.Output)})
 	case "reasoning":
 		text := string(item.Content)
@@ -207,13 +220,20 @@ func (b *conversation) add(i int, item responseItem) error {
 		b.assistant().Reasoning += text
 	case "item_reference":
 		return b.reference(i, item.ID)
-	case "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "local_shell_call", "shell_call",
-		"mcp_list_tools", "mcp_call", "mcp_approval_request", "mcp_approval_response", "compaction":
-		// What other servers' tools did; a model here would not know them.
 	default:
+		if othersItem(item.Type) {
+			return nil
+		}
 		return turn.Bad(turn.At("input", i, "type"), "%q; there are message, function_call, function_call_output, reasoning and item_reference", item.Type)
 	}
 	return nil
+}
+
+// othersItem reports whether an item is what other servers' tools did (web_search_call, apply_patch_call_output …), or programs note
+// for themselves: a model here would not know of it.
+func othersItem(kind string) bool {
+	return strings.HasSuffix(kind, "_call") || strings.HasSuffix(kind, "_call_output") || strings.HasSuffix(kind, "_search_output") ||
+		slices.Contains([]string{"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "compaction", "compaction_summary", "ghost_snapshot"}, kind)
 }
 
 // reference adds an item of a response that is kept.

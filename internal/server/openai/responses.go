@@ -91,7 +91,7 @@ func (o outputItem) text() (text string) {
 }
 
 func (o outputItem) call() mlx.ToolCall {
-	return mlx.ToolCall{ID: o.CallID, Type: "function", Function: mlx.FunctionCall{Name: o.Name, Arguments: []byte(*o.Arguments)}}
+	return mlx.ToolCall{ID: o.CallID, Type: "function", Function: mlx.FunctionCall{Name: o.Name, Arguments: turn.WholeArguments(*o.Arguments)}}
 }
 
 type contentPart struct {
@@ -126,7 +126,7 @@ type inputItem struct {
 func (q *ResponseRequest) inputItems() []inputItem {
 	out := []inputItem{}
 	for _, item := range q.Input {
-		in := inputItem{Type: item.Type, ID: item.ID, Status: item.Status, Role: item.Role, CallID: item.CallID, Name: item.Name, Arguments: item.Arguments, Output: string(item.Output)}
+		in := inputItem{Type: item.Type, ID: item.ID, Status: item.Status, Role: item.Role, CallID: item.CallID, Name: item.Name, Arguments: string(item.Arguments), Output: string(item.Output)}
 		if in.ID == "" {
 			in.ID = turn.NewID("item_")
 		}

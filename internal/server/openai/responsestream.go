@@ -92,9 +92,9 @@ func (a *responding) Open(i int, b *turn.Block) error {
 // Grow adds to the item.
 func (a *responding) Grow(i int, b *turn.Block, e turn.Event) error {
 	if b.Kind == turn.Call {
-		arguments := string(b.Call.Function.Arguments)
+		arguments := b.Text
 		a.Output[i].Arguments = &arguments
-		return a.send(a.of(i, responseEvent{Type: "response.function_call_arguments.delta", Delta: &arguments}))
+		return a.send(a.of(i, responseEvent{Type: "response.function_call_arguments.delta", Delta: &e.Text}))
 	}
 	return a.send(a.inPart(i, b, responseEvent{Type: "response." + partOf(b.Kind, "").Type + ".delta", Delta: &e.Text}))
 }
@@ -102,7 +102,9 @@ func (a *responding) Grow(i int, b *turn.Block, e turn.Event) error {
 // Close ends the item.
 func (a *responding) Close(i int, b *turn.Block) error {
 	item := &a.Output[i]
-	item.Status = "completed"
+	if item.Status = "completed"; b.Cut {
+		item.Status = "incomplete"
+	}
 	var err error
 	if b.Kind == turn.Call {
 		err = a.send(a.of(i, responseEvent{Type: "response.function_call_arguments.done", Arguments: item.Arguments, Name: item.Name}))

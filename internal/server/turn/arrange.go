@@ -71,6 +71,7 @@ func arrange(ctx context.Context, model mlx.TextModel, f *Facts, in []mlx.Messag
 	}
 	takes := func(order string) (bool, error) { return f.taking(ctx, model, order) }
 	out := joinSystem(in)
+	shortIDs(f, out)
 	if system := out[0].Role == "system"; system {
 		if ok, err := takes(systemFirst); err != nil {
 			return nil, err

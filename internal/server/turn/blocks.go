@@ -2,19 +2,23 @@ package turn
 
 import (
 	"context"
+	"encoding/json"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
 // Block is a part of an answer of one kind: a thought, a text or a call.
 type Block struct {
 	Kind   EventKind
-	Text   string
+	Text   string // of a call, its arguments as the model wrote them: no JSON, if they were cut off
 	Call   mlx.ToolCall
 	Tokens []mlx.Token
+	Cut    bool // the answer ended in it, at a limit
 }
 
-// BlockWriter is told of blocks as they grow, one after the other. Open has the block without its text, and a call whole.
+// BlockWriter is told of blocks as they grow, one after the other. Open has the block without its text, and a call without
+// its arguments.
 type BlockWriter interface {
 	Open(i int, b *Block) error
 	Grow(i int, b *Block, e Event) error
@@ -33,14 +37,21 @@ func (t *Turn) RunBlocks(ctx context.Context, writer BlockWriter) (Reply, error)
 	open := false
 	last := func() (int, *Block) { return len(r.Blocks) - 1, r.Blocks[len(r.Blocks)-1] }
 	end := func() error {
-		if !open || writer == nil {
+		if !open {
 			return nil
 		}
 		open = false
-		return writer.Close(last())
+		i, b := last()
+		if b.Kind == Call {
+			b.Call.Function.Arguments = WholeArguments(b.Text)
+		}
+		if writer == nil {
+			return nil
+		}
+		return writer.Close(i, b)
 	}
 	outcome, err := t.Run(ctx, func(e Event) error {
-		if n := len(r.Blocks); n == 0 || e.Kind == Call || r.Blocks[n-1].Kind != e.Kind {
+		if n := len(r.Blocks); e.Kind != Arguments && (n == 0 || e.Kind == Call || r.Blocks[n-1].Kind != e.Kind) {
 			if err := end(); err != nil {
 				return err
 			}
@@ -54,17 +65,24 @@ func (t *Turn) RunBlocks(ctx context.Context, writer BlockWriter) (Reply, error)
 		i, b := last()
 		b.Text += e.Text
 		b.Tokens = append(b.Tokens, e.Tokens...)
-		if writer == nil {
+		if writer == nil || e.Kind == Call {
 			return nil
 		}
 		return writer.Grow(i, b, e)
 	})
 	r.Outcome = outcome
 	if err == nil {
+		if open && outcome.Finish == mlx.FinishLength {
+			_, b := last()
+			b.Cut = true
+		}
 		err = end()
 	}
 	return r, err
 }
+
+// WholeArguments are the arguments of a call as a JSON object, also where a model wrote none: then their text is a field of one.
+func WholeArguments(text string) json.RawMessage { return segment.Whole(text) }
 
 // Joined is the text of all blocks of a kind.
 func (r Reply) Joined(kind EventKind) (text string) {

@@ -15,6 +15,7 @@ import (
 type Format struct {
 	Type   string // "text", "json_object" or "json_schema"; "" is text
 	Schema jsontext.Value
+	Loose  bool   // what a grammar cannot keep of the schema may be left out
 	Field  string // where the request has it
 }
 
@@ -50,42 +51,46 @@ func enforceable(template string) bool {
 
 // grammarFor is what the answer has to follow: a format, a call that is required, or, with a format and tools, either. With a
 // call required there is no text that could have a format. Where strict tools may be called, the text is free up to a call.
-func grammarFor(t *Tools, schema jsontext.Value, template string, names Names) ([]mlx.GenerateOption, error) {
+// left are the keywords of the format's schema that are left out.
+func grammarFor(t *Tools, format Format, template string, names Names) (options []mlx.GenerateOption, left []string, err error) {
+	schema, err := format.schema()
+	if err != nil {
+		return nil, nil, err
+	}
 	calls := t.Mode == Required || schema != nil && len(t.callable()) > 0
 	if !calls && schema == nil {
 		if !t.strictCalls() || !enforceable(template) {
-			return nil, nil
+			return nil, nil, nil
 		}
 		lark, err := t.lark()
 		if err != nil {
-			return nil, Bad(names.Of("WithTools"), "%v", err)
+			return nil, nil, err
 		}
-		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar(freeText + lark))}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar(freeText + lark))}, nil, nil
 	}
-	var err error
 	if schema != nil {
-		if schema, err = schemaFor(schema, "#"); err != nil {
-			return nil, Bad(names.Of("JSONSchema"), "%v", err)
+		if schema, left, err = schemaFor(schema, "#", format.Loose); err != nil {
+			return nil, nil, Bad(names.Of("JSONSchema"), "%v", err)
 		}
 	}
 	if !calls {
-		return []mlx.GenerateOption{mlx.WithConstraint(mlx.JSONSchema(schema))}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.JSONSchema(guided(schema, looseOneOf)))}, left, nil
 	}
 	field := names.Of("ToolChoice")
 	if t.Mode != Required {
 		field = names.Of("JSONSchema")
 	}
 	if !enforceable(template) {
-		return nil, Bad(field, "a grammar for calls is there only for models that write them as JSON in <tool_call>")
+		return nil, nil, Bad(field, "a grammar for calls is there only for models that write them as JSON in <tool_call>")
 	}
 	lark, err := t.lark()
 	if err != nil {
-		return nil, Bad(names.Of("WithTools"), "%v", err)
+		return nil, nil, err
 	}
 	if t.Mode == Required {
-		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls\n" + lark))}, nil
+		return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls\n" + lark))}, nil, nil
 	}
-	return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls | text\n" + lark + "text: %json " + string(withSpacing(schema)) + "\n"))}, nil
+	return []mlx.GenerateOption{mlx.WithConstraint(mlx.Grammar("start: calls | text\n" + lark + "text: %json " + string(guided(schema, spacing)) + "\n"))}, left, nil
 }
 
 // freeText is the start of a grammar in which a text may say anything and then call. What comes before the first call ends with
@@ -105,8 +110,8 @@ func (t *Tools) lark() (string, error) {
 		schema := jsontext.Value(`{"type":"object"}`) // of calls whose tool is not strict
 		if given.Strict || !t.strictCalls() {
 			var err error
-			if schema, err = schemaFor(given.schema(), "#/$defs/"+name); err != nil {
-				return "", err
+			if schema, _, err = schemaFor(given.schema(), "#/$defs/"+name, !given.Strict); err != nil {
+				return "", Bad(given.Field+".parameters", "%v", err)
 			}
 		}
 		parameters[name] = schema
@@ -127,7 +132,7 @@ func (t *Tools) lark() (string, error) {
 	if !t.OneCall {
 		more = `("\n" one)*`
 	}
-	return "calls: one more\nmore: " + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(withSpacing(schema)) + "\n", nil
+	return "calls: one more\nmore: " + more + "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\ncall: %json " + string(guided(schema, spacing)) + "\n", nil
 }
 
 // orderedPair is a JSON object of two fields in this order: calls begin with their name.

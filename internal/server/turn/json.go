@@ -102,7 +102,10 @@ func (s *Seed) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if err != nil {
 		return err
 	}
-	text := string(value)
+	text, rest, _ := strings.Cut(string(value), ".")
+	if strings.Trim(rest, "0") != "" {
+		return errors.New("not a whole number of 64 bits")
+	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		*s = Seed(n)
 		return nil

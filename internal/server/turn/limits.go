@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ const (
 	MaxEmbeddings = 2048 // texts to embed, as OpenAI has it
 	MaxTexts      = 10_000
 	MaxLabels     = 1024
+	MaxScored     = 1 << 20 // log-probabilities of prompts, with those of the most likely tokens
 )
 
 // AtMost refuses a list that is longer than its limit.
@@ -108,13 +110,24 @@ var commonNames = Names{
 	"RepetitionPenalty": "repetition_penalty", "RepetitionContext": "repetition_context_size", "PresencePenalty": "presence_penalty",
 	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "WithStop": "stop",
 	"TopLogProbs": "top_logprobs", "Segments": "tools", "WithTools": "tools", "TemplateArguments": "chat_template_kwargs",
-	"JSONSchema": "response_format", "Grammar": "tool_choice", "Embed": "model", "WithDimensions": "dimensions", "labels": "labels",
+	"JSONSchema": "response_format", "Grammar": "tools", "Embed": "model", "WithDimensions": "dimensions", "labels": "labels",
 	"LabelPrompt": "prompt", "WithCalibration": "temperature", "LabelPrior": "prior", "WithAbstain": "abstain_below", "messages": "messages", "WithPromptName": "prompt_name",
 	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
 }
 
 // Of is the field that sets an option.
 func (n Names) Of(option string) string { return cmp.Or(n[option], commonNames[option], option) }
+
+// plainReason is the reason of an option's error in one line. Errors of grammars show the whole grammar, which is the server's own: of
+// them the part about the client's schema counts.
+func plainReason(reason string) string {
+	if _, about, found := strings.Cut(reason, "failed to compile JSON schema: "); found {
+		reason = grammarLines.Split(about, 2)[0]
+	}
+	return strings.Join(strings.Fields(reason), " ")
+}
+
+var grammarLines = regexp.MustCompile(`\n +\d+ \| `)
 
 // ErrDraining ends requests that are still under way when the time for draining is over.
 var ErrDraining = errors.New("the server is shutting down")
@@ -128,6 +141,7 @@ func Explain(err error, names Names) *Error {
 		remote *mlx.RemoteError
 		fault  *PanicError
 		token  *mlx.TokenError
+		spelt  *mlx.ControlTokenError
 	)
 	message := err.Error()
 	if errors.As(err, &remote) {
@@ -143,12 +157,12 @@ func Explain(err error, names Names) *Error {
 	case errors.As(err, &fault):
 		return &Error{Kind: Internal, Code: "internal", Message: "a fault in the server; its log has more"}
 	case errors.As(err, &option):
-		return Bad(names.Of(option.Option), "%s", option.Reason)
+		return Bad(names.Of(option.Option), "%s", plainReason(option.Reason))
 	case errors.As(err, &length):
 		e := say(Invalid, "context_length_exceeded", names.Of("Prompt"), 0)
 		e.Tokens, e.Limit = length.Tokens, length.Limit
 		return e
-	case errors.As(err, &token), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
+	case errors.As(err, &token), errors.As(err, &spelt), errors.Is(err, mlx.ErrEmptyPrompt), errors.Is(err, mlx.ErrInvalidUTF8), errors.Is(err, mlx.ErrNoChatTemplate):
 		return say(Invalid, "invalid_value", names.Of("Prompt"), 0)
 	case errors.Is(err, mlx.ErrUnsupported):
 		return say(Invalid, "unsupported", "model", 0)

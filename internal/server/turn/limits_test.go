@@ -26,6 +26,7 @@ func TestErrorsByTheirCause(t *testing.T) {
 		{&mlx.ContextLengthError{Tokens: 5000, Limit: 4096}, 400, "input", "prompt has 5000 tokens; the model takes fewer than 4096: shorten the prompt"},
 		{fmt.Errorf("model x: %w", &mlx.RemoteError{Code: "internal", Message: "ValueError: no", Traceback: "Traceback:\n  File x"}), 500, "", "python worker: ValueError: no"},
 		{fmt.Errorf("model x: %w", errors.New("python worker stopped: exit status 1\nlast lines of its stderr:\nTraceback")), 500, "", "model x: python worker stopped: exit status 1"},
+		{fmt.Errorf("text 1: %w", &mlx.ControlTokenError{Token: "<eos>"}), 400, "input", "text 1: " + (&mlx.ControlTokenError{Token: "<eos>"}).Error()},
 		{mlx.ErrBusy, 429, "", mlx.ErrBusy.Error()},
 		{mlx.ErrBudget, 503, "", mlx.ErrBudget.Error()},
 		{ErrDraining, 503, "", ErrDraining.Error()},

@@ -21,15 +21,16 @@ type EventKind int
 const (
 	Text EventKind = iota
 	Reasoning
-	Call
+	Call      // a call begins: its id and its name
+	Arguments // those of the last call grow
 )
 
 // Event is a piece of an answer.
 type Event struct {
 	Kind   EventKind
 	Text   string
-	Call   mlx.ToolCall
-	Tokens []mlx.Token // with log-probabilities asked for, those that a text is made of
+	Call   mlx.ToolCall // without arguments, which follow
+	Tokens []mlx.Token  // with log-probabilities asked for, those that a text is made of
 }
 
 // Outcome is how an answer ended.
@@ -76,9 +77,17 @@ type run struct {
 
 // Run generates the answer and gives its pieces to emit, whose error ends the work.
 func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error) {
+	if t.most == 0 { // the prompt alone was wanted
+		o := Outcome{Finish: mlx.FinishLength}
+		var err error
+		if o.Prompt, err = t.CountPrompt(ctx); err == nil && t.Watcher != nil {
+			t.Watcher.Over(o)
+		}
+		return o, err
+	}
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
 	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs}
-	r.tidy.callStart, r.tidy.callEnd = segment.ToolMarks(t.facts.Template)
+	r.tidy.template = t.facts.Template
 	if t.budget > 0 || t.prefill != "" {
 		var err error
 		if r.prompt, err = t.promptIDs(ctx); err != nil {

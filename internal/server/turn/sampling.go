@@ -16,10 +16,10 @@ type Sampling struct {
 	LogitBias        map[string]float32 `json:"logit_bias"`
 
 	// What OpenAI's APIs do not have; named as in mlx_lm.server.
-	TopK                  *int     `json:"top_k"`
+	TopK                  *Count   `json:"top_k"`
 	MinP                  *float32 `json:"min_p"`
 	RepetitionPenalty     *float32 `json:"repetition_penalty"`
-	RepetitionContextSize *int     `json:"repetition_context_size"`
+	RepetitionContextSize *Count   `json:"repetition_context_size"`
 	XTCProbability        *float32 `json:"xtc_probability"`
 	XTCThreshold          *float32 `json:"xtc_threshold"`
 }
@@ -46,10 +46,10 @@ func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 	var sampling []mlx.SamplingOption
 	add(&out, p.Temperature, c.Temperature, mlx.WithTemperature)
 	add(&sampling, p.TopP, c.TopP, mlx.TopP)
-	add(&sampling, p.TopK, c.TopK, mlx.TopK)
+	add(&sampling, p.TopK.Int(), c.TopK, mlx.TopK)
 	add(&sampling, p.MinP, c.MinP, mlx.MinP)
 	add(&sampling, p.RepetitionPenalty, c.RepetitionPenalty, mlx.RepetitionPenalty)
-	add(&sampling, p.RepetitionContextSize, nil, mlx.RepetitionContext)
+	add(&sampling, p.RepetitionContextSize.Int(), nil, mlx.RepetitionContext)
 	add(&sampling, p.PresencePenalty, nil, mlx.PresencePenalty)
 	add(&sampling, p.FrequencyPenalty, nil, mlx.FrequencyPenalty)
 	out = append(out, p.seedFor(0)...)

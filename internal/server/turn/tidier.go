@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
 // NewID is a random id of some kind.
@@ -18,17 +19,21 @@ func NewID(prefix string) string {
 // tidier turns segments into events. Newlines between reasoning, calls and text are the template's and not part of the
 // answer; they are held back until it is clear what they are. Calls of functions that were not offered are text.
 type tidier struct {
-	emit               func(Event) error
-	tools              *Tools
-	callStart, callEnd string // the marks around calls
-	logProbs           bool
-	again              string // the mark that closed a thought from outside: small models write it once more
+	emit     func(Event) error
+	tools    *Tools
+	template string // of the chat: its notation of calls
+	logProbs bool
+	again    string // the mark that closed a thought from outside: small models write it once more
 
 	kind    mlx.SegmentKind // of the last segment
 	inside  bool            // something of it was emitted
 	held    string          // newlines at the end of what was emitted
 	calls   int
 	pending []pendingToken // tokens whose text is not emitted yet
+
+	cutter *segment.Cutter // of the call under way
+	cut    int             // how much of the call's text it has
+	begun  bool            // it has found a call
 }
 
 // pendingToken is a token with the text that became certain with it.
@@ -46,17 +51,7 @@ func (t *tidier) add(tok mlx.Token, segments []mlx.Segment) error {
 		t.pending = append(t.pending, pendingToken{tok, size})
 	}
 	for _, s := range segments {
-		if s.Kind != t.kind {
-			if t.kind != "" {
-				t.held = ""
-			}
-			// An answer of plain text stays as it is.
-			t.inside = t.kind == "" && s.Kind == mlx.SegmentNormal
-			t.kind = s.Kind
-			if s.Kind == mlx.SegmentNormal {
-				t.forget(tok)
-			}
-		}
+		t.enter(s.Kind, tok)
 		if s.Kind == mlx.SegmentTool {
 			if err := t.tool(s, tok.FinishReason == mlx.FinishLength); err != nil {
 				return err
@@ -67,7 +62,27 @@ func (t *tidier) add(tok mlx.Token, segments []mlx.Segment) error {
 			return err
 		}
 	}
-	return nil
+	if tok.CallText == "" {
+		return nil
+	}
+	t.enter(mlx.SegmentTool, tok)
+	return t.grow(tok.CallText)
+}
+
+// enter begins a kind of segments.
+func (t *tidier) enter(kind mlx.SegmentKind, tok mlx.Token) {
+	if kind == t.kind {
+		return
+	}
+	if t.kind != "" {
+		t.held = ""
+	}
+	// An answer of plain text stays as it is.
+	t.inside = t.kind == "" && kind == mlx.SegmentNormal
+	t.kind = kind
+	if kind == mlx.SegmentNormal {
+		t.forget(tok)
+	}
 }
 
 // forget drops the tokens of what stood before a text: thoughts, calls and marks.
@@ -110,8 +125,59 @@ func (t *tidier) taken() (out []mlx.Token) {
 	return out
 }
 
-// tool emits the calls of a segment. One that calls nothing, or a function that was not offered, is text with its marks.
+// grow emits what a call under way shows by now.
+func (t *tidier) grow(text string) error {
+	if t.cutter == nil {
+		t.cutter = segment.NewCutter(t.template, t.tools.offers)
+	}
+	if t.cutter == nil {
+		return nil
+	}
+	t.cut += len(text)
+	for _, p := range t.cutter.Add(text) {
+		if p.Begins {
+			t.begun = true
+			if err := t.begin(mlx.ToolCall{ID: p.ID, Function: mlx.FunctionCall{Name: p.Name}}); err != nil {
+				return err
+			}
+		}
+		if p.Arguments != "" {
+			if err := t.emit(Event{Kind: Arguments, Text: p.Arguments}); err != nil {
+				return err
+			}
+		}
+		if p.Ends && t.tools.OneCall {
+			return errEnough
+		}
+	}
+	return nil
+}
+
+// begin emits the beginning of a call.
+func (t *tidier) begin(call mlx.ToolCall) error {
+	t.pending = nil
+	t.calls++
+	call.Type = "function"
+	if call.ID == "" {
+		call.ID = NewID("call_")
+	}
+	call.Function.Arguments = nil
+	return t.emit(Event{Kind: Call, Call: call})
+}
+
+// tool emits the calls of a segment that were not emitted while it grew. One that calls nothing, or a function that was not offered, is text with its marks.
 func (t *tidier) tool(s mlx.Segment, cutOff bool) error {
+	if err := t.grow(s.Text[t.cut:]); err != nil {
+		return err
+	}
+	cutter, begun := t.cutter, t.begun
+	t.cutter, t.cut, t.begun = nil, 0, false
+	if begun {
+		if rest := cutter.Rest(); rest != "" && cutter.Endless() {
+			return t.text(mlx.SegmentNormal, rest)
+		}
+		return nil
+	}
 	var offered []mlx.ToolCall
 	for _, call := range s.Calls {
 		if t.tools.offers(call.Function.Name) {
@@ -119,18 +185,18 @@ func (t *tidier) tool(s mlx.Segment, cutOff bool) error {
 		}
 	}
 	if len(offered) == 0 {
-		text := t.callStart + s.Text
+		start, end := segment.ToolMarks(t.template)
+		text := start + s.Text
 		if !cutOff {
-			text += t.callEnd
+			text += end
 		}
 		return t.text(mlx.SegmentNormal, text)
 	}
-	t.pending = nil
 	for _, call := range offered {
-		if t.calls++; call.ID == "" {
-			call.ID = NewID("call_")
+		if err := t.begin(call); err != nil {
+			return err
 		}
-		if err := t.emit(Event{Kind: Call, Call: call}); err != nil {
+		if err := t.emit(Event{Kind: Arguments, Text: string(call.Function.Arguments)}); err != nil {
 			return err
 		}
 		if t.tools.OneCall {

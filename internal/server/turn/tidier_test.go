@@ -2,11 +2,13 @@ package turn
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
 // tidied joins the Events of segments by kind.
@@ -65,6 +67,74 @@ func TestNewlinesOfTheTemplateGo(t *testing.T) {
 			}
 			text, reasoning, calls := tidied(t, pieces)
 			require.Equal(t, []any{c.text, c.reasoning, c.calls}, []any{text, reasoning, calls}, "%q", pieces)
+		}
+	}
+}
+
+// grown is what a stream of an answer in a template's notation gives, in pieces of a size.
+func grown(t *testing.T, template, text string, size int, tools *Tools) []string {
+	t.Helper()
+	marks, err := segment.Infer(template, func(string) bool { return false })
+	require.NoError(t, err)
+	var out []string
+	last := -1
+	add := func(kind EventKind, text string) {
+		if n := len(out); n > 0 && last == int(kind) && kind != Call {
+			out[n-1] += text
+			return
+		}
+		out, last = append(out, text), int(kind)
+	}
+	tidy := &tidier{tools: tools, template: template, emit: func(e Event) error {
+		if e.Kind == Call {
+			require.NotEmpty(t, e.Call.ID)
+			e.Text = "call " + e.Call.Function.Name
+		}
+		add(e.Kind, e.Text)
+		return nil
+	}}
+	splitter := segment.NewSplitter(marks, false)
+	for rest := text; rest != ""; {
+		n := min(size, len(rest))
+		tok := mlx.Token{Segments: splitter.Add(rest[:n], n == len(rest)), CallText: splitter.CallText()}
+		if n == len(rest) && !strings.HasSuffix(text, marks.ToolEnd) {
+			tok.FinishReason = mlx.FinishLength
+		}
+		if err := tidy.add(tok, tok.Segments); err != nil {
+			require.ErrorIs(t, err, errEnough)
+			return out
+		}
+		rest = rest[n:]
+	}
+	require.NoError(t, tidy.end())
+	return out
+}
+
+// Calls come in pieces, and what comes does not depend on the pieces that the engine has.
+func TestCallsGrowInEveryNotation(t *testing.T) {
+	const json, mistral, llama = "<tool_call> tool_call.name", "[TOOL_CALLS]", "<|python_tag|>"
+	tools, one := &Tools{List: []Tool{{Name: "f"}, {Name: "g"}}}, &Tools{List: []Tool{{Name: "f"}}, OneCall: true}
+	for _, c := range []struct {
+		template, text string
+		tools          *Tools
+		want           []string
+	}{
+		{json, "look:\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>", tools,
+			[]string{"look:", "call f", `{"a": [1]}`, "call g", "{}"}},
+		{json, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1", tools, []string{"call f", `{"a": [1`}},
+		{json, "<tool_call>\n{\"name\": \"f\", \"argu", tools, []string{"<tool_call>\n{\"name\": \"f\", \"argu"}},
+		{json, "<tool_call>\n{\"name\": \"h\", \"arguments\": {}}\n</tool_call>", tools, []string{"<tool_call>\n{\"name\": \"h\", \"arguments\": {}}\n</tool_call>"}},
+		{json, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", one,
+			[]string{"call f", `{"a": 1}`}},
+		{mistral, `[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, {"name": "h", "arguments": {}}, {"name": "g", "arguments": {"b": 2}}]`, tools,
+			[]string{"call f", `{"a": 1}`, "call g", `{"b": 2}`}},
+		{mistral, `so [TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g[ARGS]{"b": 2}`, tools, []string{"so ", "call f", `{"a": 1}`, "call g", `{"b": 2}`}},
+		{llama, `{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {"b": 2}}`, tools, []string{"call f", `{"a": 1}`, "call g", `{"b": 2}`}},
+		{llama, `{"name": "f", "parameters": {"a": 1}} and so on`, tools, []string{"call f", `{"a": 1}`, "and so on"}},
+		{llama, `{"answer": 3}`, tools, []string{`{"answer": 3}`}},
+	} {
+		for size := 1; size <= len(c.text); size++ {
+			require.Equal(t, c.want, grown(t, c.template, c.text, size, c.tools), "%s in pieces of %d", c.text, size)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -69,7 +70,8 @@ type Turn struct {
 	format   bool // the text follows a format
 	plain    bool // messages hold no control tokens
 	marks    segment.Marks
-	prompt   Prompt // of this one; see For
+	prompt   Prompt        // of this one; see For
+	scored   *atomic.Int64 // log-probabilities of prompts, of the whole request
 }
 
 // Check finds what is wrong with a wish, whichever model it is for.
@@ -115,9 +117,12 @@ func (w *Wish) Check() error {
 
 // Prepare makes a turn of a wish that was checked.
 func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, set Settings) (*Turn, error) {
-	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens}
+	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens, scored: &atomic.Int64{}}
 	if w.MaxTokens != nil {
 		t.most = *w.MaxTokens
+	}
+	if t.most == 0 && len(w.Prompts) == 0 { // no more than a prompt is wanted only where prompts can come back
+		return nil, Bad(w.Names.Of("MaxTokens"), "0 is not positive")
 	}
 	size := model.Info().VocabSize
 	for _, p := range w.Prompts {
@@ -145,9 +150,14 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		}
 	}
 	t.options = append(t.options, drawing...)
-	grammar, err := grammarFor(&w.Tools, schema, facts.Template, w.Names)
+	grammar, left, err := grammarFor(&w.Tools, w.Format, facts.Template, w.Names)
 	if err != nil {
 		return nil, err
+	}
+	for _, keyword := range left {
+		if err := t.note(set, w.Format.Field, w.Format.Field+" ("+keyword+")", "a grammar cannot keep \""+keyword+"\""); err != nil {
+			return nil, err
+		}
 	}
 	t.options = append(t.options, grammar...)
 	if len(w.Stop) > 0 {
@@ -299,6 +309,19 @@ func (t *Turn) For(prompt, choice int) *Turn {
 func (t *Turn) CountPrompt(ctx context.Context) (int, error) {
 	ids, err := t.promptIDs(ctx)
 	return len(ids), err
+}
+
+// PromptLogProbs are the tokens of the prompt with their log-probabilities.
+func (t *Turn) PromptLogProbs(ctx context.Context) ([]mlx.Token, error) {
+	ids, err := t.promptIDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n := t.scored.Add(int64(len(ids) * (1 + t.Wish.TopLogProbs)))
+	if err := AtMost(t.Wish.Names.Of("TopLogProbs"), int(n), MaxScored, "log-probabilities of prompts"); err != nil {
+		return nil, err
+	}
+	return t.Model.PromptLogProbs(ctx, ids, t.Wish.TopLogProbs)
 }
 
 // promptIDs are the tokens of the prompt.

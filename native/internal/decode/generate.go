@@ -143,7 +143,7 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, r *reader) error {
 			}
 		}
 		if r.splitter != nil {
-			token.Segments = r.splitter.Add(token.Text, token.FinishReason != "")
+			token.Segments, token.CallText = r.splitter.Add(token.Text, token.FinishReason != ""), r.splitter.CallText()
 		}
 		if !r.yield(token) || token.FinishReason != "" {
 			return nil

@@ -1,7 +1,6 @@
 package decode
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"math"
@@ -219,24 +218,3 @@ func topP(s *mlxc.Scope, logprobs *mlxc.Array, p float32) *mlxc.Array {
 }
 
 // bestTokens is the k most likely tokens in no order: ids uint32 [1, k] and their log-probabilities
-// float32 [1, k].
-func bestTokens(s *mlxc.Scope, logprobs *mlxc.Array, k int) (ids, values *mlxc.Array) {
-	k = min(k, logprobs.Dim(-1))
-	order := s.Argpartition(s.Negative(logprobs), k-1, -1)
-	ids = s.Contiguous(s.Slice(order, -1, 0, k))
-	return ids, s.AsType(s.TakeAlong(logprobs, ids, -1), mlxc.Float32)
-}
-
-// sortedLogProbs pairs ids with values, best first, without tokens that cannot come.
-func sortedLogProbs(ids []int64, values []float32) []engine.TokenLogProb {
-	var out []engine.TokenLogProb
-	for i, id := range ids {
-		if !math.IsInf(float64(values[i]), -1) { // a grammar may leave fewer
-			out = append(out, engine.TokenLogProb{ID: int32(id), LogProb: values[i]})
-		}
-	}
-	slices.SortFunc(out, func(a, b engine.TokenLogProb) int {
-		return cmp.Or(cmp.Compare(b.LogProb, a.LogProb), cmp.Compare(a.ID, b.ID))
-	})
-	return out
-}

@@ -10,6 +10,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
@@ -156,12 +157,12 @@ func TestGreedyTakesTheBestAndReportsNormalisedLogProbs(t *testing.T) {
 			sum += math.Exp(float64(v))
 		}
 		require.InDelta(t, 1, sum, 1e-6)
-		ids, best := bestTokens(s, logprobs, 2)
+		ids, best := decoder.BestTokens(s, logprobs, 2)
 		gotIDs, err := ids.Ints()
 		require.NoError(t, err)
 		gotValues, err := best.Floats()
 		require.NoError(t, err)
-		sorted := sortedLogProbs(gotIDs, gotValues)
+		sorted := decoder.SortedLogProbs(gotIDs, gotValues)
 		require.EqualValues(t, 1, sorted[0].ID)
 		require.EqualValues(t, 2, sorted[1].ID)
 		require.NoError(t, sp.free())

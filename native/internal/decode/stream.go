@@ -192,7 +192,7 @@ func (st *Stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
 		next.logprob = s.AsType(s.TakeAlong(logprobs, s.ExpandDims(token, 1), -1), mlxc.Float32)
 	}
 	if k := st.options.TopLogProbs; k > 0 {
-		next.topIDs, next.top = bestTokens(s, logprobs, k)
+		next.topIDs, next.top = decoder.BestTokens(s, logprobs, k)
 	}
 	return st.await(s, next)
 }
@@ -372,7 +372,7 @@ func (p pending) read() (engine.Token, error) {
 		if err != nil {
 			return token, err
 		}
-		token.TopLogProbs = sortedLogProbs(ids, values)
+		token.TopLogProbs = decoder.SortedLogProbs(ids, values)
 	}
 	return token, nil
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
@@ -48,8 +49,11 @@ func readExamples(enc *prompt.Encoder, path string, maskPrompt bool, longest int
 		if n == 1 {
 			data = bytes.TrimPrefix(data, []byte("\ufeff"))
 		}
-		if len(data) == 0 {
+		if len(bytes.TrimSpace(data)) == 0 {
 			continue
+		}
+		if !utf8.Valid(data) { // JSON's decoder would put other characters in its place
+			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, engine.ErrInvalidUTF8)
 		}
 		var line trainLine
 		if err := json.Unmarshal(data, &line); err != nil {

@@ -72,7 +72,7 @@ func (m scripted) Chat(ctx context.Context, messages []mlx.Message, _ ...mlx.Gen
 			if text = text[n:]; text == "" {
 				tok.FinishReason, tok.PromptTokens = mlx.FinishStop, 1000
 			}
-			tok.Segments = splitter.Add(tok.Text, text == "")
+			tok.Segments, tok.CallText = splitter.Add(tok.Text, text == ""), splitter.CallText()
 			if !yield(tok, nil) {
 				return
 			}
