@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
@@ -31,8 +32,8 @@ func (st *layerState) observe(_ *mlxc.Scope, layer int, op string, h *mlxc.Array
 }
 
 // States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
-// divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
-// count. Texts are cut to as many tokens as a pass holds.
+// divided by its root mean square, so that no token outweighs the others; with a prompt that of the prompt's last token. What the
+// tokenizer puts in front of every text does not count. Texts are cut to as many tokens as a pass holds; the prompt's end stays.
 func (m *Model) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -57,11 +58,30 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 	if n := m.info.ContextLength; n > 0 {
 		limit = min(limit, n)
 	}
+	before, after, _ := strings.Cut(options.Prompt, "{text}")
+	var end []int32 // the prompt's tokens behind the text
+	if after != "" {
+		if end, err = m.encodePlain(ctx, after); err != nil {
+			return nil, err
+		}
+		end = end[len(front):]
+	}
+	if options.Prompt != "" {
+		all, err := m.encodePlain(ctx, before+after)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) > limit/2 {
+			return nil, &engine.OptionError{Option: "StatesPrompt", Reason: fmt.Sprintf("it has %d tokens and %d are the most, so that texts find room", len(all), limit/2)}
+		}
+	}
 	rows := make([]scoreRow, len(texts))
 	for i, text := range texts {
-		ids, err := m.encodePlain(ctx, text)
+		ids, err := m.encodePlain(ctx, before+text+after)
 		if err == nil {
-			ids = ids[:min(len(ids), limit)]
+			if len(ids) > limit {
+				ids = append(ids[:limit-len(end)], end...)
+			}
 			err = m.checkVocabulary(ids)
 		}
 		if err == nil && len(ids) == 0 {
@@ -80,7 +100,7 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := m.do(ctx, func() error { return m.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+		if err := m.do(ctx, func() error { return m.statesBatch(batch, len(front), options, vectors) }); err != nil {
 			return nil, err
 		}
 		m.counters.classified.Add(int64(len(batch)))
@@ -89,14 +109,14 @@ func (m *Model) States(ctx context.Context, texts []string, options engine.State
 }
 
 // statesBatch runs on the owner thread.
-func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [][][]float32) (err error) {
+func (m *Model) statesBatch(batch []scoreRow, front int, options engine.StatesOptions, vectors [][][]float32) (err error) {
 	width := len(batch[len(batch)-1].ids) // rows are sorted
 	if err := m.reserve("a batch of texts", func() int64 { return m.scoreBytes(0, width, 0) }); err != nil {
 		return err
 	}
 	s := m.lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close(), mlxc.TrimCache(cacheLimit)) }()
-	st := &layerState{wanted: layers, kept: make([]*mlxc.Array, len(layers))}
+	st := &layerState{wanted: options.Layers, kept: make([]*mlxc.Array, len(options.Layers))}
 	texts := make([]span, len(batch)) // in the states, taken as [N, hidden]
 	var ids *mlxc.Array
 	if m.shape.kernels { // texts one behind the other
@@ -127,14 +147,18 @@ func (m *Model) statesBatch(batch []scoreRow, front int, layers []int, vectors [
 	m.arch.hidden(s, ids, st)
 	for l, h := range st.kept {
 		if h == nil {
-			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
+			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", options.Layers[l], engine.ErrUnsupported))
 		}
 		values, err := s.AsType(h, mlxc.Float32).Floats()
 		if err != nil {
 			return err
 		}
 		for b, row := range batch {
-			vectors[l][row.index] = pool(values, m.shape.hiddenSize, texts[b], front)
+			text := texts[b]
+			if options.Prompt != "" {
+				text.begin = text.end - 1
+			}
+			vectors[l][row.index] = pool(values, m.shape.hiddenSize, text, front)
 		}
 	}
 	for _, row := range batch {
