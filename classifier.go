@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -32,15 +33,20 @@ type ClassifierInfo struct {
 	Model        string `json:"model"`
 	Architecture string `json:"architecture"`
 	Layer        int    `json:"layer"` // whose output is read, from 1 on
+	// Prompt is what texts are put into, and the state of its last token is read; without one the mean over the text's tokens.
+	Prompt string `json:"prompt,omitempty"`
 	// Temperature divides scores before their softmax.
 	Temperature float64 `json:"temperature"`
-	// MinEnergy is the energy (Liu et al. 2020, arXiv:2010.03759) below which a text counts as of no known label.
-	MinEnergy  float64   `json:"min_energy"`
-	Penalty    float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts      int       `json:"texts"`   // fitted to
-	DataDate   time.Time `json:"data_date"`
-	DataHash   string    `json:"data_hash"`  // SHA-256 of labels and texts
-	Validation *Report   `json:"validation"` // how good it was on texts that were kept back
+	// AbstainBy, AbstainByDistance or AbstainByEnergy, says by what a text counts as of no known label: its distance is above MaxDistance,
+	// or its energy (Liu et al. 2020, arXiv:2010.03759) below MinEnergy.
+	AbstainBy   string    `json:"abstain_by"`
+	MinEnergy   float64   `json:"min_energy"`
+	MaxDistance float64   `json:"max_distance"`
+	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
+	Texts       int       `json:"texts"`   // fitted to
+	DataDate    time.Time `json:"data_date"`
+	DataHash    string    `json:"data_hash"`  // SHA-256 of labels and texts
+	Validation  *Report   `json:"validation"` // how good it was on texts that were kept back
 }
 
 type (
@@ -49,6 +55,9 @@ type (
 	// Prediction is the label that a text got, and the right one; see [quality.Prediction].
 	Prediction = quality.Prediction
 )
+
+// DefaultStatesPrompt is what TrainClassifier puts texts into.
+const DefaultStatesPrompt = `Software that says "{text}" is used for`
 
 // ErrClassifierFile: a file is no classifier, or a broken one.
 var ErrClassifierFile = head.ErrFile
@@ -59,10 +68,14 @@ var ErrOtherModel = errors.New("the classifier was trained with another model")
 // ClassifierOptions are those of TrainClassifier. The zero value is good.
 type ClassifierOptions struct {
 	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those after
-	// the chosen one are not computed. The default is the one at four ninths of the model's depth, where Gemma 3 and SmolLM2 tell
-	// domains apart best.
+	// the chosen one are not computed. The default is the one at eight ninths of the model's depth, with Mean at four ninths.
 	Layers []int
-	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth.
+	// Prompt, in which {text} stands once, is what texts are put into; the state of its last token is read, in which is what the model
+	// is about to say of the text. Empty for DefaultStatesPrompt.
+	Prompt string
+	// Mean reads the mean over the text's tokens instead, without a prompt: faster, and in new languages and packages less often right.
+	Mean bool
+	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth. Texts with groups need none.
 	Validation float64
 	// DataDate is the date of the data; the zero value for now.
 	DataDate time.Time
@@ -82,8 +95,9 @@ type StatesOptions = engine.StatesOptions
 const noStates = "only the native engine gives hidden states away; load the model with it"
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
-// Where texts have groups, whole groups, the smallest of each label, are kept back instead: probabilities and threshold are then
-// honest for texts of groups that the classifier has never seen, and the validation table too. At the end weights are fitted to all texts.
+// Where texts have groups, such as packages, each half of every label's groups is judged by a fit to the other half instead, and at the end
+// weights are fitted to all texts: probabilities and thresholds are then honest for texts of groups that the classifier has never seen,
+// and the validation table too, which is over all texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {
@@ -99,13 +113,17 @@ func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, opt
 	}
 	layers := options.Layers
 	if len(layers) == 0 {
-		layers = []int{max(1, (m.Info().Layers*4+4)/9)}
+		ninths := 8
+		if options.Mean {
+			ninths = 4
+		}
+		layers = []int{max(1, (m.Info().Layers*ninths+4)/9)}
 	}
 	plain := make([]string, len(texts))
 	for i, t := range texts {
 		plain[i] = t.Text
 	}
-	vectors, err := states.States(ctx, plain, engine.StatesOptions{Layers: layers})
+	vectors, err := states.States(ctx, plain, engine.StatesOptions{Layers: layers, Prompt: info.Prompt})
 	if err != nil {
 		return nil, fmt.Errorf("train a classifier: %w", err)
 	}
@@ -131,6 +149,15 @@ func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, opt
 func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.Info, truth []int, err error) {
 	if v := options.Validation; v < 0 || v > 0.9 || v != v {
 		return info, nil, &OptionError{Option: "Validation", Reason: fmt.Sprintf("%v is not a share from 0 to 0.9", v)}
+	}
+	switch info.Prompt = cmp.Or(options.Prompt, DefaultStatesPrompt); {
+	case options.Mean && options.Prompt != "":
+		return info, nil, &OptionError{Option: "Mean", Reason: "the mean over a text's tokens is read without a prompt"}
+	case options.Mean:
+		info.Prompt = ""
+	}
+	if err := engine.CheckStatesPrompt(info.Prompt); err != nil {
+		return info, nil, err
 	}
 	index := map[string]int{}
 	hash := sha256.New()
@@ -162,81 +189,81 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 	return info, truth, nil
 }
 
+// fitClassifier fits to vectors. Without groups the texts of a share are held back; with groups CrossFit is used.
 func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, vectors [][]float32, truth []int, share float64) (*Classifier, error) {
-	var train, validation, all head.Data
+	var h *head.Head
 	var held []int
-	kept := keptBack(texts, share)
-	for i := range texts {
-		part := &train
-		if kept[i] {
-			part, held = &validation, append(held, i)
-		}
-		part.X, part.Y = append(part.X, vectors[i]), append(part.Y, truth[i])
-		all.X, all.Y = append(all.X, vectors[i]), append(all.Y, truth[i])
-	}
-	h, err := head.Fit(ctx, info, train, validation)
-	if err != nil {
-		return nil, err
-	}
 	var predictions []Prediction
-	for _, i := range held {
-		p := h.Predict(vectors[i])
-		p.Truth, p.Text = texts[i].Label, texts[i].Text
-		predictions = append(predictions, p)
+	var err error
+	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
+		h, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, foldsOf(texts))
+		if err != nil {
+			return nil, err
+		}
+		for i := range texts {
+			held = append(held, i)
+		}
+	} else {
+		var train, validation head.Data
+		for i, t := range texts {
+			part := &train
+			if hashShare(t.Text) < share {
+				part, held = &validation, append(held, i)
+			}
+			part.X, part.Y = append(part.X, vectors[i]), append(part.Y, truth[i])
+		}
+		if h, err = head.Fit(ctx, info, train, validation); err != nil {
+			return nil, err
+		}
+		for _, x := range validation.X {
+			predictions = append(predictions, h.Predict(x))
+		}
+	}
+	for n, i := range held {
+		predictions[n].Truth, predictions[n].Text = texts[i].Label, texts[i].Text
 	}
 	if h.Validation, err = quality.NewReport(info.Labels, predictions); err != nil {
 		return nil, err
 	}
 	h.Validation.Mistakes = nil // the file holds none of the texts
-	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
-		if h, err = h.Refit(ctx, all); err != nil {
-			return nil, err
-		}
-	}
 	return &Classifier{h}, nil
 }
 
-// keptBack says which texts are not fitted to: of each label its smallest groups, until they are a share of its texts; where that would be more
-// than half of them, or without groups, a share of the texts by their hash.
-func keptBack(texts []LabelledText, share float64) []bool {
-	type group struct {
-		name  string
-		texts float64
-	}
-	groups, total := map[string][]group{}, map[string]float64{} // of each label
+// foldsOf deals the groups of each label to two folds, the largest first, each to the fold that has fewer of the label's texts. The texts of
+// a label with a single group are dealt by their hash.
+func foldsOf(texts []LabelledText) []int {
+	type place struct{ label, group string }
+	sizes := map[place]int{}
+	groups := map[string]int{} // how many a label has
 	for _, t := range texts {
-		of := groups[t.Label]
-		i := slices.IndexFunc(of, func(g group) bool { return g.name == t.Group })
-		if i < 0 {
-			i, of = len(of), append(of, group{name: t.Group})
+		p := place{t.Label, t.Group}
+		if sizes[p] == 0 {
+			groups[t.Label]++
 		}
-		of[i].texts++
-		groups[t.Label], total[t.Label] = of, total[t.Label]+1
+		sizes[p]++
 	}
-	whole := map[string][]string{} // groups that are kept back
-	for label, of := range groups {
-		slices.SortFunc(of, func(a, b group) int { return cmp.Or(cmp.Compare(a.texts, b.texts), strings.Compare(a.name, b.name)) })
-		sum := 0.0
-		for _, g := range of {
-			if sum >= share*total[label] {
-				break
-			}
-			sum += g.texts
-			whole[label] = append(whole[label], g.name)
+	places := slices.SortedFunc(maps.Keys(sizes), func(a, b place) int {
+		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), strings.Compare(a.label, b.label), strings.Compare(a.group, b.group))
+	})
+	loads, fold := map[string][2]int{}, map[place]int{}
+	for _, p := range places {
+		load := loads[p.label]
+		if load[1] < load[0] {
+			fold[p] = 1
 		}
-		if sum > total[label]/2 {
-			delete(whole, label)
-		}
+		load[fold[p]] += sizes[p]
+		loads[p.label] = load
 	}
-	kept := make([]bool, len(texts))
+	out := make([]int, len(texts))
 	for i, t := range texts {
-		if names, ok := whole[t.Label]; ok {
-			kept[i] = slices.Contains(names, t.Group)
-		} else {
-			kept[i] = hashShare(t.Text) < share
+		out[i] = fold[place{t.Label, t.Group}]
+		if groups[t.Label] == 1 && hashShare(t.Text) < 0.5 {
+			out[i] = 1
+		} else if groups[t.Label] == 1 {
+			out[i] = 0
 		}
 	}
-	return kept
+	return out
 }
 
 // hashShare is a number from 0 up to 1 that follows from a text.
@@ -262,6 +289,21 @@ func (c *Classifier) Save(path string) error { return c.head.Save(path) }
 // Info describes the classifier.
 func (c *Classifier) Info() ClassifierInfo { return ClassifierInfo(c.head.Info) }
 
+// What a classifier tells texts by that are like none of those trained with; see Classifier.AbstainBy.
+const (
+	AbstainByDistance = head.ByDistance // from the mean vectors of the labels, by cosine; the default
+	AbstainByEnergy   = head.ByEnergy   // of the labels' scores
+)
+
+// AbstainBy is the classifier with another way to tell texts that are like none of those trained with.
+func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
+	h, err := c.head.By(how)
+	if err != nil {
+		return nil, &OptionError{Option: "AbstainBy", Reason: err.Error()}
+	}
+	return &Classifier{h}, nil
+}
+
 // classifyByHead classifies with a trained classifier.
 func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
 	h := o.classifier.head
@@ -280,7 +322,7 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 	if err := m.matches(states, o.classifier); err != nil {
 		return nil, err
 	}
-	vectors, err := states.States(ctx, texts, engine.StatesOptions{Layers: []int{h.Layer}})
+	vectors, err := states.States(ctx, texts, engine.StatesOptions{Layers: []int{h.Layer}, Prompt: h.Prompt})
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +336,7 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 		if results[i], err = by.Result(logits); err != nil {
 			return nil, fmt.Errorf("text %d: %w", i, err)
 		}
-		results[i].Abstained = results[i].Abstained || h.Unknown(logits)
+		results[i].Abstained = results[i].Abstained || h.Unknown(logits, h.Distance(v))
 	}
 	return results, nil
 }

@@ -17,7 +17,7 @@ type Prediction struct {
 	Truth       string  `json:"truth"`
 	Label       string  `json:"label"`
 	Probability float64 `json:"probability"`
-	Confidence  float64 `json:"confidence"` // what decides about abstaining: the energy, or the probability
+	Confidence  float64 `json:"confidence"` // by which the surest texts are told
 	Unknown     bool    `json:"unknown,omitempty"`
 }
 
@@ -56,6 +56,7 @@ type Report struct {
 	Confusion   [][]int      `json:"confusion"`
 	Calibration []Bin        `json:"calibration"`
 	Coverage    []Cover      `json:"coverage"`
+	Kept        Cover        `json:"kept"`               // the texts that were not abstained from
 	Mistakes    []Prediction `json:"mistakes,omitempty"` // the surest ones
 	Predictions []Prediction `json:"predictions,omitempty"`
 	TextsPerSec float64      `json:"texts_per_second,omitempty"`
@@ -119,6 +120,14 @@ func NewReport(labels []string, predictions []Prediction) (*Report, error) {
 		r.Languages = append(r.Languages, row)
 	}
 	r.Coverage = coverage(predictions)
+	kept := slices.DeleteFunc(slices.Clone(predictions), func(p Prediction) bool { return p.Unknown })
+	right := 0.0
+	for _, p := range kept {
+		if p.Label == p.Truth {
+			right++
+		}
+	}
+	r.Kept = Cover{float64(len(kept)) / float64(len(predictions)), ratio(right, float64(len(kept)))}
 	slices.SortStableFunc(r.Mistakes, func(a, b Prediction) int { return cmp.Compare(b.Probability, a.Probability) })
 	r.Mistakes = r.Mistakes[:min(len(r.Mistakes), maxMistakes)]
 	return r, nil

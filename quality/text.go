@@ -43,6 +43,7 @@ func (r *Report) WriteText(out io.Writer) error {
 	for _, c := range r.Coverage {
 		fmt.Fprintf(w, "%.0f %%\t%.1f\n", 100*c.Coverage, 100*c.Accuracy)
 	}
+	fmt.Fprintf(w, "\nnot abstained\taccuracy\n%.1f %%\t%.1f\n", 100*r.Kept.Coverage, 100*r.Kept.Accuracy)
 	if len(r.Mistakes) > 0 {
 		fmt.Fprintf(w, "\nsurest mistakes\n")
 	}

@@ -72,9 +72,10 @@ func readLabelled(path string) ([]labelledLine, error) {
 
 type classifierTrain struct {
 	modelFlags
-	data, out string
-	layers    []int
-	share     float64
+	data, out, prompt string
+	layers            []int
+	mean              bool
+	share             float64
 }
 
 func classifierTrainCommand() *cobra.Command {
@@ -82,8 +83,9 @@ func classifierTrainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train MODEL --data FILE --out FILE",
 		Short: "Train a classifier",
-		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts, or of each label a whole group if groups are given, is not fitted to; on it penalty, temperature and the
-threshold for unknown domains are chosen, and the printed table is measured. The date of the data is that of the file.`,
+		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is not fitted to; on it penalty, temperature and the
+thresholds for unknown domains are chosen, and the printed table is measured. With groups, each half of every label's groups is judged by a fit to
+the other half for that, and the classifier is fitted to all. The date of the data is that of the file.`,
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
@@ -91,7 +93,9 @@ threshold for unknown domains are chosen, and the printed table is measured. The
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
 	cmd.Flags().StringVarP(&run.out, "out", "o", "", "file to write (required)")
-	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at four ninths of the depth)")
+	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at eight ninths of the depth, with --mean at four)")
+	cmd.Flags().StringVar(&run.prompt, "prompt", "", fmt.Sprintf("what texts are put into; the state behind it is read (default %q)", mlx.DefaultStatesPrompt))
+	cmd.Flags().BoolVar(&run.mean, "mean", false, "read the mean over the text's tokens, without a prompt: faster, less good")
 	cmd.Flags().Float64Var(&run.share, "validation", 0.1, "share of the texts that is not fitted to")
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("out")
@@ -116,8 +120,9 @@ func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error 
 	for i, l := range lines {
 		texts[i] = mlx.LabelledText{Text: l.text, Label: l.label, Group: l.group}
 	}
+	options := mlx.ClassifierOptions{Layers: r.layers, Prompt: r.prompt, Mean: r.mean, Validation: r.share, DataDate: stat.ModTime()}
 	start := time.Now()
-	c, err := mlx.TrainClassifier(ctx, m, texts, mlx.ClassifierOptions{Layers: r.layers, Validation: r.share, DataDate: stat.ModTime()})
+	c, err := mlx.TrainClassifier(ctx, m, texts, options)
 	if err != nil {
 		return err
 	}
@@ -132,7 +137,7 @@ func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error 
 type classifierEval struct {
 	modelFlags
 	classifier, labels, data string
-	prompt, prior            string
+	prompt, prior, abstain   string
 	report, html             string
 }
 
@@ -156,6 +161,7 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 	flags.StringVarP(&run.labels, "labels", "l", "", "file of labels, for a model without a classifier")
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
+	flags.StringVar(&run.abstain, "abstain-by", "", "by what the classifier tells unknown texts: distance or energy (default: as its file says)")
 	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
 	flags.StringVar(&run.report, "results", "", "write the report with all predictions to this file")
 	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")
@@ -174,6 +180,11 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 		c, err := mlx.LoadClassifier(r.classifier)
 		if err != nil {
 			return err
+		}
+		if r.abstain != "" {
+			if c, err = c.AbstainBy(r.abstain); err != nil {
+				return err
+			}
 		}
 		labels, options = c.Info().Labels, append(options, mlx.WithClassifier(c))
 	} else {

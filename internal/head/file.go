@@ -16,13 +16,26 @@ import (
 )
 
 const (
-	fileFormat = "go-mlx classifier 1"
+	fileFormat = "go-mlx classifier 2"
 	// maxFile bounds a file: 4,000 labels on the states of the widest models.
 	maxFile = 256 << 20
 )
 
 // ErrFile is wrapped by every error about a classifier file's contents.
 var ErrFile = errors.New("not a classifier file that can be used")
+
+// tensor is one of a file's.
+type tensor struct {
+	name   string
+	shape  []int
+	values *[]float32
+}
+
+func (h *Head) tensors() []tensor {
+	k := len(h.Labels)
+	return []tensor{{"weight", []int{k, h.size}, &h.weight}, {"bias", []int{k}, &h.bias}, {"mean", []int{h.size}, &h.mean},
+		{"scale", []int{h.size}, &h.scale}, {"centres", []int{k, h.size}, &h.centres}}
+}
 
 // Write writes the head as a safetensors file: its numbers as tensors, all else as JSON in the metadata.
 func (h *Head) Write(w io.Writer) error {
@@ -33,20 +46,22 @@ func (h *Head) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	weights := 4 * len(h.weight)
-	header, err := json.Marshal(map[string]any{
-		"__metadata__": map[string]string{"format": fileFormat, "classifier": string(info)},
-		"weight":       map[string]any{"dtype": "F32", "shape": []int{len(h.Labels), h.size}, "data_offsets": []int{0, weights}},
-		"bias":         map[string]any{"dtype": "F32", "shape": []int{len(h.Labels)}, "data_offsets": []int{weights, weights + 4*len(h.bias)}},
-	})
+	header := map[string]any{"__metadata__": map[string]string{"format": fileFormat, "classifier": string(info)}}
+	var values []float32
+	for _, t := range h.tensors() {
+		begin := 4 * len(values)
+		values = append(values, *t.values...)
+		header[t.name] = map[string]any{"dtype": "F32", "shape": t.shape, "data_offsets": []int{begin, 4 * len(values)}}
+	}
+	head, err := json.Marshal(header)
 	if err != nil {
 		return err
 	}
 	var b bytes.Buffer
-	for len(header)%8 != 0 {
-		header = append(header, ' ')
+	for len(head)%8 != 0 {
+		head = append(head, ' ')
 	}
-	for _, part := range []any{uint64(len(header)), header, h.weight, h.bias} {
+	for _, part := range []any{uint64(len(head)), head, values} {
 		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
 			return err
 		}
@@ -110,27 +125,21 @@ func Parse(data []byte) (*Head, error) {
 		return fail("metadata: %w", err)
 	}
 	weight := tensors["weight"]
-	if len(weight.Shape) != 2 || len(tensors) != 2 {
-		return fail("it must hold the tensors weight, with two dimensions, and bias")
+	if len(weight.Shape) != 2 || len(tensors) != len(h.tensors()) {
+		return fail("it must hold %d tensors, weight with two dimensions", len(h.tensors()))
 	}
 	h.size = weight.Shape[1]
 	start := 8 + int64(binary.LittleEndian.Uint64(data))
-	read := func(name string, shape ...int) ([]float32, error) {
-		t, ok := tensors[name]
-		if !ok || t.DType != "F32" || !slices.Equal(t.Shape, shape) {
-			return nil, fmt.Errorf("tensor %s is %s %v, want F32 %v", name, t.DType, t.Shape, shape)
+	for _, want := range h.tensors() {
+		t, ok := tensors[want.name]
+		if !ok || t.DType != "F32" || !slices.Equal(t.Shape, want.shape) {
+			return fail("tensor %s is %s %v, want F32 %v", want.name, t.DType, t.Shape, want.shape)
 		}
 		out := make([]float32, t.Elements())
 		for i := range out {
 			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[start+t.Offset[0]+int64(4*i):]))
 		}
-		return out, nil
-	}
-	if h.weight, err = read("weight", len(h.Labels), h.size); err != nil {
-		return fail("%w", err)
-	}
-	if h.bias, err = read("bias", len(h.Labels)); err != nil {
-		return fail("%w", err)
+		*want.values = out
 	}
 	if err := h.check(); err != nil {
 		return fail("%w", err)

@@ -30,11 +30,11 @@ const (
 	enoughGradient = 1e-4
 	// widestLogTemperature bounds the temperature: it is between e^-3 and e^3.
 	widestLogTemperature = 3
-	// keptKnown is the share of validation texts that the energy threshold lets through.
+	// keptKnown is the share of validation texts that the thresholds let through.
 	keptKnown = 0.95
 )
 
-// Fit fits a head to training data and chooses its penalty, temperature and energy threshold on validation data. Labels, model and layer
+// Fit fits a head to training data and chooses its penalty, temperature and thresholds on validation data. Labels, model and layer
 // are those of info.
 func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) {
 	if err := checkLabels(info.Labels); err != nil {
@@ -67,23 +67,13 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 	if best == nil {
 		return nil, errors.New("the fit failed: no finite loss on the validation part")
 	}
-	best.calibrate(validation)
-	best.Texts = len(train.X)
-	best.setEnergy(validation)
-	return best, nil
-}
-
-// Refit fits weights anew, with the penalty of a head, to all data, and keeps its temperature and threshold.
-func (h *Head) Refit(ctx context.Context, data Data) (*Head, error) {
-	p := newProblem(ctx, data, len(h.Labels))
-	p.penalty = h.Penalty
-	at, err := p.minimise(make([]float64, p.k*(p.d+1)))
-	if err != nil {
-		return nil, err
+	logits, distances := make([][]float64, len(validation.X)), make([]float64, len(validation.X))
+	for i, x := range validation.X {
+		logits[i], distances[i] = best.Logits(x), best.Distance(x)
 	}
-	all := p.head(h.Info, at)
-	all.Temperature, all.Texts = h.Temperature, len(data.X)
-	return all, all.check()
+	best.Temperature, best.Texts = bestTemperature(logits, validation.Y), len(train.X)
+	best.setThresholds(logits, distances)
+	return best, nil
 }
 
 // problem is a regression on standardised vectors.
@@ -132,9 +122,21 @@ func newProblem(ctx context.Context, data Data, labels int) *problem {
 
 // minimise finds the weights with the least loss by L-BFGS.
 func (p *problem) minimise(from []float64) ([]float64, error) {
+	// The optimiser asks for loss and gradient at the same place one after the other; most of the work is the same.
+	var last, lastGrad []float64
+	lastLoss := 0.0
+	at := func(v []float64) {
+		if last == nil {
+			last, lastGrad = make([]float64, len(v)), make([]float64, len(v))
+		} else if slices.Equal(last, v) {
+			return
+		}
+		copy(last, v)
+		lastLoss = p.loss(v, lastGrad)
+	}
 	result, err := optimize.Minimize(optimize.Problem{
-		Func: func(v []float64) float64 { return p.loss(v, nil) },
-		Grad: func(grad, v []float64) { p.loss(v, grad) },
+		Func: func(v []float64) float64 { at(v); return lastLoss },
+		Grad: func(grad, v []float64) { at(v); copy(grad, lastGrad) },
 		Status: func() (optimize.Status, error) {
 			if err := p.ctx.Err(); err != nil {
 				return optimize.Failure, err
@@ -205,7 +207,11 @@ func (p *problem) loss(v, grad []float64) float64 {
 // head folds the standardisation into the weights.
 func (p *problem) head(info Info, v []float64) *Head {
 	h := &Head{Info: info, size: p.d, weight: make([]float32, p.k*p.d), bias: make([]float32, p.k)}
-	h.Temperature, h.Penalty = 1, p.penalty
+	h.Temperature, h.Penalty, h.AbstainBy = 1, p.penalty, ByDistance
+	h.mean, h.scale, h.centres = make([]float32, p.d), make([]float32, p.d), p.centres()
+	for j := range p.d {
+		h.mean[j], h.scale[j] = float32(p.mean[j]), float32(p.scale[j])
+	}
 	for k := range p.k {
 		bias := v[p.k*p.d+k]
 		for j := range p.d {
@@ -220,35 +226,25 @@ func (p *problem) head(info Info, v []float64) *Head {
 
 // loss is the mean negative log-probability of the right labels.
 func (h *Head) loss(data Data) float64 {
-	total := 0.0
-	for i, x := range data.X {
-		total -= math.Log(max(probabilities(h.Logits(x), h.Temperature)[data.Y[i]], 1e-300))
-	}
-	return total / float64(len(data.X))
-}
-
-// calibrate sets the temperature with the least loss.
-func (h *Head) calibrate(data Data) {
 	logits := make([][]float64, len(data.X))
 	for i, x := range data.X {
 		logits[i] = h.Logits(x)
 	}
-	h.Temperature = engine.BestTemperature(func(temperature float64) float64 {
-		total := 0.0
-		for i, y := range data.Y {
-			total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300))
-		}
-		return total / float64(len(data.Y))
-	}, widestLogTemperature)
+	return logLoss(logits, data.Y, 1)
 }
 
-// setEnergy sets the threshold that lets keptKnown of the texts through.
-func (h *Head) setEnergy(data Data) {
-	energies := make([]float64, len(data.X))
-	for i, x := range data.X {
-		energies[i] = Energy(h.Logits(x))
+// logLoss is the mean negative log-probability of the right labels at a temperature.
+func logLoss(logits [][]float64, truth []int, temperature float64) float64 {
+	total := 0.0
+	for i, y := range truth {
+		total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300))
 	}
-	h.MinEnergy = quantile(energies, 1-keptKnown)
+	return total / float64(len(truth))
+}
+
+// bestTemperature is the temperature with the least loss.
+func bestTemperature(logits [][]float64, truth []int) float64 {
+	return engine.BestTemperature(func(temperature float64) float64 { return logLoss(logits, truth, temperature) }, widestLogTemperature)
 }
 
 // quantile is the value below which a share of the values lies.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Head is a multinomial logistic regression with what is known of it.
@@ -17,6 +19,8 @@ type Head struct {
 	weight []float32 // [labels, size]
 	bias   []float32 // [labels]
 	size   int
+	// For Distance: what standardises a vector, [size] each, and the labels' mean directions, [labels, size].
+	mean, scale, centres []float32
 }
 
 // Info is what a head's file says of it besides its numbers.
@@ -26,15 +30,20 @@ type Info struct {
 	Model        string `json:"model"`
 	Architecture string `json:"architecture"`
 	Layer        int    `json:"layer"` // whose output is read, from 1 on
+	// Prompt is what texts are put into, and the state of its last token is read; without one the mean over the text's tokens.
+	Prompt string `json:"prompt,omitempty"`
 	// Temperature divides logits before their softmax.
 	Temperature float64 `json:"temperature"`
-	// MinEnergy is the Energy below which a text counts as of no known domain.
-	MinEnergy  float64   `json:"min_energy"`
-	Penalty    float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts      int       `json:"texts"`   // fitted to
-	DataDate   time.Time `json:"data_date"`
-	DataHash   string    `json:"data_hash"` // SHA-256 of labels and texts
-	Validation *Report   `json:"validation"`
+	// AbstainBy, "distance" or "energy", says by what a text counts as of no known domain: if its Distance is above MaxDistance, or its
+	// Energy below MinEnergy.
+	AbstainBy   string    `json:"abstain_by"`
+	MinEnergy   float64   `json:"min_energy"`
+	MaxDistance float64   `json:"max_distance"`
+	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
+	Texts       int       `json:"texts"`   // fitted to
+	DataDate    time.Time `json:"data_date"`
+	DataHash    string    `json:"data_hash"` // SHA-256 of labels and texts
+	Validation  *Report   `json:"validation"`
 }
 
 // Size is the length of the vectors.
@@ -45,6 +54,9 @@ func (h *Head) check() error {
 	if err := checkLabels(h.Labels); err != nil {
 		return err
 	}
+	if err := engine.CheckStatesPrompt(h.Prompt); err != nil {
+		return err
+	}
 	k := len(h.Labels)
 	switch {
 	case h.size < 1 || len(h.weight) != k*h.size || len(h.bias) != k:
@@ -53,13 +65,19 @@ func (h *Head) check() error {
 		return fmt.Errorf("layer %d", h.Layer)
 	case !(h.Temperature > 0) || math.IsInf(h.Temperature, 0):
 		return fmt.Errorf("temperature %v is not a positive number", h.Temperature)
+	case len(h.mean) != h.size || len(h.scale) != h.size || len(h.centres) != k*h.size:
+		return fmt.Errorf("%d means, %d scales and %d values of centres for %d labels", len(h.mean), len(h.scale), len(h.centres), k)
+	case h.AbstainBy != ByDistance && h.AbstainBy != ByEnergy:
+		return fmt.Errorf("it abstains by %q, which is neither %q nor %q", h.AbstainBy, ByDistance, ByEnergy)
+	case math.IsNaN(h.MaxDistance) || math.IsInf(h.MaxDistance, 0):
+		return fmt.Errorf("distance threshold %v is not a number", h.MaxDistance)
 	case math.IsNaN(h.MinEnergy) || math.IsInf(h.MinEnergy, 0):
 		return fmt.Errorf("energy threshold %v is not a number", h.MinEnergy)
 	}
-	for _, values := range [][]float32{h.weight, h.bias} {
+	for _, values := range [][]float32{h.weight, h.bias, h.mean, h.scale, h.centres} {
 		for _, v := range values {
 			if v != v || v-v != 0 {
-				return fmt.Errorf("a weight is %v", v)
+				return fmt.Errorf("a number is %v", v)
 			}
 		}
 	}
@@ -94,20 +112,6 @@ func (h *Head) Logits(x []float32) []float64 {
 	return out
 }
 
-// Energy is the negative free energy of logits (Liu et al. 2020, arXiv:2010.03759), the log of the sum of their exponentials: low for texts
-// that are like none of those fitted to.
-func Energy(logits []float64) float64 {
-	best := slices.Max(logits)
-	sum := 0.0
-	for _, v := range logits {
-		sum += math.Exp(v - best)
-	}
-	return best + math.Log(sum)
-}
-
-// Unknown reports whether logits are those of a text of no known domain.
-func (h *Head) Unknown(logits []float64) bool { return Energy(logits) < h.MinEnergy }
-
 // probabilities is the softmax of logits at a temperature.
 func probabilities(logits []float64, temperature float64) []float64 {
 	best := slices.Max(logits)
@@ -123,8 +127,9 @@ func probabilities(logits []float64, temperature float64) []float64 {
 }
 
 // Predict makes a prediction of a vector. Truth, language and text are the caller's.
-func (h *Head) Predict(x []float32) Prediction {
-	logits := h.Logits(x)
+func (h *Head) Predict(x []float32) Prediction { return h.prediction(h.Logits(x), h.Distance(x)) }
+
+func (h *Head) prediction(logits []float64, distance float64) Prediction {
 	p := probabilities(logits, h.Temperature)
 	best := 0
 	for k := range p {
@@ -132,5 +137,5 @@ func (h *Head) Predict(x []float32) Prediction {
 			best = k
 		}
 	}
-	return Prediction{Label: h.Labels[best], Probability: p[best], Confidence: Energy(logits), Unknown: h.Unknown(logits)}
+	return Prediction{Label: h.Labels[best], Probability: p[best], Confidence: p[best], Unknown: h.Unknown(logits, distance)}
 }

@@ -84,6 +84,76 @@ func TestAFitIsAsGoodAndAsHonestAsTheDataAllow(t *testing.T) {
 	require.ErrorContains(t, err, "at least two")
 }
 
+// A fit over folds is as good as one with a validation part, though it has all data to fit to, and is unsure where folds contradict each other.
+func TestACrossFitIsHonestAboutOtherFolds(t *testing.T) {
+	data := drawn(1, 3000)
+	folds := make([]int, len(data.X))
+	for i := range folds {
+		folds[i] = i % 3
+	}
+	h, predictions, err := CrossFit(t.Context(), info(), data, folds)
+	require.NoError(t, err)
+	require.Equal(t, 3000, h.Texts)
+	require.Len(t, predictions, 3000)
+	require.InDelta(t, 1, h.Temperature, 0.15)
+	right, unknown := 0, 0
+	for i, p := range predictions {
+		if p.Label == h.Labels[data.Y[i]] {
+			right++
+		}
+		if p.Unknown {
+			unknown++
+		}
+	}
+	test, rightLater := drawn(3, 3000), 0
+	for i, x := range test.X {
+		if h.Predict(x).Label == h.Labels[test.Y[i]] {
+			rightLater++
+		}
+	}
+	require.InDelta(t, float64(right)/3000, float64(rightLater)/3000, 0.03, "what held-back folds say is true of new data")
+	require.InDelta(t, 1-keptKnown, float64(unknown)/3000, 0.005)
+
+	// In the second fold labels have other vectors: what was fitted to one fold is no better than a guess on the other.
+	for i := range data.X {
+		if folds[i] = i % 2; folds[i] == 1 {
+			data.Y[i] = (data.Y[i] + 1) % 3
+		}
+	}
+	apart, _, err := CrossFit(t.Context(), info(), data, folds)
+	require.NoError(t, err)
+	require.Greater(t, apart.Temperature, 3.0)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = CrossFit(ctx, info(), data, folds)
+	require.ErrorIs(t, err, context.Canceled)
+	for want, folds := range map[string][]int{"folds for": {0}, "is in fold -1": append([]int{-1}, folds[1:]...), "some of both": make([]int, len(folds))} {
+		_, _, err = CrossFit(t.Context(), info(), data, folds)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// A vector in the direction of a label's mean is near, one that points away from all is far, and each way of telling unknown texts has its threshold.
+func TestTheDistanceIsFromTheNearestMean(t *testing.T) {
+	h := &Head{Info: Info{Labels: []string{"a", "b"}, AbstainBy: ByDistance, MaxDistance: 0.5, MinEnergy: 3}, size: 2,
+		mean: []float32{1, 1}, scale: []float32{2, 1}, centres: []float32{1, 0, 0, 1}}
+	require.InDelta(t, 0, h.Distance([]float32{5, 1}), 1e-9)
+	require.InDelta(t, 0, h.Distance([]float32{1, 9}), 1e-9)
+	require.InDelta(t, 1-math.Sqrt2/2, h.Distance([]float32{2, 3}), 1e-9, "the first value counts twice")
+	require.InDelta(t, 1+math.Sqrt2/2, h.Distance([]float32{0, -1}), 1e-9)
+	require.Equal(t, 1.0, h.Distance([]float32{1, 1}), "a vector without a direction")
+	require.True(t, h.Unknown([]float64{9, 9}, 0.6))
+	require.False(t, h.Unknown([]float64{0, 0}, 0.4))
+	other, err := h.By(ByEnergy)
+	require.NoError(t, err)
+	require.False(t, other.Unknown([]float64{9, 9}, 0.6))
+	require.True(t, other.Unknown([]float64{0, 0}, 0.4))
+	require.Equal(t, ByDistance, h.AbstainBy, "the head itself is as it was")
+	_, err = h.By("luck")
+	require.Error(t, err)
+}
+
 func TestTheGradientIsThatOfTheLoss(t *testing.T) {
 	p := newProblem(t.Context(), drawn(5, 60), 3)
 	p.penalty = 0.1
@@ -157,16 +227,19 @@ func TestBrokenFilesAreErrors(t *testing.T) {
 		"shorter than 8 bytes":  nil,
 		"truncated":             data[:len(data)-1],
 		"header of":             append(bytes.Repeat([]byte{0xff}, 8), 1),
-		"a weight is NaN":       nan,
+		"a number is NaN":       nan,
 		"want F32 [2 8]":        set("labels", []string{"a", "b"}),
 		"occurs twice":          set("labels", []string{"a", "b", "b"}),
 		"is empty or not UTF-8": set("labels", []string{"a", "b", " "}),
 		"layer -1":              set("layer", -1),
+		"exactly once":          set("prompt", "a text"),
 		"temperature 0":         set("temperature", 0),
 		"cannot unmarshal":      set("labels", 7),
 		"its format is":         altered(t, data, func(h, _ map[string]any) { h["__metadata__"].(map[string]any)["format"] = "other" }),
+		"want F32 [8]":          altered(t, data, func(h, _ map[string]any) { h["mean"].(map[string]any)["dtype"] = "I32" }),
 		"want F32 [3]":          altered(t, data, func(h, _ map[string]any) { h["bias"].(map[string]any)["dtype"] = "I32" }),
-		"with two dimensions":   altered(t, data, func(h, _ map[string]any) { delete(h, "weight") }),
+		"it abstains by":        set("abstain_by", "luck"),
+		"weight with two":       altered(t, data, func(h, _ map[string]any) { delete(h, "weight") }),
 	} {
 		_, err := Parse(file)
 		require.ErrorIs(t, err, ErrFile, want)
@@ -179,6 +252,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(data)
 	f.Add(data[:40])
 	f.Add(altered(f, data, func(_, c map[string]any) { c["labels"] = nil }))
+	f.Add(altered(f, data, func(_, c map[string]any) { c["prompt"] = "{text}{text}" }))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		h, err := Parse(data)
 		if err != nil {

@@ -42,12 +42,22 @@ def main():
         print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
 
 
-def abstained(report):
+def kept(report):
+    """The share of texts that were not abstained from, and how many of these are right."""
     predictions = json.loads(report.read_text())["predictions"]
-    return 100 * sum(p.get("unknown", False) for p in predictions) / len(predictions)
+    sure = [p for p in predictions if not p.get("unknown", False)]
+    return 100 * len(sure) / len(predictions), 100 * sum(p["truth"] == p["label"] for p in sure) / max(len(sure), 1)
+
+
+def abstaining(folder, names):
+    print("\n| | abstains by | known domains: kept | right | other domains: kept |\n|---|---|---|---|---|")
+    for name in names:
+        for how, end in (("distance", ""), ("energy", "-energy")):
+            known, unknown = folder / f"{name}{end}.json", folder / f"{name}-unknown{end}.json"
+            if known.exists() and unknown.exists():
+                share, right = kept(known)
+                print(f"| {name} | {how} | {share:.1f} | {right:.1f} | {kept(unknown)[0]:.1f} |")
 
 
 main()
-known, unknown = (pathlib.Path(sys.argv[1]) / f"gemma-{part}.json" for part in ("head", "unknown"))
-if unknown.exists():
-    print(f"\ngemma-head abstains from {abstained(known):.1f} % of the texts, and from {abstained(unknown):.1f} % of texts of domains that it does not know")
+abstaining(pathlib.Path(sys.argv[1]), sys.argv[2:])

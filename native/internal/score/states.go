@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
@@ -15,8 +16,8 @@ import (
 )
 
 // States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
-// divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
-// count. Texts are cut to as many tokens as a pass holds.
+// divided by its root mean square, so that no token outweighs the others; with a prompt that of the prompt's last token. What the
+// tokenizer puts in front of every text does not count. Texts are cut to as many tokens as a pass holds; the prompt's end stays.
 func (sc *Scorer) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
 	if err := sc.CheckOpen(ctx); err != nil {
 		return nil, err
@@ -36,11 +37,30 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 	if n := sc.Context; n > 0 {
 		limit = min(limit, n)
 	}
+	before, after, _ := strings.Cut(options.Prompt, "{text}")
+	var end []int32 // the prompt's tokens after the text
+	if after != "" {
+		if end, err = sc.EncodePlain(ctx, after); err != nil {
+			return nil, err
+		}
+		end = end[len(front):]
+	}
+	if options.Prompt != "" {
+		all, err := sc.EncodePlain(ctx, before+after)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) > limit/2 {
+			return nil, &engine.OptionError{Option: "StatesPrompt", Reason: fmt.Sprintf("it has %d tokens and %d are the most, so that texts find room", len(all), limit/2)}
+		}
+	}
 	rows := make([]ScoreRow, len(texts))
 	for i, text := range texts {
-		ids, err := sc.EncodePlain(ctx, text)
+		ids, err := sc.EncodePlain(ctx, before+text+after)
 		if err == nil {
-			ids = ids[:min(len(ids), limit)]
+			if len(ids) > limit {
+				ids = append(ids[:limit-len(end)], end...)
+			}
 			err = sc.CheckVocabulary(ids)
 		}
 		if err == nil && len(ids) == 0 {
@@ -59,7 +79,7 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 	for len(rows) > 0 {
 		batch := rows[:batchSize(rows)]
 		rows = rows[len(batch):]
-		if err := sc.JobInTurn(ctx, func() error { return sc.statesBatch(batch, len(front), options.Layers, vectors) }); err != nil {
+		if err := sc.JobInTurn(ctx, func() error { return sc.statesBatch(batch, len(front), options, vectors) }); err != nil {
 			return nil, err
 		}
 		sc.Counters.Classified.Add(int64(len(batch)))
@@ -68,7 +88,7 @@ func (sc *Scorer) States(ctx context.Context, texts []string, options engine.Sta
 }
 
 // statesBatch runs on the owner thread.
-func (sc *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors [][][]float32) (err error) {
+func (sc *Scorer) statesBatch(batch []ScoreRow, front int, options engine.StatesOptions, vectors [][][]float32) (err error) {
 	width := len(batch[len(batch)-1].IDs) // rows are sorted
 	if err := sc.Reserve("a batch of texts", func() int64 { return sc.scoreBytes(0, width, 0) }); err != nil {
 		return err
@@ -92,23 +112,27 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, layers []int, vectors
 		pass, ids = sc.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
 	}
 	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
-	kept := make([]*mlxc.Array, len(layers)) // [B, T, hidden]
+	kept := make([]*mlxc.Array, len(options.Layers)) // [B, T, hidden]
 	pass.Observe = func(layer int, op string, h *mlxc.Array) {
-		if i := slices.Index(layers, layer+1); i >= 0 && op == kv.OpOutput {
+		if i := slices.Index(options.Layers, layer+1); i >= 0 && op == kv.OpOutput {
 			kept[i] = h
 		}
 	}
 	sc.Arch.Hidden(s, ids, pass)
 	for l, h := range kept {
 		if h == nil {
-			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", layers[l], engine.ErrUnsupported))
+			return errors.Join(s.Err(), fmt.Errorf("layer %d: %w by this model", options.Layers[l], engine.ErrUnsupported))
 		}
 		values, err := s.AsType(h, mlxc.Float32).Floats()
 		if err != nil {
 			return err
 		}
 		for b, row := range batch {
-			vectors[l][row.index] = pool(values, sc.Shape.HiddenSize, texts[b], front)
+			text := texts[b]
+			if options.Prompt != "" {
+				text.Begin = text.End - 1
+			}
+			vectors[l][row.index] = pool(values, sc.Shape.HiddenSize, text, front)
 		}
 	}
 	for _, row := range batch {
