@@ -120,6 +120,8 @@ test-more: build
 	@GO_MLX_SLOW=1 $(GOTEST) -run ABatchOfRequests ./native
 	@echo "==> More requests, kills and cancels"
 	@GO_MLX_SLOW=1 SOAK_REQUESTS=300 $(GOTEST) -run 'RealSoak|RealOneWorker' ./bridge
+	@echo "==> The tokenizer library against the tokenizers crate"
+	@$(CARGO) test --quiet --release --locked --manifest-path internal/tokenizer/rust/Cargo.toml --target-dir build/rust
 
 # For every save: one worker of Python, no browser, no race detector.
 test-short: build ## for every save, under two minutes: one Python worker, no browser, no race detector

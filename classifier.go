@@ -157,7 +157,7 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 		info.Prompt = ""
 	}
 	if err := engine.CheckStatesPrompt(info.Prompt); err != nil {
-		return info, nil, err
+		return info, nil, named(err)
 	}
 	index := map[string]int{}
 	hash := sha256.New()

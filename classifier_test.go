@@ -185,7 +185,7 @@ func TestAClassifierReadsWhatItWasTrainedOn(t *testing.T) {
 	_, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{Mean: true, Prompt: "{text}"})
 	requireOption(t, err, "Mean")
 	_, err = mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{Prompt: "no place"})
-	requireOption(t, err, "StatesPrompt")
+	requireOption(t, err, "Prompt")
 
 	abstained := func(c *mlx.Classifier) (n int) {
 		results, err := m.Classify(t.Context(), testenv.Texts(t), nil, mlx.WithClassifier(c))

@@ -57,7 +57,7 @@ func (q *ChatRequest) effort(w *turn.Wish) error {
 			degree = "none"
 		}
 		w.Effort = &degree
-		w.Names = turn.Names{"Effort": field, "Budget": field, "MaxTokens": w.Names.Of("MaxTokens")}
+		w.Names = turn.Names{"Effort": field, "Budget": field, "WithMaxTokens": w.Names.Of("WithMaxTokens")}
 		if tokens != nil {
 			w.Budget = int(*tokens)
 		}

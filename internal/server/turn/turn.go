@@ -122,7 +122,7 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 		t.most = *w.MaxTokens
 	}
 	if t.most == 0 && len(w.Prompts) == 0 { // no more than a prompt is wanted only where prompts can come back
-		return nil, Bad(w.Names.Of("MaxTokens"), "0 is not positive")
+		return nil, Bad(w.Names.Of("WithMaxTokens"), "0 is not positive")
 	}
 	size := model.Info().VocabSize
 	for _, p := range w.Prompts {
