@@ -218,7 +218,7 @@ func WithOutput(options ...OutputOption) GenerateOption { return group(options) 
 
 // Segments splits the text into reasoning, tool calls and the rest, by the marks that mlx-lm knows for the model: see Token.Segments.
 // Token.Text then holds the marks too. A tool call comes whole, parsed into Segment.Calls. The native engine reads calls in JSON
-// (Qwen, Hermes) and FunctionGemma's; a model with another notation is an *OptionError there.
+// (Qwen, Hermes), Mistral's, Llama 3's and FunctionGemma's notations; a model with another one is an *OptionError there.
 func Segments() OutputOption {
 	return OutputOption{part{func(o *engine.GenerateOptions) { o.Segments = true }}}
 }

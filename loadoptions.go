@@ -172,9 +172,9 @@ func Threads(n int) NativeOption {
 	}}
 }
 
-// QuantizedGGUF keeps the weights of a GGUF file quantised, as they are in the file, also on a CPU, where weights in float are computed
-// with much faster: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1,
-// Q8_0, F16), as is done on GPUs anyway.
+// QuantizedGGUF keeps the weights of a GGUF file quantised on a CPU with Exact, too, where MLX computes much faster with weights in
+// float: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
+// F16). On GPUs that is always done, and the CPU kernels, which compute without Exact, keep quantised weights of all types.
 func QuantizedGGUF() NativeOption {
 	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.Packed = true }}
 }

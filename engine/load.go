@@ -10,7 +10,7 @@ type NativeOptions struct {
 	Adapter      string // folder of a LoRA adapter; "" for none
 	Draft        string // folder of a model that proposes tokens; "" for none
 	MemoryBudget int64  // bytes of MLX memory, weights included; 0 for no limit
-	// Packed keeps the weights of a GGUF file quantised also on a CPU, where they are unpacked otherwise; see QuantizedGGUF in package mlx.
+	// Packed keeps the weights of a GGUF file quantised with Exact on a CPU, too; see QuantizedGGUF in package mlx.
 	Packed  bool
 	Threads int // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
 }

@@ -58,7 +58,7 @@ is named. The exit status is 1 if the engines differ by more than the tolerance.
 	flags.IntVarP(&run.options.Tokens, "max-tokens", "n", 32, "tokens to generate for each prompt")
 	flags.IntVar(&run.options.Rows, "rows", 4, "rows of the batches that are compared with one row")
 	flags.Float64Var(&run.options.Tolerance, "tolerance", 0, "largest relative difference of a layer (default by dtype: 0.02 for bfloat16, 0.005 for float16, 1e-4 for float32)")
-	flags.BoolVar(&run.exact, "exact", false, "native engine without fused kernels")
+	flags.BoolVar(&run.exact, "exact", false, "MLX's own kernels only, as mlx-lm uses them (native engine)")
 	flags.StringVar(&run.python, "python", "", "Python interpreter with mlx-lm")
 	flags.BoolVar(&run.trust, "trust-remote-code", false, "let Python code in the model folder run")
 	flags.BoolVar(&run.json, "json", false, "print the whole result as JSON")

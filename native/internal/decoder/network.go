@@ -59,7 +59,6 @@ func useThreads(n int) error {
 // Load reads a checkpoint, and an adapter if one is named. What was opened before a failure is freed by close.
 func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter string, options engine.NativeOptions) (_ *checkpoint.Weights, err error) {
 	n.Weights = n.Lease.NewScope()
-	// Where MLX has no quick kernel for packed weights, plain ones are many times as fast.
 	kernels := !options.Exact && n.Lease.Device().Name == "cpu"
 	if kernels {
 		if err := useThreads(options.Threads); err != nil {
@@ -71,7 +70,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 		}
 		n.Kernels = fmt.Sprintf("cpu (%s, %d threads)", level, mlxc.CPUThreads())
 	}
-	packing := gguf.Plain
+	packing := gguf.Plain // MLX has no quick kernel for packed weights on CPUs, so plain ones are many times as fast with its ops
 	switch {
 	case kernels:
 		packing = gguf.ForKernels
