@@ -191,6 +191,39 @@ func TestTestsInTheDocsExist(t *testing.T) {
 }
 
 var (
+	anchor  = regexp.MustCompile(`\]\(([^)#:]*)#([^)]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	dropped = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors are what links can name of a page: its headings, as GitHub and others write them.
+func anchors(text string) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		names[strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return names
+}
+
+func TestHeadingsThatTheDocsLinkToExist(t *testing.T) {
+	all := readTree(t)
+	missing := func(page, line string) (problems []string) {
+		for _, m := range anchor.FindAllStringSubmatch(line, -1) {
+			to := page
+			if m[1] != "" {
+				to = path.Join(path.Dir(page), m[1])
+			}
+			if !all.files[to] || !anchors(all.read(t, to))[m[2]] {
+				problems = append(problems, to+" has no heading "+m[2])
+			}
+		}
+		return problems
+	}
+	eachLine(t, all.pages(t), missing)
+	require.Len(t, missing("docs/native.md", "[a](models.md#nothing), [b](models.md#gguf), [c](#nothing), [d](gone.md#gguf)"), 3)
+}
+
+var (
 	option   = regexp.MustCompile(`\bWith[A-Z]\w*`)
 	exported = regexp.MustCompile(`\bmlx\.([A-Z]\w*)`)
 	inAPI    = regexp.MustCompile(`(?m)^(?:const|var|func|type) (\w+)`)
