@@ -258,7 +258,7 @@ func classifierCompareCommand() *cobra.Command {
 		Use:   "compare A.json B.json",
 		Short: "Test whether two classifiers differ",
 		Long: `Test whether two classifiers differ in how often they are right, by McNemar's exact test. Both files are what "go-mlx classifier eval
---json" wrote for the same texts.`,
+--results" wrote for the same texts.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var reports [2]mlx.Report

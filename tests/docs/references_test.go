@@ -34,7 +34,7 @@ func readTree(t *testing.T) tree {
 		case err != nil || relErr != nil:
 			return err
 		case name == ".":
-		case d.IsDir() && (slices.Contains(built, name) || strings.HasPrefix(d.Name(), ".") && name != ".github"):
+		case d.IsDir() && (slices.Contains(built, name) || strings.HasPrefix(d.Name(), ".") && name != ".github" && name != ".ci"):
 			return filepath.SkipDir
 		case d.IsDir():
 			all.dirs[name] = true
