@@ -72,6 +72,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		m.encoder.Close()
 		return nil, err
 	}
+	m.owner.MakeRoom = options.MakeRoom
 	m.network = &decoder.Network{Owner: m.owner}
 	var loadErr error
 	err = m.owner.Lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })

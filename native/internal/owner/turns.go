@@ -130,6 +130,14 @@ func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 	return true
 }
 
+// again lets a request that had all the memory for itself try once more: there is more of it now.
+func (q *turns) again(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.running = false
+	q.freed()
+}
+
 // InTurn runs work, which needs memory, and runs it again when there is more if that is what it failed for. work gives back all that
 // it holds before it returns, and says whether it lost something that it had computed. tell is told what is waited for; it may be nil.
 func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func() (lost bool, err error)) error {
@@ -145,9 +153,16 @@ func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func()
 		}
 		lost, err := work()
 		var missing *engine.BudgetError
-		if !errors.As(err, &missing) || ctx.Err() != nil || !memoryTurns.stall(t, lost, missing) {
+		if !errors.As(err, &missing) || ctx.Err() != nil {
 			return err
 		}
+		if memoryTurns.stall(t, lost, missing) {
+			continue
+		}
+		if o.MakeRoom == nil || !o.MakeRoom(ctx, missing.Used+missing.Needed-missing.Budget) {
+			return err
+		}
+		memoryTurns.again(t)
 	}
 }
 
