@@ -83,8 +83,8 @@ func (q *turns) wake() {
 	q.changed = make(chan struct{})
 }
 
-// begin starts a request if it may, and otherwise returns what will change before that. first says that nobody who came earlier
-// waits.
+// begin starts a request if it may. Otherwise it returns a channel that is closed when it is worth to ask again, how many requests that
+// came earlier must go first, and how many run.
 func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

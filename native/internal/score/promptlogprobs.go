@@ -36,8 +36,10 @@ func (sc *Scorer) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]e
 	if len(ids) == 1 {
 		return out, nil
 	}
-	err := sc.InTurn(ctx, nil, func() (bool, error) { return true, sc.scorePrompt(ctx, out, top) })
-	return out, err
+	if err := sc.InTurn(ctx, nil, func() (bool, error) { return true, sc.scorePrompt(ctx, out, top) }); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // scorePrompt fills in the log-probabilities of all tokens but the first.
