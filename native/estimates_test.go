@@ -66,3 +66,31 @@ func TestTheDraftsPassesAreInTheBudget(t *testing.T) {
 	}
 	require.True(t, reached)
 }
+
+// What a batch of texts asks for covers what it takes, whatever the labels are made of.
+func TestBatchesTakeNoMoreThanTheyAskFor(t *testing.T) {
+	texts := testenv.Texts(t)[:64]
+	labels := testenv.Labels(t)
+	for name, o := range map[string]engine.NativeOptions{"kernels": {}, "exact": {Exact: true}} {
+		m := openWith(t, o)
+		for kind, request := range map[string]func(ctx context.Context) error{
+			"classify": func(ctx context.Context) error {
+				_, err := m.Classify(ctx, texts, engine.ClassifyOptions{Labels: labels, Prompt: engine.DefaultLabelPrompt})
+				return err
+			},
+			"long labels": func(ctx context.Context) error {
+				_, err := m.Classify(ctx, texts, engine.ClassifyOptions{Labels: longLabels, Prompt: "{text} is {labels}"})
+				return err
+			},
+			"states": func(ctx context.Context) error {
+				_, err := m.States(ctx, texts, engine.StatesOptions{Layers: []int{1, 2}})
+				return err
+			},
+		} {
+			asked, took := needed(t, m, request)
+			t.Logf("%s, %s: %d asked, %d taken", name, kind, asked, took)
+			require.GreaterOrEqual(t, asked, took, "%s, %s", name, kind)
+			require.NoError(t, m.owner.Do(t.Context(), func() error { return m.store.Shrink(0) }))
+		}
+	}
+}

@@ -18,7 +18,13 @@ func TestADraftGoesOnFromTheKVOfAFile(t *testing.T) {
 	testenv.EditJSON(t, wrong, "config.json", func(c map[string]any) { c["rope_theta"], c["query_pre_attn_scalar"] = 10, 9000 })
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens, o.DraftTokens = true, 40, 12
-	plain := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+	for name, exact := range map[string]bool{"kernels": false, "exact": true} {
+		t.Run(name, func(t *testing.T) { testADraftGoesOnFromTheKVOfAFile(t, exact, wrong, o) })
+	}
+}
+
+func testADraftGoesOnFromTheKVOfAFile(t *testing.T, exact bool, wrong string, o engine.GenerateOptions) {
+	plain := openWith(t, engine.NativeOptions{PromptCache: 64 << 20, Exact: exact})
 	long, err := plain.Encode(t.Context(), strings.Join(testenv.Texts(t)[:14], " "), true)
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "prompts")
@@ -30,13 +36,15 @@ func TestADraftGoesOnFromTheKVOfAFile(t *testing.T) {
 		want.run(t.Context(), plain, p, withoutDraft)
 		require.NoError(t, want.err)
 		require.NoError(t, plain.SavePromptCache(t.Context(), path))
-		drafted, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: wrong, PromptCache: 64 << 20})
+		drafted, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: wrong, PromptCache: 64 << 20, Exact: exact})
 		require.NoError(t, err)
 		require.NoError(t, drafted.LoadPromptCache(t.Context(), path))
 		got.run(t.Context(), drafted, p, o)
 		require.Less(t, drafted.owner.Counters.Prompt.Load(), int64(n), "the file is used")
 		require.NoError(t, drafted.Close())
 		require.NoError(t, got.err, "%d tokens", n)
-		require.Equal(t, want.ids, got.ids, "%d tokens", n)
+		if !exact { // whose passes of several tokens round otherwise
+			require.Equal(t, want.ids, got.ids, "%d tokens", n)
+		}
 	}
 }

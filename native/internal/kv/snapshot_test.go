@@ -34,3 +34,18 @@ func TestARestoredRingKnowsWhatItHolds(t *testing.T) {
 		}
 	})
 }
+
+// The CPU kernels unpack a layer of packed KV for a pass, which counts.
+func TestUnpackingCountsAsGrowth(t *testing.T) {
+	mlxtest.OnThread(t, func(s *mlxc.Scope) {
+		const offset, headDim = 600, 64
+		l := &Layout{Windows: []int{0}, KVHeads: 1, HeadDim: headDim, ElementSize: 4, Rings: true}
+		st := NewSequence(l)
+		zeros := s.Zeros(mlxc.Float32, 1, 1, offset, headDim)
+		st.Caches[0] = Restore(s, Snapshot{Offset: offset, Held: offset}, zeros, zeros, true)
+		st.Quantize(s, mlxc.Quantization{GroupSize: 32, Bits: 8})
+		require.NoError(t, s.Eval(st.Arrays()...))
+		require.GreaterOrEqual(t, st.Growth(1), 2*(offset+1)*l.PositionBytes())
+		require.NoError(t, st.Free())
+	})
+}
