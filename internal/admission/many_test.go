@@ -77,3 +77,39 @@ func TestAWaitNamesAFewModelsAndCountsTheRest(t *testing.T) {
 	require.Equal(t, "model x waits for 2 bytes of memory, 1 bytes of 3 bytes are free; before it: a, b and 7 others",
 		Wait{Model: "x", Reason: WaitTurn, Models: with, Others: 7, Needed: 2, Free: 1, Budget: 3}.String())
 }
+
+// Memory that a request needs comes from models without requests, the one used longest ago first, and from no more than it takes.
+func TestCloseIdleTakesTheModelsUsedLongestAgo(t *testing.T) {
+	roomTest(t, Options{Budget: 500}, hundreds("a", "b", "c", "d", "e"), func(t *testing.T, b *bench) {
+		for _, name := range []string{"b", "a", "e", "c"} {
+			b.use(name).Release()
+		}
+		lease := b.use("d")
+		memory := lease.Model.(*fake).memory
+		all := func(Model) bool { return true }
+		require.NoError(t, b.Pin("a", true))
+		require.False(t, memory.CloseIdle(t.Context(), 1, func(Model) bool { return false }))
+		require.True(t, memory.CloseIdle(t.Context(), 150, all))
+		require.Equal(t, []Phase{Ready, Cold, Ready, Ready, Cold}, []Phase{b.phase("a"), b.phase("b"), b.phase("c"), b.phase("d"), b.phase("e")})
+
+		// One that is being closed already is waited for, as long as the context lasts.
+		slow := make(chan struct{})
+		b.mu.Lock()
+		b.slow = slow
+		b.mu.Unlock()
+		closed, err := b.Unload("c")
+		require.NoError(t, err)
+		require.True(t, closed)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.False(t, memory.CloseIdle(ctx, 1, all))
+		go func() {
+			time.Sleep(time.Second)
+			close(slow)
+		}()
+		require.True(t, memory.CloseIdle(t.Context(), 1, all))
+		require.Equal(t, Cold, b.phase("c"))
+		require.False(t, memory.CloseIdle(t.Context(), 1, all), "there is none left")
+		lease.Release()
+	})
+}
