@@ -103,6 +103,7 @@ func loadNativeIn(ctx context.Context, path string, o loadOptions, reason string
 	if err := claim.Await(ctx, o.tellWait); err != nil {
 		return nil, err
 	}
+	o.native.MakeRoom = func(ctx context.Context, bytes int64) bool { return o.memory.CloseIdle(ctx, bytes, computesHere) }
 	m, err := loadNative(ctx, path, o.native, reason)
 	if err != nil {
 		claim.Release()
@@ -112,6 +113,9 @@ func loadNativeIn(ctx context.Context, path string, o loadOptions, reason string
 	m.measure(ctx)
 	return m, nil
 }
+
+// computesHere reports whether a model of a host is the native engine's: what others hold is no memory of this process.
+func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 
 // Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
 // cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.

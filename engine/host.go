@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,8 +37,10 @@ const (
 type Wait struct {
 	Model  string
 	Reason WaitReason
-	// Models have to do something first: they asked before, have requests to end, are being closed, or are pinned.
+	// Models have to do something first: they asked before, have requests to end, are being closed, or are pinned. If they are many,
+	// a few are named and Others counts the rest.
 	Models []string
+	Others int
 	// Needed, Free and Budget are bytes. They are set for the reasons turn, memory and pinned.
 	Needed int64
 	Free   int64
@@ -47,6 +50,9 @@ type Wait struct {
 // String is a sentence for people, without a full stop.
 func (w Wait) String() string {
 	names := strings.Join(w.Models, ", ")
+	if w.Others > 0 {
+		names += fmt.Sprintf(" and %d others", w.Others)
+	}
 	switch w.Reason {
 	case "":
 		return ""
@@ -67,6 +73,12 @@ func (w Wait) String() string {
 		return text + "; held by models that are not closed for others: " + names
 	}
 	return text + "; held by: " + names
+}
+
+// Equal reports whether two waits are for the same.
+func (w Wait) Equal(other Wait) bool {
+	return w.Model == other.Model && w.Reason == other.Reason && w.Others == other.Others && w.Needed == other.Needed &&
+		w.Free == other.Free && w.Budget == other.Budget && slices.Equal(w.Models, other.Models)
 }
 
 func mib(bytes int64) string {

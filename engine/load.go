@@ -1,6 +1,9 @@
 package engine
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+)
 
 // NativeOptions are the settings of a model in the native engine.
 type NativeOptions struct {
@@ -13,6 +16,9 @@ type NativeOptions struct {
 	// Packed keeps the weights of a GGUF file quantised with Exact on a CPU, too; see QuantizedGGUF in package mlx.
 	Packed  bool
 	Threads int // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
+	// MakeRoom is called for a request that lacks so many bytes of the budget while no other request runs. It gives back what else is held
+	// and not used, and reports whether there was anything; then the request is tried again. nil if there never is.
+	MakeRoom func(ctx context.Context, bytes int64) bool
 }
 
 // Validate checks the options.

@@ -13,6 +13,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
@@ -36,7 +37,7 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	for _, prompt := range testenv.Texts(t)[:8] {
 		a, _ := collect(t, exact, prompt, nil)
 		b, _ := collect(t, fused, prompt, nil)
-		n := commonLength(a, b)
+		n := kv.CommonLength(a, b)
 		equal, total = equal+n, total+len(a)
 	}
 	t.Logf("%d of %d greedy tokens before the first difference", equal, total)
@@ -121,13 +122,4 @@ func requireNear(t *testing.T, want, got []float32, bound float64, format string
 	if benchModel(t) == testenv.Model(t) { // many layers of random weights amplify rounding without bound
 		require.Less(t, relative, bound)
 	}
-}
-
-// commonLength is how far two answers are the same.
-func commonLength(a, b []int32) int {
-	n := 0
-	for n < len(a) && n < len(b) && a[n] == b[n] {
-		n++
-	}
-	return n
 }

@@ -72,13 +72,40 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		m.encoder.Close()
 		return nil, err
 	}
+	m.owner.MakeRoom = options.MakeRoom
 	m.network = &decoder.Network{Owner: m.owner}
-	var loadErr error
-	err = m.owner.Lease.Do(ctx, func() { loadErr = m.loadWeights(ctx, path, cfg, textLoaded) })
-	if err = cmp.Or(textLoaded(), errors.Join(err, loadErr)); err != nil {
+	load := func() (lost bool, err error) {
+		if doErr := m.owner.Lease.Do(ctx, func() { err = m.loadWeights(ctx, path, cfg, textLoaded) }); doErr != nil {
+			err = errors.Join(doErr, err)
+		}
+		return false, err
+	}
+	if options.MakeRoom != nil { // in company: a request of another model may hold what the load needs
+		err = m.owner.InTurn(ctx, nil, func() (bool, error) {
+			if err := m.unload(); err != nil { // what an earlier try has read
+				return false, err
+			}
+			return load()
+		})
+	} else {
+		_, err = load()
+	}
+	if err = cmp.Or(textLoaded(), err); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// unload gives back what loadWeights has read, so that it can be called again.
+func (m *Model) unload() error {
+	var errs []error
+	err := m.owner.Lease.Do(context.Background(), func() {
+		for _, step := range []func() error{m.scorer.Close, m.draft.Close, m.network.Close, mlxc.ClearCache} {
+			errs = append(errs, owner.Protect(step))
+		}
+	})
+	m.scorer, m.draft, m.network = nil, nil, &decoder.Network{Owner: m.owner}
+	return errors.Join(append(errs, err)...)
 }
 
 // loadText reads what follows from files other than the weights.

@@ -98,3 +98,12 @@ func TestTheEndOfAStatesPromptStays(t *testing.T) {
 	_, err = m.States(t.Context(), []string{"a"}, engine.StatesOptions{Layers: []int{1}, Prompt: "{text} \xff"})
 	require.ErrorIs(t, err, engine.ErrInvalidUTF8)
 }
+
+// A layer that is asked for twice is given twice.
+func TestALayerMayBeAskedForTwice(t *testing.T) {
+	m := open(t)
+	got, err := m.States(t.Context(), []string{"one", "another"}, engine.StatesOptions{Layers: []int{2, 1, 2}})
+	require.NoError(t, err)
+	require.Equal(t, got[0], got[2])
+	require.NotEqual(t, got[0], got[1])
+}

@@ -194,3 +194,45 @@ func requireNoTurns(t *testing.T) {
 	requests, _ := owner.Turns()
 	require.Zero(t, requests)
 }
+
+// A load waits for requests of other models, too, where a host says that there are some.
+func TestALoadWaitsForMemory(t *testing.T) {
+	for name, draft := range map[string]string{"model": "", "draft": testenv.Model(t)} {
+		t.Run(name, func(t *testing.T) {
+			before := mlxtest.Measure(t)
+			m := openWith(t, engine.NativeOptions{Exact: true})
+			weights := m.info.WeightBytes
+			if draft != "" {
+				weights *= 2
+			}
+			setBudget(t, m, 1<<30)
+			letGo := held(t, m, 500)
+			metrics, err := m.Metrics(t.Context())
+			require.NoError(t, err)
+			options := engine.NativeOptions{
+				Exact: true, Draft: draft, MakeRoom: func(context.Context, int64) bool { return false },
+				MemoryBudget: int64(mlxtest.Measure(t).Active) + weights - metrics.KVBytes/2,
+			}
+			done := make(chan error, 1)
+			go func() {
+				second, err := Load(context.WithoutCancel(t.Context()), testenv.Model(t), options)
+				if err == nil {
+					err = second.Close()
+				}
+				done <- err
+			}()
+			require.Eventually(t, func() bool {
+				_, waiting := owner.Turns()
+				return waiting > 0 || len(done) > 0
+			}, 20*time.Second, time.Millisecond)
+			require.Empty(t, done)
+			letGo()
+			require.NoError(t, <-done)
+
+			options.MemoryBudget = int64(before.Active) + weights/2
+			_, err = Load(t.Context(), testenv.Model(t), options)
+			require.ErrorIs(t, err, engine.ErrBudget, "what does not fit alone")
+			requireNoTurns(t)
+		})
+	}
+}

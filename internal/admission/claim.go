@@ -25,12 +25,13 @@ type Memory struct {
 	entry *entry // nil for a model that its caller loads and closes
 
 	// Guarded by room.mu.
-	held   int64  // bytes of its granted claims
-	leave  int64  // of held, what is about to be given back without anybody asking for it
-	load   *Claim // what was granted for the load under way; the engine's claims are taken from it
-	ticket uint64 // the model's place in the queue when it was loaded
-	lost   bool   // a worker died: one in its place has the model's old place in the queue
-	pinned bool
+	held    int64  // bytes of its granted claims
+	leave   int64  // of held, what is about to be given back without anybody asking for it
+	offered int64  // of held, what is given back when others need it: the sum of its claims in Room.offers
+	load    *Claim // what was granted for the load under way; the engine's claims are taken from it
+	ticket  uint64 // the model's place in the queue when it was loaded
+	lost    bool   // a worker died: one in its place has the model's old place in the queue
+	pinned  bool
 }
 
 // Claim is memory that is asked for, and then held until Release.
@@ -151,6 +152,9 @@ func (c *Claim) Resize(bytes int64) {
 	if c.leaving {
 		c.memory.leave += change
 	}
+	if c.recall != nil {
+		c.memory.offered += change
+	}
 	c.bytes = bytes
 	r.reconcile()
 }
@@ -173,6 +177,7 @@ func (c *Claim) Offer(recall func()) {
 	r.takeBackOffer(c)
 	if recall != nil && c.held && !c.leaving {
 		c.recall = recall
+		c.memory.offered += c.bytes
 		r.offers = append(r.offers, c)
 	}
 	r.reconcile()
@@ -182,6 +187,7 @@ func (c *Claim) Offer(recall func()) {
 func (r *Room) takeBackOffer(c *Claim) {
 	if c.recall != nil {
 		c.recall, c.asked = nil, false
+		c.memory.offered -= c.bytes
 		r.offers = slices.DeleteFunc(r.offers, func(x *Claim) bool { return x == c })
 	}
 }

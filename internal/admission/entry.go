@@ -30,6 +30,7 @@ type entry struct {
 	closeErr   error     // of the last close
 	loads      int64
 	evictions  int64
+	closing    chan struct{} // of phase Closing: closed when that is over
 }
 
 // request is one call of Acquire that waits.
@@ -183,7 +184,7 @@ func (r *Room) fail(e *entry, err error) {
 // Caller must hold r.mu.
 func (r *Room) startClosing(e *entry, evicted bool, by string) {
 	model := e.model
-	e.phase, e.model, e.makesRoom = Closing, nil, nil
+	e.phase, e.model, e.makesRoom, e.closing = Closing, nil, nil, make(chan struct{})
 	if evicted {
 		e.evictions++
 	}
@@ -193,11 +194,50 @@ func (r *Room) startClosing(e *entry, evicted bool, by string) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		e.phase, e.closeErr = Cold, err
+		close(e.closing)
 		if err != nil {
 			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeFailed, Err: fmt.Errorf("close: %w", err)})
 		}
 		r.reconcile()
 	})
+}
+
+// CloseIdle closes other models without requests, the one used longest ago first, until so many bytes are given back or there is none
+// left, and waits until they are closed. may says which count. It reports whether there were any. It is for memory that nothing was
+// claimed for: what a model needs to compute a request.
+func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) bool) bool {
+	r := m.room
+	r.mu.Lock()
+	idle := slices.DeleteFunc(slices.Clone(r.entries), func(e *entry) bool {
+		mayGo := e.phase == Closing || e.phase == Ready && e.active == 0 && !e.memory.pinned && may(e.model)
+		return !mayGo || e.memory == m
+	})
+	slices.SortFunc(idle, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.phase, b.phase), cmp.Compare(a.use, b.use)) // "closing" before "ready"
+	})
+	var ends []<-chan struct{}
+	for _, e := range idle {
+		if bytes <= 0 {
+			break
+		}
+		bytes -= e.memory.held
+		if e.phase == Ready {
+			r.startClosing(e, true, m.name)
+		}
+		ends = append(ends, e.closing)
+	}
+	if len(ends) > 0 {
+		r.reconcile()
+	}
+	r.mu.Unlock()
+	for _, end := range ends {
+		select {
+		case <-end:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return len(ends) > 0
 }
 
 // backOff is how long no other model is closed for one whose loads fail.

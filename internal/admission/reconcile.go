@@ -99,16 +99,17 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 	slices.SortStableFunc(r.claims, func(a, b *Claim) int {
 		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.ticket, b.ticket))
 	})
-	var before []string // the names of those that asked before
+	var before nameList // those that asked before
+	var fixed fixedMemory
 	for _, c := range slices.Clone(r.claims) {
 		need := c.bytes - c.covered
 		if budget > 0 && c.bytes > budget {
-			fixed, _ := r.fixed(c.memory)
-			r.refuse(c, &engine.BudgetError{What: "model " + c.memory.name, Needed: c.bytes, Used: r.used, Budget: budget, Pinned: fixed})
+			r.refuse(c, &engine.BudgetError{What: "model " + c.memory.name, Needed: c.bytes, Used: r.used, Budget: budget, Pinned: r.fixed().with(c.memory)})
 			continue
 		}
 		if budget <= 0 || need <= 0 || head == nil && r.used+need <= budget {
 			r.admit(c, need)
+			fixed = fixedMemory{} // counted anew when it is wanted
 			continue
 		}
 		if e := c.memory.entry; c.isLoad() {
@@ -118,19 +119,26 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 			}
 		}
 		wait := Wait{Model: c.memory.name, Needed: need, Free: max(0, budget-r.used), Budget: budget}
-		if fixed, names := r.fixed(c.memory); fixed+need > budget {
+		if !fixed.counted {
+			fixed = r.fixed()
+		}
+		if fixed.with(c.memory)+need > budget {
 			// Only the caller's doing can help it. Meanwhile others come first.
-			wait.Reason, wait.Models = WaitPinned, names
+			wait.Reason = WaitPinned
+			wait.Models, wait.Others = fixed.namesWith(c.memory)
 			r.say(c, wait)
 			continue
 		}
 		if head == nil {
 			head = c
-			wait.Reason, wait.Models = WaitMemory, r.holders(c)
+			wait.Reason = WaitMemory
+			holders := r.holders(c)
+			wait.Models, wait.Others = holders.but("")
 		} else {
-			wait.Reason, wait.Models = WaitTurn, others(slices.Clone(before), c.memory.name)
+			wait.Reason = WaitTurn
+			wait.Models, wait.Others = before.but(c.memory.name)
 		}
-		before = append(before, c.memory.name)
+		before.add(c.memory.name)
 		r.say(c, wait)
 	}
 	return head
@@ -170,27 +178,45 @@ func (r *Room) refuse(c *Claim, err error) {
 	c.finish(err)
 }
 
-// fixed is what models hold that are not closed for others, and what m itself holds and does not give back, and their names.
-func (r *Room) fixed(m *Memory) (bytes int64, names []string) {
-	for _, x := range r.memories {
-		if stays := x.held - x.leave - r.offered(x); stays > 0 && (x == m || x.pinned || x.entry == nil) {
-			bytes += stays
-			names = append(names, x.name)
-		}
-	}
-	slices.Sort(names)
-	return bytes, names
+// fixedMemory is what models hold that are not closed for others, and do not give back, with their names.
+type fixedMemory struct {
+	counted bool
+	bytes   int64
+	names   nameList
 }
 
-// offered is how much of what a model holds it gives back when others need it.
-func (r *Room) offered(m *Memory) (bytes int64) {
-	for _, c := range r.offers {
-		if c.memory == m {
-			bytes += c.bytes
+func (r *Room) fixed() fixedMemory {
+	f := fixedMemory{counted: true}
+	for _, x := range r.memories {
+		if stays := x.stays(); stays > 0 && x.spared() {
+			f.bytes += stays
+			f.names.add(x.name)
 		}
 	}
-	return bytes
+	return f
 }
+
+// with adds what m itself holds and does not give back: no claim of its own gets that.
+func (f fixedMemory) with(m *Memory) int64 {
+	if m.spared() {
+		return f.bytes // counted already
+	}
+	return f.bytes + max(0, m.stays())
+}
+
+// namesWith are the names of those that with counts.
+func (f fixedMemory) namesWith(m *Memory) (names []string, others int) {
+	if m.stays() > 0 {
+		return f.names.plus(m.name)
+	}
+	return f.names.but("")
+}
+
+// spared reports whether a model is not closed for others.
+func (m *Memory) spared() bool { return m.pinned || m.entry == nil }
+
+// stays is what a model holds and does not give back while it is loaded.
+func (m *Memory) stays() int64 { return m.held - m.leave - m.offered }
 
 // askBack asks for offered memory of other models than the one that needs it, until no more is missing, and returns what still is.
 func (r *Room) askBack(missing int64, head *Claim) int64 {
@@ -211,13 +237,12 @@ func (r *Room) askBack(missing int64, head *Claim) int64 {
 }
 
 // holders are the names of the models that hold memory a claim may get.
-func (r *Room) holders(c *Claim) (names []string) {
+func (r *Room) holders(c *Claim) (names nameList) {
 	for _, x := range r.memories {
-		if x.leave > 0 || x != c.memory && (r.offered(x) > 0 || x.held > 0 && x.entry != nil && !x.pinned) {
-			names = append(names, x.name)
+		if x.leave > 0 || x != c.memory && (x.offered > 0 || x.held > 0 && !x.spared()) {
+			names.add(x.name)
 		}
 	}
-	slices.Sort(names)
 	return names
 }
 
@@ -264,7 +289,7 @@ func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
 		if missing <= 0 || e.active > 0 && urgency < Needed {
 			break
 		}
-		missing -= e.memory.held - e.memory.leave - r.offered(e.memory)
+		missing -= e.memory.stays()
 		if e.active == 0 {
 			r.startClosing(e, true, name)
 			continue

@@ -90,7 +90,7 @@ func (r *Room) Add(spec Spec) error {
 	if r.closed {
 		return ErrClosed
 	}
-	at, taken := slices.BinarySearchFunc(r.entries, spec.Name, func(e *entry, name string) int { return strings.Compare(e.spec.Name, name) })
+	at, taken := r.search(spec.Name)
 	if taken {
 		return fmt.Errorf("two models have the name %q", spec.Name)
 	}
@@ -113,12 +113,15 @@ func (r *Room) Join(name string) *Memory {
 
 // find returns the entry of a name. Caller must hold r.mu.
 func (r *Room) find(name string) (*entry, error) {
-	for _, e := range r.entries {
-		if e.spec.Name == name {
-			return e, nil
-		}
+	if at, found := r.search(name); found {
+		return r.entries[at], nil
 	}
 	return nil, &UnknownModelError{Name: name, Known: r.names()}
+}
+
+// search is where the entry of a name is in r.entries, or would be.
+func (r *Room) search(name string) (at int, found bool) {
+	return slices.BinarySearchFunc(r.entries, name, func(e *entry, name string) int { return strings.Compare(e.spec.Name, name) })
 }
 
 // Context ends with the Room.

@@ -1,9 +1,6 @@
 package admission
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // NoticeKind is what happened to a model.
 type NoticeKind string
@@ -83,10 +80,4 @@ func (m *Memory) Held() int64 {
 	m.room.mu.Lock()
 	defer m.room.mu.Unlock()
 	return m.held
-}
-
-// others are the names of models but one, each once, sorted.
-func others(names []string, but string) []string {
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(n string) bool { return n == but })
 }

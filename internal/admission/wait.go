@@ -2,25 +2,26 @@ package admission
 
 import "context"
 
-// waiter is a request or a claim that waits. Its fields are guarded by the Room's lock; done is closed when the outcome is known,
-// changed when wait is another one than before.
+// waiter is a request or a claim that waits. Its fields are guarded by the Room's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
 	wait    Wait
-	changed chan struct{}
+	changed chan struct{} // of capacity 1, has something in it when wait is another one than was read last
 }
 
-func newWaiter() waiter { return waiter{done: make(chan struct{}), changed: make(chan struct{})} }
+func newWaiter() waiter { return waiter{done: make(chan struct{}), changed: make(chan struct{}, 1)} }
 
 // say sets what it waits for.
 func (w *waiter) say(wait Wait) {
-	if w.wait.Reason == wait.Reason && w.wait.String() == wait.String() {
+	if w.wait.Equal(wait) {
 		return
 	}
 	w.wait = wait
-	close(w.changed)
-	w.changed = make(chan struct{})
+	select {
+	case w.changed <- struct{}{}:
+	default: // it was not read since the change before
+	}
 }
 
 func (w *waiter) isDone() bool {
@@ -44,25 +45,35 @@ func (w *waiter) finish(err error) {
 // await returns when the outcome is known, or with an error that says what was waited for when ctx ends.
 func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	told := ""
+	changed := w.changed
+	if tell == nil {
+		changed = nil // nobody is to be woken for it
+	}
 	for {
-		r.mu.Lock()
-		wait, changed := w.wait, w.changed
-		r.mu.Unlock()
+		wait := r.waitOf(w)
 		select {
 		case <-w.done:
 			return w.err
 		default:
 		}
-		if text := wait.String(); tell != nil && text != told {
-			told = text
-			tell(wait)
+		if tell != nil {
+			if text := wait.String(); text != told {
+				told = text
+				tell(wait)
+			}
 		}
 		select {
 		case <-w.done:
 			return w.err
 		case <-ctx.Done():
-			return &WaitError{Wait: wait, Err: context.Cause(ctx)}
+			return &WaitError{Wait: r.waitOf(w), Err: context.Cause(ctx)}
 		case <-changed:
 		}
 	}
+}
+
+func (r *Room) waitOf(w *waiter) Wait {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return w.wait
 }

@@ -39,8 +39,9 @@ type Checkpoint struct {
 	header  []byte          // of the virtual file, with its length
 	encoded int64           // bytes of data
 
-	mu   sync.Mutex        // guards made
-	made map[string][]byte // parts of packed matrices that were made along with others
+	mu    sync.Mutex        // guards made and given
+	made  map[string][]byte // scales and biases that were made along with another part of their matrix, until they are asked for
+	given map[string]bool   // those that were asked for already
 }
 
 // part is what a virtual tensor is made of.

@@ -84,6 +84,30 @@ func TestAVirtualFileIsSafetensors(t *testing.T) {
 	}
 }
 
+// The parts of a packed matrix are made together, in whatever order they are asked for, and nothing stays that nobody will ask for.
+func TestNothingStaysOfAPackedMatrix(t *testing.T) {
+	data := build(t, tiny("qwen3"), entry{"token_embd.weight", Q4_1, []uint64{64, 3}, randomBlocks(Q4_1, 6)})
+	read := func(c *Checkpoint, part string) []byte {
+		name := "model.embed_tokens." + part
+		out := make([]byte, c.Virtual[name].Bytes())
+		require.NoError(t, c.ReadTensor(name, out))
+		return out
+	}
+	want := map[string][]byte{}
+	for part := range map[string]bool{"weight": true, "scales": true, "biases": true} {
+		want[part] = read(open(t, data, Affine), part)
+	}
+	for _, order := range [][]string{
+		{"weight", "scales", "biases"}, {"biases", "scales", "weight"}, {"scales", "weight", "biases"}, {"biases", "weight", "scales", "scales"},
+	} {
+		c := open(t, data, Affine)
+		for _, part := range order {
+			require.Equal(t, want[part], read(c, part), "%v", order)
+		}
+		require.Empty(t, c.made, "%v", order)
+	}
+}
+
 // Llama's rows of queries and keys lie in another order in GGUF, Gemma's norms have one added.
 func TestWhatLlamaCppChangedIsChangedBack(t *testing.T) {
 	metadata := tiny("llama")

@@ -46,6 +46,10 @@ func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 func (c *Checkpoint) readPacked(p part, name string, out []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.given == nil {
+		c.given = map[string]bool{}
+	}
+	c.given[name] = true
 	if made, ok := c.made[name]; ok {
 		copy(out, made)
 		delete(c.made, name)
@@ -56,7 +60,7 @@ func (c *Checkpoint) readPacked(p part, name string, out []byte) error {
 	for i, end := range [...]string{".weight", ".scales", ".biases"} {
 		if sibling := stem + end; sibling == name {
 			parts[i] = out
-		} else if t, ok := c.Virtual[sibling]; ok && i > 0 {
+		} else if t, ok := c.Virtual[sibling]; ok && i > 0 && !c.given[sibling] { // nobody will ask for those that were given
 			if c.made == nil {
 				c.made = map[string][]byte{}
 			}

@@ -47,7 +47,7 @@ type Problems []string
 // Add notes a problem.
 func (p *Problems) Add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
-// embedding is the tensor that every text model has; what stands before it is the checkpoint's prefix.
+// EmbeddingName is the tensor that every text model has; what stands before it is the checkpoint's prefix.
 const EmbeddingName = "model.embed_tokens.weight"
 
 // weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.

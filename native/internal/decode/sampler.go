@@ -216,5 +216,3 @@ func topP(s *mlxc.Scope, logprobs *mlxc.Array, p float32) *mlxc.Array {
 	threshold := s.TakeAlong(sorted, dropped, -1)
 	return drop(s, s.Less(logprobs, threshold), logprobs)
 }
-
-// bestTokens is the k most likely tokens in no order: ids uint32 [1, k] and their log-probabilities

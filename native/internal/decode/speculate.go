@@ -49,6 +49,11 @@ func (d *drafting) catchUp(s *mlxc.Scope, draft *decoder.Network) (behind bool, 
 	if len(d.unseen) <= decoder.PrefillChunk {
 		return false, nil
 	}
+	if err := draft.Reserve("the draft's next part of the prompt", func() int64 {
+		return d.state.Growth(decoder.PrefillChunk) + draft.PassBytes(decoder.PrefillChunk, d.state.Position(), 0)
+	}); err != nil {
+		return false, err
+	}
 	draft.Run(s, d.state, s.FromInts(d.unseen[:decoder.PrefillChunk], 1, decoder.PrefillChunk))
 	d.unseen = d.unseen[decoder.PrefillChunk:]
 	return true, errors.Join(s.Eval(d.state.Arrays()...), mlxc.ClearCache())

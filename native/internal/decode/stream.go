@@ -216,6 +216,7 @@ func (st *Stream) plain() bool {
 // deliver hands a token to the reader, and ends the stream if it is the last one.
 func (st *Stream) deliver(token engine.Token) {
 	if st.made = append(st.made, token.ID); len(st.made) == 1 {
+		st.computed.Store(true)
 		st.Scheduler.Counters.Prompt.Add(1)
 	}
 	if len(st.made) <= len(st.forced) {

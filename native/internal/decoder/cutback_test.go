@@ -39,6 +39,30 @@ func TestARingCanBeCutBack(t *testing.T) {
 	}))
 }
 
+// A ring that went round and was cut back, as behind a draft's wrong proposals, has lost what was written over: it is not cut back
+// further, however short it is by then.
+func TestARingThatWentRoundIsNotCutBackTwice(t *testing.T) {
+	n := openNetwork(t, engine.NativeOptions{})
+	if !n.Shape.Rings {
+		return // rings are the CPU kernels'
+	}
+	ids := someIDs(100) // the window is 32, the room of its ring 96
+	require.NoError(t, n.Do(t.Context(), func() error {
+		s := n.Lease.NewScope()
+		defer s.Close()
+		st := n.NewSequence()
+		defer st.Free()
+		n.Run(s, st, s.FromInts(ids[:60], 1, 60))
+		n.Run(s, st, s.FromInts(ids[60:], 1, 40))
+		require.True(t, st.Trim(s, 10))
+		shared := st.Share(s)
+		defer shared.Free()
+		require.False(t, shared.Trim(s, 60), "the first positions are gone")
+		require.True(t, st.Trim(s, 30))
+		return s.Err()
+	}))
+}
+
 // The fault that the cache must not have: a sequence whose sliding window has moved on is cut back to a
 // shorter prompt as if nothing had been overwritten.
 func TestACutBackSlidingWindowWouldBeWrong(t *testing.T) {

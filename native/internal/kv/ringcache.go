@@ -24,6 +24,7 @@ type RingCache struct {
 	bound  int // largest room; 0 for none
 	sinks  int // first positions that stay, of a bounded one
 	offset int
+	first  int  // positions before it are not held, but for sinks: they were written over, or a file did not have them
 	owned  bool // no other cache has the same arrays
 }
 
@@ -43,7 +44,7 @@ func (c *RingCache) Offset() int { return c.offset }
 // Share copies the cache but not its arrays.
 func (c *RingCache) Share(s *mlxc.Scope) Cache {
 	c.owned = false // until the next pass, which writes elsewhere
-	return &RingCache{pair: c.share(s), window: c.window, bound: c.bound, sinks: c.sinks, offset: c.offset}
+	return &RingCache{pair: c.share(s), window: c.window, bound: c.bound, sinks: c.sinks, offset: c.offset, first: c.first}
 }
 
 // room is how many positions there must be room for with n more.
@@ -82,8 +83,7 @@ func (c *RingCache) Trim(_ *mlxc.Scope, n int) bool {
 	case n < 0 || n > c.offset || c.empty():
 		return false
 	}
-	room := c.keys.Dim(timeAxis)
-	if c.offset > room && (c.bound > 0 || n > room-c.window+1) {
+	if c.first > 0 && (c.bound > 0 || c.offset-n-c.window+1 < c.first) {
 		return false
 	}
 	c.offset -= n
@@ -102,6 +102,7 @@ func (c *RingCache) Take(s *mlxc.Scope, kept mlxc.PastKV) {
 	}
 	c.replace(s, kept.Keys, kept.Values)
 	c.offset, c.owned = kept.Length, kept.Owned
+	c.first = max(c.first, c.offset-c.keys.Dim(timeAxis))
 }
 
 // ordered is the positions held, at most the window, from oldest to newest.

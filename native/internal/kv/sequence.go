@@ -121,6 +121,9 @@ func (st *Sequence) Growth(tokens int) int64 {
 	for _, c := range st.Caches {
 		positions += c.Room(tokens)
 	}
+	if st.packed && st.Rings { // of one layer at a time, what was unpacked, and with the pass's own
+		positions += 2 * blocks(st.Position()+tokens)
+	}
 	return int64(positions) * st.layout.PositionBytes()
 }
 

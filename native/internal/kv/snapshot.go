@@ -53,18 +53,38 @@ func (p Snapshot) Check(tokens, window int) (held int, err error) {
 // Restore makes the cache of a checked snapshot, as a ring or for MLX's ops; keys and values stay the scope's.
 func Restore(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array, ring bool) Cache {
 	if ring {
-		// The oldest position's place; whole turns are made by cutting the order there.
-		turn := func(a *mlxc.Array) *mlxc.Array {
-			if at := (p.Offset - p.Held) % p.Held; at > 0 {
-				a = s.Concatenate(timeAxis, s.Slice(a, timeAxis, p.Held-at, p.Held), s.Slice(a, timeAxis, 0, p.Held-at))
-			}
-			return s.Keep(s.Share(a))
-		}
-		return &RingCache{pair: pair{keys: turn(keys), values: turn(values)}, window: p.Window, offset: p.Offset}
+		return restoreRing(s, p, keys, values)
 	}
 	held := pair{keys: s.Keep(s.Share(keys)), values: s.Keep(s.Share(values))}
 	if p.Window == 0 {
 		return &FullCache{pair: held, offset: p.Offset}
 	}
 	return &RotatingCache{pair: held, window: p.Window, offset: p.Offset, next: p.Held}
+}
+
+// restoreRing makes a ring. Behind a window that has moved on it has the room that such a ring has, so that later positions can be taken
+// back; what was there before the window the file does not know.
+func restoreRing(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array) *RingCache {
+	room, first := p.Held, p.Offset-p.Held
+	if first > 0 {
+		room = p.Window + ringSlack
+	}
+	turn := func(a *mlxc.Array) *mlxc.Array {
+		zeros := func(n int) *mlxc.Array { return s.Zeros(a.DType(), a.Dim(0), a.Dim(1), n, a.Dim(3)) }
+		begin, end := first%room, first%room+p.Held
+		switch {
+		case room == p.Held: // all positions from 0 on
+		case end > room: // the last ones are at the beginning
+			cut := room - begin
+			a = s.Concatenate(timeAxis, s.Slice(a, timeAxis, cut, p.Held), zeros(room-p.Held), s.Slice(a, timeAxis, 0, cut))
+		case begin == 0:
+			a = s.Concatenate(timeAxis, a, zeros(room-end))
+		case end == room:
+			a = s.Concatenate(timeAxis, zeros(begin), a)
+		default:
+			a = s.Concatenate(timeAxis, zeros(begin), a, zeros(room-end))
+		}
+		return s.Keep(s.Share(a))
+	}
+	return &RingCache{pair: pair{keys: turn(keys), values: turn(values)}, window: p.Window, offset: p.Offset, first: first}
 }

@@ -93,7 +93,7 @@ func (c *Store) Find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
 		if child == nil {
 			break
 		}
-		shared := commonLength(child.edge, ids[depth:])
+		shared := CommonLength(child.edge, ids[depth:])
 		depth += shared
 		node = child
 		if shared < len(child.edge) {
@@ -141,7 +141,7 @@ func (c *Store) FindHistory(s *mlxc.Scope, ids []int32) *History {
 	node := c.root
 	for len(ids) > 0 {
 		child := node.children[ids[0]]
-		if child == nil || commonLength(child.edge, ids) < len(child.edge) {
+		if child == nil || CommonLength(child.edge, ids) < len(child.edge) {
 			return nil
 		}
 		node, ids = child, ids[len(child.edge):]
@@ -204,7 +204,7 @@ func (c *Store) node(ids []int32) *storeNode {
 			node.children[ids[0]] = child
 			return child
 		}
-		shared := commonLength(child.edge, ids)
+		shared := CommonLength(child.edge, ids)
 		if shared < len(child.edge) {
 			child = child.split(shared)
 		}
@@ -283,7 +283,8 @@ func at(ids []int32, i int) int32 {
 	return -1
 }
 
-func commonLength(a, b []int32) int {
+// CommonLength is how many ids two lists have in common from their beginning.
+func CommonLength(a, b []int32) int {
 	n := 0
 	for n < len(a) && n < len(b) && a[n] == b[n] {
 		n++

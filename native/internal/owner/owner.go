@@ -20,7 +20,10 @@ const CacheLimit = 256 << 20
 type Owner struct {
 	Lease    *mlxc.Lease
 	Budget   int64          // of MLX's active bytes; 0 for no bound
-	Releases []func() error // each gives memory back that is only kept for later requests; reserve calls them in turn, on the owner thread
+	Releases []func() error // each gives memory back that is only kept for later requests; Reserve calls them in turn, on the owner thread
+	// MakeRoom gives back what is held beside this model and not used; see engine.NativeOptions. It may be nil, and is not called on the
+	// owner thread.
+	MakeRoom func(ctx context.Context, bytes int64) bool
 	Counters counters
 	Closed   chan struct{} // closed when the model's end begins: waiting requests stop
 }

@@ -83,8 +83,8 @@ func (q *turns) wake() {
 	q.changed = make(chan struct{})
 }
 
-// begin starts a request if it may, and otherwise returns what will change before that. first says that nobody who came earlier
-// waits.
+// begin starts a request if it may. Otherwise it returns a channel that is closed when it is worth to ask again, how many requests that
+// came earlier must go first, and how many run.
 func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -130,6 +130,14 @@ func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 	return true
 }
 
+// again lets a request that had all the memory for itself try once more: there is more of it now.
+func (q *turns) again(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t.running = false
+	q.freed()
+}
+
 // InTurn runs work, which needs memory, and runs it again when there is more if that is what it failed for. work gives back all that
 // it holds before it returns, and says whether it lost something that it had computed. tell is told what is waited for; it may be nil.
 func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func() (lost bool, err error)) error {
@@ -145,9 +153,16 @@ func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func()
 		}
 		lost, err := work()
 		var missing *engine.BudgetError
-		if !errors.As(err, &missing) || ctx.Err() != nil || !memoryTurns.stall(t, lost, missing) {
+		if !errors.As(err, &missing) || ctx.Err() != nil {
 			return err
 		}
+		if memoryTurns.stall(t, lost, missing) {
+			continue
+		}
+		if o.MakeRoom == nil || !o.MakeRoom(ctx, missing.Used+missing.Needed-missing.Budget) {
+			return err
+		}
+		memoryTurns.again(t)
 	}
 }
 

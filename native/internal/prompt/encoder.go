@@ -39,7 +39,7 @@ type Encoder struct {
 	grammarErr  error
 }
 
-// NewEncoder makes an encoder for a model with these end tokens; load reads it.
+// NewEncoder makes an encoder for a model with these end tokens; Load reads it.
 func NewEncoder(eos []int32) *Encoder {
 	e := &Encoder{EOS: map[int32]bool{}}
 	for _, id := range eos {
@@ -48,7 +48,7 @@ func NewEncoder(eos []int32) *Encoder {
 	return e
 }
 
-// loadText reads the tokenizer and the chat template, and what follows from them. What it opened before a failure is closed by close.
+// Load reads the tokenizer and the chat template, and what follows from them. What it opened before a failure is closed by Close.
 func (e *Encoder) Load(from *modelfiles.Source) (err error) {
 	if e.Tokenizer, err = tokenizer.Load(from); err != nil {
 		return err

@@ -239,7 +239,7 @@ func (t *LabelTask) Score(ctx context.Context, batch []ScoreRow, results []engin
 	return nil
 }
 
-// LogProbs returns the mean log-probability of every label for every row.
+// logProbs returns the mean log-probability of every label for every row.
 func (t *LabelTask) logProbs(s *mlxc.Scope, past *kv.History, batch []ScoreRow) ([][]float64, error) {
 	width := len(batch[len(batch)-1].IDs) // rows are sorted
 	padded := make([]int32, len(batch)*width)

@@ -38,8 +38,8 @@ func splitLong(rows []ScoreRow) (short, long []ScoreRow) {
 
 // inChunks lets ids go through the model a chunk at a time. each, on the owner thread, is given the states of a chunk,
 // [1, n, hidden], whose first token is at position from; what it wants of them it must evaluate. The caller forgets the state
-// that is returned.
-func (sc *Scorer) inChunks(ctx context.Context, ids []int32, each func(s *mlxc.Scope, from int, h *mlxc.Array) error) (*kv.Sequence, error) {
+// that is returned. It may make logits of so many tokens at a time.
+func (sc *Scorer) inChunks(ctx context.Context, ids []int32, logitRows int, each func(s *mlxc.Scope, from int, h *mlxc.Array) error) (*kv.Sequence, error) {
 	st := sc.NewSequence()
 	for from := 0; from < len(ids); from += decoder.PrefillChunk {
 		chunk := ids[from:min(from+decoder.PrefillChunk, len(ids))]
@@ -48,7 +48,7 @@ func (sc *Scorer) inChunks(ctx context.Context, ids []int32, each func(s *mlxc.S
 				sc.Scored = append(sc.Scored, st)
 			}
 			if err := sc.Reserve("the next part of a text", func() int64 {
-				return st.Growth(len(chunk)) + sc.PassBytes(len(chunk), from, 1)
+				return st.Growth(len(chunk)) + sc.PassBytes(len(chunk), from, min(logitRows, len(chunk)))
 			}); err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ func (sc *Scorer) forget(st *kv.Sequence) error {
 func (t *LabelTask) ScoreLong(ctx context.Context, row ScoreRow) (scores []float64, err error) {
 	ids := slices.Concat(row.Prefix, row.IDs)
 	scores = make([]float64, len(t.labels))
-	st, err := t.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
+	st, err := t.inChunks(ctx, ids, 1, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
 		n := h.Dim(1)
 		if from+n < len(ids) {
 			return nil
@@ -138,7 +138,7 @@ func (t *LabelTask) restOf(ctx context.Context, st *kv.Sequence, label []int32) 
 // EmbedLong is the vector of one long text.
 func (sc *Scorer) EmbedLong(ctx context.Context, ids []int32) (vector []float32, err error) {
 	var pooled []float32
-	st, err := sc.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
+	st, err := sc.inChunks(ctx, ids, 0, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
 		part, err := sc.Embedder.poolPart(s, h, from, len(ids)).Floats()
 		if pooled == nil {
 			pooled = make([]float32, len(part))

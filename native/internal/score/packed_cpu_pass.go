@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// cpuLogProbs is LogProbs by the CPU kernels: in one pass, or in several where texts or labels are too long for one.
+// cpuLogProbs is logProbs by the CPU kernels: in one pass, or in several where texts or labels are too long for one.
 func (t *LabelTask) cpuLogProbs(s *mlxc.Scope, past *kv.History, batch []ScoreRow) ([][]float64, error) {
 	all := t.allLabels()
 	scores := t.emptyScores(len(batch))

@@ -120,15 +120,7 @@ func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, er
 func commonPrefix(lists ...[]int32) []int32 {
 	prefix := lists[0][:len(lists[0])-1]
 	for _, ids := range lists[1:] {
-		prefix = prefix[:commonLength(prefix, ids[:len(ids)-1])]
+		prefix = prefix[:kv.CommonLength(prefix, ids[:len(ids)-1])]
 	}
 	return prefix
-}
-
-func commonLength(a, b []int32) int {
-	n := 0
-	for n < len(a) && n < len(b) && a[n] == b[n] {
-		n++
-	}
-	return n
 }

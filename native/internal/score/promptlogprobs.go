@@ -36,8 +36,10 @@ func (sc *Scorer) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]e
 	if len(ids) == 1 {
 		return out, nil
 	}
-	err := sc.InTurn(ctx, nil, func() (bool, error) { return true, sc.scorePrompt(ctx, out, top) })
-	return out, err
+	if err := sc.InTurn(ctx, nil, func() (bool, error) { return true, sc.scorePrompt(ctx, out, top) }); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // scorePrompt fills in the log-probabilities of all tokens but the first.
@@ -46,8 +48,8 @@ func (sc *Scorer) scorePrompt(ctx context.Context, tokens []engine.Token, top in
 	for i := range ids {
 		ids[i] = tokens[i].ID
 	}
-	st, err := sc.inChunks(ctx, ids, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
-		step := max(1, maxLogitBytes/4/sc.Shape.VocabSize)
+	step := max(1, maxLogitBytes/4/sc.Shape.VocabSize)
+	st, err := sc.inChunks(ctx, ids, step, func(s *mlxc.Scope, from int, h *mlxc.Array) error {
 		for begin := 0; begin < h.Dim(1); begin += step {
 			end := min(begin+step, h.Dim(1))
 			if err := sc.addLogProbs(s, s.Slice(h, 1, begin, end), tokens[from+begin+1:][:end-begin], top); err != nil {

@@ -114,8 +114,10 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, options engine.States
 	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
 	kept := make([]*mlxc.Array, len(options.Layers)) // [B, T, hidden]
 	pass.Observe = func(layer int, op string, h *mlxc.Array) {
-		if i := slices.Index(options.Layers, layer+1); i >= 0 && op == kv.OpOutput {
-			kept[i] = h
+		for i, wanted := range options.Layers {
+			if wanted == layer+1 && op == kv.OpOutput {
+				kept[i] = h
+			}
 		}
 	}
 	sc.Arch.Hidden(s, ids, pass)

@@ -22,7 +22,7 @@ func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	}
 }
 
-// NewPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
+// newPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
 // without.
 func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 	pass, row := kv.NewHistoryPass(s, &kv.History{}, n, t.Shape.Windows)
