@@ -56,7 +56,6 @@ func requireTheSameButForRounding(t *testing.T, want, got answer) {
 	for i := range want.ids {
 		require.InDelta(t, want.logprobs[i], got.logprobs[i], 0.3, "token %d", i)
 		if want.ids[i] != got.ids[i] {
-			require.Positive(t, i, "the first token")
 			return
 		}
 	}

@@ -207,13 +207,13 @@ func TestThePromptCacheGoesThroughAFile(t *testing.T) {
 	}
 	// As the next process does. On an NVIDIA GPU only one model of a process computes tokens in one launch, and last bits are its own.
 	require.NoError(t, m.Close())
-	for range 2 {
+	for round := range 2 {
 		loaded := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
 		require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
 		for i, ids := range prompts {
 			var got answer
 			got.run(t.Context(), loaded, engine.Prompt{IDs: ids}, o)
-			if m.info.Device != "cpu:0" {
+			if round == 0 && m.info.Device != "cpu:0" {
 				// A file has the positions of a sliding window in their order, a ring in memory begins anywhere, and a GPU adds them up as they lie:
 				// what was loaded answers with the same bits each time, and as the model before but for its last bits.
 				requireTheSameButForRounding(t, want[i], got)
