@@ -19,6 +19,13 @@ CMAKE      ?= $(shell cmake --version 2>/dev/null | awk 'NR == 1 { split($$3, v,
 PKG_CONFIG ?= $(shell command -v pkg-config || echo $(abspath $(VENV))/bin/pkgconf)
 export CMAKE PKG_CONFIG
 
+# DEVICE=cuda takes MLX's library for NVIDIA GPUs. What .venv was made for, if not for the CPU, is in build/mlx-device; another DEVICE installs and
+# links anew.
+DEVICE ?= $(or $(file <build/mlx-device),cpu)
+$(if $(filter-out cpu cuda,$(DEVICE)),$(error DEVICE is cpu or cuda, and not "$(DEVICE)"))
+REQUIREMENTS := requirements$(if $(filter cuda,$(DEVICE)),-cuda).txt
+$(if $(filter-out $(DEVICE),$(or $(file <build/mlx-device),cpu)),$(shell mkdir -p build && echo $(DEVICE) >build/mlx-device))
+
 SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 .DEFAULT_GOAL := build
@@ -41,10 +48,11 @@ test-tools:
 	@PYTHON=$(PYTHON) GO=$(GO) CARGO=$(CARGO) sh tools/check.sh browser
 
 # --- set-up ----------------------------------------------------------------------------------------
-$(VENV)/.ready: requirements.txt requirements-tools.txt | tools
+$(VENV)/.ready: $(REQUIREMENTS) requirements-tools.txt $(wildcard build/mlx-device) | tools
 	@echo "==> Python environment in $(VENV)"
 	@test -x $(VPYTHON) || $(PYTHON) -m venv $(VENV)
-	@$(VPYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@! $(VPYTHON) -m pip show --quiet $(if $(filter cuda,$(DEVICE)),mlx-cpu,mlx-cuda-13) 2>/dev/null || $(VPYTHON) -m pip uninstall --quiet --yes mlx mlx-cpu mlx-cuda-13
+	@$(VPYTHON) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	@test -z '$(filter $(abspath $(VENV))/%,$(CMAKE) $(PKG_CONFIG))' || $(VPYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-tools.txt
 	@mkdir -p build && ln -sfn "$$($(VPYTHON) -c 'import mlx, os; print(os.path.abspath(list(mlx.__path__)[0]))')" build/mlx
 	@touch $@
@@ -261,7 +269,7 @@ install: stage ## the program, libraries and headers below PREFIX
 # dist/go-mlx-VERSION-SYSTEM-MACHINE.tar.gz, to be unpacked anywhere, and its checksum.
 RELEASE = go-mlx-$(VERSION)-$(shell $(GO) env GOOS)-$(shell $(GO) env GOARCH)
 release: stage ## the same as an archive in dist/
-	@rm -rf dist/$(RELEASE) && mkdir -p dist/$(RELEASE) && cp -R $(STAGE)/. dist/$(RELEASE)/ && cp README.md CHANGELOG.md requirements.txt dist/$(RELEASE)/
+	@rm -rf dist/$(RELEASE) && mkdir -p dist/$(RELEASE) && cp -R $(STAGE)/. dist/$(RELEASE)/ && cp README.md CHANGELOG.md requirements.txt requirements-cuda.txt dist/$(RELEASE)/
 	@cd dist && tar -czf $(RELEASE).tar.gz $(RELEASE) && rm -rf $(RELEASE) && { sha256sum $(RELEASE).tar.gz 2>/dev/null || shasum -a 256 $(RELEASE).tar.gz; } > $(RELEASE).tar.gz.sha256
 	@echo "dist/$(RELEASE).tar.gz"
 

@@ -45,3 +45,19 @@ func collect(t testing.TB, m *Model, prompt string, change func(*engine.Generate
 func domainOptions(t testing.TB) engine.ClassifyOptions {
 	return engine.ClassifyOptions{Labels: testenv.Labels(t), Prompt: engine.DefaultLabelPrompt}
 }
+
+// requireTheSameButForRounding checks that an answer is another one as far as rounding allows: the same tokens, with log-probabilities that are a few
+// last bits of bfloat16 logits apart, up to where two tokens are as likely as each other and any of them may come.
+func requireTheSameButForRounding(t *testing.T, want, got answer) {
+	t.Helper()
+	require.NoError(t, want.err)
+	require.NoError(t, got.err)
+	require.Len(t, got.ids, len(want.ids))
+	for i := range want.ids {
+		require.InDelta(t, want.logprobs[i], got.logprobs[i], 0.3, "token %d", i)
+		if want.ids[i] != got.ids[i] {
+			return
+		}
+	}
+	require.Equal(t, want.text, got.text)
+}

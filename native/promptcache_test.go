@@ -201,17 +201,31 @@ func TestThePromptCacheGoesThroughAFile(t *testing.T) {
 	before := mlxtest.Measure(t)
 	require.NoError(t, m.SavePromptCache(t.Context(), file))
 	require.Equal(t, before, mlxtest.Measure(t))
-	loaded := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
-	require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
-	for _, ids := range prompts {
-		var want, got answer
-		want.run(t.Context(), m, engine.Prompt{IDs: ids}, o)
-		got.run(t.Context(), loaded, engine.Prompt{IDs: ids}, o)
-		require.Equal(t, want, got)
+	want := make([]answer, len(prompts))
+	for i, ids := range prompts {
+		want[i].run(t.Context(), m, engine.Prompt{IDs: ids}, o)
 	}
-	metrics, err := loaded.Metrics(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, len(prompts), metrics.PromptTokens, "one token of each prompt was computed")
+	// As the next process does. On an NVIDIA GPU only one model of a process computes tokens in one launch, and last bits are its own.
+	require.NoError(t, m.Close())
+	for round := range 2 {
+		loaded := openWith(t, engine.NativeOptions{PromptCache: 64 << 20})
+		require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
+		for i, ids := range prompts {
+			var got answer
+			got.run(t.Context(), loaded, engine.Prompt{IDs: ids}, o)
+			if round == 0 && m.info.Device != "cpu:0" {
+				// The least that must hold on a GPU; docs/native.md says what is seen there.
+				requireTheSameButForRounding(t, want[i], got)
+				want[i] = got
+				continue
+			}
+			require.Equal(t, want[i], got)
+		}
+		metrics, err := loaded.Metrics(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, len(prompts), metrics.PromptTokens, "one token of each prompt was computed")
+		require.NoError(t, loaded.Close())
+	}
 
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)

@@ -3,7 +3,9 @@
 package native
 
 import (
+	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/decode"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: tokens in one launch are those of MLX's own ops, with logits that are as near to
@@ -44,6 +47,80 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 			require.Less(t, ours, 1.25*theirs)
 		})
 	}
+}
+
+// With packed weights in groups of every size that the kernel takes, tokens are those of the same weights unpacked to float32.
+func TestATokenOfPackedWeightsIsThatOfTheUnpackedOnes(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		group int
+	}{{"domains", 32}, {"domains", 64}, {"domains", 128}, {"assistant", 32}, {"assistant", 64}} {
+		t.Run(fmt.Sprintf("%s, groups of %d", c.name, c.group), func(t *testing.T) {
+			packed, wide := packedModel(t, c.name, c.group)
+			one := openPath(t, packed, engine.NativeOptions{})
+			reference := openPath(t, wide, engine.NativeOptions{Exact: true})
+			require.NotNil(t, one.network.Token, "the kernel does not serve this model")
+			var ours, theirs float64
+			for _, length := range []int{2, 31, 65, 505, 1100} {
+				ids := someIDs(t, reference, length)
+				const steps = 24
+				true32, chosen := decodeWith(t, reference, ids, nil, steps)
+				passes, _ := decodeWith(t, one, ids, chosen, steps)
+				got, best := decodeInOneLaunch(t, one, ids, chosen)
+				for i := range chosen {
+					ours += math.Pow(testenv.RelativeDifference(true32[i], got[i]), 2)
+					theirs += math.Pow(testenv.RelativeDifference(true32[i], passes[i]), 2)
+					if lead(true32[i]) > 0.25 { // of several units in the last place of a logit
+						require.Equal(t, chosen[i], best[i], "token %d behind %d", i, length)
+					}
+				}
+			}
+			t.Logf("relative error of the logits against float32, squared and summed: %.3g in one launch, %.3g in compiled passes", ours, theirs)
+			require.Less(t, ours, 1.25*theirs)
+		})
+	}
+}
+
+// lead is by how much the largest logit is ahead.
+func lead(logits []float32) float32 {
+	first, second := float32(math.Inf(-1)), float32(math.Inf(-1))
+	for _, x := range logits {
+		if x > first {
+			first, second = x, first
+		} else {
+			second = max(second, x)
+		}
+	}
+	return first - second
+}
+
+// packedModel is a trained model in 4 bits, and what its weights are then, in float32.
+func packedModel(t *testing.T, name string, group int) (packed, wide string) {
+	from := filepath.Join(testenv.Root(), "tests", "models", name)
+	packed, wide = t.TempDir(), t.TempDir()
+	for _, dir := range []string{packed, wide} {
+		require.NoError(t, os.CopyFS(dir, os.DirFS(from)))
+	}
+	format := mlxc.Quantization{GroupSize: group, Bits: 4}
+	mlxtest.OnThread(t, func(s *mlxc.Scope) {
+		small, large := map[string]*mlxc.Array{}, map[string]*mlxc.Array{}
+		for name, w := range s.LoadSafetensors(filepath.Join(from, "model.safetensors")) {
+			layer, isWeight := strings.CutSuffix(name, ".weight")
+			if !isWeight || len(w.Shape()) != 2 {
+				small[name], large[name] = w, s.AsType(w, mlxc.Float32)
+				continue
+			}
+			q, scales, biases := s.Quantize(w, format)
+			small[name], small[layer+".scales"], small[layer+".biases"] = q, scales, biases
+			large[name] = s.Dequantize(q, s.AsType(scales, mlxc.Float32), s.AsType(biases, mlxc.Float32), format)
+		}
+		require.NoError(t, s.SaveSafetensors(filepath.Join(packed, "model.safetensors"), small, map[string]string{"format": "mlx"}))
+		require.NoError(t, s.SaveSafetensors(filepath.Join(wide, "model.safetensors"), large, map[string]string{"format": "mlx"}))
+	})
+	testenv.EditJSON(t, packed, "config.json", func(c map[string]any) {
+		c["quantization"] = map[string]any{"group_size": group, "bits": format.Bits}
+	})
+	return packed, wide
 }
 
 // With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.

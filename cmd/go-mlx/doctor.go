@@ -58,9 +58,14 @@ in the go-mlx folder, the tools that build it. The exit code is 1 if neither eng
 }
 
 func examine(ctx context.Context, version, python string) []finding {
+	native, cuda := examineNative(ctx)
 	out := []finding{
 		{Part: "go-mlx", State: "ok", Detail: fmt.Sprintf("%s, %s, %s/%s, %d processors", version, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())},
-		examineNative(ctx), examinePython(ctx, python), examineMemory(),
+		native, examinePython(ctx, python), examineMemory(),
+	}
+	maps, _ := os.ReadFile("/proc/self/maps") // Linux has it
+	if f, ok := examineCUDA(nvidiaCards(ctx), cuda, string(maps), exec.LookPath); ok {
+		out = append(out, f)
 	}
 	if root := checkout(); root != "" {
 		out = append(out, examineTools(root)...)

@@ -4,6 +4,6 @@ package main
 
 import "context"
 
-func examineNative(context.Context) finding {
-	return finding{Part: "native engine", State: "missing", Detail: "this program is built without it", Advice: "go build with cgo and without -tags nonative", engine: true}
+func examineNative(context.Context) (finding, string) {
+	return finding{Part: "native engine", State: "missing", Detail: "this program is built without it", Advice: "go build with cgo and without -tags nonative", engine: true}, ""
 }

@@ -9,6 +9,7 @@ import "C"
 
 import (
 	"runtime"
+	"sync"
 	"unsafe"
 )
 
@@ -85,6 +86,16 @@ func (l *Lease) CUDACapability() (int, error) {
 	major, _, err := l.deviceInfo("compute_capability_major")
 	return int(major), err
 }
+
+// HasCUDA reports whether MLX computes on an NVIDIA GPU.
+var HasCUDA = sync.OnceValue(func() bool {
+	device, err := defaultDevice()
+	if err != nil || device.Name != "gpu" {
+		return false
+	}
+	var has C.bool
+	return checkAnywhere("cuda", func() C.int { return C.mlx_cuda_is_available(&has) }) == nil && bool(has)
+})
 
 // NewProgram takes code of CompileCUDA with an extern "C" kernel of a name. It holds the fixed arrays until it is closed.
 func NewProgram(kernel string, code []byte, fixed []*Array) (*Program, error) {

@@ -7,7 +7,7 @@ package decoder
 // widens some of them (measured on the CPU: 23 bytes with chunks of 100 to 512 tokens), attention scores in
 // float32 over past positions where the back end makes them, and logits in float32 for some of the rows.
 func (n *Network) PassBytes(tokens, past, logitRows int) int64 {
-	return n.layerBytes(tokens) + n.attentionBytes(tokens, past+tokens) + 12*int64(logitRows)*int64(n.Shape.VocabSize)
+	return n.layerBytes(tokens) + n.AttentionBytes(tokens, past+tokens) + 12*int64(logitRows)*int64(n.Shape.VocabSize)
 }
 
 func (n *Network) layerBytes(tokens int) int64 {
@@ -15,11 +15,12 @@ func (n *Network) layerBytes(tokens int) int64 {
 	return 24 * int64(tokens) * int64(4*s.HiddenSize+3*s.intermediate+2*(s.heads+2*s.KVHeads)*s.HeadDim)
 }
 
-func (n *Network) attentionBytes(queries, keys int) int64 {
+// AttentionBytes is the size of one layer's attention scores, in float32.
+func (n *Network) AttentionBytes(queries, keys int) int64 {
 	return 4 * int64(n.Shape.heads) * int64(queries) * int64(keys)
 }
 
 // WideBytes is PassBytes for a wide pass, which has the scores of one chunk at a time.
 func (n *Network) WideBytes(tokens int) int64 {
-	return n.layerBytes(tokens) + n.attentionBytes(PrefillChunk, tokens)
+	return n.layerBytes(tokens) + n.AttentionBytes(PrefillChunk, tokens)
 }

@@ -55,21 +55,33 @@ func fuseLayers(w *checkpoint.Weights, spec *decoderSpec, lease *mlxc.Lease) (_ 
 // run takes h [B, T, hidden] through all layers and returns it normed.
 func (d *FusedDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *kv.Pass) *mlxc.Array {
 	positions := pass.Positions(s, h.Dim(0), h.Dim(1))
+	rows := h.Dim(0)
 	pass.Seen(0, kv.OpInput, h)
-	x := s.RMSNorm(h, d.layers[0].inputNorm, d.Kernels.Shape().RMSNormEps)
 	for i := range d.layers {
-		l := &d.layers[i]
-		q, k, v := d.Kernels.NormRope(s, d.Kernels.Project(s, x, l.qkv), l.qNorm, l.kNorm, positions, l.rotation)
-		attended := pass.Attend(s, i, q, k, v, d.Kernels.Shape().AttentionScale)
-		h, x = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, attended, l.o), l.postAttentionNorm, l.preMLPNorm)
-		next := d.norm
-		if i+1 < len(d.layers) {
-			next = d.layers[i+1].inputNorm
-		}
-		h, x = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, d.Kernels.Gate(s, d.Kernels.Project(s, x, l.gateUp)), l.down), l.postMLPNorm, next)
-		pass.Seen(i, kv.OpOutput, d.Kernels.Sums(s, h))
+		h = pass.RunLayer(s, i, h, func(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array { return d.layer(s, i, h, rows, positions, pass) })
 	}
-	return x
+	return s.Slice(h, 0, rows, 2*rows)
+}
+
+// layer takes what goes into a layer, the embedding [B, T, hidden] or what the layer before put out, to what it puts out: its sums, and behind
+// them the same normed for what comes next, [2 B, T, hidden].
+func (d *FusedDecoder) layer(s *mlxc.Scope, i int, h *mlxc.Array, rows int, positions *mlxc.Array, pass *kv.Pass) *mlxc.Array {
+	l, next := &d.layers[i], d.norm
+	if i+1 < len(d.layers) {
+		next = d.layers[i+1].inputNorm
+	}
+	var x *mlxc.Array
+	if i == 0 {
+		x = s.RMSNorm(h, l.inputNorm, d.Kernels.Shape().RMSNormEps)
+	} else {
+		x = s.Slice(h, 0, rows, 2*rows)
+	}
+	q, k, v := d.Kernels.NormRope(s, d.Kernels.Project(s, x, l.qkv), l.qNorm, l.kNorm, positions, l.rotation)
+	attended := pass.Attend(s, i, q, k, v, d.Kernels.Shape().AttentionScale)
+	h, x = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, attended, l.o), l.postAttentionNorm, l.preMLPNorm)
+	h, _ = d.Kernels.AddNorm(s, h, d.Kernels.Project(s, d.Kernels.Gate(s, d.Kernels.Project(s, x, l.gateUp)), l.down), l.postMLPNorm, next)
+	pass.Seen(i, kv.OpOutput, d.Kernels.Sums(s, h))
+	return h
 }
 
 // Close frees the kernels.

@@ -72,6 +72,12 @@ func NewHistoryPass(s *mlxc.Scope, past *History, n int, windows []int) (*Pass, 
 	return &Pass{first: past.Length, Memory: m}, m
 }
 
+// ReleaseLayers makes the pass run one layer to its end before the next, so that no two layers' scores are held at a time. A GPU, which is
+// handed one step after the other and not waited for, otherwise holds those of several.
+func (m *HistoryMemory) ReleaseLayers(p *Pass) {
+	p.Around = releaseLayers(func(layer int) []*mlxc.Array { return []*mlxc.Array{m.Seen.Keys[layer], m.Seen.Values[layer]} })
+}
+
 // NewRaggedPass prepares a pass of n tokens for each row, where row b continues after its own lengths[b]
 // positions of past and the rest of past is padding.
 func NewRaggedPass(s *mlxc.Scope, past *History, lengths []int, n int, windows []int) *Pass {

@@ -58,6 +58,10 @@ func (c *QuantizedCache) hold(s *mlxc.Scope, keys, values packedPart) {
 // Attend is attention over packed keys and values, as mlx-lm computes it.
 func (c *QuantizedCache) Attend(s *mlxc.Scope, _ Attention, q, k, v *mlxc.Array, scale float32, mask mlxc.Mask) *mlxc.Array {
 	keys, values := c.update(s, k, v)
+	if mlxc.HasCUDA() { // whose back end in MLX has products with packed weights, but not of any number of rows of them
+		plain := func(p packedPart) *mlxc.Array { return s.Dequantize(p[0], p[1], p[2], c.format) }
+		return s.SDPA(q, plain(keys), plain(values), scale, mask)
+	}
 	batch, heads, n, dim := q.Dim(0), q.Dim(1), q.Dim(2), q.Dim(3)
 	kvHeads := k.Dim(1)
 	q = s.Multiply(q, s.Scalar(float64(scale), q.DType()))

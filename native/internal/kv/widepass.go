@@ -17,7 +17,7 @@ type wideMemory struct {
 
 // NewWidePass prepares a pass over one row, in which so many queries are taken at a time.
 func NewWidePass(windows []int, chunk int) *Pass {
-	return &Pass{Memory: wideMemory{windows, chunk}, Around: releaseLayers}
+	return &Pass{Memory: wideMemory{windows, chunk}, Around: releaseLayers(nil)}
 }
 
 // Attend sees the whole row.
@@ -35,7 +35,7 @@ func (m wideMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale 
 			mask.Array = s.LessEqual(s.Abs(s.Subtract(queries, keys)), s.Scalar(float64(reach), mlxc.Int32))
 		}
 		part := s.SDPA(s.Slice(q, 2, from, to), s.Slice(k, 2, first, last), s.Slice(v, 2, first, last), scale, mask)
-		if err := s.Eval(part); err != nil { // now, or all parts' scores might be held at once
+		if err := evalAndRelease(s, part); err != nil { // now, or all parts' scores might be held at once
 			s.Fail(err)
 			return q
 		}
@@ -44,21 +44,40 @@ func (m wideMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale 
 	return MergeHeads(s, s.Concatenate(2, parts...))
 }
 
-// releaseLayers runs a layer to its end, and gives back what went into it.
-func releaseLayers(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
-	child := s.Child()
-	out := run(child, h)
-	if err := child.Eval(out); err != nil {
-		s.Fail(errors.Join(err, child.Close()))
-		return h
+// releaseLayers makes an Around that runs a layer to its end, and gives back what went into it but for what kept names, if it is set.
+func releaseLayers(kept func(layer int) []*mlxc.Array) func(*mlxc.Scope, int, *mlxc.Array, func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+	return func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+		if s.Err() != nil { // of a layer before: what it returned is no layer's output
+			return h
+		}
+		child := s.Child()
+		out := run(child, h)
+		if err := evalAndRelease(child, out); err != nil {
+			s.Fail(errors.Join(err, child.Close()))
+			return h
+		}
+		s.Adopt(out)
+		if kept != nil {
+			for _, a := range kept(layer) {
+				s.Adopt(a)
+			}
+		}
+		errs := []error{child.Close()}
+		if layer > 0 { // the output of the layer before
+			errs = append(errs, s.Keep(h).Free())
+		}
+		if err := errors.Join(errs...); err != nil {
+			s.Fail(err)
+		}
+		return out
 	}
-	s.Adopt(out)
-	errs := []error{child.Close()}
-	if layer > 0 { // the output of the layer before
-		errs = append(errs, s.Keep(h).Free())
+}
+
+// evalAndRelease computes an array, and waits until what was only needed for that is given back. On a GPU Eval returns when the array is there, and
+// a thread of MLX's gives back the rest a little later: by then the next step would have taken as much again.
+func evalAndRelease(s *mlxc.Scope, a *mlxc.Array) error {
+	if err := s.Eval(a); err != nil {
+		return err
 	}
-	if err := errors.Join(errs...); err != nil {
-		s.Fail(err)
-	}
-	return out
+	return s.Synchronize()
 }

@@ -74,6 +74,9 @@ func (sc *Scorer) PrefillPrefix(ctx context.Context, past *kv.History, ids []int
 	return past, nil
 }
 
+// manyScores is the size of one layer's attention scores, in float32, from which on not several layers' are to be held at a time.
+const manyScores = 2 << 20
+
 // ExtendPrefix is a history of its own of what past has seen and ids.
 func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, err error) {
 	if err := sc.Reserve("the prefix of the texts", func() int64 {
@@ -96,6 +99,9 @@ func (sc *Scorer) ExtendPrefix(past *kv.History, ids []int32) (_ *kv.History, er
 		return &kv.History{Sequence: state, Length: past.Length + len(ids)}, nil
 	}
 	pass, row := kv.NewHistoryPass(s, past, len(ids), sc.Shape.Windows)
+	if sc.AttentionBytes(len(ids), past.Length+len(ids)) > manyScores {
+		row.ReleaseLayers(pass)
+	}
 	sc.Arch.Hidden(s, s.FromInts(ids, 1, len(ids)), pass)
 	made := row.Seen
 	if err := s.Eval(slices.Concat(made.Keys, made.Values)...); err != nil {
