@@ -29,3 +29,13 @@ echo "==> bfloat16, both with AVX2"
 GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/bf16" -gguf "$out/bf16.gguf"
 echo "==> four bits, both with AVX2"
 GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/4bit" -gguf "$gguf"
+
+# The shape of Gemma 3 1B with random weights, 2.6 GB on disk: SHAPE_1B=1 make bench-llamacpp.
+if [ -n "${SHAPE_1B:-}" ]; then
+  for kind in BF16 Q4_0; do
+    shape="$out/1b-$kind.gguf"
+    [ -e "$shape" ] || "$out/venv/bin/python" tests/llamacpp/shape_gguf.py "$gguf" "$shape" "$kind"
+    echo "==> the shape of Gemma 3 1B, $kind"
+    go run ./tests/llamacpp -model "$shape" -gguf "$shape"
+  done
+fi
