@@ -66,16 +66,7 @@ func TestRequestsWaitForMemoryAndGiveWhatTheyGiveAlone(t *testing.T) {
 		require.Zero(t, waits.Load())
 		made := m.owner.Counters.Prompt.Load()
 		setBudget(t, m, 50_000+3*(m.network.PassBytes(1, 0, 1)+m.network.NewSequence().Growth(3)))
-		var group sync.WaitGroup
-		var got [requests]answer
-		for i := range got {
-			group.Go(func() { got[i] = ask(i) })
-		}
-		group.Wait()
-		for i := range got {
-			require.NoError(t, got[i].err, i)
-			require.Equal(t, want[i], got[i], i)
-		}
+		requireTheSameTogether(t, want[:], ask)
 		require.Positive(t, waits.Load())
 		require.Greater(t, m.owner.Counters.Prompt.Load(), 2*made, "some had begun before they waited")
 		requireNoTurns(t)
@@ -234,5 +225,20 @@ func TestALoadWaitsForMemory(t *testing.T) {
 			require.ErrorIs(t, err, engine.ErrBudget, "what does not fit alone")
 			requireNoTurns(t)
 		})
+	}
+}
+
+// requireTheSameTogether asks all requests at once and checks that each gives what it gave alone.
+func requireTheSameTogether(t *testing.T, want []answer, ask func(i int) answer) {
+	t.Helper()
+	var group sync.WaitGroup
+	got := make([]answer, len(want))
+	for i := range got {
+		group.Go(func() { got[i] = ask(i) })
+	}
+	group.Wait()
+	for i := range got {
+		require.NoError(t, got[i].err, i)
+		require.Equal(t, want[i], got[i], i)
 	}
 }

@@ -1,7 +1,6 @@
 package native
 
 import (
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -66,16 +65,7 @@ func TestAllKindsOfStreamsGoOnWhereTheyWere(t *testing.T) {
 			require.NoError(t, m.owner.Do(t.Context(), func() error { return m.store.Shrink(0) }))
 			setBudget(t, m, most)
 			waits.Store(0)
-			var group sync.WaitGroup
-			var got [requests]answer
-			for i := range got {
-				group.Go(func() { got[i] = ask(i) })
-			}
-			group.Wait()
-			for i := range got {
-				require.NoError(t, got[i].err, i)
-				require.Equal(t, want[i], got[i], i)
-			}
+			requireTheSameTogether(t, want[:], ask)
 			require.Positive(t, waits.Load())
 			requireNoTurns(t)
 		})

@@ -240,18 +240,6 @@ func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
 	return writeFile(r.report, func(w io.Writer) error { return json.NewEncoder(w).Encode(report) })
 }
 
-// writeFile makes a file of what write writes.
-func writeFile(path string, write func(io.Writer) error) error {
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(file), file.Close()); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
-}
-
 func classifierCompareCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{

@@ -111,3 +111,15 @@ Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-token
 	wrapFlags(root)
 	return root
 }
+
+// writeFile makes a file of what write writes.
+func writeFile(path string, write func(io.Writer) error) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -169,12 +168,8 @@ func (r *parityRun) compare(ctx context.Context, dir string, stderr io.Writer) (
 
 func (r *parityRun) write(report *parity.Report, stdout io.Writer) error {
 	if r.html != "" {
-		f, err := os.Create(r.html)
-		if err != nil {
+		if err := writeFile(r.html, report.WriteHTML); err != nil {
 			return err
-		}
-		if err := errors.Join(report.WriteHTML(f), f.Close()); err != nil {
-			return fmt.Errorf("%s: %w", r.html, err)
 		}
 	}
 	if r.json {

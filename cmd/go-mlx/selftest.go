@@ -80,12 +80,8 @@ func (r *selftestRun) run(cmd *cobra.Command) error {
 		report.Checks[i].Detail = withoutHome(report.Checks[i].Detail)
 	}
 	if r.html != "" {
-		f, err := os.Create(r.html)
-		if err != nil {
+		if err := writeFile(r.html, report.WriteHTML); err != nil {
 			return err
-		}
-		if err := errors.Join(report.WriteHTML(f), f.Close()); err != nil {
-			return fmt.Errorf("%s: %w", r.html, err)
 		}
 	}
 	if r.json {

@@ -24,10 +24,10 @@ func randomBlocks(kind Type, n int) []byte {
 
 // unpackAll is the values of blocks.
 func unpackAll(kind Type, data []byte) []float32 {
-	l := layouts[kind]
+	l, unpack := layouts[kind], unpackerOf(kind)
 	out := make([]float32, len(data)/l.bytes*l.values)
 	for i := range len(data) / l.bytes {
-		l.unpack(data[i*l.bytes:(i+1)*l.bytes], out[i*l.values:(i+1)*l.values])
+		unpack(data[i*l.bytes:(i+1)*l.bytes], out[i*l.values:(i+1)*l.values])
 	}
 	return out
 }
@@ -35,14 +35,14 @@ func unpackAll(kind Type, data []byte) []float32 {
 func TestEveryTypeHasTheValuesOfThePythonPackage(t *testing.T) {
 	blocks, want := map[string]string{}, map[string]string{}
 	for kind, l := range layouts {
-		if l.unpack != nil {
+		if unpackerOf(kind) != nil {
 			blocks[l.name] = hex.EncodeToString(randomBlocks(kind, 400))
 		}
 	}
 	require.Len(t, blocks, 15)
 	testenv.RunPython(t, "gguf_values.py", blocks, &want)
 	for kind, l := range layouts {
-		if l.unpack == nil {
+		if unpackerOf(kind) == nil {
 			continue
 		}
 		data, err := hex.DecodeString(want[l.name])

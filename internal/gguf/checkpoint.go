@@ -184,7 +184,7 @@ func (c *Checkpoint) arrange(packing Packing) error {
 		if t.Name == ropeFactors { // is in the config
 			continue
 		}
-		if layouts[t.Type].unpack == nil {
+		if unpackerOf(t.Type) == nil {
 			return &TypeError{Tensor: t.Name, Type: t.Type}
 		}
 		name := c.arch.name(t.Name)

@@ -140,9 +140,10 @@ func (c *Checkpoint) convert(p part, in, out []byte, scratch []float32) {
 		copy(out, in)
 		return
 	}
+	unpack := unpackerOf(p.source.Type)
 	for at := 0; at < len(in); at += l.bytes {
 		values := scratch[:l.values]
-		l.unpack(in[at:at+l.bytes], values)
+		unpack(in[at:at+l.bytes], values)
 		if p.minus != 0 {
 			for i := range values {
 				values[i] -= p.minus
