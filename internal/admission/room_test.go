@@ -17,12 +17,28 @@ import (
 // fake is a model of a test: it holds one claim, and more where a test makes it.
 type fake struct {
 	memory *Memory
-	claim  *Claim
 	closed func()
+
+	mu    sync.Mutex // guards what follows: a measurement reads it on a goroutine of its own
+	claim *Claim
+}
+
+// holds is the claim that stands for the model's memory.
+func (f *fake) holds() *Claim {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.claim
+}
+
+// becomes replaces the claim.
+func (f *fake) becomes(c *Claim) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.claim = c
 }
 
 func (f *fake) Close() error {
-	f.claim.Release()
+	f.holds().Release()
 	f.closed()
 	return nil
 }
@@ -98,7 +114,7 @@ func (b *bench) measureFake(name string, f *fake) {
 	b.mu.Lock()
 	bytes := b.bytes[name] + b.extra[name]
 	b.mu.Unlock()
-	f.claim.Resize(bytes)
+	f.holds().Resize(bytes)
 }
 
 func (b *bench) breaks(name string, err error) {
