@@ -184,8 +184,9 @@ template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, 
 
 struct Integers {
   static constexpr long chunk = 32; // rows of x that one block is multiplied with before its results are stored
+  // Up to how many rows of x vectors are used, even where there are tiles: with ten both take the same time.
 #if defined(GOMLX_TILES)
-  static constexpr long few = 1; // rows of x that are multiplied by vectors
+  static constexpr long few = 8;
 #else
   static constexpr long few = 1l << 40;
 #endif
@@ -302,13 +303,11 @@ struct Integers {
         integer::by_vectors<bits, type, n>(rows, part, {x.x + at * 2 * k, x.scale + at * groups, x.sum + at * groups}, k, group, c + i * block);
       }
     };
-#if defined(__AVX512F__) && !defined(GOMLX_TILES)
+#if defined(__AVX512F__)
     next.template operator()<8>();
 #endif
-#if !defined(GOMLX_TILES)
     next.template operator()<4>();
     next.template operator()<2>();
-#endif
     next.template operator()<1>();
   }
 
