@@ -97,15 +97,16 @@ template <int bits> INLINE Eight eight_columns(const char* p) {
 }
 #endif
 
-// Some rows of x as integers. Of each row there are lo of every column and then hi; of weights of four bits, in each eight columns the even
-// ones come first. scale and sum are of every row's groups: sum = scale times the group's integers.
+// Some rows of x as integers. Of each group there are lo of its columns and then hi; for weights of four bits, in each eight columns the even
+// ones come first. For tiles sixteen rows lie side by side. scale and sum are of every row's groups: sum = scale times the group's integers.
 struct Inputs {
-  const int8_t* x; // [m][2][k]
+  const int8_t* x; // [m][groups][2][group], or [m / 16][groups][16][2][group]
   const float *scale, *sum; // [m][groups]
 };
 
-template <int type> void integers(const void* x, long k, int group, bool paired, int8_t* to, float* scale, float* sum) {
-  for (long g = 0; g < k / group; g++) {
+// One row; its groups go to places `apart` bytes apart.
+template <int type> void integers(const void* x, long k, int group, bool paired, int8_t* to, long apart, float* scale, float* sum) {
+  for (long g = 0; g < k / group; g++, to += apart) {
     vi top = {};
     for (long i = 0; i < group; i += lanes) {
       vi v = (vi)load_as<type>(x, g * group + i) & 0x7fffffff;
@@ -134,7 +135,7 @@ template <int type> void integers(const void* x, long k, int group, bool paired,
         l8 = __builtin_shufflevector(l8, l8, 0, 2, 4, 6, 1, 3, 5, 7), h8 = __builtin_shufflevector(h8, h8, 0, 2, 4, 6, 1, 3, 5, 7);
 #endif
       }
-      memcpy(to + g * group + i, &l8, lanes), memcpy(to + k + g * group + i, &h8, lanes);
+      memcpy(to + i, &l8, lanes), memcpy(to + group + i, &h8, lanes);
     }
     int32_t all = 0;
     for (int i = 0; i < lanes; i++) all += total[i];
@@ -158,7 +159,7 @@ template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, 
   vf y[n];
   for (int i = 0; i < n; i++) y[i] = vset(0);
   const int8_t* v = x.x;
-  for (long g = 0; g < groups; g++) {
+  for (long g = 0; g < groups; g++, v += group) {
     vi lo[n] = {}, hi[n] = {};
 #pragma GCC unroll 2
     for (long u = 0; u < group / 8; u++, q += step, v += 8) {
@@ -168,7 +169,7 @@ template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, 
       for (int i = 0; i < n; i++) {
         const int8_t* of = v + i * 2 * k;
         lo[i] = dot(dot(lo[i], e.first, word(of)), e.second, word(of + 4));
-        hi[i] = dot(dot(hi[i], e.first, word(of + k)), e.second, word(of + k + 4));
+        hi[i] = dot(dot(hi[i], e.first, word(of + group)), e.second, word(of + group + 4));
       }
     }
     const vf scale = load_as<type>(scales, g * sixteen), bias = w.biases ? load_as<type>(biases, g * sixteen) : scale * vset(w.middle);
@@ -197,6 +198,7 @@ struct Integers {
   int bits, group;
   bool vectors;
   int panels; // a block is unpacked as q, and as 16 q too where tiles are multiplied with two sets of rows
+  bool stacked; // q and 16 q of a group are one tile: groups of 32 fill only half
   bool plain; // whether some part is not interleaved
 
   // Whether weights of some bits are taken.
@@ -212,21 +214,22 @@ struct Integers {
   void take(const Product& p) {
     m = p.m, k = p.k, bits = p.parts[0].bits, group = p.parts[0].group, groups = k / group, vectors = m <= few;
     panels = m > sixteen && bits <= 4 ? 2 : 1; // 16 q of more bits is more than a byte
+    stacked = panels == 2 && group == 32;
     plain = false;
     for (int i = 0; i < p.n_parts; i++) plain = plain || !p.parts[i].interleaved;
-    const long rows = vectors ? m : padded_rows(); // tiles are read whole
+    const long rows = vectors ? m : padded(m, sixteen); // tiles are read whole
     int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, rows * (2 * k + 8 * groups));
     float *scale = (float*)(to + rows * 2 * k), *sum = scale + rows * groups;
     x = {to, scale, sum};
-    memset(to + m * 2 * k, 0, (rows - m) * 2 * k);
+    if (!vectors && m % sixteen) memset(to + (rows - sixteen) * 2 * k, 0, sixteen * 2 * k);
     each_row(m, 1, [&](long r) {
       const char* from = (const char*)p.x + r * k * 2;
       auto row = p.type == Type::f16 ? integer::integers<1> : integer::integers<2>;
-      row(from, k, group, bits == 4, to + r * 2 * k, scale + r * groups, sum + r * groups);
+      int8_t* at = vectors ? to + r * 2 * k : to + (r / sixteen * sixteen * k + r % sixteen * group) * 2;
+      row(from, k, group, bits == 4, at, vectors ? 2 * group : sixteen * 2 * group, scale + r * groups, sum + r * groups);
     });
   }
 
-  long padded_rows() const { return m <= sixteen ? m : (m + sixteen - 1) / sixteen * sixteen; }
   // Interleaved rows that were not yet: weights, then scales, then biases.
   long interleaved_bytes() const { return plain ? block * (k * bits / 8 + 8 * groups) : 0; }
   long panel_bytes() const { return (vectors ? 0 : panels * block * k + 8 * groups * block) + interleaved_bytes(); }
@@ -312,17 +315,21 @@ struct Integers {
   }
 
 #if defined(GOMLX_TILES)
-  // Columns of a tile of x.
+  // Columns in a tile of x, and bytes of its rows.
   long unit() const { return lesser(group, 64); }
+  long tile_bytes() const { return stacked ? 64 : unit(); }
 
-  // Sixteen rows, the n-th and on of a block, as bytes, [16 rows][columns / 4][16][4], and 16 q likewise; behind both
-  // their scales and biases, [group][32].
+  // Sixteen rows, the n-th and on of a block, as bytes, [16 rows][columns / 4][16][4], and 16 q likewise behind all of them or, stacked,
+  // behind those of a group; then scales and biases, [group][32].
   void expand(const Matrix& w, const integer::Rows16& rows, long n, char* panel) const {
     with_bits([&]<int bits>() {
-      char *to = panel + n * k, *upper = to + block * k;
+      char* to = panel + (stacked ? 2 : 1) * n * k;
       const char* from = rows.weights;
-      for (long u = 0; u < k / 8; u++, from += bits * sixteen, to += 128, upper += 128) {
+      const long above = stacked ? 32 * sixteen : block * k;
+      for (long u = 0; u < k / 8; u++, from += bits * sixteen, to += 128) {
         __builtin_prefetch(from + 4096);
+        if (stacked && u > 0 && u % 4 == 0) to += above;
+        char* upper = to + above;
         const integer::Eight e = integer::eight_columns<bits>(from);
         integer::store(to, e.first), integer::store(to + 64, e.second);
         if (panels == 2) integer::store(upper, _mm512_slli_epi16(e.first, 4)), integer::store(upper + 64, _mm512_slli_epi16(e.second, 4));
@@ -347,8 +354,8 @@ struct Integers {
       uint8_t rows[16] = {};
     } config;
     for (int i = 0; i < 8; i++) {
-      config.rows[i] = uint8_t(i < 6 ? lesser(sixteen, m) : unit() / 4);
-      config.bytes[i] = i == 4 || i == 5 ? uint16_t(unit()) : 64;
+      config.rows[i] = uint8_t(i < 6 ? lesser(sixteen, m) : tile_bytes() / 4);
+      config.bytes[i] = i == 4 || i == 5 ? uint16_t(tile_bytes()) : 64;
     }
     _tile_loadconfig(&config);
   }
@@ -356,38 +363,60 @@ struct Integers {
 
   // A block times one or two sets of rows of x. While tiles are multiplied, the sums of the group before are scaled.
   template <int sets> void by_tiles(const char* panel, const float* scales, const float* biases, long m0, long count, float* c) const {
-    alignas(64) int32_t tiles[2][4][256];
+    constexpr long lag = 2;
+    alignas(64) int32_t tiles[3][4][256 + 16];
     memset(c, 0, count * block * sizeof(float));
     const int8_t* from = x.x + m0 * 2 * k;
-    for (long g = 0; g <= groups; g++) {
-      if (g < groups) multiply_group<sets>(panel + g * group * sixteen, from + g * group);
-      if (g > 0) {
-        const vf scale[2] = {vload(scales + (g - 1) * block), vload(scales + (g - 1) * block + 16)};
-        const vf bias[2] = {vload(biases + (g - 1) * block), vload(biases + (g - 1) * block + 16)};
+    for (long g = 0; g < groups + lag; g++) {
+      if (g < groups) {
+        if (stacked) multiply_stacked<sets>(panel + 2 * g * group * sixteen, from + 2 * g * group * sixteen);
+        else multiply_group<sets>(panel + g * group * sixteen, from + 2 * g * group * sixteen);
+      }
+      if (g >= lag) {
+        const vf scale[2] = {vload(scales + (g - lag) * block), vload(scales + (g - lag) * block + 16)};
+        const vf bias[2] = {vload(biases + (g - lag) * block), vload(biases + (g - lag) * block + 16)};
         for (long i = 0; i < count; i++) {
-          const vf of_x = vset(x.scale[(m0 + i) * groups + g - 1]), total = vset(x.sum[(m0 + i) * groups + g - 1]);
+          const vf of_x = vset(x.scale[(m0 + i) * groups + g - lag]), total = vset(x.sum[(m0 + i) * groups + g - lag]);
           for (int n = 0; n < 2; n++) {
             // One set: lo in tiles 0 and 1, hi in 2 and 3. Two: both together, of each set in two tiles.
-            const int32_t* sums = tiles[(g - 1) % 2][n] + (sets == 2 ? i / 16 * 512 + i % 16 * 16 : i * 16);
-            const vi whole = sets == 2 ? *(const vi*)sums : (*(const vi*)(sums + 512) << 4) + *(const vi*)sums;
+            const int32_t* sums = tiles[(g - lag) % 3][n] + (sets == 2 ? i / 16 * 544 + i % 16 * 16 : i * 16);
+            const vi whole = sets == 2 || stacked ? *(const vi*)sums : (*(const vi*)(sums + 544) << 4) + *(const vi*)sums;
             float* to = c + i * block + n * 16;
             vstore(to, vfma(bias[n], total, vfma(integer::number(whole) * of_x, scale[n], vload(to))));
           }
         }
       }
       if (g < groups) {
-        _tile_stored(0, tiles[g % 2][0], 64);
-        _tile_stored(1, tiles[g % 2][1], 64);
-        _tile_stored(2, tiles[g % 2][2], 64);
-        _tile_stored(3, tiles[g % 2][3], 64);
+        _tile_stored(0, tiles[g % 3][0], 64);
+        _tile_stored(1, tiles[g % 3][1], 64);
+        if (sets == 1 && stacked) continue;
+        _tile_stored(2, tiles[g % 3][2], 64);
+        _tile_stored(3, tiles[g % 3][3], 64);
       }
     }
+  }
+
+  // The sums of a group of 32: rows of lo and hi times q above 16 q.
+  template <int sets> INLINE void multiply_stacked(const char* panel, const int8_t* from) const {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_loadd(4, from, 64);
+    _tile_loadd(6, panel, 64);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, panel + 2 * sixteen * k, 64);
+    _tile_dpbsud(1, 4, 7);
+    if (sets == 1) return;
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(5, from + sixteen * 2 * k, 64);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
   }
 
   // The sums of a group. One set: lo times q, tiles 0 and 1, and hi times q, 2 and 3. Two sets: lo times q and hi times 16 q
   // together, 0 and 1 for the first and 2 and 3 for the second.
   template <int sets> INLINE void multiply_group(const char* panel, const int8_t* from) const {
-    const long stride = 2 * k, other = sixteen * k, upper = block * k;
+    const long stride = 2 * group, next_set = sixteen * 2 * k, other = sixteen * k, upper = block * k;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -399,19 +428,19 @@ struct Integers {
       _tile_loadd(7, panel + other, 64);
       _tile_dpbsud(1, 4, 7);
       if (sets == 1) {
-        _tile_loadd(5, from + k, stride);
+        _tile_loadd(5, from + group, stride);
       } else {
-        _tile_loadd(5, from + sixteen * stride, stride);
+        _tile_loadd(5, from + next_set, stride);
       }
       _tile_dpbsud(2, 5, 6);
       _tile_dpbsud(3, 5, 7);
       if (sets == 1) continue;
-      _tile_loadd(4, from + k, stride);
+      _tile_loadd(4, from + group, stride);
       _tile_loadd(6, panel + upper, 64);
       _tile_dpbsud(0, 4, 6);
       _tile_loadd(7, panel + upper + other, 64);
       _tile_dpbsud(1, 4, 7);
-      _tile_loadd(5, from + k + sixteen * stride, stride);
+      _tile_loadd(5, from + group + next_set, stride);
       _tile_dpbsud(2, 5, 6);
       _tile_dpbsud(3, 5, 7);
     }

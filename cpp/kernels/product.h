@@ -11,8 +11,6 @@ namespace {
 
 using gomlx::Scores;
 
-constexpr long padded(long k, long step) { return (k + step - 1) / step * step; }
-
 // How far ahead of its use a row of weights is fetched, in bytes. Rows follow each other in memory, so some rows ahead is
 // some kilobytes ahead; long rows are fetched ahead in themselves.
 inline long fetch_ahead(long stride) { return stride <= 4096 ? padded(12288, stride) : 2048; }
