@@ -6,8 +6,10 @@ package mlxc
 import "C"
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Checks for tests and for the search of leaks. They cost one load of a flag per op when off.
@@ -107,4 +109,24 @@ func forget(a *Array) {
 	ledger.Lock()
 	defer ledger.Unlock()
 	delete(ledger.origins, a)
+}
+
+// Memory evaluates an array and returns the bytes at the address that a kernel gets which is told nothing of strides. What is written there
+// MLX does not know of: whoever shares the memory has it too.
+func (a *Array) Memory() ([]byte, error) {
+	if err := a.scope.Eval(a); err != nil {
+		return nil, err
+	}
+	last := 0 // the last element that the array has, counted from its first
+	for i, stride := range unsafe.Slice(C.mlx_array_strides(a.h), a.NDim()) {
+		last += (a.Dim(i) - 1) * int(stride)
+	}
+	if a.Size() == 0 || last+1 < a.Size() {
+		return nil, errors.New("mlx: memory: the array has less memory than elements")
+	}
+	at := unsafe.Pointer(C.mlx_array_data_uint8(a.h))
+	if at == nil {
+		return nil, lastError("memory")
+	}
+	return unsafe.Slice((*byte)(at), a.NBytes()), nil
 }

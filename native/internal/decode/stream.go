@@ -61,7 +61,7 @@ func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Str
 		Scheduler: sc, options: options, prompt: ids, rest: ids, State: kv.NewBoundedSequence(&sc.Shape.Layout, options.MaxKVSize),
 		stops: map[int32]bool{},
 	}
-	if options.MaxKVSize == 0 && options.KVBits == 0 {
+	if sc.Token != nil && options.MaxKVSize == 0 && options.KVBits == 0 {
 		sc.Token.Prepare()
 	}
 	room := Lookahead + 1 // one more, so that an error always has room

@@ -31,7 +31,7 @@ type Network struct {
 	Linears checkpoint.Linears // for adapters
 	Prefix  string             // of the checkpoint's names
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
-	Token   *fused.Token       // nil where tokens are not one launch
+	Token   TokenKernel        // nil where tokens are not one launch
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -133,7 +133,9 @@ func (n *Network) Close() error {
 		return nil
 	}
 	errs := []error{n.steps.Close()}
-	n.Token.Close()
+	if n.Token != nil {
+		n.Token.Close()
+	}
 	if n.Arch != nil {
 		errs = append(errs, n.Arch.Close())
 	}
