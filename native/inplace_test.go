@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,16 +22,23 @@ import (
 // inPlace stands in for the CUDA kernel of a token where there is no GPU. It computes with MLX's ops, but treats memory as the kernel does: buffers are
 // what lies at their address in row-major order, whatever MLX says of strides, and keys and values are written there without MLX's
 // knowledge, so that they change for whoever else has that memory.
-type inPlace struct {
-	network *decoder.Network
-	runs    int
+type inPlace struct{ network *decoder.Network }
+
+// counted counts the tokens of a kernel.
+type counted struct {
+	decoder.TokenKernel
+	runs atomic.Int64
+}
+
+func (c *counted) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []decoder.TokenPlace) (logits, best *mlxc.Array) {
+	c.runs.Add(1)
+	return c.TokenKernel.Run(s, token, kv, row, position, places)
 }
 
 func (*inPlace) Prepare() {}
 func (*inPlace) Close()   {}
 
 func (k *inPlace) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []decoder.TokenPlace) (logits, best *mlxc.Array) {
-	k.runs++
 	where := []int32{int32(position)}
 	for _, p := range places {
 		where = append(where, int32(p.At), int32(p.Filled))
@@ -86,11 +94,16 @@ func fromBytes(s *mlxc.Scope, data []byte, like *mlxc.Array) *mlxc.Array {
 	return s.AsType(s.FromFloats(values, 1, like.Dim(1), like.Dim(2), like.Dim(3)), mlxc.BFloat16)
 }
 
-// openInPlace opens a model whose streams decode as they do on an NVIDIA GPU, with inPlace for its kernel.
-func openInPlace(t *testing.T, dir string, o engine.NativeOptions) (*Model, *inPlace) {
-	o.Exact = true
+// openInPlace opens a model whose streams decode as they do on an NVIDIA GPU: by the kernel where there is one, of which a process has one at a
+// time, and else by inPlace.
+func openInPlace(t *testing.T, dir string, o engine.NativeOptions) (*Model, *counted) {
+	o.Exact = !mlxc.HasCUDA()
 	m := openPath(t, dir, o)
-	kernel := &inPlace{network: m.network}
+	kernel := &counted{TokenKernel: m.network.Token}
+	if o.Exact {
+		kernel.TokenKernel = &inPlace{m.network}
+	}
+	require.NotNil(t, kernel.TokenKernel, "the kernel does not serve this model, or another has it")
 	require.NoError(t, m.owner.Do(t.Context(), func() error {
 		m.scheduler.Batching, m.network.Token = true, kernel
 		return nil
@@ -143,10 +156,11 @@ func TestTheTokenKernelWritesToMemoryOfItsOwn(t *testing.T) {
 			for range 2 {
 				check(t, m, o)
 			}
-			require.Positive(t, kernel.runs)
+			require.Positive(t, kernel.runs.Load())
 			file := filepath.Join(t.TempDir(), "prompts")
 			require.NoError(t, m.SavePromptCache(t.Context(), file))
 			check(t, m, o)
+			require.NoError(t, m.Close())
 			loaded, _ := openInPlace(t, dir, engine.NativeOptions{PromptCache: 64 << 20})
 			require.NoError(t, loaded.LoadPromptCache(t.Context(), file))
 			for range 2 {
@@ -181,5 +195,5 @@ func TestStreamsBehindOneKeptPromptDoNotWriteToEachOther(t *testing.T) {
 			requireTheSameButForRounding(t, want[i], got[i])
 		}
 	}
-	require.Positive(t, kernel.runs)
+	require.Positive(t, kernel.runs.Load())
 }
