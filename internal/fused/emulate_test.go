@@ -30,32 +30,25 @@ func onThread(t *testing.T, work func(s *mlxc.Scope)) {
 	require.NoError(t, lease.Release(func() {}))
 }
 
-// emulated is a running program of the kernel of a token.
-type emulated struct {
-	t      *testing.T
-	in     io.Writer
-	out    io.Reader
-	vocab  int
-	half   bool
-	number []int32
+// program is a kernel that runs as a program of the CPU.
+type program struct {
+	in  io.Writer
+	out io.Reader
 }
 
-// start compiles the kernel for the CPU and gives it its arrays, with room for so many positions in each layer. change may change the workspace.
-func start(t *testing.T, s *mlxc.Scope, m *plainModel, blocks int, rooms []int, change func(workspace []byte)) *emulated {
+// startProgram compiles a source and gives the program the first contents of its pointers.
+func startProgram(t *testing.T, source string, pointers [][]byte) program {
 	t.Helper()
-	kernel, err := m.Emulate(s, blocks)
-	require.NoError(t, err)
 	dir := t.TempDir()
-	file := filepath.Join(dir, "token.cpp")
-	require.NoError(t, os.WriteFile(file, []byte(kernel.Source), 0o600))
+	file, binaryFile := filepath.Join(dir, "kernel.cpp"), filepath.Join(dir, "kernel")
+	require.NoError(t, os.WriteFile(file, []byte(source), 0o600))
 	compiler := os.Getenv("CXX")
 	if compiler == "" {
 		compiler = "c++"
 	}
-	program := filepath.Join(dir, "token")
-	said, err := exec.CommandContext(t.Context(), compiler, "-std=c++20", "-O1", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w", "-pthread", "-o", program, file).CombinedOutput()
+	said, err := exec.CommandContext(t.Context(), compiler, "-std=c++20", "-O1", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w", "-pthread", "-o", binaryFile, file).CombinedOutput()
 	require.NoError(t, err, string(said))
-	run := exec.Command(program)
+	run := exec.Command(binaryFile)
 	in, err := run.StdinPipe()
 	require.NoError(t, err)
 	out, err := run.StdoutPipe()
@@ -66,6 +59,29 @@ func start(t *testing.T, s *mlxc.Scope, m *plainModel, blocks int, rooms []int, 
 	t.Cleanup(func() {
 		require.NoError(t, errors.Join(in.Close(), run.Wait()), complaints.String())
 	})
+	for _, a := range pointers {
+		require.NoError(t, binary.Write(in, binary.NativeEndian, int64(len(a))))
+	}
+	for _, a := range pointers {
+		_, err := in.Write(a)
+		require.NoError(t, err)
+	}
+	return program{in, out}
+}
+
+// emulated is a running kernel of a token.
+type emulated struct {
+	program
+	t     *testing.T
+	vocab int
+	half  bool
+}
+
+// start compiles the kernel for the CPU and gives it its arrays, with room for so many positions in each layer. change may change the workspace.
+func start(t *testing.T, s *mlxc.Scope, m *plainModel, blocks int, rooms []int, change func(workspace []byte)) *emulated {
+	t.Helper()
+	kernel, err := m.Emulate(s, blocks)
+	require.NoError(t, err)
 	arrays := [][]byte{make([]byte, 4)}
 	for i, a := range kernel.Fixed {
 		memory, err := s.Contiguous(a).Memory()
@@ -82,14 +98,7 @@ func start(t *testing.T, s *mlxc.Scope, m *plainModel, blocks int, rooms []int, 
 		}
 	}
 	arrays = append(arrays, make([]byte, 2*m.VocabSize), make([]byte, 4))
-	for _, a := range arrays {
-		require.NoError(t, binary.Write(in, binary.NativeEndian, int64(len(a))))
-	}
-	for _, a := range arrays {
-		_, err := in.Write(a)
-		require.NoError(t, err)
-	}
-	return &emulated{t: t, in: in, out: out, vocab: m.VocabSize, half: m.DType == mlxc.Float16}
+	return &emulated{program: startProgram(t, kernel.Source, arrays), t: t, vocab: m.VocabSize, half: m.DType == mlxc.Float16}
 }
 
 // run takes a token at a position, which goes to row 0, with the places of each kind.

@@ -9,47 +9,68 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-//go:embed testdata/emulate.h
-var emulation string
+var (
+	//go:embed testdata/emulate.h
+	emulation string
+	//go:embed testdata/emulate_machine.h
+	emulatedMachine string
+	//go:embed testdata/emulate_types.h
+	emulatedTypes string
+)
 
-// EmulatedToken is the kernel of a token as a program for a CPU, with the arrays that it gets.
-type EmulatedToken struct {
+// Emulated is a kernel as a program for a CPU.
+type Emulated struct {
 	Source string
-	Fixed  []*mlxc.Array
+	Fixed  []*mlxc.Array // that every launch of the kernel of a token gets
 }
 
-// Emulate makes the program of a model, with so many blocks. owner owns the arrays.
-func (m *TokenModel) Emulate(owner *mlxc.Scope, blocks int) (EmulatedToken, error) {
-	matrices, bits, group, ok := m.matrices()
-	if !ok || !m.fits() {
-		return EmulatedToken{}, errors.New("the kernel does not serve this model")
-	}
-	device := mlxc.CUDADevice{Multiprocessors: blocks, SharedBytes: 227 << 10}
-	blocks = m.blocks(device)
-	source, shared := m.source(device, bits, group, len(matrices)-6, emulation)
-	if shared > device.SharedBytes {
-		return EmulatedToken{}, fmt.Errorf("%d bytes of shared memory", shared)
-	}
-	fixed, err := m.fixed(owner, matrices, blocks)
-	if err != nil {
-		return EmulatedToken{}, err
-	}
-	pointers, numbers := 1+len(fixed)+2*len(m.Layers)+2, 2+3*m.Kinds
+// serve is the source of a program that runs a kernel: so many pointers, of which fresh ones are new for every run and the last ones are results.
+func serve(source, kernel string, casts map[int]string, pointers, fresh, results, numbers int, blocks, threads, begin string) string {
 	var arguments []string
 	for i := range pointers {
-		cast := ""
-		if i == 9 {
-			cast = "(const float*)"
+		arguments = append(arguments, fmt.Sprintf("(%s)a->pointers[%d]", casts[i], i))
+		if casts[i] == "" {
+			arguments[i] = fmt.Sprintf("a->pointers[%d]", i)
 		}
-		arguments = append(arguments, fmt.Sprintf("%sa->pointers[%d]", cast, i))
 	}
 	for i := range numbers {
 		arguments = append(arguments, fmt.Sprintf("a->numbers[%d]", i))
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\nthread_local unsigned char memory[SHARED_BYTES] __attribute__((aligned(128)));\n", source)
-	b.WriteString("static void begin() { std::memset(memory, 0x7f, sizeof memory); }\n")
-	fmt.Fprintf(&b, "static void call(void* p) {\n  auto* a = static_cast<emulation::Arguments*>(p);\n  go_mlx_token(%s);\n}\n", strings.Join(arguments, ", "))
-	fmt.Fprintf(&b, "int main() { emulation::serve(call, %d, %d, BLOCKS, THREADS, begin); }\n", pointers, numbers)
-	return EmulatedToken{b.String(), fixed}, nil
+	return fmt.Sprintf(`%s
+static void begin() { %s }
+static void call(void* p) {
+  auto* a = static_cast<emulation::Arguments*>(p);
+  %s(%s);
+}
+int main() { emulation::serve(call, {%d, %d, %d, %d, %s, %s}, begin); }
+`, source, begin, kernel, strings.Join(arguments, ", "), pointers, fresh, results, numbers, blocks, threads)
+}
+
+// Emulate makes the program of a model's kernel of a token, with so many blocks. owner owns the arrays.
+func (m *TokenModel) Emulate(owner *mlxc.Scope, blocks int) (Emulated, error) {
+	matrices, bits, group, ok := m.matrices()
+	if !ok || !m.fits() {
+		return Emulated{}, errors.New("the kernel does not serve this model")
+	}
+	device := mlxc.CUDADevice{Multiprocessors: blocks, SharedBytes: 227 << 10}
+	source, shared := m.source(device, bits, group, len(matrices)-6, emulation+emulatedMachine)
+	if shared > device.SharedBytes {
+		return Emulated{}, fmt.Errorf("%d bytes of shared memory", shared)
+	}
+	fixed, err := m.fixed(owner, matrices, m.blocks(device))
+	if err != nil {
+		return Emulated{}, err
+	}
+	source += "\nthread_local unsigned char memory[SHARED_BYTES] __attribute__((aligned(128)));\n"
+	return Emulated{serve(source, "go_mlx_token", map[int]string{9: "const float*"}, 1+len(fixed)+2*len(m.Layers)+2, 1, 2, 2+3*m.Kinds,
+		"BLOCKS", "THREADS", "std::memset(memory, 0x7f, sizeof memory);"), fixed}, nil
+}
+
+// EmulateDraw is the kernel that draws tokens, for rows of a vocabulary.
+func EmulateDraw(dtype mlxc.DType, rows, vocab int) string {
+	k := newDraw()
+	source := k.source([]int{vocab}, dtype, []int{2, 1, 2, 2})
+	source = strings.Replace(source, typesHeader, emulation+emulatedTypes, 1)
+	return serve(source, "go_mlx_draw", map[int]string{0: "const T*", 1: "const int*", 2: "const float*", 3: "const uint32_t*", 4: "uint32_t*"}, 5, 4, 1, 0,
+		fmt.Sprint(rows), fmt.Sprint(drawThreads), "")
 }

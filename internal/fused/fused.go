@@ -48,6 +48,12 @@ var attendBody string
 //go:embed packed.cu
 var packedBody string
 
+//go:embed draw.cuh
+var drawHeader string
+
+//go:embed draw.cu
+var drawBody string
+
 const (
 	warp         = 32
 	rowThreads   = 512 // of a block that norms a row
@@ -65,7 +71,7 @@ type Kernels struct {
 	shape  Shape
 	device mlxc.CUDADevice
 
-	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick *kernel
+	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick, draw *kernel
 
 	settings, scale *mlxc.Array
 }
@@ -110,6 +116,7 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 			[]string{"T x", "void weights", "T scales", "T biases"}, "T out", "TILES", "BITS", "GROUP"),
 		rows: newKernel("rows", "", rowsBody, []string{"T table", "int ids", "T factor"}, "T out", "N", "SCALED"),
 		pick: newKernel("pick", "", pickBody, []string{"float logits", "float sums", "int picks", "int rows"}, "float out"),
+		draw: newDraw(),
 	}
 	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
 	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
@@ -124,7 +131,7 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick} {
+	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick, k.draw} {
 		kernel.close()
 	}
 }

@@ -1,4 +1,4 @@
-// CUDA kernels on a CPU, to be checked where there is no GPU: in place of token_machine.cuh and of what the compiler for GPUs knows by itself. Every block is a
+// CUDA kernels on a CPU, to be checked where there is no GPU: what the compiler for GPUs knows by itself. Every block is a
 // thread of the system, and its threads are contexts that this switches between where they wait for each other. Copies into shared memory
 // are made as late as they may be, so that a kernel that does not wait for them reads what was there before.
 
@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -41,7 +42,7 @@ struct Copy { unsigned to; const void* from; int bytes; bool wanted, end; };
 struct Context {
   jmp_buf at;
   ucontext_t start;
-  std::vector<char> stack;
+  std::unique_ptr<char[]> stack;
   std::deque<Copy> copies;
   bool begun = false;
   int turn = 0; // which of the two sets of the warp's slots is next
@@ -151,10 +152,10 @@ inline void run_block(unsigned index, int threads, void (*kernel)(void*), void* 
   b.arguments = arguments;
   for (int i = 0; i < threads; i++) {
     Context& c = b.contexts[size_t(i)];
-    c.stack.resize(STACK);
+    c.stack.reset(new char[STACK]); // which nobody clears, as few of it is used
     getcontext(&c.start);
-    c.start.uc_stack.ss_sp = c.stack.data();
-    c.start.uc_stack.ss_size = c.stack.size();
+    c.start.uc_stack.ss_sp = c.stack.get();
+    c.start.uc_stack.ss_size = STACK;
     c.start.uc_link = nullptr;
     makecontext(&c.start, body, 0);
     if (i > 0) b.ready.push_back(i);
@@ -170,30 +171,33 @@ inline void all_of(void* to, size_t bytes) {
   if (std::fread(to, 1, bytes, stdin) != bytes) std::exit(0); // nobody wants anything any more
 }
 
-// Reads how many bytes each of so many pointers has, and then these; then again and again a number for what the first points to, and the kernel's
-// numbers. Every time it runs the kernel and writes what the last two point to.
-inline void serve(void (*kernel)(void*), int pointers, int numbers, int blocks, int threads, void (*begin)()) {
-  std::vector<long long> sizes(static_cast<size_t>(pointers));
+// How a kernel is served: so many pointers and numbers, of which the first pointers get new contents for every run and the last ones are results.
+struct Service { int pointers, fresh, results, numbers, blocks, threads; };
+
+// Reads how many bytes each pointer has, and then these; then again and again the new contents and the numbers of a run. After every run it
+// writes the results. begin is called in every block.
+inline void serve(void (*kernel)(void*), const Service& of, void (*begin)()) {
+  std::vector<long long> sizes(static_cast<size_t>(of.pointers));
   all_of(sizes.data(), sizes.size() * sizeof(long long));
   std::vector<void*> at;
   for (long long size : sizes) {
     at.push_back(std::aligned_alloc(256, size_t(size + 255) / 256 * 256));
     all_of(at.back(), size_t(size));
   }
-  std::vector<int> given(static_cast<size_t>(numbers));
+  std::vector<int> given(static_cast<size_t>(of.numbers));
   for (;;) {
-    all_of(at[0], 4);
+    for (int i = 0; i < of.fresh; i++) all_of(at[size_t(i)], size_t(sizes[size_t(i)]));
     all_of(given.data(), given.size() * sizeof(int));
     Arguments arguments{at.data(), given.data()};
     std::vector<std::thread> running;
-    for (int i = 0; i < blocks; i++) {
+    for (int i = 0; i < of.blocks; i++) {
       running.emplace_back([&, i] {
         begin();
-        run_block(unsigned(i), threads, kernel, &arguments);
+        run_block(unsigned(i), of.threads, kernel, &arguments);
       });
     }
     for (auto& t : running) t.join();
-    for (size_t i = at.size() - 2; i < at.size(); i++) std::fwrite(at[i], 1, size_t(sizes[i]), stdout);
+    for (size_t i = at.size() - size_t(of.results); i < at.size(); i++) std::fwrite(at[i], 1, size_t(sizes[i]), stdout);
     std::fflush(stdout);
   }
 }
@@ -213,6 +217,31 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
   return out;
 }
 
+namespace emulation {
+
+// Numbers of two bytes: float16, or else bfloat16.
+template <bool HALF> inline float wide(unsigned short x) {
+  if (!HALF) return __uint_as_float(unsigned(x) << 16);
+  const unsigned sign = (x & 0x8000u) << 16, rest = x & 0x7fffu;
+  const float size = rest < 0x400 ? rest * 0x1p-24f : rest < 0x7c00 ? __uint_as_float((rest << 13) + (112u << 23)) : __uint_as_float(0x7f800000u | rest << 13);
+  return __uint_as_float(__float_as_uint(size) | sign);
+}
+
+template <bool HALF> inline unsigned short narrow(float x) {
+  using Short = unsigned short;
+  const unsigned bits = __float_as_uint(x);
+  if (!HALF) return x != x ? Short(bits >> 16 | 0x40) : Short((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  const Short sign = Short(bits >> 16 & 0x8000u);
+  const float size = std::fabs(x);
+  if (x != x) return Short(sign | 0x7e00u);
+  if (size < 0x1p-14f) return Short(sign | unsigned(std::nearbyint(size * 0x1p24f)));
+  if (size >= 65520.f) return Short(sign | 0x7c00u);
+  const unsigned rest = (bits & 0x7fffffffu) - (112u << 23);
+  return Short(sign | ((rest + 0xfff + (rest >> 13 & 1)) >> 13));
+}
+
+}  // namespace emulation
+
 template <class E> inline E __ldg(const E* at) { return *at; }
 inline unsigned short __ldcg(const unsigned short* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 
@@ -222,15 +251,34 @@ inline int __syncthreads_or(int vote) { return emulation::meet(emulation::block-
 inline void __syncwarp() { emulation::meet(emulation::warp(), 0); }
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-template <class E> inline E __shfl_xor_sync(unsigned, E x, int step) {
-  uint32_t word;
-  std::memcpy(&word, &x, 4);
-  auto* all = emulation::show(&word, 1);
-  std::memcpy(&x, all[threadIdx.x % 32 ^ unsigned(step)], 4);
+template <class E> inline E of_lane(E x, int lane) {
+  static_assert(sizeof(E) <= 8);
+  uint32_t words[2] = {};
+  std::memcpy(words, &x, sizeof x);
+  auto* all = emulation::show(words, 2);
+  if (lane >= 0 && lane < 32) std::memcpy(&x, all[lane], sizeof x);
   return x;
 }
+template <class E> inline E __shfl_xor_sync(unsigned, E x, int step) { return of_lane(x, int(threadIdx.x % 32) ^ step); }
+template <class E> inline E __shfl_up_sync(unsigned, E x, int step) { return of_lane(x, int(threadIdx.x % 32) - step); }
+template <class E> inline E __shfl_sync(unsigned, E x, int lane) { return of_lane(x, lane); }
 
-inline unsigned atomicAdd(unsigned* at, unsigned x) { return __atomic_fetch_add(at, x, __ATOMIC_SEQ_CST); }
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  const uint32_t word = vote;
+  auto* all = emulation::show(&word, 1);
+  unsigned votes = 0;
+  for (int i = 0; i < 32; i++) votes |= all[i][0] << i;
+  return votes;
+}
+inline int __ffs(unsigned x) { return x == 0 ? 0 : __builtin_ctz(x) + 1; }
+
+template <class E> inline E atomicAdd(E* at, E x) { return __atomic_fetch_add(at, x, __ATOMIC_SEQ_CST); }
+inline unsigned atomicMax(unsigned* at, unsigned x) {
+  unsigned was = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+  while (x > was && !__atomic_compare_exchange_n(at, &was, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+  }
+  return was;
+}
 inline unsigned atomicExch(unsigned* at, unsigned x) { return __atomic_exchange_n(at, x, __ATOMIC_SEQ_CST); }
 inline unsigned atomicMin(unsigned* at, unsigned x) {
   unsigned was = __atomic_load_n(at, __ATOMIC_SEQ_CST);
@@ -239,97 +287,3 @@ inline unsigned atomicMin(unsigned* at, unsigned x) {
   return was;
 }
 
-// What token_machine.cuh has.
-typedef unsigned short T;
-#define LOWEST (-__int_as_float(0x7f800000))
-
-inline float wide(T x) {
-#if HALF
-  const unsigned sign = (x & 0x8000u) << 16, rest = x & 0x7fffu;
-  const float size = rest < 0x400 ? rest * 0x1p-24f : rest < 0x7c00 ? __uint_as_float((rest << 13) + (112u << 23)) : __uint_as_float(0x7f800000u | rest << 13);
-  return __uint_as_float(__float_as_uint(size) | sign);
-#else
-  return __uint_as_float(unsigned(x) << 16);
-#endif
-}
-
-inline T narrow(float x) {
-  const unsigned bits = __float_as_uint(x);
-#if HALF
-  const T sign = T(bits >> 16 & 0x8000u);
-  const float size = std::fabs(x);
-  if (x != x) return T(sign | 0x7e00u);
-  if (size < 0x1p-14f) return T(sign | unsigned(std::nearbyint(size * 0x1p24f)));
-  if (size >= 65520.f) return T(sign | 0x7c00u);
-  const unsigned rest = (bits & 0x7fffffffu) - (112u << 23);
-  return T(sign | ((rest + 0xfff + (rest >> 13 & 1)) >> 13));
-#else
-  if (x != x) return T(bits >> 16 | 0x40);
-  return T((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-#endif
-}
-
-inline void prefetch_line(const void*) {}
-
-inline void multiply_tile(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  const uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
-  auto* all = emulation::show(mine, 6);
-  const int group = threadIdx.x % 32 / 4, lane = threadIdx.x % 4;
-  auto number = [](unsigned word, int which) { return wide(T(word >> (16 * which))); };
-  for (int half = 0; half < 2; half++) {     // of the rows
-    for (int side = 0; side < 2; side++) {   // of a lane's two columns
-      float sum = sums[half * 2 + side];
-      for (int k = 0; k < 16; k++) {         // two neighbours in a word, four lanes, two words
-        const unsigned a = all[group * 4 + k % 8 / 2][k / 8 * 2 + half];
-        const unsigned b = all[(lane * 2 + side) * 4 + k % 8 / 2][4 + k / 8];
-        sum += number(a, k % 2) * number(b, k % 2);
-      }
-      sums[half * 2 + side] = sum;
-    }
-  }
-}
-
-extern thread_local unsigned char memory[] __attribute__((aligned(16)));
-inline uint64_t __cvta_generic_to_shared(const void* p) { return uint64_t(static_cast<const unsigned char*>(p) - memory); }
-
-inline void later(unsigned to, const void* from, int bytes, bool wanted, bool end) {
-  emulation::block->contexts[size_t(emulation::block->running)].copies.push_back({to, from, bytes, wanted, end});
-}
-inline void copy16(unsigned to, const void* from, bool wanted) { later(to, from, 16, wanted, false); }
-inline void copy4(unsigned to, const void* from, bool wanted) { later(to, from, 4, wanted, false); }
-inline void end_group() { later(0, nullptr, 0, false, true); }
-
-template <int BUT> inline void wait_groups() {
-  auto& copies = emulation::block->contexts[size_t(emulation::block->running)].copies;
-  int groups = 0;
-  for (const auto& c : copies) groups += c.end;
-  for (; groups > BUT; copies.pop_front()) {
-    const auto& c = copies.front();
-    groups -= c.end;
-    if (c.bytes && c.wanted) std::memcpy(memory + c.to, c.from, size_t(c.bytes));
-    if (c.bytes && !c.wanted) std::memset(memory + c.to, 0, size_t(c.bytes));
-  }
-}
-
-inline unsigned peek(const unsigned* at) {
-  emulation::yield();
-  return __atomic_load_n(at, __ATOMIC_RELAXED);
-}
-inline void peek(unsigned& word, const unsigned* at, bool wanted) {
-  emulation::yield();
-  if (wanted) word = __atomic_load_n(at, __ATOMIC_RELAXED);
-}
-inline void peek(uint4& words, const unsigned* at, bool wanted) {
-  peek(words.x, at, wanted);
-  if (!wanted) return;
-  words.y = __atomic_load_n(at + 1, __ATOMIC_RELAXED);
-  words.z = __atomic_load_n(at + 2, __ATOMIC_RELAXED);
-  words.w = __atomic_load_n(at + 3, __ATOMIC_RELAXED);
-}
-inline void peek(unsigned long long& word, const unsigned long long* at, bool wanted) {
-  emulation::yield();
-  if (wanted) word = __atomic_load_n(at, __ATOMIC_RELAXED);
-}
-inline void tell(unsigned* to, unsigned word) { __atomic_store_n(to, word, __ATOMIC_RELAXED); }
-inline void tell(unsigned long long* to, unsigned long long word) { __atomic_store_n(to, word, __ATOMIC_RELAXED); }
-inline void count_one(unsigned* at) { __atomic_fetch_add(at, 1u, __ATOMIC_RELAXED); }
