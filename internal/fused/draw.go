@@ -28,6 +28,9 @@ func (d Drawing) Settings(s *mlxc.Scope) *mlxc.Array {
 	return s.FromFloats([]float32{float32(1 / float64(d.Temperature)), d.TopP, float32(least), float32(d.TopK)}, 1, 4)
 }
 
+// Draws is the type of logits that Draw takes.
+func (k *Kernels) Draws() mlxc.DType { return k.shape.DType }
+
 // Draw draws a token, uint32 [N], from each of the rows that which, int32 [N], names of logits [rows, vocab] in the model's type, with settings
 // [N, 4] of Drawings and keys uint32 [N, 2]. It is one launch in place of one or two dozen ops for each row, among them a sort of the vocabulary.
 func (k *Kernels) Draw(s *mlxc.Scope, logits, which, settings, keys *mlxc.Array) *mlxc.Array {

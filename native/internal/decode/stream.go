@@ -144,6 +144,7 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 func (st *Stream) begin(s *mlxc.Scope) {
 	sc := st.Scheduler
 	st.sampler = newSampler(s, st.options, st.prompt, sc.XTCSpared, sc.Shape.VocabSize, st.State.Rings)
+	st.sampler.drawBy(s, sc.Drawer)
 	if !st.reusable() {
 		return
 	}
@@ -208,9 +209,12 @@ func (st *Stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
 }
 
 // plain reports whether the stream takes the most likely token and wants to know nothing else.
-func (st *Stream) plain() bool {
+func (st *Stream) plain() bool { return st.onlyToken() && st.sampler.plain() }
+
+// onlyToken reports whether the stream wants a token as its sampler gives it, and to know nothing else.
+func (st *Stream) onlyToken() bool {
 	o := st.options
-	return st.drawn >= len(st.forced) && st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
+	return st.drawn >= len(st.forced) && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
 }
 
 // deliver hands a token to the reader, and ends the stream if it is the last one.

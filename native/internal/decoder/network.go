@@ -32,6 +32,7 @@ type Network struct {
 	Prefix  string             // of the checkpoint's names
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   TokenKernel        // nil where tokens are not one launch
+	Drawer  Drawer             // nil where MLX's ops draw tokens
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -114,6 +115,9 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	switch {
 	case n.CUDA != nil:
 		n.Kernels = "cuda"
+		if os.Getenv(fused.OneLaunchVariable) != "off" {
+			n.Drawer = n.CUDA.Kernels
+		}
 	case n.cpu == nil:
 		n.Kernels = "mlx"
 	}

@@ -21,6 +21,18 @@ type TokenKernel interface {
 	Close()
 }
 
+// Drawing is how the CUDA kernel for that draws a token.
+type Drawing = fused.Drawing
+
+// Drawer draws tokens from rows of logits in one launch, as fused.Kernels does.
+type Drawer interface {
+	// Draws is the type of the logits.
+	Draws() mlxc.DType
+	// Draw draws a token, uint32 [N], from each of the rows which, int32 [N], of logits [rows, vocab], with settings float32 [N, 4] of Drawings and
+	// keys uint32 [N, 2].
+	Draw(s *mlxc.Scope, logits, which, settings, keys *mlxc.Array) *mlxc.Array
+}
+
 // MaxPackedKeys is how many keys the CUDA kernels for packed rows take.
 const MaxPackedKeys = fused.MaxPackedKeys
 
