@@ -1,3 +1,5 @@
+//go:build linux
+
 package fused_test
 
 import (
