@@ -45,19 +45,19 @@ func (k *inPlace) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, p
 	}
 	memory, mine := make([][]byte, len(kv)), make([]*mlxc.Array, len(kv))
 	for i, a := range kv {
-		var err error
-		if memory[i], err = a.Memory(); err != nil {
+		all, _, err := a.Memory()
+		if err != nil {
 			s.Fail(err)
 			return token, token
 		}
-		size := len(memory[i]) / a.Dim(0)
-		memory[i] = memory[i][row*size:][:size]
+		size := a.NBytes() / a.Dim(0) // whatever strides say
+		memory[i] = all[row*size:][:size]
 		mine[i] = fromBytes(s, memory[i], a)
 	}
 	logits, written := k.network.TokenPass(s, s.Reshape(token, 1, 1), s.FromInts(where, len(where), 1), mine)
 	best = decode.MostLikely(s, logits, decoder.LogProbs(s, logits, false), false)
 	for i, a := range written {
-		from, err := s.Contiguous(a).Memory()
+		from, _, err := s.Contiguous(a).Memory()
 		if err != nil {
 			s.Fail(err)
 			return token, token

@@ -3,7 +3,6 @@
 package fused_test
 
 import (
-	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -137,23 +136,11 @@ func TestTheKernelDrawsWhatTheSamplerDoes(t *testing.T) {
 	}{"bfloat16": {mlxc.BFloat16, 3000}, "float16": {mlxc.Float16, 900}, "float32": {mlxc.Float32, 5000}, "fewer tokens than threads": {mlxc.BFloat16, 700}} {
 		t.Run(name, func(t *testing.T) {
 			onThread(t, func(s *mlxc.Scope) {
-				width := 2
-				if c.dtype == mlxc.Float32 {
-					width = 4
-				}
-				kernel := startProgram(t, fused.EmulateDraw(c.dtype, 2, c.vocab), [][]byte{
-					make([]byte, 3*width*c.vocab), make([]byte, 4*2), make([]byte, 16*2), make([]byte, 8*2), make([]byte, 4*2),
-				})
-				checkDraws(t, s, c.dtype, c.vocab, func(arrays ...*mlxc.Array) []uint32 {
-					for _, a := range arrays {
-						memory, err := a.Memory()
-						require.NoError(t, err)
-						_, err = kernel.in.Write(memory)
-						require.NoError(t, err)
-					}
-					got := make([]uint32, 2)
-					require.NoError(t, binary.Read(kernel.out, binary.NativeEndian, got))
-					return got
+				k := emulatedKernels(t, s, fused.Shape{DType: c.dtype})
+				checkDraws(t, s, c.dtype, c.vocab, func(a ...*mlxc.Array) []uint32 {
+					tokens, err := k.Draw(s, a[0], a[1], a[2], a[3]).Ints()
+					require.NoError(t, err)
+					return []uint32{uint32(tokens[0]), uint32(tokens[1])}
 				})
 			})
 		})

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"io"
 	"math"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -41,16 +39,7 @@ type program struct {
 // startProgram compiles a source and gives the program the first contents of its pointers.
 func startProgram(t *testing.T, source string, pointers [][]byte) program {
 	t.Helper()
-	dir := t.TempDir()
-	file, binaryFile := filepath.Join(dir, "kernel.cpp"), filepath.Join(dir, "kernel")
-	require.NoError(t, os.WriteFile(file, []byte(source), 0o600))
-	compiler := os.Getenv("CXX")
-	if compiler == "" {
-		compiler = "c++"
-	}
-	said, err := exec.CommandContext(t.Context(), compiler, "-std=c++20", "-O1", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w", "-pthread", "-o", binaryFile, file).CombinedOutput()
-	require.NoError(t, err, string(said))
-	run := exec.Command(binaryFile)
+	run := exec.Command(compileOnce(t, source))
 	in, err := run.StdinPipe()
 	require.NoError(t, err)
 	out, err := run.StdoutPipe()
@@ -86,7 +75,7 @@ func start(t *testing.T, s *mlxc.Scope, m *plainModel, blocks int, rooms []int, 
 	require.NoError(t, err)
 	arrays := [][]byte{make([]byte, 4)}
 	for i, a := range kernel.Fixed {
-		memory, err := s.Contiguous(a).Memory()
+		memory, _, err := s.Contiguous(a).Memory()
 		require.NoError(t, err)
 		memory = bytes.Clone(memory)
 		if i == 9 && change != nil {

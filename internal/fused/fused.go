@@ -74,6 +74,8 @@ type Kernels struct {
 	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick, draw *kernel
 
 	settings, scale *mlxc.Array
+
+	launched func(s *mlxc.Scope, of *kernel, l launch, inputs []*mlxc.Array) *mlxc.Array // in place of a GPU, in tests; else nil
 }
 
 // Shape is what the kernels are compiled for.
@@ -99,8 +101,14 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernels{
-		shape: shape, device: device,
+	k := newKernels(shape)
+	k.device = device
+	return k, k.makeConstants(owner)
+}
+
+func newKernels(shape Shape) *Kernels {
+	return &Kernels{
+		shape: shape,
 		normRope: newKernel("norm_rope", "", normRopeBody,
 			[]string{"T qkv", "T q_weight", "T k_weight", "int positions", "float freqs", "float settings"}, "T out", "H", "KV", "D", "NORM", "FREQS"),
 		addNorm: newKernel("add_norm", "", addNormBody,
@@ -118,9 +126,12 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 		pick: newKernel("pick", "", pickBody, []string{"float logits", "float sums", "int picks", "int rows"}, "float out"),
 		draw: newDraw(),
 	}
-	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
-	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
-	return k, errors.Join(owner.Err(), owner.Eval(k.settings, k.scale))
+}
+
+func (k *Kernels) makeConstants(owner *mlxc.Scope) error {
+	k.settings = owner.FromFloats([]float32{k.shape.RMSNormEps}, 1)
+	k.scale = owner.FromFloats([]float32{k.shape.AttentionScale}, 1)
+	return errors.Join(owner.Err(), owner.Eval(k.settings, k.scale))
 }
 
 // Shape is what the kernels were made for.

@@ -6,7 +6,6 @@ package mlxc
 import "C"
 
 import (
-	"errors"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -111,22 +110,26 @@ func forget(a *Array) {
 	delete(ledger.origins, a)
 }
 
-// Memory evaluates an array and returns the bytes at the address that a kernel gets which is told nothing of strides. What is written there
-// MLX does not know of: whoever shares the memory has it too.
-func (a *Array) Memory() ([]byte, error) {
+// Memory evaluates an array and returns the bytes from its first element to its last as they lie in memory, and its strides in elements: what a
+// kernel sees that is handed its address. In row-major order these are all elements, one after the other. What is written there MLX does not
+// know of: whoever shares the memory has it too.
+func (a *Array) Memory() (data []byte, strides []int, err error) {
 	if err := a.scope.Eval(a); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	last := 0 // the last element that the array has, counted from its first
-	for i, stride := range unsafe.Slice(C.mlx_array_strides(a.h), a.NDim()) {
-		last += (a.Dim(i) - 1) * int(stride)
+	if a.Size() == 0 {
+		return nil, nil, nil
 	}
-	if a.Size() == 0 || last+1 < a.Size() {
-		return nil, errors.New("mlx: memory: the array has less memory than elements")
+	last := 0
+	if a.NDim() > 0 {
+		for i, stride := range unsafe.Slice(C.mlx_array_strides(a.h), a.NDim()) {
+			strides = append(strides, int(stride))
+			last += (a.Dim(i) - 1) * int(stride)
+		}
 	}
 	at := unsafe.Pointer(C.mlx_array_data_uint8(a.h))
 	if at == nil {
-		return nil, lastError("memory")
+		return nil, nil, lastError("memory")
 	}
-	return unsafe.Slice((*byte)(at), a.NBytes()), nil
+	return unsafe.Slice((*byte)(at), (last+1)*(a.NBytes()/a.Size())), strides, nil
 }

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -31,7 +32,7 @@ inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 struct Index { unsigned x = 0, y = 0, z = 0; };
-thread_local Index threadIdx, blockIdx;
+thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
@@ -138,10 +139,12 @@ inline void body() {
 }
 
 // Runs one block in this thread of the system.
-inline void run_block(unsigned index, int threads, void (*kernel)(void*), void* arguments) {
+inline void run_block(unsigned index, const int (&grid)[3], int threads, void (*kernel)(void*), void* arguments) {
   Block b;
   block = &b;
-  blockIdx.x = index;
+  gridDim = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])};
+  blockDim = {unsigned(threads), 1, 1};
+  blockIdx = {index % gridDim.x, index / gridDim.x % gridDim.y, index / gridDim.x / gridDim.y};
   b.contexts.resize(size_t(threads));
   b.warps.resize(size_t(threads / 32));
   b.slots.resize(b.warps.size());
@@ -172,10 +175,10 @@ inline void all_of(void* to, size_t bytes) {
 }
 
 // How a kernel is served: so many pointers and numbers, of which the first pointers get new contents for every run and the last ones are results.
-struct Service { int pointers, fresh, results, numbers, blocks, threads; };
+struct Service { int pointers, fresh, results, numbers, grid[3], threads, together; };
 
 // Reads how many bytes each pointer has, and then these; then again and again the new contents and the numbers of a run. After every run it
-// writes the results. begin is called in every block.
+// writes the results. begin is called in every block; so many blocks run at a time.
 inline void serve(void (*kernel)(void*), const Service& of, void (*begin)()) {
   std::vector<long long> sizes(static_cast<size_t>(of.pointers));
   all_of(sizes.data(), sizes.size() * sizeof(long long));
@@ -189,11 +192,12 @@ inline void serve(void (*kernel)(void*), const Service& of, void (*begin)()) {
     for (int i = 0; i < of.fresh; i++) all_of(at[size_t(i)], size_t(sizes[size_t(i)]));
     all_of(given.data(), given.size() * sizeof(int));
     Arguments arguments{at.data(), given.data()};
+    std::atomic<int> next = 0;
     std::vector<std::thread> running;
-    for (int i = 0; i < of.blocks; i++) {
-      running.emplace_back([&, i] {
+    for (int i = 0; i < of.together; i++) {
+      running.emplace_back([&] {
         begin();
-        run_block(unsigned(i), of.threads, kernel, &arguments);
+        for (int index; (index = next++) < of.grid[0] * of.grid[1] * of.grid[2];) run_block(unsigned(index), of.grid, of.threads, kernel, &arguments);
       });
     }
     for (auto& t : running) t.join();
@@ -220,17 +224,17 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
 namespace emulation {
 
 // Numbers of two bytes: float16, or else bfloat16.
-template <bool HALF> inline float wide(unsigned short x) {
-  if (!HALF) return __uint_as_float(unsigned(x) << 16);
+template <bool IS_HALF> inline float wide(unsigned short x) {
+  if (!IS_HALF) return __uint_as_float(unsigned(x) << 16);
   const unsigned sign = (x & 0x8000u) << 16, rest = x & 0x7fffu;
   const float size = rest < 0x400 ? rest * 0x1p-24f : rest < 0x7c00 ? __uint_as_float((rest << 13) + (112u << 23)) : __uint_as_float(0x7f800000u | rest << 13);
   return __uint_as_float(__float_as_uint(size) | sign);
 }
 
-template <bool HALF> inline unsigned short narrow(float x) {
+template <bool IS_HALF> inline unsigned short narrow(float x) {
   using Short = unsigned short;
   const unsigned bits = __float_as_uint(x);
-  if (!HALF) return x != x ? Short(bits >> 16 | 0x40) : Short((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  if (!IS_HALF) return x != x ? Short(bits >> 16 | 0x40) : Short((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
   const Short sign = Short(bits >> 16 & 0x8000u);
   const float size = std::fabs(x);
   if (x != x) return Short(sign | 0x7e00u);
@@ -238,6 +242,25 @@ template <bool HALF> inline unsigned short narrow(float x) {
   if (size >= 65520.f) return Short(sign | 0x7c00u);
   const unsigned rest = (bits & 0x7fffffffu) - (112u << 23);
   return Short(sign | ((rest + 0xfff + (rest >> 13 & 1)) >> 13));
+}
+
+// sums [16, 8] += a [16, 16] b [16, 8], in the lanes' shares that the PTX manual gives for mma.m16n8k16.
+template <bool IS_HALF> inline void multiply_tile(float* sums, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  const uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
+  auto* all = show(mine, 6);
+  const int group = threadIdx.x % 32 / 4, lane = threadIdx.x % 4;
+  auto number = [](unsigned word, int which) { return wide<IS_HALF>(static_cast<unsigned short>(word >> (16 * which))); };
+  for (int half = 0; half < 2; half++) {     // of the rows
+    for (int side = 0; side < 2; side++) {   // of a lane's two columns
+      float sum = sums[half * 2 + side];
+      for (int k = 0; k < 16; k++) {         // two neighbours in a word, four lanes, two words
+        const unsigned a = all[group * 4 + k % 8 / 2][k / 8 * 2 + half];
+        const unsigned b = all[(lane * 2 + side) * 4 + k % 8 / 2][4 + k / 8];
+        sum += number(a, k % 2) * number(b, k % 2);
+      }
+      sums[half * 2 + side] = sum;
+    }
+  }
 }
 
 }  // namespace emulation

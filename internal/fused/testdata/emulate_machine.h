@@ -7,21 +7,7 @@ inline T narrow(float x) { return emulation::narrow<HALF>(x); }
 inline void prefetch_line(const void*) {}
 
 inline void multiply_tile(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  const uint32_t mine[6] = {a0, a1, a2, a3, b0, b1};
-  auto* all = emulation::show(mine, 6);
-  const int group = threadIdx.x % 32 / 4, lane = threadIdx.x % 4;
-  auto number = [](unsigned word, int which) { return wide(T(word >> (16 * which))); };
-  for (int half = 0; half < 2; half++) {     // of the rows
-    for (int side = 0; side < 2; side++) {   // of a lane's two columns
-      float sum = sums[half * 2 + side];
-      for (int k = 0; k < 16; k++) {         // two neighbours in a word, four lanes, two words
-        const unsigned a = all[group * 4 + k % 8 / 2][k / 8 * 2 + half];
-        const unsigned b = all[(lane * 2 + side) * 4 + k % 8 / 2][4 + k / 8];
-        sum += number(a, k % 2) * number(b, k % 2);
-      }
-      sums[half * 2 + side] = sum;
-    }
-  }
+  emulation::multiply_tile<HALF>(sums, a0, a1, a2, a3, b0, b1);
 }
 
 extern thread_local unsigned char memory[] __attribute__((aligned(16)));
