@@ -113,7 +113,7 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
       continue;
     }
     // The loads may reach past the row's end, and the row may be the buffer's last: its last units are copied first.
-    const int safe = g + 1 < groups ? w.group : w.group - reach * unit;
+    const int safe = int(lesser(w.group, (groups - g) * w.group - reach * unit));
     int i = 0;
     for (; i < safe; i += unit, q += size) store(q, scale, bias);
     for (; i < w.group; i += unit, q += size) {
