@@ -359,7 +359,7 @@ func manyCancels(t *testing.T, m *Model) {
 	require.Eventually(t, func() bool {
 		s := m.Stat()
 		return len(s.Workers) == 1 && s.Workers[0].Active == 0 && s.Workers[0].Phase == "idle"
-	}, time.Minute, 20*time.Millisecond)
+	}, aWhile, 20*time.Millisecond)
 	stat := m.Stat()
 	require.Zero(t, stat.Crashes)
 	require.Zero(t, stat.Waiting)
@@ -478,7 +478,7 @@ func endsCleanly(t *testing.T, m *Model) {
 	require.NoError(t, w.conn.send(&bareRequest{head{Type: "shutdown"}}))
 	select {
 	case <-w.process.exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(aWhile):
 		t.Fatal("the worker was asked to end and did not")
 	}
 	require.Equal(t, "exit status 0", w.process.state)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -176,7 +177,9 @@ func TestLimits(t *testing.T) {
 	a := s.do("POST", "/v1/chat/completions", `{"model": "`+strings.Repeat("x", 300)+`"}`)
 	require.Equal(t, 413, a.StatusCode)
 	require.Contains(t, a.body, "200 bytes")
-	s.do("POST", "/v1/chat/completions", hello) // loads the model
+	lease, err := s.config.Models.Acquire(t.Context(), "chat") // the load does not count
+	require.NoError(t, err)
+	lease.Release()
 	a = s.do("POST", "/v1/completions", fmt.Sprintf(endless, false))
 	require.Equal(t, 504, a.StatusCode, a.body)
 	a = s.do("POST", "/v1/completions", fmt.Sprintf(endless, true))
@@ -278,13 +281,12 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 	// Log-probabilities make events large, so that the buffers fill.
 	body := `{"model": "chat", "prompt": "x", "max_tokens": 4000, "logit_bias": {"2": -100}, "stream": true, "logprobs": 100}`
 	fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	require.Eventually(t, func() bool { return s.state("chat").Active == 1 }, 30*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return s.state("chat").Active == 0 }, 60*time.Second, 10*time.Millisecond)
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `"status":499`) }, 2*time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.state("chat").Active == 0 }, time.Minute, 10*time.Millisecond)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
 	got, _ := io.ReadAll(conn) // a connection that was cut off may end in an error
 	require.Contains(t, string(got), "200 OK")
 	require.NotContains(t, string(got), "[DONE]")
-	require.Contains(t, s.log.String(), `"status":499`)
 }
 
 func TestDraining(t *testing.T) {
@@ -437,14 +439,15 @@ func TestAPanicIsOneRequestsError(t *testing.T) {
 }
 
 func TestAStreamThatIsSilentIsKeptAlive(t *testing.T) {
-	s := serve(t, Config{})
-	w := httptest.NewRecorder()
-	out := s.newStream(t.Context(), w, openAI)
-	out.mu.Lock()
-	out.last = time.Now().Add(-time.Minute)
-	out.mu.Unlock()
-	require.Eventually(t, out.started, 2*keepAlive, 10*time.Millisecond)
-	require.NoError(t, out.Send("x", 1))
-	out.close()
-	require.Equal(t, ": still at work\n\nevent: x\ndata: 1\n\n", w.Body.String())
+	synctest.Test(t, func(t *testing.T) {
+		w := httptest.NewRecorder()
+		out := (&Server{}).newStream(t.Context(), w, openAI)
+		time.Sleep(keepAlive - time.Second)
+		require.False(t, out.started())
+		time.Sleep(keepAlive / 2)
+		require.True(t, out.started())
+		require.NoError(t, out.Send("x", 1))
+		out.close()
+		require.Equal(t, ": still at work\n\nevent: x\ndata: 1\n\n", w.Body.String())
+	})
 }
