@@ -55,6 +55,22 @@ func TestALongQueueIsToldOncePerSecond(t *testing.T) {
 	require.Less(t, longest, 1000)
 }
 
+// Whether a wait is told does not depend on how soon the goroutine that waits gets to run.
+func TestAWaitThatIsOverAlreadyIsTold(t *testing.T) {
+	roomTest(t, Options{Budget: 100}, hundreds("a"), func(t *testing.T, b *bench) {
+		first := b.Join("first").Claim(80, Needed)
+		late := b.Join("late").Claim(30, Needed)
+		first.Release()
+		var told []string
+		require.NoError(t, late.Await(t.Context(), func(w Wait) { told = append(told, w.String()) }))
+		require.Equal(t, []string{"model late waits for 30 bytes of memory, 20 bytes of 100 bytes are free; held by models that are not closed for others: first"}, told)
+		late.Release()
+		atOnce := b.Join("at once").Claim(30, Needed)
+		require.NoError(t, atOnce.Await(t.Context(), func(w Wait) { t.Error("it did not wait:", w) }))
+		atOnce.Release()
+	})
+}
+
 // Numbers that change are told within a second, also if nothing else happens then, and at once if they had not changed for one.
 func TestNumbersThatChangeAreToldWithinASecond(t *testing.T) {
 	roomTest(t, Options{Budget: 1000}, hundreds("a"), func(t *testing.T, b *bench) {

@@ -63,19 +63,18 @@ func (w *waiter) finish(err error) {
 	close(w.done)
 }
 
-// await returns when the outcome is known, or with an error that says what was waited for when ctx ends.
+// await returns when the outcome is known, or with an error that says what was waited for when ctx ends. Who had to wait is told so, also
+// if that was over before this goroutine got to run.
 func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
 		changed = nil // nobody is to be woken for it
 	}
-	for {
+	for first := true; ; first = false {
 		wait := r.waitOf(w)
-		select {
-		case <-w.done:
+		if !first && w.isDone() {
 			return w.err
-		default:
 		}
 		if tell != nil {
 			if text := wait.String(); text != told {
