@@ -135,7 +135,7 @@ func TestReadyzSaysNoBeforeTheEnd(t *testing.T) {
 	}
 	require.Equal(t, 200, get("/readyz"))
 	stop()
-	require.Eventually(t, s.leaving.Load, 30*time.Second, time.Millisecond)
+	require.Eventually(t, s.leaving.Load, 2*time.Minute, time.Millisecond)
 	require.Equal(t, 503, get("/readyz"))
 	require.Equal(t, 200, get("/healthz"))
 	response, err := http.Post(url+"/v1/chat/completions", "application/json", strings.NewReader(hello))
