@@ -93,6 +93,8 @@ func runFake(fault string) {
 	case "dies at start":
 		fmt.Fprintln(os.Stderr, "ModuleNotFoundError: No module named 'mlx_lm'")
 		os.Exit(1)
+	case "is no worker":
+		os.Exit(0)
 	case "never says hello":
 		time.Sleep(time.Hour)
 	case "prints on stdout":

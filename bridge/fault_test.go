@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -97,6 +98,7 @@ func loadFake(t *testing.T, fault string, change ...func(*Options)) *Model {
 func TestWorkersThatNeverComeUp(t *testing.T) {
 	for fault, want := range map[string][]string{
 		"dies at start":     {"exit status 1", "No module named 'mlx_lm'", "pip install -r requirements.txt"},
+		"is no worker":      {"exit status 0", "is " + os.Args[0] + " a Python with mlx-lm?"},
 		"dies at load":      {"exit status 139", "Segmentation fault in the loader"},
 		"prints on stdout":  {"broken frame", "is something printing"},
 		"old version":       {fmt.Sprintf("protocol 0, this program %d", protocolVersion), "rebuild"},
@@ -110,7 +112,7 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 			noLeaks(t)
 			o := Options{Workers: 2}
 			if slices.Contains(want, "hangs") {
-				o.StallTimeout = time.Second
+				o.StallTimeout = 3 * time.Second
 			}
 			_, err := load(t.Context(), "/nowhere", o, fakeCommand(fault))
 			require.Error(t, err)
@@ -127,6 +129,16 @@ func TestStartCanBeGivenUp(t *testing.T) {
 	defer cancel()
 	_, err := load(ctx, "/nowhere", Options{}, fakeCommand("never says hello"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestTooFewOpenFilesForAWorkerAreTold(t *testing.T) {
+	noLeaks(t)
+	cmd := fakeCommand("default")
+	cmd.spawn = func(*exec.Cmd) error { return &os.PathError{Op: "fork/exec", Path: cmd.name, Err: syscall.EMFILE} }
+	_, err := load(t.Context(), "/nowhere", Options{}, cmd)
+	require.ErrorIs(t, err, ErrWorkerStopped)
+	require.ErrorIs(t, err, syscall.EMFILE)
+	require.ErrorContains(t, err, "ulimit -n")
 }
 
 func TestMissingPrograms(t *testing.T) {
