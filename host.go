@@ -201,7 +201,8 @@ type AcquireOption func(*acquireOptions)
 
 type acquireOptions struct{ tell func(Wait) }
 
-// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes.
+// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes; mere
+// numbers, and names in the list of a long queue, once a second.
 func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
 
 // Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load

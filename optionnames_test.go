@@ -129,7 +129,7 @@ func TestAZeroThatWasWrittenIsAZero(t *testing.T) {
 	require.NoError(t, err, "a model without a draft model drafts nothing already")
 
 	idle := load(t, testenv.Model(t), mlx.WithPython(mlx.Interpreter(testenv.Python(t)), mlx.IdleTTL(0)))
-	require.Eventually(t, func() bool { return len(idle.(mlx.Supervised).Stat().Workers) == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(idle.(mlx.Supervised).Stat().Workers) == 0 }, 2*time.Minute, 10*time.Millisecond)
 }
 
 func TestCollectKeepsSegmentsAndCalls(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 // settled waits until so many texts and streams were compared, or comparisons failed.
 func settled(t *testing.T, s *shadow, n int64) ShadowReport {
 	t.Helper()
-	for range 3000 {
+	for range 12000 { // two minutes
 		r := s.report()
 		if r.Compared+r.Failed >= n {
 			return r

@@ -38,9 +38,9 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
-// fakeCommand starts the test binary as a worker with a fault.
+// fakeCommand starts the test binary as a worker with a fault. A program with the race detector would sleep for a second before it ends.
 func fakeCommand(fault string, env ...string) command {
-	return command{name: os.Args[0], env: append(append(os.Environ(), fakeVariable+"="+fault), env...)}
+	return command{name: os.Args[0], env: append(append(os.Environ(), fakeVariable+"="+fault, "GORACE=atexit_sleep_ms=0"), env...)}
 }
 
 // onceVariable names a file: a fault that is to happen once makes it, and does not happen if it is there.
@@ -53,6 +53,15 @@ func firstTime() bool {
 	}
 	_ = f.Close()
 	return true
+}
+
+// mayEnd is the file that the worker "ends when it may" waits for. Each has its own, so that the next one waits for the test again.
+func mayEnd(path string, pid int) string { return fmt.Sprint(path, ".", pid) }
+
+func awaitFile(path string) {
+	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 type fields map[string]any
@@ -84,6 +93,8 @@ func runFake(fault string) {
 	case "dies at start":
 		fmt.Fprintln(os.Stderr, "ModuleNotFoundError: No module named 'mlx_lm'")
 		os.Exit(1)
+	case "is no worker":
+		os.Exit(0)
 	case "never says hello":
 		time.Sleep(time.Hour)
 	case "prints on stdout":
@@ -116,8 +127,8 @@ func runFake(fault string) {
 	}
 	for {
 		m, err := readFake(os.Stdin)
-		if fault == "ends slowly" && (err != nil || m["t"] == "shutdown") {
-			time.Sleep(100 * time.Millisecond)
+		if fault == "ends when it may" && (err != nil || m["t"] == "shutdown") {
+			awaitFile(mayEnd(os.Getenv(onceVariable), os.Getpid()))
 			return
 		}
 		if err != nil {

@@ -63,7 +63,7 @@ func TestAGuardEndsAWorkerWhenItsProgramIsKilled(t *testing.T) {
 	require.True(t, lives(group))
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	require.Eventually(t, func() bool { return !lives(group) }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !lives(group) }, aWhile, 5*time.Millisecond)
 }
 
 func TestAGuardEndsWithItsWorker(t *testing.T) {
@@ -72,6 +72,6 @@ func TestAGuardEndsWithItsWorker(t *testing.T) {
 	require.NoError(t, spawnGuarded(cmd))
 	require.Error(t, cmd.Wait())
 	require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)) // as process.reap does
-	require.Eventually(t, func() bool { return !hasChildren() }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return !hasChildren() }, aWhile, 5*time.Millisecond)
 	require.Error(t, spawnGuarded(exec.Command("/nowhere/nothing")))
 }

@@ -26,7 +26,7 @@ func hold(t *testing.T, m *Model, n int) (release func()) {
 	for range n {
 		group.Go(func() { _, _ = drain(ctx, m, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()) })
 	}
-	require.Eventually(t, func() bool { return m.counters.generated.Load() == before+int64(n) }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return m.counters.generated.Load() == before+int64(n) }, aWhile, time.Millisecond)
 	return func() {
 		cancel()
 		group.Wait()
@@ -53,7 +53,7 @@ func TestResetLoadsAnew(t *testing.T) {
 			}
 		}
 		return len(now) == 2
-	}, 5*time.Second, 5*time.Millisecond)
+	}, aWhile, 5*time.Millisecond)
 	require.Zero(t, m.Stat().Crashes)
 }
 

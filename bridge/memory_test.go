@@ -28,13 +28,13 @@ func folderOf(t *testing.T, bytes int64) string {
 }
 
 // loadIn loads a model of fake workers that share the memory of a room.
-func loadIn(t *testing.T, room *admission.Room, dir string, o Options, fake string) *Model {
+func loadIn(t *testing.T, room *admission.Room, dir string, o Options, fake string, env ...string) *Model {
 	t.Helper()
 	o.QuarantineDir = t.TempDir()
 	memory := room.Join(dir)
 	workers := max(1, o.MinWorkers)
 	require.NoError(t, memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
-	m, err := load(admission.NewContext(t.Context(), memory), dir, o, fakeCommand(fake))
+	m, err := load(admission.NewContext(t.Context(), memory), dir, o, fakeCommand(fake, env...))
 	require.NoError(t, err)
 	memory.EndLoad()
 	t.Cleanup(func() {
@@ -85,15 +85,31 @@ func TestAModelOfMoreThanHalfTheBudgetCanBeReset(t *testing.T) {
 func TestARequestDuringAnIdleEndWaitsForTheNextWorker(t *testing.T) {
 	noLeaks(t)
 	room := admission.New(admission.Options{Budget: 100})
-	m := loadIn(t, room, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, "ends slowly")
-	for range 3 {
+	may := filepath.Join(t.TempDir(), "end")
+	m := loadIn(t, room, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, "ends when it may", onceVariable+"="+may)
+	ending := func() (pid int) { // the worker that was told to end, and does not yet
 		require.Eventually(t, func() bool {
 			w := m.Stat().Workers
-			return len(w) == 1 && w[0].State == "stopping"
-		}, 5*time.Second, time.Millisecond)
-		_, err := generateAll(t.Context(), m)
-		require.NoError(t, err)
+			if len(w) != 1 || w[0].State != "stopping" {
+				return false
+			}
+			pid = w[0].PID
+			return true
+		}, aWhile, time.Millisecond)
+		return pid
 	}
+	for range 3 {
+		old := ending()
+		result := make(chan error, 1)
+		go func() {
+			_, err := generateAll(t.Context(), m)
+			result <- err
+		}()
+		require.Eventually(t, func() bool { return m.Stat().Waiting == 1 }, aWhile, time.Millisecond)
+		require.NoError(t, os.WriteFile(mayEnd(may, old), nil, 0o600))
+		require.NoError(t, <-result)
+	}
+	require.NoError(t, os.WriteFile(mayEnd(may, ending()), nil, 0o600))
 }
 
 // A model that may not grow serves with what it has, and says what it waits for.
@@ -133,6 +149,6 @@ func TestAWorkerCountsWithWhatItHolds(t *testing.T) {
 	noLeaks(t)
 	room := admission.New(admission.Options{Budget: 100})
 	m := loadIn(t, room, folderOf(t, 5), Options{}, "waits") // the fake says 7 with its heartbeats
-	require.Eventually(t, func() bool { return room.Stat().Used == 7 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return room.Stat().Used == 7 }, aWhile, time.Millisecond)
 	require.Equal(t, 1, alive(m))
 }

@@ -81,7 +81,7 @@ func startOrphanMaker(t *testing.T, dir string, env ...string) (kill func(), out
 
 func endsSoon(t *testing.T, pid int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return !running(pid) }, 30*time.Second, 5*time.Millisecond, "worker %d lives on", pid)
+	require.Eventually(t, func() bool { return !running(pid) }, aWhile, 5*time.Millisecond, "worker %d lives on", pid)
 }
 
 // orphanWays are both ways in which workers end with the program: the kernel's, where it has one, and a pipe that every Unix has.
@@ -133,7 +133,7 @@ func TestRealAWorkerThatIsStoppedInItsLoadDiesWithItsSupervisor(t *testing.T) {
 			require.Eventually(t, func() bool {
 				feed, err = os.OpenFile(weights, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 				return err == nil
-			}, time.Minute, 5*time.Millisecond)
+			}, aWhile, 5*time.Millisecond)
 			defer feed.Close()
 			require.NoError(t, syscall.Kill(started.PID, syscall.SIGSTOP))
 			require.True(t, running(started.PID))

@@ -60,21 +60,38 @@ func checkPython(source, path string) (string, error) {
 // temporary files.
 func cacheDir() string {
 	cache, err := os.UserCacheDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), fmt.Sprintf("go-mlx-%d", os.Getuid()))
+	if err != nil || !filepath.IsAbs(cache) { // a relative one would be the working directory's
+		return temporaryDir()
 	}
 	return filepath.Join(cache, "go-mlx")
 }
 
+func temporaryDir() string { return filepath.Join(os.TempDir(), fmt.Sprintf("go-mlx-%d", os.Getuid())) }
+
 // workerSource makes sure the worker's Python files are on disk and returns the folder to import from.
 // It is named by their contents, so programs of different versions do not meet. What is there already is not trusted: only the
 // user may be able to write to the folder, and every file is compared.
+//
+// Users of services and containers often have a home that is not there, or that they cannot write to: that is like none.
 func workerSource() (string, error) {
-	dir, err := writeSource(cacheDir())
-	if err != nil {
-		return "", fmt.Errorf("bridge: worker files: %w", err)
+	cache, temporary := cacheDir(), temporaryDir()
+	dir, err := writeSource(cache)
+	var refused *fs.PathError
+	if err == nil || cache == temporary || !errors.As(err, &refused) {
+		return dir, wrapSource(err)
+	}
+	dir, second := writeSource(temporary)
+	if second != nil {
+		return "", wrapSource(errors.Join(err, second))
 	}
 	return dir, nil
+}
+
+func wrapSource(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("bridge: worker files (HOME or XDG_CACHE_HOME says where they may be): %w", err)
 }
 
 func writeSource(cache string) (string, error) {

@@ -61,6 +61,33 @@ func TestAFolderThatOthersCanWriteToIsRefused(t *testing.T) {
 	require.Contains(t, cacheDir(), "go-mlx-")
 }
 
+// A service's user may have a home that is not there or that it cannot write to.
+func TestAHomeThatCannotBeWrittenToIsLikeNone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	temporary := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("TMPDIR", temporary)
+	for _, home := range []string{file, filepath.Join(file, "inside"), ".", "/proc/nobody"} {
+		t.Setenv("HOME", home)
+		dir, err := workerSource()
+		require.NoError(t, err, home)
+		require.Equal(t, temporary, filepath.Dir(filepath.Dir(dir)), home)
+		require.FileExists(t, filepath.Join(dir, "go_mlx_worker", "server.py"))
+	}
+	t.Setenv("TMPDIR", file)
+	t.Setenv("HOME", file)
+	_, err := workerSource()
+	require.ErrorContains(t, err, "XDG_CACHE_HOME")
+	// What others can write to is refused, and nothing else is taken in its place.
+	t.Setenv("TMPDIR", temporary)
+	t.Setenv("HOME", t.TempDir())
+	require.NoError(t, os.MkdirAll(cacheDir(), 0o700))
+	require.NoError(t, os.Chmod(cacheDir(), 0o777))
+	_, err = workerSource()
+	require.ErrorContains(t, err, "chmod go-w")
+}
+
 func TestNoInterpreterIsTakenFromTheWorkingDirectoryOrAboveIt(t *testing.T) {
 	above := t.TempDir()
 	python := filepath.Join(above, ".venv", "bin", "python")

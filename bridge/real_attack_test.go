@@ -9,7 +9,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -102,7 +101,7 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 	}
 	within := func(name string, do func(ctx context.Context) error) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), aWhile)
 		defer cancel()
 		check(name, do(ctx))
 	}

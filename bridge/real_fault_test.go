@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -56,10 +55,11 @@ func badPrompt() (engine.Prompt, engine.GenerateOptions) {
 	return engine.Prompt{Text: "Please"}, o
 }
 
-// company is what runs beside a fault: greedy and seeded streams with every kind of option.
+// company is what runs beside a fault: greedy and seeded streams with every kind of option. They are longer than a worker may run ahead of
+// readers that stand still.
 func company() (prompts []string, options []engine.GenerateOptions) {
 	for i, prompt := range []string{"Please check", "Where can I", "The team", "Soup with bread"} {
-		o := longOptions(60 + 5*i)
+		o := longOptions(streamCredit + 30 + 5*i)
 		if i%2 == 1 {
 			o.Temperature, o.Seed, o.HasSeed, o.TopP, o.RepetitionPenalty = 1.1, uint64(i), true, 0.95, 1.2
 		}
@@ -92,13 +92,16 @@ func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	return want
 }
 
-// inCompany runs the company side by side, calls disturb when all streams are under way, and checks that
-// each is what it was alone.
-func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
+// inCompany runs the company side by side and checks that each is what it was alone. Once all streams are under way disturb is called,
+// and their readers stand still until it calls goOn or returns, so that no stream is over before it is disturbed. A reader that stands
+// still does not take its stream to another worker either.
+func inCompany(t *testing.T, m *Model, want [][]int32, disturb func(goOn func())) {
 	t.Helper()
 	prompts, options := company()
 	var group, begun sync.WaitGroup
 	begun.Add(len(prompts))
+	disturbed := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(disturbed) })
 	for i := range prompts {
 		group.Go(func() {
 			var ids []int32
@@ -107,8 +110,9 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
 					t.Errorf("stream %d: %v", i, err)
 					break
 				}
-				if ids = append(ids, tok.ID); len(ids) == 5 {
+				if ids = append(ids, tok.ID); len(ids) == 5 && disturb != nil {
 					begun.Done()
+					<-disturbed
 				}
 			}
 			if !equal(ids, want[i]) {
@@ -116,8 +120,11 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
 			}
 		})
 	}
-	begun.Wait()
-	disturb()
+	if disturb != nil {
+		begun.Wait()
+		disturb(goOn)
+		goOn()
+	}
 	group.Wait()
 }
 
@@ -125,12 +132,13 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	dir := t.TempDir()
 	m := loadFaulty(t, "die", func(o *Options) { o.QuarantineDir = dir })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	inCompany(t, m, want, func(goOn func()) {
 		prompt, o := badPrompt()
 		var gaps atomic.Int64
 		o.Events = func(e engine.Event) {
-			if e.Kind == engine.EventGap {
+			if e.Kind == engine.EventGap { // the first worker is gone, and with the next one all go on
 				gaps.Add(1)
+				goOn()
 			}
 		}
 		_, err := drain(t.Context(), m, prompt, o)
@@ -140,7 +148,9 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	})
 	stat := m.Stat()
 	require.EqualValues(t, 2, stat.Crashes)
-	require.EqualValues(t, 9, stat.Resumed, "the company twice, the killer once")
+	// The company once or twice, for some may be through before the second worker is gone, and the killer once.
+	require.GreaterOrEqual(t, stat.Resumed, int64(5))
+	require.LessOrEqual(t, stat.Resumed, int64(9))
 	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
 	require.Equal(t, 1, stat.Quarantined)
 
@@ -168,7 +178,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 	alone := undisturbed(t, m)
 	for token, want := range map[int32]string{badToken: "this model does not like the token", oomToken: "MemoryError"} {
 		t.Run(want, func(t *testing.T) {
-			inCompany(t, m, alone, func() {
+			inCompany(t, m, alone, func(func()) {
 				prompt, o := badPrompt()
 				o.LogitBias = map[int32]float32{token: 1e6}
 				_, err := drain(t.Context(), m, prompt, o)
@@ -180,7 +190,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 			})
 			require.Zero(t, m.Stat().Crashes)
 			// The company goes on by itself; what comes now is batched again.
-			inCompany(t, m, alone, func() {})
+			inCompany(t, m, alone, nil)
 		})
 	}
 	t.Run("prints do not reach the frames", func(t *testing.T) {
@@ -196,8 +206,13 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
 	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 10 * time.Second })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	inCompany(t, m, want, func(goOn func()) {
 		prompt, o := badPrompt()
+		o.Events = func(e engine.Event) {
+			if e.Kind == engine.EventGap {
+				goOn()
+			}
+		}
 		_, err := drain(t.Context(), m, prompt, o)
 		require.ErrorIs(t, err, ErrQuarantined)
 		require.ErrorIs(t, err, ErrHung)
@@ -220,7 +235,7 @@ func TestRealCrashShowsItsStack(t *testing.T) {
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
 	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 10 * time.Second }})
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	inCompany(t, m, want, func(func()) {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
 	})
 	require.EqualValues(t, 1, m.Stat().Crashes)
@@ -228,7 +243,8 @@ func TestRealStoppedWorkerIsReplaced(t *testing.T) {
 
 func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 	m := loadReal(t, nil)
-	plain := longOptions(60)
+	const torn = 20
+	plain := longOptions(torn + streamCredit + 10) // longer than the worker may run ahead of readers that wait for each other
 	seeded := plain
 	seeded.Temperature, seeded.Seed, seeded.HasSeed = 1.3, 77, true
 	filtered := seeded
@@ -249,7 +265,7 @@ func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if tokens = append(tokens, tok); len(tokens) == 20 {
+			if tokens = append(tokens, tok); len(tokens) == torn {
 				at()
 			}
 		}
@@ -272,15 +288,15 @@ func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 						gaps = append(gaps, e)
 					}
 				}
-				torn := read(o, func() {
+				got := read(o, func() {
 					far.Done()
 					far.Wait()
 					_ = syscall.Kill(victim, syscall.SIGKILL)
 				})
-				if !assert.Equal(t, whole[name], torn, name) || !assert.Len(t, gaps, 1, name) {
+				if !assert.Equal(t, whole[name], got, name) || !assert.Len(t, gaps, 1, name) {
 					return
 				}
-				assert.GreaterOrEqual(t, gaps[0].Done, int64(20), name)
+				assert.GreaterOrEqual(t, gaps[0].Done, int64(torn), name)
 				assert.ErrorIs(t, gaps[0].Err, ErrWorkerStopped, name)
 			})
 		}
@@ -299,16 +315,32 @@ func TestRealCallsSurviveTheDeathOfTheirWorker(t *testing.T) {
 	o := engine.ClassifyOptions{Labels: testenv.Labels(t), Prompt: engine.DefaultLabelPrompt}
 	want, err := m.Classify(t.Context(), texts, o)
 	require.NoError(t, err)
-	victim := pid(m)
-	go func() { // it dies when it says that it is at work on the texts
-		for !slices.ContainsFunc(m.Stat().Workers, func(w WorkerStat) bool { return w.Phase == "score" }) && t.Context().Err() == nil {
-			time.Sleep(time.Millisecond)
-		}
-		_ = syscall.Kill(victim, syscall.SIGKILL)
-	}()
-	got, err := m.Classify(t.Context(), texts, o)
-	require.NoError(t, err)
-	require.Equal(t, want, got)
+	// It dies when it says that it is at work on the texts. A fast one may have answered before the signal comes: then once more.
+	for try := 0; m.Stat().Resumed == 0; try++ {
+		require.Less(t, try, 20)
+		answered, killed := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(killed)
+			for {
+				for _, w := range m.Stat().Workers {
+					if w.Phase == "score" {
+						_ = syscall.Kill(w.PID, syscall.SIGKILL)
+						return
+					}
+				}
+				select {
+				case <-answered:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		}()
+		got, err := m.Classify(t.Context(), texts, o)
+		close(answered)
+		<-killed
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
 	require.EqualValues(t, 1, m.Stat().Resumed)
 }
 
@@ -324,7 +356,10 @@ func manyCancels(t *testing.T, m *Model) {
 	for i := range long {
 		long[i] = int32(100 + i%1000)
 	}
-	inCompany(t, m, want, func() {
+	before := m.Stat().Stops.Count
+	var left atomic.Int64 // streams that were left by their readers, of which the worker is told in any case
+	inCompany(t, m, want, func(goOn func()) {
+		goOn()
 		limit := make(chan struct{}, 24)
 		var group sync.WaitGroup
 		for i := range total {
@@ -340,10 +375,11 @@ func manyCancels(t *testing.T, m *Model) {
 				case 0:
 					_, err = drain(ctx, m, engine.Prompt{Text: "Please " + strconv.Itoa(i)}, longOptions(1000))
 				case 1: // in prefill, more often than not
-					_, err = drain(ctx, m, engine.Prompt{IDs: long}, longOptions(100))
+					_, err = drain(ctx, m, engine.Prompt{IDs: long}, longOptions(500))
 				case 2:
 					for range m.Generate(t.Context(), engine.Prompt{Text: "Go"}, longOptions(1000)) {
 						if ctx.Err() != nil {
+							left.Add(1)
 							return
 						}
 					}
@@ -359,11 +395,13 @@ func manyCancels(t *testing.T, m *Model) {
 	require.Eventually(t, func() bool {
 		s := m.Stat()
 		return len(s.Workers) == 1 && s.Workers[0].Active == 0 && s.Workers[0].Phase == "idle"
-	}, time.Minute, 20*time.Millisecond)
+	}, aWhile, 20*time.Millisecond)
 	stat := m.Stat()
 	require.Zero(t, stat.Crashes)
 	require.Zero(t, stat.Waiting)
-	require.Greater(t, stat.Stops.Count, int64(total/2), "cancels that reached the worker are acknowledged")
+	// Of the others some end before they are sent, on a busy machine many.
+	require.GreaterOrEqual(t, stat.Stops.Count-before, left.Load(), "cancels that reached the worker are acknowledged")
+	require.Positive(t, left.Load())
 	require.Positive(t, stat.Stops.Longest)
 }
 
@@ -478,7 +516,7 @@ func endsCleanly(t *testing.T, m *Model) {
 	require.NoError(t, w.conn.send(&bareRequest{head{Type: "shutdown"}}))
 	select {
 	case <-w.process.exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(aWhile):
 		t.Fatal("the worker was asked to end and did not")
 	}
 	require.Equal(t, "exit status 0", w.process.state)

@@ -183,7 +183,7 @@ func TestRealPromptCacheChangesNothingButTheWork(t *testing.T) {
 
 func TestRealBatchOfOneTakesTurns(t *testing.T) {
 	turns := loadReal(t, []func(*Options){func(o *Options) { o.Batch = 1 }})
-	inCompany(t, turns, undisturbed(t, turns), func() {})
+	inCompany(t, turns, undisturbed(t, turns), nil)
 }
 
 // On a GPU this, and not the batch, gives the same tokens alone and in company.

@@ -164,7 +164,7 @@ func cancelStopsTheWork(t *testing.T, m *Model) {
 	require.Eventually(t, func() bool {
 		s := m.Stat()
 		return s.Stops.Count == stopped+2 && s.Workers[0].Active == 0 && s.Workers[0].Phase == "idle"
-	}, 30*time.Second, time.Millisecond)
+	}, aWhile, time.Millisecond)
 	_, err := collect(t.Context(), m, "Please", longOptions(2))
 	require.NoError(t, err)
 }
@@ -240,7 +240,7 @@ func TestRealWorkerEndsWhenItsSupervisorIsGone(t *testing.T) {
 	require.NoError(t, w.process.stdin.Close()) // what the kernel does when the supervisor dies
 	select {
 	case <-w.process.exited:
-	case <-time.After(30 * time.Second):
+	case <-time.After(aWhile):
 		t.Fatal("the worker lives without a supervisor")
 	}
 }

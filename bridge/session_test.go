@@ -58,7 +58,7 @@ func TestRecordedSession(t *testing.T) {
 	require.NoError(t, checkVersions("python3", hello.Versions))
 	c := newConn(fromUs)
 	go func() { c.fail(c.serve(fromWorker)) }()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), aWhile)
 	defer cancel()
 	got, err := session(ctx, c)
 	require.NoError(t, err)
@@ -141,14 +141,13 @@ func session(ctx context.Context, c *conn) (string, error) {
 		return "", err
 	}
 	// The reader that left is acknowledged before the worker goes.
-	for range 1000 {
+	for end := time.Now().Add(aWhile); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		c.mu.Lock()
 		n := c.stops.Count
 		c.mu.Unlock()
 		if n == 1 {
 			break
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	if err := c.send(&bareRequest{head{Type: "shutdown"}}); err != nil {
 		return "", err

@@ -47,7 +47,7 @@ func TestAPanicOfTheReaderGivesItsSlotBack(t *testing.T) {
 			hold(t, m, 1)()
 		})
 	}
-	require.Eventually(t, func() bool { return m.Stat().Stops.Count >= 2 }, 5*time.Second, time.Millisecond, "the worker was told")
+	require.Eventually(t, func() bool { return m.Stat().Stops.Count >= 2 }, aWhile, time.Millisecond, "the worker was told")
 }
 
 func TestAPanicInAnEventGivesTheSlotBack(t *testing.T) {
@@ -122,7 +122,7 @@ func TestEqualPoisonEndsTwoWorkersAndNobodyElse(t *testing.T) {
 		}
 		require.Equal(t, 1, m.Stat().Quarantined)
 		// A different request does not wait for the breaker.
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), breakPeriod)
 		_, err := drain(ctx, m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
 		cancel()
 		require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
 	_, err := drain(t.Context(), m, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions())
 	require.ErrorIs(t, err, ErrQuarantined)
 	require.Empty(t, m.quarantine.suspects)
-	require.Eventually(t, func() bool { return m.Stat().Resumed == 3 }, 5*time.Second, time.Millisecond, "the innocent one twice, the culprit once")
+	require.Eventually(t, func() bool { return m.Stat().Resumed == 3 }, aWhile, time.Millisecond, "the innocent one twice, the culprit once")
 	release()
 }
 
@@ -188,7 +188,7 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 		_, err := generateAll(context.Background(), m)
 		result <- err
 	}()
-	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, aWhile, time.Millisecond)
 	require.NoError(t, m.Shutdown(t.Context()))
 	require.NoError(t, <-result)
 	_, err := generateAll(t.Context(), m)
@@ -199,7 +199,7 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 		_, err := generateAll(context.Background(), m)
 		result <- err
 	}()
-	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return m.counters.generated.Load() > 0 }, aWhile, time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, m.Shutdown(ctx), context.DeadlineExceeded)

@@ -107,7 +107,7 @@ func TestRealSoak(t *testing.T) {
 			}
 		}
 		return len(s.Workers) == 3 && s.Waiting == 0
-	}, 2*time.Minute, 50*time.Millisecond)
+	}, aWhile, 50*time.Millisecond)
 	s := m.Stat()
 	t.Logf("%d requests, %d kills: %d answered, %d failed, %d resumed; %d workers started",
 		total, kills.Load(), answered.Load(), failed.Load(), s.Resumed, s.Starts)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"forge.lthn.ai/core/go-mlx/engine"
@@ -51,7 +52,11 @@ type worker struct {
 func startWorker(ctx context.Context, cmd command, stall time.Duration, told listener) (*worker, error) {
 	p, err := startProcess(cmd, told)
 	if err != nil {
-		return nil, &WorkerError{State: "could not be started", Hint: err.Error()}
+		e := &WorkerError{State: "could not be started", Hint: err.Error(), Err: err}
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			e.Hint += ": let this program have more of them (`ulimit -n`)"
+		}
+		return nil, e
 	}
 	w := &worker{underWay: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
@@ -75,6 +80,12 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, told lis
 	case <-w.conn.done:
 		err := w.conn.failure()
 		w.stop()
+		var ended *WorkerError
+		if errors.As(err, &ended) && ended.Hint == "" && ended.Err == nil {
+			told := *ended
+			told.Hint = "it ended before it said hello; is " + cmd.name + " a Python with mlx-lm?"
+			err = &told
+		}
 		return nil, err
 	case <-ctx.Done():
 		w.kill()

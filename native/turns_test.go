@@ -215,7 +215,7 @@ func TestALoadWaitsForMemory(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, waiting := owner.Turns()
 				return waiting > 0 || len(done) > 0
-			}, 20*time.Second, time.Millisecond)
+			}, time.Minute, time.Millisecond)
 			require.Empty(t, done)
 			letGo()
 			require.NoError(t, <-done)

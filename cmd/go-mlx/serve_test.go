@@ -28,7 +28,7 @@ func serveWith(t *testing.T, args ...string) (url string, end func() error) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.ExecuteContext(ctx) }()
 	address := regexp.MustCompile(`address=(http://\S+)/`)
-	require.Eventually(t, func() bool { return address.MatchString(stderr.String()) }, 30*time.Second, 10*time.Millisecond, stderr.String())
+	require.Eventually(t, func() bool { return address.MatchString(stderr.String()) }, 2*time.Minute, 10*time.Millisecond, stderr.String())
 	return address.FindStringSubmatch(stderr.String())[1], func() error {
 		cancel()
 		return <-ended
@@ -49,7 +49,7 @@ func TestServeAFolderOfModels(t *testing.T) {
 		require.NoError(t, err)
 		ready.Body.Close()
 		return ready.StatusCode == 200
-	}, 30*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	r, err := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/status", nil)
 	require.NoError(t, err)
 	r.Header.Set("X-Api-Key", "two")

@@ -5,32 +5,41 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// A queue may be long: what one event costs must not grow with its square, nor what those who wait are told.
-func TestAThousandModelsAreServedInSeconds(t *testing.T) {
-	const models, limit = 1000, 30 * time.Second
+// A queue may be long. Every event changes what all that stand in it wait for; they are told at once when it is another reason, else once
+// a second, in a sentence that somebody reads to its end.
+func TestALongQueueIsToldOncePerSecond(t *testing.T) {
+	const models, perSecond = 400, 4 // so many loads end in a second
 	sizes := map[string]int64{}
 	for i := range models {
 		sizes[fmt.Sprintf("model-%04d", i)] = 100
 	}
-	start := time.Now() // outside the bubble, where clocks are real
-	var mu sync.Mutex
-	longest := 0
-	roomTest(t, Options{Budget: 400}, sizes, func(t *testing.T, b *bench) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
+	var mu sync.Mutex // guards what follows
+	longest, most := 0, 0
+	roomTest(t, Options{Budget: 100 * perSecond}, sizes, func(t *testing.T, b *bench) {
+		start := time.Now()
 		var group sync.WaitGroup
 		for name := range sizes {
 			group.Go(func() {
-				lease, err := b.Acquire(ctx, name, func(w Wait) {
+				tells := 0
+				lease, err := b.Acquire(t.Context(), name, func(w Wait) {
 					mu.Lock()
 					defer mu.Unlock()
 					longest = max(longest, len(w.String()))
+					tells++
 				})
+				// A short list is told whenever it gets shorter.
+				if limit := int(time.Since(start)/tellEvery) + 2*maxNamed; tells > limit {
+					t.Errorf("%s was told %d times in %v", name, tells, time.Since(start))
+				}
+				mu.Lock()
+				most = max(most, tells)
+				mu.Unlock()
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					return
@@ -39,10 +48,54 @@ func TestAThousandModelsAreServedInSeconds(t *testing.T) {
 			})
 		}
 		group.Wait()
-		require.Len(t, b.opened, models)
+		require.Len(t, b.loads(), models)
+		require.LessOrEqual(t, time.Since(start), models/perSecond*time.Second+time.Second)
 	})
-	require.Less(t, time.Since(start), limit)
-	require.Less(t, longest, 1000, "a sentence that nobody reads to its end")
+	require.Greater(t, most, models/perSecond/2, "they are told how the queue gets shorter")
+	require.Less(t, longest, 1000)
+}
+
+// Whether a wait is told does not depend on how soon the goroutine that waits gets to run.
+func TestAWaitThatIsOverAlreadyIsTold(t *testing.T) {
+	roomTest(t, Options{Budget: 100}, hundreds("a"), func(t *testing.T, b *bench) {
+		first := b.Join("first").Claim(80, Needed)
+		late := b.Join("late").Claim(30, Needed)
+		first.Release()
+		var told []string
+		require.NoError(t, late.Await(t.Context(), func(w Wait) { told = append(told, w.String()) }))
+		require.Equal(t, []string{"model late waits for 30 bytes of memory, 20 bytes of 100 bytes are free; held by models that are not closed for others: first"}, told)
+		late.Release()
+		atOnce := b.Join("at once").Claim(30, Needed)
+		require.NoError(t, atOnce.Await(t.Context(), func(w Wait) { t.Error("it did not wait:", w) }))
+		atOnce.Release()
+	})
+}
+
+// Numbers that change are told within a second, also if nothing else happens then, and at once if they had not changed for one.
+func TestNumbersThatChangeAreToldWithinASecond(t *testing.T) {
+	roomTest(t, Options{Budget: 1000}, hundreds("a"), func(t *testing.T, b *bench) {
+		own := b.Join("own").Claim(950, Needed)
+		waits := b.ask(t.Context(), "a")
+		time.Sleep(time.Minute)
+		free := func(bytes int64) string {
+			return fmt.Sprintf("%d bytes of 1000 bytes are free", bytes)
+		}
+		own.Resize(940)
+		synctest.Wait()
+		require.Contains(t, waits.text(), free(60))
+		own.Resize(930)
+		own.Resize(920)
+		synctest.Wait()
+		require.Contains(t, waits.text(), free(60))
+		time.Sleep(tellEvery)
+		synctest.Wait()
+		require.Contains(t, waits.text(), free(80))
+		own.Resize(910)
+		synctest.Wait()
+		own.Release()
+		<-waits.done
+		waits.lease.Release()
+	})
 }
 
 func TestAWaitNamesAFewModelsAndCountsTheRest(t *testing.T) {
@@ -93,10 +146,7 @@ func TestCloseIdleTakesTheModelsUsedLongestAgo(t *testing.T) {
 		require.Equal(t, []Phase{Ready, Cold, Ready, Ready, Cold}, []Phase{b.phase("a"), b.phase("b"), b.phase("c"), b.phase("d"), b.phase("e")})
 
 		// One that is being closed already is waited for, as long as the context lasts.
-		slow := make(chan struct{})
-		b.mu.Lock()
-		b.slow = slow
-		b.mu.Unlock()
+		slow := b.closesWait()
 		closed, err := b.Unload("c")
 		require.NoError(t, err)
 		require.True(t, closed)

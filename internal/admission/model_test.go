@@ -141,9 +141,7 @@ func (m *roomModel) Step() {
 		}
 	case k < 92:
 		m.op = "a model grows"
-		m.mu.Lock()
-		m.extra[m.any()] = int64(m.rng.IntN(60))
-		m.mu.Unlock()
+		m.grow(m.any(), int64(m.rng.IntN(60)))
 	default:
 		m.op = "time"
 		time.Sleep(time.Duration(m.rng.ExpFloat64() * float64(3*time.Second)))
@@ -251,9 +249,7 @@ func (m *roomModel) Finish() {
 	for _, name := range m.names {
 		m.breaks(name, nil)
 		_ = m.Pin(name, false)
-		m.mu.Lock()
-		m.extra[name] = 0
-		m.mu.Unlock()
+		m.grow(name, 0)
 	}
 	for _, c := range slices.Concat(m.claims, m.gone) {
 		c.Release()
@@ -281,7 +277,7 @@ func (m *roomModel) Finish() {
 		m.bad("close: %v", err)
 	}
 	synctest.Wait()
-	if s := m.Stat(); s.Used != 0 || m.open != 0 || len(s.Waits) != 0 {
-		m.bad("%d bytes, %d models and %d waits are left", s.Used, m.open, len(s.Waits))
+	if s := m.Stat(); s.Used != 0 || m.loaded() != 0 || len(s.Waits) != 0 {
+		m.bad("%d bytes, %d models and %d waits are left", s.Used, m.loaded(), len(s.Waits))
 	}
 }

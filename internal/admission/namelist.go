@@ -13,6 +13,12 @@ type nameList struct {
 	all   map[string]bool
 }
 
+// reset empties the list.
+func (l *nameList) reset() {
+	l.first = nil
+	clear(l.all)
+}
+
 func (l *nameList) add(name string) {
 	if l.all[name] {
 		return

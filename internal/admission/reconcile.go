@@ -13,6 +13,7 @@ import (
 // nothing that is right already. All funcs of this file are called with r.mu held.
 func (r *Room) reconcile() {
 	now := time.Now()
+	r.tellCounts, r.toldSome, r.untold = !now.Before(r.toldCounts.Add(tellEvery)), false, false
 	if r.closed {
 		r.endAll()
 	}
@@ -25,7 +26,10 @@ func (r *Room) reconcile() {
 	minStayEnds := r.makeRoom(head, now)
 	for _, e := range r.entries {
 		r.giveLeases(e) // of those that need not make room any more
-		e.sayWait()
+		r.sayWait(e)
+	}
+	if r.tellCounts && r.toldSome {
+		r.toldCounts = now
 	}
 	r.arm(now, minStayEnds)
 }
@@ -99,7 +103,8 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 	slices.SortStableFunc(r.claims, func(a, b *Claim) int {
 		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.ticket, b.ticket))
 	})
-	var before nameList // those that asked before
+	before := &r.before // those that asked before
+	before.reset()
 	var fixed fixedMemory
 	for _, c := range slices.Clone(r.claims) {
 		need := c.bytes - c.covered
@@ -126,7 +131,7 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 			// Only the caller's doing can help it. Meanwhile others come first.
 			wait.Reason = WaitPinned
 			wait.Models, wait.Others = fixed.namesWith(c.memory)
-			r.say(c, wait)
+			r.sayClaim(c, wait)
 			continue
 		}
 		if head == nil {
@@ -139,15 +144,15 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 			wait.Models, wait.Others = before.but(c.memory.name)
 		}
 		before.add(c.memory.name)
-		r.say(c, wait)
+		r.sayClaim(c, wait)
 	}
 	return head
 }
 
-// say tells a claim what it waits for.
-func (r *Room) say(c *Claim, w Wait) {
+// sayClaim tells a claim what it waits for.
+func (r *Room) sayClaim(c *Claim, w Wait) {
 	before := c.wait.Reason
-	c.say(w)
+	r.say(&c.waiter, w)
 	if c.isLoad() && before != w.Reason {
 		r.options.Notify(Notice{Model: c.memory.name, Kind: NoticeWait, Wait: w})
 	}
@@ -316,7 +321,7 @@ func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
 }
 
 // sayWait tells the requests for a model what they wait for.
-func (e *entry) sayWait() {
+func (r *Room) sayWait(e *entry) {
 	w := Wait{Model: e.spec.Name}
 	switch {
 	case e.phase == Loading:
@@ -329,7 +334,7 @@ func (e *entry) sayWait() {
 		w = e.claim.wait
 	}
 	for _, q := range e.requests {
-		q.say(w)
+		r.say(&q.waiter, w)
 	}
 }
 
@@ -345,6 +350,9 @@ func (r *Room) arm(now, minStayEnds time.Time) {
 		if end, ok := r.idleEnd(e); ok {
 			consider(end)
 		}
+	}
+	if r.untold {
+		consider(r.toldCounts.Add(tellEvery))
 	}
 	if len(r.claims) > 0 && !r.closed && !r.measuring {
 		if due := r.measured.Add(measureEvery); now.Before(due) {

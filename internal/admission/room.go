@@ -70,7 +70,13 @@ type Room struct {
 	timer      *time.Timer
 	measuring  bool
 	measured   time.Time // when the last measurement ended
-	closed     bool
+	before     nameList  // of grant; kept so that its memory is used again
+
+	// Of the reconcile under way: whether those who wait are told of numbers, whether any was told something, and whether some are to be
+	// told later. toldCounts is when they were told of numbers last.
+	tellCounts, toldSome, untold bool
+	toldCounts                   time.Time
+	closed                       bool
 }
 
 // New returns a Room without models.

@@ -53,13 +53,60 @@ type bench struct {
 	open   int      // models that are loaded
 	bytes  map[string]int64
 	extra  map[string]int64 // what a loaded model holds more than was expected, when it is measured
-	notes  []Notice
-	slow   chan struct{} // if not nil, closes wait for it
+	slow   chan struct{}    // if not nil, closes wait for it
+
+	notesMu sync.Mutex // guards notes, which the Room adds to with its own lock held: the Room's lock first, then this one
+	notes   []Notice
+}
+
+// Loads run beside a test, and so do measurements and notices. These look at what they left there.
+
+func (b *bench) loads() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.opened)
+}
+
+func (b *bench) loaded() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.open
+}
+
+func (b *bench) noticed() []Notice {
+	b.notesMu.Lock()
+	defer b.notesMu.Unlock()
+	return slices.Clone(b.notes)
+}
+
+// expect sets how many bytes a model needs when it is loaded, and grow how many more it holds when it is measured afterwards.
+func (b *bench) expect(name string, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes[name] = bytes
+}
+
+func (b *bench) grow(name string, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.extra[name] = bytes
+}
+
+// closesWait makes the closes of models wait until the channel is closed.
+func (b *bench) closesWait() chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.slow = make(chan struct{})
+	return b.slow
 }
 
 func newBench(t *testing.T, o Options, sizes map[string]int64) *bench {
 	b := &bench{t: t, broken: map[string]error{}, bytes: sizes, extra: map[string]int64{}}
-	o.Notify = func(n Notice) { b.notes = append(b.notes, n) } // under the Room's lock
+	o.Notify = func(n Notice) {
+		b.notesMu.Lock()
+		defer b.notesMu.Unlock()
+		b.notes = append(b.notes, n)
+	}
 	b.Room = New(o)
 	for name := range sizes {
 		require.NoError(t, b.Add(Spec{
@@ -186,7 +233,7 @@ func roomTest(t *testing.T, o Options, sizes map[string]int64, f func(t *testing
 		f(t, b)
 		require.NoError(t, b.Close())
 		require.Zero(t, b.Stat().Used)
-		require.Zero(t, b.open)
+		require.Zero(t, b.loaded())
 	})
 }
 
@@ -215,7 +262,7 @@ func TestManyRequestsLoadAModelOnce(t *testing.T) {
 			a.lease.Release()
 			a.lease.Release()
 		}
-		require.Equal(t, []string{"a"}, b.opened)
+		require.Equal(t, []string{"a"}, b.loads())
 		require.Zero(t, b.state("a").Active)
 	})
 }
@@ -235,7 +282,7 @@ func TestAnIdleModelIsClosedAfterItsTTLAndNotWhileInUse(t *testing.T) {
 		require.Equal(t, Cold, b.phase("a"))
 		require.Zero(t, b.state("a").Evictions)
 		b.use("a").Release()
-		require.Len(t, b.opened, 2)
+		require.Len(t, b.loads(), 2)
 	})
 }
 
@@ -314,7 +361,7 @@ func TestModelsAreLoadedInTheOrderInWhichTheyWereAskedFor(t *testing.T) {
 		l.Release()
 		all.Wait()
 		var loads []string
-		for _, n := range b.notes {
+		for _, n := range b.noticed() {
 			if n.Kind == NoticeLoad {
 				loads = append(loads, n.Model)
 			}
@@ -428,7 +475,7 @@ func TestDrainingIsUndone(t *testing.T) {
 		l.Release()
 		require.Equal(t, Ready, b.phase("a"))
 		require.Zero(t, b.state("a").Evictions)
-		require.Equal(t, []NoticeKind{NoticeLoad, NoticeReady, NoticeWait, NoticeDrain, NoticeResume}, kinds(b.notes))
+		require.Equal(t, []NoticeKind{NoticeLoad, NoticeReady, NoticeWait, NoticeDrain, NoticeResume}, kinds(b.noticed()))
 		// Of two that wait, one that gives up leaves the other its turn.
 		l = b.use("a")
 		short, cancelShort := context.WithTimeout(t.Context(), time.Minute)
@@ -497,7 +544,7 @@ func TestUnloadClosesOnlyWhatIsNotUsed(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, done)
 		b.use("a").Release() // while it is being closed
-		require.Len(t, b.opened, 2)
+		require.Len(t, b.loads(), 2)
 		_, err = b.Unload("nobody")
 		require.Error(t, err)
 	})
@@ -508,9 +555,7 @@ func TestMemoryThatAModelHasGrownByCounts(t *testing.T) {
 	roomTest(t, Options{Budget: 250}, hundreds("a", "b", "c"), func(t *testing.T, b *bench) {
 		l := b.use("a")
 		b.use("b").Release()
-		b.mu.Lock()
-		b.extra["a"] = 120
-		b.mu.Unlock()
+		b.grow("a", 120)
 		waits := b.ask(t.Context(), "c") // there would be room once b is closed, were it not for a's growth
 		time.Sleep(time.Second / 2)
 		require.Equal(t, Cold, b.phase("b"))
@@ -520,16 +565,12 @@ func TestMemoryThatAModelHasGrownByCounts(t *testing.T) {
 			t.Fatal("c was loaded beyond the budget")
 		default:
 		}
-		b.mu.Lock()
-		b.extra["a"] = 0
-		b.mu.Unlock()
+		b.grow("a", 0)
 		<-waits.done // the next measurement sees it, with no other event
 		require.NoError(t, waits.err)
 		waits.lease.Release()
 		// Growth beyond the budget closes what is idle.
-		b.mu.Lock()
-		b.extra["a"] = 100
-		b.mu.Unlock()
+		b.grow("a", 100)
 		b.measure()
 		synctest.Wait()
 		require.Equal(t, Cold, b.phase("c"))
@@ -569,9 +610,7 @@ func TestARequestsPlaceIsThatOfItsCall(t *testing.T) {
 func TestAModelCountsWithTheFilesThatAreLoaded(t *testing.T) {
 	roomTest(t, Options{Budget: 300}, hundreds("a", "b"), func(t *testing.T, b *bench) {
 		b.use("a").Release()
-		b.mu.Lock()
-		b.bytes["a"] = 250
-		b.mu.Unlock()
+		b.expect("a", 250)
 		require.EqualValues(t, 100, b.state("a").Held)
 		_, err := b.Unload("a")
 		require.NoError(t, err)
@@ -586,7 +625,7 @@ func TestAModelCountsWithTheFilesThatAreLoaded(t *testing.T) {
 func TestCloseInTheMiddleOfEverything(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, Options{Budget: 200}, hundreds("a", "b", "c", "d"))
-		b.slow = make(chan struct{})
+		slow := b.closesWait()
 		l := b.use("a")
 		b.use("b").Release()
 		time.Sleep(time.Minute)
@@ -605,10 +644,10 @@ func TestCloseInTheMiddleOfEverything(t *testing.T) {
 		}
 		require.ErrorIs(t, worker.Await(t.Context(), nil), ErrClosed)
 		l.Release()
-		close(b.slow)
+		close(slow)
 		require.NoError(t, <-closed)
 		require.NoError(t, b.Close())
 		require.Zero(t, b.Stat().Used)
-		require.Zero(t, b.open)
+		require.Zero(t, b.loaded())
 	})
 }

@@ -1,26 +1,47 @@
 package admission
 
-import "context"
+import (
+	"context"
+	"slices"
+	"time"
+)
 
 // waiter is a request or a claim that waits. Its fields are guarded by the Room's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
 	wait    Wait
-	changed chan struct{} // of capacity 1, has something in it when wait is another one than was read last
+	untold  bool          // wait has changed since changed was written to
+	changed chan struct{} // of capacity 1: somebody is to read wait and be told
 }
 
 func newWaiter() waiter { return waiter{done: make(chan struct{}), changed: make(chan struct{}, 1)} }
 
-// say sets what it waits for.
-func (w *waiter) say(wait Wait) {
-	if w.wait.Equal(wait) {
-		return
+// tellEvery is how often those who wait are told that numbers have changed, or names in a list that is cut off. Any event of a long
+// queue changes these for all that stand in it, so telling each of them each time would take the square of its length. What somebody
+// waits for, and all names of a short list, are told at once.
+const tellEvery = time.Second
+
+// say sets what somebody waits for, and wakes him to be told, now or later. Caller must hold r.mu; only reconcile calls it, which sets
+// r.tellCounts before.
+func (r *Room) say(w *waiter, wait Wait) {
+	now := r.tellCounts
+	if !w.wait.Equal(wait) {
+		now = now || w.wait.Reason != wait.Reason ||
+			w.wait.Others == 0 && wait.Others == 0 && !slices.Equal(w.wait.Models, wait.Models)
+		w.wait, w.untold = wait, true
 	}
-	w.wait = wait
-	select {
-	case w.changed <- struct{}{}:
-	default: // it was not read since the change before
+	switch {
+	case !w.untold:
+	case now:
+		w.untold = false
+		r.toldSome = true
+		select {
+		case w.changed <- struct{}{}:
+		default: // it was not read since the change before
+		}
+	default:
+		r.untold = true
 	}
 }
 
@@ -42,19 +63,18 @@ func (w *waiter) finish(err error) {
 	close(w.done)
 }
 
-// await returns when the outcome is known, or with an error that says what was waited for when ctx ends.
+// await returns when the outcome is known, or with an error that says what was waited for when ctx ends. Who had to wait is told so, also
+// if that was over before this goroutine got to run.
 func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
 		changed = nil // nobody is to be woken for it
 	}
-	for {
+	for first := true; ; first = false {
 		wait := r.waitOf(w)
-		select {
-		case <-w.done:
+		if !first && w.isDone() {
 			return w.err
-		default:
 		}
 		if tell != nil {
 			if text := wait.String(); text != told {

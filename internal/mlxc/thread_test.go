@@ -157,7 +157,7 @@ func TestNobodyWaitsForARelease(t *testing.T) {
 		select {
 		case err := <-c:
 			return err
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			return errors.New("it waits for the job under way")
 		}
 	}

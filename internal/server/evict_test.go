@@ -87,7 +87,7 @@ func TestARequestThatWaitsForMemoryIsTold(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status := send(t, s, "GET", "/v1/status", "").Body.String()
 		return strings.Contains(status, `"waiting":1,"wait":"model domains waits for `) && strings.Contains(status, `are free; held by: chat"`)
-	}, 30*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	lease.Release()
 	w := <-answer
 	require.Equal(t, 200, w.Code)

@@ -85,10 +85,9 @@ func TestAnAnswerThatIsNotReadFreesItsSlot(t *testing.T) {
 			over := make(chan struct{})
 			reading := make(chan struct{})
 			go func() { defer close(reading); read(conn, over) }()
-			require.Eventually(t, func() bool { return len(s.slots) == 1 }, 10*time.Second, time.Millisecond)
-			require.Eventually(t, func() bool { return len(s.slots) == 0 }, 30*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `"status":499`) }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return len(s.slots) == 0 }, time.Minute, 10*time.Millisecond)
 			require.Equal(t, 200, s.do("POST", "/v1/embeddings", `{"model": "domains", "input": "a"}`).StatusCode)
-			require.Contains(t, s.log.String(), `"status":499`)
 			close(over)
 			<-reading
 		})
@@ -114,6 +113,13 @@ func TestAPanicBesideTheRequestIsItsError(t *testing.T) {
 // Before the listener closes, /readyz says no while requests are still served.
 func TestReadyzSaysNoBeforeTheEnd(t *testing.T) {
 	s := serve(t, Config{ReadyDelay: 3 * time.Second})
+	over := make(chan time.Time)
+	s.after = func(d time.Duration) <-chan time.Time {
+		if d != 3*time.Second {
+			t.Errorf("it waits for %v", d)
+		}
+		return over
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	url := "http://" + l.Addr().String()
@@ -129,15 +135,17 @@ func TestReadyzSaysNoBeforeTheEnd(t *testing.T) {
 	}
 	require.Equal(t, 200, get("/readyz"))
 	stop()
-	require.Eventually(t, s.leaving.Load, 30*time.Second, time.Millisecond)
+	require.Eventually(t, s.leaving.Load, 2*time.Minute, time.Millisecond)
 	require.Equal(t, 503, get("/readyz"))
 	require.Equal(t, 200, get("/healthz"))
-	require.False(t, s.draining.Load(), "the machine is too slow for this test")
 	response, err := http.Post(url+"/v1/chat/completions", "application/json", strings.NewReader(hello))
 	require.NoError(t, err)
 	response.Body.Close()
 	require.Equal(t, 200, response.StatusCode)
+	require.False(t, s.draining.Load())
+	close(over)
 	require.NoError(t, <-ended)
+	require.True(t, s.draining.Load())
 }
 
 // Log-probabilities of prompts are bounded for the whole request, before they are computed.

@@ -168,7 +168,7 @@ func eval[T any](b *browser, expression string) T {
 func (b *browser) until(expression string) {
 	b.t.Helper()
 	var met bool
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !met && time.Now().Before(deadline) {
 		met = eval[bool](b, "!!("+expression+")")
 		if !met {

@@ -16,6 +16,8 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 				return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "the vocabulary of %d tokens has no id %d", size, id)
 			}
 		}
+	}
+	for i, p := range in {
 		text, n := p.Text, len(p.IDs)
 		if n > 0 {
 			text, err = m.Tokenizer().Decode(ctx, p.IDs)
@@ -26,6 +28,13 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 		}
 		if err != nil {
 			return nil, 0, err
+		}
+		if text == "" {
+			why := "there is no text"
+			if len(p.IDs) > 0 {
+				why = "these token ids mark where texts begin and end; there is none between them"
+			}
+			return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "%s", why)
 		}
 		texts, tokens = append(texts, text), tokens+n
 	}
