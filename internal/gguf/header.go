@@ -172,15 +172,63 @@ func (r *reader) value(kind uint32) any {
 	return nil
 }
 
-func (r *reader) list(item uint32, n int64) any {
-	if item == typeString {
-		out := make([]string, 0, min(n, (r.size-r.at)/8)) // a string has its length in front of it
-		for range n {
+// strings reads a list of strings: the tokens of a vocabulary. Many share one piece of memory, which is quicker than one for each.
+func (r *reader) strings(n int64) []string {
+	out := make([]string, 0, min(n, (r.size-r.at)/8)) // a string has its length in front of it
+	var ends []int
+	together := make([]byte, 0, 1<<16)
+	flush := func() {
+		text, begin := string(together), 0
+		for _, end := range ends {
+			out = append(out, text[begin:end])
+			begin = end
+		}
+		together, ends = together[:0], ends[:0]
+	}
+	for range n {
+		data := r.peekString()
+		if data == nil {
+			flush()
 			if out = append(out, r.str()); r.err != nil {
 				return nil
 			}
+			continue
 		}
-		return out
+		if len(together)+len(data) > cap(together) {
+			flush()
+		}
+		together = append(together, data...)
+		ends = append(ends, len(together))
+	}
+	flush()
+	return out
+}
+
+// peekString takes a short string out of the buffer. Of others, and where the file ends, it returns nil and takes nothing.
+func (r *reader) peekString() []byte {
+	head, err := r.r.Peek(8)
+	if err != nil {
+		return nil
+	}
+	n := binary.LittleEndian.Uint64(head)
+	if n > 1<<12 || int64(n) > r.size-r.at-8 {
+		return nil
+	}
+	data, err := r.r.Peek(int(8 + n))
+	if err != nil {
+		return nil
+	}
+	r.r.Discard(len(data)) // it is in the buffer
+	r.at += int64(len(data))
+	return data[8:]
+}
+
+func (r *reader) list(item uint32, n int64) any {
+	if item == typeString {
+		if out := r.strings(n); r.err == nil {
+			return out
+		}
+		return nil
 	}
 	fixed := sizes[item]
 	if fixed == 0 {

@@ -99,6 +99,25 @@ func (s *Source) OpenGGUF(packing gguf.Packing) (*gguf.Checkpoint, error) {
 	return gguf.OpenHeader(s.GGUF, h, packing)
 }
 
+// Tokenizer returns the model's tokenizer.json, or the parts of a tokenizer that a GGUF file has in its place.
+func (s *Source) Tokenizer() (json []byte, parts *gguf.Parts, err error) {
+	const name = "tokenizer.json"
+	inFile := s.alone
+	if s.GGUF != "" && !inFile {
+		_, err := os.Stat(filepath.Join(s.Dir, name))
+		inFile = errors.Is(err, fs.ErrNotExist)
+	}
+	if inFile {
+		if h, err := s.Header(); err == nil {
+			if parts, err := h.Parts(); err == nil && parts != nil {
+				return nil, parts, nil
+			}
+		}
+	}
+	json, err = s.Read(name)
+	return json, nil, err
+}
+
 // Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
 func (s *Source) Read(name string) ([]byte, error) {
 	data, err := s.read(name)
