@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/bits"
 	"os"
+	"strings"
 )
 
 // ErrMalformed is wrapped by every error about a file that breaks the format.
@@ -63,8 +65,22 @@ type Header struct {
 	Tensors  []Tensor
 }
 
+// Outline is the header without what it says of the tokenizer: most of it is the vocabulary, which what opens the weights needs not.
+func (h *Header) Outline() *Header {
+	rest := maps.Clone(h.Metadata)
+	maps.DeleteFunc(rest, func(key string, _ any) bool { return ofTokenizer(key) })
+	return &Header{Metadata: rest, Tensors: h.Tensors}
+}
+
+func ofTokenizer(key string) bool { return strings.HasPrefix(key, "tokenizer.") }
+
 // ReadHeader reads the header of a file and checks it against the file's size.
-func ReadHeader(path string) (*Header, error) {
+func ReadHeader(path string) (*Header, error) { return readHeader(path, false) }
+
+// ReadOutline is ReadHeader for the Outline alone, and quicker.
+func ReadOutline(path string) (*Header, error) { return readHeader(path, true) }
+
+func readHeader(path string, outline bool) (*Header, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -74,7 +90,7 @@ func ReadHeader(path string) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := Parse(f, stat.Size())
+	h, err := parseHeader(f, stat.Size(), outline)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -89,6 +105,8 @@ type reader struct {
 	err   error
 	small [8]byte // what numbers are read into
 	text  []byte  // what strings are read into
+
+	dropped bool // the value that is read is not kept
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -174,7 +192,11 @@ func (r *reader) value(kind uint32) any {
 
 // strings reads a list of strings: the tokens of a vocabulary. Many share one piece of memory, which is quicker than one for each.
 func (r *reader) strings(n int64) []string {
-	out := make([]string, 0, min(n, (r.size-r.at)/8)) // a string has its length in front of it
+	room := min(n, (r.size-r.at)/8) // a string has its length in front of it
+	if r.dropped {
+		room = 0
+	}
+	out := make([]string, 0, room)
 	var ends []int
 	together := make([]byte, 0, 1<<16)
 	flush := func() {
@@ -189,9 +211,16 @@ func (r *reader) strings(n int64) []string {
 		data := r.peekString()
 		if data == nil {
 			flush()
-			if out = append(out, r.str()); r.err != nil {
+			text := r.str()
+			if r.err != nil {
 				return nil
 			}
+			if !r.dropped {
+				out = append(out, text)
+			}
+			continue
+		}
+		if r.dropped {
 			continue
 		}
 		if len(together)+len(data) > cap(together) {
@@ -305,7 +334,9 @@ func number(kind uint32, b []byte) any {
 }
 
 // Parse reads the header of a file of the given size.
-func Parse(from io.Reader, size int64) (*Header, error) {
+func Parse(from io.Reader, size int64) (*Header, error) { return parseHeader(from, size, false) }
+
+func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 	r := &reader{r: bufio.NewReaderSize(from, 1<<16), size: size}
 	if magic := r.uint32(); r.err == nil && magic != 0x46554747 {
 		r.fail("it does not begin with GGUF")
@@ -317,9 +348,13 @@ func Parse(from io.Reader, size int64) (*Header, error) {
 	h := &Header{Metadata: map[string]any{}}
 	for range r.count("metadata entries", maxCount) {
 		key := r.str()
-		h.Metadata[key] = r.value(r.uint32())
+		r.dropped = outline && ofTokenizer(key)
+		value := r.value(r.uint32())
 		if r.err != nil {
 			return nil, r.err
+		}
+		if !r.dropped {
+			h.Metadata[key] = value
 		}
 	}
 	align := int64(alignment)

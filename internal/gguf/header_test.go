@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -144,4 +145,26 @@ func TestFalseCountsSetNoMemoryAside(t *testing.T) {
 	binary.LittleEndian.PutUint64(data[at:], 1<<40)
 	_, err := parse(data)
 	require.ErrorIs(t, err, ErrMalformed)
+}
+
+// The outline is the header without the tokenizer, whichever way it is read; and a file that is broken there is broken for both.
+func TestTheOutlineIsTheHeaderWithoutTheTokenizer(t *testing.T) {
+	metadata := tiny("qwen3")
+	long := strings.Repeat("x", 5000)
+	metadata["tokenizer.ggml.tokens"] = append(slices.Repeat([]string{"some token", "", "é"}, 30000), long, "after the long one")
+	metadata["general.tags"] = []string{"kept", long, ""}
+	data := build(t, metadata, entry{"token_embd.weight", F32, []uint64{4, 2}, floats(8)})
+	path := write(t, "model.gguf", data)
+	whole, err := ReadHeader(path)
+	require.NoError(t, err)
+	require.Equal(t, metadata["tokenizer.ggml.tokens"], whole.Metadata["tokenizer.ggml.tokens"])
+	outline, err := ReadOutline(path)
+	require.NoError(t, err)
+	require.Equal(t, whole.Outline(), outline)
+	require.Equal(t, metadata["general.tags"], outline.Metadata["general.tags"])
+	require.NotContains(t, outline.Metadata, "tokenizer.ggml.model")
+	for cut := 24; cut < len(data); cut += 1 + len(data)/300 {
+		_, err := parseHeader(bytes.NewReader(data[:cut]), int64(cut), true)
+		require.ErrorIs(t, err, ErrMalformed, "cut at %d", cut)
+	}
 }

@@ -23,10 +23,11 @@ type Source struct {
 	Dir  string // the folder
 	GGUF string // the GGUF file that holds the weights; "" for safetensors
 
-	alone  bool // the file was named, not its folder: its metadata come before files beside it
-	once   sync.Once
-	header *gguf.Header
-	err    error // of reading the header
+	alone bool // the file was named, not its folder: its metadata come before files beside it
+
+	mu      sync.Mutex   // guards the headers
+	header  *gguf.Header // of the GGUF file; nil until it is read, and after Forget
+	outline *gguf.Header // the same without the vocabulary
 }
 
 // ErrNotAModel is wrapped by errors about paths that are no model.
@@ -86,13 +87,47 @@ func isModelFile(file string) bool {
 
 // Header is the header of the GGUF file.
 func (s *Source) Header() (*gguf.Header, error) {
-	s.once.Do(func() { s.header, s.err = gguf.ReadHeader(s.GGUF) })
-	return s.header, s.err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.readHeader()
+	return s.header, err
 }
 
-// OpenGGUF opens the weights of a GGUF file; see gguf.Open. Its header, with the whole vocabulary, is read once.
+// readHeader reads the header unless it is there. The caller holds the lock.
+func (s *Source) readHeader() error {
+	if s.header != nil {
+		return nil
+	}
+	h, err := gguf.ReadHeader(s.GGUF)
+	if err != nil {
+		return err
+	}
+	s.header, s.outline = h, h.Outline()
+	return nil
+}
+
+// Outline is the header without the vocabulary.
+func (s *Source) Outline() (*gguf.Header, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.outline != nil {
+		return s.outline, nil
+	}
+	var err error
+	s.outline, err = gguf.ReadOutline(s.GGUF)
+	return s.outline, err
+}
+
+// Forget gives back the memory of the GGUF file's vocabulary, which is tens of megabytes. It is read again if it is needed again.
+func (s *Source) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.header = nil
+}
+
+// OpenGGUF opens the weights of a GGUF file; see gguf.Open.
 func (s *Source) OpenGGUF(packing gguf.Packing) (*gguf.Checkpoint, error) {
-	h, err := s.Header()
+	h, err := s.Outline()
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +212,11 @@ func (s *Source) config(path string) ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	c, err := s.OpenGGUF(gguf.Plain)
+	h, err := s.Header() // with the vocabulary, which tells the end tokens
+	if err != nil {
+		return nil, err
+	}
+	c, err := gguf.OpenHeader(s.GGUF, h, gguf.Plain)
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,8 @@ type Weights struct {
 	Fuse     bool         // join what layers compute together, for the CUDA kernels
 	Kernels  bool         // compute with the CPU kernels
 	files    []*weightFile
+	// BeforeLast, unless nil, is called before the last part of the weights is read for the CPU kernels. It may be called again.
+	BeforeLast func()
 }
 
 // Problems are what is wrong with a checkpoint, one sentence each.
@@ -105,6 +107,9 @@ func (w *Weights) openGGUF(from *modelfiles.Source, packing gguf.Packing) error 
 	}
 	w.Close = c.Close
 	w.Headers = c.Virtual
+	if w.Kernels && w.openRoom(c) {
+		return w.Scope.Err()
+	}
 	w.gguf = mlxc.NewVirtualFile(from.GGUF, c, c.Size())
 	w.arrays = w.Scope.LoadVirtual(w.gguf)
 	return w.Scope.Err()

@@ -32,6 +32,9 @@ type Network struct {
 	Prefix  string             // of the checkpoint's names
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   *fused.Token       // nil where tokens are not one launch
+	// BeforeLastWeights, unless nil, waits for what else is being read and needs memory only while it is, so that this is not there beside all
+	// of the weights.
+	BeforeLastWeights func()
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -79,6 +82,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	}
 	w, err := checkpoint.OpenWeights(from, n.Weights, packing, kernels)
 	if w != nil {
+		w.BeforeLast = n.BeforeLastWeights
 		defer w.CloseFiles()
 	}
 	if w != nil && w.Close != nil {
