@@ -116,6 +116,24 @@ func TestDamagedFoldersAreRefused(t *testing.T) {
 		"other layer count": {func(t *testing.T, dir string) {
 			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 7 })
 		}, "missing tensor model.layers.6"},
+		"more layers than anything could list": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 1_000_000_000_000 })
+		}, "num_hidden_layers 1000000000000 is more than any model has"},
+		"more layers than tensors": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 1 << 23 })
+		}, "num_hidden_layers is 8388608, and the weights are only"},
+		"huge heads": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["head_dim"] = 1 << 40 })
+		}, "head_dim 1099511627776"},
+		"negative epsilon": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rms_norm_eps"] = -1 })
+		}, "rms_norm_eps -1"},
+		"infinite wavelengths": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_theta"] = 1e300 })
+		}, "rope_theta 1e+300"},
+		"no wavelengths": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_local_base_freq"] = 0 })
+		}, "rope_local_base_freq 0"},
 		"no model_type": {func(t *testing.T, dir string) {
 			editConfig(t, dir, func(c map[string]any) { delete(c, "model_type") })
 		}, "no model_type"},

@@ -222,6 +222,41 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	}
 }
 
+// requireSideBySide compares tensors that are converted all at once with those that are read one by one from the virtual file.
+func requireSideBySide(t *testing.T, c *Checkpoint) {
+	t.Helper()
+	want := make([]byte, c.Size())
+	_, err := c.ReadAt(want, 0)
+	require.NoError(t, err)
+	want = want[len(c.header):]
+	got := make([]byte, len(want))
+	out := map[string][]byte{}
+	for name, v := range c.Virtual {
+		out[name] = got[v.Offset[0]:v.Offset[1]]
+	}
+	require.NoError(t, c.ReadTensors(out))
+	require.True(t, bytes.Equal(want, got))
+}
+
+func TestTensorsAreConvertedSideBySide(t *testing.T) {
+	for _, packing := range []Packing{Plain, Affine, ForKernels} {
+		// Of more than one piece each, with rows in another order, and with parts that nobody asks for.
+		c := open(t, build(t, tiny("llama"),
+			entry{"token_embd.weight", Q4_1, []uint64{64, 60000}, randomBlocks(Q4_1, 120000)}, entry{"output_norm.weight", F32, []uint64{64}, floats(64)},
+			entry{"blk.0.attn_q.weight", Q5_1, []uint64{64, 64}, randomBlocks(Q5_1, 128)}, entry{"blk.0.attn_k.weight", F16, []uint64{64, 32}, make([]byte, 64*32*2)},
+			entry{"blk.0.ffn_up.weight", Q6K, []uint64{256, 8}, randomBlocks(Q6K, 8)}), packing)
+		requireSideBySide(t, c)
+		const name = "model.layers.0.self_attn.q_proj.weight"
+		want, got := make([]byte, c.Virtual[name].Bytes()), make([]byte, c.Virtual[name].Bytes())
+		require.NoError(t, c.ReadTensor(name, want))
+		require.NoError(t, c.ReadTensors(map[string][]byte{name: got}))
+		require.Equal(t, want, got)
+		require.Error(t, c.ReadTensors(map[string][]byte{name: got[1:]}), "memory of another length")
+		require.NoError(t, os.Truncate(c.Path, 5000))
+		require.Error(t, c.ReadTensors(map[string][]byte{name: got}), "the file was cut meanwhile")
+	}
+}
+
 // Whatever a file holds, it ends in a checkpoint whose parts can all be read, or in an error.
 func FuzzOpen(f *testing.F) {
 	f.Add(build(f, tiny("llama"), entry{"token_embd.weight", Q4_0, []uint64{64, 3}, randomBlocks(Q4_0, 6)}, entry{"blk.0.attn_q.weight", F32, []uint64{2, 8}, floats(16)}))
@@ -238,12 +273,15 @@ func FuzzOpen(f *testing.F) {
 				return
 			}
 			_, _, _ = c.Config()
-			_, _ = c.Tokenizer()
+			_, jsonErr := c.Tokenizer()
+			_, partsErr := c.Parts()
+			require.Equal(t, jsonErr == nil, partsErr == nil, "%v, %v", jsonErr, partsErr)
 			_ = c.TokenizerConfig()
 			if c.Size() < 1<<24 {
 				n, err := c.WriteTo(io.Discard)
 				require.NoError(t, err)
 				require.Equal(t, c.Size(), n)
+				requireSideBySide(t, c)
 			}
 			require.NoError(t, c.Close())
 		}

@@ -124,7 +124,7 @@ func (r *reader) into(data []byte, n int64) []byte {
 		return nil
 	}
 	if n > r.size-r.at {
-		r.fail("cut off at byte %d", r.size)
+		r.fail("it is cut off at byte %d, copy it again", r.size)
 		return nil
 	}
 	if int64(cap(data)) < n || data == nil {
@@ -132,7 +132,7 @@ func (r *reader) into(data []byte, n int64) []byte {
 	}
 	data = data[:n]
 	if _, err := io.ReadFull(r.r, data); err != nil {
-		r.fail("cut off at byte %d", r.at)
+		r.fail("it is cut off at byte %d, copy it again", r.at)
 		return nil
 	}
 	r.at += n
@@ -156,8 +156,12 @@ func (r *reader) uint64() uint64 {
 // count reads a number of things of at least one byte each.
 func (r *reader) count(what string, most uint64) uint64 {
 	n := r.uint64()
-	if n > most {
+	switch left := uint64(r.size - r.at); {
+	case n > most:
 		r.fail("%d %s", n, what)
+		return 0
+	case n > left:
+		r.fail("%d %s, of which the file's last %d bytes cannot hold as many: it is cut off, copy it again", n, what, left)
 		return 0
 	}
 	return n
@@ -180,7 +184,7 @@ func (r *reader) value(kind uint32) any {
 		return r.str()
 	case kind == typeArray:
 		item := r.uint32()
-		n := r.count("values in a list", uint64(r.size))
+		n := r.count("values in a list", math.MaxInt64)
 		if r.err != nil {
 			return nil
 		}
@@ -265,7 +269,7 @@ func (r *reader) list(item uint32, n int64) any {
 		return nil
 	}
 	if n > (r.size-r.at)/fixed {
-		r.fail("cut off at byte %d", r.size)
+		r.fail("it is cut off at byte %d, copy it again", r.size)
 		return nil
 	}
 	data := r.take(n * fixed)

@@ -118,6 +118,7 @@ func TestEveryCutIsNoticed(t *testing.T) {
 	for n := range whole {
 		_, err := parse(whole[:n])
 		require.ErrorIs(t, err, ErrMalformed, "%d of %d bytes", n, len(whole))
+		require.ErrorContains(t, err, "copy it again", "%d of %d bytes", n, len(whole))
 	}
 }
 

@@ -156,6 +156,14 @@ func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
 	return w.arrays[name]
 }
 
+// CheckLayers refuses more layers than there are tensors: a list of what all of them lack would have no end.
+func (w *Weights) CheckLayers(n int) error {
+	if n > len(w.Headers) {
+		return fmt.Errorf("num_hidden_layers is %d, and the weights are only %d tensors", n, len(w.Headers))
+	}
+	return nil
+}
+
 // Ignore leaves a tensor out that a checkpoint may hold without need.
 func (w *Weights) Ignore(name string) { w.ignored[w.Key(name)] = true }
 

@@ -1,6 +1,7 @@
 package decoder
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -89,7 +90,7 @@ func newLlamaFamily(cfg llamaConfig, w *checkpoint.Weights, lease *mlxc.Lease) (
 	if cfg.HeadDim == 0 && cfg.Heads > 0 {
 		cfg.HeadDim = cfg.HiddenSize / cfg.Heads
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cmp.Or(cfg.validate(), w.CheckLayers(cfg.Layers)); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	rope, err := cfg.RopeScaling.rope(w.Scope, cfg.HeadDim, cfg.RopeTheta)
@@ -132,17 +133,16 @@ func newLlamaFamily(cfg llamaConfig, w *checkpoint.Weights, lease *mlxc.Lease) (
 }
 
 func (c llamaConfig) validate() error {
-	if err := checkPositive(map[string]int{
+	positive := map[string]int{
 		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim, "vocab_size": c.VocabSize,
-	}); err != nil {
+	}
+	if err := cmp.Or(checkPositive(positive), checkFloats(c.RMSNormEps, map[string]float64{"rope_theta": c.RopeTheta})); err != nil {
 		return err
 	}
 	switch {
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("num_attention_heads %d is no multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
-	case c.RopeTheta <= 0:
-		return fmt.Errorf("rope_theta %v is not positive", c.RopeTheta)
 	case c.UseSlidingWindow:
 		return fmt.Errorf("use_sliding_window: %w", engine.ErrUnsupported)
 	}
