@@ -349,9 +349,13 @@ func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 		r.fail("version %d; 2 and 3 are known", version)
 	}
 	tensors := r.count("tensors", maxCount)
-	h := &Header{Metadata: map[string]any{}}
+	h, keys := &Header{Metadata: map[string]any{}}, map[string]bool{}
 	for range r.count("metadata entries", maxCount) {
 		key := r.str()
+		if keys[key] {
+			r.fail("two metadata entries have the name %q", key)
+		}
+		keys[key] = true
 		r.dropped = outline && ofTokenizer(key)
 		value := r.value(r.uint32())
 		if r.err != nil {
@@ -360,6 +364,9 @@ func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 		if !r.dropped {
 			h.Metadata[key] = value
 		}
+	}
+	if err := h.checkKinds("", fileKinds); err != nil {
+		return nil, err
 	}
 	align := int64(alignment)
 	if given, ok := h.Metadata["general.alignment"].(int64); ok {

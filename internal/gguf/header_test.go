@@ -61,6 +61,10 @@ func build(t testing.TB, metadata map[string]any, tensors ...entry) []byte {
 			put([]uint32{typeArray, 6})
 			put(uint64(len(v)))
 			put(v)
+		case []bool:
+			put([]uint32{typeArray, 7})
+			put(uint64(len(v)))
+			put(v)
 		default:
 			t.Fatalf("%T", v)
 		}
@@ -131,6 +135,8 @@ func TestNonsenseIsNamed(t *testing.T) {
 		"rows of 16":       file(t, Q8_0, []uint64{16, 2}, 34),
 		"it is truncated":  file(t, F16, []uint64{1 << 20}, 100),
 		"bytes in a strin": append(file(t, F32, []uint64{8}, 0)[:24], 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0),
+		"split.count":      build(t, map[string]any{"split.count": "2"}),
+		"architecture":     build(t, map[string]any{"general.architecture": 7}),
 		"two tensors":      build(t, nil, entry{"a", F32, []uint64{1}, make([]byte, 4)}, entry{"a", F32, []uint64{1}, make([]byte, 4)}),
 	} {
 		_, err := parse(data)

@@ -52,7 +52,15 @@ type tokenizer struct {
 }
 
 func (h *Header) readTokenizer() (*tokenizer, error) {
+	if err := h.checkKinds("", tokenizerKinds); err != nil {
+		return nil, err
+	}
 	tokens, kinds := h.vocabulary()
+	if types, given := h.Metadata["tokenizer.ggml.token_type"]; given {
+		if list, ok := types.([]int64); !ok || len(list) != len(tokens) {
+			return nil, fmt.Errorf("%w: tokenizer.ggml.token_type is no list of a number for each of %d tokens", ErrMalformed, len(tokens))
+		}
+	}
 	if len(tokens) == 0 {
 		return nil, fmt.Errorf("%w: the metadata has no tokens (tokenizer.ggml.tokens): put the model's tokenizer.json beside the file", ErrMalformed)
 	}
