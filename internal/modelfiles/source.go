@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -39,10 +40,11 @@ func Find(path string) (*Source, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
-	case !stat.IsDir() && strings.EqualFold(filepath.Ext(path), ".gguf"):
-		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	case !stat.IsDir():
-		return nil, fmt.Errorf("%w: %s is a file, and not a .gguf one", ErrNotAModel, path)
+		if err := isGGUF(path, stat); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
+		}
+		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	}
 	s := &Source{Dir: path}
 	tensors, err := Files(path, "model*.safetensors")
@@ -60,9 +62,32 @@ func Find(path string) (*Source, error) {
 	return s, nil
 }
 
+// ggufPattern matches the names of GGUF files, with an ending in letters of any size.
+const ggufPattern = "*.[gG][gG][uU][fF]"
+
+// isGGUF returns nil for a file that is named .gguf, or that begins as one, as Ollama's blobs do, which have no ending.
+func isGGUF(path string, stat fs.FileInfo) error {
+	if !stat.Mode().IsRegular() {
+		return fmt.Errorf("%s is neither a folder nor a regular file", path)
+	}
+	if strings.EqualFold(filepath.Ext(path), ".gguf") {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var magic [4]byte
+	if _, err := io.ReadFull(f, magic[:]); err != nil || string(magic[:]) != "GGUF" {
+		return fmt.Errorf("%s is a file, and not a .gguf one", path)
+	}
+	return nil
+}
+
 // ggufIn is the GGUF model of a folder, or "".
 func ggufIn(dir string) (string, error) {
-	files, err := Files(dir, "*.gguf")
+	files, err := Files(dir, ggufPattern)
 	if err != nil {
 		return "", err
 	}
@@ -80,9 +105,12 @@ func ggufIn(dir string) (string, error) {
 	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
 }
 
-// isModelFile is false for .gguf files that belong to another one: later parts, and the vision part of a model.
+// isModelFile is false for .gguf files that belong to another one: later parts, the vision part of a model, and what a Mac writes beside a
+// file that it copies (._NAME). What is no file, as a folder of that name, is none either.
 func isModelFile(file string) bool {
-	return !gguf.LaterPart(file) && !strings.HasPrefix(filepath.Base(file), "mmproj")
+	stat, err := os.Stat(file)
+	base := strings.ToLower(filepath.Base(file))
+	return err == nil && stat.Mode().IsRegular() && !gguf.LaterPart(file) && !strings.HasPrefix(base, "mmproj") && !strings.HasPrefix(base, ".")
 }
 
 // Header is the header of the GGUF file.
