@@ -57,7 +57,7 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 	if from.GGUF != "" {
 		return []string{from.GGUF}, nil
 	}
-	return modelfiles.Files(from.Dir, "model*.safetensors")
+	return modelfiles.Tensors(from.Dir)
 }
 
 // OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packing is how GGUF's types are held. kernels is

@@ -2,12 +2,12 @@ package decoder
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
 )
 
@@ -45,7 +45,7 @@ func newGemma3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (
 	if w.Prefix != "" { // the text part of a multimodal checkpoint has other defaults
 		cfg.Heads, cfg.KVHeads = 8, 4
 	}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	// Multimodal configs give the vocabulary beside the text part, or nowhere; the table knows it.

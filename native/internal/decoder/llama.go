@@ -2,11 +2,11 @@ package decoder
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
 )
 
@@ -42,7 +42,7 @@ type ropeParameters struct {
 
 func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	cfg := llamaConfig{RopeTheta: 10000, Tied: true}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkvBias, cfg.outBias = cfg.AttentionBias, cfg.AttentionBias
@@ -56,7 +56,7 @@ func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 
 func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	cfg := llamaConfig{RopeTheta: 1e6, Tied: true}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkvBias, cfg.MLPBias = true, false
@@ -65,7 +65,7 @@ func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 
 func newQwen3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	var cfg llamaConfig
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkNorm, cfg.MLPBias = true, false
