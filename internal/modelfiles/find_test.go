@@ -78,3 +78,17 @@ func TestFilesWithoutAnEndingAreToldByTheirFirstBytes(t *testing.T) {
 	_, err = Find(pipe)
 	require.ErrorIs(t, err, ErrNotAModel)
 }
+
+func TestLinksThatLeadNowhereSayWhere(t *testing.T) {
+	dir := t.TempDir()
+	gone := filepath.Join(dir, "blobs", "gone")
+	for _, name := range []string{"snapshot/config.json", "model.gguf", "folder"} {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.Symlink(gone, path))
+		_, err := Find(strings.TrimSuffix(path, "/config.json"))
+		require.ErrorIs(t, err, ErrNotAModel)
+		require.ErrorContains(t, err, gone)
+		require.ErrorContains(t, err, "again")
+	}
+}

@@ -39,6 +39,9 @@ func Find(path string) (*Source, error) {
 	stat, err := os.Stat(path)
 	switch {
 	case err != nil:
+		if to, _ := os.Readlink(path); to != "" {
+			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, path, to, err)
+		}
 		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
 	case !stat.IsDir():
 		if err := isGGUF(path, stat); err != nil {
@@ -56,7 +59,11 @@ func Find(path string) (*Source, error) {
 			return nil, err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil && s.GGUF == "" {
+	config := filepath.Join(path, "config.json")
+	if _, err := os.Stat(config); err != nil && s.GGUF == "" {
+		if to, _ := os.Readlink(config); to != "" {
+			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, config, to, err)
+		}
 		return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
 	}
 	return s, nil
