@@ -272,6 +272,10 @@ func rounded(f float32) uint64 {
 // convertPacked makes what there is room for of the weights, scales and biases of whole blocks.
 func convertPacked(p part, in, weights, scales, biases []byte) {
 	f, l := p.form, layouts[p.source.Type]
+	if p.source.Type == Q8_0 && weights != nil && scales != nil && biases == nil {
+		convertQ8_0(in, weights, scales)
+		return
+	}
 	groups, size := l.values/f.group, l.values*f.bits/8
 	var q [256]byte
 	var scale, bias [16]float32
@@ -280,6 +284,13 @@ func convertPacked(p part, in, weights, scales, biases []byte) {
 			f.quants(in, q[:])
 			putBits(weights[:size:size], q[:l.values], f.bits)
 			weights = weights[size:]
+		}
+		if f.first && biases == nil { // the scale lies in the block as it is kept
+			if scales != nil {
+				copy(scales[:2], in)
+				scales = scales[2:]
+			}
+			continue
 		}
 		f.scales(in, scale[:], bias[:])
 		if scales != nil {
@@ -294,5 +305,17 @@ func convertPacked(p part, in, weights, scales, biases []byte) {
 			}
 		}
 		biases = putFloats(biases, bias[:groups], f.scaleType())
+	}
+}
+
+// convertQ8_0 is convertPacked for the type of most large tables: a block is a scale and 32 bytes, which lie in place already.
+func convertQ8_0(in, weights, scales []byte) {
+	for len(in) >= 34 && len(weights) >= 32 && len(scales) >= 2 {
+		b, q := (*[34]byte)(in), (*[32]byte)(weights)
+		scales[0], scales[1] = b[0], b[1]
+		for i := 0; i < 32; i += 8 {
+			binary.LittleEndian.PutUint64(q[i:], binary.LittleEndian.Uint64(b[2+i:])^signs)
+		}
+		in, weights, scales = in[34:], weights[32:], scales[2:]
 	}
 }

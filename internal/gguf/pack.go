@@ -23,23 +23,24 @@ type form struct {
 	bits, group int
 	centred     bool // bias is always -2^(bits-1) * scale
 	wide        bool // scales need float32
+	first       bool // there is one scale, the block's first two bytes
 	quants      func(block, q []byte)
 	scales      func(block []byte, scale, bias []float32) // of each group; bias is left alone if centred
 }
 
 var forms = map[Type]form{
-	Q4_0: {bits: 4, group: 32, centred: true, quants: nibbles(2), scales: scaleFirst},
+	Q4_0: {bits: 4, group: 32, centred: true, first: true, quants: nibbles(2), scales: scaleFirst},
 	Q4_1: {bits: 4, group: 32, quants: nibbles(4), scales: scaleAndBias},
-	Q5_0: {bits: 5, group: 32, centred: true, quants: fiveBits(2), scales: scaleFirst},
+	Q5_0: {bits: 5, group: 32, centred: true, first: true, quants: fiveBits(2), scales: scaleFirst},
 	Q5_1: {bits: 5, group: 32, quants: fiveBits(4), scales: scaleAndBias},
-	Q8_0: {bits: 8, group: 32, centred: true, quants: quantsQ8_0, scales: scaleFirst},
+	Q8_0: {bits: 8, group: 32, centred: true, first: true, quants: quantsQ8_0, scales: scaleFirst},
 	Q2K:  {bits: 2, group: 16, wide: true, quants: quantsQ2K, scales: scalesQ2K},
 	Q3K:  {bits: 3, group: 16, centred: true, wide: true, quants: quantsQ3K, scales: scalesQ3K},
 	Q4K:  {bits: 4, group: 32, wide: true, quants: quantsQ4K, scales: scalesQ4K},
 	Q5K:  {bits: 5, group: 32, wide: true, quants: quantsQ5K, scales: scalesQ4K},
 	Q6K:  {bits: 6, group: 16, centred: true, wide: true, quants: quantsQ6K, scales: scalesQ6K},
 	// The sixteen steps of these are whole numbers of eight bits.
-	IQ4NL: {bits: 8, group: 32, centred: true, quants: quantsIQ4NL, scales: scaleFirst},
+	IQ4NL: {bits: 8, group: 32, centred: true, first: true, quants: quantsIQ4NL, scales: scaleFirst},
 	IQ4XS: {bits: 8, group: 32, centred: true, wide: true, quants: quantsIQ4XS, scales: scalesIQ4XS},
 }
 
@@ -61,10 +62,11 @@ func scaleFirst(b []byte, scale, _ []float32) { scale[0] = half(b) }
 
 func scaleAndBias(b []byte, scale, bias []float32) { scale[0], bias[0] = half(b), half(b[2:]) }
 
-// Eight bytes at a time: values of four bits in the low halves of eight bytes and in the high ones, and the lowest two bits of each.
+// Eight bytes at a time: values of four bits in the low halves of eight bytes and in the high ones, the lowest two bits of each, and the highest one.
 const (
 	lowHalves = 0x0f0f0f0f0f0f0f0f
 	lowPairs  = 0x0303030303030303
+	signs     = 0x8080808080808080
 )
 
 func eight(b []byte) uint64       { return binary.LittleEndian.Uint64(b) }
@@ -104,7 +106,7 @@ func fiveBits(from int) func(b, q []byte) {
 
 func quantsQ8_0(b, q []byte) {
 	for i := 0; i < 32; i += 8 {
-		putEight(q[i:], eight(b[2+i:])^0x8080808080808080) // int8 + 128
+		putEight(q[i:], eight(b[2+i:])^signs) // int8 + 128
 	}
 }
 

@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -241,40 +242,39 @@ func (t *tokenizer) markSpaces() {
 	}
 }
 
-// rank fills the places.
+// rank fills the places: first those tokens that are joined before all others, then the rest by their scores.
 func (t *tokenizer) rank(scores []float64) {
-	scoreOf := func(id uint32) float64 {
-		switch score := scores[id]; {
-		case t.kinds[id] == tokenUserDefined:
-			return math.Inf(1) // joined before all others
-		case math.IsNaN(score):
-			return math.Inf(-1)
-		default:
-			return score
-		}
-	}
 	t.places = make([]uint32, len(t.tokens))
 	order := make([]uint32, 0, len(t.tokens)) // the best score first; most files have them in this order already
 	sorted := true
+	anyFirst := uint32(0)
 	for id := range uint32(len(t.tokens)) {
 		t.places[id] = NotMerged
-		if kind := t.kinds[id]; t.tokens[id] != "" && (kind == tokenNormal || kind == tokenUserDefined) {
-			sorted = sorted && (len(order) == 0 || scoreOf(order[len(order)-1]) >= scoreOf(id))
+		if t.tokens[id] == "" {
+			continue
+		}
+		score := scores[id]
+		if math.IsNaN(score) {
+			score = math.Inf(-1)
+		}
+		switch kind := t.kinds[id]; {
+		case kind == tokenUserDefined || kind == tokenNormal && math.IsInf(score, 1):
+			t.places[id], anyFirst = 0, 1
+		case kind == tokenNormal:
+			sorted = sorted && (len(order) == 0 || scores[order[len(order)-1]] >= score)
 			order = append(order, id)
 		}
 	}
-	if !sorted {
-		slices.SortFunc(order, func(a, b uint32) int {
-			switch x, y := scoreOf(a), scoreOf(b); {
-			case x > y:
-				return -1
-			case x < y:
-				return 1
-			}
-			return 0
-		})
+	scoreOf := func(id uint32) float64 {
+		if score := scores[id]; !math.IsNaN(score) {
+			return score
+		}
+		return math.Inf(-1)
 	}
-	place := uint32(0)
+	if !sorted {
+		slices.SortFunc(order, func(a, b uint32) int { return cmp.Compare(scoreOf(b), scoreOf(a)) })
+	}
+	place := anyFirst
 	for i, id := range order {
 		if i > 0 && scoreOf(order[i-1]) != scoreOf(id) {
 			place++
