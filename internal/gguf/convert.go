@@ -281,8 +281,12 @@ func convertPacked(p part, in, weights, scales, biases []byte) {
 	var scale, bias [16]float32
 	for ; len(in) > 0; in = in[l.bytes:] {
 		if weights != nil {
-			f.quants(in, q[:])
-			putBits(weights[:size:size], q[:l.values], f.bits)
+			if f.packed != nil {
+				f.packed(in, weights)
+			} else {
+				f.quants(in, q[:])
+				putBits(weights[:size:size], q[:l.values], f.bits)
+			}
 			weights = weights[size:]
 		}
 		if f.first && biases == nil { // the scale lies in the block as it is kept
