@@ -44,13 +44,18 @@ func TestABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T) {
 	withAndWithoutSharedKV(t, testABatchOfRequestsGivesWhatEachGivesAlone)
 }
 
-// withAndWithoutSharedKV runs a test with the CPU kernels, with MLX's ops, and with those and streams that share KV buffers, as
-// on a GPU.
+// withAndWithoutSharedKV runs a test with the CPU kernels, with MLX's ops, with those and streams that share KV buffers, as on a GPU, and
+// with a stand-in for the kernel of a token, as on an NVIDIA GPU.
 func withAndWithoutSharedKV(t *testing.T, test func(t *testing.T, m *Model)) {
-	for name, c := range map[string]struct{ exact, shared bool }{
-		"CPU kernels": {false, false}, "MLX's ops": {true, false}, "shared KV": {true, true},
+	for name, c := range map[string]struct{ exact, shared, launch bool }{
+		"CPU kernels": {false, false, false}, "MLX's ops": {true, false, false}, "shared KV": {true, true, false}, "one launch": {true, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if c.launch {
+				m, _ := openInPlace(t, testenv.Model(t), engine.NativeOptions{})
+				test(t, m)
+				return
+			}
 			m := openWith(t, engine.NativeOptions{Exact: c.exact})
 			require.NoError(t, m.owner.Do(t.Context(), func() error { m.scheduler.Batching = c.shared; return nil }))
 			test(t, m)

@@ -3,7 +3,6 @@ package native
 import (
 	"context"
 	"errors"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -104,30 +103,41 @@ func TestEndedStreamsLeaveNothingBehind(t *testing.T) {
 
 // The instructions before texts are kept in the budget of all kept KV.
 func TestEvictedPrefixesAreFreed(t *testing.T) {
-	const budget = 1 << 20
-	m := openWith(t, engine.NativeOptions{PromptCache: budget})
 	labels := testenv.Labels(t)
-	var sizes []int64
-	for i := range 12 {
-		options := engine.ClassifyOptions{Labels: labels[i%8:], Prompt: engine.DefaultLabelPrompt}
+	options := func(i int) engine.ClassifyOptions {
+		o := engine.ClassifyOptions{Labels: labels[i%8:], Prompt: engine.DefaultLabelPrompt}
 		if i >= 8 {
-			options.Prompt = "Other words. " + options.Prompt
+			o.Prompt = "Other words. " + o.Prompt
 		}
+		return o
+	}
+	classify := func(m *Model, i int) (metrics engine.Metrics, computed int64) {
 		before, err := m.Metrics(t.Context())
 		require.NoError(t, err)
 		for range 2 {
-			_, err := m.Classify(t.Context(), []string{"x"}, options)
+			_, err := m.Classify(t.Context(), []string{"x"}, options(i))
 			require.NoError(t, err)
 		}
-		metrics, err := m.Metrics(t.Context())
+		metrics, err = m.Metrics(t.Context())
 		require.NoError(t, err)
-		require.Less(t, metrics.PromptTokens-before.PromptTokens, int64(120), "the second time only the text is computed")
-		sizes = append(sizes, metrics.CachedKVBytes)
-		require.LessOrEqual(t, metrics.CachedKVBytes, int64(budget))
+		return metrics, metrics.PromptTokens - before.PromptTokens
 	}
-	require.Positive(t, sizes[0])
-	require.Greater(t, slices.Max(sizes), int64(budget/2))
-	require.Less(t, slices.Max(sizes), sizes[0]*12, "some were given up")
+	// What a prefix takes depends on the kernels: some grow their KV by blocks, others keep what there is.
+	one, _ := classify(openWith(t, engine.NativeOptions{PromptCache: 1 << 30}), 0)
+	require.Positive(t, one.CachedKVBytes)
+	budget := 4 * one.CachedKVBytes
+	m := openWith(t, engine.NativeOptions{PromptCache: budget})
+	var largest int64
+	for i := range 12 {
+		metrics, computed := classify(m, i)
+		require.Less(t, computed, int64(120), "the second time only the text is computed")
+		largest = max(largest, metrics.CachedKVBytes)
+		require.LessOrEqual(t, metrics.CachedKVBytes, budget)
+	}
+	require.Greater(t, largest, budget/2)
+	_, kept := classify(m, 11)
+	_, forgotten := classify(m, 0)
+	require.Less(t, kept+20, forgotten, "the last prefix is still there, the first one was given up")
 }
 
 func TestFailedLoadsLeaveNothingBehind(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
 // On the CPU a row's bits depend on nothing but its tokens: not on threads, on who else is computed, on the chunks it comes in,
@@ -16,14 +17,14 @@ import (
 func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 	texts := testenv.Texts(t)[:32]
 	defer mlxc.SetCPUThreads(0)
+	if !open(t).network.Shape.Rings {
+		return // rows are computed alike by the CPU kernels only, and only these have threads
+	}
 	var want []engine.Classification
 	var tokens []answer
 	prompts := make([][]int32, len(texts))
 	for _, threads := range []int{1, 3} {
 		m := openWith(t, engine.NativeOptions{Threads: threads, PromptCache: 64 << 20})
-		if !m.network.Shape.Rings {
-			return // rows are computed alike by the CPU kernels only
-		}
 		for i, text := range texts {
 			ids, err := m.Encode(t.Context(), text, true)
 			require.NoError(t, err)
@@ -58,11 +59,27 @@ func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
 
 func TestThreadsThatAreNoNumberAreRefused(t *testing.T) {
 	t.Setenv(decoder.ThreadsVariable, "many")
-	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{})
-	require.ErrorContains(t, err, decoder.ThreadsVariable)
-	_, err = Load(t.Context(), testenv.Model(t), engine.NativeOptions{Threads: -1})
+	for _, exact := range []bool{false, true} { // also where nothing would be computed by threads
+		_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Exact: exact})
+		require.ErrorContains(t, err, decoder.ThreadsVariable)
+	}
+	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Threads: -1})
 	var option *engine.OptionError
 	require.ErrorAs(t, err, &option)
 	t.Setenv(decoder.ThreadsVariable, "2")
-	require.Contains(t, open(t).Info().Kernels, "2 threads")
+	if m := open(t); m.network.Shape.Rings {
+		require.Contains(t, m.Info().Kernels, "2 threads")
+	}
+}
+
+// MLX's ops, on a CPU and on a GPU, have no threads to set.
+func TestThreadsOfAModelWithoutCPUKernelsAreRefused(t *testing.T) {
+	before := mlxtest.Measure(t)
+	_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Exact: true, Threads: 2})
+	var option *engine.OptionError
+	require.ErrorAs(t, err, &option)
+	require.Equal(t, "Threads", option.Option)
+	require.Equal(t, before, mlxtest.Measure(t))
+	t.Setenv(decoder.ThreadsVariable, "2")
+	openWith(t, engine.NativeOptions{Exact: true}) // the variable is for all models
 }

@@ -59,7 +59,7 @@ parity-report: build ## after how many tokens engines part; wants a GPU
 # The fused kernels against MLX's own ops, and where the time of a token goes: needs an NVIDIA GPU.
 # GO_MLX_BENCH_MODEL names another model folder than the trained one.
 test-cuda: build ## the fused kernels; needs an NVIDIA GPU
-	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project|OneLaunch|TokenKernel|AToken' -bench 'Decode|Generate|Tokens|ClassifyOne' -v ./native ./internal/fused
+	@$(GOTEST) -tags cuda -run 'Fused|Packed|ABatch|Project|OneLaunch|TokenKernel|AToken|OnAGPU|DrawTogether|KeptPrompt|ThroughAFile' -skip 'TheKernelOfAToken' -bench 'Decode|Generate|Tokens|ClassifyOne' -v ./native ./internal/fused
 
 # A LoRA run that teaches the trained model two domains, and memory over a thousand steps: about ten minutes.
 test-training: build ## LoRA runs that must teach something; ten minutes

@@ -9,6 +9,8 @@ using gomlx::Product;
 
 constexpr long block = 32;
 
+constexpr long padded(long k, long step) { return (k + step - 1) / step * step; }
+
 // A block's weights: rows to start from, and the bytes between them.
 struct Rows {
   const char* data;

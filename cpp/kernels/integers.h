@@ -1,17 +1,19 @@
 // Products with packed weights by sums of integers.
 //
 // x is turned into integers of twelve bits, with a scale for every group of its columns that the weights have: x = scale * (16 hi + lo),
-// hi and lo in signed bytes. A group's sum of q * x is then exact in whatever order it is added, so rows alone, by vectors
-// that hold many columns, and rows in company, by vectors or tiles that hold many rows, come to the same bits: what
-// rounds is only the chain over groups, sum += (S * x's scale) * w's scale, sum += w's bias * (sum of x), in the order of the groups.
+// hi and lo in signed bytes. A group's sum of q * x is then exact in whatever order it is added, so a row of x alone, by vectors, and rows
+// of x together, by vectors or tiles, come to the same bits: what rounds is only the chain over groups,
+// sum += (S * x's scale) * w's scale, sum += w's bias * (sum of x), in the order of the groups.
 // Twelve bits round x by at most 1/4078 of its group's largest number. bfloat16 rounds by 1/512 of each number, on the
 // average about as much, and here weights are not rounded at all.
 //
+// Weights are taken interleaved (interleave.h); those that are not are interleaved block by block for every product.
 // Weights of four bits are taken so wherever there is AVX2, others where there are VNNI and VBMI: without VNNI products of larger
 // weights do not fit the instruction's sums.
 #pragma once
 
 #include "block.h"
+#include "interleave.h"
 
 #if defined(__AVX2__)
 #define GOMLX_INTEGERS
@@ -20,20 +22,15 @@ namespace {
 
 namespace integer {
 
-constexpr int vector_bytes = 4 * lanes; // of packed weights at once: twice as many weights
 constexpr int largest = 2039; // 16 * 127 + 7
 
 #if defined(__AVX512F__)
 using bytes = __m512i;
 INLINE bytes load(const void* p) { return _mm512_loadu_si512(p); }
-INLINE bytes load_first(const void* p, long n) { return _mm512_maskz_loadu_epi8(~0ull >> (64 - n), p); }
+INLINE void store(void* p, bytes b) { _mm512_storeu_si512(p, b); }
 INLINE bytes low(bytes b) { return _mm512_and_si512(b, _mm512_set1_epi8(15)); }
 INLINE bytes high(bytes b) { return low(_mm512_srli_epi16(b, 4)); }
 INLINE bytes word(const void* p) { int32_t i; memcpy(&i, p, 4); return _mm512_set1_epi32(i); }
-INLINE bytes unpack_low(bytes a, bytes b) { return _mm512_unpacklo_epi32(a, b); }
-INLINE bytes unpack_high(bytes a, bytes b) { return _mm512_unpackhi_epi32(a, b); }
-INLINE bytes unpack_low2(bytes a, bytes b) { return _mm512_unpacklo_epi64(a, b); }
-INLINE bytes unpack_high2(bytes a, bytes b) { return _mm512_unpackhi_epi64(a, b); }
 #if defined(__AVX512VNNI__)
 INLINE vi dot(vi sum, bytes q, bytes x) { return (vi)_mm512_dpbusd_epi32((__m512i)sum, q, x); }
 #else
@@ -43,24 +40,24 @@ INLINE vf number(vi v) { return _mm512_cvtepi32_ps((__m512i)v); }
 #else
 using bytes = __m256i;
 INLINE bytes load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
-INLINE bytes load_first(const void* p, long) { return _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
 INLINE bytes low(bytes b) { return _mm256_and_si256(b, _mm256_set1_epi8(15)); }
 INLINE bytes high(bytes b) { return low(_mm256_srli_epi16(b, 4)); }
 INLINE bytes word(const void* p) { int32_t i; memcpy(&i, p, 4); return _mm256_set1_epi32(i); }
-INLINE bytes unpack_low(bytes a, bytes b) { return _mm256_unpacklo_epi32(a, b); }
-INLINE bytes unpack_high(bytes a, bytes b) { return _mm256_unpackhi_epi32(a, b); }
-INLINE bytes unpack_low2(bytes a, bytes b) { return _mm256_unpacklo_epi64(a, b); }
-INLINE bytes unpack_high2(bytes a, bytes b) { return _mm256_unpackhi_epi64(a, b); }
 INLINE vi dot(vi sum, bytes q, bytes x) { return sum + (vi)_mm256_madd_epi16(_mm256_maddubs_epi16(q, x), _mm256_set1_epi16(1)); }
 INLINE vf number(vi v) { return (vf)_mm256_cvtepi32_ps((__m256i)v); }
 #endif
+
+// Eight columns of as many rows as there are lanes, four columns of a row in each lane.
+struct Eight {
+  bytes first, second; // of four bits the even columns and the odd ones, otherwise the first four and the last four
+};
 
 #if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 #define GOMLX_ANY_BITS
 
 // How to take eight weights out of every b bytes.
 template <int bits> struct Places {
-  alignas(64) uint8_t spread[64]; // the bytes of the eight units of eight, each at the start of a 64-bit lane
+  alignas(64) uint8_t spread[64]; // the bytes of the eight rows, each row at the start of a 64-bit lane
   alignas(64) uint8_t shift[64];
   constexpr Places() : spread(), shift() {
     for (int i = 0; i < 64; i++) {
@@ -70,127 +67,46 @@ template <int bits> struct Places {
   }
 };
 
-// The 64 weights from p on, or as many as there are in `left` bytes, in their order.
-template <int bits> INLINE bytes weights_of(const char* p, long left) {
-  const bytes packed = load_first(p, lesser(left, 8 * bits));
-  if constexpr (bits == 8) return packed;
+// Eight columns of eight rows, in 64-bit lanes.
+template <int bits> INLINE bytes eight_rows(const char* p) {
+  if constexpr (bits == 8) return load(p);
   static constexpr Places<bits> places;
+  const bytes packed = _mm512_maskz_loadu_epi8(~0ull >> (64 - 8 * bits), p);
   const bytes spread = _mm512_permutexvar_epi8(_mm512_load_si512(places.spread), packed);
   return _mm512_and_si512(_mm512_multishift_epi64_epi8(_mm512_load_si512(places.shift), spread), _mm512_set1_epi8((1 << bits) - 1));
 }
-#endif
 
-// The sums of sixteen bytes of x, of as many rows as there are lanes: a[r] holds row r's, of four lanes to
-// every sixteen bytes. part[u] gets the sums of the u-th sixteen bytes, with a row in each lane.
-INLINE void sum_rows(const vi* a, vi* part) {
-  bytes t[lanes / 2], v[lanes / 4];
-  for (int i = 0; i < lanes / 2; i++)
-    t[i] = (bytes)((vi)unpack_low((bytes)a[2 * i], (bytes)a[2 * i + 1]) + (vi)unpack_high((bytes)a[2 * i], (bytes)a[2 * i + 1]));
-  for (int i = 0; i < lanes / 4; i++)
-    v[i] = (bytes)((vi)unpack_low2(t[2 * i], t[2 * i + 1]) + (vi)unpack_high2(t[2 * i], t[2 * i + 1]));
-#if defined(__AVX512F__)
-  bytes even0 = _mm512_shuffle_i32x4(v[0], v[1], 0x88), odd0 = _mm512_shuffle_i32x4(v[0], v[1], 0xdd);
-  bytes even1 = _mm512_shuffle_i32x4(v[2], v[3], 0x88), odd1 = _mm512_shuffle_i32x4(v[2], v[3], 0xdd);
-  part[0] = (vi)_mm512_shuffle_i32x4(even0, even1, 0x88), part[2] = (vi)_mm512_shuffle_i32x4(even0, even1, 0xdd);
-  part[1] = (vi)_mm512_shuffle_i32x4(odd0, odd1, 0x88), part[3] = (vi)_mm512_shuffle_i32x4(odd0, odd1, 0xdd);
-#else
-  part[0] = (vi)_mm256_permute2x128_si256(v[0], v[1], 0x20), part[1] = (vi)_mm256_permute2x128_si256(v[0], v[1], 0x31);
-#endif
-}
-
-// A square of 32-bit numbers, as many as lanes, with rows and columns exchanged.
-INLINE void transpose(vi* r) {
-#if defined(__AVX512F__)
-  bytes t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = unpack_low((bytes)r[i], (bytes)r[i + 1]), t[i + 1] = unpack_high((bytes)r[i], (bytes)r[i + 1]);
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = (vi)unpack_low2(t[i], t[i + 2]), r[i + 1] = (vi)unpack_high2(t[i], t[i + 2]);
-    r[i + 2] = (vi)unpack_low2(t[i + 1], t[i + 3]), r[i + 3] = (vi)unpack_high2(t[i + 1], t[i + 3]);
+struct Halves {
+  alignas(64) int32_t first[16], second[16];
+  constexpr Halves() : first(), second() {
+    for (int i = 0; i < 16; i++) first[i] = 2 * i, second[i] = 2 * i + 1;
   }
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4((bytes)r[i], (bytes)r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4((bytes)r[i], (bytes)r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4((bytes)r[i + 8], (bytes)r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_i32x4((bytes)r[i + 8], (bytes)r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    r[i] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-#else
-  bytes t[8];
-  for (int i = 0; i < 8; i += 2) t[i] = unpack_low((bytes)r[i], (bytes)r[i + 1]), t[i + 1] = unpack_high((bytes)r[i], (bytes)r[i + 1]);
-  for (int i = 0; i < 8; i += 4) {
-    r[i] = (vi)unpack_low2(t[i], t[i + 2]), r[i + 1] = (vi)unpack_high2(t[i], t[i + 2]);
-    r[i + 2] = (vi)unpack_low2(t[i + 1], t[i + 3]), r[i + 3] = (vi)unpack_high2(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; i++) {
-    bytes a = (bytes)r[i], b = (bytes)r[i + 4];
-    r[i] = (vi)_mm256_permute2x128_si256(a, b, 0x20), r[i + 4] = (vi)_mm256_permute2x128_si256(a, b, 0x31);
-  }
-#endif
-}
-
-// Numbers of 16 bits as 32-bit integers; n of them, zeros behind.
-INLINE vi load_words(const void* p, long at, long n) {
-  const uint16_t* from = (const uint16_t*)p + at;
-#if defined(__AVX512F__)
-  return (vi)_mm512_cvtepu16_epi32(n == lanes ? _mm256_loadu_si256((const __m256i*)from) : _mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), from));
-#else
-  uint16_t some[lanes] = {};
-  memcpy(some, from, n * 2);
-  return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)some));
-#endif
-}
-
-// The low 16 bits of every integer as float16.
-INLINE vf halves(vi v) {
-#if defined(__AVX512F__)
-  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v));
-#else
-  v &= 0xffff;
-  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)v, (__m256i)v), 0x08);
-  return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
-#endif
-}
-
-// The scales and biases of as many rows as lanes from row on, the last ones repeated behind the matrix's end: [g][lanes] for
-// up to `lanes` groups from g0 on.
-inline void scales_of(const Matrix& w, long row, long g0, long n, float* scales, float* biases) {
-  const long groups = w.columns / w.group;
-  const void* biases_at = w.biases ? w.biases : w.scales;
-  vi square[lanes];
-  auto each = [&](auto load) {
-    for (long r = 0; r < lanes; r++) square[r] = load(lesser(row + r, w.rows - 1) * groups + g0);
-    transpose(square);
-  };
-  if (w.type == Type::f32) {
-    each([&](long at) { return (vi)load_part<0>(w.scales, at, n); });
-    for (long g = 0; g < n; g++) vstore(scales + g * lanes, (vf)square[g]);
-    each([&](long at) { return (vi)load_part<0>(biases_at, at, n); });
-    for (long g = 0; g < n; g++) vstore(biases + g * lanes, (vf)square[g]);
-  } else {
-    each([&](long at) { return load_words(w.scales, at, n) | load_words(biases_at, at, n) << 16; });
-    for (long g = 0; g < n; g++) {
-      const vi both = square[g];
-      vstore(scales + g * lanes, w.type == Type::bf16 ? (vf)(both << 16) : halves(both));
-      vstore(biases + g * lanes, w.type == Type::bf16 ? (vf)(both & int32_t(0xffff0000)) : halves((both >> 16) & 0xffff));
-    }
-  }
-  if (!w.biases)
-    for (long g = 0; g < n; g++) vstore(biases + g * lanes, vload(scales + g * lanes) * vset(w.middle()));
-}
-
-// Where the bytes of the halves of x go. A unit of weights is what one load of packed weights has. Of four bits, its even and its odd
-// weights are in the low and the high halves of its bytes.
-struct Layout {
-  long unit; // weights
-  bool paired; // of four bits
-  long bytes(long k) const { return (k + unit - 1) / unit * unit * 2; }
 };
 
-// A row of x as integers. to: for every unit lo, of its even columns and then of its odd ones if it is paired, and then hi; zeros behind the
-// end. scale and sum are of every group: sum = scale times the group's integers.
-template <int type> void integers(const void* x, long k, int group, Layout l, int8_t* to, float* scale, float* sum) {
-  const long half = l.unit / 2;
-  for (long g = 0; g < k / group; g++) {
+template <int bits> INLINE Eight eight_columns(const char* p) {
+  if constexpr (bits == 4) return {low(load(p)), high(load(p))};
+  static constexpr Halves halves;
+  const bytes a = eight_rows<bits>(p), b = eight_rows<bits>(p + 8 * bits);
+  return {_mm512_permutex2var_epi32(a, _mm512_load_si512(halves.first), b), _mm512_permutex2var_epi32(a, _mm512_load_si512(halves.second), b)};
+}
+#else
+template <int bits> INLINE Eight eight_columns(const char* p) {
+  static_assert(bits == 4);
+  const bytes packed = load(p);
+  return {low(packed), high(packed)};
+}
+#endif
+
+// Some rows of x as integers. Of each group there are lo of its columns and then hi; for weights of four bits, in each eight columns the even
+// ones come first. For tiles sixteen rows lie side by side. scale and sum are of every row's groups: sum = scale times the group's integers.
+struct Inputs {
+  const int8_t* x; // [m][groups][2][group], or [m / 16][groups][16][2][group]
+  const float *scale, *sum; // [m][groups]
+};
+
+// One row; its groups go to places `apart` bytes apart.
+template <int type> void integers(const void* x, long k, int group, bool paired, int8_t* to, long apart, float* scale, float* sum) {
+  for (long g = 0; g < k / group; g++, to += apart) {
     vi top = {};
     for (long i = 0; i < group; i += lanes) {
       vi v = (vi)load_as<type>(x, g * group + i) & 0x7fffffff;
@@ -211,22 +127,15 @@ template <int type> void integers(const void* x, long k, int group, Layout l, in
       vi hi = (q + 8) >> 4, lo = q - (hi << 4);
       typedef int8_t small __attribute__((vector_size(lanes)));
       small l8 = __builtin_convertvector(lo, small), h8 = __builtin_convertvector(hi, small);
-      const long at = g * group + i;
-      if (!l.paired) {
-        int8_t* unit = to + at / l.unit * 2 * l.unit + at % l.unit;
-        memcpy(unit, &l8, lanes), memcpy(unit + l.unit, &h8, lanes);
-        continue;
-      }
+      if (paired) {
 #if defined(__AVX512F__)
-      small order = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
-      l8 = (small)_mm_shuffle_epi8((__m128i)l8, (__m128i)order), h8 = (small)_mm_shuffle_epi8((__m128i)h8, (__m128i)order);
+        const small order = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+        l8 = (small)_mm_shuffle_epi8((__m128i)l8, (__m128i)order), h8 = (small)_mm_shuffle_epi8((__m128i)h8, (__m128i)order);
 #else
-      l8 = __builtin_shufflevector(l8, l8, 0, 2, 4, 6, 1, 3, 5, 7), h8 = __builtin_shufflevector(h8, h8, 0, 2, 4, 6, 1, 3, 5, 7);
+        l8 = __builtin_shufflevector(l8, l8, 0, 2, 4, 6, 1, 3, 5, 7), h8 = __builtin_shufflevector(h8, h8, 0, 2, 4, 6, 1, 3, 5, 7);
 #endif
-      int8_t* unit = to + at / l.unit * 2 * l.unit + at % l.unit / 2;
-      constexpr int n = lanes / 2;
-      memcpy(unit, &l8, n), memcpy(unit + half, (const char*)&l8 + n, n);
-      memcpy(unit + 2 * half, &h8, n), memcpy(unit + 3 * half, (const char*)&h8 + n, n);
+      }
+      memcpy(to + i, &l8, lanes), memcpy(to + group + i, &h8, lanes);
     }
     int32_t all = 0;
     for (int i = 0; i < lanes; i++) all += total[i];
@@ -235,213 +144,117 @@ template <int type> void integers(const void* x, long k, int group, Layout l, in
   }
 }
 
-inline void integer_row(const Product& p, long row, int group, Layout l, int8_t* to, float* scale, float* sum) {
-  const char* x = (const char*)p.x + row * p.k * 2;
-  if (p.type == Type::f16) integers<1>(x, p.k, group, l, to, scale, sum);
-  else integers<2>(x, p.k, group, l, to, scale, sum);
-}
+// Sixteen rows of weights, interleaved.
+struct Rows16 {
+  const char* weights;
+  const char *scales, *biases; // biases may be null
+  float middle;
+};
 
-// One row of x times as many rows of w as lanes, from row n0 on, to c. x is in units of a vector's weights.
-template <int bits, int group> void one_row(const Matrix& w, long n0, const int8_t* x, const float* scale, const float* sum, float* c) {
-  // A part is the weights whose sums are in four lanes.
-  constexpr long per_part = bits == 4 ? 32 : 16, per_unit = vector_bytes / 16, per_group = group / per_part;
-  constexpr long step = per_unit * per_part * bits / 8, ahead = 10240; // bytes of a row
-  const long stride = w.row_bytes(), groups = w.columns / group, parts = w.columns / per_part;
-  const char* rows[lanes];
-  for (long r = 0; r < lanes; r++) rows[r] = (const char*)w.data + lesser(n0 + r, w.rows - 1) * stride;
-  alignas(64) float scales[lanes * lanes], biases[lanes * lanes];
-  vf y = vset(0);
-  vi whole = {};
-  long g = 0, offset = 0;
-  for (long at = 0; at < parts; at += per_unit, offset += step) {
-    const long left = stride - offset;
-    vi a[lanes];
-    if constexpr (bits == 4) {
-      const bytes low0 = load(x), low1 = load(x + vector_bytes), high0 = load(x + 2 * vector_bytes), high1 = load(x + 3 * vector_bytes);
-      x += 4 * vector_bytes;
-      auto row = [&](int r, bytes z) {
-        const bytes q0 = low(z), q1 = high(z);
-        vi hi = dot(dot(vi{}, q0, high0), q1, high1), lo = dot(dot(vi{}, q0, low0), q1, low1);
-        a[r] = (hi << 4) + lo;
-      };
-      if (left >= vector_bytes) {
-#pragma GCC unroll 16
-        for (int r = 0; r < lanes; r++) {
-          __builtin_prefetch(rows[r] + offset + ahead);
-          row(r, load(rows[r] + offset));
-        }
-      } else {
-        for (int r = 0; r < lanes; r++) row(r, load_first(rows[r] + offset, left));
+// n rows of x times as many rows of weights as there are lanes, the part-th of sixteen, to c, whose rows are `block` apart.
+template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, Inputs x, long k, int group, float* c) {
+  constexpr long step = bits * sixteen, ahead = 2048; // bytes
+  const long groups = k / group;
+  const char *q = w.weights + part * bits * lanes, *scales = w.scales + part * lanes * bytes_of<type>, *biases = w.biases + part * lanes * bytes_of<type>;
+  vf y[n];
+  for (int i = 0; i < n; i++) y[i] = vset(0);
+  const int8_t* v = x.x;
+  for (long g = 0; g < groups; g++, v += group) {
+    vi lo[n] = {}, hi[n] = {};
+#pragma GCC unroll 2
+    for (long u = 0; u < group / 8; u++, q += step, v += 8) {
+      for (long i = 0; i < step; i += 64) __builtin_prefetch(q + ahead + i);
+      const Eight e = eight_columns<bits>(q);
+#pragma GCC unroll 8
+      for (int i = 0; i < n; i++) {
+        const int8_t* of = v + i * 2 * k;
+        lo[i] = dot(dot(lo[i], e.first, word(of)), e.second, word(of + 4));
+        hi[i] = dot(dot(hi[i], e.first, word(of + group)), e.second, word(of + group + 4));
       }
-    } else {
-#if defined(GOMLX_ANY_BITS)
-      const bytes lo = load(x), hi = load(x + vector_bytes);
-      x += 2 * vector_bytes;
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes; r++) {
-        __builtin_prefetch(rows[r] + offset + ahead);
-        const bytes q = weights_of<bits>(rows[r] + offset, left);
-        a[r] = (dot(vi{}, q, hi) << 4) + dot(vi{}, q, lo);
-      }
-#endif
     }
-    vi part[lanes / 4];
-    sum_rows(a, part);
-    for (long u = 0; u < per_unit && at + u < parts; u++) {
-      whole += part[u];
-      if ((at + u + 1) % per_group) continue;
-      if (g % lanes == 0) {
-        const long n = lesser(lanes, groups - g);
-        scales_of(w, n0, g, n, scales, biases);
-        // Those of the next rows.
-        for (long i = 0; i < n * lanes * 2; i += 64) {
-          const long later = (n0 + lanes) * groups * size_of(w.type) + g * lanes * 2 + i;
-          __builtin_prefetch((const char*)w.scales + later + 2048);
-          if (w.biases) __builtin_prefetch((const char*)w.biases + later + 2048);
-        }
-      }
-      y = vfma(number(whole) * vset(scale[g]), vload(scales + g % lanes * lanes), y);
-      y = vfma(vload(biases + g % lanes * lanes), vset(sum[g]), y);
-      whole = vi{};
-      g++;
+    const vf scale = load_as<type>(scales, g * sixteen), bias = w.biases ? load_as<type>(biases, g * sixteen) : scale * vset(w.middle);
+    for (int i = 0; i < n; i++) {
+      y[i] = vfma(number((hi[i] << 4) + lo[i]) * vset(x.scale[i * groups + g]), scale, y[i]);
+      y[i] = vfma(bias, vset(x.sum[i * groups + g]), y[i]);
     }
   }
-  vstore(c, y);
-}
-
-// The sums of a block and some rows of x, y [32][lanes], to c, which has a row of x in each row.
-inline void spread_rows(const float* y, long count, float* c) {
-  for (long n = 0; n < block; n += lanes) {
-    vi square[lanes];
-    for (long i = 0; i < lanes; i++) square[i] = (vi)vload(y + (n + i) * lanes);
-    transpose(square);
-    for (long m = 0; m < count; m++) vstore(c + m * block + n, (vf)square[m]);
-  }
+  for (int i = 0; i < n; i++) vstore(c + i * block, y[i]);
 }
 
 } // namespace integer
 
 struct Integers {
+  static constexpr long chunk = 32; // rows of x that one block is multiplied with before its results are stored
+  // Up to how many rows of x vectors are used, even where there are tiles: with ten both take the same time.
 #if defined(GOMLX_TILES)
-  static constexpr long chunk = 32, few = 1; // rows of x at once; and how many are multiplied one by one
+  static constexpr long few = 8;
 #else
-  static constexpr long chunk = lanes, few = 3;
+  static constexpr long few = 1l << 40;
 #endif
   static constexpr int panel_type = 0;
-  static constexpr long width = lanes; // rows of x side by side
 
-  const int8_t* x;
-  const float *scale, *sum;
-  long k, groups;
+  integer::Inputs x;
+  long m, k, groups;
   int bits, group;
-  integer::Layout layout;
-  bool alone; // rows of x one by one
+  bool vectors;
   int panels; // a block is unpacked as q, and as 16 q too where tiles are multiplied with two sets of rows
+  bool stacked; // q and 16 q of a group are one tile: groups of 32 fill only half
+  bool plain; // whether some part is not interleaved
 
-  // Whether a product's part is of this kind.
-  static bool takes(const Product& p, const Matrix& w) {
+  // Whether weights of some bits are taken.
+  static constexpr bool takes(int bits) {
 #if defined(GOMLX_ANY_BITS)
-    return w.bits && p.type != Type::f32;
+    return bits != 0;
 #else
-    return w.bits == 4 && p.type != Type::f32;
+    return bits == 4;
 #endif
   }
+  static bool takes(const Product& p, const Matrix& w) { return p.type != Type::f32 && takes(w.bits); }
 
   void take(const Product& p) {
-    k = p.k, bits = p.parts[0].bits, group = p.parts[0].group, groups = k / group, alone = p.m <= few;
-#if defined(GOMLX_TILES)
-    panels = p.m > width && bits <= 4 ? 2 : 1; // 16 q of more bits is more than a byte
-#else
-    panels = 1;
-#endif
-    layout.paired = bits == 4;
-    layout.unit = alone ? (layout.paired ? 2 : 1) * integer::vector_bytes : lesser(group, 64);
-    const long bytes = layout.bytes(k), sets = alone ? p.m : (p.m + width - 1) / width * width;
-    int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, sets * (bytes + 8 * groups));
-    float *scales = (float*)(to + sets * bytes), *sums = scales + sets * groups;
-    x = to, scale = scales, sum = sums;
-    if (alone) {
-      each_row(p.m, 1, [&](long r) {
-        if (bytes != 2 * k) memset(to + r * bytes, 0, bytes);
-        integer::integer_row(p, r, group, layout, to + r * bytes, scales + r * groups, sums + r * groups);
-      });
-      return;
-    }
-    each_row(sets / width, 1, [&](long set) { side_by_side(p, set, to + set * width * bytes, scales + set * width * groups, sums + set * width * groups); });
+    m = p.m, k = p.k, bits = p.parts[0].bits, group = p.parts[0].group, groups = k / group, vectors = m <= few;
+    panels = m > sixteen && bits <= 4 ? 2 : 1; // 16 q of more bits is more than a byte
+    stacked = panels == 2 && group == 32;
+    plain = false;
+    for (int i = 0; i < p.n_parts; i++) plain = plain || !p.parts[i].interleaved;
+    const long rows = vectors ? m : padded(m, sixteen); // tiles are read whole
+    int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, rows * (2 * k + 8 * groups));
+    float *scale = (float*)(to + rows * 2 * k), *sum = scale + rows * groups;
+    x = {to, scale, sum};
+    if (!vectors && m % sixteen) memset(to + (rows - sixteen) * 2 * k, 0, sixteen * 2 * k);
+    each_row(m, 1, [&](long r) {
+      const char* from = (const char*)p.x + r * k * 2;
+      auto row = p.type == Type::f16 ? integer::integers<1> : integer::integers<2>;
+      int8_t* at = vectors ? to + r * 2 * k : to + (r / sixteen * sixteen * k + r % sixteen * group) * 2;
+      row(from, k, group, bits == 4, at, vectors ? 2 * group : sixteen * 2 * group, scale + r * groups, sum + r * groups);
+    });
   }
 
-  // `width` rows of x, with four columns of each row side by side: [unit][lo, hi][unit / 4][width] of four bytes, and scales and sums
-  // [group][width]. Rows that are not there are zeros.
-  void side_by_side(const Product& p, long set, int8_t* to, float* scales, float* sums) const {
-    const long rows = lesser(width, p.m - set * width), bytes = 2 * k;
-    int8_t* plain = (int8_t*)gomlx::pool_scratch(gomlx::slot_input, width * (bytes + 8 * groups));
-    float *scale_of = (float*)(plain + width * bytes), *sum_of = scale_of + width * groups;
-    for (long r = 0; r < width; r++) {
-      if (r < rows) {
-        integer::integer_row(p, set * width + r, group, layout, plain + r * bytes, scale_of + r * groups, sum_of + r * groups);
-      } else {
-        memset(plain + r * bytes, 0, bytes);
-        for (long g = 0; g < groups; g++) scale_of[r * groups + g] = sum_of[r * groups + g] = 0;
-      }
-    }
-    for (long i = 0; i < bytes; i += 4 * lanes) { // bytes of a row are a multiple of 64
-      vi square[lanes];
-      for (long r = 0; r < lanes; r++) memcpy(&square[r], plain + r * bytes + i, 4 * lanes);
-      integer::transpose(square);
-      memcpy(to + i * width, square, sizeof square);
-    }
-    for (long g = 0; g < groups; g++)
-      for (long r = 0; r < width; r++) scales[g * width + r] = scale_of[r * groups + g], sums[g * width + r] = sum_of[r * groups + g];
+  // Interleaved rows that were not yet: weights, then scales, then biases.
+  long interleaved_bytes() const { return plain ? block * (k * bits / 8 + 8 * groups) : 0; }
+  long panel_bytes() const { return (vectors ? 0 : panels * block * k + 8 * groups * block) + interleaved_bytes(); }
+  bool direct(const Matrix& w, const Product&, long) const { return vectors && w.interleaved; }
+
+  // Sixteen rows where they are, or interleaved to room.
+  integer::Rows16 rows16(const Matrix& w, long row, char* room) const {
+    const long weights = sixteen * w.row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.type), at = row / sixteen;
+    if (w.interleaved)
+      return {(const char*)w.data + at * weights, (const char*)w.scales + at * numbers, w.biases ? (const char*)w.biases + at * numbers : nullptr, w.middle()};
+    interleave_weights(w, row, room);
+    interleave_numbers(w, w.scales, row, room + weights);
+    if (w.biases) interleave_numbers(w, w.biases, row, room + weights + numbers);
+    return {room, room + weights, w.biases ? room + weights + numbers : nullptr, w.middle()};
   }
 
-  long panel_bytes() const { return panels * block * k + 8 * groups * block; }
-  bool direct(const Matrix&, const Product&, long) const { return alone; }
-
-  // A block as bytes, [unit][q, 16 q][32][unit], and behind them scales and biases [group][32 / lanes][lanes].
   void unpack(const Matrix& w, long first, long count, char* panel) const {
-    const long unit = layout.unit, stride = w.row_bytes();
-    const char* rows = (const char*)w.data + first * stride;
-    // Unit by unit, so that the panel is written from its beginning to its end.
-    auto all = [&]<int half, int panels>() {
-      char* q = panel;
-      for (long u = 0; u < k / (2 * half); u++, q += (panels - 1) * block * 2 * half)
-        for (long r = 0; r < block; r++, q += 2 * half) {
-          const char* from = rows + lesser(r, count - 1) * stride + u * half;
-          if (u * half % 64 == 0) __builtin_prefetch(from + block * stride);
-          unpack_unit<half, panels>(from, q);
-        }
-    };
-#if defined(GOMLX_ANY_BITS)
-    if (bits != 4) {
-      auto any = [&]<int bits>() {
-        char* q = panel;
-        for (long u = 0; u < k / unit; u++, q += (panels - 1) * block * unit)
-          for (long r = 0; r < block; r++, q += unit) {
-            const char* from = rows + lesser(r, count - 1) * stride + u * unit * bits / 8;
-            __builtin_prefetch(from + block * stride);
-            const integer::bytes weights = integer::weights_of<bits>(from, unit * bits / 8);
-            const __mmask64 there = ~0ull >> (64 - unit);
-            _mm512_mask_storeu_epi8(q, there, weights);
-            if (panels == 2) _mm512_mask_storeu_epi8(q + block * unit, there, _mm512_slli_epi16(weights, 4)); // of up to three bits
-          }
-      };
-      with_bits(any);
-    } else
+    const long apart = interleaved_bytes() / 2;
+    char* room = panel + panel_bytes() - interleaved_bytes();
+    for (long n = 0; n < count; n += sixteen, room += apart) {
+      [[maybe_unused]] const integer::Rows16 rows = rows16(w, first + n, room);
+#if defined(GOMLX_TILES)
+      if (!vectors) expand(w, rows, n, panel);
 #endif
-    if (unit == 64) panels == 1 ? all.template operator()<32, 1>() : all.template operator()<32, 2>();
-    else panels == 1 ? all.template operator()<16, 1>() : all.template operator()<16, 2>();
-    char* to = panel + panels * block * k;
-    float *scales = (float*)to, *biases = scales + groups * block;
-    alignas(64) float some[2][lanes * lanes];
-    for (long n = 0; n < block; n += lanes)
-      for (long g = 0; g < groups; g += lanes) {
-        const long there = lesser(lanes, groups - g);
-        integer::scales_of(w, lesser(first + n, w.rows - 1), g, there, some[0], some[1]);
-        for (long i = 0; i < there; i++) {
-          memcpy(scales + (g + i) * block + n, some[0] + i * lanes, 4 * lanes);
-          memcpy(biases + (g + i) * block + n, some[1] + i * lanes, 4 * lanes);
-        }
-      }
+    }
   }
 
   // Calls f with the bits as a constant.
@@ -458,168 +271,183 @@ struct Integers {
     f.template operator()<4>();
   }
 
-  // A unit of a row of four bits: its even weights, then its odd ones.
-  template <int half, int panels> static INLINE void unpack_unit(const char* from, char* q) {
-    auto put = [&](char* to, __m256i even, __m256i odd) {
-      if constexpr (half == 32) {
-        _mm256_storeu_si256((__m256i*)to, even), _mm256_storeu_si256((__m256i*)(to + 32), odd);
-      } else {
-        _mm256_storeu_si256((__m256i*)to, _mm256_inserti128_si256(even, _mm256_castsi256_si128(odd), 1));
-      }
-    };
-    const __m256i fifteen = _mm256_set1_epi8(15);
-    const __m256i both = half == 32 ? _mm256_loadu_si256((const __m256i*)from) : _mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)from));
-    const __m256i even = _mm256_and_si256(both, fifteen), odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), fifteen);
-    put(q, even, odd);
-    if (panels == 2) put(q + block * 2 * half, _mm256_slli_epi16(even, 4), _mm256_slli_epi16(odd, 4));
-  }
-
   void multiply(const Rows& w, long m0, long count, float* c) const {
-    if (alone) {
-      for (long m = m0; m < m0 + count; m++)
-        for (long n = 0; n < w.count; n += lanes) {
-          const int8_t* from = x + m * layout.bytes(k);
-          float* to = c + (m - m0) * block + n;
-          with_bits([&]<int bits>() {
-            switch (group) {
-              case 16: // of four bits there are none: a part is more
-                if constexpr (bits != 4) integer::one_row<bits, 16>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to);
-                break;
-              case 32: integer::one_row<bits, 32>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-              case 64: integer::one_row<bits, 64>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-              default: integer::one_row<bits, 128>(*w.of, w.first + n, from, scale + m * groups, sum + m * groups, to); break;
-            }
-          });
-        }
+#if defined(GOMLX_TILES)
+    if (!vectors) {
+      const long width = lesser(sixteen, m);
+      const float *scales = (const float*)(w.data + panels * block * k), *biases = scales + groups * block;
+      if (count > width && panels == 2) return by_tiles<2>(w.data, scales, biases, m0, count, c);
+      for (long i = 0; i < count; i += width) by_tiles<1>(w.data, scales, biases, m0 + i, lesser(width, count - i), c + i * block);
       return;
     }
-    const float *scales = (const float*)(w.data + panels * block * k), *biases = scales + groups * block;
-    const int8_t* from = x + m0 * 2 * k;
-    const float *x_scale = scale + m0 * groups, *x_sum = sum + m0 * groups;
-#if defined(GOMLX_TILES)
-    if (count > width && panels == 2) return by_tiles<2>(w.data, scales, biases, from, x_scale, x_sum, count, c);
-    for (long m = 0; m < count; m += width)
-      by_tiles<1>(w.data, scales, biases, from + m * 2 * k, x_scale + m * groups, x_sum + m * groups, lesser(width, count - m), c + m * block);
-#else
-    by_vectors(w.data, scales, biases, from, x_scale, x_sum, count, c);
 #endif
+    char* room = w.unpacked ? (char*)w.data + panel_bytes() - interleaved_bytes() : nullptr;
+    for (long n = 0; n < w.count; n += sixteen, room += interleaved_bytes() / 2) {
+      integer::Rows16 rows;
+      if (w.unpacked && !w.of->interleaved) {
+        const long weights = sixteen * w.of->row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.of->type);
+        rows = {room, room + weights, w.of->biases ? room + weights + numbers : nullptr, w.of->middle()};
+      } else {
+        rows = rows16(*w.of, w.first + n, nullptr);
+      }
+      with_bits([&]<int bits>() {
+        with_type(w.of->type, [&]<int type>() {
+          for (int part = 0; part < sixteen / lanes; part++) by_vectors<bits, type>(rows, part, m0, count, c + n + part * lanes);
+        });
+      });
+    }
+  }
+
+  template <int bits, int type> void by_vectors(const integer::Rows16& rows, int part, long m0, long count, float* c) const {
+    long i = 0;
+    auto next = [&]<int n>() {
+      for (; count - i >= n; i += n) {
+        const long at = m0 + i;
+        integer::by_vectors<bits, type, n>(rows, part, {x.x + at * 2 * k, x.scale + at * groups, x.sum + at * groups}, k, group, c + i * block);
+      }
+    };
+#if defined(__AVX512F__)
+    next.template operator()<8>();
+#endif
+    next.template operator()<4>();
+    next.template operator()<2>();
+    next.template operator()<1>();
   }
 
 #if defined(GOMLX_TILES)
-  // Tiles 0 to 3 are results, 4 and 5 weights, 6 and 7 of x.
+  // Columns in a tile of x, and bytes of its rows.
+  long unit() const { return lesser(group, 64); }
+  long tile_bytes() const { return stacked ? 64 : unit(); }
+
+  // Sixteen rows, the n-th and on of a block, as bytes, [16 rows][columns / 4][16][4], and 16 q likewise behind all of them or, stacked,
+  // behind those of a group; then scales and biases, [group][32].
+  void expand(const Matrix& w, const integer::Rows16& rows, long n, char* panel) const {
+    with_bits([&]<int bits>() {
+      char* to = panel + (stacked ? 2 : 1) * n * k;
+      const char* from = rows.weights;
+      const long above = stacked ? 32 * sixteen : block * k;
+      for (long u = 0; u < k / 8; u++, from += bits * sixteen, to += 128) {
+        __builtin_prefetch(from + 4096);
+        if (stacked && u > 0 && u % 4 == 0) to += above;
+        char* upper = to + above;
+        const integer::Eight e = integer::eight_columns<bits>(from);
+        integer::store(to, e.first), integer::store(to + 64, e.second);
+        if (panels == 2) integer::store(upper, _mm512_slli_epi16(e.first, 4)), integer::store(upper + 64, _mm512_slli_epi16(e.second, 4));
+      }
+    });
+    float *scales = (float*)(panel + panels * block * k) + n, *biases = scales + groups * block;
+    with_type(w.type, [&]<int type>() {
+      for (long g = 0; g < groups; g++) {
+        const vf scale = load_as<type>(rows.scales, g * sixteen);
+        vstore(scales + g * block, scale);
+        vstore(biases + g * block, rows.biases ? load_as<type>(rows.biases, g * sixteen) : scale * vset(rows.middle));
+      }
+    });
+  }
+
+  // Tiles 0 to 3 are results, 4 and 5 of x, 6 and 7 weights.
   void start() const {
-    if (alone) return;
+    if (vectors) return;
     struct {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t bytes[16] = {};
       uint8_t rows[16] = {};
     } config;
     for (int i = 0; i < 8; i++) {
-      config.rows[i] = i < 6 ? 16 : uint8_t(layout.unit / 4);
-      config.bytes[i] = i == 4 || i == 5 ? uint16_t(layout.unit) : 64;
+      config.rows[i] = uint8_t(i < 6 ? lesser(sixteen, m) : tile_bytes() / 4);
+      config.bytes[i] = i == 4 || i == 5 ? uint16_t(tile_bytes()) : 64;
     }
     _tile_loadconfig(&config);
   }
-  void stop() const { if (!alone) _tile_release(); }
+  void stop() const { if (!vectors) _tile_release(); }
 
   // A block times one or two sets of rows of x. While tiles are multiplied, the sums of the group before are scaled.
-  template <int sets> void by_tiles(const char* panel, const float* scales, const float* biases, const int8_t* from, const float* x_scale, const float* x_sum, long count, float* c) const {
-    alignas(64) float y[sets][block * width];
-    alignas(64) int32_t tiles[2][4][256];
-    memset(y, 0, sizeof y);
-    for (long g = 0; g <= groups; g++) {
-      if (g < groups) multiply_group<sets>(panel, from);
-      if (g > 0)
-        for (int set = 0; set < sets; set++) {
-          const vf of_x = vload(x_scale + (set * groups + g - 1) * width), total = vload(x_sum + (set * groups + g - 1) * width);
-          const float *scale_of = scales + (g - 1) * block, *bias_of = biases + (g - 1) * block;
-          for (int n = 0; n < block; n++) {
-            const int32_t* sums = tiles[(g - 1) % 2][0] + n * 16;
-            vi whole = sets == 2 ? *(const vi*)(sums + set * 512) : (*(const vi*)(sums + 512) << 4) + *(const vi*)sums;
-            float* to = y[set] + n * width;
-            vf v = vfma(vset(scale_of[n]), integer::number(whole) * of_x, vload(to));
-            vstore(to, vfma(vset(bias_of[n]), total, v));
+  template <int sets> void by_tiles(const char* panel, const float* scales, const float* biases, long m0, long count, float* c) const {
+    constexpr long lag = 2;
+    alignas(64) int32_t tiles[3][4][256 + 16];
+    memset(c, 0, count * block * sizeof(float));
+    const int8_t* from = x.x + m0 * 2 * k;
+    for (long g = 0; g < groups + lag; g++) {
+      if (g < groups) {
+        if (stacked) multiply_stacked<sets>(panel + 2 * g * group * sixteen, from + 2 * g * group * sixteen);
+        else multiply_group<sets>(panel + g * group * sixteen, from + 2 * g * group * sixteen);
+      }
+      if (g >= lag) {
+        const vf scale[2] = {vload(scales + (g - lag) * block), vload(scales + (g - lag) * block + 16)};
+        const vf bias[2] = {vload(biases + (g - lag) * block), vload(biases + (g - lag) * block + 16)};
+        for (long i = 0; i < count; i++) {
+          const vf of_x = vset(x.scale[(m0 + i) * groups + g - lag]), total = vset(x.sum[(m0 + i) * groups + g - lag]);
+          for (int n = 0; n < 2; n++) {
+            // One set: lo in tiles 0 and 1, hi in 2 and 3. Two: both together, of each set in two tiles.
+            const int32_t* sums = tiles[(g - lag) % 3][n] + (sets == 2 ? i / 16 * 544 + i % 16 * 16 : i * 16);
+            const vi whole = sets == 2 || stacked ? *(const vi*)sums : (*(const vi*)(sums + 544) << 4) + *(const vi*)sums;
+            float* to = c + i * block + n * 16;
+            vstore(to, vfma(bias[n], total, vfma(integer::number(whole) * of_x, scale[n], vload(to))));
           }
         }
+      }
       if (g < groups) {
-        _tile_stored(0, tiles[g % 2][0], 64);
-        _tile_stored(1, tiles[g % 2][1], 64);
-        _tile_stored(2, tiles[g % 2][2], 64);
-        _tile_stored(3, tiles[g % 2][3], 64);
+        _tile_stored(0, tiles[g % 3][0], 64);
+        _tile_stored(1, tiles[g % 3][1], 64);
+        if (sets == 1 && stacked) continue;
+        _tile_stored(2, tiles[g % 3][2], 64);
+        _tile_stored(3, tiles[g % 3][3], 64);
       }
     }
-    for (int set = 0; set < sets; set++) integer::spread_rows(y[set], lesser(width, count - set * width), c + set * width * block);
   }
 
-  // The sums of a group. One set: q times lo, tiles 0 and 1, and q times hi, 2 and 3. Two sets: q times lo and 16 q times hi
+  // The sums of a group of 32: rows of lo and hi times q above 16 q.
+  template <int sets> INLINE void multiply_stacked(const char* panel, const int8_t* from) const {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_loadd(4, from, 64);
+    _tile_loadd(6, panel, 64);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, panel + 2 * sixteen * k, 64);
+    _tile_dpbsud(1, 4, 7);
+    if (sets == 1) return;
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(5, from + sixteen * 2 * k, 64);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbsud(3, 5, 7);
+  }
+
+  // The sums of a group. One set: lo times q, tiles 0 and 1, and hi times q, 2 and 3. Two sets: lo times q and hi times 16 q
   // together, 0 and 1 for the first and 2 and 3 for the second.
-  template <int sets> INLINE void multiply_group(const char*& panel, const int8_t*& from) const {
-    const long unit = layout.unit, next_set = width * 2 * k;
+  template <int sets> INLINE void multiply_group(const char* panel, const int8_t* from) const {
+    const long stride = 2 * group, next_set = sixteen * 2 * k, other = sixteen * k, upper = block * k;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (long u = 0; u < group / unit; u++, panel += panels * block * unit, from += 2 * width * unit) {
-      _tile_loadd(6, from, 64);
-      _tile_loadd(4, panel, unit);
-      _tile_dpbusd(0, 4, 6);
-      _tile_loadd(5, panel + 16 * unit, unit);
-      _tile_dpbusd(1, 5, 6);
+    for (long u = 0; u < group; u += unit(), panel += unit() * sixteen, from += unit()) {
+      _tile_loadd(4, from, stride);
+      _tile_loadd(6, panel, 64);
+      _tile_dpbsud(0, 4, 6);
+      _tile_loadd(7, panel + other, 64);
+      _tile_dpbsud(1, 4, 7);
       if (sets == 1) {
-        _tile_loadd(7, from + width * unit, 64);
+        _tile_loadd(5, from + group, stride);
       } else {
-        _tile_loadd(7, from + next_set, 64);
+        _tile_loadd(5, from + next_set, stride);
       }
-      _tile_dpbusd(2, 4, 7);
-      _tile_dpbusd(3, 5, 7);
+      _tile_dpbsud(2, 5, 6);
+      _tile_dpbsud(3, 5, 7);
       if (sets == 1) continue;
-      const char* upper = panel + block * unit;
-      _tile_loadd(6, from + width * unit, 64);
-      _tile_loadd(4, upper, unit);
-      _tile_dpbusd(0, 4, 6);
-      _tile_loadd(5, upper + 16 * unit, unit);
-      _tile_dpbusd(1, 5, 6);
-      _tile_loadd(7, from + width * unit + next_set, 64);
-      _tile_dpbusd(2, 4, 7);
-      _tile_dpbusd(3, 5, 7);
+      _tile_loadd(4, from + group, stride);
+      _tile_loadd(6, panel + upper, 64);
+      _tile_dpbsud(0, 4, 6);
+      _tile_loadd(7, panel + upper + other, 64);
+      _tile_dpbsud(1, 4, 7);
+      _tile_loadd(5, from + group + next_set, stride);
+      _tile_dpbsud(2, 5, 6);
+      _tile_dpbsud(3, 5, 7);
     }
   }
 #else
   void start() const {}
   void stop() const {}
-
-  // A block times a set of rows of x.
-  void by_vectors(const char* panel, const float* scales, const float* biases, const int8_t* from, const float* x_scale, const float* x_sum, long count, float* c) const {
-    constexpr int at_once = lanes / 2; // rows of weights
-    alignas(64) float y[block * width];
-    const long unit = layout.unit;
-    for (long n = 0; n < block; n += at_once) {
-      vf sums[at_once];
-      for (int i = 0; i < at_once; i++) sums[i] = vset(0);
-      const char* q = panel + n * unit;
-      const int8_t* v = from;
-      for (long g = 0; g < groups; g++) {
-        vi lo[at_once] = {}, hi[at_once] = {};
-        for (long u = 0; u < group / unit; u++, q += block * unit, v += 2 * width * unit)
-          for (long i = 0; i < unit / 4; i++) {
-            const integer::bytes low = integer::load(v + i * 4 * width), high = integer::load(v + width * unit + i * 4 * width);
-#pragma GCC unroll 8
-            for (int r = 0; r < at_once; r++) {
-              const integer::bytes w = integer::word(q + r * unit + 4 * i);
-              lo[r] = integer::dot(lo[r], w, low), hi[r] = integer::dot(hi[r], w, high);
-            }
-          }
-        const vf of_x = vload(x_scale + g * width), total = vload(x_sum + g * width);
-        for (int r = 0; r < at_once; r++) {
-          const long row = g * block + n + r;
-          sums[r] = vfma(vset(scales[row]), integer::number((hi[r] << 4) + lo[r]) * of_x, sums[r]);
-          sums[r] = vfma(vset(biases[row]), total, sums[r]);
-        }
-      }
-      for (int r = 0; r < at_once; r++) vstore(y + (n + r) * width, sums[r]);
-    }
-    integer::spread_rows(y, count, c);
-  }
 #endif
 };
 } // namespace

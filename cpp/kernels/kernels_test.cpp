@@ -148,8 +148,9 @@ static void test_product(const Level& level, Type type, int bits) {
   const int parts = gated ? 2 : int(whole(1, 3));
   std::vector<Weights> weights;
   std::vector<Matrix> matrices;
-  long outputs = 0, first = whole(1, 4) == 1 ? whole(1, 3) : whole(1, 100);
-  for (int i = 0; i < parts; i++) weights.emplace_back(bits ? scale_type() : type, gated ? first : whole(1, 100), k, bits, group, whole(0, 2) > 0);
+  auto rows_of = [] { return whole(0, 1) ? 16 * whole(1, 6) : whole(1, 4) == 1 ? whole(1, 3) : whole(1, 100); };
+  long outputs = 0, first = rows_of();
+  for (int i = 0; i < parts; i++) weights.emplace_back(bits ? scale_type() : type, gated ? first : rows_of(), k, bits, group, whole(0, 2) > 0);
   std::vector<Numbers> biases;
   std::vector<const void*> bias;
   for (auto& w : weights) {
@@ -206,6 +207,17 @@ static void test_product(const Level& level, Type type, int bits) {
   if (cut > 0) run(0, cut, again);
   run(cut, m - cut, again);
   check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "rows in two parts have other bits than together");
+  // Some of the weights interleaved.
+  for (auto& matrix : matrices)
+    if (bits && matrix.rows % 16 == 0 && whole(0, 3)) {
+      interleave(matrix);
+      matrix.interleaved = true;
+    }
+  run(0, m, again);
+  check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "interleaved weights give other bits");
+  if (cut > 0) run(0, cut, again);
+  run(cut, m - cut, again);
+  check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "rows in two parts have other bits with interleaved weights");
 }
 
 static void test_scores(const Level& level, Type type, int bits) {
@@ -379,10 +391,14 @@ static void test_rows(const Level& level, Type type) {
     check(std::fabs(gated.at(i) - want) <= 1e-5 + (1e-6 + step_of(type)) * std::fabs(want), "gate");
   }
   const int bits = "\0\2\3\4\5\6\10"[whole(0, 6)];
-  Weights table(bits ? scale_type() : type, 50, bits ? 64 * whole(1, 3) : n, bits, 64, whole(0, 1));
+  Weights table(bits ? scale_type() : type, 48, bits ? 64 * whole(1, 3) : n, bits, 64, whole(0, 1));
   std::vector<int32_t> ids;
-  for (long i = 0; i < rows; i++) ids.push_back(int32_t(whole(0, 49)));
+  for (long i = 0; i < rows; i++) ids.push_back(int32_t(whole(0, 47)));
   Numbers found(type, rows * table.m.columns);
+  if (bits && whole(0, 1)) {
+    interleave(table.m);
+    table.m.interleaved = true;
+  }
   level.lookup(table.m, ids.data(), rows, 2, found.bytes.data(), type);
   for (long r = 0; r < rows; r++)
     for (long i = 0; i < table.m.columns; i++) {

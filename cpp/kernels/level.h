@@ -17,11 +17,16 @@ struct Level {
   void (*lookup)(const Matrix& table, const int32_t* ids, long n, float scale, void* out, Type type);
   // x - log(sum(exp(x))) over rows of n.
   void (*log_softmax)(const float* x, float* out, long rows, long n);
+  // Whether products with weights of some bits are quicker where these are interleaved.
+  bool (*likes_interleaved)(int bits);
 };
 
 // The best level that this processor has, or the one that GO_MLX_CPU names ("avx2", ...). An unknown name, or one of a
 // level that the processor lacks, is an error that lists those there are.
 const Level& level();
+
+// Interleaves a packed matrix, whose rows are a multiple of sixteen, where it lies.
+void interleave(const Matrix& w);
 
 // Chooses a level by name; null if it is not there. For tests: not while kernels run.
 const Level* find_level(const char* name);

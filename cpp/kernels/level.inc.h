@@ -5,5 +5,5 @@
 
 namespace gomlx {
 extern const Level GOMLX_LEVEL;
-const Level GOMLX_LEVEL{GOMLX_NAME, product, attention, add_norm, rms_norm, gate, scores, lookup, log_softmax};
+const Level GOMLX_LEVEL{GOMLX_NAME, product, attention, add_norm, rms_norm, gate, scores, lookup, log_softmax, likes_interleaved};
 } // namespace gomlx

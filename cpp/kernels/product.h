@@ -11,8 +11,6 @@ namespace {
 
 using gomlx::Scores;
 
-constexpr long padded(long k, long step) { return (k + step - 1) / step * step; }
-
 // How far ahead of its use a row of weights is fetched, in bytes. Rows follow each other in memory, so some rows ahead is
 // some kilobytes ahead; long rows are fetched ahead in themselves.
 inline long fetch_ahead(long stride) { return stride <= 4096 ? padded(12288, stride) : 2048; }
@@ -204,6 +202,23 @@ struct Dots {
 
 #if defined(GOMLX_TILES)
 
+// A square of sixteen by sixteen 32-bit numbers, with rows and columns exchanged.
+INLINE void transpose(vi* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32((__m512i)r[i], (__m512i)r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32((__m512i)r[i], (__m512i)r[i + 1]);
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = (vi)_mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = (vi)_mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = (vi)_mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = (vi)_mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4((__m512i)r[i], (__m512i)r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4((__m512i)r[i], (__m512i)r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4((__m512i)r[i + 8], (__m512i)r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_i32x4((__m512i)r[i + 8], (__m512i)r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; i++) {
+    r[i] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
 // Rows of weights are tiles as they lie in memory, 16 rows of 32 numbers. x is laid out beside: for each 16 rows, and
 // each 32 columns, a tile of 16 pairs of columns by 16 rows. So a tile of results is [16 outputs, 16 rows of x].
 struct Tiles {
@@ -230,7 +245,7 @@ struct Tiles {
       if (width == 16 && rows == 16) {
         vi r[16];
         for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_loadu_si512(from + i * kp + k);
-        integer::transpose(r);
+        transpose(r);
         for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, (__m512i)r[i]);
         continue;
       }
@@ -325,7 +340,7 @@ struct Tiles {
     if (width == 16) {
       vi r[16];
       for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_load_si512(t + 16 * i);
-      integer::transpose(r);
+      transpose(r);
       for (long i = 0; i < count; i++) _mm512_storeu_si512(c + i * block, (__m512i)r[i]);
       return;
     }
@@ -449,6 +464,14 @@ template <class Finish> void multiply(const Product& p, long per_task, const Fin
 #endif
     }
   }
+}
+
+bool likes_interleaved([[maybe_unused]] int bits) {
+#if defined(GOMLX_INTEGERS)
+  return Integers::takes(bits);
+#else
+  return false;
+#endif
 }
 
 void product(const Product& p) {

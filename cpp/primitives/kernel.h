@@ -62,6 +62,7 @@ struct Layer {
   int at; // of the weights; scales are behind it, and biases if there are some
   bool biased;
   int bias; // -1 without
+  bool interleaved;
 };
 
 struct KV;
@@ -92,6 +93,7 @@ class Kernel : public mx::Primitive {
     Matrix m{in(inputs[l.at]), l.type, l.rows, l.columns, l.bits, l.group};
     if (l.bits) m.scales = in(inputs[l.at + 1]);
     if (l.biased) m.biases = in(inputs[l.at + 2]);
+    m.interleaved = l.interleaved;
     return m;
   }
 
@@ -121,7 +123,7 @@ template <class K, class... Args> array make_one(Stream s, Shape shape, Dtype ty
 inline Layer take(const gomlx_linear& l, long columns, std::vector<array>& inputs) {
   const array& w = unwrap(l.weights);
   if (w.ndim() != 2) refuse("weights are not a matrix");
-  Layer layer{w.shape(0), w.shape(1), Type::f32, l.bits, l.group, int(inputs.size()), l.biases.ctx != nullptr, -1};
+  Layer layer{w.shape(0), w.shape(1), Type::f32, l.bits, l.group, int(inputs.size()), l.biases.ctx != nullptr, -1, l.interleaved != 0};
   inputs.push_back(w);
   if (l.bits) {
     if (!(l.bits >= 2 && l.bits <= 6) && l.bits != 8) refuse("weights of " + std::to_string(l.bits) + " bits");
@@ -131,6 +133,7 @@ inline Layer take(const gomlx_linear& l, long columns, std::vector<array>& input
     const array& scales = unwrap(l.scales);
     Shape shape{int(layer.rows), int(layer.columns / l.group)};
     if (layer.columns % l.group || scales.shape() != shape) refuse("scales do not fit packed weights");
+    if (layer.interleaved && layer.rows % 16) refuse("interleaved rows are not a multiple of 16");
     layer.type = type_of(scales.dtype(), "scales");
     inputs.push_back(scales);
     if (layer.biased) {

@@ -195,6 +195,24 @@ const char* gomlx_cpu_level(void) {
 void gomlx_cpu_set_threads(int n) { pool_set_threads(n); }
 int gomlx_cpu_threads(void) { return pool_threads(); }
 
+int gomlx_likes_interleaved(int bits) {
+  int likes = 0;
+  guarded([&] { likes = level().likes_interleaved(bits); });
+  return likes;
+}
+
+int gomlx_interleave(const gomlx_linear* layer) {
+  return guarded([&] {
+    std::vector<array> arrays;
+    const Layer l = take(*layer, 0, arrays);
+    if (!l.bits || l.interleaved || l.rows % 16) refuse("only packed weights of rows in sixteens, once, are interleaved");
+    for (const array& a : arrays)
+      if (!a.is_available() || !a.flags().row_contiguous) refuse("weights to interleave are not evaluated");
+    auto at = [&](int i) { return arrays[size_t(l.at + i)].data<void>(); };
+    interleave({at(0), l.type, l.rows, l.columns, l.bits, l.group, at(1), l.biased ? at(2) : nullptr});
+  });
+}
+
 int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, int n, int gate, int wide, mlx_stream s) {
   return guarded([&] {
     const array& x = unwrap(x_);

@@ -48,6 +48,12 @@ var attendBody string
 //go:embed packed.cu
 var packedBody string
 
+//go:embed draw.cuh
+var drawHeader string
+
+//go:embed draw.cu
+var drawBody string
+
 const (
 	warp         = 32
 	rowThreads   = 512 // of a block that norms a row
@@ -65,9 +71,11 @@ type Kernels struct {
 	shape  Shape
 	device mlxc.CUDADevice
 
-	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick *kernel
+	normRope, addNorm, gate, scores, weigh, attend, packed, project, rows, pick, draw *kernel
 
 	settings, scale *mlxc.Array
+
+	launched func(s *mlxc.Scope, of *kernel, l launch, inputs []*mlxc.Array) *mlxc.Array // in place of a GPU, in tests; else nil
 }
 
 // Shape is what the kernels are compiled for.
@@ -93,8 +101,14 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernels{
-		shape: shape, device: device,
+	k := newKernels(shape)
+	k.device = device
+	return k, k.makeConstants(owner)
+}
+
+func newKernels(shape Shape) *Kernels {
+	return &Kernels{
+		shape: shape,
 		normRope: newKernel("norm_rope", "", normRopeBody,
 			[]string{"T qkv", "T q_weight", "T k_weight", "int positions", "float freqs", "float settings"}, "T out", "H", "KV", "D", "NORM", "FREQS"),
 		addNorm: newKernel("add_norm", "", addNormBody,
@@ -110,10 +124,14 @@ func New(owner *mlxc.Scope, lease *mlxc.Lease, shape Shape) (*Kernels, error) {
 			[]string{"T x", "void weights", "T scales", "T biases"}, "T out", "TILES", "BITS", "GROUP"),
 		rows: newKernel("rows", "", rowsBody, []string{"T table", "int ids", "T factor"}, "T out", "N", "SCALED"),
 		pick: newKernel("pick", "", pickBody, []string{"float logits", "float sums", "int picks", "int rows"}, "float out"),
+		draw: newDraw(),
 	}
-	k.settings = owner.FromFloats([]float32{shape.RMSNormEps}, 1)
-	k.scale = owner.FromFloats([]float32{shape.AttentionScale}, 1)
-	return k, errors.Join(owner.Err(), owner.Eval(k.settings, k.scale))
+}
+
+func (k *Kernels) makeConstants(owner *mlxc.Scope) error {
+	k.settings = owner.FromFloats([]float32{k.shape.RMSNormEps}, 1)
+	k.scale = owner.FromFloats([]float32{k.shape.AttentionScale}, 1)
+	return errors.Join(owner.Err(), owner.Eval(k.settings, k.scale))
 }
 
 // Shape is what the kernels were made for.
@@ -124,7 +142,7 @@ func (k *Kernels) Close() {
 	if k == nil {
 		return
 	}
-	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick} {
+	for _, kernel := range []*kernel{k.normRope, k.addNorm, k.gate, k.scores, k.weigh, k.attend, k.packed, k.project, k.rows, k.pick, k.draw} {
 		kernel.close()
 	}
 }

@@ -82,6 +82,9 @@ func (k *kernel) source(constants []int, dtype mlxc.DType, ranks []int) string {
 
 // run applies a kernel. Inputs are not made contiguous: the body reads their strides.
 func (k *Kernels) run(s *mlxc.Scope, of *kernel, l launch, inputs ...*mlxc.Array) *mlxc.Array {
+	if k.launched != nil {
+		return k.launched(s, of, l, inputs)
+	}
 	program, err := k.program(of, l, inputs)
 	if err != nil {
 		s.Fail(err)

@@ -15,6 +15,8 @@ import (
 
 // The parts of the kernel's source, in the order in which they are compiled.
 var (
+	//go:embed token_machine.cuh
+	tokenMachine string
 	//go:embed token_types.cuh
 	tokenTypes string
 	//go:embed token_exchange.cuh
@@ -81,7 +83,6 @@ type Token struct {
 	blocks, shared int
 	vocab          int
 	dtype          mlxc.DType
-	workspace      *mlxc.Array
 }
 
 var tokenTaken atomic.Bool
@@ -104,7 +105,7 @@ func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err
 	if parameters > oldParameters && device.Driver < largeLaunch || parameters > newParameters {
 		return nil, nil
 	}
-	source, shared := m.source(device, bits, group, len(matrices)-6)
+	source, shared := m.source(device, bits, group, len(matrices)-6, tokenMachine)
 	if shared > device.SharedBytes {
 		return nil, nil
 	}
@@ -117,6 +118,14 @@ func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err
 		}
 	}()
 	t := &Token{blocks: m.blocks(device), shared: shared, vocab: m.VocabSize, dtype: m.DType, code: sync.OnceValues(func() ([]byte, error) { return compile(source, device) })}
+	if t.fixed, err = m.fixed(owner, matrices, t.blocks); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// fixed are the arrays that every launch gets, those of the layers' weights last. owner owns what is made for it.
+func (m *TokenModel) fixed(owner *mlxc.Scope, matrices []*mlxc.Array, blocks int) ([]*mlxc.Array, error) {
 	var norms, headNorms []*mlxc.Array
 	for _, l := range m.Layers {
 		norms = append(norms, l.InputNorm, l.MLPNorm)
@@ -136,18 +145,17 @@ func NewToken(owner *mlxc.Scope, lease *mlxc.Lease, m TokenModel) (_ *Token, err
 	if freqs == nil {
 		freqs = all // not read
 	}
-	t.workspace = owner.FromUints(m.workspace(t.blocks), m.workspaceWords(t.blocks))
-	if err := owner.Eval(all, ofHeads, freqs, t.workspace); err != nil {
+	workspace := owner.FromUints(m.workspace(blocks), m.workspaceWords(blocks))
+	if err := owner.Eval(all, ofHeads, freqs, workspace); err != nil {
 		return nil, err
 	}
-	fixed := append(matrices[:6:6], all, ofHeads, freqs, t.workspace)
+	fixed := append(matrices[:6:6], all, ofHeads, freqs, workspace)
 	for i, a := range fixed { // places without an array
 		if a == nil {
 			fixed[i] = all
 		}
 	}
-	t.fixed = append(fixed, matrices[6:]...)
-	return t, nil
+	return append(fixed, matrices[6:]...), nil
 }
 
 // Prepare begins to compile the kernel, which otherwise is done when it first runs, beside what the caller does meanwhile.
@@ -242,9 +250,9 @@ func (m *TokenModel) matrices() (out []*mlxc.Array, bits, group int, ok bool) {
 
 func float(x float32) string { return fmt.Sprintf("%#xu", math.Float32bits(x)) }
 
-// source is the kernel's text for this shape, and how much shared memory a block needs. layerArrays is how many arrays the layers'
+// source is the kernel's text for this shape and a machine, and how much shared memory a block needs. layerArrays is how many arrays the layers'
 // weights are.
-func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int) (text string, shared int) {
+func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int, machine string) (text string, shared int) {
 	var b strings.Builder
 	define := func(name string, value any) { fmt.Fprintf(&b, "#define %s %v\n", name, value) }
 	list := func(values []string) string { return "{" + strings.Join(values, ",") + "}" }
@@ -324,7 +332,7 @@ func (m *TokenModel) source(device mlxc.CUDADevice, bits, group, layerArrays int
 	define("FILLED", list(filled))
 	define("ROOM", list(room))
 	b.WriteString(strings.Join([]string{
-		tokenTypes, tokenShared, tokenExchange, tokenGate, tokenProduct, tokenAttention, tokenNorm, tokenChoice, tokenBody,
+		machine, tokenTypes, tokenShared, tokenExchange, tokenGate, tokenProduct, tokenAttention, tokenNorm, tokenChoice, tokenBody,
 	}, "\n"))
 	return b.String(), shared
 }

@@ -15,38 +15,18 @@ constexpr unsigned LAST_TICK = 0xf0000000; // from which on they begin anew
 
 // Numbers of two bytes have the lower half of a word, for the room is used in every layer: what stood there had a tick shortly before.
 __device__ __forceinline__ void give(unsigned* to, T x, unsigned tick) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(tick << 16 | x) : "memory");
+  tell(to, tick << 16 | x);
 }
 
 __device__ __forceinline__ void give(unsigned long long* to, float x, unsigned tick) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(static_cast<unsigned long long>(tick) << 32 | __float_as_uint(x)) : "memory");
-}
-
-__device__ __forceinline__ unsigned peek(const unsigned* at) {
-  unsigned word;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(at) : "memory");
-  return word;
-}
-
-// Reads only what is wanted, and without a branch: if those with nothing to read read something, all would read the same.
-__device__ __forceinline__ void peek(unsigned& word, const unsigned* at, bool wanted) {
-  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.relaxed.gpu.global.u32 %0, [%1];}" : "+r"(word) : "l"(at), "r"(static_cast<int>(wanted)) : "memory");
-}
-
-__device__ __forceinline__ void peek(uint4& words, const unsigned* at, bool wanted) {
-  asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; @p ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];}"
-               : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w) : "l"(at), "r"(static_cast<int>(wanted)) : "memory");
-}
-
-__device__ __forceinline__ void peek(unsigned long long& word, const unsigned long long* at, bool wanted) {
-  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.relaxed.gpu.global.u64 %0, [%1];}" : "+l"(word) : "l"(at), "r"(static_cast<int>(wanted)) : "memory");
+  tell(to, static_cast<unsigned long long>(tick) << 32 | __float_as_uint(x));
 }
 
 // If all threads of all blocks did nothing but read, what is to be read would wait behind them. So blocks count themselves when they have given
 // numbers, and one thread of each looks at the count. Nothing is ordered by that: it says when reading is worth while.
 __device__ __forceinline__ void arrive(Workspace* w) {
   if (threadIdx.x == 0) {
-    asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(&w->arrived) : "memory");
+    count_one(&w->arrived);
   }
 }
 

@@ -14,31 +14,10 @@ constexpr int GROUPS = CHUNK / (BITS ? GROUP : CHUNK); // of a tile
 static_assert(GROUPS == 1 || GROUPS == 2 || GROUPS == 4, "token.go takes groups of 32, 64 and 128");
 constexpr float OFFSET = HALF ? 1024.f : 128.f;
 
-// sums [16, 8] += a [16, 16] b [16, 8], in the lanes' shares that the PTX manual gives for mma.m16n8k16.
-__device__ __forceinline__ void multiply_tile(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-#if HALF
-#define PAIRS_OF "f16.f16"
-#else
-#define PAIRS_OF "bf16.bf16"
-#endif
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." PAIRS_OF ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // The weights with numbers i and i + 4 of eight, each OFFSET more.
 template <int I>
 __device__ __forceinline__ unsigned two_of(unsigned word) {
   return ((word >> (4 * I)) & 0x000f000fu) | (HALF ? 0x64006400u : 0x43004300u);
-}
-
-// Copies of 16 or 4 bytes into shared memory that go on meanwhile; what is not wanted becomes 0.
-__device__ __forceinline__ void copy16(unsigned to, const void* from, bool wanted) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");
-}
-
-__device__ __forceinline__ void copy4(unsigned to, const void* from, bool wanted) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(wanted ? 4 : 0) : "memory");
 }
 
 // Where a block's rows of a product are: tile and half say which eight, -1 is none.
@@ -178,7 +157,7 @@ struct UnitStream {
     if (i < count) {
       mine()[slot].template load<Where>(m, Order::tile(i), Order::chunk(i), true);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    end_group();
   }
 
   // Asks for the first weights.
@@ -198,7 +177,7 @@ struct UnitStream {
     int slot = 0;
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
-      asm volatile("cp.async.wait_group %0;" ::"n"(AHEAD - 1) : "memory");
+      wait_groups<AHEAD - 1>();
       __syncwarp();
       const int chunk = Order::chunk(i);
       sum += mine()[slot].multiply(chunk, Where::K);
@@ -210,7 +189,7 @@ struct UnitStream {
         sum = 0;
       }
     }
-    asm volatile("cp.async.wait_all;" ::: "memory"); // the next product has its own groups
+    wait_groups<0>(); // the next product has its own groups
   }
 };
 

@@ -101,7 +101,7 @@ __device__ __forceinline__ void prefetch(const Matrix& m, int offset, int begin,
   end = end < bytes ? end : bytes;
 #pragma unroll 1
   for (int line = begin + threadIdx.x * 128; line < end; line += THREADS * 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + line));
+    prefetch_line(rows + line);
   }
 }
 

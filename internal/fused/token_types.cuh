@@ -1,6 +1,5 @@
 // Sizes, numbers of two bytes, and sums over a warp.
 
-typedef unsigned short T;
 constexpr int WARPS = THREADS / 32;
 constexpr int Q_ROWS = HEADS * HEAD_DIM;
 constexpr int KV_ROWS = KV_HEADS * HEAD_DIM;
@@ -20,31 +19,10 @@ constexpr int PIECES = BITS ? 1 : 2;   // of 16 bytes that a lane has of each of
 #define DOWN (16 << 10)
 #endif
 constexpr unsigned NOBODY = 0xffffffff;
-#define LOWEST (-__int_as_float(0x7f800000))
 
 __constant__ int kind_of[LAYERS] = KIND_OF;
 __constant__ int rope_of[LAYERS] = ROPE_OF;
 __constant__ unsigned rope_base[ROPES] = ROPE_BASE, rope_scale[ROPES] = ROPE_SCALE;
-
-__device__ __forceinline__ float wide(T x) {
-#if HALF
-  float y;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-  return y;
-#else
-  return __uint_as_float(static_cast<unsigned>(x) << 16);
-#endif
-}
-
-__device__ __forceinline__ T narrow(float x) {
-  T y;
-#if HALF
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
-#else
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
-#endif
-  return y;
-}
 
 __device__ __forceinline__ float rounded(float x) { return wide(narrow(x)); }
 

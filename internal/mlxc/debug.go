@@ -8,6 +8,7 @@ import "C"
 import (
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Checks for tests and for the search of leaks. They cost one load of a flag per op when off.
@@ -107,4 +108,28 @@ func forget(a *Array) {
 	ledger.Lock()
 	defer ledger.Unlock()
 	delete(ledger.origins, a)
+}
+
+// Memory evaluates an array and returns the bytes from its first element to its last as they lie in memory, and its strides in elements: what a
+// kernel sees that is handed its address. In row-major order these are all elements, one after the other. What is written there MLX does not
+// know of: whoever shares the memory has it too.
+func (a *Array) Memory() (data []byte, strides []int, err error) {
+	if err := a.scope.Eval(a); err != nil {
+		return nil, nil, err
+	}
+	if a.Size() == 0 {
+		return nil, nil, nil
+	}
+	last := 0
+	if a.NDim() > 0 {
+		for i, stride := range unsafe.Slice(C.mlx_array_strides(a.h), a.NDim()) {
+			strides = append(strides, int(stride))
+			last += (a.Dim(i) - 1) * int(stride)
+		}
+	}
+	at := unsafe.Pointer(C.mlx_array_data_uint8(a.h))
+	if at == nil {
+		return nil, nil, lastError("memory")
+	}
+	return unsafe.Slice((*byte)(at), (last+1)*(a.NBytes()/a.Size())), strides, nil
 }

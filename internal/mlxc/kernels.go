@@ -69,10 +69,23 @@ func (s *Scope) layer(op string, l Layer) (out C.gomlx_linear, ok bool) {
 		if out.biases, ok = s.optional(op, l.Biases); !ok {
 			return out, false
 		}
-		out.bits, out.group = C.int(l.Format.Bits), C.int(l.Format.GroupSize)
+		out.bits, out.group, out.interleaved = C.int(l.Format.Bits), C.int(l.Format.GroupSize), flag(l.Format.Interleaved)
 	}
 	out.bias, ok = s.optional(op, l.Bias)
 	return out, ok
+}
+
+// LikesInterleaved reports whether the CPU kernels compute with weights of the format faster when these are interleaved.
+func (q Quantization) LikesInterleaved() bool { return C.gomlx_likes_interleaved(C.int(q.Bits)) != 0 }
+
+// Interleave brings a layer's packed weights, scales and biases, in place, into the order in which the CPU kernels read them, for which
+// its number of rows must be a multiple of 16. They must be evaluated and the layer's alone. Layers with them have Format.Interleaved from
+// then on.
+func (s *Scope) Interleave(l Layer) {
+	const op = "interleave"
+	if in, ok := s.layer(op, l); ok {
+		s.Fail(check(op, C.gomlx_interleave(&in)))
+	}
 }
 
 // Apply takes x [..., in] through layers and returns their outputs one behind the other, [..., all of out], in x's type, or in

@@ -12,6 +12,8 @@ import "fmt"
 type Quantization struct {
 	GroupSize int
 	Bits      int
+	// Interleaved says that rows are in the order in which the CPU kernels read them, see Scope.Interleave; only these can compute with them.
+	Interleaved bool
 }
 
 func (q Quantization) args() (group, bits C.mlx_optional_int) {

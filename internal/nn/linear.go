@@ -12,8 +12,8 @@ type Linear struct {
 	quantized
 }
 
-// quantized is a packed weight with its scales and biases. Weights of a GGUF file for the CPU kernels may have no biases, groups of 16,
-// or scales of another type than what the model computes in: MLX's own ops get them unpacked.
+// quantized is a packed weight with its scales and biases. For the CPU kernels they may be interleaved, and those of a GGUF file may have no
+// biases, groups of 16, or scales of another type than what the model computes in: MLX's own ops get them unpacked.
 type quantized struct {
 	packed, scales, biases *mlxc.Array
 	format                 mlxc.Quantization
@@ -21,7 +21,7 @@ type quantized struct {
 
 // forKernels reports whether MLX's ops for a type cannot compute with the weights as they are.
 func (q *quantized) forKernels(dtype mlxc.DType) bool {
-	return q.packed != nil && (q.biases == nil || q.format.GroupSize == 16 || q.scales.DType() != dtype)
+	return q.packed != nil && (q.format.Interleaved || q.biases == nil || q.format.GroupSize == 16 || q.scales.DType() != dtype)
 }
 
 // rows are the weights of some rows in a type, by the CPU kernels.

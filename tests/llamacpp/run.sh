@@ -30,12 +30,15 @@ GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/bf16" -gguf "
 echo "==> four bits, both with AVX2"
 GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/4bit" -gguf "$gguf"
 
-# The shape of Gemma 3 1B with random weights, 2.6 GB on disk: SHAPE_1B=1 make bench-llamacpp.
+# The shape of Gemma 3 1B with random weights, 4 GB on disk: SHAPE_1B=1 make bench-llamacpp.
 if [ -n "${SHAPE_1B:-}" ]; then
-  for kind in BF16 Q4_0; do
+  for kind in BF16 Q4_0 Q4_K_M; do
     shape="$out/1b-$kind.gguf"
     [ -e "$shape" ] || "$out/venv/bin/python" tests/llamacpp/shape_gguf.py "$gguf" "$shape" "$kind"
     echo "==> the shape of Gemma 3 1B, $kind"
     go run ./tests/llamacpp -model "$shape" -gguf "$shape"
   done
+  [ -e "$out/1b-4bit/config.json" ] || bin/go-mlx convert "$out/1b-BF16.gguf" --out "$out/1b-4bit" --bits 4
+  echo "==> the shape of Gemma 3 1B in four bits, against llama.cpp's Q4_K_M"
+  go run ./tests/llamacpp -model "$out/1b-4bit" -gguf "$out/1b-Q4_K_M.gguf"
 fi

@@ -1,14 +1,16 @@
-"""A GGUF file in the shape of Gemma 3 1B with random weights, with the tokenizer of another Gemma 3: shape_gguf.py FROM TO BF16|Q4_0."""
+"""A GGUF file in the shape of Gemma 3 1B with random weights, with the tokenizer of another Gemma 3: shape_gguf.py FROM TO BF16|Q4_0|Q4_K_M.
+Q4_K_M gives each matrix the type that its namesake has in FROM, which is of that mixture."""
 
 import sys
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quants
 
 HIDDEN, LAYERS, INNER, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 1152, 26, 6912, 4, 1, 256, 262144
 
 source = GGUFReader(sys.argv[1])
-kind = GGMLQuantizationType[sys.argv[3]]
+mixture = {t.name: t.tensor_type for t in source.tensors} if sys.argv[3] == "Q4_K_M" else None
+source_layers = source.fields[f"{source.fields['general.architecture'].contents()}.block_count"].contents()
 arch = source.fields["general.architecture"].contents()
 changed = {
     f"{arch}.embedding_length": HIDDEN, f"{arch}.block_count": LAYERS, f"{arch}.feed_forward_length": INNER,
@@ -26,7 +28,32 @@ for name, field in source.fields.items():
 random = np.random.default_rng(1)
 
 
+def kind_of(name):
+    if mixture is None:
+        return GGMLQuantizationType[sys.argv[3]]
+    if name.startswith("blk."):
+        _, layer, rest = name.split(".", 2)
+        name = f"blk.{int(layer) * source_layers // LAYERS}.{rest}"
+    return mixture[name]
+
+
+# Where the blocks of types that quants cannot make have their float16 scales, and what these shall be.
+SCALES = {GGMLQuantizationType.Q4_K: {0: 2e-4, 2: 2e-3}, GGMLQuantizationType.Q6_K: {208: 1e-5}}
+
+
+def random_blocks(rows, columns, kind):
+    weights, size = GGML_QUANT_SIZES[kind]
+    blocks = random.integers(0, 256, (rows * columns // weights, size), dtype=np.uint8)
+    for at, scale in SCALES[kind].items():
+        blocks[:, at : at + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
+
+
 def matrix(name, rows, columns):
+    kind = kind_of(name)
+    if kind in SCALES:
+        out.add_tensor(name, random_blocks(rows, columns, kind), raw_dtype=kind)
+        return
     values = random.standard_normal((rows, columns), dtype=np.float32) * np.float32(0.02)
     if kind == GGMLQuantizationType.BF16:
         bits = values.view(np.uint32)

@@ -30,15 +30,16 @@ type Weights struct {
 	used    map[string]bool
 	ignored map[string]bool
 	Problems
-	packedAs map[string]mlxc.Quantization // of packed weights, by name
-	Linears  Linears
-	derived  []*mlxc.Array // computed from tensors when these are read
-	spent    []*mlxc.Array // not needed once derived is computed
-	joins    []join
-	Close    func() error // of the file that tensors are read from; nil for MLX's own
-	Fuse     bool         // join what layers compute together, for the CUDA kernels
-	Kernels  bool         // compute with the CPU kernels
-	files    []*weightFile
+	packedAs     map[string]mlxc.Quantization // of packed weights, by name
+	toInterleave []mlxc.Layer                 // when they are read
+	Linears      Linears
+	derived      []*mlxc.Array // computed from tensors when these are read
+	spent        []*mlxc.Array // not needed once derived is computed
+	joins        []join
+	Close        func() error // of the file that tensors are read from; nil for MLX's own
+	Fuse         bool         // join what layers compute together, for the CUDA kernels
+	Kernels      bool         // compute with the CPU kernels
+	files        []*weightFile
 	// BeforeLast, unless nil, is called before the last part of the weights is read for the CPU kernels. It may be called again.
 	BeforeLast func()
 }
@@ -236,12 +237,20 @@ func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 		return nil, nil, nil, q
 	}
 	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
-	w.packedAs[w.Key(name+".weight")] = q
+	_, again := w.packedAs[w.Key(name+".weight")]
 	groups := in / q.GroupSize
 	if !w.Kernels || w.Has(name+".biases") {
 		biases = w.tensor(name+".biases", out, groups)
 	}
-	return w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups), biases, q
+	packed, scales = w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups)
+	if w.Kernels && out%16 == 0 && q.LikesInterleaved() {
+		if !again {
+			w.toInterleave = append(w.toInterleave, mlxc.Layer{Weights: packed, Scales: scales, Biases: biases, Format: q})
+		}
+		q.Interleaved = true
+	}
+	w.packedAs[w.Key(name+".weight")] = q
+	return packed, scales, biases, q
 }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.
@@ -276,7 +285,10 @@ func (w *Weights) Finish() error {
 	if err := w.Scope.Eval(arrays...); err != nil {
 		return err
 	}
-	var errs []error
+	for _, l := range w.toInterleave {
+		w.Scope.Interleave(l)
+	}
+	errs := []error{w.Scope.Err()}
 	if w.gguf != nil {
 		errs = append(errs, w.gguf.Err())
 	}

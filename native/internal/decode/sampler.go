@@ -23,6 +23,29 @@ type sampler struct {
 	// biased and bias are kept int32 and float32 [1, n], xtcSpared kept bool [1, vocab]: tokens that XTC
 	// must not cut; nil without the option.
 	biased, bias, xtcSpared *mlxc.Array
+	// drawer, if it is set, draws in one launch what its settings, kept float32 [1, 4], can say; settings are nil where they cannot.
+	drawer   decoder.Drawer
+	settings *mlxc.Array
+}
+
+// drawBy lets one launch do what the options ask for, where it can: all but XTC.
+func (sp *sampler) drawBy(s *mlxc.Scope, drawer decoder.Drawer) {
+	if o := sp.options; drawer != nil && sp.key != nil && sp.xtcSpared == nil {
+		sp.drawer = drawer
+		sp.settings = s.Keep(decoder.Drawing{Temperature: o.Temperature, TopP: o.TopP, MinP: o.MinP, TopK: o.TopK}.Settings(s))
+	}
+}
+
+// inOneLaunch reports whether the drawer draws from such logits.
+func (sp *sampler) inOneLaunch(logits *mlxc.Array) bool {
+	return sp.settings != nil && logits.DType() == sp.drawer.Draws() && 1/float64(sp.options.Temperature) <= largestInverse(logits.DType())
+}
+
+// nextKey is the key of the next draw.
+func (sp *sampler) nextKey(s *mlxc.Scope) *mlxc.Array {
+	next, use := s.RandomSplit(sp.key)
+	hold(s, &sp.key, next)
+	return use
 }
 
 func newSampler(s *mlxc.Scope, options engine.GenerateOptions, prompt []int32, xtcSpared []int32, vocab int, kernels bool) *sampler {
@@ -87,8 +110,10 @@ func (sp *sampler) sample(s *mlxc.Scope, logits *mlxc.Array) (token, logprobs *m
 	if sp.key == nil {
 		return MostLikely(s, logits, logprobs, sp.kernels), logprobs
 	}
-	next, use := s.RandomSplit(sp.key)
-	hold(s, &sp.key, next)
+	use := sp.nextKey(s)
+	if sp.inOneLaunch(logits) {
+		return sp.drawer.Draw(s, logits, s.FromInts([]int32{0}, 1), sp.settings, s.Reshape(use, 1, 2)), logprobs
+	}
 	kept, use := sp.filter(s, logprobs, use)
 	return s.Categorical(temper(s, kept, sp.options.Temperature), -1, use), logprobs
 }
@@ -135,14 +160,17 @@ func MostLikely(s *mlxc.Scope, logits, logprobs *mlxc.Array, kernels bool) *mlxc
 	return s.Argmax(logprobs, -1, false)
 }
 
+// unchanged reports whether the sampler takes logits as they are.
+func (sp *sampler) unchanged() bool { return sp.biased == nil && sp.recent == nil }
+
 // plain reports whether the sampler takes the most likely token of unchanged logits.
-func (sp *sampler) plain() bool { return sp.key == nil && sp.biased == nil && sp.recent == nil }
+func (sp *sampler) plain() bool { return sp.key == nil && sp.unchanged() }
 
 func (sp *sampler) free() error {
 	if sp == nil {
 		return nil
 	}
-	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free())
+	return errors.Join(sp.key.Free(), sp.recent.Free(), sp.biased.Free(), sp.bias.Free(), sp.xtcSpared.Free(), sp.settings.Free())
 }
 
 // penalise lowers the logits of recent tokens: by the repetition penalty of Keskar et al. 2019

@@ -237,7 +237,7 @@ func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array
 	if err != nil {
 		return err
 	}
-	wanted := drawPlain(s, group, logits, rows)
+	wanted := append(drawPlain(s, group, logits, rows), drawTogether(s, group, logits, rows)...)
 	if b := group[0].Batch; b != nil {
 		wanted = append(wanted, b.arrays()...)
 	}
@@ -330,6 +330,31 @@ func drawPlain(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32)
 		for i, st := range group {
 			b.drawn.rows[rows[i]] = st
 		}
+	}
+	return wanted
+}
+
+// drawTogether draws for the streams of a group that draw from unchanged logits, with one launch for all of them where there is a kernel for that.
+func drawTogether(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32) (wanted []*mlxc.Array) {
+	var together []*Stream
+	var theirs []int32
+	for i, st := range group {
+		if st.pending.token == nil && st.onlyToken() && st.sampler.unchanged() && st.sampler.inOneLaunch(logits) {
+			together, theirs = append(together, st), append(theirs, rows[i])
+		}
+	}
+	if len(together) < 2 {
+		return nil
+	}
+	var settings, keys []*mlxc.Array
+	for _, st := range together {
+		settings, keys = append(settings, st.sampler.settings), append(keys, s.Reshape(st.sampler.nextKey(s), 1, 2))
+	}
+	drawer := together[0].sampler.drawer
+	tokens := drawer.Draw(s, logits, s.FromInts(theirs, len(theirs)), s.Concatenate(0, settings...), s.Concatenate(0, keys...))
+	for i, st := range together {
+		st.sampled++
+		wanted = append(wanted, st.await(s, pending{token: s.Slice(tokens, 0, i, i+1)})...)
 	}
 	return wanted
 }

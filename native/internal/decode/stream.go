@@ -61,7 +61,7 @@ func (sc *Scheduler) NewStream(ids []int32, options engine.GenerateOptions) *Str
 		Scheduler: sc, options: options, prompt: ids, rest: ids, State: kv.NewBoundedSequence(&sc.Shape.Layout, options.MaxKVSize),
 		stops: map[int32]bool{},
 	}
-	if options.MaxKVSize == 0 && options.KVBits == 0 {
+	if sc.Token != nil && options.MaxKVSize == 0 && options.KVBits == 0 {
 		sc.Token.Prepare()
 	}
 	room := Lookahead + 1 // one more, so that an error always has room
@@ -144,6 +144,7 @@ func (st *Stream) Prefill(s *mlxc.Scope) error {
 func (st *Stream) begin(s *mlxc.Scope) {
 	sc := st.Scheduler
 	st.sampler = newSampler(s, st.options, st.prompt, sc.XTCSpared, sc.Shape.VocabSize, st.State.Rings)
+	st.sampler.drawBy(s, sc.Drawer)
 	if !st.reusable() {
 		return
 	}
@@ -208,9 +209,12 @@ func (st *Stream) await(s *mlxc.Scope, next pending) []*mlxc.Array {
 }
 
 // plain reports whether the stream takes the most likely token and wants to know nothing else.
-func (st *Stream) plain() bool {
+func (st *Stream) plain() bool { return st.onlyToken() && st.sampler.plain() }
+
+// onlyToken reports whether the stream wants a token as its sampler gives it, and to know nothing else.
+func (st *Stream) onlyToken() bool {
 	o := st.options
-	return st.drawn >= len(st.forced) && st.sampler.plain() && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
+	return st.drawn >= len(st.forced) && st.matcher == nil && !o.LogProbs && o.TopLogProbs == 0 && o.KVBits == 0
 }
 
 // deliver hands a token to the reader, and ends the stream if it is the last one.

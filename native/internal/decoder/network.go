@@ -31,7 +31,8 @@ type Network struct {
 	Linears checkpoint.Linears // for adapters
 	Prefix  string             // of the checkpoint's names
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
-	Token   *fused.Token       // nil where tokens are not one launch
+	Token   TokenKernel        // nil where tokens are not one launch
+	Drawer  Drawer             // nil where MLX's ops draw tokens
 	// BeforeLastWeights, unless nil, waits for what else is being read and needs memory only while it is, so that this is not there beside all
 	// of the weights.
 	BeforeLastWeights func()
@@ -44,18 +45,23 @@ const PrefillChunk = 512
 // ThreadsVariable is the environment variable that sets the number of threads where no option does.
 const ThreadsVariable = "GO_MLX_THREADS"
 
-// useThreads sets how many threads the CPU kernels use, which all models of the process share.
-func useThreads(n int) error {
+// useThreads sets how many threads the CPU kernels use, which all models of the process share. A model without these kernels has no use for a number
+// that an option names, and says so; the variable is for every model of the process, and only has to be a number.
+func useThreads(n int, kernels bool) error {
 	if text := os.Getenv(ThreadsVariable); n == 0 && text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil || n < 1 {
 			return fmt.Errorf("%s is %q and not a number of threads", ThreadsVariable, text)
 		}
+	} else if n > 0 && !kernels {
+		return &engine.OptionError{Option: "Threads", Reason: "only the engine's own CPU kernels have threads, and the model is not computed by these: leave it out"}
 	}
 	if n == 0 {
 		n = runtime.GOMAXPROCS(0) // which knows the limits of a container
 	}
-	mlxc.SetCPUThreads(n)
+	if kernels {
+		mlxc.SetCPUThreads(n)
+	}
 	return nil
 }
 
@@ -63,10 +69,10 @@ func useThreads(n int) error {
 func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter string, options engine.NativeOptions) (_ *checkpoint.Weights, err error) {
 	n.Weights = n.Lease.NewScope()
 	kernels := !options.Exact && n.Lease.Device().Name == "cpu"
+	if err := useThreads(options.Threads, kernels); err != nil {
+		return nil, err
+	}
 	if kernels {
-		if err := useThreads(options.Threads); err != nil {
-			return nil, err
-		}
 		level, err := mlxc.CPULevel()
 		if err != nil {
 			return nil, err
@@ -113,6 +119,9 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	switch {
 	case n.CUDA != nil:
 		n.Kernels = "cuda"
+		if os.Getenv(fused.OneLaunchVariable) != "off" {
+			n.Drawer = n.CUDA.Kernels
+		}
 	case n.cpu == nil:
 		n.Kernels = "mlx"
 	}
@@ -137,7 +146,9 @@ func (n *Network) Close() error {
 		return nil
 	}
 	errs := []error{n.steps.Close()}
-	n.Token.Close()
+	if n.Token != nil {
+		n.Token.Close()
+	}
 	if n.Arch != nil {
 		errs = append(errs, n.Arch.Close())
 	}

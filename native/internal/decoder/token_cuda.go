@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"forge.lthn.ai/core/go-mlx/internal/fused"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
 // Tokens of a stream that decodes alone are one launch each (fused.Token). Its KV lies in the buffers of a batch, which nobody shares, since
@@ -9,6 +10,28 @@ import (
 
 // TokenPlace is where a token's keys and values go in the layers of a kind.
 type TokenPlace = fused.TokenPlace
+
+// TokenKernel computes a token of one stream in one launch, as fused.Token does.
+type TokenKernel interface {
+	// Prepare begins to compile, beside what the caller does meanwhile.
+	Prepare()
+	// Run takes a token, uint32 [1], at a position into a row of buffers of keys and values [rows, kv_heads, room, head_dim], two for each
+	// layer. It writes to them in place, where MLX knows nothing of it: they are in row-major order, and nobody else has their memory.
+	Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []TokenPlace) (logits, best *mlxc.Array)
+	Close()
+}
+
+// Drawing is how the CUDA kernel for that draws a token.
+type Drawing = fused.Drawing
+
+// Drawer draws tokens from rows of logits in one launch, as fused.Kernels does.
+type Drawer interface {
+	// Draws is the type of the logits.
+	Draws() mlxc.DType
+	// Draw draws a token, uint32 [N], from each of the rows which, int32 [N], of logits [rows, vocab], with settings float32 [N, 4] of Drawings and
+	// keys uint32 [N, 2].
+	Draw(s *mlxc.Scope, logits, which, settings, keys *mlxc.Array) *mlxc.Array
+}
 
 // MaxPackedKeys is how many keys the CUDA kernels for packed rows take.
 const MaxPackedKeys = fused.MaxPackedKeys
@@ -19,8 +42,10 @@ func (n *Network) prepareToken() error {
 	if !ok || d.cuda == nil || d.bidirectional {
 		return nil
 	}
-	var err error
-	n.Token, err = fused.NewToken(n.Weights, n.Lease, d.tokenModel(n.Kinds))
+	token, err := fused.NewToken(n.Weights, n.Lease, d.tokenModel(n.Kinds))
+	if token != nil {
+		n.Token = token
+	}
 	return err
 }
 

@@ -4,6 +4,10 @@ import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 
 // Batched holds the keys and values of one layer for several sequences, [places, kv_heads, room, head_dim]: each has
 // a place, in which its positions lie as they did in its own cache. Like a cache it owns its arrays.
+//
+// They also have memory of their own, in row-major order: the CUDA kernel of a token writes to it without MLX's knowledge. MLX's ops do not see to
+// that: an update of the whole of an array is no copy but the update itself, and a slice is a view of what it was cut from. So
+// what comes from a cache, which may share its arrays with kept KV, is copied (see own).
 type Batched struct{ pair }
 
 // RoomFor is how many positions a layer with a window, or 0, has room for when it needs n.
@@ -51,6 +55,9 @@ func (b *Batched) Put(s *mlxc.Scope, place int, keys, values *mlxc.Array) {
 		if n := b.Room(); n < one.Dim(timeAxis) {
 			one = s.Slice(one, timeAxis, 0, n)
 		}
+		if all.Dim(0) == 1 {
+			return own(s, one, b.Room())
+		}
 		return s.SliceUpdate(all, extend(s, one, timeAxis, b.Room()), 0, place, place+1)
 	}
 	b.Fill(s, put(b.keys, keys), put(b.values, values))
@@ -59,9 +66,8 @@ func (b *Batched) Put(s *mlxc.Scope, place int, keys, values *mlxc.Array) {
 // Get copies the first positions of a place out, into arrays with room for more.
 func (b *Batched) Get(s *mlxc.Scope, place, positions, room int) (keys, values *mlxc.Array) {
 	return b.both(func(a *mlxc.Array) *mlxc.Array {
-		one := s.Slice(s.Slice(a, 0, place, place+1), timeAxis, 0, positions)
-		// Into zeros, because a slice would hold the whole buffer for as long as it lives.
-		return s.SliceUpdate(s.Zeros(a.DType(), 1, a.Dim(1), room, a.Dim(3)), one, timeAxis, 0, positions)
+		// A copy, because a slice would hold the whole buffer for as long as it lives, and change with it.
+		return own(s, s.Slice(s.Slice(a, 0, place, place+1), timeAxis, 0, positions), room)
 	})
 }
 
@@ -71,6 +77,16 @@ func (b *Batched) Fill(s *mlxc.Scope, keys, values *mlxc.Array) { b.replace(s, k
 func (b *Batched) change(s *mlxc.Scope, op func(*mlxc.Array) *mlxc.Array) {
 	k, v := b.both(op)
 	b.replace(s, k, v)
+}
+
+// own is a copy of keys or values in memory of its own, in row-major order, with room for so many positions.
+func own(s *mlxc.Scope, a *mlxc.Array, room int) *mlxc.Array {
+	if s.Err() != nil || a.Dim(timeAxis) < room {
+		return extend(s, a, timeAxis, room)
+	}
+	// Two parts put together are the one op that always copies.
+	dims := a.Dim(3)
+	return s.Concatenate(3, s.Slice(a, 3, 0, dims/2), s.Slice(a, 3, dims/2, dims))
 }
 
 // extend appends zeros to an axis up to a length.
