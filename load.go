@@ -158,7 +158,7 @@ func describeSource(what, path string) (string, error) {
 	}
 	text := "safetensors in " + from.Dir
 	if from.GGUF != "" {
-		h, err := from.Header()
+		h, err := from.Outline()
 		if err != nil {
 			return "", err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"runtime/debug"
 	"sync"
 
 	"forge.lthn.ai/core/go-mlx/engine"
@@ -116,11 +117,16 @@ func (m *Model) loadText() (err error) {
 	if m.options.PromptCache > 0 {
 		m.fingerprint, err = checkpoint.Fingerprint(m.source, m.options.Adapter)
 	}
+	if m.source.GGUF != "" {
+		m.source.Forget()
+		debug.FreeOSMemory() // or the vocabulary would be there twice, beside the weights
+	}
 	return err
 }
 
 // loadWeights runs on the owner thread. What it opened before a failure is freed by Close. textLoaded waits for the tokenizer.
 func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Config, textLoaded func() error) error {
+	m.network.BeforeLastWeights = func() { _ = textLoaded() } // its error is looked at below
 	w, err := m.network.Load(m.source, cfg, m.options.Adapter, m.options)
 	if err != nil {
 		return err

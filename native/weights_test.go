@@ -11,6 +11,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
@@ -116,6 +117,42 @@ func TestDamagedFoldersAreRefused(t *testing.T) {
 		"other layer count": {func(t *testing.T, dir string) {
 			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 7 })
 		}, "missing tensor model.layers.6"},
+		"more layers than anything could list": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 1_000_000_000_000 })
+		}, "num_hidden_layers 1000000000000 is more than any model has"},
+		"more layers than tensors": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["num_hidden_layers"] = 1 << 23 })
+		}, "num_hidden_layers is 8388608, and the weights are only"},
+		"huge heads": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["head_dim"] = 1 << 40 })
+		}, "head_dim 1099511627776"},
+		"negative epsilon": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rms_norm_eps"] = -1 })
+		}, "rms_norm_eps -1"},
+		"infinite wavelengths": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_theta"] = 1e300 })
+		}, "rope_theta 1e+300"},
+		"no wavelengths": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_local_base_freq"] = 0 })
+		}, "rope_local_base_freq 0"},
+		"a size in quotes": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["hidden_size"] = "128" })
+		}, "config.json: hidden_size is a string and should be a whole number"},
+		"half a size": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["vocab_size"] = 4160.5 })
+		}, "vocab_size is the number 4160.5 and should be a whole number"},
+		"end tokens of another kind": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["eos_token_id"] = map[string]any{} })
+		}, "eos_token_id is an object and should be"},
+		"scaling of another kind": {func(t *testing.T, dir string) {
+			editConfig(t, dir, func(c map[string]any) { c["rope_scaling"] = "linear" })
+		}, "rope_scaling is a string and should be an object"},
+		"config is a list": {func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte("[]"), 0o644))
+		}, "it is an array and should be an object"},
+		"a shard of two": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Rename(filepath.Join(dir, "model.safetensors"), filepath.Join(dir, "model-00001-of-00002.safetensors")))
+		}, "model-00002-of-00002.safetensors is missing"},
 		"no model_type": {func(t *testing.T, dir string) {
 			editConfig(t, dir, func(c map[string]any) { delete(c, "model_type") })
 		}, "no model_type"},
@@ -125,6 +162,24 @@ func TestDamagedFoldersAreRefused(t *testing.T) {
 			c.damage(t, dir)
 			require.ErrorContains(t, loadError(t, dir), c.want)
 		})
+	}
+}
+
+// What is not needed to load a model is not needed to describe it either.
+func TestSettingsThatNobodyReadsMayBeOfAnyKind(t *testing.T) {
+	for _, setting := range []string{"quantization", "text_config", "torch_dtype"} {
+		for _, value := range []any{7, "x", []int{1}, nil} {
+			dir := testenv.CopyModel(t)
+			editConfig(t, dir, func(c map[string]any) { c[setting] = value })
+			m, err := Load(t.Context(), dir, engine.NativeOptions{})
+			require.NoError(t, err, "%s %v", setting, value)
+			require.NoError(t, m.Close())
+			from, err := modelfiles.Find(dir)
+			require.NoError(t, err)
+			info, err := from.Describe()
+			require.NoError(t, err, "%s %v", setting, value)
+			require.Equal(t, 6, info.Layers)
+		}
 	}
 }
 

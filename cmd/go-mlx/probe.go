@@ -97,7 +97,7 @@ func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) erro
 
 // probeGGUF looks at a file that only the native engine reads.
 func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdout io.Writer) error {
-	h, err := from.Header()
+	h, err := from.Outline()
 	if err != nil {
 		return err
 	}

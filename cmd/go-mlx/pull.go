@@ -93,18 +93,15 @@ func listCommand() *cobra.Command {
 		Short: "List the models that were downloaded",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			models, err := hub.List()
-			if err != nil {
-				return err
-			}
+			models, unread := hub.List() // the error names those that are not listed
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), append([]hub.Model{}, models...))
+				return errors.Join(printJSON(cmd.OutOrStdout(), append([]hub.Model{}, models...)), unread)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, m := range models {
 				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, strings.Join(m.Revisions, ", "))
 			}
-			return w.Flush()
+			return errors.Join(w.Flush(), unread)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -138,7 +138,22 @@ int gomlx_file_array(mlx_array* out, const gomlx_file* f, size_t offset, const i
   });
 }
 
+int gomlx_file_room(gomlx_file** out, size_t size) {
+  return gomlx::guarded([&] {
+    if (is_available(Device::gpu)) throw std::runtime_error("weights stay where they are read to on the CPU only");
+    *out = new gomlx_file{"weights", -1, std::make_shared<Memory>(size, 0)};
+  });
+}
+
+int gomlx_file_bytes_at(void** out, gomlx_file* f, size_t offset, size_t length) {
+  return gomlx::guarded([&] {
+    if (offset > f->memory->size || length > f->memory->size - offset) throw std::out_of_range(f->path + ": a tensor ends behind the file");
+    f->memory->read += length, held.fetch_add(length);
+    *out = f->memory->data + offset;
+  });
+}
+
 void gomlx_file_close(gomlx_file* f) {
-  close(f->fd);
+  if (f->fd >= 0) close(f->fd);
   delete f;
 }

@@ -131,6 +131,10 @@ GOMLX_API int gomlx_file_open(gomlx_file** out, const char* path, size_t start);
 // The array of the bytes from offset on, aligned for dtype.
 GOMLX_API int gomlx_file_array(mlx_array* out, const gomlx_file* file, size_t offset, const int* shape, int ndim, mlx_dtype dtype);
 GOMLX_API int gomlx_file_read(gomlx_file* file, const size_t* offsets, const size_t* lengths, size_t n);
+// Room of so many bytes for weights that the caller makes: a file that is not read but written to, at the place that gomlx_file_bytes_at
+// gives, before anything uses the arrays of these bytes.
+GOMLX_API int gomlx_file_room(gomlx_file** out, size_t size);
+GOMLX_API int gomlx_file_bytes_at(void** out, gomlx_file* file, size_t offset, size_t length);
 GOMLX_API void gomlx_file_close(gomlx_file* file);
 // Bytes read from files, in the whole process, that arrays still hold. MLX's own account does not have them.
 GOMLX_API size_t gomlx_file_bytes(void);

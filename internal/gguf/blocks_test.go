@@ -78,6 +78,7 @@ func TestPackingChangesNoValue(t *testing.T) {
 			f.scales(block, scale[:], bias[:])
 			packed := make([]byte, l.values*f.bits/8)
 			putBits(packed, q[:l.values], f.bits)
+			requireConverted(t, kind, block, packed, scale[:l.values/f.group])
 			for j := range l.values {
 				at := j * f.bits
 				word := uint32(packed[at/8]) >> (at % 8)
@@ -96,6 +97,50 @@ func TestPackingChangesNoValue(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// requireConverted compares a block that was converted, which some types do in ways of their own, with what is expected of it.
+func requireConverted(t *testing.T, kind Type, block, weights []byte, scales []float32) {
+	t.Helper()
+	f := forms[kind]
+	width := 2
+	if f.wide {
+		width = 4
+	}
+	wantScales := make([]byte, width*len(scales))
+	putFloats(wantScales, scales, f.scaleType())
+	gotWeights, gotScales := make([]byte, len(weights)), make([]byte, len(wantScales))
+	convertPacked(part{source: Tensor{Type: kind}, form: f}, block, gotWeights, gotScales, nil)
+	require.Equal(t, weights, gotWeights, "%v", kind)
+	require.Equal(t, wantScales, gotScales, "%v", kind)
+	again, biases := make([]byte, len(weights)), make([]byte, len(wantScales))
+	convertPacked(part{source: Tensor{Type: kind}, form: f}, block, again, nil, biases)
+	require.Equal(t, weights, again, "%v", kind)
+	if f.centred {
+		for i := range scales {
+			scales[i] *= -f.middle()
+		}
+		putFloats(wantScales, scales, f.scaleType())
+		require.Equal(t, wantScales, biases, "%v", kind)
+		for i := range scales {
+			scales[i] /= -f.middle()
+		}
+	}
+}
+
+func BenchmarkConvert(b *testing.B) {
+	for kind, f := range forms {
+		b.Run(kind.String(), func(b *testing.B) {
+			l := layouts[kind]
+			blocks := 1 << 20 / l.bytes
+			in := randomBlocks(kind, blocks)
+			weights, scales := make([]byte, blocks*l.values*f.bits/8), make([]byte, blocks*l.values/f.group*4)
+			b.SetBytes(int64(len(in)))
+			for b.Loop() {
+				convertPacked(part{source: Tensor{Type: kind}, form: f}, in, weights, scales, nil)
+			}
+		})
 	}
 }
 

@@ -111,7 +111,7 @@ func OpenHeader(path string, read *Header, packing Packing) (_ *Checkpoint, err 
 	return c, nil
 }
 
-var splitName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
+var splitName = regexp.MustCompile(`(?s)^(.*)-(\d{5})-of-(\d{5})(\.(?i:gguf))$`)
 
 // partsOf are the files of a split model, of which path is the first.
 func partsOf(path string, h *Header) ([]string, error) {
@@ -124,11 +124,11 @@ func partsOf(path string, h *Header) ([]string, error) {
 		return nil, fmt.Errorf("%s says that it is one of %d parts, but is not named like NAME-00001-of-%05d.gguf: give it its name back", path, count, count)
 	}
 	if number, _ := h.Metadata["split.no"].(int64); number != 0 || name[2] != "00001" {
-		return nil, fmt.Errorf("%s is part %s of a model: give the first part, %s-00001-of-%s.gguf", path, name[2], name[1], name[3])
+		return nil, fmt.Errorf("%s is part %s of a model: give the first part, %s-00001-of-%s%s", path, name[2], name[1], name[3], name[4])
 	}
 	paths := make([]string, count)
 	for i := range paths {
-		paths[i] = fmt.Sprintf("%s-%05d-of-%s.gguf", name[1], i+1, name[3])
+		paths[i] = fmt.Sprintf("%s-%05d-of-%s%s", name[1], i+1, name[3], name[4])
 	}
 	return paths, nil
 }

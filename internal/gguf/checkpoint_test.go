@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -222,6 +223,117 @@ func TestWhatIsNotSupportedIsNamed(t *testing.T) {
 	}
 }
 
+// A value of the wrong kind is never passed over: what would be assumed in its place computes another model.
+func TestValuesOfTheWrongKindAreNamed(t *testing.T) {
+	embedding := entry{"token_embd.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}
+	wrong := map[string]any{
+		"text": "x", "flag": true, "NaN": float32(math.NaN()), "infinity": math.Inf(1), "texts": []string{"a"}, "no numbers": []int32{}, "fraction": float32(0.5),
+	}
+	right := map[kind][]string{numberKind: {"fraction"}, textKind: {"text"}, flagKind: {"flag"}}
+	for _, arch := range []string{"gemma3", "llama", "qwen2"} {
+		for key, kind := range archKinds {
+			for name, value := range wrong {
+				if slices.Contains(right[kind], name) {
+					continue
+				}
+				metadata := tiny(arch)
+				metadata[arch+"."+key] = value
+				c, err := Open(write(t, "m.gguf", build(t, metadata, embedding)), Plain)
+				require.NoError(t, err)
+				_, _, err = c.Config()
+				require.ErrorIs(t, err, ErrMalformed, "%s is %v", key, value)
+				require.ErrorContains(t, err, arch+"."+key)
+				require.NoError(t, c.Close())
+			}
+		}
+	}
+	for key, kind := range tokenizerKinds {
+		for name, value := range wrong {
+			if slices.Contains(right[kind], name) {
+				continue
+			}
+			metadata := tiny("llama")
+			metadata[key] = value
+			c := open(t, build(t, metadata, embedding), Plain)
+			_, err := c.Parts()
+			require.ErrorIs(t, err, ErrMalformed, "%s is %v", key, value)
+			require.ErrorContains(t, err, key)
+		}
+	}
+	for _, value := range []any{"x", []int32{1, 1}, []string{"1", "1", "1", "1", "1"}, 7} {
+		metadata := tiny("llama")
+		metadata["tokenizer.ggml.token_type"] = value
+		_, err := open(t, build(t, metadata, embedding), Plain).Parts()
+		require.ErrorContains(t, err, "tokenizer.ggml.token_type")
+	}
+	metadata := tiny("qwen3")
+	metadata["qwen3.attention.value_length"] = 7
+	_, _, err := open(t, build(t, metadata, embedding), Plain).Config()
+	require.ErrorIs(t, err, ErrUnsupported)
+}
+
+func TestAnEntryThatIsThereTwiceIsNamed(t *testing.T) {
+	data := build(t, map[string]any{"llama.x": 1, "llama.y": 2})
+	_, err := parse(bytes.Replace(data, []byte("llama.y"), []byte("llama.x"), 1))
+	require.ErrorIs(t, err, ErrMalformed)
+	require.ErrorContains(t, err, `"llama.x"`)
+}
+
+func TestWindowsMayBeToldLayerByLayer(t *testing.T) {
+	embedding := entry{"token_embd.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}
+	for _, c := range []struct {
+		layers []bool
+		want   int
+	}{
+		{[]bool{true, true, false, true, true, false, true}, 3}, {[]bool{false, false}, 1}, {[]bool{true, false, false}, 0}, {[]bool{true, true}, 0},
+	} {
+		metadata := tiny("gemma3")
+		metadata["gemma3.attention.sliding_window_pattern"] = c.layers
+		said, _, err := open(t, build(t, metadata, embedding), Plain).Config()
+		if c.want == 0 {
+			require.ErrorIs(t, err, ErrUnsupported, "%v", c.layers)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, c.want, said["sliding_window_pattern"], "%v", c.layers)
+	}
+}
+
+// requireSideBySide compares tensors that are converted all at once with those that are read one by one from the virtual file.
+func requireSideBySide(t *testing.T, c *Checkpoint) {
+	t.Helper()
+	want := make([]byte, c.Size())
+	_, err := c.ReadAt(want, 0)
+	require.NoError(t, err)
+	want = want[len(c.header):]
+	got := make([]byte, len(want))
+	out := map[string][]byte{}
+	for name, v := range c.Virtual {
+		out[name] = got[v.Offset[0]:v.Offset[1]]
+	}
+	require.NoError(t, c.ReadTensors(out))
+	require.True(t, bytes.Equal(want, got))
+}
+
+func TestTensorsAreConvertedSideBySide(t *testing.T) {
+	for _, packing := range []Packing{Plain, Affine, ForKernels} {
+		// Of more than one piece each, with rows in another order, and with parts that nobody asks for.
+		c := open(t, build(t, tiny("llama"),
+			entry{"token_embd.weight", Q4_1, []uint64{64, 60000}, randomBlocks(Q4_1, 120000)}, entry{"output_norm.weight", F32, []uint64{64}, floats(64)},
+			entry{"blk.0.attn_q.weight", Q5_1, []uint64{64, 64}, randomBlocks(Q5_1, 128)}, entry{"blk.0.attn_k.weight", F16, []uint64{64, 32}, make([]byte, 64*32*2)},
+			entry{"blk.0.ffn_up.weight", Q6K, []uint64{256, 8}, randomBlocks(Q6K, 8)}), packing)
+		requireSideBySide(t, c)
+		const name = "model.layers.0.self_attn.q_proj.weight"
+		want, got := make([]byte, c.Virtual[name].Bytes()), make([]byte, c.Virtual[name].Bytes())
+		require.NoError(t, c.ReadTensor(name, want))
+		require.NoError(t, c.ReadTensors(map[string][]byte{name: got}))
+		require.Equal(t, want, got)
+		require.Error(t, c.ReadTensors(map[string][]byte{name: got[1:]}), "memory of another length")
+		require.NoError(t, os.Truncate(c.Path, 5000))
+		require.Error(t, c.ReadTensors(map[string][]byte{name: got}), "the file was cut meanwhile")
+	}
+}
+
 // Whatever a file holds, it ends in a checkpoint whose parts can all be read, or in an error.
 func FuzzOpen(f *testing.F) {
 	f.Add(build(f, tiny("llama"), entry{"token_embd.weight", Q4_0, []uint64{64, 3}, randomBlocks(Q4_0, 6)}, entry{"blk.0.attn_q.weight", F32, []uint64{2, 8}, floats(16)}))
@@ -238,12 +350,15 @@ func FuzzOpen(f *testing.F) {
 				return
 			}
 			_, _, _ = c.Config()
-			_, _ = c.Tokenizer()
+			_, jsonErr := c.Tokenizer()
+			_, partsErr := c.Parts()
+			require.Equal(t, jsonErr == nil, partsErr == nil, "%v, %v", jsonErr, partsErr)
 			_ = c.TokenizerConfig()
 			if c.Size() < 1<<24 {
 				n, err := c.WriteTo(io.Discard)
 				require.NoError(t, err)
 				require.Equal(t, c.Size(), n)
+				requireSideBySide(t, c)
 			}
 			require.NoError(t, c.Close())
 		}

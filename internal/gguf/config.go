@@ -30,7 +30,11 @@ func (h *Header) arch(key string) (int, bool) {
 }
 
 func (h *Header) archFloat(key string) (float64, bool) {
-	v, ok := h.Metadata[h.Architecture()+"."+key].(float64)
+	value := h.Metadata[h.Architecture()+"."+key]
+	if n, ok := value.(int64); ok {
+		return float64(n), true
+	}
+	v, ok := value.(float64)
 	if !ok || math.IsNaN(v) || math.IsInf(v, 0) {
 		return 0, false
 	}
@@ -58,6 +62,9 @@ func (c *Checkpoint) Config() (said, assumed map[string]any, err error) {
 
 func (c *Checkpoint) config(out, assumed map[string]any) error {
 	h := c.Header
+	if err := h.checkKinds(h.Architecture()+".", archKinds); err != nil {
+		return err
+	}
 	for name, key := range map[string]string{
 		"hidden_size": "embedding_length", "num_hidden_layers": "block_count", "intermediate_size": "feed_forward_length",
 		"num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
@@ -76,6 +83,9 @@ func (c *Checkpoint) config(out, assumed map[string]any) error {
 	}
 	if heads, _ := out["num_attention_heads"].(int); out["head_dim"] == nil && heads > 0 {
 		out["head_dim"] = out["hidden_size"].(int) / heads
+	}
+	if v, ok := h.arch("attention.value_length"); ok && v != out["head_dim"] {
+		return fmt.Errorf("heads of %v for keys and %d for values: %w", out["head_dim"], v, ErrUnsupported)
 	}
 	if experts, _ := h.arch("expert_count"); experts > 0 {
 		return fmt.Errorf("a mixture of %d experts is %w in GGUF files: get the model's safetensors for the python engine", experts, ErrUnsupported)
@@ -125,8 +135,17 @@ func ropeConfig(h *Header, said, _ map[string]any) error {
 
 func gemma3Config(h *Header, said, assumed map[string]any) error {
 	assumed["sliding_window_pattern"], assumed["rope_theta"] = 6, 1e6 // in all models
-	if pattern, ok := h.arch("attention.sliding_window_pattern"); ok && pattern > 0 {
-		said["sliding_window_pattern"] = pattern
+	switch pattern := h.Metadata[h.Architecture()+".attention.sliding_window_pattern"].(type) {
+	case int64:
+		said["sliding_window_pattern"] = int(pattern)
+	case []bool: // which layers have a window
+		global := slices.Index(pattern, false) + 1
+		for i, windowed := range pattern {
+			if global == 0 || windowed != ((i+1)%global != 0) {
+				return fmt.Errorf("sliding windows that do not leave out every n-th layer (%v): %w", pattern, ErrUnsupported)
+			}
+		}
+		said["sliding_window_pattern"] = global
 	}
 	if window, ok := h.arch("attention.sliding_window"); ok {
 		said["sliding_window"] = window

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // rows is how many rows a tensor has; a vector is one, or has a value for each row of a matrix with heads.
@@ -26,6 +28,44 @@ func (t Tensor) rows(heads int) int {
 // bytesAtATime is how much of a file is in memory while it is converted, for each processor.
 const bytesAtATime = 1 << 20
 
+// fill is a tensor of the file with the memory for what is made of it. A packed matrix has up to three parts, in the order of packedEnds.
+type fill struct {
+	part
+	out [3][]byte
+}
+
+var packedEnds = [...]string{".weight", ".scales", ".biases"}
+
+// ReadTensors converts virtual tensors into memory that is as long as they are, all of them side by side. The parts of a packed matrix
+// are made together.
+func (c *Checkpoint) ReadTensors(out map[string][]byte) error {
+	var fills []fill
+	packed := map[string]int{} // where the fill of a packed matrix is
+	for _, name := range c.order {
+		to, wanted := out[name]
+		if !wanted {
+			continue
+		}
+		p := c.parts[name]
+		if int64(len(to)) != c.Virtual[name].Bytes() {
+			return fmt.Errorf("tensor %q is not there in %d bytes", name, len(to))
+		}
+		if p.kind == plain {
+			fills = append(fills, fill{part: p, out: [3][]byte{to}})
+			continue
+		}
+		end := strings.LastIndexByte(name, '.')
+		at, known := packed[name[:end]]
+		if !known {
+			at = len(fills)
+			packed[name[:end]] = at
+			fills = append(fills, fill{part: p})
+		}
+		fills[at].out[slices.Index(packedEnds[:], name[end:])] = to
+	}
+	return c.fill(fills)
+}
+
 // ReadTensor converts a virtual tensor into out, which is as long as it.
 func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 	p, ok := c.parts[name]
@@ -33,10 +73,7 @@ func (c *Checkpoint) ReadTensor(name string, out []byte) error {
 		return fmt.Errorf("tensor %q is not there in %d bytes", name, len(out))
 	}
 	if p.kind == plain {
-		return c.readRows(p, func(row, n int, in []byte, scratch []float32) {
-			size := len(out) / p.source.rows(p.heads)
-			c.convert(p, in, out[row*size:(row+n)*size], scratch)
-		})
+		return c.fill([]fill{{part: p, out: [3][]byte{out}}})
 	}
 	return c.readPacked(p, name, out)
 }
@@ -56,87 +93,129 @@ func (c *Checkpoint) readPacked(p part, name string, out []byte) error {
 		return nil
 	}
 	stem := name[:strings.LastIndexByte(name, '.')]
-	var parts [3][]byte // weight, scales, biases
-	for i, end := range [...]string{".weight", ".scales", ".biases"} {
+	f := fill{part: p}
+	for i, end := range packedEnds {
 		if sibling := stem + end; sibling == name {
-			parts[i] = out
+			f.out[i] = out
 		} else if t, ok := c.Virtual[sibling]; ok && i > 0 && !c.given[sibling] { // nobody will ask for those that were given
 			if c.made == nil {
 				c.made = map[string][]byte{}
 			}
-			parts[i] = make([]byte, t.Bytes())
-			c.made[sibling] = parts[i]
+			f.out[i] = make([]byte, t.Bytes())
+			c.made[sibling] = f.out[i]
 		}
 	}
-	rows := p.source.rows(p.heads)
-	err := c.readRows(p, func(row, n int, in []byte, _ []float32) {
-		var some [3][]byte
-		for i, all := range parts {
-			if size := len(all) / rows; all != nil {
-				some[i] = all[row*size : (row+n)*size]
-			}
-		}
-		convertPacked(p, in, some[0], some[1], some[2])
-	})
+	err := c.fill([]fill{f})
 	if err != nil {
 		c.made = nil
 	}
 	return err
 }
 
-// readRows reads the rows of a tensor and has them converted: n rows from row on at a time, on all processors.
-func (c *Checkpoint) readRows(p part, convert func(row, n int, in []byte, scratch []float32)) error {
-	rows := p.source.rows(p.heads)
-	if rows == 0 || p.source.Bytes() == 0 {
-		return nil
+// rowsOf are so many rows of a tensor, from one on.
+type rowsOf struct {
+	*fill
+	from, n int
+}
+
+// fill reads the tensors of the file and converts them, on all processors: each takes the next rows when it is done with some.
+func (c *Checkpoint) fill(fills []fill) error {
+	var jobs []rowsOf
+	largest := 0 // bytes of a job
+	for i := range fills {
+		f := &fills[i]
+		rows := f.source.rows(f.heads)
+		if rows == 0 || f.source.Bytes() == 0 {
+			continue
+		}
+		inRow := int(f.source.Bytes()) / rows
+		step := max(1, bytesAtATime/max(inRow, 1))
+		if f.heads > 0 {
+			step = rows / f.heads // a head's rows are in another order, and read together
+		}
+		for from := 0; from < rows; from += step {
+			jobs = append(jobs, rowsOf{f, from, min(step, rows-from)})
+		}
+		if !c.unchanged(f.part) || f.heads > 0 {
+			largest = max(largest, min(step, rows)*inRow)
+		}
 	}
-	inRow := int(p.source.Bytes()) / rows
-	step := max(1, bytesAtATime/max(inRow, 1))
-	if p.heads > 0 {
-		step = 1
-	}
+	var next atomic.Int64
 	var wait sync.WaitGroup
 	var once sync.Once
 	var failure error
-	next := make(chan int)
-	for range min(runtime.GOMAXPROCS(0), (rows+step-1)/step) {
+	for range min(runtime.GOMAXPROCS(0), len(jobs)) {
 		wait.Go(func() {
-			buffer := make([]byte, min(step, rows)*inRow)
-			scratch := make([]float32, 256)
-			for row := range next {
-				n := min(step, rows-row)
-				from := c.sourceRow(p, row, rows)
-				if _, err := c.files[p.source.File].ReadAt(buffer[:n*inRow], p.source.Offset+int64(from)*int64(inRow)); err != nil {
-					once.Do(func() { failure = fmt.Errorf("tensor %q: %w", p.source.Name, err) })
-					continue
+			buffer, scratch := make([]byte, largest), make([]float32, 256)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(jobs) {
+					return
 				}
-				convert(row, n, buffer[:n*inRow], scratch)
+				if err := c.do(jobs[i], buffer, scratch); err != nil {
+					once.Do(func() { failure = fmt.Errorf("tensor %q: %w", jobs[i].source.Name, err) })
+					next.Store(int64(len(jobs)))
+				}
 			}
 		})
 	}
-	for row := 0; row < rows; row += step {
-		next <- row
-	}
-	close(next)
 	wait.Wait()
 	return failure
 }
 
-// sourceRow is where the file keeps a row: the two halves that rotate together lie side by side there.
-func (c *Checkpoint) sourceRow(p part, row, rows int) int {
-	if p.heads == 0 {
-		return row
+// do reads some rows and converts them. buffer has room for them, scratch for a block's values.
+func (c *Checkpoint) do(j rowsOf, buffer []byte, scratch []float32) error {
+	rows := j.source.rows(j.heads)
+	inRow := int(j.source.Bytes()) / rows
+	var out [3][]byte
+	for i, all := range j.out {
+		if size := len(all) / rows; all != nil {
+			out[i] = all[j.from*size : (j.from+j.n)*size]
+		}
 	}
-	dim := rows / p.heads
-	head, within := row/dim, row%dim
-	return head*dim + within%(dim/2)*2 + within/(dim/2)
+	offset := j.source.Offset + int64(j.from)*int64(inRow)
+	if c.unchanged(j.part) && j.heads == 0 {
+		_, err := c.files[j.source.File].ReadAt(out[0], offset)
+		return err
+	}
+	in := buffer[:j.n*inRow]
+	if _, err := c.files[j.source.File].ReadAt(in, offset); err != nil {
+		return err
+	}
+	if j.heads == 0 {
+		c.convertRows(j.part, in, out, scratch)
+		return nil
+	}
+	for row := range j.n { // the two halves that rotate together lie side by side in the file
+		source := row%(j.n/2)*2 + row/(j.n/2)
+		var one [3][]byte
+		for i, all := range out {
+			if size := len(all) / j.n; all != nil {
+				one[i] = all[row*size : (row+1)*size]
+			}
+		}
+		c.convertRows(j.part, in[source*inRow:(source+1)*inRow], one, scratch)
+	}
+	return nil
+}
+
+func (c *Checkpoint) convertRows(p part, in []byte, out [3][]byte, scratch []float32) {
+	if p.kind == plain {
+		c.convert(p, in, out[0], scratch)
+		return
+	}
+	convertPacked(p, in, out[0], out[1], out[2])
+}
+
+// unchanged reports whether the bytes of a tensor are those in the file.
+func (c *Checkpoint) unchanged(p part) bool {
+	return p.kind == plain && p.minus == 0 && map[Type]string{F32: "F32", F16: "F16", BF16: "BF16"}[p.source.Type] == c.DType
 }
 
 // convert makes the values of whole blocks.
 func (c *Checkpoint) convert(p part, in, out []byte, scratch []float32) {
 	l := layouts[p.source.Type]
-	same := map[Type]string{F32: "F32", F16: "F16", BF16: "BF16"}[p.source.Type] == c.DType
-	if same && p.minus == 0 {
+	if c.unchanged(p) {
 		copy(out, in)
 		return
 	}
@@ -193,14 +272,29 @@ func rounded(f float32) uint64 {
 // convertPacked makes what there is room for of the weights, scales and biases of whole blocks.
 func convertPacked(p part, in, weights, scales, biases []byte) {
 	f, l := p.form, layouts[p.source.Type]
+	if p.source.Type == Q8_0 && weights != nil && scales != nil && biases == nil {
+		convertQ8_0(in, weights, scales)
+		return
+	}
 	groups, size := l.values/f.group, l.values*f.bits/8
 	var q [256]byte
 	var scale, bias [16]float32
 	for ; len(in) > 0; in = in[l.bytes:] {
 		if weights != nil {
-			f.quants(in, q[:])
-			putBits(weights[:size:size], q[:l.values], f.bits)
+			if f.packed != nil {
+				f.packed(in, weights)
+			} else {
+				f.quants(in, q[:])
+				putBits(weights[:size:size], q[:l.values], f.bits)
+			}
 			weights = weights[size:]
+		}
+		if f.first && biases == nil { // the scale lies in the block as it is kept
+			if scales != nil {
+				copy(scales[:2], in)
+				scales = scales[2:]
+			}
+			continue
 		}
 		f.scales(in, scale[:], bias[:])
 		if scales != nil {
@@ -215,5 +309,17 @@ func convertPacked(p part, in, weights, scales, biases []byte) {
 			}
 		}
 		biases = putFloats(biases, bias[:groups], f.scaleType())
+	}
+}
+
+// convertQ8_0 is convertPacked for the type of most large tables: a block is a scale and 32 bytes, which lie in place already.
+func convertQ8_0(in, weights, scales []byte) {
+	for len(in) >= 34 && len(weights) >= 32 && len(scales) >= 2 {
+		b, q := (*[34]byte)(in), (*[32]byte)(weights)
+		scales[0], scales[1] = b[0], b[1]
+		for i := 0; i < 32; i += 8 {
+			binary.LittleEndian.PutUint64(q[i:], binary.LittleEndian.Uint64(b[2+i:])^signs)
+		}
+		in, weights, scales = in[34:], weights[32:], scales[2:]
 	}
 }

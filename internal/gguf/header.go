@@ -6,31 +6,18 @@ package gguf
 
 import (
 	"bufio"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/bits"
 	"os"
+	"strings"
 )
 
 // ErrMalformed is wrapped by every error about a file that breaks the format.
 var ErrMalformed = errors.New("malformed GGUF file")
-
-const (
-	maxCount  = 1 << 20 // of tensors and of metadata entries
-	maxString = 1 << 24 // a whole tokenizer.json may be one
-	alignment = 32      // of the data, unless the metadata says otherwise
-)
-
-// sizes are the bytes of metadata values of fixed size, by type.
-var sizes = map[uint32]int64{0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-
-const (
-	typeString = 8
-	typeArray  = 9
-)
 
 // Tensor is an entry of the header.
 type Tensor struct {
@@ -63,8 +50,22 @@ type Header struct {
 	Tensors  []Tensor
 }
 
+// Outline is the header without what it says of the tokenizer: most of it is the vocabulary, which what opens the weights needs not.
+func (h *Header) Outline() *Header {
+	rest := maps.Clone(h.Metadata)
+	maps.DeleteFunc(rest, func(key string, _ any) bool { return ofTokenizer(key) })
+	return &Header{Metadata: rest, Tensors: h.Tensors}
+}
+
+func ofTokenizer(key string) bool { return strings.HasPrefix(key, "tokenizer.") }
+
 // ReadHeader reads the header of a file and checks it against the file's size.
-func ReadHeader(path string) (*Header, error) {
+func ReadHeader(path string) (*Header, error) { return readHeader(path, false) }
+
+// ReadOutline is ReadHeader for the Outline alone, and quicker.
+func ReadOutline(path string) (*Header, error) { return readHeader(path, true) }
+
+func readHeader(path string, outline bool) (*Header, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -74,190 +75,17 @@ func ReadHeader(path string) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := Parse(f, stat.Size())
+	h, err := parseHeader(f, stat.Size(), outline)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return h, nil
 }
 
-// reader latches the first error and counts bytes.
-type reader struct {
-	r     *bufio.Reader
-	at    int64
-	size  int64
-	err   error
-	small [8]byte // what numbers are read into
-	text  []byte  // what strings are read into
-}
-
-func (r *reader) fail(format string, args ...any) {
-	if r.err == nil {
-		r.err = fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
-	}
-}
-
-// take returns the next n bytes. What a file claims is compared with what is left of it before memory is set aside.
-func (r *reader) take(n int64) []byte { return r.into(nil, n) }
-
-// into is take, into a buffer if that is large enough.
-func (r *reader) into(data []byte, n int64) []byte {
-	if r.err != nil {
-		return nil
-	}
-	if n > r.size-r.at {
-		r.fail("cut off at byte %d", r.size)
-		return nil
-	}
-	if int64(cap(data)) < n || data == nil {
-		data = make([]byte, n)
-	}
-	data = data[:n]
-	if _, err := io.ReadFull(r.r, data); err != nil {
-		r.fail("cut off at byte %d", r.at)
-		return nil
-	}
-	r.at += n
-	return data
-}
-
-func (r *reader) uint32() uint32 {
-	if data := r.into(r.small[:], 4); data != nil {
-		return binary.LittleEndian.Uint32(data)
-	}
-	return 0
-}
-
-func (r *reader) uint64() uint64 {
-	if data := r.into(r.small[:], 8); data != nil {
-		return binary.LittleEndian.Uint64(data)
-	}
-	return 0
-}
-
-// count reads a number of things of at least one byte each.
-func (r *reader) count(what string, most uint64) uint64 {
-	n := r.uint64()
-	if n > most {
-		r.fail("%d %s", n, what)
-		return 0
-	}
-	return n
-}
-
-func (r *reader) str() string {
-	data := r.into(r.text, int64(r.count("bytes in a string", maxString)))
-	if cap(data) > cap(r.text) {
-		r.text = data
-	}
-	return string(data)
-}
-
-// value reads a metadata value; of lists there are none within lists.
-func (r *reader) value(kind uint32) any {
-	switch fixed := sizes[kind]; {
-	case fixed > 0:
-		return number(kind, r.into(r.small[:], fixed))
-	case kind == typeString:
-		return r.str()
-	case kind == typeArray:
-		item := r.uint32()
-		n := r.count("values in a list", uint64(r.size))
-		if r.err != nil {
-			return nil
-		}
-		return r.list(item, int64(n))
-	}
-	r.fail("metadata of type %d", kind)
-	return nil
-}
-
-func (r *reader) list(item uint32, n int64) any {
-	if item == typeString {
-		out := make([]string, 0, min(n, (r.size-r.at)/8)) // a string has its length in front of it
-		for range n {
-			if out = append(out, r.str()); r.err != nil {
-				return nil
-			}
-		}
-		return out
-	}
-	fixed := sizes[item]
-	if fixed == 0 {
-		r.fail("a list of values of type %d", item)
-		return nil
-	}
-	if n > (r.size-r.at)/fixed {
-		r.fail("cut off at byte %d", r.size)
-		return nil
-	}
-	data := r.take(n * fixed)
-	if data == nil {
-		return nil
-	}
-	switch number(item, data[:min(fixed, int64(len(data)))]).(type) {
-	case float64:
-		return items[float64](item, fixed, data)
-	case bool:
-		return items[bool](item, fixed, data)
-	}
-	return items[int64](item, fixed, data)
-}
-
-func items[T any](kind uint32, size int64, data []byte) []T {
-	out := make([]T, int64(len(data))/size)
-	if floats, ok := any(out).([]float64); ok && kind == 6 { // the scores of a vocabulary
-		for i := range floats {
-			floats[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
-		}
-		return out
-	}
-	if ints, ok := any(out).([]int64); ok && kind == 5 { // the kinds of its tokens
-		for i := range ints {
-			ints[i] = int64(int32(binary.LittleEndian.Uint32(data[4*i:])))
-		}
-		return out
-	}
-	for i := range out {
-		out[i], _ = number(kind, data[int64(i)*size:][:size]).(T)
-	}
-	return out
-}
-
-// number is a value of fixed size; nil where there are no bytes.
-func number(kind uint32, b []byte) any {
-	if len(b) == 0 {
-		return nil
-	}
-	switch kind {
-	case 0:
-		return int64(b[0])
-	case 1:
-		return int64(int8(b[0]))
-	case 2:
-		return int64(binary.LittleEndian.Uint16(b))
-	case 3:
-		return int64(int16(binary.LittleEndian.Uint16(b)))
-	case 4:
-		return int64(binary.LittleEndian.Uint32(b))
-	case 5:
-		return int64(int32(binary.LittleEndian.Uint32(b)))
-	case 6:
-		return float64(math.Float32frombits(binary.LittleEndian.Uint32(b)))
-	case 7:
-		return b[0] != 0
-	case 12:
-		return math.Float64frombits(binary.LittleEndian.Uint64(b))
-	}
-	v := binary.LittleEndian.Uint64(b)
-	if kind == 10 && v > math.MaxInt64 {
-		return v
-	}
-	return int64(v)
-}
-
 // Parse reads the header of a file of the given size.
-func Parse(from io.Reader, size int64) (*Header, error) {
+func Parse(from io.Reader, size int64) (*Header, error) { return parseHeader(from, size, false) }
+
+func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 	r := &reader{r: bufio.NewReaderSize(from, 1<<16), size: size}
 	if magic := r.uint32(); r.err == nil && magic != 0x46554747 {
 		r.fail("it does not begin with GGUF")
@@ -266,13 +94,24 @@ func Parse(from io.Reader, size int64) (*Header, error) {
 		r.fail("version %d; 2 and 3 are known", version)
 	}
 	tensors := r.count("tensors", maxCount)
-	h := &Header{Metadata: map[string]any{}}
+	h, keys := &Header{Metadata: map[string]any{}}, map[string]bool{}
 	for range r.count("metadata entries", maxCount) {
 		key := r.str()
-		h.Metadata[key] = r.value(r.uint32())
+		if keys[key] {
+			r.fail("two metadata entries have the name %q", key)
+		}
+		keys[key] = true
+		r.dropped = outline && ofTokenizer(key)
+		value := r.value(r.uint32())
 		if r.err != nil {
 			return nil, r.err
 		}
+		if !r.dropped {
+			h.Metadata[key] = value
+		}
+	}
+	if err := h.checkKinds("", fileKinds); err != nil {
+		return nil, err
 	}
 	align := int64(alignment)
 	if given, ok := h.Metadata["general.alignment"].(int64); ok {

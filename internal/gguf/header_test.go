@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,6 +59,10 @@ func build(t testing.TB, metadata map[string]any, tensors ...entry) []byte {
 			put(v)
 		case []float32:
 			put([]uint32{typeArray, 6})
+			put(uint64(len(v)))
+			put(v)
+		case []bool:
+			put([]uint32{typeArray, 7})
 			put(uint64(len(v)))
 			put(v)
 		default:
@@ -117,6 +122,7 @@ func TestEveryCutIsNoticed(t *testing.T) {
 	for n := range whole {
 		_, err := parse(whole[:n])
 		require.ErrorIs(t, err, ErrMalformed, "%d of %d bytes", n, len(whole))
+		require.ErrorContains(t, err, "copy it again", "%d of %d bytes", n, len(whole))
 	}
 }
 
@@ -129,6 +135,8 @@ func TestNonsenseIsNamed(t *testing.T) {
 		"rows of 16":       file(t, Q8_0, []uint64{16, 2}, 34),
 		"it is truncated":  file(t, F16, []uint64{1 << 20}, 100),
 		"bytes in a strin": append(file(t, F32, []uint64{8}, 0)[:24], 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0),
+		"split.count":      build(t, map[string]any{"split.count": "2"}),
+		"architecture":     build(t, map[string]any{"general.architecture": 7}),
 		"two tensors":      build(t, nil, entry{"a", F32, []uint64{1}, make([]byte, 4)}, entry{"a", F32, []uint64{1}, make([]byte, 4)}),
 	} {
 		_, err := parse(data)
@@ -144,4 +152,26 @@ func TestFalseCountsSetNoMemoryAside(t *testing.T) {
 	binary.LittleEndian.PutUint64(data[at:], 1<<40)
 	_, err := parse(data)
 	require.ErrorIs(t, err, ErrMalformed)
+}
+
+// The outline is the header without the tokenizer, whichever way it is read; and a file that is broken there is broken for both.
+func TestTheOutlineIsTheHeaderWithoutTheTokenizer(t *testing.T) {
+	metadata := tiny("qwen3")
+	long := strings.Repeat("x", 5000)
+	metadata["tokenizer.ggml.tokens"] = append(slices.Repeat([]string{"some token", "", "é"}, 30000), long, "after the long one")
+	metadata["general.tags"] = []string{"kept", long, ""}
+	data := build(t, metadata, entry{"token_embd.weight", F32, []uint64{4, 2}, floats(8)})
+	path := write(t, "model.gguf", data)
+	whole, err := ReadHeader(path)
+	require.NoError(t, err)
+	require.Equal(t, metadata["tokenizer.ggml.tokens"], whole.Metadata["tokenizer.ggml.tokens"])
+	outline, err := ReadOutline(path)
+	require.NoError(t, err)
+	require.Equal(t, whole.Outline(), outline)
+	require.Equal(t, metadata["general.tags"], outline.Metadata["general.tags"])
+	require.NotContains(t, outline.Metadata, "tokenizer.ggml.model")
+	for cut := 24; cut < len(data); cut += 1 + len(data)/300 {
+		_, err := parseHeader(bytes.NewReader(data[:cut]), int64(cut), true)
+		require.ErrorIs(t, err, ErrMalformed, "cut at %d", cut)
+	}
 }

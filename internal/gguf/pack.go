@@ -23,23 +23,25 @@ type form struct {
 	bits, group int
 	centred     bool // bias is always -2^(bits-1) * scale
 	wide        bool // scales need float32
+	first       bool // there is one scale, the block's first two bytes
 	quants      func(block, q []byte)
+	packed      func(block, out []byte)                   // quants and putBits in one, where that is quicker; may be nil
 	scales      func(block []byte, scale, bias []float32) // of each group; bias is left alone if centred
 }
 
 var forms = map[Type]form{
-	Q4_0: {bits: 4, group: 32, centred: true, quants: nibbles(2), scales: scaleFirst},
-	Q4_1: {bits: 4, group: 32, quants: nibbles(4), scales: scaleAndBias},
-	Q5_0: {bits: 5, group: 32, centred: true, quants: fiveBits(2), scales: scaleFirst},
+	Q4_0: {bits: 4, group: 32, centred: true, first: true, quants: nibbles(2), packed: packedQ4_0, scales: scaleFirst},
+	Q4_1: {bits: 4, group: 32, quants: nibbles(4), packed: packedQ4_1, scales: scaleAndBias},
+	Q5_0: {bits: 5, group: 32, centred: true, first: true, quants: fiveBits(2), scales: scaleFirst},
 	Q5_1: {bits: 5, group: 32, quants: fiveBits(4), scales: scaleAndBias},
-	Q8_0: {bits: 8, group: 32, centred: true, quants: quantsQ8_0, scales: scaleFirst},
+	Q8_0: {bits: 8, group: 32, centred: true, first: true, quants: quantsQ8_0, scales: scaleFirst},
 	Q2K:  {bits: 2, group: 16, wide: true, quants: quantsQ2K, scales: scalesQ2K},
 	Q3K:  {bits: 3, group: 16, centred: true, wide: true, quants: quantsQ3K, scales: scalesQ3K},
-	Q4K:  {bits: 4, group: 32, wide: true, quants: quantsQ4K, scales: scalesQ4K},
+	Q4K:  {bits: 4, group: 32, wide: true, quants: quantsQ4K, packed: packedQ4K, scales: scalesQ4K},
 	Q5K:  {bits: 5, group: 32, wide: true, quants: quantsQ5K, scales: scalesQ4K},
 	Q6K:  {bits: 6, group: 16, centred: true, wide: true, quants: quantsQ6K, scales: scalesQ6K},
 	// The sixteen steps of these are whole numbers of eight bits.
-	IQ4NL: {bits: 8, group: 32, centred: true, quants: quantsIQ4NL, scales: scaleFirst},
+	IQ4NL: {bits: 8, group: 32, centred: true, first: true, quants: quantsIQ4NL, scales: scaleFirst},
 	IQ4XS: {bits: 8, group: 32, centred: true, wide: true, quants: quantsIQ4XS, scales: scalesIQ4XS},
 }
 
@@ -61,10 +63,12 @@ func scaleFirst(b []byte, scale, _ []float32) { scale[0] = half(b) }
 
 func scaleAndBias(b []byte, scale, bias []float32) { scale[0], bias[0] = half(b), half(b[2:]) }
 
-// Eight bytes at a time: values of four bits in the low halves of eight bytes and in the high ones, and the lowest two bits of each.
+// Eight bytes at a time: values of four bits in the low halves of eight bytes and in the high ones, the lowest two bits of each, and the highest one.
 const (
 	lowHalves = 0x0f0f0f0f0f0f0f0f
 	lowPairs  = 0x0303030303030303
+	lowBits   = 0x0101010101010101
+	signs     = 0x8080808080808080
 )
 
 func eight(b []byte) uint64       { return binary.LittleEndian.Uint64(b) }
@@ -104,7 +108,7 @@ func fiveBits(from int) func(b, q []byte) {
 
 func quantsQ8_0(b, q []byte) {
 	for i := 0; i < 32; i += 8 {
-		putEight(q[i:], eight(b[2+i:])^0x8080808080808080) // int8 + 128
+		putEight(q[i:], eight(b[2+i:])^signs) // int8 + 128
 	}
 }
 
@@ -112,9 +116,8 @@ func quantsQ2K(b, q []byte) {
 	qs := b[16:80]
 	for i := range 16 { // groups of 16 values
 		from, shift := qs[i/8*32+i%2*16:], i%8/2*2
-		for j := range 16 {
-			q[16*i+j] = from[j] >> shift & 3
-		}
+		putEight(q[16*i:], eight(from)>>shift&lowPairs)
+		putEight(q[16*i+8:], eight(from[8:])>>shift&lowPairs)
 	}
 }
 
@@ -129,8 +132,8 @@ func quantsQ3K(b, q []byte) {
 	mask, qs := b[:32], b[32:96]
 	for i := range 16 {
 		from, masks, shift := qs[i/8*32+i%2*16:], mask[i%2*16:], i%8/2*2
-		for j := range 16 {
-			q[16*i+j] = from[j]>>shift&3 | masks[j]>>(i/2)&1<<2
+		for j := 0; j < 16; j += 8 {
+			putEight(q[16*i+j:], eight(from[j:])>>shift&lowPairs|eight(masks[j:])>>(i/2)&lowBits<<2)
 		}
 	}
 }
@@ -211,6 +214,33 @@ func scalesIQ4XS(b []byte, scale, _ []float32) {
 	for i := range 8 {
 		scale[i] = scaleIQ4XS(b, i)
 	}
+}
+
+func packedQ4_0(b, out []byte) { packHalves(b[2:18], out) }
+
+func packedQ4_1(b, out []byte) { packHalves(b[4:20], out) }
+
+func packedQ4K(b, out []byte) {
+	for i := range 4 {
+		packHalves(b[16+32*i:48+32*i], out[32*i:32*i+32])
+	}
+}
+
+// packHalves writes the low halves of bytes and then the high ones, two to a byte. Bytes are eight at a time.
+func packHalves(b, out []byte) {
+	low, high := out[:len(b)/2], out[len(b)/2:len(b)]
+	for ; len(b) >= 8; b, low, high = b[8:], low[4:], high[4:] {
+		x := eight(b)
+		binary.LittleEndian.PutUint32(low, squeeze(x&lowHalves))
+		binary.LittleEndian.PutUint32(high, squeeze(x>>4&lowHalves))
+	}
+}
+
+// squeeze is the low halves of eight bytes side by side.
+func squeeze(v uint64) uint32 {
+	v = (v | v>>4) & 0x00ff00ff00ff00ff
+	v = (v | v>>8) & 0x0000ffff0000ffff
+	return uint32(v | v>>16)
 }
 
 // putBits writes values of so many bits each, the first in the lowest bits: eight values are a whole number of bytes.

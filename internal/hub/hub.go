@@ -91,7 +91,7 @@ func Find(n Name) (string, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if commit == "" || strings.ContainsAny(commit, `/\`) {
+	if commit == "" || commit == "." || commit == ".." || strings.ContainsAny(commit, `/\`) {
 		return "", absent()
 	}
 	path := filepath.Join(dir, "snapshots", commit)
@@ -115,7 +115,7 @@ type Model struct {
 	Path      string   `json:"path"`
 }
 
-// List is what the cache holds, by name.
+// List is what the cache holds, by name. Models that cannot be read cost the others nothing: the error names them, and comes with the rest.
 func List() ([]Model, error) {
 	dir, err := CacheDir()
 	if err != nil {
@@ -129,22 +129,28 @@ func List() ([]Model, error) {
 		return nil, err
 	}
 	var models []Model
+	var errs []error
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), prefix)
 		org, model, both := strings.Cut(name, "--")
-		if !ok || !both || !e.IsDir() {
+		if !ok || !both {
 			continue
 		}
 		m := Model{Name: org + "/" + model, Path: filepath.Join(dir, e.Name())}
-		if m.Revisions, err = revisions(m.Path); err != nil {
-			return nil, err
+		// A model may be a link to a folder on another disk.
+		if stat, err := os.Stat(m.Path); err != nil || !stat.IsDir() {
+			continue
 		}
-		if m.Bytes, err = size(m.Path); err != nil {
-			return nil, err
+		var err1, err2 error
+		m.Revisions, err1 = revisions(m.Path)
+		m.Bytes, err2 = size(m.Path)
+		if err := cmp.Or(err1, err2); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.Name, err))
+			continue
 		}
 		models = append(models, m)
 	}
-	return models, nil
+	return models, errors.Join(errs...)
 }
 
 func revisions(dir string) ([]string, error) {
@@ -186,8 +192,11 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
-// size is the bytes of a folder's own files; links lead to them.
+// size is the bytes of a folder's own files; links lead to them. The folder itself may be a link.
 func size(dir string) (total int64, err error) {
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return 0, err
+	}
 	err = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return ignoreAbsent(err)

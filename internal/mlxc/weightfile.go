@@ -22,6 +22,24 @@ func OpenWeightFile(path string, start int64) (*WeightFile, error) {
 	return f, checkAnywhere("open weights", func() C.int { return C.gomlx_file_open(&f.h, c, C.size_t(start)) })
 }
 
+// NewWeightRoom makes room for weights that the caller computes: arrays of it are made, and then their bytes are written to where Bytes says.
+func NewWeightRoom(size int64) (*WeightFile, error) {
+	f := &WeightFile{}
+	return f, checkAnywhere("room for weights", func() C.int { return C.gomlx_file_room(&f.h, C.size_t(size)) })
+}
+
+// Bytes is where the bytes from offset on stay, to be written once. They are there as long as arrays of them are.
+func (f *WeightFile) Bytes(offset, length int64) ([]byte, error) {
+	var data unsafe.Pointer
+	err := checkAnywhere("room for weights", func() C.int {
+		return C.gomlx_file_bytes_at(&data, f.h, C.size_t(offset), C.size_t(length))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(data), length), nil
+}
+
 // Close closes the file. Arrays of it stay valid.
 func (f *WeightFile) Close() {
 	if f != nil && f.h != nil {

@@ -1,6 +1,7 @@
 package modelfiles
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,10 +23,13 @@ type described struct {
 	VocabSize     int             `json:"vocab_size"`
 	ContextLength int             `json:"max_position_embeddings"`
 	Text          json.RawMessage `json:"text_config"`
-	Quantization  struct {
-		Bits      int `json:"bits"`
-		GroupSize int `json:"group_size"`
-	} `json:"quantization"`
+	Quantization  json.RawMessage `json:"quantization"`
+}
+
+// quantization is what a config says of packed weights. Nothing is computed by it: the shapes of the tensors tell.
+type quantization struct {
+	Bits      int `json:"bits"`
+	GroupSize int `json:"group_size"`
 }
 
 // Describe says what a model is by its config and the headers of its weight files alone.
@@ -38,12 +42,12 @@ func (s *Source) Describe() (engine.Info, error) {
 		return engine.Info{}, fmt.Errorf("config.json: %w", err)
 	}
 	var config described
-	if err := json.Unmarshal(data, &config); err != nil {
+	if err := UnmarshalConfig(data, &config); err != nil {
 		return engine.Info{}, fmt.Errorf("config.json: %w", err)
 	}
-	if len(config.Text) > 0 { // of a model with several parts
+	if bytes.HasPrefix(config.Text, []byte("{")) { // of a model with several parts
 		kind := config.ModelType
-		if err := json.Unmarshal(config.Text, &config); err != nil {
+		if err := UnmarshalConfig(config.Text, &config); err != nil {
 			return engine.Info{}, fmt.Errorf("config.json: text_config: %w", err)
 		}
 		config.ModelType = kind
@@ -55,10 +59,11 @@ func (s *Source) Describe() (engine.Info, error) {
 	if s.GGUF != "" {
 		return info, s.describeGGUF(&info)
 	}
-	if config.Quantization.Bits > 0 {
-		info.Quantization = fmt.Sprintf("%d-bit, groups of %d", config.Quantization.Bits, config.Quantization.GroupSize)
+	var packed quantization
+	if json.Unmarshal(config.Quantization, &packed) == nil && packed.Bits > 0 {
+		info.Quantization = fmt.Sprintf("%d-bit, groups of %d", packed.Bits, packed.GroupSize)
 	}
-	return info, s.describeTensors(&info, config.Quantization.GroupSize)
+	return info, s.describeTensors(&info, packed.GroupSize)
 }
 
 func (s *Source) describeGGUF(info *engine.Info) error {
@@ -78,7 +83,7 @@ func (s *Source) describeGGUF(info *engine.Info) error {
 var dtypeNames = map[string]string{"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 func (s *Source) describeTensors(info *engine.Info, group int) error {
-	files, err := Files(s.Dir, "model*.safetensors")
+	files, err := Tensors(s.Dir)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,9 @@ package modelfiles
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 )
 
@@ -82,4 +84,47 @@ func exactKeys(data []byte) ([]byte, error) {
 		return json.Marshal(object)
 	}
 	return data, nil
+}
+
+// UnmarshalConfig is json.Unmarshal for what CleanConfig made, with errors that name the setting and no type of Go.
+func UnmarshalConfig(data []byte, into any) error {
+	err := json.Unmarshal(data, into)
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	field := wrong.Field
+	if field == "" {
+		field = "it"
+	}
+	return fmt.Errorf("%s is %s and should be %s", field, given(wrong.Value), wanted(wrong.Type))
+}
+
+func given(value string) string {
+	switch kind, rest, _ := strings.Cut(value, " "); kind {
+	case "object", "array":
+		return "an " + kind
+	case "number":
+		return strings.TrimSpace("the number " + rest)
+	default:
+		return "a " + kind
+	}
+}
+
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return wanted(t.Elem())
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		return "a whole number"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice:
+		return "a list or one of its values"
+	}
+	return "an object"
 }

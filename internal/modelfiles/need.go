@@ -36,7 +36,7 @@ func weights(path string) int64 {
 			return info.WeightBytes
 		}
 	}
-	return Bytes(path, "*.safetensors", "*.gguf")
+	return Bytes(path, "*.safetensors", ggufPattern)
 }
 
 // kvConfig is what the size of KV depends on.

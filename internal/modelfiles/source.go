@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -23,10 +24,11 @@ type Source struct {
 	Dir  string // the folder
 	GGUF string // the GGUF file that holds the weights; "" for safetensors
 
-	alone  bool // the file was named, not its folder: its metadata come before files beside it
-	once   sync.Once
-	header *gguf.Header
-	err    error // of reading the header
+	alone bool // the file was named, not its folder: its metadata come before files beside it
+
+	mu      sync.Mutex   // guards the headers
+	header  *gguf.Header // of the GGUF file; nil until it is read, and after Forget
+	outline *gguf.Header // the same without the vocabulary
 }
 
 // ErrNotAModel is wrapped by errors about paths that are no model.
@@ -37,11 +39,15 @@ func Find(path string) (*Source, error) {
 	stat, err := os.Stat(path)
 	switch {
 	case err != nil:
+		if to, _ := os.Readlink(path); to != "" {
+			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, path, to, err)
+		}
 		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
-	case !stat.IsDir() && strings.EqualFold(filepath.Ext(path), ".gguf"):
-		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	case !stat.IsDir():
-		return nil, fmt.Errorf("%w: %s is a file, and not a .gguf one", ErrNotAModel, path)
+		if err := isGGUF(path, stat); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
+		}
+		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	}
 	s := &Source{Dir: path}
 	tensors, err := Files(path, "model*.safetensors")
@@ -53,15 +59,42 @@ func Find(path string) (*Source, error) {
 			return nil, err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(path, "config.json")); err != nil && s.GGUF == "" {
+	config := filepath.Join(path, "config.json")
+	if _, err := os.Stat(config); err != nil && s.GGUF == "" {
+		if to, _ := os.Readlink(config); to != "" {
+			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, config, to, err)
+		}
 		return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
 	}
 	return s, nil
 }
 
+// ggufPattern matches the names of GGUF files, with an ending in letters of any size.
+const ggufPattern = "*.[gG][gG][uU][fF]"
+
+// isGGUF returns nil for a file that is named .gguf, or that begins as one, as Ollama's blobs do, which have no ending.
+func isGGUF(path string, stat fs.FileInfo) error {
+	if !stat.Mode().IsRegular() {
+		return fmt.Errorf("%s is neither a folder nor a regular file", path)
+	}
+	if strings.EqualFold(filepath.Ext(path), ".gguf") {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var magic [4]byte
+	if _, err := io.ReadFull(f, magic[:]); err != nil || string(magic[:]) != "GGUF" {
+		return fmt.Errorf("%s is a file, and not a .gguf one", path)
+	}
+	return nil
+}
+
 // ggufIn is the GGUF model of a folder, or "".
 func ggufIn(dir string) (string, error) {
-	files, err := Files(dir, "*.gguf")
+	files, err := Files(dir, ggufPattern)
 	if err != nil {
 		return "", err
 	}
@@ -79,24 +112,80 @@ func ggufIn(dir string) (string, error) {
 	return "", &engine.CheckpointError{Path: dir, Problems: []string{fmt.Sprintf("%d .gguf files: name one of them: %s", len(models), strings.Join(names, ", "))}}
 }
 
-// isModelFile is false for .gguf files that belong to another one: later parts, and the vision part of a model.
+// isModelFile is false for .gguf files that belong to another one: later parts, the vision part of a model, and what a Mac writes beside a
+// file that it copies (._NAME). What is no file, as a folder of that name, is none either.
 func isModelFile(file string) bool {
-	return !gguf.LaterPart(file) && !strings.HasPrefix(filepath.Base(file), "mmproj")
+	stat, err := os.Stat(file)
+	base := strings.ToLower(filepath.Base(file))
+	return err == nil && stat.Mode().IsRegular() && !gguf.LaterPart(file) && !strings.HasPrefix(base, "mmproj") && !strings.HasPrefix(base, ".")
 }
 
 // Header is the header of the GGUF file.
 func (s *Source) Header() (*gguf.Header, error) {
-	s.once.Do(func() { s.header, s.err = gguf.ReadHeader(s.GGUF) })
-	return s.header, s.err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.readHeader()
+	return s.header, err
 }
 
-// OpenGGUF opens the weights of a GGUF file; see gguf.Open. Its header, with the whole vocabulary, is read once.
+// readHeader reads the header unless it is there. The caller holds the lock.
+func (s *Source) readHeader() error {
+	if s.header != nil {
+		return nil
+	}
+	h, err := gguf.ReadHeader(s.GGUF)
+	if err != nil {
+		return err
+	}
+	s.header, s.outline = h, h.Outline()
+	return nil
+}
+
+// Outline is the header without the vocabulary.
+func (s *Source) Outline() (*gguf.Header, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.outline != nil {
+		return s.outline, nil
+	}
+	var err error
+	s.outline, err = gguf.ReadOutline(s.GGUF)
+	return s.outline, err
+}
+
+// Forget gives back the memory of the GGUF file's vocabulary, which is tens of megabytes. It is read again if it is needed again.
+func (s *Source) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.header = nil
+}
+
+// OpenGGUF opens the weights of a GGUF file; see gguf.Open.
 func (s *Source) OpenGGUF(packing gguf.Packing) (*gguf.Checkpoint, error) {
-	h, err := s.Header()
+	h, err := s.Outline()
 	if err != nil {
 		return nil, err
 	}
 	return gguf.OpenHeader(s.GGUF, h, packing)
+}
+
+// Tokenizer returns the model's tokenizer.json, or the parts of a tokenizer that a GGUF file has in its place.
+func (s *Source) Tokenizer() (json []byte, parts *gguf.Parts, err error) {
+	const name = "tokenizer.json"
+	inFile := s.alone
+	if s.GGUF != "" && !inFile {
+		_, err := os.Stat(filepath.Join(s.Dir, name))
+		inFile = errors.Is(err, fs.ErrNotExist)
+	}
+	if inFile {
+		if h, err := s.Header(); err == nil {
+			if parts, err := h.Parts(); err == nil && parts != nil {
+				return nil, parts, nil
+			}
+		}
+	}
+	json, err = s.Read(name)
+	return json, nil, err
 }
 
 // Read returns one of the model's small files, without a byte order mark. The error of a file that is not there is an os.ErrNotExist.
@@ -158,7 +247,11 @@ func (s *Source) config(path string) ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	c, err := s.OpenGGUF(gguf.Plain)
+	h, err := s.Header() // with the vocabulary, which tells the end tokens
+	if err != nil {
+		return nil, err
+	}
+	c, err := gguf.OpenHeader(s.GGUF, h, gguf.Plain)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,23 @@ typedef struct {
 void gomlx_bytes_free(gomlx_bytes b);
 void gomlx_ids_free(gomlx_ids v);
 
+// A vocabulary as a GGUF file has it: see rust/src/given.rs.
+typedef struct {
+  const uint8_t* text;
+  size_t text_len;
+  const uint32_t* ends;
+  size_t tokens;
+  const uint32_t* places;
+  const uint8_t* merges;
+  size_t merges_len;
+  const uint32_t* merge_ends;
+  const uint32_t* merge_spaces;
+  size_t merge_count;
+  int64_t unk;
+  bool fuse_unk, byte_fallback, ignore_merges;
+} gomlx_parts;
+
+int gomlx_tokenizer_of_parts(const gomlx_parts* given, const uint8_t* rest, size_t rest_len, gomlx_tokenizer** out, gomlx_bytes* err);
 int gomlx_tokenizer_new(const uint8_t* json, size_t len, gomlx_tokenizer** out, gomlx_bytes* err);
 void gomlx_tokenizer_free(gomlx_tokenizer* t);
 int gomlx_tokenizer_encode(const gomlx_tokenizer* t, const uint8_t* text, size_t len, bool add_special_tokens, gomlx_ids* out, gomlx_bytes* err);

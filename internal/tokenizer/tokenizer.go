@@ -11,11 +11,13 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"unicode/utf8"
 	"unsafe"
 
+	"forge.lthn.ai/core/go-mlx/internal/gguf"
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
@@ -36,9 +38,16 @@ const largeFile = 4 << 20
 
 // Load reads a model's tokenizer.json, or what a GGUF file has in its place.
 func Load(from *modelfiles.Source) (*Tokenizer, error) {
-	data, err := from.Read("tokenizer.json")
+	data, parts, err := from.Tokenizer()
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %w (the native engine needs tokenizer.json; the python engine also reads other formats)", err)
+	}
+	if parts != nil {
+		t, err := OfParts(parts)
+		if err != nil {
+			return nil, fmt.Errorf("tokenizer of %s: %w: %w", from.GGUF, gguf.ErrMalformed, err)
+		}
+		return t, nil
 	}
 	t, err := New(data)
 	if len(data) > largeFile {
@@ -49,6 +58,38 @@ func Load(from *modelfiles.Source) (*Tokenizer, error) {
 		return nil, fmt.Errorf("tokenizer: %s: tokenizer.json: %w", from.Dir, err)
 	}
 	return t, nil
+}
+
+// OfParts makes a tokenizer of what a GGUF file holds. The caller closes it.
+func OfParts(p *gguf.Parts) (*Tokenizer, error) {
+	var pin runtime.Pinner // what given points to, while Rust reads it
+	defer pin.Unpin()
+	numbers := func(of []uint32) *C.uint32_t {
+		if len(of) == 0 {
+			return nil
+		}
+		pin.Pin(&of[0])
+		return (*C.uint32_t)(unsafe.Pointer(&of[0]))
+	}
+	text := func(of string) *C.uint8_t {
+		if of == "" {
+			return nil
+		}
+		pin.Pin(unsafe.StringData(of))
+		return stringPtr(of)
+	}
+	given := C.gomlx_parts{
+		text: text(p.Text), text_len: C.size_t(len(p.Text)), ends: numbers(p.Ends), tokens: C.size_t(len(p.Ends)),
+		places: numbers(p.Places), merges: text(p.Merges), merges_len: C.size_t(len(p.Merges)), merge_ends: numbers(p.MergeEnds),
+		merge_spaces: numbers(p.MergeSpaces), merge_count: C.size_t(len(p.MergeEnds)), unk: C.int64_t(p.Unknown),
+		fuse_unk: C.bool(p.FuseUnknown), byte_fallback: C.bool(p.ByteFallback), ignore_merges: C.bool(p.IgnoreMerge),
+	}
+	var t *C.gomlx_tokenizer
+	var e C.gomlx_bytes
+	if C.gomlx_tokenizer_of_parts(&given, bytesPtr(p.Rest), C.size_t(len(p.Rest)), &t, &e) != 0 {
+		return nil, takeError(e)
+	}
+	return &Tokenizer{t: t}, nil
 }
 
 // New makes a tokenizer of the contents of tokenizer.json. The caller closes it.

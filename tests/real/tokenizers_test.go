@@ -143,28 +143,39 @@ func TestTokenizersFromMetadataAreTheOriginals(t *testing.T) {
 	}
 	corpus := nasty(t)
 	for name, h := range headers {
-		t.Run(name, func(t *testing.T) {
-			derived, err := h.Tokenizer()
-			require.NoError(t, err)
-			got, err := tokenizer.New(derived)
-			require.NoError(t, err)
-			defer got.Close()
-			want, err := tokenizer.New(originals[name])
-			require.NoError(t, err)
-			defer want.Close()
-			for _, text := range corpus {
-				a, err := want.Encode(text, true)
+		for form, read := range map[string]func() (*tokenizer.Tokenizer, error){
+			"parts": func() (*tokenizer.Tokenizer, error) {
+				parts, err := h.Parts()
 				require.NoError(t, err)
-				b, err := got.Encode(text, true)
+				return tokenizer.OfParts(parts)
+			},
+			"tokenizer.json": func() (*tokenizer.Tokenizer, error) {
+				derived, err := h.Tokenizer()
 				require.NoError(t, err)
-				require.Equal(t, a, b, "%q", text)
-				c, err := want.Decode(a, true)
+				return tokenizer.New(derived)
+			},
+		} {
+			t.Run(name+", "+form, func(t *testing.T) {
+				got, err := read()
 				require.NoError(t, err)
-				d, err := got.Decode(a, true)
+				defer got.Close()
+				want, err := tokenizer.New(originals[name])
 				require.NoError(t, err)
-				require.Equal(t, c, d, "%q", text)
-			}
-		})
+				defer want.Close()
+				for _, text := range corpus {
+					a, err := want.Encode(text, true)
+					require.NoError(t, err)
+					b, err := got.Encode(text, true)
+					require.NoError(t, err)
+					require.Equal(t, a, b, "%q", text)
+					c, err := want.Decode(a, true)
+					require.NoError(t, err)
+					d, err := got.Decode(a, true)
+					require.NoError(t, err)
+					require.Equal(t, c, d, "%q", text)
+				}
+			})
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ func ReadConfig(from *modelfiles.Source) (*Config, error) {
 		VocabSize  *int            `json:"vocab_size"`
 		EOS        tokenList       `json:"eos_token_id"`
 	}
-	if err := json.Unmarshal(data, &top); err != nil {
+	if err := modelfiles.UnmarshalConfig(data, &top); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if top.ModelType == "" {
@@ -53,7 +53,7 @@ func ReadConfig(from *modelfiles.Source) (*Config, error) {
 	var shared struct {
 		Context int `json:"max_position_embeddings"`
 	}
-	if err := json.Unmarshal(c.Raw, &shared); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &shared); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	c.Context = shared.Context

@@ -40,6 +40,8 @@ type Weights struct {
 	Fuse         bool         // join what layers compute together, for the CUDA kernels
 	Kernels      bool         // compute with the CPU kernels
 	files        []*weightFile
+	// BeforeLast, unless nil, is called before the last part of the weights is read for the CPU kernels. It may be called again.
+	BeforeLast func()
 }
 
 // Problems are what is wrong with a checkpoint, one sentence each.
@@ -56,7 +58,7 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 	if from.GGUF != "" {
 		return []string{from.GGUF}, nil
 	}
-	return modelfiles.Files(from.Dir, "model*.safetensors")
+	return modelfiles.Tensors(from.Dir)
 }
 
 // OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packing is how GGUF's types are held. kernels is
@@ -106,6 +108,9 @@ func (w *Weights) openGGUF(from *modelfiles.Source, packing gguf.Packing) error 
 	}
 	w.Close = c.Close
 	w.Headers = c.Virtual
+	if w.Kernels && w.openRoom(c) {
+		return w.Scope.Err()
+	}
 	w.gguf = mlxc.NewVirtualFile(from.GGUF, c, c.Size())
 	w.arrays = w.Scope.LoadVirtual(w.gguf)
 	return w.Scope.Err()
@@ -150,6 +155,14 @@ func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
 		return nil
 	}
 	return w.arrays[name]
+}
+
+// CheckLayers refuses more layers than there are tensors: a list of what all of them lack would have no end.
+func (w *Weights) CheckLayers(n int) error {
+	if n > len(w.Headers) {
+		return fmt.Errorf("num_hidden_layers is %d, and the weights are only %d tensors", n, len(w.Headers))
+	}
+	return nil
 }
 
 // Ignore leaves a tensor out that a checkpoint may hold without need.

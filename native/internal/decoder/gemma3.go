@@ -1,12 +1,13 @@
 package decoder
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"math"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
 )
 
@@ -44,14 +45,14 @@ func newGemma3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (
 	if w.Prefix != "" { // the text part of a multimodal checkpoint has other defaults
 		cfg.Heads, cfg.KVHeads = 8, 4
 	}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	// Multimodal configs give the vocabulary beside the text part, or nowhere; the table knows it.
 	if shape := w.Headers[w.Key(checkpoint.EmbeddingName)].Shape; len(shape) == 2 && w.Prefix != "" {
 		cfg.VocabSize = shape[0]
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cmp.Or(cfg.validate(), w.CheckLayers(cfg.Layers)); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	scale, err := cfg.RopeScaling.linearScale()
@@ -102,14 +103,15 @@ func (c gemma3Config) validate() error {
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim,
 		"vocab_size": c.VocabSize, "sliding_window": c.SlidingWindow, "sliding_window_pattern": c.SlidingWindowPattern,
 	}
-	if err := checkPositive(positive); err != nil {
+	floats := map[string]float64{
+		"rope_theta": c.RopeTheta, "rope_local_base_freq": c.RopeLocalBaseFreq, "query_pre_attn_scalar": c.QueryPreAttnScalar,
+	}
+	if err := cmp.Or(checkPositive(positive), checkFloats(c.RMSNormEps, floats)); err != nil {
 		return err
 	}
 	switch {
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("num_attention_heads %d is no multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
-	case c.QueryPreAttnScalar <= 0:
-		return fmt.Errorf("query_pre_attn_scalar %v is not positive", c.QueryPreAttnScalar)
 	case c.Activation != "gelu_pytorch_tanh":
 		return fmt.Errorf("hidden_activation %q: %w", c.Activation, engine.ErrUnsupported)
 	}

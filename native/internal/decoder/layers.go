@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
@@ -33,11 +34,30 @@ func warm(parent *mlxc.Scope, f *mlxc.Function, operands int, dtype mlxc.DType, 
 	return errors.Join(err, s.Close())
 }
 
-// checkPositive names the first config value that is not positive.
+// largest is what no size of a model exceeds. Larger ones are broken or hostile, and memory is set aside for some of them.
+const largest = 1 << 24
+
+// checkPositive names the first config value that is not positive, or that is a size and too large.
 func checkPositive(values map[string]int) error {
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if values[name] < 1 {
 			return fmt.Errorf("%s %d is not positive", name, values[name])
+		}
+		if values[name] > largest && name != "sliding_window" { // which some models switch off by a number
+			return fmt.Errorf("%s %d is more than any model has", name, values[name])
+		}
+	}
+	return nil
+}
+
+// checkFloats names the first config value that float32 does not hold as a positive number. eps may be zero.
+func checkFloats(eps float64, values map[string]float64) error {
+	if !(eps >= 0 && eps <= math.MaxFloat32) {
+		return fmt.Errorf("rms_norm_eps %v is not a number from zero on", eps)
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if !(values[name] > 0 && values[name] <= math.MaxFloat32) {
+			return fmt.Errorf("%s %v is not positive, or too large", name, values[name])
 		}
 	}
 	return nil

@@ -1,11 +1,12 @@
 package decoder
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
 )
 
@@ -41,7 +42,7 @@ type ropeParameters struct {
 
 func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	cfg := llamaConfig{RopeTheta: 10000, Tied: true}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkvBias, cfg.outBias = cfg.AttentionBias, cfg.AttentionBias
@@ -55,7 +56,7 @@ func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 
 func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	cfg := llamaConfig{RopeTheta: 1e6, Tied: true}
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkvBias, cfg.MLPBias = true, false
@@ -64,7 +65,7 @@ func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 
 func newQwen3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
 	var cfg llamaConfig
-	if err := json.Unmarshal(c.Raw, &cfg); err != nil {
+	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	cfg.qkNorm, cfg.MLPBias = true, false
@@ -89,7 +90,7 @@ func newLlamaFamily(cfg llamaConfig, w *checkpoint.Weights, lease *mlxc.Lease) (
 	if cfg.HeadDim == 0 && cfg.Heads > 0 {
 		cfg.HeadDim = cfg.HiddenSize / cfg.Heads
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cmp.Or(cfg.validate(), w.CheckLayers(cfg.Layers)); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	rope, err := cfg.RopeScaling.rope(w.Scope, cfg.HeadDim, cfg.RopeTheta)
@@ -132,17 +133,16 @@ func newLlamaFamily(cfg llamaConfig, w *checkpoint.Weights, lease *mlxc.Lease) (
 }
 
 func (c llamaConfig) validate() error {
-	if err := checkPositive(map[string]int{
+	positive := map[string]int{
 		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim, "vocab_size": c.VocabSize,
-	}); err != nil {
+	}
+	if err := cmp.Or(checkPositive(positive), checkFloats(c.RMSNormEps, map[string]float64{"rope_theta": c.RopeTheta})); err != nil {
 		return err
 	}
 	switch {
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("num_attention_heads %d is no multiple of num_key_value_heads %d", c.Heads, c.KVHeads)
-	case c.RopeTheta <= 0:
-		return fmt.Errorf("rope_theta %v is not positive", c.RopeTheta)
 	case c.UseSlidingWindow:
 		return fmt.Errorf("use_sliding_window: %w", engine.ErrUnsupported)
 	}

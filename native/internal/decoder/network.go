@@ -33,6 +33,9 @@ type Network struct {
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   TokenKernel        // nil where tokens are not one launch
 	Drawer  Drawer             // nil where MLX's ops draw tokens
+	// BeforeLastWeights, unless nil, waits for what else is being read and needs memory only while it is, so that this is not there beside all
+	// of the weights.
+	BeforeLastWeights func()
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -85,6 +88,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	}
 	w, err := checkpoint.OpenWeights(from, n.Weights, packing, kernels)
 	if w != nil {
+		w.BeforeLast = n.BeforeLastWeights
 		defer w.CloseFiles()
 	}
 	if w != nil && w.Close != nil {

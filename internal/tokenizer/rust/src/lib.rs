@@ -16,7 +16,11 @@ mod abi;
 #[cfg(feature = "library")]
 mod bpe;
 #[cfg(feature = "library")]
+mod bpejson;
+#[cfg(feature = "library")]
 mod filters;
+#[cfg(feature = "library")]
+mod given;
 #[cfg(feature = "library")]
 mod grammar;
 #[cfg(feature = "library")]
@@ -29,3 +33,5 @@ mod pytext;
 mod template;
 #[cfg(feature = "library")]
 mod tokens;
+#[cfg(feature = "library")]
+mod vocab;
