@@ -128,7 +128,7 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 	require.GreaterOrEqual(t, same, len(requests)/2)
 }
 
-func TestASlowReaderHoldsNobodyUp(t *testing.T) {
+func TestASlowReaderBlocksNoOtherStream(t *testing.T) {
 	withAndWithoutSharedKV(t, testASlowReaderHoldsNobodyUp)
 }
 

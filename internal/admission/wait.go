@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// waiter is a request or a claim that waits. Its fields are guarded by the Room's lock; done is closed when the outcome is known.
+// waiter is a request or a claim that waits. Its fields are guarded by the Registry's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
@@ -24,7 +24,7 @@ const tellEvery = time.Second
 
 // say sets what somebody waits for, and wakes him to be told, now or later. Caller must hold r.mu; only reconcile calls it, which sets
 // r.tellCounts before.
-func (r *Room) say(w *waiter, wait Wait) {
+func (r *Registry) say(w *waiter, wait Wait) {
 	now := r.tellCounts
 	if !w.wait.Equal(wait) {
 		now = now || w.wait.Reason != wait.Reason ||
@@ -65,7 +65,7 @@ func (w *waiter) finish(err error) {
 
 // await returns when the outcome is known, or with an error that says what was waited for when ctx ends. Who had to wait is told so, also
 // if that was over before this goroutine got to run.
-func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
+func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
@@ -92,7 +92,7 @@ func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	}
 }
 
-func (r *Room) waitOf(w *waiter) Wait {
+func (r *Registry) waitOf(w *waiter) Wait {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return w.wait

@@ -43,9 +43,9 @@ func (f *fake) Close() error {
 	return nil
 }
 
-// bench is a Room with fake models whose loads take a second and whose closes take none.
+// bench is a Registry with fake models whose loads take a second and whose closes take none.
 type bench struct {
-	*Room
+	*Registry
 	t      *testing.T
 	mu     sync.Mutex // guards what follows
 	broken map[string]error
@@ -55,7 +55,7 @@ type bench struct {
 	extra  map[string]int64 // what a loaded model holds more than was expected, when it is measured
 	slow   chan struct{}    // if not nil, closes wait for it
 
-	notesMu sync.Mutex // guards notes, which the Room adds to with its own lock held: the Room's lock first, then this one
+	notesMu sync.Mutex // guards notes, which the Registry adds to with its own lock held: the Registry's lock first, then this one
 	notes   []Notice
 }
 
@@ -107,7 +107,7 @@ func newBench(t *testing.T, o Options, sizes map[string]int64) *bench {
 		defer b.notesMu.Unlock()
 		b.notes = append(b.notes, n)
 	}
-	b.Room = New(o)
+	b.Registry = New(o)
 	for name := range sizes {
 		require.NoError(t, b.Add(Spec{
 			Name: name,
