@@ -63,7 +63,7 @@ type TextModel interface {
 	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
 	// GenerateIDs is Generate for a prompt of token ids, taken as they are.
 	GenerateIDs(ctx context.Context, ids []int32, options ...GenerateOption) iter.Seq2[Token, error]
-	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it behind those before, and
+	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it after those before, and
 	// the top most likely ones in its place. The first token has neither.
 	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify finds the label that fits each text best. Results come in the order of texts.

@@ -11,7 +11,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// requireGreedy checks that every token is the most likely one behind the tokens before it, but for rounding: all rows are
+// requireGreedy checks that every token is the most likely one after the tokens before it, but for rounding: all rows are
 // recomputed in one pass without company.
 func requireGreedy(t *testing.T, m *Model, prompt, made []int32) {
 	t.Helper()

@@ -26,7 +26,7 @@ func field[T any](t *testing.T, body, path string) T {
 	return out
 }
 
-// Gemma's template takes no system message behind others and demands that user and assistant alternate. Clients send what they
+// Gemma's template takes no system message after others and demands that user and assistant alternate. Clients send what they
 // like.
 func TestMessagesInAnyOrder(t *testing.T) {
 	s := serve(t, Config{})

@@ -64,7 +64,7 @@ func TestParityReport(t *testing.T) {
 			native := alone(prompts, mlx.WithEngine(mlx.EngineNative))
 			python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 			exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithNative(mlx.Exact()))
-			// Every prompt once to fill the cache, then with something behind it.
+			// Every prompt once to fill the cache, then with something after it.
 			var longer []string
 			for _, prompt := range some {
 				longer = append(longer, prompt, prompt+" And then?")

@@ -114,6 +114,6 @@ type Request interface {
 	AnswerStream(ctx context.Context, t *Turn, out Sink) error
 	// Fail ends a stream that has begun.
 	Fail(out Sink, e *Error)
-	// Named is what the API calls the fields behind options.
+	// Named is what the API calls the fields that options come from.
 	Named() Names
 }

@@ -22,7 +22,7 @@ type decodeBatch struct {
 	rows    []*Stream // who has which place; nil is a free one
 	layers  []kv.Batched
 	drawn   drawnTokens
-	Best    *mlxc.Array // the most likely token behind the last one, of the scope of its pass; nil if the pass did not say
+	Best    *mlxc.Array // the most likely token after the last one, of the scope of its pass; nil if the pass did not say
 }
 
 // drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are, or

@@ -63,7 +63,7 @@ func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options 
 	return sc.InTurn(ctx, options.Events, func() (lost bool, err error) { return sc.attempt(ctx, ids, options, r) })
 }
 
-// reader is who reads a stream, and what was read: a stream that waits for memory begins anew behind that.
+// reader is who reads a stream, and what was read: a stream that waits for memory begins anew after that.
 type reader struct {
 	text     *textStream
 	splitter *segment.Splitter // nil without segments
@@ -71,7 +71,7 @@ type reader struct {
 	had      []int32
 }
 
-// attempt makes a stream, behind the tokens that the reader has, and gives back what it holds. It returns what went wrong, and whether
+// attempt makes a stream, after the tokens that the reader has, and gives back what it holds. It returns what went wrong, and whether
 // something was computed.
 func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader) (computed bool, err error) {
 	matcher, err := sc.NewMatcher(options.Grammar)

@@ -242,7 +242,7 @@ func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array
 		wanted = append(wanted, b.arrays()...)
 	}
 	if slices.ContainsFunc(group, func(st *Stream) bool { return st.matcher != nil }) {
-		// A grammar must know the token first; meanwhile the logits behind it are computed.
+		// A grammar must know the token first; meanwhile the logits after it are computed.
 		if err := s.AsyncEval(logits); err != nil {
 			return err
 		}
@@ -267,7 +267,7 @@ func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array
 	return s.AsyncEval(wanted...)
 }
 
-// groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
+// groupLogits takes a token of each stream into its state. It returns the logits after them, and in which of their rows
 // those of each stream are.
 func (sc *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b := group[0].Batch; b != nil {

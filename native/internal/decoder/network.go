@@ -143,7 +143,7 @@ func (n *Network) Close() error {
 	return errors.Join(errs...)
 }
 
-// NextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+// NextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] after it.
 func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) *mlxc.Array {
 	ids := s.Reshape(token, 1, 1)
 	if logits, ok := n.compiledStep(s, st, ids); ok {

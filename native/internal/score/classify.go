@@ -101,7 +101,7 @@ type labelSet struct {
 	Prefix  []int32
 }
 
-// ScoreRow is one text: the shared prefix, if it begins with it, and the tokens behind that.
+// ScoreRow is one text: the shared prefix, if it begins with it, and the tokens after that.
 type ScoreRow struct {
 	index  int
 	Prefix []int32
