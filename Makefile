@@ -160,7 +160,7 @@ test-kernels: build
 KERNEL_ROUNDS ?= 8
 
 # Every test runs once: what RACED and RACED_NATIVE name runs in test-race.
-RACED_NATIVE := Close|Company|Ended|Cancel|EveryWay|SlowReader|Panic
+RACED_NATIVE := Close|Concurrent|Ended|Cancel|EveryWay|SlowReader|Panic
 
 test-go: build
 	@echo "==> Go tests"

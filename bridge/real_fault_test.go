@@ -56,8 +56,8 @@ func badPrompt() (engine.Prompt, engine.GenerateOptions) {
 	return engine.Prompt{Text: "Please"}, o
 }
 
-// company is what runs beside a fault: greedy and seeded streams with every kind of option.
-func company() (prompts []string, options []engine.GenerateOptions) {
+// otherStreams are the requests that run beside a fault: greedy and seeded streams with every kind of option.
+func otherStreams() (prompts []string, options []engine.GenerateOptions) {
 	for i, prompt := range []string{"Please check", "Where can I", "The team", "Soup with bread"} {
 		o := longOptions(60 + 5*i)
 		if i%2 == 1 {
@@ -73,7 +73,7 @@ var undisturbedOnce struct {
 	want [][]int32
 }
 
-// undisturbed is what the company makes alone, a stream after the other. All models of these tests have the same weights, so the
+// undisturbed is what the other streams give when each runs alone. All models of these tests have the same weights, so the
 // first one's answer is kept.
 func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	t.Helper()
@@ -83,7 +83,7 @@ func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 		return undisturbedOnce.want
 	}
 	defer func() { undisturbedOnce.want = want }()
-	prompts, options := company()
+	prompts, options := otherStreams()
 	for i := range prompts {
 		ids, err := collect(t.Context(), m, prompts[i], options[i])
 		require.NoError(t, err)
@@ -92,11 +92,11 @@ func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	return want
 }
 
-// inCompany runs the company side by side, calls disturb when all streams are under way, and checks that
-// each is what it was alone.
-func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
+// withOtherStreams runs these streams at once, calls disturb when all are under way, and checks that
+// each gives the tokens that it gave alone.
+func withOtherStreams(t *testing.T, m *Model, want [][]int32, disturb func()) {
 	t.Helper()
-	prompts, options := company()
+	prompts, options := otherStreams()
 	var group, begun sync.WaitGroup
 	begun.Add(len(prompts))
 	for i := range prompts {
@@ -112,7 +112,7 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
 				}
 			}
 			if !equal(ids, want[i]) {
-				t.Errorf("stream %d in company\n%v, alone\n%v", i, ids, want[i])
+				t.Errorf("stream %d: with the others\n%v, alone\n%v", i, ids, want[i])
 			}
 		})
 	}
@@ -121,11 +121,11 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func()) {
 	group.Wait()
 }
 
-func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
+func TestRealKillingRequestIsFoundAndOthersGoOn(t *testing.T) {
 	dir := t.TempDir()
 	m := loadFaulty(t, "die", func(o *Options) { o.QuarantineDir = dir })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	withOtherStreams(t, m, want, func() {
 		prompt, o := badPrompt()
 		var gaps atomic.Int64
 		o.Events = func(e engine.Event) {
@@ -140,8 +140,8 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	})
 	stat := m.Stat()
 	require.EqualValues(t, 2, stat.Crashes)
-	require.EqualValues(t, 9, stat.Resumed, "the company twice, the killer once")
-	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
+	require.EqualValues(t, 9, stat.Resumed, "the four other streams twice, the killing request once")
+	require.Empty(t, m.quarantine.suspects, "the other streams were not in the pass that ended the second worker")
 	require.Equal(t, 1, stat.Quarantined)
 
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
@@ -168,7 +168,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 	alone := undisturbed(t, m)
 	for token, want := range map[int32]string{badToken: "this model does not like the token", oomToken: "MemoryError"} {
 		t.Run(want, func(t *testing.T) {
-			inCompany(t, m, alone, func() {
+			withOtherStreams(t, m, alone, func() {
 				prompt, o := badPrompt()
 				o.LogitBias = map[int32]float32{token: 1e6}
 				_, err := drain(t.Context(), m, prompt, o)
@@ -179,8 +179,8 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 				}
 			})
 			require.Zero(t, m.Stat().Crashes)
-			// The company goes on by itself; what comes now is batched again.
-			inCompany(t, m, alone, func() {})
+			// After the fault the other streams were computed one by one; later ones are batched again.
+			withOtherStreams(t, m, alone, func() {})
 		})
 	}
 	t.Run("prints do not reach the frames", func(t *testing.T) {
@@ -193,10 +193,10 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 	t.Run("no token is lost when a pass fails", func(t *testing.T) { noTokenIsLost(t, m) })
 }
 
-func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
+func TestRealHungWorkerShowsItsStackAndOtherStreamsGoOn(t *testing.T) {
 	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 10 * time.Second })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	withOtherStreams(t, m, want, func() {
 		prompt, o := badPrompt()
 		_, err := drain(t.Context(), m, prompt, o)
 		require.ErrorIs(t, err, ErrQuarantined)
@@ -220,7 +220,7 @@ func TestRealCrashShowsItsStack(t *testing.T) {
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
 	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 10 * time.Second }})
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func() {
+	withOtherStreams(t, m, want, func() {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
 	})
 	require.EqualValues(t, 1, m.Stat().Crashes)
@@ -286,7 +286,7 @@ func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 		}
 		group.Wait()
 	}
-	// In company the last bits of log-probabilities may differ, tokens may not.
+	// In a batch the last bits of log-probabilities may differ, tokens may not.
 	tear(map[string]engine.GenerateOptions{"log-probabilities": probs})
 	delete(kinds, "log-probabilities")
 	tear(kinds)
@@ -324,7 +324,7 @@ func manyCancels(t *testing.T, m *Model) {
 	for i := range long {
 		long[i] = int32(100 + i%1000)
 	}
-	inCompany(t, m, want, func() {
+	withOtherStreams(t, m, want, func() {
 		limit := make(chan struct{}, 24)
 		var group sync.WaitGroup
 		for i := range total {
@@ -383,7 +383,7 @@ func TestFullDiskForTheReproFile(t *testing.T) {
 	require.EqualValues(t, 2, m.Stat().Crashes)
 }
 
-// A stream is alone, gets company, and the company's prompt makes the pass fail, again and again: no token is lost.
+// A stream that runs alone is joined by another whose prompt makes the pass fail, again and again: no token is lost.
 func noTokenIsLost(t *testing.T, m *Model) {
 	o := longOptions(120)
 	want, err := collect(t.Context(), m, "Please check", o)

@@ -26,7 +26,7 @@ func TestStreamedTextIsTheWholeText(t *testing.T) {
 	}
 }
 
-func TestASeededRequestIsTheSameAloneAndInCompany(t *testing.T) {
+func TestASeededRequestIsTheSameAloneAndBesideConcurrentOnes(t *testing.T) {
 	m := open(t)
 	request := func() []int32 {
 		ids, _ := collect(t, m, "Please check", func(o *engine.GenerateOptions) {
@@ -41,7 +41,7 @@ func TestASeededRequestIsTheSameAloneAndInCompany(t *testing.T) {
 		wg.Go(func() {
 			if i%2 == 0 {
 				if got := request(); !slices.Equal(alone, got) {
-					t.Errorf("in company: %v, alone: %v", got, alone)
+					t.Errorf("beside others: %v, alone: %v", got, alone)
 				}
 				return
 			}

@@ -158,7 +158,7 @@ func TestAClassificationWaitsForMemory(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-func TestWhatNeverFitsIsAnErrorAlsoInCompany(t *testing.T) {
+func TestARequestLargerThanTheBudgetFailsAlsoBesideConcurrentOnes(t *testing.T) {
 	m := openWith(t, engine.NativeOptions{Exact: true})
 	setBudget(t, m, room(m, 500))
 	letGo := held(t, m, 300)

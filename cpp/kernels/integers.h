@@ -2,7 +2,7 @@
 //
 // x is turned into integers of twelve bits, with a scale for every group of its columns that the weights have: x = scale * (16 hi + lo),
 // hi and lo in signed bytes. A group's sum of q * x is then exact in whatever order it is added, so rows alone, by vectors
-// that hold many columns, and rows in company, by vectors or tiles that hold many rows, come to the same bits: what
+// that hold many columns, and rows in a batch, by vectors or tiles that hold many rows, come to the same bits: what
 // rounds is only the chain over groups, sum += (S * x's scale) * w's scale, sum += w's bias * (sum of x), in the order of the groups.
 // Twelve bits round x by at most 1/4078 of its group's largest number. bfloat16 rounds by 1/512 of each number, on the
 // average about as much, and here weights are not rounded at all.
