@@ -44,17 +44,17 @@ type HostOptions struct {
 // models that have none are closed for it. ErrBudget is the error of what would not fit into an empty host, and of a request of the
 // native engine that does not fit beside models that are pinned or leased.
 type Host struct {
-	room    *admission.Room
-	options HostOptions
-	notices chan admission.Notice
-	logged  sync.WaitGroup
-	closing sync.Once
+	registry *admission.Registry
+	options  HostOptions
+	notices  chan admission.Notice
+	logged   sync.WaitGroup
+	closing  sync.Once
 
 	mu     sync.Mutex // guards what follows
 	models map[string]*hosted
 }
 
-// hosted is what a Host keeps of a model; what decides about loading is in the admission.Room.
+// hosted is what a Host keeps of a model; what decides about loading is in the admission.Registry.
 type hosted struct {
 	HostedModel
 	done, total int64 // of the last load
@@ -104,7 +104,7 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 		options.Events = func(string, Event) {}
 	}
 	h := &Host{options: options, models: map[string]*hosted{}, notices: make(chan admission.Notice, 1024)}
-	h.room = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
+	h.registry = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
 		select {
 		case h.notices <- n:
 		default: // the log is a thousand lines late; this one is lost
@@ -145,19 +145,19 @@ func (h *Host) Add(m HostedModel) error {
 			return h.open(ctx, of, memory)
 		},
 		Measure: func(m admission.Model) {
-			m.(*model).measure(h.room.Context())
+			m.(*model).measure(h.registry.Context())
 		},
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.room.Add(spec); err != nil {
+	if err := h.registry.Add(spec); err != nil {
 		return err
 	}
 	h.models[m.Name] = of
 	return nil
 }
 
-// open loads a model in memory that the room has granted.
+// open loads a model in memory that the registry has granted.
 func (h *Host) open(ctx context.Context, of *hosted, memory *admission.Memory) (admission.Model, error) {
 	o := loadOptionsOf(of.Options)
 	own := o.bridge.Events
@@ -212,7 +212,7 @@ func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOptio
 	for _, option := range options {
 		option(&o)
 	}
-	lease, err := h.room.Acquire(ctx, name, o.tell)
+	lease, err := h.registry.Acquire(ctx, name, o.tell)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOptio
 }
 
 // Names are the models, sorted.
-func (h *Host) Names() []string { return h.room.Names() }
+func (h *Host) Names() []string { return h.registry.Names() }
 
 // Path is where a model is.
 func (h *Host) Path(name string) (string, error) {
@@ -232,19 +232,19 @@ func (h *Host) Path(name string) (string, error) {
 	if of := h.models[name]; of != nil {
 		return of.Path, nil
 	}
-	return "", &UnknownModelError{Name: name, Known: h.room.Names()}
+	return "", &UnknownModelError{Name: name, Known: h.registry.Names()}
 }
 
 // Unload closes a model that has no requests, and reports whether it did.
-func (h *Host) Unload(name string) (bool, error) { return h.room.Unload(name) }
+func (h *Host) Unload(name string) (bool, error) { return h.registry.Unload(name) }
 
 // Pin says that a model is, or is no longer, spared when others need memory. It is closed when it is idle for long all the same.
-func (h *Host) Pin(name string, pinned bool) error { return h.room.Pin(name, pinned) }
+func (h *Host) Pin(name string, pinned bool) error { return h.registry.Pin(name, pinned) }
 
 // Close closes all models; streams under way end with ErrClosed, and requests that wait with ErrHostClosed. It returns when
 // everything is given back. It may be called again.
 func (h *Host) Close() error {
-	err := h.room.Close()
+	err := h.registry.Close()
 	h.closing.Do(func() { close(h.notices) })
 	h.logged.Wait()
 	return err
@@ -289,7 +289,7 @@ type HostState struct {
 
 // State describes the host and its models.
 func (h *Host) State() HostState {
-	stat := h.room.Stat()
+	stat := h.registry.Stat()
 	out := HostState{Budget: stat.Budget, Used: stat.Used, Waits: stat.Waits}
 	for _, s := range stat.Models {
 		h.mu.Lock()

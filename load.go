@@ -63,7 +63,7 @@ func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.M
 		return nil, nil
 	}
 	o.native.MemoryBudget = o.host.options.Budget
-	memory := o.host.room.Join(path)
+	memory := o.host.registry.Join(path)
 	if err := memory.BeginLoad(ctx, need(path, *o), o.tellWait); err != nil {
 		memory.Leave()
 		return nil, err

@@ -27,11 +27,11 @@ func folderOf(t *testing.T, bytes int64) string {
 	return dir
 }
 
-// loadIn loads a model of fake workers that share the memory of a room.
-func loadIn(t *testing.T, room *admission.Room, dir string, o Options, fake string) *Model {
+// loadIn loads a model of fake workers that share a memory budget.
+func loadIn(t *testing.T, registry *admission.Registry, dir string, o Options, fake string) *Model {
 	t.Helper()
 	o.QuarantineDir = t.TempDir()
-	memory := room.Join(dir)
+	memory := registry.Join(dir)
 	workers := max(1, o.MinWorkers)
 	require.NoError(t, memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
 	m, err := load(admission.NewContext(t.Context(), memory), dir, o, fakeCommand(fake))
@@ -49,26 +49,26 @@ func alive(m *Model) int { return m.pool.workers() }
 
 func TestADeadWorkersMemoryIsGivenBack(t *testing.T) {
 	noLeaks(t)
-	room := admission.New(admission.Options{Budget: 100})
-	m := loadIn(t, room, folderOf(t, 60), Options{}, "dies in mid-stream")
+	registry := admission.New(admission.Options{Budget: 100})
+	m := loadIn(t, registry, folderOf(t, 60), Options{}, "dies in mid-stream")
 	_, err := generateAll(t.Context(), m)
 	require.ErrorIs(t, err, ErrQuarantined)
 	_, err = drain(t.Context(), m, engine.Prompt{Text: "y"}, engine.DefaultGenerateOptions())
 	require.Error(t, err)
-	require.LessOrEqual(t, room.Stat().Used, int64(60))
+	require.LessOrEqual(t, registry.Stat().Used, int64(60))
 	require.NoError(t, m.Close())
-	require.Zero(t, room.Stat().Used)
+	require.Zero(t, registry.Stat().Used)
 }
 
 // What a model has itself is on its way out, and so no reason to refuse its next worker.
 func TestAModelOfMoreThanHalfTheBudgetCanBeReset(t *testing.T) {
 	noLeaks(t)
-	room := admission.New(admission.Options{Budget: 100})
+	registry := admission.New(admission.Options{Budget: 100})
 	dir := folderOf(t, 60)
-	m := loadIn(t, room, dir, Options{}, "waits")
+	m := loadIn(t, registry, dir, Options{}, "waits")
 	for range 3 {
 		require.NoError(t, m.Reset(t.Context()))
-		require.EqualValues(t, 60, room.Stat().Used)
+		require.EqualValues(t, 60, registry.Stat().Used)
 	}
 	release := hold(t, m, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -78,14 +78,14 @@ func TestAModelOfMoreThanHalfTheBudgetCanBeReset(t *testing.T) {
 	// Other weights have another size.
 	require.NoError(t, os.Truncate(filepath.Join(dir, "model.safetensors"), 90))
 	require.NoError(t, m.Reset(t.Context()))
-	require.EqualValues(t, 90, room.Stat().Used)
+	require.EqualValues(t, 90, registry.Stat().Used)
 	require.EqualValues(t, 90, m.Stat().Workers[0].ClaimedBytes)
 }
 
 func TestARequestDuringAnIdleEndWaitsForTheNextWorker(t *testing.T) {
 	noLeaks(t)
-	room := admission.New(admission.Options{Budget: 100})
-	m := loadIn(t, room, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, "ends slowly")
+	registry := admission.New(admission.Options{Budget: 100})
+	m := loadIn(t, registry, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, "ends slowly")
 	for range 3 {
 		require.Eventually(t, func() bool {
 			w := m.Stat().Workers
@@ -99,15 +99,15 @@ func TestARequestDuringAnIdleEndWaitsForTheNextWorker(t *testing.T) {
 // A model that may not grow serves with what it has, and says what it waits for.
 func TestRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 	noLeaks(t)
-	room := admission.New(admission.Options{Budget: 100})
-	other := room.Join("other").Claim(60, admission.Needed)
+	registry := admission.New(admission.Options{Budget: 100})
+	other := registry.Join("other").Claim(60, admission.Needed)
 	waits := make(chan engine.Event, 10)
 	o := Options{Workers: 2, MinWorkers: 1, Batch: 1, IdleTTL: time.Hour, Events: func(e engine.Event) {
 		if e.Kind == engine.EventWait {
 			waits <- e
 		}
 	}}
-	m := loadIn(t, room, folderOf(t, 40), o, "waits")
+	m := loadIn(t, registry, folderOf(t, 40), o, "waits")
 	release := hold(t, m, 1)
 	got := make(chan error, 1)
 	go func() {
@@ -121,7 +121,7 @@ func TestRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 	require.Contains(t, (<-waits).Label, "waits for 40 bytes of memory, 0 bytes of 100 bytes are free")
 	require.Equal(t, 1, alive(m))
 	require.Zero(t, m.Stat().Crashes)
-	require.EqualValues(t, 100, room.Stat().Used)
+	require.EqualValues(t, 100, registry.Stat().Used)
 	other.Release()
 	require.NoError(t, <-got, "a second worker serves it")
 	require.Equal(t, 2, alive(m))
@@ -131,8 +131,8 @@ func TestRequestsWaitWhereNoFurtherWorkerFits(t *testing.T) {
 // A worker that holds more than was expected, for the KV of long requests, counts with that.
 func TestAWorkerCountsWithWhatItHolds(t *testing.T) {
 	noLeaks(t)
-	room := admission.New(admission.Options{Budget: 100})
-	m := loadIn(t, room, folderOf(t, 5), Options{}, "waits") // the fake says 7 with its heartbeats
-	require.Eventually(t, func() bool { return room.Stat().Used == 7 }, 5*time.Second, time.Millisecond)
+	registry := admission.New(admission.Options{Budget: 100})
+	m := loadIn(t, registry, folderOf(t, 5), Options{}, "waits") // the fake says 7 with its heartbeats
+	require.Eventually(t, func() bool { return registry.Stat().Used == 7 }, 5*time.Second, time.Millisecond)
 	require.Equal(t, 1, alive(m))
 }

@@ -23,7 +23,7 @@ type limits struct {
 // one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see anyWorker.
 //
 // All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
-// else grants, starts or ends anything. What a claim does takes the lock of the admission.Room, so that lock comes after mu: the Room
+// else grants, starts or ends anything. What a claim does takes the lock of the admission.Registry, so that lock comes after mu: the Registry
 // never calls a pool while it holds its own.
 type pool struct {
 	limits limits

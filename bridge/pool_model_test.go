@@ -60,8 +60,8 @@ func newPoolModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
 	if rng.IntN(2) == 0 {
 		l.idle = time.Duration(1+rng.IntN(20)) * time.Second
 	}
-	room := admission.New(admission.Options{Budget: int64(1 + rng.IntN(l.max))})
-	m := &poolModel{bench: newBenchIn(l, room), t: t, rng: rng, seed: seed}
+	registry := admission.New(admission.Options{Budget: int64(1 + rng.IntN(l.max))})
+	m := &poolModel{bench: newBenchIn(l, registry), t: t, rng: rng, seed: seed}
 	m.limits.queue = l.queue // 0 is a queue that holds nobody
 	m.stopTime = time.Duration(rng.IntN(3)) * time.Second
 	return m
@@ -155,7 +155,7 @@ func (m *poolModel) Step() {
 			m.other.Release()
 			m.other = nil
 		} else {
-			m.other = m.bench.room.Join("other").Claim(1, admission.Needed)
+			m.other = m.bench.registry.Join("other").Claim(1, admission.Needed)
 		}
 	case k < 85:
 		m.op = "a culprit was found"
@@ -295,7 +295,7 @@ func (m *poolModel) Finish() {
 	time.Sleep(2 * time.Minute) // resets give up
 	m.close()
 	synctest.Wait()
-	if used := m.bench.room.Stat().Used; used != 0 {
+	if used := m.bench.registry.Stat().Used; used != 0 {
 		m.t.Errorf("seed %d: %d workers still hold memory", m.seed, used)
 	}
 	if len(m.members) > 0 || m.watching > 0 {

@@ -44,10 +44,10 @@ func (f *fakeInstance) stop() {
 	f.end(engine.ErrClosed)
 }
 
-// bench is a pool whose starts take a second, and fail while fail says so. A worker needs one byte of a room.
+// bench is a pool whose starts take a second, and fail while fail says so. A worker needs one byte of the budget.
 type bench struct {
 	*pool
-	room     *admission.Room
+	registry *admission.Registry
 	memory   *admission.Memory
 	fail     error
 	stopTime time.Duration
@@ -56,8 +56,8 @@ type bench struct {
 
 func newBench(l limits) *bench { return newBenchIn(l, admission.New(admission.Options{})) }
 
-func newBenchIn(l limits, room *admission.Room) *bench {
-	b := &bench{room: room, memory: room.Join("bench")}
+func newBenchIn(l limits, registry *admission.Registry) *bench {
+	b := &bench{registry: registry, memory: registry.Join("bench")}
 	if l.queue == 0 {
 		l.queue = 1000
 	}
@@ -415,40 +415,40 @@ func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
 
 func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		room := admission.New(admission.Options{Budget: 1})
-		b := newBenchIn(limits{max: 2, rows: 1}, room)
+		registry := admission.New(admission.Options{Budget: 1})
+		b := newBenchIn(limits{max: 2, rows: 1}, registry)
 		defer b.close()
 		var waits []string
 		b.onWait = func(w admission.Wait) { waits = append(waits, w.String()) }
-		other := room.Join("other").Claim(1, admission.Needed)
+		other := registry.Join("other").Claim(1, admission.Needed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := b.anyWorker(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		synctest.Wait()
 		require.Empty(t, b.states(), "nobody waits for it any more")
-		require.Empty(t, room.Stat().Waits)
+		require.Empty(t, registry.Stat().Waits)
 		require.Zero(t, b.stats.starts)
 		require.Len(t, waits, 1)
 		// It does not come before what somebody else needs, and becomes as urgent when a request comes that computes.
 		go func() { _, _ = b.anyWorker(t.Context()) }()
 		synctest.Wait()
-		first := room.Join("third").Claim(1, admission.Growth)
-		require.Equal(t, []string{"third", "bench"}, waiting(room))
+		first := registry.Join("third").Claim(1, admission.Growth)
+		require.Equal(t, []string{"third", "bench"}, waiting(registry))
 		go func() { b.release(b.take(t, ""), true) }()
 		synctest.Wait()
-		require.Equal(t, []string{"bench", "third"}, waiting(room))
+		require.Equal(t, []string{"bench", "third"}, waiting(registry))
 		other.Release()
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.EqualValues(t, 1, b.stats.served)
-		require.Empty(t, waiting(room), "served, and its memory given to the next one")
+		require.Empty(t, waiting(registry), "served, and its memory given to the next one")
 		first.Release()
 	})
 }
 
 // waiting are the models whose claims wait, in order.
-func waiting(r *admission.Room) (out []string) {
+func waiting(r *admission.Registry) (out []string) {
 	for _, w := range r.Stat().Waits {
 		out = append(out, w.Model)
 	}
@@ -458,25 +458,25 @@ func waiting(r *admission.Room) (out []string) {
 // Idle workers beyond the fewest end when another model needs their memory, long before their time.
 func TestIdleWorkersGiveTheirMemoryToAnotherModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		room := admission.New(admission.Options{Budget: 3})
-		b := newBenchIn(limits{min: 1, max: 3, rows: 1, idle: time.Hour}, room)
+		registry := admission.New(admission.Options{Budget: 3})
+		b := newBenchIn(limits{min: 1, max: 3, rows: 1, idle: time.Hour}, registry)
 		defer b.close()
 		x, y, z := b.take(t, ""), b.take(t, ""), b.take(t, "")
-		other := room.Join("other").Claim(1, admission.Needed)
-		require.Equal(t, []string{"other"}, waiting(room), "all are busy")
+		other := registry.Join("other").Claim(1, admission.Needed)
+		require.Equal(t, []string{"other"}, waiting(registry), "all are busy")
 		b.release(x, true)
 		synctest.Wait()
-		require.Empty(t, waiting(room))
+		require.Empty(t, waiting(registry))
 		require.Equal(t, []string{"ready", "ready"}, b.states())
 		b.release(y, true)
 		b.release(z, true)
-		third := room.Join("third").Claim(2, admission.Needed)
+		third := registry.Join("third").Claim(2, admission.Needed)
 		synctest.Wait()
 		require.Equal(t, []string{"ready", "ready"}, b.states(), "one would not be enough, and one is kept")
 		other.Release()
 		synctest.Wait()
 		require.Equal(t, []string{"ready"}, b.states())
-		require.Empty(t, waiting(room))
+		require.Empty(t, waiting(registry))
 		require.Zero(t, b.stats.crashed)
 		third.Release()
 	})
@@ -485,13 +485,13 @@ func TestIdleWorkersGiveTheirMemoryToAnotherModel(t *testing.T) {
 // Others who wait for memory do not get that of a worker that died under requests.
 func TestADeadWorkersMemoryIsKeptForTheOneInItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		room := admission.New(admission.Options{Budget: 1})
-		b := newBenchIn(limits{max: 1, rows: 1, idle: time.Minute}, room)
+		registry := admission.New(admission.Options{Budget: 1})
+		b := newBenchIn(limits{max: 1, rows: 1, idle: time.Minute}, registry)
 		defer b.close()
 		var ticket uint64
 		m, err := b.acquire(t.Context(), "", &ticket)
 		require.NoError(t, err)
-		other := room.Join("other").Claim(1, admission.Needed)
+		other := registry.Join("other").Claim(1, admission.Needed)
 		again := make(chan error, 1)
 		m.instance.(*fakeInstance).end(errFakeDeath)
 		synctest.Wait() // the pool knows of the death before the request does
@@ -506,10 +506,10 @@ func TestADeadWorkersMemoryIsKeptForTheOneInItsPlace(t *testing.T) {
 		require.NoError(t, <-again)
 		synctest.Wait()
 		require.Zero(t, b.orphans)
-		require.Empty(t, waiting(room), "the request was served first; the idle worker then gave its memory up")
+		require.Empty(t, waiting(registry), "the request was served first; the idle worker then gave its memory up")
 		time.Sleep(2 * time.Minute) // it is idle, and goes
 		synctest.Wait()
-		require.Empty(t, waiting(room))
+		require.Empty(t, waiting(registry))
 		other.Release()
 	})
 }

@@ -149,7 +149,7 @@ func (p *pool) offer() {
 	}
 }
 
-// giveUp ends a member whose memory another model needs, if it is still spare. The Room calls it without its own lock.
+// giveUp ends a member whose memory another model needs, if it is still spare. The Registry calls it without its own lock.
 func (p *pool) giveUp(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,16 +18,16 @@ const (
 	Needed
 )
 
-// Memory is what one model holds of a Room's budget.
+// Memory is what one model holds of a Registry's budget.
 type Memory struct {
-	room  *Room
-	name  string
-	entry *entry // nil for a model that its caller loads and closes
+	registry *Registry
+	name     string
+	entry    *entry // nil for a model that its caller loads and closes
 
-	// Guarded by room.mu.
+	// Guarded by registry.mu.
 	held    int64  // bytes of its granted claims
 	leave   int64  // of held, what is about to be given back without anybody asking for it
-	offered int64  // of held, what is given back when others need it: the sum of its claims in Room.offers
+	offered int64  // of held, what is given back when others need it: the sum of its claims in Registry.offers
 	load    *Claim // what was granted for the load under way; the engine's claims are taken from it
 	ticket  uint64 // the model's place in the queue when it was loaded
 	lost    bool   // a worker died: one in its place has the model's old place in the queue
@@ -44,7 +44,7 @@ type Claim struct {
 	covered int64 // of bytes, what was already granted for the load under way
 	held    bool
 	leaving bool
-	recall  func() // asks for it back; nil unless it is one of Room.offers
+	recall  func() // asks for it back; nil unless it is one of Registry.offers
 	asked   bool   // recall was called
 	over    bool   // released, withdrawn or failed
 }
@@ -56,7 +56,7 @@ func (m *Memory) BeginLoad(ctx context.Context, bytes int64, tell func(Wait)) er
 	if err := c.Await(ctx, tell); err != nil {
 		return err
 	}
-	r := m.room
+	r := m.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.load = c
@@ -65,7 +65,7 @@ func (m *Memory) BeginLoad(ctx context.Context, bytes int64, tell func(Wait)) er
 
 // EndLoad gives back what was granted for the load and not claimed.
 func (m *Memory) EndLoad() {
-	r := m.room
+	r := m.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.endLoad()
@@ -75,13 +75,13 @@ func (m *Memory) EndLoad() {
 func (m *Memory) endLoad() {
 	if c := m.load; c != nil {
 		m.load = nil
-		m.room.release(c)
+		m.registry.release(c)
 	}
 }
 
 // Claim asks for memory. It does not wait; the caller awaits the claim and releases it in the end, also if it was never granted.
 func (m *Memory) Claim(bytes int64, urgency Urgency) *Claim {
-	r := m.room
+	r := m.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := &Claim{waiter: newWaiter(), memory: m, urgency: urgency, bytes: bytes}
@@ -101,16 +101,16 @@ func (m *Memory) place(urgency Urgency) uint64 {
 		m.lost = false
 		return m.ticket
 	}
-	m.room.nextTicket++
+	m.registry.nextTicket++
 	if m.ticket == 0 {
-		m.ticket = m.room.nextTicket
+		m.ticket = m.registry.nextTicket
 	}
-	return m.room.nextTicket
+	return m.registry.nextTicket
 }
 
 // Await returns when the memory is granted, or with an error when it never will be or ctx ends. Then the claim is withdrawn.
 func (c *Claim) Await(ctx context.Context, tell func(Wait)) error {
-	r := c.memory.room
+	r := c.memory.registry
 	err := r.await(ctx, &c.waiter, tell)
 	if err != nil {
 		c.Release()
@@ -120,14 +120,14 @@ func (c *Claim) Await(ctx context.Context, tell func(Wait)) error {
 
 // Bytes is what the claim is for.
 func (c *Claim) Bytes() int64 {
-	c.memory.room.mu.Lock()
-	defer c.memory.room.mu.Unlock()
+	c.memory.registry.mu.Lock()
+	defer c.memory.registry.mu.Unlock()
 	return c.bytes
 }
 
 // Raise makes a claim that waits more urgent. It then has come last.
 func (c *Claim) Raise(urgency Urgency) {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.held || c.over || urgency <= c.urgency {
@@ -140,7 +140,7 @@ func (c *Claim) Raise(urgency Urgency) {
 // Resize says that a granted claim holds more or less than was asked for. It is never refused: the memory is in use already. Others
 // wait for it, and models without requests are closed when the budget is exceeded.
 func (c *Claim) Resize(bytes int64) {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !c.held || bytes == c.bytes {
@@ -161,7 +161,7 @@ func (c *Claim) Resize(bytes int64) {
 
 // Leaving says that a granted claim will be released without anybody asking for it: who waits for memory waits for this, too.
 func (c *Claim) Leaving() {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leaving(c)
@@ -171,7 +171,7 @@ func (c *Claim) Leaving() {
 // Offer says that a granted claim is not needed now: recall is called, once and on a goroutine of its own, when others need the memory,
 // before any model is closed for them. Who offers then calls Leaving, or takes the offer back. Offer(nil) takes it back.
 func (c *Claim) Offer(recall func()) {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.takeBackOffer(c)
@@ -184,7 +184,7 @@ func (c *Claim) Offer(recall func()) {
 }
 
 // takeBackOffer undoes Offer. Caller must hold r.mu.
-func (r *Room) takeBackOffer(c *Claim) {
+func (r *Registry) takeBackOffer(c *Claim) {
 	if c.recall != nil {
 		c.recall, c.asked = nil, false
 		c.memory.offered -= c.bytes
@@ -195,7 +195,7 @@ func (r *Room) takeBackOffer(c *Claim) {
 // Lost is Leaving for what ended unasked, a worker that died. The next claim of the model that is Needed has the place in the queue
 // that the model had when it was loaded, so that requests under way do not wait behind those that came later. Make it before Release.
 func (c *Claim) Lost() {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.memory.lost = c.memory.lost || c.held
@@ -204,7 +204,7 @@ func (c *Claim) Lost() {
 }
 
 // leaving is Leaving. Caller must hold r.mu.
-func (r *Room) leaving(c *Claim) {
+func (r *Registry) leaving(c *Claim) {
 	r.takeBackOffer(c)
 	if c.held && !c.leaving {
 		c.leaving = true
@@ -214,7 +214,7 @@ func (r *Room) leaving(c *Claim) {
 
 // Release gives the memory back, or withdraws the claim. It may be called again.
 func (c *Claim) Release() {
-	r := c.memory.room
+	r := c.memory.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.release(c)
@@ -222,7 +222,7 @@ func (c *Claim) Release() {
 }
 
 // release is Release. Caller must hold r.mu.
-func (r *Room) release(c *Claim) {
+func (r *Registry) release(c *Claim) {
 	if c.over {
 		return
 	}
@@ -249,19 +249,19 @@ func (r *Room) release(c *Claim) {
 }
 
 // give counts bytes as held by a model, or as no longer held. Caller must hold r.mu.
-func (r *Room) give(m *Memory, bytes int64) {
+func (r *Registry) give(m *Memory, bytes int64) {
 	r.used += bytes
 	m.held += bytes
 }
 
 // withdraw takes a claim out of the queue. Caller must hold r.mu.
-func (r *Room) withdraw(c *Claim) {
+func (r *Registry) withdraw(c *Claim) {
 	r.claims = slices.DeleteFunc(r.claims, func(x *Claim) bool { return x == c })
 }
 
 // Leave ends what Join began. Everything that was claimed must have been released.
 func (m *Memory) Leave() {
-	r := m.room
+	r := m.registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.memories = slices.DeleteFunc(r.memories, func(x *Memory) bool { return x == m })

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// entry is a named model. Its fields are guarded by the Room's lock.
+// entry is a named model. Its fields are guarded by the Registry's lock.
 type entry struct {
 	spec   Spec
 	memory *Memory
@@ -23,7 +23,7 @@ type entry struct {
 	makesRoom  []string   // names of the models that it takes no new requests for; nil while it does
 	readySince time.Time
 	lastUsed   time.Time
-	use        int64     // of Room.uses, the last one: what was used longest ago has the smallest
+	use        int64     // of Registry.uses, the last one: what was used longest ago has the smallest
 	failures   int       // loads that failed in a row
 	failedAt   time.Time // the last of them
 	loadErr    error     // of the last load
@@ -45,19 +45,19 @@ type request struct {
 type Lease struct {
 	Model Model
 
-	room  *Room
-	entry *entry
-	once  sync.Once
+	registry *Registry
+	entry    *entry
+	once     sync.Once
 }
 
 // Release gives the lease back; it may be called again.
-func (l *Lease) Release() { l.once.Do(func() { l.room.returned(l.entry) }) }
+func (l *Lease) Release() { l.once.Do(func() { l.registry.returned(l.entry) }) }
 
-// Acquire returns a model, loading it if need be, and closing others to make room. Requests for models that wait for memory are
+// Acquire returns a model, loading it if need be, and closing others to make registry. Requests for models that wait for memory are
 // served in the order in which they came. A load goes on when ctx ends, for whoever asks next. tell is told what the request
 // waits for, on the calling goroutine; it may be nil. The caller releases the lease. Who holds a lease and asks for a model that does
 // not fit beside it waits for himself.
-func (r *Room) Acquire(ctx context.Context, name string, tell func(Wait)) (*Lease, error) {
+func (r *Registry) Acquire(ctx context.Context, name string, tell func(Wait)) (*Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("model %s: %w", name, context.Cause(ctx))
 	}
@@ -84,7 +84,7 @@ func (r *Room) Acquire(ctx context.Context, name string, tell func(Wait)) (*Leas
 }
 
 // tryAcquire gives a lease of a model that is loaded and takes requests. Caller must hold r.mu.
-func (r *Room) tryAcquire(name string) (*entry, *Lease, error) {
+func (r *Registry) tryAcquire(name string) (*entry, *Lease, error) {
 	if r.closed {
 		return nil, nil, ErrClosed
 	}
@@ -99,20 +99,20 @@ func (r *Room) tryAcquire(name string) (*entry, *Lease, error) {
 }
 
 // lease counts a lease. Caller must hold r.mu.
-func (r *Room) lease(e *entry) *Lease {
+func (r *Registry) lease(e *entry) *Lease {
 	e.active++
 	r.touch(e)
-	return &Lease{Model: e.model, room: r, entry: e}
+	return &Lease{Model: e.model, registry: r, entry: e}
 }
 
 // touch notes that a model is used. Caller must hold r.mu.
-func (r *Room) touch(e *entry) {
+func (r *Registry) touch(e *entry) {
 	r.uses++
 	e.use, e.lastUsed = r.uses, time.Now()
 }
 
 // giveUp takes a request back. It may have been granted a lease meanwhile.
-func (r *Room) giveUp(e *entry, q *request) {
+func (r *Registry) giveUp(e *entry, q *request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.requests = slices.DeleteFunc(e.requests, func(x *request) bool { return x == q })
@@ -123,20 +123,20 @@ func (r *Room) giveUp(e *entry, q *request) {
 }
 
 // returned takes a lease back.
-func (r *Room) returned(e *entry) {
+func (r *Registry) returned(e *entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.takeBack(e)
 	r.reconcile()
 }
 
-func (r *Room) takeBack(e *entry) {
+func (r *Registry) takeBack(e *entry) {
 	e.active--
 	r.touch(e)
 }
 
 // startLoading loads a model for which memory was granted. Caller must hold r.mu.
-func (r *Room) startLoading(e *entry, c *Claim) {
+func (r *Registry) startLoading(e *entry, c *Claim) {
 	m := e.memory
 	m.load, m.ticket, m.lost = c, c.ticket, false
 	e.phase, e.claim = Loading, nil
@@ -160,7 +160,7 @@ func (r *Room) startLoading(e *entry, c *Claim) {
 }
 
 // loadFailed takes in that a load failed. Caller must hold r.mu.
-func (r *Room) loadFailed(e *entry, err error) {
+func (r *Registry) loadFailed(e *entry, err error) {
 	e.phase, e.loadErr = Failed, err
 	if r.closed {
 		err = errors.Join(ErrClosed, err)
@@ -173,7 +173,7 @@ func (r *Room) loadFailed(e *entry, err error) {
 }
 
 // fail ends the requests that wait for a model with an error. Caller must hold r.mu.
-func (r *Room) fail(e *entry, err error) {
+func (r *Registry) fail(e *entry, err error) {
 	for _, q := range e.requests {
 		q.finish(err)
 	}
@@ -182,7 +182,7 @@ func (r *Room) fail(e *entry, err error) {
 
 // startClosing closes a model beside the caller. evicted says that its memory is needed, by a model whose name is in by if it is one.
 // Caller must hold r.mu.
-func (r *Room) startClosing(e *entry, evicted bool, by string) {
+func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 	model := e.model
 	e.phase, e.model, e.makesRoom, e.closing = Closing, nil, nil, make(chan struct{})
 	if evicted {
@@ -206,7 +206,7 @@ func (r *Room) startClosing(e *entry, evicted bool, by string) {
 // left, and waits until they are closed. may says which count. It reports whether there were any. It is for memory that nothing was
 // claimed for: what a model needs to compute a request.
 func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) bool) bool {
-	r := m.room
+	r := m.registry
 	r.mu.Lock()
 	idle := slices.DeleteFunc(slices.Clone(r.entries), func(e *entry) bool {
 		mayGo := e.phase == Closing || e.phase == Ready && e.active == 0 && !e.memory.pinned && may(e.model)
@@ -249,7 +249,7 @@ func (e *entry) backOff(now time.Time) time.Duration {
 }
 
 // measure brings the claims of all loaded models to what they hold now, for those where somebody has to ask.
-func (r *Room) measure() {
+func (r *Registry) measure() {
 	r.mu.Lock()
 	var all sync.WaitGroup
 	for _, e := range r.entries {

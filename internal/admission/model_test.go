@@ -13,17 +13,17 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// Random operations against what a Room promises. After every one, when all is quiet, its books must agree with who holds what, nobody
+// Random operations against what a Registry promises. After every one, when all is quiet, its books must agree with who holds what, nobody
 // may have been served before one that asked earlier, and whoever waits must wait for something that will happen.
 //
-//	GO_MLX_ROOM_OPS=1000000 go test ./internal/admission -run KeepsItsPromises
-const roomOps, opsPerRoom = 10000, 400
+//	GO_MLX_REGISTRY_OPS=1000000 go test ./internal/admission -run Invariants
+const registryOps, opsPerRegistry = 10000, 400
 
-func TestARoomKeepsItsPromises(t *testing.T) {
-	testenv.RandomOperations(t, "GO_MLX_ROOM", roomOps, opsPerRoom, newRoomModel)
+func TestRegistryInvariantsHoldUnderRandomOperations(t *testing.T) {
+	testenv.RandomOperations(t, "GO_MLX_REGISTRY", registryOps, opsPerRegistry, newRegistryModel)
 }
 
-type roomModel struct {
+type registryModel struct {
 	*bench
 	rng    *rand.Rand
 	seed   uint64
@@ -43,9 +43,9 @@ type modelAsk struct {
 	gaveUp bool
 }
 
-func newRoomModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
+func newRegistryModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
 	sizes := map[string]int64{}
-	m := &roomModel{rng: rng, seed: seed}
+	m := &registryModel{rng: rng, seed: seed}
 	for i := range 2 + rng.IntN(4) {
 		name := string(rune('a' + i))
 		sizes[name] = int64(20 + rng.IntN(100))
@@ -60,7 +60,7 @@ func newRoomModel(t *testing.T, rng *rand.Rand, seed uint64) testenv.World {
 	return m
 }
 
-func (m *roomModel) any() string { return m.names[m.rng.IntN(len(m.names))] }
+func (m *registryModel) any() string { return m.names[m.rng.IntN(len(m.names))] }
 
 // pick takes a random element out of a list.
 func pick[T any](rng *rand.Rand, list *[]T) T {
@@ -70,7 +70,7 @@ func pick[T any](rng *rand.Rand, list *[]T) T {
 	return x
 }
 
-func (m *roomModel) Step() {
+func (m *registryModel) Step() {
 	switch k := m.rng.IntN(100); {
 	case k < 25:
 		m.op = "ask"
@@ -150,12 +150,12 @@ func (m *roomModel) Step() {
 	}
 }
 
-func (m *roomModel) bad(format string, args ...any) {
+func (m *registryModel) bad(format string, args ...any) {
 	m.t.Errorf("seed %d, after %q: %s", m.seed, m.op, fmt.Sprintf(format, args...))
 }
 
-// check compares the Room with what was done to it, when nothing moves.
-func (m *roomModel) Check() {
+// check compares the Registry with what was done to it, when nothing moves.
+func (m *registryModel) Check() {
 	m.asks = slices.DeleteFunc(m.asks, func(a *modelAsk) bool {
 		select {
 		case <-a.done:
@@ -170,7 +170,7 @@ func (m *roomModel) Check() {
 		}
 		return true
 	})
-	r := m.Room
+	r := m.Registry
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var used int64
@@ -223,11 +223,11 @@ func (m *roomModel) Check() {
 }
 
 // checkClaims checks the queue. moving says that something is under way that will end by itself or by the caller's doing.
-func (m *roomModel) checkClaims(moving bool) {
+func (m *registryModel) checkClaims(moving bool) {
 	blocked := false
-	for i, c := range m.Room.claims {
+	for i, c := range m.Registry.claims {
 		if i > 0 {
-			if before := m.Room.claims[i-1]; before.urgency < c.urgency || before.urgency == c.urgency && before.ticket > c.ticket {
+			if before := m.Registry.claims[i-1]; before.urgency < c.urgency || before.urgency == c.urgency && before.ticket > c.ticket {
 				m.bad("the queue is out of order")
 			}
 		}
@@ -245,8 +245,8 @@ func (m *roomModel) checkClaims(moving bool) {
 	}
 }
 
-// finish lets everything end, and closes the Room: all that wait are served when nothing is broken or pinned.
-func (m *roomModel) Finish() {
+// finish lets everything end, and closes the Registry: all that wait are served when nothing is broken or pinned.
+func (m *registryModel) Finish() {
 	m.op = "the end"
 	for _, name := range m.names {
 		m.breaks(name, nil)

@@ -2,7 +2,7 @@ package admission
 
 import "forge.lthn.ai/core/go-mlx/engine"
 
-// What callers of the public packages see of a Room is defined in package engine.
+// What callers of the public packages see of a Registry is defined in package engine.
 type (
 	Phase             = engine.ModelPhase
 	Reason            = engine.WaitReason
@@ -31,5 +31,5 @@ const (
 	WaitPinned = engine.WaitPinned
 )
 
-// ErrClosed: the Room was closed.
+// ErrClosed: the Registry was closed.
 var ErrClosed = engine.ErrHostClosed

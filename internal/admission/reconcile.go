@@ -8,10 +8,10 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// reconcile does what the Room's state asks for, after every change of it: it gives leases and memory to those who wait, closes
+// reconcile does what the Registry's state asks for, after every change of it: it gives leases and memory to those who wait, closes
 // models, says what is waited for, and sets the timer to when it has to look again. It may be called at any time and then changes
 // nothing that is right already. All funcs of this file are called with r.mu held.
-func (r *Room) reconcile() {
+func (r *Registry) reconcile() {
 	now := time.Now()
 	if r.closed {
 		r.endAll()
@@ -30,8 +30,8 @@ func (r *Room) reconcile() {
 	r.arm(now, minStayEnds)
 }
 
-// endAll fails all that wait, and closes all models, after the Room's end.
-func (r *Room) endAll() {
+// endAll fails all that wait, and closes all models, after the Registry's end.
+func (r *Registry) endAll() {
 	for _, c := range slices.Clone(r.claims) {
 		r.withdraw(c)
 		c.finish(ErrClosed)
@@ -46,7 +46,7 @@ func (r *Room) endAll() {
 }
 
 // giveLeases gives the model to the requests that wait for it, if it is loaded and takes requests.
-func (r *Room) giveLeases(e *entry) {
+func (r *Registry) giveLeases(e *entry) {
 	if e.phase != Ready || e.makesRoom != nil {
 		return
 	}
@@ -58,14 +58,14 @@ func (r *Room) giveLeases(e *entry) {
 }
 
 // idleEnd is when a model is closed because it has no requests.
-func (r *Room) idleEnd(e *entry) (time.Time, bool) {
+func (r *Registry) idleEnd(e *entry) (time.Time, bool) {
 	if r.options.IdleTTL <= 0 || e.phase != Ready || e.active > 0 {
 		return time.Time{}, false
 	}
 	return e.lastUsed.Add(r.options.IdleTTL), true
 }
 
-func (r *Room) closeIdle(e *entry, now time.Time) {
+func (r *Registry) closeIdle(e *entry, now time.Time) {
 	if end, ok := r.idleEnd(e); ok && !now.Before(end) {
 		r.startClosing(e, false, "")
 	}
@@ -73,7 +73,7 @@ func (r *Room) closeIdle(e *entry, now time.Time) {
 
 // wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request, and takes one
 // that nobody asks for any more out.
-func (r *Room) wantLoad(e *entry) {
+func (r *Registry) wantLoad(e *entry) {
 	if e.phase != Cold && e.phase != Failed {
 		return
 	}
@@ -94,7 +94,7 @@ func (r *Room) wantLoad(e *entry) {
 func (c *Claim) isLoad() bool { return c.memory.entry != nil && c.memory.entry.claim == c }
 
 // grant gives memory to the claims in order, until one does not fit; that is returned.
-func (r *Room) grant(now time.Time) (head *Claim) {
+func (r *Registry) grant(now time.Time) (head *Claim) {
 	budget := r.options.Budget
 	slices.SortStableFunc(r.claims, func(a, b *Claim) int {
 		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.ticket, b.ticket))
@@ -145,7 +145,7 @@ func (r *Room) grant(now time.Time) (head *Claim) {
 }
 
 // say tells a claim what it waits for.
-func (r *Room) say(c *Claim, w Wait) {
+func (r *Registry) say(c *Claim, w Wait) {
 	before := c.wait.Reason
 	c.say(w)
 	if c.isLoad() && before != w.Reason {
@@ -154,7 +154,7 @@ func (r *Room) say(c *Claim, w Wait) {
 }
 
 // admit grants a claim.
-func (r *Room) admit(c *Claim, need int64) {
+func (r *Registry) admit(c *Claim, need int64) {
 	r.withdraw(c)
 	r.give(c.memory, need)
 	c.held, c.covered = true, 0
@@ -167,7 +167,7 @@ func (r *Room) admit(c *Claim, need int64) {
 }
 
 // refuse fails a claim; that of a load with all the requests that wait for it.
-func (r *Room) refuse(c *Claim, err error) {
+func (r *Registry) refuse(c *Claim, err error) {
 	r.withdraw(c)
 	if c.isLoad() {
 		e := c.memory.entry
@@ -185,7 +185,7 @@ type fixedMemory struct {
 	names   nameList
 }
 
-func (r *Room) fixed() fixedMemory {
+func (r *Registry) fixed() fixedMemory {
 	f := fixedMemory{counted: true}
 	for _, x := range r.memories {
 		if stays := x.stays(); stays > 0 && x.spared() {
@@ -219,7 +219,7 @@ func (m *Memory) spared() bool { return m.pinned || m.entry == nil }
 func (m *Memory) stays() int64 { return m.held - m.leave - m.offered }
 
 // askBack asks for offered memory of other models than the one that needs it, until no more is missing, and returns what still is.
-func (r *Room) askBack(missing int64, head *Claim) int64 {
+func (r *Registry) askBack(missing int64, head *Claim) int64 {
 	for _, c := range r.offers {
 		if missing <= 0 {
 			break
@@ -237,7 +237,7 @@ func (r *Room) askBack(missing int64, head *Claim) int64 {
 }
 
 // holders are the names of the models that hold memory a claim may get.
-func (r *Room) holders(c *Claim) (names nameList) {
+func (r *Registry) holders(c *Claim) (names nameList) {
 	for _, x := range r.memories {
 		if x.leave > 0 || x != c.memory && (x.offered > 0 || x.held > 0 && !x.spared()) {
 			names.add(x.name)
@@ -250,8 +250,8 @@ func (r *Room) holders(c *Claim) (names nameList) {
 // requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones from
 // now on and are closed when their last one is over. Which models have to do so is found anew every time, so that one whose room
 // is no longer needed takes requests again. A model with requests that was loaded less than minStay ago is left alone until then; next
-// is when the first of these may be told to make room.
-func (r *Room) makeRoom(head *Claim, now time.Time) (next time.Time) {
+// is when the first of these may be told to make registry.
+func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 	missing, urgency, name := r.used-r.options.Budget, Growth, ""
 	if head != nil && head.urgency > Spare {
 		missing += head.bytes - head.covered
@@ -334,7 +334,7 @@ func (e *entry) sayWait() {
 }
 
 // arm sets the timer to the next moment at which reconcile has something to do without a change of the state.
-func (r *Room) arm(now, minStayEnds time.Time) {
+func (r *Registry) arm(now, minStayEnds time.Time) {
 	next := minStayEnds
 	consider := func(at time.Time) {
 		if next.IsZero() || at.Before(next) {
@@ -368,7 +368,7 @@ func (r *Room) arm(now, minStayEnds time.Time) {
 }
 
 // startMeasuring measures the loaded models on a goroutine of its own.
-func (r *Room) startMeasuring() {
+func (r *Registry) startMeasuring() {
 	r.measuring = true
 	r.work.Go(func() {
 		r.measure()

@@ -44,15 +44,15 @@ type State struct {
 	Pinned    bool
 }
 
-// Stat is a Room at one moment.
+// Stat is a Registry at one moment.
 type Stat struct {
 	Budget, Used int64   // bytes
 	Models       []State // by name
 	Waits        []Wait  // what waits for memory, in order
 }
 
-// Stat describes the Room.
-func (r *Room) Stat() Stat {
+// Stat describes the Registry.
+func (r *Registry) Stat() Stat {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := Stat{Budget: r.options.Budget, Used: r.used}
@@ -77,7 +77,7 @@ func (r *Room) Stat() Stat {
 
 // Held is how many bytes of the budget the model holds.
 func (m *Memory) Held() int64 {
-	m.room.mu.Lock()
-	defer m.room.mu.Unlock()
+	m.registry.mu.Lock()
+	defer m.registry.mu.Unlock()
 	return m.held
 }

@@ -2,7 +2,7 @@ package admission
 
 import "context"
 
-// waiter is a request or a claim that waits. Its fields are guarded by the Room's lock; done is closed when the outcome is known.
+// waiter is a request or a claim that waits. Its fields are guarded by the Registry's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
@@ -43,7 +43,7 @@ func (w *waiter) finish(err error) {
 }
 
 // await returns when the outcome is known, or with an error that says what was waited for when ctx ends.
-func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
+func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
@@ -72,7 +72,7 @@ func (r *Room) await(ctx context.Context, w *waiter, tell func(Wait)) error {
 	}
 }
 
-func (r *Room) waitOf(w *waiter) Wait {
+func (r *Registry) waitOf(w *waiter) Wait {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return w.wait

@@ -274,7 +274,7 @@ func (sc *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.
 		if len(b.Members) > 1 || sc.Token != nil {
 			return b.Logits(s, group, inputs)
 		}
-		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
+		if err := errors.Join(b.restoreCaches(s, group[0]), b.free()); err != nil {
 			return nil, nil, err
 		}
 	}

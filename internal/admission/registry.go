@@ -1,4 +1,4 @@
-// Package admission decides which models may be in memory. A Room has a budget in bytes and a set of named models. A model is
+// Package admission decides which models may be in memory. A Registry has a budget in bytes and a set of named models. A model is
 // loaded when it is first asked for and closed when it was idle for long or when another one needs its memory. Everything that takes
 // memory (the load of a model, a further worker process) waits in one queue for it, whichever engine computes.
 //
@@ -29,10 +29,10 @@ const (
 	measureEvery = time.Second
 )
 
-// Model is what a Room loads and closes.
+// Model is what a Registry loads and closes.
 type Model interface{ Close() error }
 
-// Spec is a model that a Room loads on demand.
+// Spec is a model that a Registry loads on demand.
 type Spec struct {
 	Name string
 	// Size returns how many bytes are reserved before the model is loaded. It may read files.
@@ -43,19 +43,19 @@ type Spec struct {
 	Measure func(Model)
 }
 
-// Options are the settings of a Room. The zero value keeps every model that was loaded.
+// Options are the settings of a Registry. The zero value keeps every model that was loaded.
 type Options struct {
 	Budget  int64         // bytes that all models may hold together; 0 for no limit
 	IdleTTL time.Duration // how long a model without requests stays loaded; 0 keeps it
-	// Notify is told what happens to the named models. It is called with the Room's lock held: it must return at once and not
-	// call the Room.
+	// Notify is told what happens to the named models. It is called with the Registry's lock held: it must return at once and not
+	// call the Registry.
 	Notify func(Notice)
 }
 
-// Room is a memory budget with the models that share it. It is safe for concurrent use.
-type Room struct {
+// Registry is a set of models that share a memory budget. It is safe for concurrent use.
+type Registry struct {
 	options Options
-	ctx     context.Context // of loads; ends with the Room
+	ctx     context.Context // of loads; ends with the Registry
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // loads, closes and measurements under way
 
@@ -73,18 +73,18 @@ type Room struct {
 	closed     bool
 }
 
-// New returns a Room without models.
-func New(options Options) *Room {
+// New returns a Registry without models.
+func New(options Options) *Registry {
 	if options.Notify == nil {
 		options.Notify = func(Notice) {}
 	}
-	r := &Room{options: options}
+	r := &Registry{options: options}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
 
 // Add names a model. It is not loaded yet.
-func (r *Room) Add(spec Spec) error {
+func (r *Registry) Add(spec Spec) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -95,7 +95,7 @@ func (r *Room) Add(spec Spec) error {
 		return fmt.Errorf("two models have the name %q", spec.Name)
 	}
 	e := &entry{spec: spec, phase: Cold}
-	e.memory = &Memory{room: r, name: spec.Name, entry: e}
+	e.memory = &Memory{registry: r, name: spec.Name, entry: e}
 	r.memories = append(r.memories, e.memory)
 	r.entries = slices.Insert(r.entries, at, e)
 	return nil
@@ -103,16 +103,16 @@ func (r *Room) Add(spec Spec) error {
 
 // Join adds a model that its caller loads and closes: what it claims counts, and it is never closed for others. The caller ends that
 // with Leave.
-func (r *Room) Join(name string) *Memory {
+func (r *Registry) Join(name string) *Memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m := &Memory{room: r, name: name}
+	m := &Memory{registry: r, name: name}
 	r.memories = append(r.memories, m)
 	return m
 }
 
 // find returns the entry of a name. Caller must hold r.mu.
-func (r *Room) find(name string) (*entry, error) {
+func (r *Registry) find(name string) (*entry, error) {
 	if at, found := r.search(name); found {
 		return r.entries[at], nil
 	}
@@ -120,21 +120,21 @@ func (r *Room) find(name string) (*entry, error) {
 }
 
 // search is where the entry of a name is in r.entries, or would be.
-func (r *Room) search(name string) (at int, found bool) {
+func (r *Registry) search(name string) (at int, found bool) {
 	return slices.BinarySearchFunc(r.entries, name, func(e *entry, name string) int { return strings.Compare(e.spec.Name, name) })
 }
 
-// Context ends with the Room.
-func (r *Room) Context() context.Context { return r.ctx }
+// Context ends with the Registry.
+func (r *Registry) Context() context.Context { return r.ctx }
 
 // Names are the named models, sorted.
-func (r *Room) Names() []string {
+func (r *Registry) Names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.names()
 }
 
-func (r *Room) names() []string {
+func (r *Registry) names() []string {
 	var out []string
 	for _, e := range r.entries {
 		out = append(out, e.spec.Name)
@@ -143,7 +143,7 @@ func (r *Room) names() []string {
 }
 
 // Unload closes a model that has no requests and reports whether it did.
-func (r *Room) Unload(name string) (bool, error) {
+func (r *Registry) Unload(name string) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, err := r.find(name)
@@ -156,7 +156,7 @@ func (r *Room) Unload(name string) (bool, error) {
 }
 
 // Pin says that a model is, or is no longer, spared when others need its memory. Its idle time counts all the same.
-func (r *Room) Pin(name string, pinned bool) error {
+func (r *Registry) Pin(name string, pinned bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, err := r.find(name)
@@ -168,7 +168,7 @@ func (r *Room) Pin(name string, pinned bool) error {
 }
 
 // Close ends all waiting with ErrClosed and closes all named models, also those with leases. It returns when everything is closed.
-func (r *Room) Close() error {
+func (r *Registry) Close() error {
 	r.mu.Lock()
 	r.closed = true
 	r.reconcile()

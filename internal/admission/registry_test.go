@@ -43,9 +43,9 @@ func (f *fake) Close() error {
 	return nil
 }
 
-// bench is a Room with fake models whose loads take a second and whose closes take none.
+// bench is a Registry with fake models whose loads take a second and whose closes take none.
 type bench struct {
-	*Room
+	*Registry
 	t      *testing.T
 	mu     sync.Mutex // guards what follows
 	broken map[string]error
@@ -59,8 +59,8 @@ type bench struct {
 
 func newBench(t *testing.T, o Options, sizes map[string]int64) *bench {
 	b := &bench{t: t, broken: map[string]error{}, bytes: sizes, extra: map[string]int64{}}
-	o.Notify = func(n Notice) { b.notes = append(b.notes, n) } // under the Room's lock
-	b.Room = New(o)
+	o.Notify = func(n Notice) { b.notes = append(b.notes, n) } // under the Registry's lock
+	b.Registry = New(o)
 	for name := range sizes {
 		require.NoError(t, b.Add(Spec{
 			Name: name,
