@@ -117,7 +117,7 @@ func TestLoadCanBeGivenUp(t *testing.T) {
 }
 
 // Everything that the interface promises, on both engines.
-func TestEnginesKeepTheSamePromises(t *testing.T) {
+func TestBothEnginesKeepTheContractOfTextModel(t *testing.T) {
 	for _, engine := range []mlx.Engine{mlx.EngineNative, mlx.EnginePython} {
 		t.Run(string(engine), func(t *testing.T) {
 			t.Setenv("GO_MLX_PYTHON", testenv.Python(t))

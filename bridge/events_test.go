@@ -75,7 +75,7 @@ func (h oddHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h oddHandler) WithAttrs([]slog.Attr) slog.Handler       { return h }
 func (h oddHandler) WithGroup(string) slog.Handler            { return h }
 
-func TestALoggerThatStandsStillHoldsNoWorkerUp(t *testing.T) {
+func TestABlockedLoggerBlocksNoWorker(t *testing.T) {
 	noLeaks(t)
 	goOn := make(chan struct{})
 	m := loadFake(t, "floods stderr", func(o *Options) {

@@ -231,7 +231,7 @@ func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
 	}
 }
 
-func TestFaultsThatDoNotMatter(t *testing.T) {
+func TestWorkersSurviveHarmlessFaults(t *testing.T) {
 	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "ends twice", "starts slowly", "loads for long", "slow but working"} {
 		t.Run(fault, func(t *testing.T) {
 			noLeaks(t)

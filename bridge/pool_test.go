@@ -222,7 +222,7 @@ func TestPoolEndsAnIdleWorkerThatServedNobody(t *testing.T) {
 }
 
 // Requests that come while the only worker is on its way out wait for the next one.
-func TestPoolServesWhoComesDuringAnIdleEnd(t *testing.T) {
+func TestPoolServesRequestsThatComeWhileTheOnlyWorkerEnds(t *testing.T) {
 	poolTest(t, limits{max: 1, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
 		b.stopTime = 5 * time.Second
 		b.release(b.take(t, ""), true)
@@ -514,7 +514,7 @@ func TestADeadWorkersMemoryIsKeptForTheOneInItsPlace(t *testing.T) {
 	})
 }
 
-func TestPoolEndsWithEveryoneTold(t *testing.T) {
+func TestAPoolThatEndsFailsEveryWaitingRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(limits{max: 1, rows: 1})
 		held := b.take(t, "")

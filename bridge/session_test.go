@@ -33,7 +33,7 @@ import (
 // records it anew, for when the protocol changes on purpose.
 const recordVariable = "GO_MLX_RECORD"
 
-func TestRecordedSession(t *testing.T) {
+func TestARecordedSessionIsReplayed(t *testing.T) {
 	noLeaks(t)
 	file := filepath.Join(testenv.Root(), "tests", "golden", "session.txt")
 	if os.Getenv(recordVariable) != "" {

@@ -94,7 +94,7 @@ func TestDeadlinesHoldForLongRequestsToAStoppedWorker(t *testing.T) {
 	require.Equal(t, "one two", text)
 }
 
-func TestEqualPoisonEndsTwoWorkersAndNobodyElse(t *testing.T) {
+func TestEqualKillingRequestsEndTwoWorkersAndFailNoOtherRequest(t *testing.T) {
 	for _, workers := range []int{1, 4} {
 		noLeaks(t)
 		m := loadFake(t, "dies of poison", func(o *Options) {

@@ -96,7 +96,7 @@ func TestCheckpointErrorsShowTheFirstProblemsAndCountTheRest(t *testing.T) {
 	require.NotContains(t, e.Error(), "problem 8")
 }
 
-func TestExamplesAndDescriptionsStandBeforeTheText(t *testing.T) {
+func TestExamplesAndDescriptionsComeBeforeTheText(t *testing.T) {
 	o := ClassifyOptions{Labels: []string{"food", "law"}, Prompt: CompletionLabelPrompt, Details: map[string]LabelDetails{
 		"food": {Description: "meals", Examples: []string{"Bake it.", "Eat."}}, "law": {Examples: []string{"He {labels} sued."}},
 	}}

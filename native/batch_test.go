@@ -123,11 +123,11 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 	require.GreaterOrEqual(t, same, len(requests)/2)
 }
 
-func TestASlowReaderHoldsNobodyUp(t *testing.T) {
-	withAndWithoutSharedKV(t, testASlowReaderHoldsNobodyUp)
+func TestASlowReaderBlocksNoOtherStream(t *testing.T) {
+	withAndWithoutSharedKV(t, testASlowReaderBlocksNoOtherStream)
 }
 
-func testASlowReaderHoldsNobodyUp(t *testing.T, m *Model) {
+func testASlowReaderBlocksNoOtherStream(t *testing.T, m *Model) {
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 200
 	slow, tokens := make(chan struct{}), 0

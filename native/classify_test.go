@@ -131,7 +131,7 @@ func TestClassifyRefusesBadInput(t *testing.T) {
 }
 
 // A template may write the date. The prefix of yesterday begins no prompt of today, so it must not be taken for theirs.
-func TestThePrefixFollowsTheClock(t *testing.T) {
+func TestAPromptThatChangesWithTheDateIsNotTakenFromTheCache(t *testing.T) {
 	dir := testenv.CopyModel(t)
 	testenv.EditJSON(t, dir, "tokenizer_config.json", func(c map[string]any) {
 		c["chat_template"] = "{{ bos_token }}{{ strftime_now('%H:%M:%S') }}{% for m in messages %}\n{{ m.content }}\n{% endfor %}"

@@ -28,7 +28,7 @@ func requireGreedy(t *testing.T, m *Model, prompt, made []int32) {
 
 // Of streams that decode together, one is not read for a while. The others must be fed the tokens that they drew, also in
 // steps that only one or some of them take.
-func TestAPausedReaderDoesNotChangeTheTextOfOthers(t *testing.T) {
+func TestAPausedReaderDoesNotChangeOtherStreams(t *testing.T) {
 	for name, c := range map[string]struct{ readers, paused int }{"one of two": {2, 1}, "one of three": {3, 1}, "two of three": {3, 2}} {
 		t.Run(name, func(t *testing.T) {
 			m := openSharing(t, engine.NativeOptions{})

@@ -208,7 +208,7 @@ func TestAByteOrderMarkIsNoText(t *testing.T) {
 	require.Equal(t, `"red"`, strings.TrimSpace(out))
 }
 
-func TestWhatStandsBeforeABadLineIsAnswered(t *testing.T) {
+func TestLinesBeforeABadOneAreClassified(t *testing.T) {
 	for name, bad := range map[string]string{"UTF-8": "\xff\n", "length": strings.Repeat("x", maxLine+1), "no tab": "sport\n"} {
 		args := []string{"classify", "-q", "-m", testenv.Model(t), "-l", labels()}
 		good := "The goalkeeper saved a penalty\n"

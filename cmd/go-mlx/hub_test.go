@@ -212,7 +212,7 @@ func TestPullThenLoadByName(t *testing.T) {
 }
 
 // A connection that is cut at every tenth of a file, each time at once: what came is kept.
-func TestPullGoesOnBehindWhatCame(t *testing.T) {
+func TestPullResumesInterruptedDownloads(t *testing.T) {
 	h := startHub(t)
 	size := int64(len(h.files["model.safetensors"]))
 	for i := int64(1); i < 10; i++ {

@@ -41,7 +41,7 @@ func model(t *testing.T) mlx.TextModel {
 }
 
 // However often a run is broken off, and wherever, the file is in the end what one run makes.
-func TestABrokenRunGoesOn(t *testing.T) {
+func TestAnInterruptedRunIsResumed(t *testing.T) {
 	const n = 620
 	m, j := model(t), newJob(t, n)
 	s, err := j.run(t.Context(), m)
@@ -101,7 +101,7 @@ func TestFieldsAreKeptAndUnsureOnesUnknown(t *testing.T) {
 	require.Contains(t, first, "domain_margin")
 }
 
-func TestWhatDoesNotFitIsAnError(t *testing.T) {
+func TestABadInputOrOutputFileIsAnError(t *testing.T) {
 	m, j := model(t), newJob(t, 5)
 	require.NoError(t, os.WriteFile(j.out, []byte(`{"prompt": "another file", "domain": "x"}`+"\n"), 0o600))
 	_, err := j.run(t.Context(), m)

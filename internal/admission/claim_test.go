@@ -121,7 +121,7 @@ func TestALoadGetsAllItsMemoryAtOnce(t *testing.T) {
 }
 
 // A model that is loaded anew beside its old self waits for what that gives back, and closes no other model for it.
-func TestWhatIsAboutToBeGivenBackIsWaitedFor(t *testing.T) {
+func TestALoadWaitsForMemoryThatIsBeingReleased(t *testing.T) {
 	roomTest(t, Options{Budget: 200}, hundreds("a", "b"), func(t *testing.T, b *bench) {
 		b.use("b").Release()
 		l := b.use("a")

@@ -61,7 +61,7 @@ func TestEveryTypeHasTheValuesOfThePythonPackage(t *testing.T) {
 }
 
 // What is packed means the same values, in exact arithmetic that is rounded once, as the kernels do.
-func TestPackingChangesNoValue(t *testing.T) {
+func TestPackedBlocksHaveTheValuesOfTheFile(t *testing.T) {
 	for kind, f := range forms {
 		l := layouts[kind]
 		data := randomBlocks(kind, 300)

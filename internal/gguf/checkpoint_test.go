@@ -85,7 +85,7 @@ func TestAVirtualFileIsSafetensors(t *testing.T) {
 }
 
 // The parts of a packed matrix are made together, in whatever order they are asked for, and nothing stays that nobody will ask for.
-func TestNothingStaysOfAPackedMatrix(t *testing.T) {
+func TestThePartsOfAPackedMatrixAreFreed(t *testing.T) {
 	data := build(t, tiny("qwen3"), entry{"token_embd.weight", Q4_1, []uint64{64, 3}, randomBlocks(Q4_1, 6)})
 	read := func(c *Checkpoint, part string) []byte {
 		name := "model.embed_tokens." + part

@@ -112,7 +112,7 @@ func TestWholeFilesAreRead(t *testing.T) {
 	require.Equal(t, []int{4, 8}, h.Tensors[0].Shape)
 }
 
-func TestEveryCutIsNoticed(t *testing.T) {
+func TestEveryTruncationIsAnError(t *testing.T) {
 	whole := file(t, F32, []uint64{8, 4}, 128)
 	for n := range whole {
 		_, err := parse(whole[:n])
@@ -120,7 +120,7 @@ func TestEveryCutIsNoticed(t *testing.T) {
 	}
 }
 
-func TestNonsenseIsNamed(t *testing.T) {
+func TestErrorsNameWhatIsWrongWithAHeader(t *testing.T) {
 	for want, data := range map[string][]byte{
 		"begin with GGUF":  []byte("GGML    "),
 		"too large":        file(t, F32, []uint64{1 << 30, 1 << 30, 1 << 30}, 32),
@@ -138,7 +138,7 @@ func TestNonsenseIsNamed(t *testing.T) {
 }
 
 // A count of billions must not be believed before the bytes are there.
-func TestFalseCountsSetNoMemoryAside(t *testing.T) {
+func TestFalseCountsAllocateNoMemory(t *testing.T) {
 	data := build(t, map[string]any{"a": []int32{1}})
 	at := bytes.Index(data, []byte{9, 0, 0, 0, 5, 0, 0, 0}) + 8
 	binary.LittleEndian.PutUint64(data[at:], 1<<40)

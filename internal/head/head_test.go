@@ -85,7 +85,7 @@ func TestAFitIsAsGoodAndAsHonestAsTheDataAllow(t *testing.T) {
 }
 
 // A fit over folds is as good as one with a validation part, though it has all data to fit to, and is unsure where folds contradict each other.
-func TestACrossFitIsHonestAboutOtherFolds(t *testing.T) {
+func TestACrossFitIsUnsureWhereFoldsDisagree(t *testing.T) {
 	data := drawn(1, 3000)
 	folds := make([]int, len(data.X))
 	for i := range folds {

@@ -13,7 +13,7 @@ import (
 
 // `defer C.free_of(handle)` copies the handle when the statement runs. If a call gets the handle's address afterwards, it may
 // put another one there: then the old one is freed twice and the new one never.
-func TestNoHandleIsFreedAsItWasBeforeACallReplacedIt(t *testing.T) {
+func TestDeferredFreesSeeTheCurrentHandle(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	more, err := filepath.Glob("../tokenizer/*.go")
@@ -32,7 +32,7 @@ func TestNoHandleIsFreedAsItWasBeforeACallReplacedIt(t *testing.T) {
 	}
 }
 
-func TestStaleFreesAreFound(t *testing.T) {
+func TestDeferredFreesOfOldHandlesAreFound(t *testing.T) {
 	parsed, err := parser.ParseFile(token.NewFileSet(), "x.go", `package x
 func f() {
 	a, b := C.new(), C.new()

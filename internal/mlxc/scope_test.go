@@ -53,7 +53,7 @@ func TestKeptArraysOutliveTheirScope(t *testing.T) {
 	})
 }
 
-func TestAdoptedArraysDieWithTheirNewScope(t *testing.T) {
+func TestAdoptedArraysAreFreedWithTheirNewScope(t *testing.T) {
 	run(t, func(_ *Lease, s *Scope) {
 		a, b := s.Child(), s.Child()
 		owned, kept := counting(a, 3), a.Keep(counting(a, 2))

@@ -125,7 +125,7 @@ func TestErrorsStayOnTheirThread(t *testing.T) {
 }
 
 // While Release waits for a long job, whoever else comes is answered at once, and whoever queues still minds its context.
-func TestNobodyWaitsForARelease(t *testing.T) {
+func TestReleaseBlocksNoOtherCall(t *testing.T) {
 	l, err := Acquire()
 	require.NoError(t, err)
 	hold, running := make(chan struct{}), make(chan struct{})

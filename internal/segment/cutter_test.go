@@ -111,7 +111,7 @@ func TestArgumentsAreNotHeldBack(t *testing.T) {
 	require.Equal(t, CallPiece{Begins: true, ID: "abc123456", Name: "f"}, c.Add(`[{"id": "abc123456", "name": "f", "arguments": {`)[0])
 }
 
-func TestWhatIsNoCallHasNoPieces(t *testing.T) {
+func TestTextThatIsNoCallHasNoCallText(t *testing.T) {
 	for template, texts := range map[string][]string{
 		jsonTemplate:    {"f()", `{"answer": 3}`, `{"name": 3}`, `["name"]`, `{"name": "f", "arguments": [1]}`, `{"name": "f", "arguments": 3}`, `{"name": "f"`, "", `{]`},
 		mistralTemplate: {"f(x)", "[3]", "f[ARGS", "f g[ARGS]{}", strings.Repeat("long ", 200) + "[ARGS]{}"},

@@ -56,7 +56,7 @@ func TestWithoutPythonTheNativeEngineIsTested(t *testing.T) {
 }
 
 // A model whose weights are no numbers: requests fail, and so do the checks that make them.
-func TestWhatIsWrongFails(t *testing.T) {
+func TestChecksFailWhereSomethingIsWrong(t *testing.T) {
 	dir := testenv.CopyModel(t)
 	file := filepath.Join(dir, "model.safetensors")
 	data, err := os.ReadFile(file)

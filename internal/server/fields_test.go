@@ -91,7 +91,7 @@ func TestFieldsAreTreatedAsTheTablesSay(t *testing.T) {
 }
 
 // What clients give back of answers may hold anything; it is named once, and a name is never more than a header can hold.
-func TestWhatIsGivenBackMayHoldAnything(t *testing.T) {
+func TestMessagesThatClientsSendBackMayHoldUnknownFields(t *testing.T) {
 	s := serve(t, Config{})
 	a := s.do("POST", "/v1/chat/completions", `{"model": "chat", "max_tokens": 2, "messages": [
 		{"role": "user", "content": [{"type": "text", "text": "Hello", "cache_control": {"type": "ephemeral"}}], "tone": "kind"},

@@ -11,7 +11,7 @@ import (
 )
 
 // The packages of the APIs translate, and a turn computes: none of them knows HTTP, the registry, an engine or each other.
-func TestAPIsKnowTurnsOnly(t *testing.T) {
+func TestServerPackagesImportOnlyTheTurnPackage(t *testing.T) {
 	const own = `"forge.lthn.ai/core/go-mlx/`
 	allowed := map[string][]string{
 		"turn":   {"internal/segment", "internal/modelfiles"},

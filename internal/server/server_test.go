@@ -98,7 +98,7 @@ const hello = `{"model": "chat", "messages": [{"role": "user", "content": "Hello
 // endless asks for tokens until somebody stops it: the end token cannot come.
 const endless = `{"model": "chat", "prompt": "x", "max_tokens": 4000, "logit_bias": {"2": -100}, "stream": %t}`
 
-func TestWhoMayAsk(t *testing.T) {
+func TestAllowedOrigins(t *testing.T) {
 	s := serve(t, Config{CORSOrigins: []string{"https://friend.example"}})
 	for _, c := range []struct {
 		name, origin, site, host string
@@ -203,7 +203,7 @@ func TestRequestIDs(t *testing.T) {
 	require.NotContains(t, s.log.String(), "very small model", "what is said is not logged")
 }
 
-func TestWhatIsNoRequestIsRefused(t *testing.T) {
+func TestInvalidRequestsAreRefused(t *testing.T) {
 	s := serve(t, Config{})
 	for body, want := range map[string]string{
 		`{`:                                  "not JSON",

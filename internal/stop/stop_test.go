@@ -57,7 +57,7 @@ func TestMatcherFindsWhatAWholeSearchFinds(t *testing.T) {
 	}
 }
 
-func TestMatcherWithoutStopsHoldsNothingBack(t *testing.T) {
+func TestMatcherWithoutStopStringsWithholdsNoText(t *testing.T) {
 	m := NewMatcher(nil)
 	text, stop := m.Add("abc")
 	require.Equal(t, "abc", text)

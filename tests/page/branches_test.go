@@ -52,7 +52,7 @@ func TestBranches(t *testing.T) {
 }
 
 // A new answer that fails leaves the old one.
-func TestAFailedBranchLeavesTheAnswer(t *testing.T) {
+func TestANewAnswerThatFailsKeepsTheOldOne(t *testing.T) {
 	var broken atomic.Bool
 	b := open(t, serveThrough(t, server.Config{}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -128,7 +128,7 @@ func TestAFailureIsTriedAgain(t *testing.T) {
 	b.forget("503")
 }
 
-func TestBelowAPath(t *testing.T) {
+func TestThePageWorksBelowABasePath(t *testing.T) {
 	url := serve(t, server.Config{BasePath: "/lm"})
 	b := open(t, url+"/lm/", 1200, 900)
 	b.pick("assistant")

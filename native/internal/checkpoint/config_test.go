@@ -49,7 +49,7 @@ func TestEndTokensOfConfigs(t *testing.T) {
 	}
 }
 
-func TestEndTokensThatAreNoneAreRefused(t *testing.T) {
+func TestInvalidEndTokensAreRefused(t *testing.T) {
 	for _, value := range []any{"1", 1.5, map[string]any{}, []any{"x"}, true} {
 		dir := testenv.CopyModel(t)
 		testenv.EditJSON(t, dir, "config.json", func(c map[string]any) { c["eos_token_id"] = value })

@@ -167,7 +167,7 @@ func TestCausalMask(t *testing.T) {
 
 // A cache that was cut back shows each query what it would have shown without the detour. What cannot be
 // cut back is refused.
-func TestATrimmedCacheIsTheShorterCache(t *testing.T) {
+func TestATrimmedCacheEqualsAShorterOne(t *testing.T) {
 	const window = 8
 	trimmed, refused := 0, 0
 	for _, plan := range [][]int{
@@ -253,7 +253,7 @@ func TestAQuantizedCacheAttendsAsAFullOneDoes(t *testing.T) {
 }
 
 // What writes to arrays that another cache has too makes arrays of its own, which the memory budget must be asked for.
-func TestASharedCacheNeedsRoomOfItsOwn(t *testing.T) {
+func TestACacheThatSharesItsArraysAsksForMemoryBeforeWriting(t *testing.T) {
 	mlxtest.OnThread(t, func(s *mlxc.Scope) {
 		for name, c := range map[string]OpCache{"full": NewFullCache(), "rotating": NewRotatingCache(16)} {
 			step := func(from, n int) {

@@ -26,7 +26,7 @@ func seenBy(t *testing.T, s *mlxc.Scope, l *Layout, tokens int) *Sequence {
 	return st
 }
 
-func TestTheTrieFindsTheLongestBeginning(t *testing.T) {
+func TestTheTrieFindsTheLongestCommonPrefix(t *testing.T) {
 	mlxtest.OnThread(t, func(s *mlxc.Scope) {
 		c, l := NewStore(1<<30), layoutOf(0, 0)
 		for _, ids := range [][]int32{{1, 2, 3, 4}, {1, 2}, {1, 2, 3, 9, 9}, {7}} {
@@ -84,7 +84,7 @@ func TestASlidingWindowGoesOnFromTheNearestSnapshot(t *testing.T) {
 }
 
 // Prompts and prefixes share one budget, and what was used last stays whatever it is for.
-func TestWhatWasNotUsedForLongestGoesFirst(t *testing.T) {
+func TestTheLeastRecentlyUsedIsForgottenFirst(t *testing.T) {
 	mlxtest.OnThread(t, func(s *mlxc.Scope) {
 		l := layoutOf(0)
 		one := seenBy(t, s, l, 4)

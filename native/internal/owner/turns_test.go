@@ -53,7 +53,7 @@ func TestTurnsAreGivenInOrder(t *testing.T) {
 }
 
 // However requests come, stall and end, somebody can always go on, and the one that came first is never the one to wait for ever.
-func TestTurnsNeverStandStill(t *testing.T) {
+func TestWaitingRequestsAlwaysMakeProgress(t *testing.T) {
 	const budget, requests = 10, 300
 	q := &turns{changed: make(chan struct{})}
 	var mu sync.Mutex
