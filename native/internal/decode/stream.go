@@ -38,7 +38,7 @@ type Stream struct {
 	drawn     int     // tokens drawn, by an op for several streams or alone
 	branch    int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
 	snapshots []int   // other such places, in order
-	packed    bool    // the KV is quantised
+	quantised bool    // the KV is quantised
 	freed     bool
 
 	computed atomic.Bool // a pass for it was computed
@@ -171,9 +171,9 @@ func (st *Stream) keep(s *mlxc.Scope, ids []int32) error {
 
 // quantize packs the KV once it is long enough.
 func (st *Stream) quantize(s *mlxc.Scope) {
-	if o := st.options; o.KVBits != 0 && !st.packed && st.State.Position() >= o.KVStart {
+	if o := st.options; o.KVBits != 0 && !st.quantised && st.State.Position() >= o.KVStart {
 		st.State.Quantize(s, mlxc.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
-		st.packed = true
+		st.quantised = true
 	}
 }
 

@@ -74,7 +74,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	switch {
 	case kernels:
 		packing = gguf.ForKernels
-	case options.Packed || n.Lease.Device().Name == "gpu":
+	case options.QuantizedGGUF || n.Lease.Device().Name == "gpu":
 		packing = gguf.Affine
 	}
 	w, err := checkpoint.OpenWeights(from, n.Weights, packing, kernels)

@@ -40,7 +40,7 @@ func nextTokens(sequences []*Sequence, tokens int) *KernelPass {
 		return out
 	}
 	for _, st := range sequences {
-		p.Stepwise = p.Stepwise || st.packed
+		p.Stepwise = p.Stepwise || st.quantised
 	}
 	p.Past = func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 		past := make([]mlxc.PastKV, len(sequences))
