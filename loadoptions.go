@@ -37,7 +37,7 @@ type loadOptions struct {
 	budget     int64          // bytes; 0 for no limit
 	host       *Host
 	memory     *admission.Memory // of a host or of the model's own budget; nil without
-	err        error             // the first option whose value cannot be
+	err        error             // about the first invalid option
 }
 
 // loadOptionsOf applies options.

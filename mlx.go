@@ -32,13 +32,13 @@
 //
 // # Options
 //
-// Options that most programs set stand alone: [WithMaxTokens], [WithTemperature], [WithEngine]. The others stand in groups by subject:
+// Options that most programs set are functions of their own: [WithMaxTokens], [WithTemperature], [WithEngine]. The others are grouped by subject:
 // [WithSampling], [WithConstraint], [WithKV], [WithTemplate], [WithOutput] and [WithScheduling] for a generation, [WithNative] and
 // [WithPython] for loading, [WithLabels] for classification.
 //
 //	m.Chat(ctx, messages, mlx.WithTemperature(0.7), mlx.WithSampling(mlx.TopP(0.9), mlx.TopK(40)))
 //
-// A value that cannot be is an [*OptionError] with the name of the function that set it.
+// An invalid value is an [*OptionError] that names the function which set it.
 package mlx
 
 import (

@@ -28,7 +28,7 @@ type Engine interface {
 	// a FinishReason, or with one final error.
 	Generate(ctx context.Context, prompt Prompt, options GenerateOptions) iter.Seq2[Token, error]
 	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it after those before, and
-	// the top most likely ones in its place, none for a top of 0. Before the first there is nothing, so it has neither.
+	// the top most likely ones in its place, none for a top of 0. The first token follows nothing and has neither.
 	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify scores every label for every text; results come in the order of texts.
 	Classify(ctx context.Context, texts []string, options ClassifyOptions) ([]Classification, error)
