@@ -1,7 +1,7 @@
 # Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
 # `make help` lists them, docs/testing.md says which of them CI runs.
 
-.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents server-table test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents server-table test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-pictures page-libraries
 
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
@@ -98,6 +98,15 @@ bench: build ## the engines against each other and mlx-lm
 models: build ## trains the models of the tests anew
 	@$(VPYTHON) tests/models/train_domains.py
 	@$(VPYTHON) tests/models/train_assistant.py
+
+# A picture of every state of the chat page, on a desk and on a phone, in the light and in the dark, into build/pictures: look at them after
+# a change of the page. Those that docs/server.md shows are put into docs/images.
+PICTURES := build/pictures
+page-pictures: build browser ## pictures of every state of the chat page, into build/pictures
+	@rm -rf $(PICTURES)
+	@GO_MLX_PICTURES=$(abspath $(PICTURES)) $(GOTEST) ./tests/page
+	@for name in docs/images/*.png; do cp $(PICTURES)/$${name##*/} $$name || exit 1; done
+	@echo "$$(ls $(PICTURES) | wc -l) pictures in $(PICTURES)"
 
 # Takes the chat page's libraries, of these versions, from the npm registry.
 page-libraries: ## takes the chat page's libraries from npm again

@@ -18,6 +18,13 @@ export function start(selectedModel) {
   model = selectedModel;
   store.remember([...document.querySelectorAll("#settings input:not([type=password]), #settings textarea:not(#system)")]);
   $("system").addEventListener("change", instruct);
+  log.addEventListener("scroll", () => {
+    if (size === logSize()) atEnd = nearEnd(); // otherwise it is the browser that scrolls, because the log has another size
+  });
+  new ResizeObserver(() => { // settings, notices and a phone's keyboard take room from it
+    if (atEnd) toEnd();
+    size = logSize();
+  }).observe(log);
   $("composer").addEventListener("submit", (e) => {
     e.preventDefault();
     send();
@@ -75,7 +82,8 @@ function matches(c) {
 }
 
 function list() {
-  $("conversations").replaceChildren(...store.conversations.filter(matches).map((c) => {
+  const found = store.conversations.filter(matches);
+  const items = found.map((c) => {
     const item = document.createElement("li");
     const open = button(c.title, () => show(c, true), "open");
     open.setAttribute("aria-current", c === current);
@@ -85,7 +93,14 @@ function list() {
     name.setAttribute("aria-label", "Rename " + c.title);
     item.append(open, name, drop);
     return item;
-  }));
+  });
+  if (!found.length && $("search").value.trim()) {
+    const none = document.createElement("li");
+    none.className = "none";
+    none.textContent = "No conversation has this.";
+    items.push(none);
+  }
+  $("conversations").replaceChildren(...items);
 }
 
 // rename lets a conversation have another title.
@@ -158,6 +173,7 @@ async function discard(c) {
 
 // draw shows the conversation, from its end if that is wished for.
 function draw(fromEnd = true) {
+  $("export-md").disabled = $("export-json").disabled = !current?.messages.length;
   if (!current?.messages.length) {
     const empty = document.createElement("p");
     empty.className = "empty";
@@ -197,8 +213,8 @@ function article(message, index) {
     const last = index === current.messages.length - 1;
     if (last && message.cut && message.content) actions.append(button("Continue", () => answer(message)));
     if (last) actions.append(button("Regenerate", () => again(index)));
-    actions.append(button("Copy", async (e) => {
-      const b = e.currentTarget; // it is forgotten behind the await
+    if (message.content) actions.append(button("Copy", async (e) => {
+      const b = e.currentTarget; // it is forgotten after the await
       b.textContent = (await copyText(message.content)) ? "Copied" : "Not copied";
       setTimeout(() => (b.textContent = "Copy"), 1500);
     }));
@@ -261,7 +277,7 @@ function fill(node, message) {
     part(body, "text", () => text.node);
     text.show(message.content);
   }
-  const note = message.stopped ?? message.cut ?? (coming(message) || message.content ? "" : message.reasoning ? "No answer came behind the thought." : "The answer is empty.");
+  const note = message.stopped ?? message.cut ?? (coming(message) || message.content ? "" : message.reasoning ? "No answer came after the thought." : "The answer is empty.");
   if (note) part(body, "note", () => document.createElement("p")).textContent = note;
 }
 
@@ -347,6 +363,7 @@ async function answer(goingOn, branch) {
   conversation.busy = true; // what another tab keeps does not replace it
   busy(true);
   notice("");
+  $("figures").textContent = "";
   draw();
   setTimeout(poll, 200); // it may have to be loaded
   const redraw = () => drawOnce(conversation, message);
@@ -383,7 +400,7 @@ async function answer(goingOn, branch) {
   if (current === conversation) {
     draw(follow);
     figures(engine, begin, first, usage?.completion_tokens ?? tokens, usage, performance.now());
-    if (follow) log.scrollTop = log.scrollHeight; // the figures may have taken a line more
+    if (follow) toEnd(); // the figures may have taken a line more
   }
   if (failure && current === conversation) retryable(failure, conversation);
   $("spoken").textContent = failure ? "" : message.stopped ? "Stopped" : (message.cut ? "The answer was cut off: " : "Answer: ") + message.content;
@@ -395,6 +412,12 @@ function retryable(failure, conversation) {
   if (conversation.messages.at(-1)?.role === "user") notice(failure.message, "Try again", () => answer());
   else notice(failure.message);
 }
+
+let atEnd = true; // the end of the conversation is on show, and stays so
+let size = ""; // of the log, when it was last seen to change
+const logSize = () => `${log.clientWidth} ${log.clientHeight}`;
+
+const toEnd = () => (log.scrollTop = log.scrollHeight);
 
 const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
 
@@ -411,14 +434,14 @@ function drawOnce(conversation, message) {
     const follow = nearEnd();
     node.classList.add("busy");
     fill(node, message);
-    if (follow) log.scrollTop = log.scrollHeight;
+    if (follow) toEnd();
   });
 }
 
 function figures(engine, begin, first, tokens, usage, end = performance.now()) {
   if (!first) return;
   const rate = tokens > 1 ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
-  const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} tokens`];
+  const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} ${tokens === 1 ? "token" : "tokens"}`];
   if (usage) parts.push(`${usage.prompt_tokens} in the prompt`);
   const room = model().context_length;
   if (usage && room) parts.push(`${Math.round((100 * usage.total_tokens) / room)} % of the context`);
@@ -443,7 +466,7 @@ function notice(text, action, act) {
       act();
     }));
   }
-  if (follow) log.scrollTop = log.scrollHeight;
+  if (follow) toEnd();
 }
 
 // onEnter acts instead of breaking the line, unless Shift is held.
