@@ -24,7 +24,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := rootCommand().ExecuteContext(ctx)
+	cmd, err := rootCommand().ExecuteContextC(ctx)
 	interrupted := ctx.Err() != nil
 	stop()
 	switch {
@@ -35,6 +35,7 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "go-mlx:", err)
 		if isUsage(err) {
+			fmt.Fprintf(os.Stderr, "\"%s --help\" says how it is used.\n", cmd.CommandPath())
 			os.Exit(exitUsage)
 		}
 		os.Exit(exitFailure)
