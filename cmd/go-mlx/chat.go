@@ -170,7 +170,7 @@ func (c *conversation) command(line string) error {
 	rest = strings.TrimSpace(rest)
 	switch name {
 	case "/help", "/?":
-		fmt.Fprint(c.out, chatHelp)
+		fmt.Fprint(c.out, wrapped(chatHelp))
 	case "/clear":
 		c.messages = nil
 	case "/system":
