@@ -234,7 +234,9 @@ func TestEveryStateFitsEveryScreen(t *testing.T) {
 	b.click("#stop")
 	b.answer()
 	b.look("stopped")
-	answers(func(w http.ResponseWriter, r *http.Request) { pieces(w, "native", "The user asks about Lisbon.", lisbon) })
+	answers(func(w http.ResponseWriter, r *http.Request) {
+		pieces(w, "native", "The user asks about Lisbon.", lisbon)
+	})
 	b.click(`//article[last()]//button[text()="Regenerate"]`)
 	b.answer()
 	require.Equal(t, "right", eval[string](b, `getComputedStyle(document.querySelector("#log td:nth-child(2)")).textAlign`), "columns are aligned as the answer says")
