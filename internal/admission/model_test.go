@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -203,19 +204,19 @@ func (m *registryModel) Check() {
 		if e.active != active[name] || len(e.requests) != waiting[name] {
 			m.bad("%s has %d leases and %d requests, want %d and %d", name, e.active, len(e.requests), active[name], waiting[name])
 		}
-		if len(e.requests) > 0 && e.phase == Ready && e.makesRoom == nil {
+		if len(e.requests) > 0 && e.phase == engine.PhaseReady && e.makesRoom == nil {
 			m.bad("requests wait for %s, which is ready", name)
 		}
 		if len(e.requests) > 0 && e.requests[0].wait.Reason == "" {
 			m.bad("a request for %s does not know what it waits for", name)
 		}
-		if (e.phase == Cold || e.phase == Failed) != (e.claim != nil) && len(e.requests) > 0 {
+		if (e.phase == engine.PhaseCold || e.phase == engine.PhaseFailed) != (e.claim != nil) && len(e.requests) > 0 {
 			m.bad("requests wait for %s, which is %s, with claim %v", name, e.phase, e.claim)
 		}
 		if e.makesRoom != nil && (e.active == 0 || len(r.claims) == 0 || e.memory.pinned) {
 			m.bad("%s makes room for %v with %d leases and %d claims", name, e.makesRoom, e.active, len(r.claims))
 		}
-		if e.phase == Loading || e.phase == Closing || e.phase == Ready && e.active > 0 {
+		if e.phase == engine.PhaseLoading || e.phase == engine.PhaseClosing || e.phase == engine.PhaseReady && e.active > 0 {
 			moving = true
 		}
 	}
@@ -235,7 +236,7 @@ func (m *registryModel) checkClaims(moving bool) {
 		if !blocked && m.used+need <= m.options.Budget {
 			m.bad("%s waits for %d bytes, and they are free", c.memory.name, need)
 		}
-		if c.wait.Reason == WaitPinned {
+		if c.wait.Reason == engine.WaitPinned {
 			continue
 		}
 		blocked = true

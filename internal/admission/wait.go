@@ -1,19 +1,21 @@
 package admission
 
+import "forge.lthn.ai/core/go-mlx/engine"
+
 import "context"
 
 // waiter is a request or a claim that waits. Its fields are guarded by the Registry's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
-	wait    Wait
+	wait    engine.Wait
 	changed chan struct{} // of capacity 1, has something in it when wait is another one than was read last
 }
 
 func newWaiter() waiter { return waiter{done: make(chan struct{}), changed: make(chan struct{}, 1)} }
 
 // say sets what it waits for.
-func (w *waiter) say(wait Wait) {
+func (w *waiter) say(wait engine.Wait) {
 	if w.wait.Equal(wait) {
 		return
 	}
@@ -43,7 +45,7 @@ func (w *waiter) finish(err error) {
 }
 
 // await returns when the outcome is known, or with an error that says what was waited for when ctx ends.
-func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error {
+func (r *Registry) await(ctx context.Context, w *waiter, tell func(engine.Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
@@ -66,13 +68,13 @@ func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error 
 		case <-w.done:
 			return w.err
 		case <-ctx.Done():
-			return &WaitError{Wait: r.waitOf(w), Err: context.Cause(ctx)}
+			return &engine.WaitError{Wait: r.waitOf(w), Err: context.Cause(ctx)}
 		case <-changed:
 		}
 	}
 }
 
-func (r *Registry) waitOf(w *waiter) Wait {
+func (r *Registry) waitOf(w *waiter) engine.Wait {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return w.wait
