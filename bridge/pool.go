@@ -33,7 +33,7 @@ type pool struct {
 	// start starts a worker in memory that was granted. The start is the pool's, not a caller's: a request that gives up leaves
 	// the worker to the next one.
 	start   func(context.Context, *admission.Claim) (instance, error)
-	onCrash func(error)          // called without locks when a worker ended that nobody had stopped
+	onCrash func(error)       // called without locks when a worker ended that nobody had stopped
 	onWait  func(engine.Wait) // called without locks when a start waits for memory
 
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops

@@ -1,8 +1,10 @@
 package admission
 
-import "forge.lthn.ai/core/go-mlx/engine"
+import (
+	"context"
 
-import "context"
+	"forge.lthn.ai/core/go-mlx/engine"
+)
 
 // waiter is a request or a claim that waits. Its fields are guarded by the Registry's lock; done is closed when the outcome is known.
 type waiter struct {
