@@ -73,7 +73,7 @@ func TestRequestsWaitForMemoryAndGiveWhatTheyGiveAlone(t *testing.T) {
 	})
 }
 
-// held begins a stream that keeps its memory until it is let go.
+// held begins a stream that keeps its memory until letGo is called.
 func held(t *testing.T, m *Model, tokens int) (letGo func()) {
 	t.Helper()
 	o := engine.DefaultGenerateOptions()

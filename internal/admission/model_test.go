@@ -14,8 +14,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// Random operations against what a Registry promises. After every one, when all is quiet, its books must agree with who holds what, nobody
-// may have been served before one that asked earlier, and whoever waits must wait for something that will happen.
+// Random operations against what a Registry promises. After every one, when all is quiet, its books must agree with who holds what, no request
+// may have been served before one that asked earlier, and every request that waits must wait for something that will happen.
 //
 //	GO_MLX_REGISTRY_OPS=1000000 go test ./internal/admission -run Invariants
 const registryOps, opsPerRegistry = 10000, 400

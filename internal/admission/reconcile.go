@@ -71,8 +71,8 @@ func (r *Registry) closeIdle(e *entry, now time.Time) {
 	}
 }
 
-// wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request, and takes one
-// that nobody asks for any more out.
+// wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request. A model
+// without requests is taken out of the queue.
 func (r *Registry) wantLoad(e *entry) {
 	if e.phase != engine.PhaseCold && e.phase != engine.PhaseFailed {
 		return

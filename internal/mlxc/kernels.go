@@ -141,8 +141,8 @@ type Attention struct {
 
 // PastKV is the kept keys and values [1, kv_heads, room, head_dim] of one row of a pass: the first Sinks positions lie at their numbers
 // and stay, position p after them lies at Sinks + (p - Sinks) % (room - Sinks). Keys and Values are nil where Length is 0. Room is the
-// size that the room shall have when the pass's own keys and values are in it. Owned says that nobody else looks at Keys and Values any
-// more, so that they may be written in place.
+// length of the third axis that the arrays must have after the pass, whose own keys and values go in too. Owned says that no other
+// array shares the buffers of Keys and Values, so that they may be written in place.
 type PastKV struct {
 	Keys, Values *Array
 	Length, Room int

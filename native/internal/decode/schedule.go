@@ -114,7 +114,7 @@ func (sc *Scheduler) round() bool {
 }
 
 // groups are the streams that take a token this round, those of a group in one pass. A stream whose
-// reader is too far behind sits the round out.
+// reader is too far behind is left out.
 func (sc *Scheduler) groups() [][]*Stream {
 	var groups [][]*Stream
 	var together []*Stream
@@ -312,7 +312,7 @@ func drawPlain(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32)
 	if len(plain) < 2 {
 		return nil
 	}
-	all := len(plain) == len(group) // then rows of nobody do not matter
+	all := len(plain) == len(group) // then what is drawn for free places does not matter
 	if !all {
 		logits = s.Take(logits, s.FromInts(theirs, len(theirs)), 0)
 	}

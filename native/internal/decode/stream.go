@@ -183,7 +183,7 @@ func (st *Stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
 	st.sampled++
 	token, logprobs := st.sampler.sample(s, logits)
 	if st.drawn < len(st.forced) { // what was drawn before; another batch may round otherwise
-		// It depends on what was drawn: whoever reads it waits for the pass, and passes do not pile up.
+		// The sum depends on what was drawn, so reading it waits for the pass, and passes do not pile up.
 		token = s.Add(s.Subtract(token, token), s.FromUints([]uint32{uint32(st.forced[st.drawn])}, 1))
 	}
 	st.sampler.observe(s, token)
