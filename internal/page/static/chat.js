@@ -11,6 +11,7 @@ const $ = (id) => document.getElementById(id);
 const log = $("log"), prompt = $("prompt");
 
 let current = null; // the conversation on show
+let begun = false; // the user has chosen or begun one, perhaps before those that are kept were read
 let underWay = null; // {conversation, message, controller} of the answer that comes
 let model = () => ({ name: "", thinks: false });
 
@@ -43,7 +44,8 @@ export function start(selectedModel) {
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
   store.open(changedElsewhere).then((keeps) => {
     if (!keeps) notice("This browser does not keep conversations; export what you need.");
-    if (!current) show(store.conversations[0] ?? null);
+    if (!current && !begun) show(store.conversations[0] ?? null);
+    else list();
   });
   show(null);
 }
@@ -67,6 +69,7 @@ function instruct() {
 
 function show(conversation, focus) {
   current = conversation;
+  begun ||= focus === true;
   $("system").value = conversation?.system ?? localStorage.getItem("go-mlx.system") ?? "";
   $("figures").textContent = "";
   notice("");
