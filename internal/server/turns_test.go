@@ -180,7 +180,7 @@ func TestABudgetOfThoughtIsKept(t *testing.T) {
 	require.Equal(t, "A greeting. I greet back and offer help.", field[string](t, whole.body, "content.0.thinking"))
 	short := s.do("POST", "/v1/messages", `{"model": "chat", "max_tokens": 4, "thinking": {"type": "enabled", "budget_tokens": 4}, "messages": [{"role": "user", "content": "Hello"}]}`)
 	require.Equal(t, "max_tokens", field[string](t, short.body, "stop_reason"))
-	// A model that does not think takes no harm from the wish.
+	// A model that does not think is not harmed by the request to think.
 	a := s.do("POST", "/v1/messages", `{"model": "domains", "max_tokens": 4, "thinking": {"type": "enabled", "budget_tokens": 1024}, "messages": [{"role": "user", "content": "Hello"}]}`)
 	require.Equal(t, "thinking.budget_tokens", a.Header.Get(headerIgnored))
 	a = s.do("POST", "/v1/chat/completions", `{"model": "domains", "max_tokens": 4, "reasoning_effort": "high", "messages": [{"role": "user", "content": "Hello"}]}`)
