@@ -1,8 +1,11 @@
 // The chat: conversations, messages, and answers as they come.
 
 import { stream } from "./api.js";
+import { attachFiles } from "./attach.js";
 import { giveUp, leave, sound, turnTo } from "./branches.js";
 import { copyText } from "./copy.js";
+import { button, onEnter } from "./dom.js";
+import { followEnd, nearEnd, toEnd } from "./follow.js";
 import { Blocks } from "./markdown.js";
 import { poll } from "./status.js";
 import * as store from "./store.js";
@@ -19,13 +22,7 @@ export function start(selectedModel) {
   model = selectedModel;
   store.remember([...document.querySelectorAll("#settings input:not([type=password]), #settings textarea:not(#system)")]);
   $("system").addEventListener("change", instruct);
-  log.addEventListener("scroll", () => {
-    if (size === logSize()) atEnd = nearEnd(); // otherwise it is the browser that scrolls, because the log has another size
-  });
-  new ResizeObserver(() => { // settings, notices and a phone's keyboard take room from it
-    if (atEnd) toEnd();
-    size = logSize();
-  }).observe(log);
+  followEnd();
   $("composer").addEventListener("submit", (e) => {
     e.preventDefault();
     send();
@@ -38,7 +35,7 @@ export function start(selectedModel) {
   $("import").addEventListener("click", () => $("import-file").click());
   $("import-file").addEventListener("change", (e) => importFiles(e.target));
   $("attach").addEventListener("click", () => $("attach-file").click());
-  $("attach-file").addEventListener("change", (e) => attachFiles(e.target));
+  $("attach-file").addEventListener("change", (e) => attachFiles(e.target, prompt, notice));
   $("new").addEventListener("click", () => show(null, true));
   $("export-md").addEventListener("click", () => current && store.download("chat.md", "text/markdown", store.asMarkdown(current)));
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
@@ -142,25 +139,6 @@ async function importFiles(input) {
     }
   }
   input.value = "";
-}
-
-const largestAttachment = 200_000; // bytes
-
-// attachFiles puts the text of files into the message.
-async function attachFiles(input) {
-  for (const file of input.files) {
-    try {
-      if (file.size > largestAttachment) throw new Error(`it has more than ${largestAttachment / 1000} kB`);
-      const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
-      prompt.value = `${prompt.value.trimEnd()}\n\n${file.name}:\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart();
-    } catch (e) {
-      notice(`${file.name}: ${e instanceof TypeError ? "it is no text" : e.message}`);
-    }
-  }
-  input.value = "";
-  prompt.focus();
-  prompt.scrollTop = prompt.scrollHeight;
 }
 
 // discard deletes a conversation, which can be undone.
@@ -416,14 +394,6 @@ function retryable(failure, conversation) {
   else notice(failure.message);
 }
 
-let atEnd = true; // the end of the conversation is on show, and stays so
-let size = ""; // of the log, when it was last seen to change
-const logSize = () => `${log.clientWidth} ${log.clientHeight}`;
-
-const toEnd = () => (log.scrollTop = log.scrollHeight);
-
-const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-
 let due = false;
 
 // drawOnce draws an answer once a frame, however many tokens come.
@@ -470,24 +440,4 @@ function notice(text, action, act) {
     }));
   }
   if (follow) toEnd();
-}
-
-// onEnter acts instead of breaking the line, unless Shift is held.
-function onEnter(field, act) {
-  let shift = false;
-  field.addEventListener("keydown", (e) => (shift = e.shiftKey));
-  field.addEventListener("beforeinput", (e) => {
-    if (e.inputType !== "insertLineBreak" || shift) return;
-    e.preventDefault();
-    act();
-  });
-}
-
-function button(text, act, kind = "") {
-  const b = document.createElement("button");
-  b.type = "button";
-  b.className = kind;
-  b.textContent = text;
-  b.addEventListener("click", act);
-  return b;
 }
