@@ -18,6 +18,8 @@ export GO_MLX_PYTHON ?= $(abspath $(VPYTHON))
 CMAKE      ?= $(shell cmake --version 2>/dev/null | awk 'NR == 1 { split($$3, v, "."); ok = v[1] > 3 || v[1] == 3 && v[2] >= 20 } END { print ok ? "cmake" : "$(abspath $(VENV))/bin/cmake" }')
 PKG_CONFIG ?= $(shell command -v pkg-config || echo $(abspath $(VENV))/bin/pkgconf)
 export CMAKE PKG_CONFIG
+# How many files are compiled at once: with no number CMake starts as many compilers of make's as there are files.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # DEVICE=cuda takes MLX's library for NVIDIA GPUs. What .venv was made for, if not for the CPU, is in build/mlx-device; another DEVICE installs and
 # links anew.
@@ -65,7 +67,7 @@ $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_s
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log && \
-	  $(CMAKE) --build build/mlx-c --parallel >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
+	  $(CMAKE) --build build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
 	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h cpp/primitives/gomlx_cuda.h build/include/
 	@touch $@
 
@@ -161,7 +163,7 @@ test-kernels: build
 KERNEL_ROUNDS ?= 8
 
 # Every test runs once: what RACED and RACED_NATIVE name runs in test-race.
-RACED_NATIVE := Close|Company|Ended|Cancel|EveryWay|SlowReader|Panic
+RACED_NATIVE := Close|Concurrent|Ended|Cancel|EveryWay|SlowReader|Panic
 
 test-go: build
 	@echo "==> Go tests"

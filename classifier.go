@@ -59,18 +59,18 @@ type (
 // DefaultStatesPrompt is what TrainClassifier puts texts into.
 const DefaultStatesPrompt = `Software that says "{text}" is used for`
 
-// ErrClassifierFile: a file is no classifier, or a broken one.
+// ErrClassifierFile: a file is not a classifier's, or is damaged.
 var ErrClassifierFile = head.ErrFile
 
 // ErrOtherModel: a classifier was trained with another model.
 var ErrOtherModel = errors.New("the classifier was trained with another model")
 
-// ClassifierOptions are those of TrainClassifier. The zero value is good.
+// ClassifierOptions are those of TrainClassifier. The zero value means the defaults.
 type ClassifierOptions struct {
 	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those after
 	// the chosen one are not computed. The default is the one at eight ninths of the model's depth, with Mean at four ninths.
 	Layers []int
-	// Prompt, in which {text} stands once, is what texts are put into; the state of its last token is read, in which is what the model
+	// Prompt, which has {text} once, is what texts are put into; the hidden state of its last token is read, which tells what the model
 	// is about to say of the text. Empty for DefaultStatesPrompt.
 	Prompt string
 	// Mean reads the mean over the text's tokens instead, without a prompt: faster, and in new languages and packages less often right.
@@ -83,7 +83,8 @@ type ClassifierOptions struct {
 
 // HiddenStates is what models of the native engine also are: they give hidden states away, on which classifiers are trained.
 type HiddenStates interface {
-	// States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out.
+	// States returns, for each of the layers, a vector for each text: the state of a prompt's last token, or the mean over the text's tokens;
+	// see StatesOptions.
 	States(ctx context.Context, texts []string, options StatesOptions) ([][][]float32, error)
 	// Fingerprint tells models apart: a hash of the config, the adapter and samples of the weights.
 	Fingerprint() (string, error)
@@ -96,7 +97,7 @@ const noStates = "only the native engine gives hidden states away; load the mode
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, such as packages, each half of every label's groups is judged by a fit to the other half instead, and at the end
-// weights are fitted to all texts: probabilities and thresholds are then honest for texts of groups that the classifier has never seen,
+// weights are fitted to all texts: probabilities and thresholds then hold for texts of groups that the classifier has never seen,
 // and the validation table too, which is over all texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
@@ -289,13 +290,14 @@ func (c *Classifier) Save(path string) error { return c.head.Save(path) }
 // Info describes the classifier.
 func (c *Classifier) Info() ClassifierInfo { return ClassifierInfo(c.head.Info) }
 
-// What a classifier tells texts by that are like none of those trained with; see Classifier.AbstainBy.
+// How a classifier recognises texts that are unlike all it was trained with; see [Classifier.AbstainBy].
 const (
 	AbstainByDistance = head.ByDistance // from the mean vectors of the labels, by cosine; the default
 	AbstainByEnergy   = head.ByEnergy   // of the labels' scores
 )
 
-// AbstainBy is the classifier with another way to tell texts that are like none of those trained with.
+// AbstainBy returns the classifier with another way to recognise texts that are unlike all it was trained with: AbstainByDistance or
+// AbstainByEnergy. The receiver is not changed.
 func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
 	h, err := c.head.By(how)
 	if err != nil {

@@ -151,7 +151,7 @@ func TestGroupsAreJudgedByFitsWithoutThem(t *testing.T) {
 	require.Less(t, c.Info().Validation.Accuracy, 0.2)
 }
 
-// What is read, the state behind a prompt or the mean, is kept with the classifier, and so is by what it abstains.
+// What is read, the state after a prompt or the mean, is kept with the classifier, and so is by what it abstains.
 func TestAClassifierReadsWhatItWasTrainedOn(t *testing.T) {
 	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
 	texts := trainingLines(t)

@@ -105,7 +105,7 @@ type LabelledText struct {
 	Group string
 }
 
-// Calibrate classifies labelled texts and fits the temperature that makes the probabilities honest, to be
+// Calibrate classifies labelled texts and fits the temperature that makes probabilities match how often they are right, to be
 // given to WithCalibration. Do not use texts that the model was trained on: their probabilities are too high.
 func Calibrate(ctx context.Context, m TextModel, texts []LabelledText, labels []string, options ...ClassifyOption) (Calibration, error) {
 	plain := make([]string, len(texts))

@@ -15,7 +15,7 @@ type classifyOptions struct {
 	engine.ClassifyOptions
 	prior      Prior // "" for the default
 	classifier *Classifier
-	err        error // the first option whose value cannot be
+	err        error // about the first invalid option
 }
 
 func classifyOptionsOf(labels []string, options []ClassifyOption) classifyOptions {

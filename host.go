@@ -39,8 +39,8 @@ type HostOptions struct {
 //
 // Requests that need memory wait for it, in the order in which they came, and OnWait says what they wait for. To make room, models
 // without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
-// closed after the last. A model that no longer has to make room takes requests again. A load that fails is not tried again at other
-// models' cost for a while. A request that needs more memory to be computed than is left waits for other requests to end, and then
+// closed after the last. A model that no longer has to make room takes requests again. After a load that
+// failed, no other model is closed for the next try for a while. A request that needs more memory to be computed than is left waits for other requests to end, and then
 // models that have none are closed for it. ErrBudget is the error of what would not fit into an empty host, and of a request of the
 // native engine that does not fit beside models that are pinned or leased.
 type Host struct {

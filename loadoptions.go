@@ -37,7 +37,7 @@ type loadOptions struct {
 	budget     int64          // bytes; 0 for no limit
 	host       *Host
 	memory     *admission.Memory // of a host or of the model's own budget; nil without
-	err        error             // the first option whose value cannot be
+	err        error             // about the first invalid option
 }
 
 // loadOptionsOf applies options.
@@ -176,5 +176,5 @@ func Threads(n int) NativeOption {
 // float: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
 // F16). On GPUs that is always done, and the CPU kernels, which compute without Exact, keep quantised weights of all types.
 func QuantizedGGUF() NativeOption {
-	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.Packed = true }}
+	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.QuantizedGGUF = true }}
 }

@@ -32,13 +32,13 @@
 //
 // # Options
 //
-// Options that most programs set stand alone: [WithMaxTokens], [WithTemperature], [WithEngine]. The others stand in groups by subject:
+// Options that most programs set are functions of their own: [WithMaxTokens], [WithTemperature], [WithEngine]. The others are grouped by subject:
 // [WithSampling], [WithConstraint], [WithKV], [WithTemplate], [WithOutput] and [WithScheduling] for a generation, [WithNative] and
 // [WithPython] for loading, [WithLabels] for classification.
 //
 //	m.Chat(ctx, messages, mlx.WithTemperature(0.7), mlx.WithSampling(mlx.TopP(0.9), mlx.TopK(40)))
 //
-// A value that cannot be is an [*OptionError] with the name of the function that set it.
+// An invalid value is an [*OptionError] that names the function which set it.
 package mlx
 
 import (
@@ -63,7 +63,7 @@ type TextModel interface {
 	Chat(ctx context.Context, messages []Message, options ...GenerateOption) iter.Seq2[Token, error]
 	// GenerateIDs is Generate for a prompt of token ids, taken as they are.
 	GenerateIDs(ctx context.Context, ids []int32, options ...GenerateOption) iter.Seq2[Token, error]
-	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it behind those before, and
+	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it after those before, and
 	// the top most likely ones in its place. The first token has neither.
 	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify finds the label that fits each text best. Results come in the order of texts.

@@ -16,7 +16,7 @@ var publicNames = map[string]string{
 	"Messages": "messages",
 	"Batch":    "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
 	"Adapter": "WithAdapter", "DraftModel": "WithDraftModel",
-	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv", "Packed": "QuantizedGGUF",
+	"Python": "Interpreter", "Dir": "WorkerDir", "Environment": "WorkerEnv",
 }
 
 // named gives the option that an engine's error is about the name that the caller wrote.

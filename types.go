@@ -26,7 +26,7 @@ type (
 	EventKind = engine.EventKind
 	// Classification is the result for one text; see [engine.Classification].
 	Classification = engine.Classification
-	// Calibration is a temperature for honest probabilities, and what it changed; see [engine.Calibration].
+	// Calibration is a fitted temperature for probabilities, and what it changed; see [engine.Calibration].
 	Calibration = engine.Calibration
 	// LabelScore is one label's part of a Classification; see [engine.LabelScore].
 	LabelScore = engine.LabelScore

@@ -10,8 +10,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
-// Verify looks whether what loading a model with these options will read is there and has headers that make sense: the model, its
-// draft model, its adapter. It loads nothing, and takes as long as reading headers does; a program that loads models later calls it
+// Verify checks that the files which loading a model with these options reads exist and have valid headers: those of the model, its
+// draft model and its adapter. It loads nothing, and takes as long as reading headers does; a program that loads models later calls it
 // when it starts.
 func Verify(model string, options ...LoadOption) error {
 	o := loadOptionsOf(options)

@@ -11,7 +11,7 @@ import (
 )
 
 // conn speaks requests and replies over a reader and a writer. One goroutine reads, and one writes what is queued for it, so
-// that nobody else waits for a pipe that a stopped worker does not empty. Replies find their request by id, and replies to
+// that no caller blocks on a pipe that a stopped worker does not empty. Replies find their request by id, and replies to
 // requests that are over are dropped, so that the stream stays in step. A broken frame or a broken rule ends the session and
 // fails every request once.
 type conn struct {
@@ -168,7 +168,7 @@ func (c *conn) begin(r request, progress bool) (*exchange, error) {
 	id := c.nextID
 	c.mu.Unlock()
 	r.header().ID = id
-	frame, err := encodeFrame(r) // a long one holds nobody up
+	frame, err := encodeFrame(r) // without the lock: a long one takes its time
 	if err != nil {
 		return nil, err
 	}

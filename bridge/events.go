@@ -12,7 +12,7 @@ import (
 // worker, waits for the user's code, or ends with it: the func may even end its goroutine, as t.FailNow does.
 type mailbox[T any] struct {
 	handle func(T)
-	// add puts one more behind what is pending, or leaves something out. It is called with mu held.
+	// add puts one more after what is pending, or leaves something out. It is called with mu held.
 	add func(pending []T, next T) []T
 
 	mu      sync.Mutex // guards what follows

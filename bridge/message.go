@@ -41,7 +41,7 @@ type message struct {
 	Segments     []piece `msgpack:"segments"`
 	CallText     string  `msgpack:"call_text"`
 
-	// result of prompt_logprobs: those of the second token and those behind it
+	// result of prompt_logprobs: those of the second token and those after it
 	LogProbs []float64 `msgpack:"logprobs"`
 	Tops     [][]topLP `msgpack:"tops"`
 

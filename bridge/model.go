@@ -120,7 +120,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		}()
 		return w, nil
 	})
-	m.pool.onWait = func(w admission.Wait) {
+	m.pool.onWait = func(w engine.Wait) {
 		m.log.Info("python worker waits for memory", "wait", w.String())
 		m.events.put(engine.Event{Kind: engine.EventWait, Label: w.String()})
 	}

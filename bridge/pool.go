@@ -33,8 +33,8 @@ type pool struct {
 	// start starts a worker in memory that was granted. The start is the pool's, not a caller's: a request that gives up leaves
 	// the worker to the next one.
 	start   func(context.Context, *admission.Claim) (instance, error)
-	onCrash func(error)          // called without locks when a worker ended that nobody had stopped
-	onWait  func(admission.Wait) // called without locks when a start waits for memory
+	onCrash func(error)       // called without locks when a worker ended that nobody had stopped
+	onWait  func(engine.Wait) // called without locks when a start waits for memory
 
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
@@ -78,7 +78,7 @@ type poolStats struct {
 }
 
 func newPool(l limits, claim func(admission.Urgency) *admission.Claim, start func(context.Context, *admission.Claim) (instance, error)) *pool {
-	p := &pool{limits: l, claim: claim, start: start, onCrash: func(error) {}, onWait: func(admission.Wait) {}}
+	p := &pool{limits: l, claim: claim, start: start, onCrash: func(error) {}, onWait: func(engine.Wait) {}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

@@ -419,7 +419,7 @@ func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 		b := newBenchIn(limits{max: 2, rows: 1}, registry)
 		defer b.close()
 		var waits []string
-		b.onWait = func(w admission.Wait) { waits = append(waits, w.String()) }
+		b.onWait = func(w engine.Wait) { waits = append(waits, w.String()) }
 		other := registry.Join("other").Claim(1, admission.Needed)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

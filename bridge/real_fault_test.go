@@ -55,9 +55,9 @@ func badPrompt() (engine.Prompt, engine.GenerateOptions) {
 	return engine.Prompt{Text: "Please"}, o
 }
 
-// company is what runs beside a fault: greedy and seeded streams with every kind of option. They are longer than a worker may run ahead of
+// otherStreams are what runs beside a fault: greedy and seeded streams with every kind of option. They are longer than a worker may run ahead of
 // readers that stand still.
-func company() (prompts []string, options []engine.GenerateOptions) {
+func otherStreams() (prompts []string, options []engine.GenerateOptions) {
 	for i, prompt := range []string{"Please check", "Where can I", "The team", "Soup with bread"} {
 		o := longOptions(streamCredit + 30 + 5*i)
 		if i%2 == 1 {
@@ -73,7 +73,7 @@ var undisturbedOnce struct {
 	want [][]int32
 }
 
-// undisturbed is what the company makes alone, a stream after the other. All models of these tests have the same weights, so the
+// undisturbed is what the other streams give when each runs alone. All models of these tests have the same weights, so the
 // first one's answer is kept.
 func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	t.Helper()
@@ -83,7 +83,7 @@ func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 		return undisturbedOnce.want
 	}
 	defer func() { undisturbedOnce.want = want }()
-	prompts, options := company()
+	prompts, options := otherStreams()
 	for i := range prompts {
 		ids, err := collect(t.Context(), m, prompts[i], options[i])
 		require.NoError(t, err)
@@ -92,12 +92,12 @@ func undisturbed(t *testing.T, m *Model) (want [][]int32) {
 	return want
 }
 
-// inCompany runs the company side by side and checks that each is what it was alone. Once all streams are under way disturb is called,
+// withOtherStreams runs these streams at once and checks that each is what it was alone. Once all streams are under way disturb is called,
 // and their readers stand still until it calls goOn or returns, so that no stream is over before it is disturbed. A reader that stands
 // still does not take its stream to another worker either.
-func inCompany(t *testing.T, m *Model, want [][]int32, disturb func(goOn func())) {
+func withOtherStreams(t *testing.T, m *Model, want [][]int32, disturb func(goOn func())) {
 	t.Helper()
-	prompts, options := company()
+	prompts, options := otherStreams()
 	var group, begun sync.WaitGroup
 	begun.Add(len(prompts))
 	disturbed := make(chan struct{})
@@ -116,7 +116,7 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func(goOn func())
 				}
 			}
 			if !equal(ids, want[i]) {
-				t.Errorf("stream %d in company\n%v, alone\n%v", i, ids, want[i])
+				t.Errorf("stream %d: with the others\n%v, alone\n%v", i, ids, want[i])
 			}
 		})
 	}
@@ -128,11 +128,11 @@ func inCompany(t *testing.T, m *Model, want [][]int32, disturb func(goOn func())
 	group.Wait()
 }
 
-func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
+func TestRealKillingRequestIsFoundAndOthersGoOn(t *testing.T) {
 	dir := t.TempDir()
 	m := loadFaulty(t, "die", func(o *Options) { o.QuarantineDir = dir })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func(goOn func()) {
+	withOtherStreams(t, m, want, func(goOn func()) {
 		prompt, o := badPrompt()
 		var gaps atomic.Int64
 		o.Events = func(e engine.Event) {
@@ -148,7 +148,7 @@ func TestRealKillerIsFoundAndItsCompanyGoesOn(t *testing.T) {
 	})
 	stat := m.Stat()
 	require.EqualValues(t, 2, stat.Crashes)
-	// The company once or twice, for some may be through before the second worker is gone, and the killer once.
+	// The other streams once or twice, for some may be through before the second worker is gone, and the killer once.
 	require.GreaterOrEqual(t, stat.Resumed, int64(5))
 	require.LessOrEqual(t, stat.Resumed, int64(9))
 	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
@@ -178,7 +178,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 	alone := undisturbed(t, m)
 	for token, want := range map[int32]string{badToken: "this model does not like the token", oomToken: "MemoryError"} {
 		t.Run(want, func(t *testing.T) {
-			inCompany(t, m, alone, func(func()) {
+			withOtherStreams(t, m, alone, func(func()) {
 				prompt, o := badPrompt()
 				o.LogitBias = map[int32]float32{token: 1e6}
 				_, err := drain(t.Context(), m, prompt, o)
@@ -189,8 +189,8 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 				}
 			})
 			require.Zero(t, m.Stat().Crashes)
-			// The company goes on by itself; what comes now is batched again.
-			inCompany(t, m, alone, nil)
+			// The other streams goes on by itself; what comes now is batched again.
+			withOtherStreams(t, m, alone, nil)
 		})
 	}
 	t.Run("prints do not reach the frames", func(t *testing.T) {
@@ -203,10 +203,10 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 	t.Run("no token is lost when a pass fails", func(t *testing.T) { noTokenIsLost(t, m) })
 }
 
-func TestRealHungWorkerShowsItsStackAndItsCompanyGoesOn(t *testing.T) {
+func TestRealHungWorkerShowsItsStackAndOtherStreamsGoOn(t *testing.T) {
 	m := loadFaulty(t, "hang", func(o *Options) { o.StallTimeout = 10 * time.Second })
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func(goOn func()) {
+	withOtherStreams(t, m, want, func(goOn func()) {
 		prompt, o := badPrompt()
 		o.Events = func(e engine.Event) {
 			if e.Kind == engine.EventGap {
@@ -235,7 +235,7 @@ func TestRealCrashShowsItsStack(t *testing.T) {
 func TestRealStoppedWorkerIsReplaced(t *testing.T) {
 	m := loadReal(t, []func(*Options){func(o *Options) { o.StallTimeout = 10 * time.Second }})
 	want := undisturbed(t, m)
-	inCompany(t, m, want, func(func()) {
+	withOtherStreams(t, m, want, func(func()) {
 		require.NoError(t, syscall.Kill(pid(m), syscall.SIGSTOP))
 	})
 	require.EqualValues(t, 1, m.Stat().Crashes)
@@ -302,7 +302,7 @@ func TestRealStreamGoesOnWhereItsWorkerDied(t *testing.T) {
 		}
 		group.Wait()
 	}
-	// In company the last bits of log-probabilities may differ, tokens may not.
+	// In a batch the last bits of log-probabilities may differ, tokens may not.
 	tear(map[string]engine.GenerateOptions{"log-probabilities": probs})
 	delete(kinds, "log-probabilities")
 	tear(kinds)
@@ -358,7 +358,7 @@ func manyCancels(t *testing.T, m *Model) {
 	}
 	before := m.Stat().Stops.Count
 	var left atomic.Int64 // streams that were left by their readers, of which the worker is told in any case
-	inCompany(t, m, want, func(goOn func()) {
+	withOtherStreams(t, m, want, func(goOn func()) {
 		goOn()
 		limit := make(chan struct{}, 24)
 		var group sync.WaitGroup
@@ -421,7 +421,7 @@ func TestFullDiskForTheReproFile(t *testing.T) {
 	require.EqualValues(t, 2, m.Stat().Crashes)
 }
 
-// A stream is alone, gets company, and the company's prompt makes the pass fail, again and again: no token is lost.
+// A stream that runs alone is joined by another whose prompt makes the pass fail, again and again: no token is lost.
 func noTokenIsLost(t *testing.T, m *Model) {
 	o := longOptions(120)
 	want, err := collect(t.Context(), m, "Please check", o)

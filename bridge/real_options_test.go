@@ -183,12 +183,12 @@ func TestRealPromptCacheChangesNothingButTheWork(t *testing.T) {
 
 func TestRealBatchOfOneTakesTurns(t *testing.T) {
 	turns := loadReal(t, []func(*Options){func(o *Options) { o.Batch = 1 }})
-	inCompany(t, turns, undisturbed(t, turns), nil)
+	withOtherStreams(t, turns, undisturbed(t, turns), nil)
 }
 
-// On a GPU this, and not the batch, gives the same tokens alone and in company.
+// On a GPU this, and not the batch, gives the same tokens alone and beside others.
 func soloStreams(t *testing.T, m *Model) {
-	prompts, options := company()
+	prompts, options := otherStreams()
 	solo := func(i int) []int32 {
 		o := options[i]
 		o.Solo = true

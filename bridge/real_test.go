@@ -95,7 +95,7 @@ func TestRealOneWorker(t *testing.T) {
 		{"a slow reader slows only its own stream", slowReader},
 		{"cancel stops the work", cancelStopsTheWork},
 		{"errors have their types", errorsHaveTheirTypes},
-		{"solo streams in company", soloStreams},
+		{"solo streams beside others", soloStreams},
 		{"segments are the text", segmentsAreTheText},
 		{"no content ends a worker", noContentEndsAWorker},
 		{"hundreds of cancels", manyCancels},
@@ -119,7 +119,7 @@ func streamsSideBySide(t *testing.T, m *Model) {
 				t.Error(err)
 			}
 			if !equal(got, alone) {
-				t.Errorf("in company %v, alone %v", got, alone)
+				t.Errorf("beside others %v, alone %v", got, alone)
 			}
 		})
 	}

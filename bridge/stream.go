@@ -75,7 +75,7 @@ func (s *stream) event(e engine.Event) {
 	}
 }
 
-// serve streams from one worker, behind what was made already. The error is nil also when the reader left. However the reader
+// serve streams from one worker, after what was made already. The error is nil also when the reader left. However the reader
 // leaves, by a panic too, the worker stops.
 func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) error {
 	w := v.worker

@@ -163,13 +163,14 @@ func (w *worker) explain() error {
 	return e
 }
 
-// enter notes that a request is under way, and under which id; leave, that it is over. After the worker's death nobody leaves.
+// enter notes that a request is under way, and under which id.
 func (w *worker) enter(j *journey, id uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.underWay[j] = id
 }
 
+// leave notes that a request is over. A dead worker keeps the requests that it then had: they are the suspects.
 func (w *worker) leave(j *journey) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// Calibration makes probabilities honest: of the texts that get a label with probability 0.8, about 80 in
+// Calibration makes probabilities match how often they are right: of the texts that get a label with probability 0.8, about 80 in
 // 100 should have it. Scores are divided by the temperature before their softmax (Guo et al. 2017,
 // arXiv:1706.04599), which changes no label.
 type Calibration struct {

@@ -27,8 +27,8 @@ type Engine interface {
 	// Generate streams the tokens that follow a prompt. The sequence ends after the token that carries
 	// a FinishReason, or with one final error.
 	Generate(ctx context.Context, prompt Prompt, options GenerateOptions) iter.Seq2[Token, error]
-	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it behind those before, and
-	// the top most likely ones in its place, none for a top of 0. Before the first there is nothing, so it has neither.
+	// PromptLogProbs returns the tokens of a prompt, each with the log-probability that the model gives it after those before, and
+	// the top most likely ones in its place, none for a top of 0. The first token follows nothing and has neither.
 	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify scores every label for every text; results come in the order of texts.
 	Classify(ctx context.Context, texts []string, options ClassifyOptions) ([]Classification, error)
@@ -142,7 +142,7 @@ type Token struct {
 	// Segments is, with the Segments option, the text that became certain with this token by kind, without
 	// the marks between kinds.
 	Segments []Segment
-	// CallText is, with the Segments option, the text of a tool call under way that became certain with this token, behind what
+	// CallText is, with the Segments option, the text of a tool call under way that became certain with this token, after what
 	// Segments has. It comes again in the segment of the whole call: what shows calls as they grow reads it, all else need not.
 	CallText string `json:",omitempty"`
 }

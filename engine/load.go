@@ -13,9 +13,10 @@ type NativeOptions struct {
 	Adapter      string // folder of a LoRA adapter; "" for none
 	Draft        string // folder of a model that proposes tokens; "" for none
 	MemoryBudget int64  // bytes of MLX memory, weights included; 0 for no limit
-	// Packed keeps the weights of a GGUF file quantised with Exact on a CPU, too; see QuantizedGGUF in package mlx.
-	Packed  bool
-	Threads int // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
+	// QuantizedGGUF keeps the weights of a GGUF file quantised also where MLX's own ops run on a CPU. Without it they are unpacked there,
+	// because those ops are many times as fast with plain weights.
+	QuantizedGGUF bool
+	Threads       int // of the CPU kernels, in the whole process; 0 for GO_MLX_THREADS or GOMAXPROCS
 	// MakeRoom is called for a request that lacks so many bytes of the budget while no other request runs. It gives back what else is held
 	// and not used, and reports whether there was anything; then the request is tried again. nil if there never is.
 	MakeRoom func(ctx context.Context, bytes int64) bool

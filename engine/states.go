@@ -10,12 +10,12 @@ import (
 type StatesOptions struct {
 	// Layers are the numbers of layers, 1 for what the first puts out.
 	Layers []int
-	// Prompt, in which {text} stands once, makes the vector the state of the prompt's last token: what the model is about to say of the
+	// Prompt, which has {text} once, makes the vector the hidden state of the prompt's last token: what the model is about to say of the
 	// text. Without a prompt it is the mean over the text's tokens.
 	Prompt string
 }
 
-// CheckStatesPrompt refuses a prompt in which {text} does not stand once.
+// CheckStatesPrompt refuses a prompt that does not have {text} exactly once.
 func CheckStatesPrompt(prompt string) error {
 	switch {
 	case prompt == "":

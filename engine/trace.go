@@ -23,7 +23,7 @@ type TracedOp struct {
 	Values []float32
 }
 
-// Validate names the first option that cannot be.
+// Validate returns an error about the first invalid option.
 func (o *TraceOptions) Validate(tokens int) error {
 	if o.Rows == 0 {
 		o.Rows = 1

@@ -45,7 +45,7 @@ func DefaultTrainOptions() TrainOptions {
 	}
 }
 
-// Validate names the first option that cannot be.
+// Validate returns an error about the first invalid option.
 func (o TrainOptions) Validate() error {
 	for _, c := range []struct {
 		option string

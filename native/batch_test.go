@@ -107,7 +107,7 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 	for i := range requests {
 		require.NoError(t, together[i].err)
 		if requests[i].options.Solo {
-			require.Equal(t, alone[i], together[i], "a solo request has no company")
+			require.Equal(t, alone[i], together[i], "a solo request is computed alone")
 		}
 		if slices.Equal(alone[i].ids, together[i].ids) {
 			same++
@@ -121,7 +121,7 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 			require.InDelta(t, alone[i].logprobs[k], together[i].logprobs[k], 0.15, "request %d, token %d", i, k)
 		}
 	}
-	t.Logf("%d of %d requests have the same tokens in company", same, len(requests))
+	t.Logf("%d of %d requests have the same tokens in a batch", same, len(requests))
 	if m.owner.Lease.Device().Name == "cpu" { // a GPU's sums of one row and of several differ more often
 		require.GreaterOrEqual(t, same, len(requests)*3/4)
 	}
@@ -129,10 +129,10 @@ func testABatchOfRequestsGivesWhatEachGivesAlone(t *testing.T, m *Model) {
 }
 
 func TestASlowReaderBlocksNoOtherStream(t *testing.T) {
-	withAndWithoutSharedKV(t, testASlowReaderHoldsNobodyUp)
+	withAndWithoutSharedKV(t, testASlowReaderBlocksNoOtherStream)
 }
 
-func testASlowReaderHoldsNobodyUp(t *testing.T, m *Model) {
+func testASlowReaderBlocksNoOtherStream(t *testing.T, m *Model) {
 	o := engine.DefaultGenerateOptions()
 	o.IgnoreEOS, o.MaxTokens = true, 200
 	slow, tokens := make(chan struct{}), 0

@@ -41,8 +41,8 @@ func numbers(from, n int) []int32 {
 	return out
 }
 
-// Buffers that grow past a block, windows that turn, places that are given back one after the other, one prompt that is too
-// long for the others' company, and KV that is kept for a second round.
+// Buffers that grow past a block, windows that go round, streams that end one after the other, one prompt that is too
+// long to be batched with the others, and KV that is kept for a second round.
 func TestSharedKVIsWhatEachStreamHasAlone(t *testing.T) {
 	alone, sharing := open(t), openSharing(t, engine.NativeOptions{PromptCache: 64 << 20})
 	o := engine.DefaultGenerateOptions()

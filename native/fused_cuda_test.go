@@ -44,7 +44,7 @@ func TestFusedKernelsComputeWhatMLXDoes(t *testing.T) {
 	require.Greater(t, equal, total/2)
 }
 
-// Tokens of a compiled pass are those of MLX's own ops, behind texts of any length and over the edge of a sliding window.
+// Tokens of a compiled pass are those of MLX's own ops, after texts of any length and over the edge of a sliding window.
 func TestACompiledPassIsWhatMLXComputes(t *testing.T) {
 	for _, name := range []string{"domains", "assistant"} {
 		t.Run(name, func(t *testing.T) {
@@ -58,8 +58,8 @@ func TestACompiledPassIsWhatMLXComputes(t *testing.T) {
 				for i := range want {
 					largest = max(largest, testenv.RelativeDifference(want[i], got[i]))
 				}
-				t.Logf("behind %d tokens: logits differ by at most %.2g", length, largest)
-				require.Equal(t, chosen, tokens, "greedy tokens behind %d", length)
+				t.Logf("after %d tokens: logits differ by at most %.2g", length, largest)
+				require.Equal(t, chosen, tokens, "greedy tokens after %d", length)
 			}
 		})
 	}

@@ -26,9 +26,9 @@ func TestStreamedTextIsTheWholeText(t *testing.T) {
 	}
 }
 
-// The CPU kernels give a request the same bits in any company. Elsewhere a pass of several rows rounds otherwise than that of one, and what is drawn
+// The CPU kernels give a request the same bits beside any others. Elsewhere a pass of several rows rounds otherwise than that of one, and what is drawn
 // can be another token: there Solo keeps a request by itself, and only that is promised.
-func TestASeededRequestIsTheSameAloneAndInCompany(t *testing.T) {
+func TestASeededRequestIsTheSameAloneAndBesideConcurrentOnes(t *testing.T) {
 	withAndWithoutSharedKV(t, func(t *testing.T, m *Model) {
 		ask := func(seed uint64, solo bool) (a answer) {
 			o := engine.DefaultGenerateOptions()
@@ -45,7 +45,7 @@ func TestASeededRequestIsTheSameAloneAndInCompany(t *testing.T) {
 		got := make([]answer, 3)
 		for i := range got {
 			wg.Go(func() { got[i] = ask(11, solo) })
-			wg.Go(func() { ask(uint64(i), false) }) // company
+			wg.Go(func() { ask(uint64(i), false) })
 			wg.Go(func() {
 				if _, err := m.Classify(t.Context(), []string{"goal", "soup"}, domainOptions(t)); err != nil {
 					t.Error(err)

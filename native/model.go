@@ -81,7 +81,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		}
 		return false, err
 	}
-	if options.MakeRoom != nil { // in company: a request of another model may hold what the load needs
+	if options.MakeRoom != nil { // in a Host: a request of another model may hold what the load needs
 		err = m.owner.InTurn(ctx, nil, func() (bool, error) {
 			if err := m.unload(); err != nil { // what an earlier try has read
 				return false, err

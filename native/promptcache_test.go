@@ -18,7 +18,7 @@ import (
 )
 
 // prompts that begin alike in many ways: the same again, longer, shorter, parting early, late and within
-// the sliding window of 32 positions, or behind it.
+// the sliding window of 32 positions, or after it.
 func alikePrompts(t *testing.T, m *Model) [][]int32 {
 	t.Helper()
 	text := ""

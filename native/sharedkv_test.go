@@ -11,8 +11,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// requireGreedy checks that every token is the most likely one behind the tokens before it, but for rounding: all rows are
-// recomputed in one pass without company.
+// requireGreedy checks that every token is the most likely one after the tokens before it, but for rounding: all rows are
+// recomputed in one pass, alone.
 func requireGreedy(t *testing.T, m *Model, prompt, made []int32) {
 	t.Helper()
 	ids := slices.Concat(prompt, made)

@@ -11,7 +11,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// A text's vector is the mean of what a trace of the text alone shows, by the CPU kernels and by MLX's own ops, whatever its company.
+// A text's vector is the mean of what a trace of the text alone shows, by the CPU kernels and by MLX's own ops, whatever texts are beside it.
 func TestStatesAreThoseOfATrace(t *testing.T) {
 	for name, options := range map[string]engine.NativeOptions{"kernels": {}, "exact": {Exact: true}} {
 		t.Run(name, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 // On the CPU a row's bits depend on nothing but its tokens: not on threads, on who else is computed, on the chunks it comes in,
 // or on KV that was kept.
-func TestBitsDoNotDependOnThreadsOrCompany(t *testing.T) {
+func TestBitsDoNotDependOnThreadsOrConcurrentRequests(t *testing.T) {
 	texts := testenv.Texts(t)[:32]
 	defer mlxc.SetCPUThreads(0)
 	if !open(t).network.Shape.Rings {

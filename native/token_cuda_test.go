@@ -22,7 +22,7 @@ import (
 )
 
 // `make test-cuda`, on a machine with an NVIDIA GPU: tokens in one launch are those of MLX's own ops, with logits that are as near to
-// those of the model in float32, behind texts of any length and over the edge of a sliding window.
+// those of the model in float32, after texts of any length and over the edge of a sliding window.
 func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 	for _, name := range []string{"domains", "assistant"} {
 		t.Run(name, func(t *testing.T) {
@@ -41,7 +41,7 @@ func TestATokenInOneLaunchIsWhatMLXComputes(t *testing.T) {
 					ours += math.Pow(testenv.RelativeDifference(reference[i], got[i]), 2)
 					theirs += math.Pow(testenv.RelativeDifference(reference[i], wanted[i]), 2)
 				}
-				require.Equal(t, chosen, best, "greedy tokens behind %d", length)
+				require.Equal(t, chosen, best, "greedy tokens after %d", length)
 			}
 			t.Logf("relative error of the logits against float32, squared and summed: %.3g in one launch, %.3g with MLX's ops", ours, theirs)
 			require.Less(t, ours, 1.25*theirs)
@@ -71,7 +71,7 @@ func TestATokenOfPackedWeightsIsThatOfTheUnpackedOnes(t *testing.T) {
 					ours += math.Pow(testenv.RelativeDifference(true32[i], got[i]), 2)
 					theirs += math.Pow(testenv.RelativeDifference(true32[i], passes[i]), 2)
 					if lead(true32[i]) > 0.25 { // of several units in the last place of a logit
-						require.Equal(t, chosen[i], best[i], "token %d behind %d", i, length)
+						require.Equal(t, chosen[i], best[i], "token %d after %d", i, length)
 					}
 				}
 			}
@@ -141,7 +141,7 @@ func TestATokenInOneLaunchIsNearWhatMLXComputes(t *testing.T) {
 				same++
 			}
 		}
-		t.Logf("behind %d tokens: logits differ by at most %.2g (compiled passes: %.2g), %d of %d tokens are the same", length, largest, passes, same, steps)
+		t.Logf("after %d tokens: logits differ by at most %.2g (compiled passes: %.2g), %d of %d tokens are the same", length, largest, passes, same, steps)
 		require.Less(t, largest, 0.6)
 		require.Greater(t, same, steps/4)
 	}
@@ -171,7 +171,7 @@ func someIDs(t testing.TB, m *Model, n int) []int32 {
 	return ids[:n]
 }
 
-// decodeWith returns the logits behind each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
+// decodeWith returns the logits after each of some tokens, forced ones or the most likely, and what is most likely. It goes without the kernel.
 func decodeWith(t *testing.T, m *Model, ids, forced []int32, steps int) (logits [][]float32, tokens []int32) {
 	require.NoError(t, m.owner.Do(t.Context(), func() error {
 		state := m.network.NewSequence()
@@ -236,7 +236,7 @@ func decodeInOneLaunch(t *testing.T, m *Model, ids, forced []int32) (logits [][]
 	return logits, tokens
 }
 
-// BenchmarkTokens is greedy tokens a second behind contexts of several lengths: the best run, and the last.
+// BenchmarkTokens is greedy tokens a second after contexts of several lengths: the best run, and the last.
 func BenchmarkTokens(b *testing.B) {
 	m := openPath(b, benchModel(b), engine.NativeOptions{})
 	for name, length := range map[string]int{"context=64": 64, "context=1500": 1500, "context=4096": 4096} {

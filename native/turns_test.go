@@ -73,7 +73,7 @@ func TestRequestsWaitForMemoryAndGiveWhatTheyGiveAlone(t *testing.T) {
 	})
 }
 
-// held begins a stream that keeps its memory until it is let go.
+// held begins a stream that keeps its memory until letGo is called.
 func held(t *testing.T, m *Model, tokens int) (letGo func()) {
 	t.Helper()
 	o := engine.DefaultGenerateOptions()
@@ -158,7 +158,7 @@ func TestAClassificationWaitsForMemory(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-func TestWhatNeverFitsIsAnErrorAlsoInCompany(t *testing.T) {
+func TestARequestLargerThanTheBudgetFailsAlsoBesideConcurrentOnes(t *testing.T) {
 	m := openWith(t, engine.NativeOptions{Exact: true})
 	setBudget(t, m, room(m, 500))
 	letGo := held(t, m, 300)

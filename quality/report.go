@@ -17,7 +17,7 @@ type Prediction struct {
 	Truth       string  `json:"truth"`
 	Label       string  `json:"label"`
 	Probability float64 `json:"probability"`
-	Confidence  float64 `json:"confidence"` // by which the surest texts are told
+	Confidence  float64 `json:"confidence"` // what texts are sorted by to find the surest ones
 	Unknown     bool    `json:"unknown,omitempty"`
 }
 

@@ -1,19 +1,19 @@
 # Targets that `make test` does not need: what takes long, wants a GPU or downloads, benchmarks, and what makes files of this repository.
 # `make help` lists them, docs/testing.md says which of them CI runs.
 
-.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents server-table test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-libraries
+.PHONY: demo-real test-asan test-newest-mlx-lm test-python-versions test-kernels-tsan test-kernels-arm64 test-agents server-table test-real test-long parity-report test-cuda test-training architectures soak bench-server bench-serving bench-llamacpp bench models page-pictures page-libraries
 
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
 	@$(CMAKE) -S cpp/kernels -B build/kernels-tsan -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-fsanitize=thread >build/kernels.log && \
-	  $(CMAKE) --build build/kernels-tsan --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	  $(CMAKE) --build build/kernels-tsan --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@build/kernels-tsan/kernels_test 3
 
 test-kernels-arm64: ## the CPU kernels for arm64 under an emulator
 	@$(call need,aarch64-linux-gnu-g++,apt-get install g++-aarch64-linux-gnu,use make test-kernels)
 	@$(call need,qemu-aarch64,apt-get install qemu-user,use make test-kernels)
 	@$(CMAKE) -S cpp/kernels -B build/kernels-arm64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static >build/kernels.log && \
-	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@qemu-aarch64 build/kernels-arm64/kernels_test 4
 
 # Agents and libraries from npm and PyPI, against the server with a model whose answers are a script. They are installed into
@@ -98,6 +98,15 @@ bench: build ## the engines against each other and mlx-lm
 models: build ## trains the models of the tests anew
 	@$(VPYTHON) tests/models/train_domains.py
 	@$(VPYTHON) tests/models/train_assistant.py
+
+# A picture of every state of the chat page, on a desk and on a phone, in the light and in the dark, into build/pictures: look at them after
+# a change of the page. Those that docs/server.md shows are put into docs/images.
+PICTURES := build/pictures
+page-pictures: build browser ## pictures of every state of the chat page, into build/pictures
+	@rm -rf $(PICTURES)
+	@GO_MLX_PICTURES=$(abspath $(PICTURES)) $(GOTEST) ./tests/page
+	@for name in docs/images/*.png; do cp $(PICTURES)/$${name##*/} $$name || exit 1; done
+	@echo "$$(ls $(PICTURES) | wc -l) pictures in $(PICTURES)"
 
 # Takes the chat page's libraries, of these versions, from the npm registry.
 page-libraries: ## takes the chat page's libraries from npm again

@@ -24,7 +24,8 @@ const chatHelp = `Type a message and press Enter. End a line with \ to go on in 
 Ctrl-C stops an answer; Ctrl-D on an empty line ends the conversation.
 
   /system TEXT      begin anew with a system message; without TEXT show it
-  /set NAME VALUE   temperature, top-p, top-k, max-tokens or seed; without NAME show all
+  /set NAME VALUE   temperature, top-p, top-k, max-tokens or seed
+  /set              show all of these
   /clear            forget the conversation, keep the system message
   /save FILE        write the conversation as JSON
   /help, /quit
@@ -169,7 +170,7 @@ func (c *conversation) command(line string) error {
 	rest = strings.TrimSpace(rest)
 	switch name {
 	case "/help", "/?":
-		fmt.Fprint(c.out, chatHelp)
+		fmt.Fprint(c.out, wrapped(chatHelp))
 	case "/clear":
 		c.messages = nil
 	case "/system":

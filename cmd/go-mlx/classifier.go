@@ -94,7 +94,7 @@ the other half for that, and the classifier is fitted to all. The date of the da
 	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
 	cmd.Flags().StringVarP(&run.out, "out", "o", "", "file to write (required)")
 	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at eight ninths of the depth, with --mean at four)")
-	cmd.Flags().StringVar(&run.prompt, "prompt", "", fmt.Sprintf("what texts are put into; the state behind it is read (default %q)", mlx.DefaultStatesPrompt))
+	cmd.Flags().StringVar(&run.prompt, "prompt", "", fmt.Sprintf("what texts are put into; the state after it is read (default %q)", mlx.DefaultStatesPrompt))
 	cmd.Flags().BoolVar(&run.mean, "mean", false, "read the mean over the text's tokens, without a prompt: faster, less good")
 	cmd.Flags().Float64Var(&run.share, "validation", 0.1, "share of the texts that is not fitted to")
 	_ = cmd.MarkFlagRequired("data")

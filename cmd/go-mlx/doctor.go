@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/selftest"
 )
 
 // finding is a line of the doctor's report.
@@ -175,8 +176,7 @@ func printFindings(out io.Writer, findings []finding) {
 		if isTerminal(out) && os.Getenv("NO_COLOR") == "" {
 			state = "\x1b[" + colours[f.State] + "m" + state + "\x1b[0m"
 		}
-		lines := strings.Split(cmp.Or(f.Detail, "-"), "\n")
-		fmt.Fprintf(out, "%-*s  %s  %s\n", width, f.Part, state, strings.Join(lines, "\n"+strings.Repeat(" ", width+11)))
+		fmt.Fprintf(out, "%-*s  %s  %s\n", width, f.Part, state, selftest.Indent(cmp.Or(f.Detail, "-"), width+11))
 		if f.Advice != "" {
 			fmt.Fprintf(out, "%*s  run: %s\n", width+9, "", f.Advice)
 		}

@@ -50,8 +50,11 @@ func TestErrorsNameTheFlag(t *testing.T) {
 func TestHelpFitsATerminal(t *testing.T) {
 	for _, cmd := range below(rootCommand()) {
 		require.Contains(t, cmd.UsageString(), "Usage:", cmd.CommandPath())
-		for line := range strings.Lines(cmd.Long) {
-			require.LessOrEqual(t, len([]rune(strings.TrimSuffix(line, "\n"))), 100, cmd.CommandPath())
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			require.LessOrEqual(t, len([]rune(strings.TrimSuffix(line, "\n"))), helpWidth, cmd.CommandPath())
+		}
+		if cmd.HasParent() { // in its parent's list the names are in front
+			require.LessOrEqual(t, cmd.NamePadding()+len("  ")+len(" ")+len(cmd.Short), helpWidth, cmd.CommandPath())
 		}
 	}
 	require.NotContains(t, wrapped("0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 0123456789 --api-key-file"), "-\n", "words are not cut")

@@ -198,7 +198,7 @@ func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Wri
 		fmt.Fprintln(out)
 	}
 	rest := time.Since(start) - first
-	r.say(stderr, "%d prompt and %d generated tokens, first after %.0f ms, then %.1f a second, ended by %s",
+	r.say(stderr, "%d prompt and %d new tokens, first after %.0f ms, then %.1f a second, ended by %s",
 		last.PromptTokens, count, first.Seconds()*1e3, float64(max(count-1, 0))/max(rest.Seconds(), 1e-9), last.FinishReason)
 	return nil
 }

@@ -204,9 +204,10 @@ func TestPullThenLoadByName(t *testing.T) {
 	require.Regexp(t, `(?m)^org/small +\d+\.\d MB +main$`, out)
 	_, _, err = run(t, "", "rm", "org/small")
 	require.NoError(t, err)
-	out, _, err = run(t, "", "list")
+	out, said, err := run(t, "", "list")
 	require.NoError(t, err)
 	require.Empty(t, out)
+	require.Contains(t, said, "go-mlx help pull")
 	_, _, err = run(t, "", "rm", "org/small")
 	require.ErrorIs(t, err, hub.ErrNotCached)
 }

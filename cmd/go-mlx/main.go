@@ -24,7 +24,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := rootCommand().ExecuteContext(ctx)
+	cmd, err := rootCommand().ExecuteContextC(ctx)
 	interrupted := ctx.Err() != nil
 	stop()
 	switch {
@@ -35,6 +35,7 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "go-mlx:", err)
 		if isUsage(err) {
+			fmt.Fprintf(os.Stderr, "\"%s --help\" says how it is used.\n", cmd.CommandPath())
 			os.Exit(exitUsage)
 		}
 		os.Exit(exitFailure)
@@ -92,11 +93,12 @@ func rootCommand() *cobra.Command {
 		Use:     "go-mlx",
 		Version: programVersion(),
 		Short:   "Run MLX language models: classify, generate, embed and serve",
-		Long: `Run MLX language models: classify, generate, embed and serve.
+		Long: wrapped(`Run MLX language models: classify, generate, embed and serve.
 
-Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupted.
-Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-tokens) and from a file: "go-mlx help configuration".
-"go-mlx completion SHELL" prints a completion script. "go-mlx doctor" says what works here.`,
+"go-mlx doctor" says what works here. Flags can also come from environment variables (GO_MLX_MAX_TOKENS is --max-tokens) and from a file:
+"go-mlx help configuration". "go-mlx completion SHELL" prints a completion script.
+
+Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupted.`),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -155,8 +155,8 @@ func (f *modelFlags) load(ctx context.Context, stderr io.Writer) (mlx.TextModel,
 		return nil, err
 	}
 	info := m.Info()
-	f.say(stderr, "%s engine on %s (%s), %s, %.1f M parameters, loaded in %.2f s",
-		info.Engine, info.Device, info.Reason, info.Architecture, float64(info.Parameters)/1e6, time.Since(start).Seconds())
+	f.say(stderr, "%s, %.1f M parameters, loaded in %.2f s\n%s engine on %s: %s",
+		info.Architecture, float64(info.Parameters)/1e6, time.Since(start).Seconds(), info.Engine, info.Device, info.Reason)
 	return m, nil
 }
 

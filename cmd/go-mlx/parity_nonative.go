@@ -11,7 +11,7 @@ import (
 func parityCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "parity MODEL",
-		Short: "Compare the native engine with mlx-lm (not in this program, which is built without the native engine)",
+		Short: "Compare the native engine with mlx-lm (not in this program)",
 		RunE: func(*cobra.Command, []string) error {
 			return errors.New("this program is built without the native engine: build it with cgo")
 		},

@@ -24,7 +24,7 @@ func probeCommand() *cobra.Command {
 	run := &probeRun{}
 	cmd := &cobra.Command{
 		Use:   "probe MODEL",
-		Short: "Say what would run a model, whether its tensors fit, and what a port would need",
+		Short: "Say what would run a model, and what a port of it would need",
 		Long: `Read a model's config.json and the headers of its weight files, and say which file of mlx-lm serves it, which tensors are missing
 or too many, how much memory it needs, whether the native engine has it, and if not, what a port would need. Then generate one
 token in a worker of its own. The exit status is 1 if no engine can run the model.`,

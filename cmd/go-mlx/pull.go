@@ -97,6 +97,9 @@ func listCommand() *cobra.Command {
 			if asJSON {
 				return errors.Join(printJSON(cmd.OutOrStdout(), append([]hub.Model{}, models...)), unread)
 			}
+			if len(models) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "no model was downloaded yet: see go-mlx help pull")
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, m := range models {
 				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, strings.Join(m.Revisions, ", "))

@@ -24,7 +24,7 @@ func selftestCommand() *cobra.Command {
 	run := &selftestRun{}
 	cmd := &cobra.Command{
 		Use:   "selftest [MODEL]",
-		Short: "Test both engines on this machine and print a report to attach to an issue",
+		Short: "Test both engines on this machine, and print a report",
 		Long: `Test both engines on this machine: whether they compute the same (parity), give memory back (memory), come through faults such as a
 killed worker (faults), and how fast they are (benchmark). The model is a small one that is part of this program; name one of your own to
 test that instead. What cannot run here, such as the python engine without mlx-lm, is listed as not run. It takes about a minute.

@@ -70,8 +70,9 @@ A model is loaded when it is first asked for. API keys are read from --api-key-f
 variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 		Example: `  go-mlx serve --model /models/gemma-3-1b
   go-mlx serve --model Qwen/Qwen3-0.6B --model SmolLM2-135M-Instruct.Q4_1.gguf
-  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 --model big=/models/llama --ttl 10m
-  go-mlx serve --model qwen=/models/qwen3 --alias 'claude-*=qwen' --alias 'gpt-*=qwen'`,
+  go-mlx serve --model small=/models/qwen3,engine=python,workers=2 \
+    --model big=/models/llama --ttl 10m
+  go-mlx serve --model qwen=/models/qwen3 --alias 'gpt-*=qwen'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run.models = append(run.models, args...) // as with every other command
 			if len(run.models) == 0 && run.modelsDir == "" {

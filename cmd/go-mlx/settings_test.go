@@ -138,7 +138,7 @@ func TestVariablesAreNoOtherFlags(t *testing.T) {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			require.NotContains(t, []string{
 				"any-version", "api-keys", "bench-model", "cpu", "kernel-cache", "one-launch", "pool-ops", "pool-seed", "record", "report",
-				"room-ops", "room-seed", "slow", "worker-device", "write",
+				"registry-ops", "registry-seed", "slow", "worker-device", "write",
 			}, f.Name, cmd.Name())
 		})
 	}

@@ -1,5 +1,5 @@
 // Tests of the kernels without MLX: every level of this processor against sums in double precision, and a row's bits alone and
-// in company, on one thread and on several. Run it natively, and for arm64 under an emulator: see `make test-kernels`.
+// in a batch, on one thread and on several. Run it natively, and for arm64 under an emulator: see `make test-kernels`.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -202,7 +202,7 @@ static void test_product(const Level& level, Type type, int bits) {
   // The same rows one by one, and in two parts, on another number of threads.
   pool_set_threads(threads[whole(0, 2)]);
   for (long i = 0; i < m; i++) run(i, 1, again);
-  check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "a row alone has other bits than in company");
+  check(std::memcmp(out.bytes.data(), again.bytes.data(), out.bytes.size()) == 0, "a row alone has other bits than in a batch");
   long cut = whole(0, m - 1);
   if (cut > 0) run(0, cut, again);
   run(cut, m - cut, again);
@@ -250,7 +250,7 @@ static void test_scores(const Level& level, Type type, int bits) {
     int32_t zero = 0;
     level.scores(Scores{x.bytes.data() + rows[i] * k * size_of(type), type, 1, k, w.m, &zero, &ids[i], 1, &again[i]});
   }
-  check(std::memcmp(out.data(), again.data(), out.size() * 4) == 0, "a row alone scores other bits than in company");
+  check(std::memcmp(out.data(), again.data(), out.size() * 4) == 0, "a row alone scores other bits than in a batch");
 }
 
 // Attention of several tokens at once against the same tokens one by one with kept keys, and against double precision.

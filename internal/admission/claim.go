@@ -3,6 +3,8 @@ package admission
 import (
 	"context"
 	"slices"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Urgency is what may be done to make room for a claim. More urgent claims come first, equal ones in the order in which they were
@@ -51,7 +53,7 @@ type Claim struct {
 
 // BeginLoad waits until so many bytes are granted together. Claims made until EndLoad are taken from them, so that two models that
 // need several claims each never hold some and wait for each other. tell is told what it waits for; it may be nil.
-func (m *Memory) BeginLoad(ctx context.Context, bytes int64, tell func(Wait)) error {
+func (m *Memory) BeginLoad(ctx context.Context, bytes int64, tell func(engine.Wait)) error {
 	c := m.Claim(bytes, Needed)
 	if err := c.Await(ctx, tell); err != nil {
 		return err
@@ -109,7 +111,7 @@ func (m *Memory) place(urgency Urgency) uint64 {
 }
 
 // Await returns when the memory is granted, or with an error when it never will be or ctx ends. Then the claim is withdrawn.
-func (c *Claim) Await(ctx context.Context, tell func(Wait)) error {
+func (c *Claim) Await(ctx context.Context, tell func(engine.Wait)) error {
 	r := c.memory.registry
 	err := r.await(ctx, &c.waiter, tell)
 	if err != nil {

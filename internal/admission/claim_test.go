@@ -29,7 +29,7 @@ func TestAFurtherWorkerClosesOnlyIdleModels(t *testing.T) {
 		l.Release()
 		synctest.Wait()
 		require.True(t, more.granted())
-		require.Equal(t, Cold, b.phase("b"))
+		require.Equal(t, engine.PhaseCold, b.phase("b"))
 		// It is no reason to keep b out.
 		again := b.ask(t.Context(), "b")
 		more.Leaving()
@@ -48,11 +48,11 @@ func TestSmallCallsTakeOnlyWhatNobodyElseWants(t *testing.T) {
 		small := b.memoryOf("a").Claim(50, Spare)
 		time.Sleep(time.Minute)
 		require.False(t, small.granted())
-		require.Equal(t, Ready, b.phase("b"), "no model is closed for it")
+		require.Equal(t, engine.PhaseReady, b.phase("b"), "no model is closed for it")
 		small.Raise(Growth)
 		synctest.Wait()
 		require.True(t, small.granted())
-		require.Equal(t, Cold, b.phase("b"))
+		require.Equal(t, engine.PhaseCold, b.phase("b"))
 		small.Release()
 	})
 }
@@ -70,7 +70,7 @@ func TestAWorkerThatDiedIsReplacedBeforeOthersGetItsMemory(t *testing.T) {
 		synctest.Wait()
 		require.True(t, again.granted())
 		f.becomes(again)
-		require.Equal(t, Cold, b.phase("b"))
+		require.Equal(t, engine.PhaseCold, b.phase("b"))
 		// One that ended because it had nothing to do is not replaced at others' cost.
 		f.holds().Leaving()
 		third := f.memory.Claim(100, Needed)
@@ -116,7 +116,7 @@ func TestALoadGetsAllItsMemoryAtOnce(t *testing.T) {
 		two.Leave()
 		require.ErrorIs(t, r.Join("big").BeginLoad(t.Context(), 301, nil), engine.ErrBudget)
 		require.NoError(t, r.Close())
-		require.ErrorIs(t, r.Join("late").BeginLoad(t.Context(), 1, nil), ErrClosed)
+		require.ErrorIs(t, r.Join("late").BeginLoad(t.Context(), 1, nil), engine.ErrHostClosed)
 	})
 }
 
@@ -130,7 +130,7 @@ func TestALoadWaitsForMemoryThatIsBeingReleased(t *testing.T) {
 		anew := f.memory.Claim(100, Needed)
 		time.Sleep(time.Minute)
 		require.False(t, anew.granted())
-		require.Equal(t, Ready, b.phase("b"))
+		require.Equal(t, engine.PhaseReady, b.phase("b"))
 		f.holds().Release()
 		require.True(t, anew.granted())
 		f.becomes(anew)
@@ -145,12 +145,12 @@ func TestAClaimWhoseContextEndsIsWithdrawn(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var waits []string
-		err := b.Join("other").Claim(30, Needed).Await(ctx, func(w Wait) { waits = append(waits, w.String()) })
+		err := b.Join("other").Claim(30, Needed).Await(ctx, func(w engine.Wait) { waits = append(waits, w.String()) })
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, []string{"model other waits for 30 bytes of memory, 20 bytes of 100 bytes are free; held by models that are not closed for others: own"}, waits)
-		var wait *WaitError
+		var wait *engine.WaitError
 		require.True(t, errors.As(err, &wait))
-		require.Equal(t, WaitPinned, wait.Wait.Reason)
+		require.Equal(t, engine.WaitPinned, wait.Wait.Reason)
 		require.Empty(t, b.Stat().Waits)
 		held.Release()
 		b.use("a").Release()
@@ -168,14 +168,14 @@ func TestOfferedMemoryIsAskedForBeforeModelsAreClosed(t *testing.T) {
 		two.Offer(func() { recalled += 10; two.Leaving() })
 		wants := b.ask(t.Context(), "a")
 		require.Equal(t, 11, recalled)
-		require.Equal(t, Ready, b.phase("b"))
-		require.Equal(t, []Reason{WaitMemory}, wants.told())
+		require.Equal(t, engine.PhaseReady, b.phase("b"))
+		require.Equal(t, []engine.WaitReason{engine.WaitMemory}, wants.told())
 		require.Contains(t, wants.text(), "own")
 		two.Release()
 		<-wants.done
 		require.NoError(t, wants.err)
 		wants.lease.Release()
-		require.Equal(t, Ready, b.phase("b"))
+		require.Equal(t, engine.PhaseReady, b.phase("b"))
 		one.Offer(func() { t.Error("nobody needs it") })
 		one.Release()
 		own.Leave()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // entry is a named model. Its fields are guarded by the Registry's lock.
@@ -15,7 +17,7 @@ type entry struct {
 	spec   Spec
 	memory *Memory
 
-	phase      Phase
+	phase      engine.ModelPhase
 	model      Model      // of phase Ready
 	requests   []*request // that wait for it, in order
 	claim      *Claim     // of the next load; nil while none is wanted
@@ -57,7 +59,7 @@ func (l *Lease) Release() { l.once.Do(func() { l.registry.returned(l.entry) }) }
 // served in the order in which they came. A load goes on when ctx ends, for whoever asks next. tell is told what the request
 // waits for, on the calling goroutine; it may be nil. The caller releases the lease. Who holds a lease and asks for a model that does
 // not fit beside it waits for himself.
-func (r *Registry) Acquire(ctx context.Context, name string, tell func(Wait)) (*Lease, error) {
+func (r *Registry) Acquire(ctx context.Context, name string, tell func(engine.Wait)) (*Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("model %s: %w", name, context.Cause(ctx))
 	}
@@ -86,13 +88,13 @@ func (r *Registry) Acquire(ctx context.Context, name string, tell func(Wait)) (*
 // tryAcquire gives a lease of a model that is loaded and takes requests. Caller must hold r.mu.
 func (r *Registry) tryAcquire(name string) (*entry, *Lease, error) {
 	if r.closed {
-		return nil, nil, ErrClosed
+		return nil, nil, engine.ErrHostClosed
 	}
 	e, err := r.find(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	if e.phase == Ready && e.makesRoom == nil {
+	if e.phase == engine.PhaseReady && e.makesRoom == nil {
 		return e, r.lease(e), nil
 	}
 	return e, nil, nil
@@ -139,7 +141,7 @@ func (r *Registry) takeBack(e *entry) {
 func (r *Registry) startLoading(e *entry, c *Claim) {
 	m := e.memory
 	m.load, m.ticket, m.lost = c, c.ticket, false
-	e.phase, e.claim = Loading, nil
+	e.phase, e.claim = engine.PhaseLoading, nil
 	e.loads++
 	r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeLoad, Bytes: c.bytes})
 	start := time.Now()
@@ -151,7 +153,7 @@ func (r *Registry) startLoading(e *entry, c *Claim) {
 		if err != nil {
 			r.loadFailed(e, err)
 		} else {
-			e.phase, e.model, e.readySince, e.failures, e.loadErr = Ready, model, time.Now(), 0, nil
+			e.phase, e.model, e.readySince, e.failures, e.loadErr = engine.PhaseReady, model, time.Now(), 0, nil
 			r.touch(e)
 			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeReady, Took: time.Since(start)})
 		}
@@ -161,9 +163,9 @@ func (r *Registry) startLoading(e *entry, c *Claim) {
 
 // loadFailed takes in that a load failed. Caller must hold r.mu.
 func (r *Registry) loadFailed(e *entry, err error) {
-	e.phase, e.loadErr = Failed, err
+	e.phase, e.loadErr = engine.PhaseFailed, err
 	if r.closed {
-		err = errors.Join(ErrClosed, err)
+		err = errors.Join(engine.ErrHostClosed, err)
 	} else {
 		e.failures++
 		e.failedAt = time.Now()
@@ -184,7 +186,7 @@ func (r *Registry) fail(e *entry, err error) {
 // Caller must hold r.mu.
 func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 	model := e.model
-	e.phase, e.model, e.makesRoom, e.closing = Closing, nil, nil, make(chan struct{})
+	e.phase, e.model, e.makesRoom, e.closing = engine.PhaseClosing, nil, nil, make(chan struct{})
 	if evicted {
 		e.evictions++
 	}
@@ -193,7 +195,7 @@ func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 		err := model.Close()
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		e.phase, e.closeErr = Cold, err
+		e.phase, e.closeErr = engine.PhaseCold, err
 		close(e.closing)
 		if err != nil {
 			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeFailed, Err: fmt.Errorf("close: %w", err)})
@@ -209,7 +211,7 @@ func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) boo
 	r := m.registry
 	r.mu.Lock()
 	idle := slices.DeleteFunc(slices.Clone(r.entries), func(e *entry) bool {
-		mayGo := e.phase == Closing || e.phase == Ready && e.active == 0 && !e.memory.pinned && may(e.model)
+		mayGo := e.phase == engine.PhaseClosing || e.phase == engine.PhaseReady && e.active == 0 && !e.memory.pinned && may(e.model)
 		return !mayGo || e.memory == m
 	})
 	slices.SortFunc(idle, func(a, b *entry) int {
@@ -221,7 +223,7 @@ func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) boo
 			break
 		}
 		bytes -= e.memory.held
-		if e.phase == Ready {
+		if e.phase == engine.PhaseReady {
 			r.startClosing(e, true, m.name)
 		}
 		ends = append(ends, e.closing)
@@ -253,7 +255,7 @@ func (r *Registry) measure() {
 	r.mu.Lock()
 	var all sync.WaitGroup
 	for _, e := range r.entries {
-		if model, measure := e.model, e.spec.Measure; e.phase == Ready && measure != nil {
+		if model, measure := e.model, e.spec.Measure; e.phase == engine.PhaseReady && measure != nil {
 			all.Go(func() { measure(model) })
 		}
 	}

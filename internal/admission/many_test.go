@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // A queue may be long. Every event changes what all that stand in it wait for; they are told at once when it is another reason, else once
@@ -27,7 +29,7 @@ func TestALongQueueIsToldOncePerSecond(t *testing.T) {
 		for name := range sizes {
 			group.Go(func() {
 				tells := 0
-				lease, err := b.Acquire(t.Context(), name, func(w Wait) {
+				lease, err := b.Acquire(t.Context(), name, func(w engine.Wait) {
 					mu.Lock()
 					defer mu.Unlock()
 					longest = max(longest, len(w.String()))
@@ -128,7 +130,7 @@ func TestAWaitNamesAFewModelsAndCountsTheRest(t *testing.T) {
 	short.add("a")
 	require.Equal(t, []string{"b"}, before, "what was returned stays as it is")
 	require.Equal(t, "model x waits for 2 bytes of memory, 1 bytes of 3 bytes are free; before it: a, b and 7 others",
-		Wait{Model: "x", Reason: WaitTurn, Models: with, Others: 7, Needed: 2, Free: 1, Budget: 3}.String())
+		engine.Wait{Model: "x", Reason: engine.WaitTurn, Models: with, Others: 7, Needed: 2, Free: 1, Budget: 3}.String())
 }
 
 // Memory that a request needs comes from models without requests, the one used longest ago first, and from no more than it takes.
@@ -143,7 +145,7 @@ func TestCloseIdleTakesTheModelsUsedLongestAgo(t *testing.T) {
 		require.NoError(t, b.Pin("a", true))
 		require.False(t, memory.CloseIdle(t.Context(), 1, func(Model) bool { return false }))
 		require.True(t, memory.CloseIdle(t.Context(), 150, all))
-		require.Equal(t, []Phase{Ready, Cold, Ready, Ready, Cold}, []Phase{b.phase("a"), b.phase("b"), b.phase("c"), b.phase("d"), b.phase("e")})
+		require.Equal(t, []engine.ModelPhase{engine.PhaseReady, engine.PhaseCold, engine.PhaseReady, engine.PhaseReady, engine.PhaseCold}, []engine.ModelPhase{b.phase("a"), b.phase("b"), b.phase("c"), b.phase("d"), b.phase("e")})
 
 		// One that is being closed already is waited for, as long as the context lasts.
 		slow := b.closesWait()
@@ -158,7 +160,7 @@ func TestCloseIdleTakesTheModelsUsedLongestAgo(t *testing.T) {
 			close(slow)
 		}()
 		require.True(t, memory.CloseIdle(t.Context(), 1, all))
-		require.Equal(t, Cold, b.phase("c"))
+		require.Equal(t, engine.PhaseCold, b.phase("c"))
 		require.False(t, memory.CloseIdle(t.Context(), 1, all), "there is none left")
 		lease.Release()
 	})

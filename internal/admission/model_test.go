@@ -10,13 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// Random operations against what a Registry promises. After every one, when all is quiet, its books must agree with who holds what, nobody
-// may have been served before one that asked earlier, and whoever waits must wait for something that will happen.
+// Random operations against what a Registry promises. After every one, when all is quiet, its books must agree with who holds what, no request
+// may have been served before one that asked earlier, and every request that waits must wait for something that will happen.
 //
-//	GO_MLX_REGISTRY_OPS=1000000 go test ./internal/admission -run KeepsItsPromises
+//	GO_MLX_REGISTRY_OPS=1000000 go test ./internal/admission -run Invariants
 const registryOps, opsPerRegistry = 10000, 400
 
 func TestRegistryInvariantsHoldUnderRandomOperations(t *testing.T) {
@@ -201,19 +202,19 @@ func (m *registryModel) Check() {
 		if e.active != active[name] || len(e.requests) != waiting[name] {
 			m.bad("%s has %d leases and %d requests, want %d and %d", name, e.active, len(e.requests), active[name], waiting[name])
 		}
-		if len(e.requests) > 0 && e.phase == Ready && e.makesRoom == nil {
+		if len(e.requests) > 0 && e.phase == engine.PhaseReady && e.makesRoom == nil {
 			m.bad("requests wait for %s, which is ready", name)
 		}
 		if len(e.requests) > 0 && e.requests[0].wait.Reason == "" {
 			m.bad("a request for %s does not know what it waits for", name)
 		}
-		if (e.phase == Cold || e.phase == Failed) != (e.claim != nil) && len(e.requests) > 0 {
+		if (e.phase == engine.PhaseCold || e.phase == engine.PhaseFailed) != (e.claim != nil) && len(e.requests) > 0 {
 			m.bad("requests wait for %s, which is %s, with claim %v", name, e.phase, e.claim)
 		}
 		if e.makesRoom != nil && (e.active == 0 || len(r.claims) == 0 || e.memory.pinned) {
 			m.bad("%s makes room for %v with %d leases and %d claims", name, e.makesRoom, e.active, len(r.claims))
 		}
-		if e.phase == Loading || e.phase == Closing || e.phase == Ready && e.active > 0 {
+		if e.phase == engine.PhaseLoading || e.phase == engine.PhaseClosing || e.phase == engine.PhaseReady && e.active > 0 {
 			moving = true
 		}
 	}
@@ -233,7 +234,7 @@ func (m *registryModel) checkClaims(moving bool) {
 		if !blocked && m.used+need <= m.options.Budget {
 			m.bad("%s waits for %d bytes, and they are free", c.memory.name, need)
 		}
-		if c.wait.Reason == WaitPinned {
+		if c.wait.Reason == engine.WaitPinned {
 			continue
 		}
 		blocked = true

@@ -38,12 +38,12 @@ func (r *Registry) reconcile() {
 func (r *Registry) endAll() {
 	for _, c := range slices.Clone(r.claims) {
 		r.withdraw(c)
-		c.finish(ErrClosed)
+		c.finish(engine.ErrHostClosed)
 	}
 	for _, e := range r.entries {
 		e.claim = nil
-		r.fail(e, ErrClosed)
-		if e.phase == Ready {
+		r.fail(e, engine.ErrHostClosed)
+		if e.phase == engine.PhaseReady {
 			r.startClosing(e, false, "")
 		}
 	}
@@ -51,7 +51,7 @@ func (r *Registry) endAll() {
 
 // giveLeases gives the model to the requests that wait for it, if it is loaded and takes requests.
 func (r *Registry) giveLeases(e *entry) {
-	if e.phase != Ready || e.makesRoom != nil {
+	if e.phase != engine.PhaseReady || e.makesRoom != nil {
 		return
 	}
 	for _, q := range e.requests {
@@ -63,7 +63,7 @@ func (r *Registry) giveLeases(e *entry) {
 
 // idleEnd is when a model is closed because it has no requests.
 func (r *Registry) idleEnd(e *entry) (time.Time, bool) {
-	if r.options.IdleTTL <= 0 || e.phase != Ready || e.active > 0 {
+	if r.options.IdleTTL <= 0 || e.phase != engine.PhaseReady || e.active > 0 {
 		return time.Time{}, false
 	}
 	return e.lastUsed.Add(r.options.IdleTTL), true
@@ -75,10 +75,10 @@ func (r *Registry) closeIdle(e *entry, now time.Time) {
 	}
 }
 
-// wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request, and takes one
-// that nobody asks for any more out.
+// wantLoad puts a model that is asked for and not loaded into the queue for memory, at the place of its first request. A model
+// without requests is taken out of the queue.
 func (r *Registry) wantLoad(e *entry) {
-	if e.phase != Cold && e.phase != Failed {
+	if e.phase != engine.PhaseCold && e.phase != engine.PhaseFailed {
 		return
 	}
 	switch wanted := len(e.requests) > 0; {
@@ -119,28 +119,28 @@ func (r *Registry) grant(now time.Time) (head *Claim) {
 		}
 		if e := c.memory.entry; c.isLoad() {
 			if left := e.backOff(now); left > 0 {
-				r.refuse(c, &RetryError{After: left, Err: e.loadErr})
+				r.refuse(c, &engine.RetryError{After: left, Err: e.loadErr})
 				continue
 			}
 		}
-		wait := Wait{Model: c.memory.name, Needed: need, Free: max(0, budget-r.used), Budget: budget}
+		wait := engine.Wait{Model: c.memory.name, Needed: need, Free: max(0, budget-r.used), Budget: budget}
 		if !fixed.counted {
 			fixed = r.fixed()
 		}
 		if fixed.with(c.memory)+need > budget {
 			// Only the caller's doing can help it. Meanwhile others come first.
-			wait.Reason = WaitPinned
+			wait.Reason = engine.WaitPinned
 			wait.Models, wait.Others = fixed.namesWith(c.memory)
 			r.sayClaim(c, wait)
 			continue
 		}
 		if head == nil {
 			head = c
-			wait.Reason = WaitMemory
+			wait.Reason = engine.WaitMemory
 			holders := r.holders(c)
 			wait.Models, wait.Others = holders.but("")
 		} else {
-			wait.Reason = WaitTurn
+			wait.Reason = engine.WaitTurn
 			wait.Models, wait.Others = before.but(c.memory.name)
 		}
 		before.add(c.memory.name)
@@ -150,7 +150,7 @@ func (r *Registry) grant(now time.Time) (head *Claim) {
 }
 
 // sayClaim tells a claim what it waits for.
-func (r *Registry) sayClaim(c *Claim, w Wait) {
+func (r *Registry) sayClaim(c *Claim, w engine.Wait) {
 	before := c.wait.Reason
 	r.say(&c.waiter, w)
 	if c.isLoad() && before != w.Reason {
@@ -229,7 +229,7 @@ func (r *Registry) askBack(missing int64, head *Claim) int64 {
 		if missing <= 0 {
 			break
 		}
-		if m := c.memory; head != nil && m == head.memory || m.entry != nil && m.entry.phase == Closing {
+		if m := c.memory; head != nil && m == head.memory || m.entry != nil && m.entry.phase == engine.PhaseClosing {
 			continue
 		}
 		missing -= c.bytes
@@ -266,7 +266,7 @@ func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 		missing = 0
 	}
 	for _, m := range r.memories {
-		if m.entry != nil && m.entry.phase == Closing {
+		if m.entry != nil && m.entry.phase == engine.PhaseClosing {
 			missing -= m.held
 		} else {
 			missing -= m.leave
@@ -275,7 +275,7 @@ func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 	missing = r.askBack(missing, head)
 	var candidates []*entry
 	for _, e := range r.entries {
-		if e.phase == Ready && !e.memory.pinned && e.memory.held > e.memory.leave && (head == nil || e.memory != head.memory) {
+		if e.phase == engine.PhaseReady && !e.memory.pinned && e.memory.held > e.memory.leave && (head == nil || e.memory != head.memory) {
 			candidates = append(candidates, e)
 		}
 	}
@@ -322,14 +322,14 @@ func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 
 // sayWait tells the requests for a model what they wait for.
 func (r *Registry) sayWait(e *entry) {
-	w := Wait{Model: e.spec.Name}
+	w := engine.Wait{Model: e.spec.Name}
 	switch {
-	case e.phase == Loading:
-		w.Reason = WaitLoad
-	case e.phase == Closing:
-		w.Reason = WaitClose
-	case e.phase == Ready:
-		w.Reason, w.Models = WaitDrain, e.makesRoom
+	case e.phase == engine.PhaseLoading:
+		w.Reason = engine.WaitLoad
+	case e.phase == engine.PhaseClosing:
+		w.Reason = engine.WaitClose
+	case e.phase == engine.PhaseReady:
+		w.Reason, w.Models = engine.WaitDrain, e.makesRoom
 	case e.claim != nil:
 		w = e.claim.wait
 	}

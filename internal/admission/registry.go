@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // A model whose last load failed has others closed for its next try only after a while, which doubles with every failure: a model
@@ -94,13 +96,13 @@ func (r *Registry) Add(spec Spec) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return ErrClosed
+		return engine.ErrHostClosed
 	}
 	at, taken := r.search(spec.Name)
 	if taken {
 		return fmt.Errorf("two models have the name %q", spec.Name)
 	}
-	e := &entry{spec: spec, phase: Cold}
+	e := &entry{spec: spec, phase: engine.PhaseCold}
 	e.memory = &Memory{registry: r, name: spec.Name, entry: e}
 	r.memories = append(r.memories, e.memory)
 	r.entries = slices.Insert(r.entries, at, e)
@@ -122,7 +124,7 @@ func (r *Registry) find(name string) (*entry, error) {
 	if at, found := r.search(name); found {
 		return r.entries[at], nil
 	}
-	return nil, &UnknownModelError{Name: name, Known: r.names()}
+	return nil, &engine.UnknownModelError{Name: name, Known: r.names()}
 }
 
 // search is where the entry of a name is in r.entries, or would be.
@@ -153,7 +155,7 @@ func (r *Registry) Unload(name string) (bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, err := r.find(name)
-	if err != nil || e.phase != Ready || e.active > 0 {
+	if err != nil || e.phase != engine.PhaseReady || e.active > 0 {
 		return false, err
 	}
 	r.startClosing(e, false, "")

@@ -180,7 +180,7 @@ func (b *bench) state(name string) State {
 	return State{}
 }
 
-func (b *bench) phase(name string) Phase { return b.state(name).Phase }
+func (b *bench) phase(name string) engine.ModelPhase { return b.state(name).Phase }
 
 func (b *bench) use(name string) *Lease {
 	b.t.Helper()
@@ -193,7 +193,7 @@ func (b *bench) use(name string) *Lease {
 func (b *bench) ask(ctx context.Context, name string) *asked {
 	a := &asked{done: make(chan struct{})}
 	go func() {
-		a.lease, a.err = b.Acquire(ctx, name, func(w Wait) {
+		a.lease, a.err = b.Acquire(ctx, name, func(w engine.Wait) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.waits = append(a.waits, w)
@@ -209,10 +209,10 @@ type asked struct {
 	lease *Lease
 	err   error
 	mu    sync.Mutex
-	waits []Wait
+	waits []engine.Wait
 }
 
-func (a *asked) told() (out []Reason) {
+func (a *asked) told() (out []engine.WaitReason) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, w := range a.waits {
@@ -251,8 +251,8 @@ func TestManyRequestsLoadAModelOnce(t *testing.T) {
 		for range 20 {
 			all = append(all, b.ask(t.Context(), "a"))
 		}
-		require.Equal(t, Loading, b.phase("a"))
-		require.Equal(t, []Reason{WaitLoad}, all[0].told())
+		require.Equal(t, engine.PhaseLoading, b.phase("a"))
+		require.Equal(t, []engine.WaitReason{engine.WaitLoad}, all[0].told())
 		for _, a := range all {
 			<-a.done
 			require.NoError(t, a.err)
@@ -271,15 +271,15 @@ func TestAnIdleModelIsClosedAfterItsTTLAndNotWhileInUse(t *testing.T) {
 	roomTest(t, Options{IdleTTL: time.Minute}, hundreds("a"), func(t *testing.T, b *bench) {
 		l := b.use("a")
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, Ready, b.phase("a"))
+		require.Equal(t, engine.PhaseReady, b.phase("a"))
 		l.Release()
 		time.Sleep(50 * time.Second)
 		b.use("a").Release()
 		time.Sleep(50 * time.Second)
-		require.Equal(t, Ready, b.phase("a"), "the second use counts")
+		require.Equal(t, engine.PhaseReady, b.phase("a"), "the second use counts")
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		require.Equal(t, Cold, b.phase("a"))
+		require.Equal(t, engine.PhaseCold, b.phase("a"))
 		require.Zero(t, b.state("a").Evictions)
 		b.use("a").Release()
 		require.Len(t, b.loads(), 2)
@@ -296,10 +296,10 @@ func TestAModelThatNobodyWaitedForIsClosedAfterItsTTL(t *testing.T) {
 		require.ErrorIs(t, a.err, context.DeadlineExceeded)
 		require.ErrorContains(t, a.err, "model a is being loaded")
 		time.Sleep(time.Second)
-		require.Equal(t, Ready, b.phase("a"), "the load goes on")
+		require.Equal(t, engine.PhaseReady, b.phase("a"), "the load goes on")
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Equal(t, Cold, b.phase("a"))
+		require.Equal(t, engine.PhaseCold, b.phase("a"))
 	})
 }
 
@@ -309,7 +309,7 @@ func TestTheModelUsedLongestAgoMakesRoom(t *testing.T) {
 		b.use("b").Release()
 		b.use("a").Release()
 		b.use("c").Release()
-		require.Equal(t, []Phase{Ready, Cold, Ready}, []Phase{b.phase("a"), b.phase("b"), b.phase("c")})
+		require.Equal(t, []engine.ModelPhase{engine.PhaseReady, engine.PhaseCold, engine.PhaseReady}, []engine.ModelPhase{b.phase("a"), b.phase("b"), b.phase("c")})
 		require.EqualValues(t, 1, b.state("b").Evictions)
 		require.EqualValues(t, 200, b.Stat().Used)
 	})
@@ -339,7 +339,7 @@ func TestABusyModelDoesNotStarveAnother(t *testing.T) {
 		require.Less(t, time.Since(begin), 10*time.Second)
 		require.Greater(t, time.Since(begin), 2*time.Second, "a model that was just loaded serves for a while first")
 		time.Sleep(20 * time.Second)
-		require.Equal(t, Ready, b.phase("a"), "and the first one comes back")
+		require.Equal(t, engine.PhaseReady, b.phase("a"), "and the first one comes back")
 		stop()
 		clients.Wait()
 	})
@@ -376,7 +376,7 @@ func TestAFailedLoadIsTriedAgainByTheNextRequest(t *testing.T) {
 		b.breaks("a", broken)
 		_, err := b.Acquire(t.Context(), "a", nil)
 		require.ErrorIs(t, err, broken)
-		require.Equal(t, Failed, b.phase("a"))
+		require.Equal(t, engine.PhaseFailed, b.phase("a"))
 		require.ErrorIs(t, b.state("a").Err, broken)
 		require.Zero(t, b.Stat().Used)
 		b.breaks("a", nil)
@@ -414,7 +414,7 @@ func TestABrokenModelDoesNotCloseGoodOnesAgainAndAgain(t *testing.T) {
 			require.ErrorIs(t, err, broken)
 		}
 		require.Equal(t, int64(1), b.state("a").Evictions+b.state("b").Evictions)
-		var retry *RetryError
+		var retry *engine.RetryError
 		_, err := b.Acquire(t.Context(), "c", nil)
 		require.ErrorAs(t, err, &retry)
 		b.breaks("c", nil)
@@ -430,12 +430,12 @@ func TestCloseEndsLoadsAndWaitsAndLaterRequests(t *testing.T) {
 		require.NoError(t, b.Close())
 		for _, a := range []*asked{loading, waiting} {
 			<-a.done
-			require.ErrorIs(t, a.err, ErrClosed)
+			require.ErrorIs(t, a.err, engine.ErrHostClosed)
 		}
 		l.Release()
 		_, err := b.Acquire(t.Context(), "b", nil)
-		require.ErrorIs(t, err, ErrClosed)
-		require.ErrorIs(t, b.Add(Spec{Name: "d"}), ErrClosed)
+		require.ErrorIs(t, err, engine.ErrHostClosed)
+		require.ErrorIs(t, b.Add(Spec{Name: "d"}), engine.ErrHostClosed)
 	})
 }
 
@@ -443,7 +443,7 @@ func TestWhatCannotBeServedIsAnError(t *testing.T) {
 	roomTest(t, Options{Budget: 50}, hundreds("a", "b"), func(t *testing.T, b *bench) {
 		_, err := b.Acquire(t.Context(), "a", nil)
 		require.ErrorIs(t, err, engine.ErrBudget)
-		var unknown *UnknownModelError
+		var unknown *engine.UnknownModelError
 		_, err = b.Acquire(t.Context(), "nobody", nil)
 		require.ErrorAs(t, err, &unknown)
 		require.Equal(t, []string{"a", "b"}, unknown.Known)
@@ -464,7 +464,7 @@ func TestDrainingIsUndone(t *testing.T) {
 		defer cancel()
 		other := b.ask(ctx, "b")
 		again := b.ask(t.Context(), "a")
-		require.Equal(t, []Reason{WaitDrain}, again.told())
+		require.Equal(t, []engine.WaitReason{engine.WaitDrain}, again.told())
 		require.Equal(t, "model a has to make room for b first", again.text())
 		<-other.done
 		require.ErrorIs(t, other.err, context.DeadlineExceeded)
@@ -473,7 +473,7 @@ func TestDrainingIsUndone(t *testing.T) {
 		again.lease.Release()
 		b.use("a").Release()
 		l.Release()
-		require.Equal(t, Ready, b.phase("a"))
+		require.Equal(t, engine.PhaseReady, b.phase("a"))
 		require.Zero(t, b.state("a").Evictions)
 		require.Equal(t, []NoticeKind{NoticeLoad, NoticeReady, NoticeWait, NoticeDrain, NoticeResume}, kinds(b.noticed()))
 		// Of two that wait, one that gives up leaves the other its turn.
@@ -497,12 +497,12 @@ func TestDrainingIsUndoneWhenAnotherModelGivesEnough(t *testing.T) {
 		time.Sleep(time.Minute)
 		wanted := b.ask(t.Context(), "c")
 		again := b.ask(t.Context(), "a") // a was used longest ago
-		require.Equal(t, []Reason{WaitDrain}, again.told())
+		require.Equal(t, []engine.WaitReason{engine.WaitDrain}, again.told())
 		two.Release()
 		<-wanted.done
 		<-again.done
 		require.NoError(t, errors.Join(wanted.err, again.err))
-		require.Equal(t, []Phase{Ready, Cold, Ready}, []Phase{b.phase("a"), b.phase("b"), b.phase("c")})
+		require.Equal(t, []engine.ModelPhase{engine.PhaseReady, engine.PhaseCold, engine.PhaseReady}, []engine.ModelPhase{b.phase("a"), b.phase("b"), b.phase("c")})
 		for _, l := range []*Lease{one, again.lease, wanted.lease} {
 			l.Release()
 		}
@@ -521,10 +521,10 @@ func TestAPinnedModelIsWaitedForAndBlocksNobodyElse(t *testing.T) {
 		require.NoError(t, b.Pin("a", true))
 		b.use("a").Release()
 		waits := b.ask(t.Context(), "b")
-		require.Equal(t, []Reason{WaitPinned}, waits.told())
+		require.Equal(t, []engine.WaitReason{engine.WaitPinned}, waits.told())
 		require.Contains(t, waits.text(), "held by models that are not closed for others: a")
 		b.use("c").Release()
-		require.Equal(t, Ready, b.phase("a"))
+		require.Equal(t, engine.PhaseReady, b.phase("a"))
 		require.NoError(t, b.Pin("a", false))
 		<-waits.done
 		require.NoError(t, waits.err)
@@ -558,7 +558,7 @@ func TestMemoryThatAModelHasGrownByCounts(t *testing.T) {
 		b.grow("a", 120)
 		waits := b.ask(t.Context(), "c") // there would be room once b is closed, were it not for a's growth
 		time.Sleep(time.Second / 2)
-		require.Equal(t, Cold, b.phase("b"))
+		require.Equal(t, engine.PhaseCold, b.phase("b"))
 		require.EqualValues(t, 220, b.Stat().Used)
 		select {
 		case <-waits.done:
@@ -573,7 +573,7 @@ func TestMemoryThatAModelHasGrownByCounts(t *testing.T) {
 		b.grow("a", 100)
 		b.measure()
 		synctest.Wait()
-		require.Equal(t, Cold, b.phase("c"))
+		require.Equal(t, engine.PhaseCold, b.phase("c"))
 		l.Release()
 	})
 }
@@ -617,7 +617,7 @@ func TestAModelCountsWithTheFilesThatAreLoaded(t *testing.T) {
 		b.use("b").Release()
 		b.use("a").Release()
 		require.EqualValues(t, 250, b.Stat().Used)
-		require.Equal(t, Cold, b.phase("b"))
+		require.Equal(t, engine.PhaseCold, b.phase("b"))
 	})
 }
 
@@ -630,7 +630,7 @@ func TestCloseInTheMiddleOfEverything(t *testing.T) {
 		b.use("b").Release()
 		time.Sleep(time.Minute)
 		waits := []*asked{b.ask(t.Context(), "c"), b.ask(t.Context(), "d"), b.ask(t.Context(), "a"), b.ask(t.Context(), "b")}
-		require.Equal(t, Closing, b.phase("b"))
+		require.Equal(t, engine.PhaseClosing, b.phase("b"))
 		worker := b.memoryOf("a").Claim(10, Growth)
 		closed := make(chan error, 1)
 		go func() { closed <- b.Close() }()
@@ -640,9 +640,9 @@ func TestCloseInTheMiddleOfEverything(t *testing.T) {
 				a.lease.Release() // a had not begun to drain
 				continue
 			}
-			require.ErrorIs(t, a.err, ErrClosed)
+			require.ErrorIs(t, a.err, engine.ErrHostClosed)
 		}
-		require.ErrorIs(t, worker.Await(t.Context(), nil), ErrClosed)
+		require.ErrorIs(t, worker.Await(t.Context(), nil), engine.ErrHostClosed)
 		l.Release()
 		close(slow)
 		require.NoError(t, <-closed)

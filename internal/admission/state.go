@@ -1,6 +1,10 @@
 package admission
 
-import "time"
+import (
+	"time"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+)
 
 // NoticeKind is what happened to a model.
 type NoticeKind string
@@ -24,20 +28,20 @@ type Notice struct {
 	For     string        // of drain and close: the model that needs the memory, if it is one
 	Bytes   int64         // of load: what was granted
 	Took    time.Duration // of ready: the load
-	Wait    Wait          // of wait
+	Wait    engine.Wait   // of wait
 	Err     error         // of failed
 }
 
 // State is a model at one moment.
 type State struct {
 	Name      string
-	Phase     Phase
-	Model     Model // nil unless Ready; it may be closed at any time
-	Err       error // why the last load failed
-	Active    int   // leases
-	Waiting   int   // requests that wait for it
-	Wait      Wait  // what the first of them waits for; zero if none waits
-	Held      int64 // bytes of the budget
+	Phase     engine.ModelPhase
+	Model     Model       // nil unless Ready; it may be closed at any time
+	Err       error       // why the last load failed
+	Active    int         // leases
+	Waiting   int         // requests that wait for it
+	Wait      engine.Wait // what the first of them waits for; zero if none waits
+	Held      int64       // bytes of the budget
 	LastUsed  time.Time
 	Loads     int64
 	Evictions int64 // times that it was closed to make room
@@ -46,9 +50,9 @@ type State struct {
 
 // Stat is a Registry at one moment.
 type Stat struct {
-	Budget, Used int64   // bytes
-	Models       []State // by name
-	Waits        []Wait  // what waits for memory, in order
+	Budget, Used int64         // bytes
+	Models       []State       // by name
+	Waits        []engine.Wait // what waits for memory, in order
 }
 
 // Stat describes the Registry.
@@ -61,7 +65,7 @@ func (r *Registry) Stat() Stat {
 			Name: e.spec.Name, Phase: e.phase, Model: e.model, Active: e.active, Waiting: len(e.requests), Held: e.memory.held,
 			LastUsed: e.lastUsed, Loads: e.loads, Evictions: e.evictions, Pinned: e.memory.pinned,
 		}
-		if e.phase == Failed {
+		if e.phase == engine.PhaseFailed {
 			s.Err = e.loadErr
 		}
 		if len(e.requests) > 0 {

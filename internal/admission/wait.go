@@ -4,13 +4,15 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // waiter is a request or a claim that waits. Its fields are guarded by the Registry's lock; done is closed when the outcome is known.
 type waiter struct {
 	done    chan struct{}
 	err     error
-	wait    Wait
+	wait    engine.Wait
 	untold  bool          // wait has changed since changed was written to
 	changed chan struct{} // of capacity 1: somebody is to read wait and be told
 }
@@ -24,7 +26,7 @@ const tellEvery = time.Second
 
 // say sets what somebody waits for, and wakes him to be told, now or later. Caller must hold r.mu; only reconcile calls it, which sets
 // r.tellCounts before.
-func (r *Registry) say(w *waiter, wait Wait) {
+func (r *Registry) say(w *waiter, wait engine.Wait) {
 	now := r.tellCounts
 	if !w.wait.Equal(wait) {
 		now = now || w.wait.Reason != wait.Reason ||
@@ -65,7 +67,7 @@ func (w *waiter) finish(err error) {
 
 // await returns when the outcome is known, or with an error that says what was waited for when ctx ends. Who had to wait is told so, also
 // if that was over before this goroutine got to run.
-func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error {
+func (r *Registry) await(ctx context.Context, w *waiter, tell func(engine.Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
@@ -86,13 +88,13 @@ func (r *Registry) await(ctx context.Context, w *waiter, tell func(Wait)) error 
 		case <-w.done:
 			return w.err
 		case <-ctx.Done():
-			return &WaitError{Wait: r.waitOf(w), Err: context.Cause(ctx)}
+			return &engine.WaitError{Wait: r.waitOf(w), Err: context.Cause(ctx)}
 		case <-changed:
 		}
 	}
 }
 
-func (r *Registry) waitOf(w *waiter) Wait {
+func (r *Registry) waitOf(w *waiter) engine.Wait {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return w.wait

@@ -31,7 +31,7 @@ type launch struct {
 	output      mlxc.Output
 }
 
-// newKernel is a kernel in the parts of its source. Its header comes behind those that all have.
+// newKernel is a kernel in the parts of its source. Its header comes after those that all have.
 func newKernel(name, header, body string, inputs []string, output string, constants ...string) *kernel {
 	k := &kernel{name: "go_mlx_" + name, header: header, body: body, inputs: inputs, output: output, constants: constants}
 	k.programs = map[[maxConstants]int]*mlxc.Program{}

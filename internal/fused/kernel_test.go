@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// A launch gives shapes and strides behind the arrays, input by input, so the source must name them in that order.
+// A launch gives shapes and strides after the arrays, input by input, so the source must name them in that order.
 func TestAKernelsParametersAreInTheOrderOfALaunch(t *testing.T) {
 	k := newKernel("some", "", "out[0] = x[x_strides[1]] + y[y_shape[0]] + y_strides[0] + z[N];",
 		[]string{"T x", "float y", "int z"}, "T out", "N")

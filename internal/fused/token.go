@@ -58,7 +58,7 @@ type TokenModel struct {
 	VocabSize   int
 	EmbedScale  float32 // as it is in the model's type; 0 for none
 	Embed, Head *nn.Linear
-	Norm        *mlxc.Array // behind the last layer
+	Norm        *mlxc.Array // after the last layer
 	Layers      []TokenLayer
 	Kinds       int // layers of one kind have the same places in their caches
 }

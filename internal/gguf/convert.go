@@ -232,7 +232,7 @@ func (c *Checkpoint) convert(p part, in, out []byte, scratch []float32) {
 	}
 }
 
-// putFloats writes values in a type and returns what is behind them.
+// putFloats writes values in a type and returns what is after them.
 func putFloats(out []byte, values []float32, dtype string) []byte {
 	switch dtype {
 	case "F32":

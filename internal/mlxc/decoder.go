@@ -18,7 +18,7 @@ type DecoderSpec struct {
 	Attention  Attention // without norms
 	Table      Layer     // of embeddings
 	EmbedScale float32
-	Norm       *Array // behind the last layer
+	Norm       *Array // after the last layer
 	Gate       Gate
 	Clip       bool // sums stay in float16's range
 	Rotations  []RoPE

@@ -88,7 +88,7 @@ func (s *Scope) Interleave(l Layer) {
 	}
 }
 
-// Apply takes x [..., in] through layers and returns their outputs one behind the other, [..., all of out], in x's type, or in
+// Apply takes x [..., in] through layers and returns their outputs one after the other, [..., all of out], in x's type, or in
 // float32 if wide. With a gate there are two layers of one size, and the result is gate(first) * second.
 func (s *Scope) Apply(x *Array, gate Gate, wide bool, layers ...Layer) *Array {
 	const op = "apply"
@@ -153,9 +153,9 @@ type Attention struct {
 }
 
 // PastKV is the kept keys and values [1, kv_heads, room, head_dim] of one row of a pass: the first Sinks positions lie at their numbers
-// and stay, position p behind them lies at Sinks + (p - Sinks) % (room - Sinks). Keys and Values are nil where Length is 0. Room is the
-// size that the room shall have when the pass's own keys and values are in it. Owned says that nobody else looks at Keys and Values any
-// more, so that they may be written in place.
+// and stay, position p after them lies at Sinks + (p - Sinks) % (room - Sinks). Keys and Values are nil where Length is 0. Room is the
+// length of the third axis that the arrays must have after the pass, whose own keys and values go in too. Owned says that no other
+// array shares the buffers of Keys and Values, so that they may be written in place.
 type PastKV struct {
 	Keys, Values *Array
 	Length, Room int
@@ -167,7 +167,7 @@ func (p PastKV) c() C.gomlx_past {
 	return C.gomlx_past{length: C.int(p.Length), room: C.int(p.Room), owned: flag(p.Owned), sinks: C.int(p.Sinks)}
 }
 
-// after is the row behind a pass of so many tokens.
+// after is the KV of a row once a pass of so many tokens is computed.
 func (p PastKV) after(keys, values *Array, tokens int) PastKV {
 	return PastKV{Keys: keys, Values: values, Length: p.Length + tokens, Room: p.Room, Owned: true, Sinks: p.Sinks}
 }

@@ -60,8 +60,8 @@ type ProgramLaunch struct {
 	Grid, Group [3]int // in threads
 	SharedBytes int
 	Outputs     []Output
-	Numbers     []int32  // parameters behind the outputs
-	Layouts     []Layout // of the first inputs: the parameters behind the numbers; inputs without one must be in row-major order
+	Numbers     []int32  // parameters after the outputs
+	Layouts     []Layout // of the first inputs: the parameters after the numbers; inputs without one must be in row-major order
 }
 
 // Layout is what a kernel wants to know of an input: its shape, then its strides, a parameter for each dimension.

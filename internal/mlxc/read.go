@@ -42,7 +42,7 @@ func widen(src unsafe.Pointer, n int) []int64 {
 }
 
 // read evaluates a and copies its elements. An array that has the type and row-major order already is
-// read without another op: an op would wait in the stream behind work queued after the array, and
+// read without another op: an op would wait in the stream for work that was queued after the array, and
 // decoding queues the next token before it reads the present one.
 func read[T any](a *Array, op string, dtype DType, data func(*Array) unsafe.Pointer, out func(unsafe.Pointer, int) []T) ([]T, error) {
 	if !a.Valid() {

@@ -118,7 +118,7 @@ func Alike(layers ...*Linear) bool {
 	return true
 }
 
-// Join returns layers of one input and one packing as a single layer whose output is theirs, one behind
+// Join returns layers of one input and one packing as a single layer whose output is theirs, one after
 // the other, and the arrays that it is made of: they are not needed once it is computed.
 func Join(s *mlxc.Scope, layers ...*Linear) (whole *Linear, parts []*mlxc.Array) {
 	join := func(of func(l *Linear) *mlxc.Array) *mlxc.Array {

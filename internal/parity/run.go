@@ -231,7 +231,7 @@ func (r *run) note(column int, want, got *engine.Trace) error {
 	return nil
 }
 
-// state is the states of layer i, or behind the last one the logits.
+// state is the states of layer i, or after the last one the logits.
 func state(t *engine.Trace, i int) []float32 {
 	if i < len(t.Layers) {
 		return t.Layers[i]

@@ -31,7 +31,7 @@ type Cutter struct {
 	object  strings.Builder // of the call under way, or of a head of Mistral's
 	key     string          // the last key of the call's own fields
 	start   int             // in object, where the string or value under way began
-	value   bool            // behind the colon
+	value   bool            // after the colon
 	id      string
 	name    string
 	begun   bool // the call under way was reported
@@ -84,7 +84,7 @@ func (c *Cutter) flush() {
 	}
 }
 
-// Rest is what the segment has behind its last call and is none.
+// Rest is what the segment has after its last call and is none.
 func (c *Cutter) Rest() string {
 	if c.begun {
 		return ""

@@ -140,7 +140,7 @@ func TestOnlyOfferedCallsHavePieces(t *testing.T) {
 	}
 }
 
-// What the model gets wrong is the client's to see, once a call has begun; and what is behind calls is a text.
+// What the model gets wrong is the client's to see, once a call has begun; and what is after calls is a text.
 func TestBrokenArgumentsStayAsTheyAre(t *testing.T) {
 	got, open := cutAll(t, NewCutter(jsonTemplate, offersAll), `{"name": "f", "arguments": {"a": "x`, func() int { return 2 })
 	require.True(t, open)

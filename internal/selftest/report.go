@@ -39,7 +39,7 @@ func (r *Report) WriteText(out io.Writer) error {
 		width = max(width, len(f.Name))
 	}
 	for _, f := range r.System {
-		fmt.Fprintf(&b, "%-*s  %s\n", width, f.Name, indent(f.Detail, width+2))
+		fmt.Fprintf(&b, "%-*s  %s\n", width, f.Name, Indent(f.Detail, width+2))
 	}
 	group := ""
 	for _, c := range r.Checks {
@@ -49,7 +49,7 @@ func (r *Report) WriteText(out io.Writer) error {
 		}
 		fmt.Fprintf(&b, "  %-7s  %s (%.1f s)\n", c.State, c.Name, c.Seconds)
 		if c.Detail != "" {
-			fmt.Fprintf(&b, "           %s\n", indent(c.Detail, 11))
+			fmt.Fprintf(&b, "           %s\n", Indent(c.Detail, 11))
 		}
 	}
 	fmt.Fprintf(&b, "\n%s\n", r.Verdict())
@@ -57,7 +57,36 @@ func (r *Report) WriteText(out io.Writer) error {
 	return err
 }
 
-// indent puts so many spaces in front of all lines of a text but the first.
-func indent(text string, n int) string {
-	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+strings.Repeat(" ", n))
+// reportWidth is how wide reports are, in columns: that of a terminal of the usual size.
+const reportWidth = 80
+
+// Indent makes a text the last column of a report, which begins at column n: it breaks lines between words and puts n spaces in front
+// of all but the first. Lines that begin with a space, such as those of Python's tracebacks, stay as they are.
+func Indent(text string, n int) string {
+	var b strings.Builder
+	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
+		words := []string{line}
+		if !strings.HasPrefix(line, " ") {
+			words = strings.Fields(line)
+		}
+		if i > 0 {
+			b.WriteString("\n" + strings.Repeat(" ", n))
+		}
+		column := n
+		for k, word := range words {
+			length := len([]rune(word))
+			switch {
+			case k == 0:
+			case column+1+length > reportWidth:
+				b.WriteString("\n" + strings.Repeat(" ", n))
+				column = n
+			default:
+				b.WriteByte(' ')
+				column++
+			}
+			b.WriteString(word)
+			column += length
+		}
+	}
+	return b.String()
 }

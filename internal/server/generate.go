@@ -144,7 +144,7 @@ func (w watcher) Over(o turn.Outcome) {
 }
 
 // begin takes the model for a request and prepares its answer. The caller releases the lease.
-func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, header func(func(http.Header)), waits func(mlx.Wait)) (*turn.Turn, *mlx.Lease, error) {
+func (s *Server) begin(ctx context.Context, q turn.Request, spec *turn.Spec, header func(func(http.Header)), waits func(mlx.Wait)) (*turn.Turn, *mlx.Lease, error) {
 	lease, err := s.acquire(ctx, q.ModelName(), header, waits)
 	if err != nil {
 		return nil, nil, err
@@ -152,9 +152,9 @@ func (s *Server) begin(ctx context.Context, q turn.Request, wish *turn.Wish, hea
 	facts, err := s.facts.Of(lease.Path)
 	if err == nil {
 		var t *turn.Turn
-		if t, err = turn.Prepare(ctx, lease.Model, facts, wish, s.settings()); err == nil {
+		if t, err = turn.Prepare(ctx, lease.Model, facts, spec, s.settings()); err == nil {
 			t.Watcher = watcher{s, visitOf(ctx)}
-			header(func(h http.Header) { s.noteIn(ctx, h, wish.Notes) })
+			header(func(h http.Header) { s.noteIn(ctx, h, spec.Notes) })
 			return t, lease, nil
 		}
 	}
@@ -184,23 +184,23 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 			}
 			return s.load(w, r, q.ModelName(), l.Loaded)
 		}
-		wish, err := q.Wish()
+		spec, err := q.Spec()
 		if err != nil {
 			return err
 		}
-		wish.Notes = notes
-		if err := wish.Check(); err != nil {
+		spec.Notes = notes
+		if err := spec.Check(); err != nil {
 			return err
 		}
 		if !q.Streams() {
-			return s.whole(w, r, q, wish)
+			return s.whole(w, r, q, spec)
 		}
-		return s.streamed(w, r, d, q, wish)
+		return s.streamed(w, r, d, q, spec)
 	}
 }
 
-func (s *Server) whole(w http.ResponseWriter, r *http.Request, q turn.Request, wish *turn.Wish) error {
-	t, lease, err := s.begin(r.Context(), q, wish, func(set func(http.Header)) { set(w.Header()) }, nil)
+func (s *Server) whole(w http.ResponseWriter, r *http.Request, q turn.Request, spec *turn.Spec) error {
+	t, lease, err := s.begin(r.Context(), q, spec, func(set func(http.Header)) { set(w.Header()) }, nil)
 	if err != nil {
 		return err
 	}
@@ -213,10 +213,10 @@ func (s *Server) whole(w http.ResponseWriter, r *http.Request, q turn.Request, w
 	return s.writeJSON(r.Context(), w, http.StatusOK, answer)
 }
 
-func (s *Server) streamed(w http.ResponseWriter, r *http.Request, d *dialect, q turn.Request, wish *turn.Wish) error {
+func (s *Server) streamed(w http.ResponseWriter, r *http.Request, d *dialect, q turn.Request, spec *turn.Spec) error {
 	out := s.newStream(r.Context(), w, d)
 	defer out.close()
-	t, lease, err := s.begin(r.Context(), q, wish, out.header, out.waits)
+	t, lease, err := s.begin(r.Context(), q, spec, out.header, out.waits)
 	if err == nil {
 		defer lease.Release()
 		err = q.AnswerStream(r.Context(), t, out)

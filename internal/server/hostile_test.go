@@ -42,7 +42,7 @@ func TestHostileClientsBesideGoodOnes(t *testing.T) {
 		func() { raw("/v1/completions", noisy, until) },
 		func() { raw("/v1/completions", noisy, func(net.Conn) {}) }, // leaves at once
 		func() {
-			raw("/v1/completions", fmt.Sprintf(endless, false), func(c net.Conn) { _, _ = c.Write([]byte("garbage behind the body")) })
+			raw("/v1/completions", fmt.Sprintf(endless, false), func(c net.Conn) { _, _ = c.Write([]byte("garbage after the body")) })
 		},
 		func() {
 			raw("/v1/classify", `{"model": "domains", "texts": ["a"], "labels": `+list(50_000, func(i int) string { return fmt.Sprintf(`"%d"`, i) })+`}`, until)

@@ -26,7 +26,7 @@ func field[T any](t *testing.T, body, path string) T {
 	return out
 }
 
-// Gemma's template takes no system message behind others and demands that user and assistant alternate. Clients send what they
+// Gemma's template takes no system message after others and demands that user and assistant alternate. Clients send what they
 // like.
 func TestMessagesInAnyOrder(t *testing.T) {
 	s := serve(t, Config{})
@@ -182,7 +182,7 @@ func TestABudgetOfThoughtIsKept(t *testing.T) {
 	require.Equal(t, "A greeting. I greet back and offer help.", field[string](t, whole.body, "content.0.thinking"))
 	short := s.do("POST", "/v1/messages", `{"model": "chat", "max_tokens": 4, "thinking": {"type": "enabled", "budget_tokens": 4}, "messages": [{"role": "user", "content": "Hello"}]}`)
 	require.Equal(t, "max_tokens", field[string](t, short.body, "stop_reason"))
-	// A model that does not think takes no harm from the wish.
+	// A model that does not think is not harmed by the request to think.
 	a := s.do("POST", "/v1/messages", `{"model": "domains", "max_tokens": 4, "thinking": {"type": "enabled", "budget_tokens": 1024}, "messages": [{"role": "user", "content": "Hello"}]}`)
 	require.Equal(t, "thinking.budget_tokens", a.Header.Get(headerIgnored))
 	a = s.do("POST", "/v1/chat/completions", `{"model": "domains", "max_tokens": 4, "reasoning_effort": "high", "messages": [{"role": "user", "content": "Hello"}]}`)

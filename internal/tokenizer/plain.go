@@ -170,7 +170,7 @@ func (g *Guard) Encode(text string) ([]int32, error) {
 	}
 }
 
-// encodePiece encodes a piece. Tokenizers may put a space before the first word of a text: behind other pieces, a newline goes
+// encodePiece encodes a piece. Tokenizers may put a space before the first word of a text: after other pieces, a newline goes
 // in front and is taken off again.
 func (g *Guard) encodePiece(encode func(string) ([]int32, error), piece string, behind bool) ([]int32, error) {
 	if piece == "" {

@@ -64,7 +64,7 @@ def classify(loaded, request):
 
 
 def prompt_logprobs(loaded, request):
-    """A generator like classify, which returns "logprobs" of the second token of request["ids"] and those behind it,
+    """A generator like classify, which returns "logprobs" of the second token of request["ids"] and those after it,
     and "tops", the request["top"] most likely [id, logprob] in the place of each, best first."""
     ids, top = request["ids"], request["top"]
     loaded.check_ids(ids, "prompt")

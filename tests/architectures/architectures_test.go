@@ -48,7 +48,7 @@ func made(t *testing.T, out string, names ...string) map[string]string {
 	return problems
 }
 
-// run loads a checkpoint, generates with and without company, and closes.
+// run loads a checkpoint, generates alone and two requests at once, and closes.
 func run(t *testing.T, dir string) (err error) {
 	m, err := mlx.LoadModelContext(t.Context(), dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	if err != nil {

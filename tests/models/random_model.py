@@ -105,7 +105,7 @@ PRESETS = {
 
 
 def sentence_modules(out, preset, hidden):
-    """The modules behind the hidden states, and weights under the names without "model."."""
+    """The modules after the hidden states, and weights under the names without "model."."""
     weights = mx.load(str(out / "model.safetensors"))
     mx.eval(weights)  # before the file is written over
     weights = {name.removeprefix("model."): value for name, value in weights.items()}

@@ -74,7 +74,7 @@ class Chats:
         self.rng = random.Random(seed)
 
     def think(self, thought, answer):
-        """The answer behind its thought, and whether the template leaves room for one."""
+        """The answer after its thought, and whether the template leaves room for one."""
         if self.rng.random() < 0.5:
             return f"<think>\n{thought}\n</think>\n\n{answer}", True
         return answer, False

@@ -209,16 +209,6 @@ func (b *browser) exported(button string) string {
 	})`, button))
 }
 
-// picture keeps a screenshot for the docs, if they are to be written.
-func (b *browser) picture(name string) {
-	if os.Getenv("GO_MLX_WRITE") == "" {
-		return
-	}
-	data, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
-	require.NoError(b.t, err)
-	require.NoError(b.t, os.WriteFile(filepath.Join(testenv.Root(), "docs", "images", name), data, 0o644))
-}
-
 // dark asks for dark colours, as a system does.
 func (b *browser) dark(is bool) {
 	value := "light"

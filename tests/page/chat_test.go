@@ -121,7 +121,7 @@ func TestStop(t *testing.T) {
 	b.keys("#prompt", kb.Escape)
 	require.Contains(t, b.answer(), "Stopped.")
 	require.Equal(t, "Thought", eval[string](b, `document.querySelector("#log .thought summary").textContent`), "it is over")
-	require.Equal(t, "Regenerate Copy", eval[string](b, `[...document.querySelectorAll("#log article:last-child .actions button")].map((e) => e.textContent).join(" ")`))
+	require.Equal(t, "Regenerate", eval[string](b, `[...document.querySelectorAll("#log article:last-child .actions button")].map((e) => e.textContent).join(" ")`))
 	b.until(`fetch("/v1/status").then((r) => r.json()).then((s) => (window.idle = s.models.every((m) => m.active === 0))) && window.idle`)
 	b.until(`document.querySelector("#phase").textContent.includes("python on cpu")`)
 	b.click("footer summary")

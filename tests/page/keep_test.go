@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
@@ -178,4 +179,27 @@ func TestStopStringsAndUnloading(t *testing.T) {
 	b.until(`document.querySelector("#phase").textContent.startsWith("not loaded")`)
 	b.click("#load")
 	b.until(`document.querySelector("#phase").textContent.startsWith("ready")`)
+}
+
+// A browser may take its time to open its database. A chat that was begun meanwhile stays on show.
+func TestANewChatStaysWhileKeptOnesAreRead(t *testing.T) {
+	s := startScripted(t)
+	b := open(t, s.URL, 1200, 900)
+	b.say("Hello")
+	b.until(`document.querySelectorAll("#conversations li").length === 1`)
+	// The next visit's database opens when the test lets it.
+	_, err := chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
+		const opened = new Promise((done) => (window.letOpen = done)), open = IDBFactory.prototype.open;
+		IDBFactory.prototype.open = function (...a) {
+			const request = open.apply(this, a), listen = request.addEventListener.bind(request);
+			request.addEventListener = (type, f) => listen(type, type === "success" ? (e) => opened.then(() => f(e)) : f);
+			return request;
+		};`})
+	require.NoError(t, err)
+	b.visit(s.URL)
+	b.click("#new")
+	require.Zero(t, eval[int](b, `document.querySelectorAll("#conversations li").length`))
+	eval[bool](b, `(window.letOpen(), true)`)
+	b.until(`document.querySelectorAll("#conversations li").length === 1`)
+	require.Zero(t, eval[int](b, `document.querySelectorAll("#log article").length`))
 }

@@ -15,7 +15,7 @@ import (
 const personSchema = `{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
 	"tags": {"type": "array", "items": {"enum": ["red", "blue"]}, "maxItems": 3}}, "required": ["name", "age", "tags"], "additionalProperties": false}`
 
-// Both engines let a grammar allow the same tokens: texts are equal, greedy and drawn with a seed, alone and in company.
+// Both engines let a grammar allow the same tokens: texts are equal, greedy and drawn with a seed, alone and in a batch.
 func TestGrammarsAreTheSameInBothEngines(t *testing.T) {
 	for _, model := range []string{"domains", "assistant"} {
 		t.Run(model, func(t *testing.T) {

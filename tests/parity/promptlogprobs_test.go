@@ -12,7 +12,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// The oracle is generation: behind the first i tokens of a prompt it says how likely the hundred best tokens are in place i.
+// The oracle is generation: after the first i tokens of a prompt it says how likely the hundred best tokens are in place i.
 func TestPromptLogProbsAreThoseOfGeneration(t *testing.T) {
 	exact, py := load(t, mlx.EngineNative), load(t, mlx.EnginePython)
 	fast, err := mlx.LoadModel(testenv.Model(t), mlx.WithEngine(mlx.EngineNative))

@@ -16,7 +16,7 @@ import (
 )
 
 // `make parity-report` prints, for models of real shapes with random weights, after how many greedy tokens two ways of
-// computing the same text part: native and mlx-lm, alone and in company, from the start and from a kept
+// computing the same text part: native and mlx-lm, alone and in a batch, from the start and from a kept
 // prefix. Random weights are the hard case: their best tokens are close to each other.
 func TestParityReport(t *testing.T) {
 	tokens, count := 128, 32
@@ -64,7 +64,7 @@ func TestParityReport(t *testing.T) {
 			native := alone(prompts, mlx.WithEngine(mlx.EngineNative))
 			python := alone(some, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 			exact := alone(some, mlx.WithEngine(mlx.EngineNative), mlx.WithNative(mlx.Exact()))
-			// Every prompt once to fill the cache, then with something behind it.
+			// Every prompt once to fill the cache, then with something after it.
 			var longer []string
 			for _, prompt := range some {
 				longer = append(longer, prompt, prompt+" And then?")

@@ -1,7 +1,7 @@
 """What mlx-lm itself generates, without any of this project's code.
 
 stdin: {NAME: {"model", "adapter", "draft", "ids", "max_tokens", and further arguments of stream_generate}, ...};
-stdout: {NAME: token ids, ...}. Greedy, and behind end tokens.
+stdout: {NAME: token ids, ...}. Greedy, and after end tokens.
 """
 
 import json

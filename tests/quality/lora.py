@@ -1,4 +1,4 @@
-"""Writes the training strings as lines for "go-mlx train": the prompt of classifiers, and the domain behind it.
+"""Writes the training strings as lines for "go-mlx train": the prompt of classifiers, and the domain after it.
 
     python tests/quality/lora.py build/quality
 """

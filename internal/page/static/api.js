@@ -12,13 +12,28 @@ export const getKey = () => key;
 // The server may be below a path of somebody else's: addresses are seen from where this file is.
 const base = new URL("..", import.meta.url);
 
-// APIError is an error that the server told.
-export class APIError extends Error {}
+// APIError is an error that the server told, or that it could not be reached.
+export class APIError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// reached says in words what browsers call "Failed to fetch" or "network error".
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (e) {
+    if (e instanceof TypeError) throw new APIError("The server does not answer. Is it still running?");
+    throw e; // the reader stopped it
+  }
+}
 
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = "Bearer " + key;
-  const response = await fetch(new URL(path, base), { ...options, headers });
+  const response = await reached(fetch(new URL(path, base), { ...options, headers }));
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
   try {
@@ -26,7 +41,7 @@ async function ask(path, options = {}) {
   } catch {
     // not from this server's API
   }
-  throw new APIError(message);
+  throw new APIError(message, response.status);
 }
 
 export const getJSON = async (path) => (await ask(path)).json();
@@ -43,7 +58,7 @@ export async function* stream(path, body, signal, onResponse = () => {}) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) break;
     const events = (rest + value).split("\n\n");
     rest = events.pop();

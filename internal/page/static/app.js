@@ -16,6 +16,7 @@ function open(tab) {
     t.tabIndex = on ? 0 : -1;
     $(t.getAttribute("aria-controls")).hidden = !on;
   }
+  $("drawer").hidden = tab.id !== "tab-chat"; // what it opens belongs to the chat
 }
 tabs.forEach((tab, i) => {
   tab.addEventListener("click", () => open(tab));
@@ -39,13 +40,14 @@ $("theme").addEventListener("click", () => {
   localStorage.setItem("go-mlx.theme", next);
 });
 
-// On a phone the conversations are behind a button.
+// On a phone a button opens the conversations.
 function drawer(isOpen) {
   $("sidebar").classList.toggle("open", isOpen);
   $("drawer").setAttribute("aria-expanded", isOpen);
 }
 $("drawer").addEventListener("click", () => drawer(!$("sidebar").classList.contains("open")));
 $("sidebar").addEventListener("click", (e) => e.target.closest(".open, #new") && drawer(false));
+document.addEventListener("click", (e) => !e.composedPath().some((n) => n === $("sidebar") || n === $("drawer")) && drawer(false));
 document.addEventListener("keydown", (e) => e.key === "Escape" && drawer(false));
 
 $("key").value = api.getKey();

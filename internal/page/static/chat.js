@@ -1,8 +1,11 @@
 // The chat: conversations, messages, and answers as they come.
 
 import { stream } from "./api.js";
+import { attachFiles } from "./attach.js";
 import { giveUp, leave, sound, turnTo } from "./branches.js";
 import { copyText } from "./copy.js";
+import { button, onEnter } from "./dom.js";
+import { followEnd, nearEnd, toEnd } from "./follow.js";
 import { Blocks } from "./markdown.js";
 import { poll } from "./status.js";
 import * as store from "./store.js";
@@ -11,6 +14,7 @@ const $ = (id) => document.getElementById(id);
 const log = $("log"), prompt = $("prompt");
 
 let current = null; // the conversation on show
+let begun = false; // the user has chosen or begun one, perhaps before those that are kept were read
 let underWay = null; // {conversation, message, controller} of the answer that comes
 let model = () => ({ name: "", thinks: false });
 
@@ -18,6 +22,7 @@ export function start(selectedModel) {
   model = selectedModel;
   store.remember([...document.querySelectorAll("#settings input:not([type=password]), #settings textarea:not(#system)")]);
   $("system").addEventListener("change", instruct);
+  followEnd();
   $("composer").addEventListener("submit", (e) => {
     e.preventDefault();
     send();
@@ -30,13 +35,14 @@ export function start(selectedModel) {
   $("import").addEventListener("click", () => $("import-file").click());
   $("import-file").addEventListener("change", (e) => importFiles(e.target));
   $("attach").addEventListener("click", () => $("attach-file").click());
-  $("attach-file").addEventListener("change", (e) => attachFiles(e.target));
+  $("attach-file").addEventListener("change", (e) => attachFiles(e.target, prompt, notice));
   $("new").addEventListener("click", () => show(null, true));
   $("export-md").addEventListener("click", () => current && store.download("chat.md", "text/markdown", store.asMarkdown(current)));
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
   store.open(changedElsewhere).then((keeps) => {
     if (!keeps) notice("This browser does not keep conversations; export what you need.");
-    if (!current) show(store.conversations[0] ?? null);
+    if (!current && !begun) show(store.conversations[0] ?? null);
+    else list();
   });
   show(null);
 }
@@ -60,6 +66,7 @@ function instruct() {
 
 function show(conversation, focus) {
   current = conversation;
+  begun ||= focus === true;
   $("system").value = conversation?.system ?? localStorage.getItem("go-mlx.system") ?? "";
   $("figures").textContent = "";
   notice("");
@@ -75,7 +82,8 @@ function matches(c) {
 }
 
 function list() {
-  $("conversations").replaceChildren(...store.conversations.filter(matches).map((c) => {
+  const found = store.conversations.filter(matches);
+  const items = found.map((c) => {
     const item = document.createElement("li");
     const open = button(c.title, () => show(c, true), "open");
     open.setAttribute("aria-current", c === current);
@@ -85,7 +93,14 @@ function list() {
     name.setAttribute("aria-label", "Rename " + c.title);
     item.append(open, name, drop);
     return item;
-  }));
+  });
+  if (!found.length && $("search").value.trim()) {
+    const none = document.createElement("li");
+    none.className = "none";
+    none.textContent = "No conversation has this.";
+    items.push(none);
+  }
+  $("conversations").replaceChildren(...items);
 }
 
 // rename lets a conversation have another title.
@@ -126,25 +141,6 @@ async function importFiles(input) {
   input.value = "";
 }
 
-const largestAttachment = 200_000; // bytes
-
-// attachFiles puts the text of files into the message.
-async function attachFiles(input) {
-  for (const file of input.files) {
-    try {
-      if (file.size > largestAttachment) throw new Error(`it has more than ${largestAttachment / 1000} kB`);
-      const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
-      prompt.value = `${prompt.value.trimEnd()}\n\n${file.name}:\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart();
-    } catch (e) {
-      notice(`${file.name}: ${e instanceof TypeError ? "it is no text" : e.message}`);
-    }
-  }
-  input.value = "";
-  prompt.focus();
-  prompt.scrollTop = prompt.scrollHeight;
-}
-
 // discard deletes a conversation, which can be undone.
 async function discard(c) {
   if (underWay?.conversation === c) stop();
@@ -158,6 +154,7 @@ async function discard(c) {
 
 // draw shows the conversation, from its end if that is wished for.
 function draw(fromEnd = true) {
+  $("export-md").disabled = $("export-json").disabled = !current?.messages.length;
   if (!current?.messages.length) {
     const empty = document.createElement("p");
     empty.className = "empty";
@@ -197,8 +194,8 @@ function article(message, index) {
     const last = index === current.messages.length - 1;
     if (last && message.cut && message.content) actions.append(button("Continue", () => answer(message)));
     if (last) actions.append(button("Regenerate", () => again(index)));
-    actions.append(button("Copy", async (e) => {
-      const b = e.currentTarget; // it is forgotten behind the await
+    if (message.content) actions.append(button("Copy", async (e) => {
+      const b = e.currentTarget; // it is forgotten after the await
       b.textContent = (await copyText(message.content)) ? "Copied" : "Not copied";
       setTimeout(() => (b.textContent = "Copy"), 1500);
     }));
@@ -261,7 +258,7 @@ function fill(node, message) {
     part(body, "text", () => text.node);
     text.show(message.content);
   }
-  const note = message.stopped ?? message.cut ?? (coming(message) || message.content ? "" : message.reasoning ? "No answer came behind the thought." : "The answer is empty.");
+  const note = message.stopped ?? message.cut ?? (coming(message) || message.content ? "" : message.reasoning ? "No answer came after the thought." : "The answer is empty.");
   if (note) part(body, "note", () => document.createElement("p")).textContent = note;
 }
 
@@ -347,6 +344,7 @@ async function answer(goingOn, branch) {
   conversation.busy = true; // what another tab keeps does not replace it
   busy(true);
   notice("");
+  $("figures").textContent = "";
   draw();
   setTimeout(poll, 200); // it may have to be loaded
   const redraw = () => drawOnce(conversation, message);
@@ -383,7 +381,7 @@ async function answer(goingOn, branch) {
   if (current === conversation) {
     draw(follow);
     figures(engine, begin, first, usage?.completion_tokens ?? tokens, usage, performance.now());
-    if (follow) log.scrollTop = log.scrollHeight; // the figures may have taken a line more
+    if (follow) toEnd(); // the figures may have taken a line more
   }
   if (failure && current === conversation) retryable(failure, conversation);
   $("spoken").textContent = failure ? "" : message.stopped ? "Stopped" : (message.cut ? "The answer was cut off: " : "Answer: ") + message.content;
@@ -395,8 +393,6 @@ function retryable(failure, conversation) {
   if (conversation.messages.at(-1)?.role === "user") notice(failure.message, "Try again", () => answer());
   else notice(failure.message);
 }
-
-const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
 
 let due = false;
 
@@ -411,14 +407,14 @@ function drawOnce(conversation, message) {
     const follow = nearEnd();
     node.classList.add("busy");
     fill(node, message);
-    if (follow) log.scrollTop = log.scrollHeight;
+    if (follow) toEnd();
   });
 }
 
 function figures(engine, begin, first, tokens, usage, end = performance.now()) {
   if (!first) return;
   const rate = tokens > 1 ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
-  const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} tokens`];
+  const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} ${tokens === 1 ? "token" : "tokens"}`];
   if (usage) parts.push(`${usage.prompt_tokens} in the prompt`);
   const room = model().context_length;
   if (usage && room) parts.push(`${Math.round((100 * usage.total_tokens) / room)} % of the context`);
@@ -443,25 +439,5 @@ function notice(text, action, act) {
       act();
     }));
   }
-  if (follow) log.scrollTop = log.scrollHeight;
-}
-
-// onEnter acts instead of breaking the line, unless Shift is held.
-function onEnter(field, act) {
-  let shift = false;
-  field.addEventListener("keydown", (e) => (shift = e.shiftKey));
-  field.addEventListener("beforeinput", (e) => {
-    if (e.inputType !== "insertLineBreak" || shift) return;
-    e.preventDefault();
-    act();
-  });
-}
-
-function button(text, act, kind = "") {
-  const b = document.createElement("button");
-  b.type = "button";
-  b.className = kind;
-  b.textContent = text;
-  b.addEventListener("click", act);
-  return b;
+  if (follow) toEnd();
 }

@@ -96,7 +96,7 @@ function confusion(labels) {
   const caption = document.createElement("caption");
   caption.textContent = known.length ? "Right labels (rows) and the model's (columns)" : "How often each label was given";
   const head = document.createElement("tr");
-  head.append(cell("th", ""), ...labels.map((l) => heading(l, "col")));
+  head.append(cell("td", ""), ...labels.map((l) => heading(l, "col")));
   table.append(caption, head);
   for (const right of known.length ? labels : [""]) {
     const of = known.length ? known.filter((r) => r.right === right) : rows;

@@ -36,6 +36,7 @@ const allowed = {
   ALLOWED_TAGS: ["p", "br", "strong", "em", "del", "code", "pre", "blockquote", "ul", "ol", "li", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "a", "hr", "span"],
   ALLOWED_ATTR: ["href", "class", "start", "align"],
   ALLOWED_URI_REGEXP: /^(https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ["start", "align"], // the expression above is for addresses, and these are none
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };

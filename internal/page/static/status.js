@@ -22,7 +22,7 @@ export function start() {
     try {
       await postJSON(m.phase === "ready" ? "v1/unload" : "v1/load", { model: m.name });
     } catch (e) {
-      $("phase").textContent = e.message;
+      phase(e.message, "failed");
     }
     $("load").disabled = false;
     poll();
@@ -42,10 +42,10 @@ export async function poll() {
     options();
     draw();
   } catch (e) {
-    $("phase").textContent = e.message;
-    $("phase").dataset.phase = "failed";
+    phase(e.status === 401 ? "The server asks for an API key: write it under Settings." : e.message, "failed");
+    $("load").hidden = true; // it could do nothing
   }
-  const lively = models.some((m) => m.active || m.phase === "loading" || m.phase === "closing");
+  const lively = models.some((m) => m.active || m.waiting || m.phase === "loading" || m.phase === "closing");
   timer = setTimeout(poll, lively ? 500 : 3000);
 }
 
@@ -59,14 +59,23 @@ function options() {
 
 const words = { cold: "not loaded yet", loading: "loading", ready: "ready", closing: "closing", failed: "failed" };
 
+// phase says what the model is going through; a whole sentence has a row of its own.
+function phase(text, kind) {
+  const node = $("phase");
+  if (node.textContent !== text) node.textContent = text; // screen readers read what changes
+  node.dataset.phase = kind;
+  node.classList.toggle("long", text.length > 40);
+}
+
 function draw() {
   const m = selected();
+  picker.title = m.name; // a long one is cut off
   let text = words[m.phase] ?? "";
   if (m.phase === "ready") text += `, ${m.engine} on ${m.device}`;
   if (m.phase === "loading" && m.total) text += ` ${Math.round((100 * m.done) / m.total)} %`;
   if (m.error) text += ": " + m.error;
-  $("phase").textContent = text;
-  $("phase").dataset.phase = m.phase;
+  if (m.waiting && m.wait && m.phase !== "loading") text = m.wait; // what a request, of this page or of another client, waits for
+  phase(text, m.phase);
   $("load").hidden = !["cold", "failed", "ready"].includes(m.phase) || (m.phase === "ready" && m.active > 0);
   $("load").textContent = m.phase === "ready" ? "Unload" : "Load";
   const bar = $("loading");
@@ -109,7 +118,7 @@ function table(heads, rows) {
     r.forEach((value, i) => {
       const td = tr.insertCell();
       td.textContent = value;
-      if (i < 2) td.className = "name";
+      if (!/^[\d.–]+$/.test(value)) td.className = "name"; // numbers are on the right
     });
   }
   return t;

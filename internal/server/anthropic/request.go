@@ -177,8 +177,8 @@ func (q *Request) Named() turn.Names {
 	return turn.Names{"WithStop": "stop_sequences", "JSONSchema": "output_config.format", "Budget": "thinking.budget_tokens"}
 }
 
-// Wish is the request in the form that all APIs share.
-func (q *Request) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *Request) Spec() (*turn.Spec, error) {
 	if q.MaxTokens == nil && !q.Counting {
 		return nil, turn.Bad("max_tokens", "it is required")
 	}
@@ -187,7 +187,7 @@ func (q *Request) Wish() (*turn.Wish, error) {
 		return nil, err
 	}
 	off := false
-	w := &turn.Wish{
+	w := &turn.Spec{
 		Messages: messages, Join: true, Sampling: &turn.Sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK}, Stop: q.StopSequences,
 		MaxTokens: q.MaxTokens.Int(), Thinking: &off, // as Anthropic's API has it, unless it is asked for
 		Names: q.Named(),
@@ -219,7 +219,7 @@ func (q *Request) Wish() (*turn.Wish, error) {
 }
 
 // think says whether the model may think, and how long.
-func (q *Request) think(w *turn.Wish) error {
+func (q *Request) think(w *turn.Spec) error {
 	t := q.Thinking
 	if t == nil || t.Type == "disabled" {
 		return nil

@@ -79,10 +79,10 @@ func (c *common) Named() turn.Names {
 // Fail ends a stream that has begun.
 func (c *common) Fail(out turn.Sink, e *turn.Error) { _ = out.Send("", ErrorBody(e)) } // the client may be why
 
-// wish are the common fields in the form that all APIs share.
-func (c *common) wish() *turn.Wish {
+// spec are the common fields in the form that all APIs share.
+func (c *common) spec() *turn.Spec {
 	o := c.Options
-	w := &turn.Wish{
+	w := &turn.Spec{
 		Sampling: &turn.Sampling{Temperature: o.Temperature, TopP: o.TopP, TopK: o.TopK, MinP: o.MinP, Seed: o.Seed, RepetitionPenalty: o.RepeatPenalty,
 			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
 		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format", Loose: true},
@@ -180,10 +180,10 @@ type chatAnswer struct {
 // Loads says that the request only wants the model loaded.
 func (q *ChatRequest) Loads() bool { return len(q.Messages) == 0 }
 
-// Wish is the request in the form that all APIs share.
-func (q *ChatRequest) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *ChatRequest) Spec() (*turn.Spec, error) {
 	q.start = time.Now()
-	w := q.wish()
+	w := q.spec()
 	for i, m := range q.Messages {
 		switch m.Role {
 		case "developer":

@@ -35,10 +35,10 @@ func (q *GenerateRequest) Named() turn.Names {
 	return names
 }
 
-// Wish is the request in the form that all APIs share.
-func (q *GenerateRequest) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *GenerateRequest) Spec() (*turn.Spec, error) {
 	q.start = time.Now()
-	w := q.wish()
+	w := q.spec()
 	w.Names = q.Named()
 	if q.Raw {
 		w.Prompts = turn.Prompts{{Text: q.Prompt}}

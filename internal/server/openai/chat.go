@@ -87,7 +87,7 @@ func (q *ChatRequest) skeleton(object string) chatCompletion {
 
 // AnswerWhole generates the answer in one piece.
 func (q *ChatRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error) {
-	n := max(1, t.Wish.Choices)
+	n := max(1, t.Spec.Choices)
 	c := q.skeleton("chat.completion")
 	c.Choices, c.Usage = make([]chatChoice, n), &usage{}
 	texts := &turn.TokenTexts{Tokenizer: t.Model.Tokenizer()}
@@ -132,7 +132,7 @@ func (q *ChatRequest) AnswerStream(ctx context.Context, t *turn.Turn, out turn.S
 	texts := &turn.TokenTexts{Tokenizer: t.Model.Tokenizer()}
 	var total usage
 	var mu sync.Mutex // guards total
-	err := turn.Each(ctx, max(1, t.Wish.Choices), func(ctx context.Context, i int) error {
+	err := turn.Each(ctx, max(1, t.Spec.Choices), func(ctx context.Context, i int) error {
 		s := &chatStream{request: q, chunk: c, index: i, texts: texts, out: out}
 		o, err := t.For(0, i).Run(ctx, func(e turn.Event) error { return s.add(ctx, e) })
 		if err != nil {

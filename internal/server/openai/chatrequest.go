@@ -50,7 +50,7 @@ type thinking struct {
 }
 
 // effort is how much the model may think, in whichever way the request says so; and how many tokens of it.
-func (q *ChatRequest) effort(w *turn.Wish) error {
+func (q *ChatRequest) effort(w *turn.Spec) error {
 	say := func(field string, on bool, tokens *turn.Count) {
 		degree := "medium"
 		if !on {
@@ -160,8 +160,8 @@ func (q *ChatRequest) Named() turn.Names {
 	return nil
 }
 
-// Wish is the request in the form that all APIs share.
-func (q *ChatRequest) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *ChatRequest) Spec() (*turn.Spec, error) {
 	messages, last, err := q.turnMessages()
 	if err != nil {
 		return nil, err
@@ -173,7 +173,7 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 		return nil, turn.Bad("top_logprobs", "goes with logprobs")
 	case q.TopK != nil && *q.TopK == -1: // as vLLM's clients write it
 		q.TopK = nil
-		return q.Wish()
+		return q.Spec()
 	case q.N != nil && *q.N < 1:
 		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
 	case q.AddGenerationPrompt != nil && !*q.AddGenerationPrompt && !q.ContinueFinalMessage:
@@ -185,7 +185,7 @@ func (q *ChatRequest) Wish() (*turn.Wish, error) {
 			list = append(list, t.Function.tool(turn.At("tools", i, "function")))
 		}
 	}
-	w := &turn.Wish{
+	w := &turn.Spec{
 		Messages: messages, Continue: last, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), Sampling: &q.Sampling, Stop: q.Stop,
 		Format:    turn.Format{Type: q.ResponseFormat.Type, Schema: q.ResponseFormat.JSONSchema.Schema, Loose: !q.ResponseFormat.JSONSchema.Strict, Field: "response_format"},
 		Arguments: q.ChatTemplateKwargs, MaxTokens: q.MaxTokens.Int(), Session: q.PromptCacheKey,

@@ -57,8 +57,8 @@ func (q *CompletionRequest) Named() turn.Names {
 	return turn.Names{"Prompt": "prompt", "TopLogProbs": "logprobs"}
 }
 
-// Wish is the request in the form that all APIs share.
-func (q *CompletionRequest) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *CompletionRequest) Spec() (*turn.Spec, error) {
 	switch {
 	case len(q.Prompt) == 0:
 		return nil, turn.Bad("prompt", "there is none")
@@ -67,7 +67,7 @@ func (q *CompletionRequest) Wish() (*turn.Wish, error) {
 	case q.N != nil && *q.N < 1:
 		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
 	}
-	w := &turn.Wish{Prompts: q.Prompt, Sampling: &q.Sampling, MaxTokens: q.MaxTokens.Int(), Stop: q.Stop, LogProbs: q.LogProbs != nil, Names: q.Named()}
+	w := &turn.Spec{Prompts: q.Prompt, Sampling: &q.Sampling, MaxTokens: q.MaxTokens.Int(), Stop: q.Stop, LogProbs: q.LogProbs != nil, Names: q.Named()}
 	if q.N != nil {
 		w.Choices = int(*q.N)
 	}
@@ -105,7 +105,7 @@ func (q *CompletionRequest) Fail(out turn.Sink, e *turn.Error) { fail(out, e) }
 
 // run generates all answers side by side; into the stream, if there is one.
 func (q *CompletionRequest) run(ctx context.Context, t *turn.Turn, out turn.Sink) (completion, usage, error) {
-	n := max(1, t.Wish.Choices)
+	n := max(1, t.Spec.Choices)
 	c := completion{ID: turn.NewID("cmpl-"), Object: "text_completion", Created: time.Now().Unix(), Model: q.Model}
 	chunk := c
 	c.Choices = make([]completionChoice, len(q.Prompt)*n)

@@ -62,13 +62,14 @@ func (q *EmbeddingRequest) Answer(ctx context.Context, m mlx.TextModel) (*Embedd
 	for i, v := range vectors {
 		a.Data[i] = embedding{"embedding", i, v}
 		if q.EncodingFormat == "base64" {
-			a.Data[i].Embedding = packed(v)
+			a.Data[i].Embedding = base64Of(v)
 		}
 	}
 	return a, nil
 }
 
-func packed(vector []float32) string {
+// base64Of is a vector as clients of OpenAI decode it: base64 of little-endian float32.
+func base64Of(vector []float32) string {
 	var data []byte
 	for _, x := range vector {
 		data = binary.LittleEndian.AppendUint32(data, math.Float32bits(x))

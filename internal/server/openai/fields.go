@@ -12,8 +12,8 @@ const (
 	noSuch   = "this server has no such sampler"
 )
 
-// labels are fields that may be given with every request.
-func labels() []turn.Field {
+// requestMetadata are fields that may be given with every request and change nothing in its answer.
+func requestMetadata() []turn.Field {
 	return append(turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"),
 		turn.NoEffect(elsehow, "service_tier", "store", "prompt_cache_retention", "moderation", "verbosity", "extra_headers", "provider",
 			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress")...)
@@ -68,7 +68,7 @@ var (
 			"enable_thinking"),
 		turn.NoEffect("thoughts are given whole", "reasoning.*", "thinking.*", "include_reasoning"),
 		turn.Honour("reasoning_effort", "prompt_cache_key", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"),
-		turn.SamplingFields(), labels(), otherSamplers(),
+		turn.SamplingFields(), requestMetadata(), otherSamplers(),
 		turn.OnlyAt("modalities", textOnly, `["text"]`), turn.OnlyAt("best_of", "ask for n answers", "1"),
 		turn.NoEffect("a model that runs here predicts by its draft model", "prediction"),
 		turn.Refuse(textOnly, "audio"), turn.Refuse("this server looks nothing up", "web_search_options"),
@@ -78,7 +78,7 @@ var (
 	CompletionFields = turn.NewTable("POST /v1/completions",
 		turn.Honour("model", "prompt", "stream", "stream_options", "stream_options.include_usage"), turn.NoEffect(elsehow, "stream_options.*"),
 		turn.Honour("max_tokens", "n", "stop", "logprobs", "echo"),
-		turn.SamplingFields(), labels(), otherSamplers(),
+		turn.SamplingFields(), requestMetadata(), otherSamplers(),
 		turn.OnlyAt("best_of", "ask for n answers", "1"), turn.OnlyAt("suffix", "the models go on from a prompt only", `""`),
 	)
 

@@ -111,8 +111,8 @@ func (q *ResponseRequest) Named() turn.Names {
 	return turn.Names{"WithMaxTokens": "max_output_tokens", "Prompt": "input", "JSONSchema": "text.format", "Effort": "reasoning.effort"}
 }
 
-// Wish is the request in the form that all APIs share.
-func (q *ResponseRequest) Wish() (*turn.Wish, error) {
+// Spec is the request in the form that all APIs share.
+func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 	var earlier []mlx.Message
 	if q.PreviousResponseID != "" {
 		stored, ok := q.Responses.get(q.PreviousResponseID)
@@ -142,7 +142,7 @@ func (q *ResponseRequest) Wish() (*turn.Wish, error) {
 			list = append(list, t.tool(fmt.Sprintf("tools[%d]", i)))
 		}
 	}
-	w := &turn.Wish{
+	w := &turn.Spec{
 		Messages: messages, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), MaxTokens: q.MaxOutputTokens.Int(),
 		Sampling: &q.Sampling, Stop: q.Stop, Session: q.PromptCacheKey, Names: q.Named(),
 		Format: turn.Format{Type: q.Text.Format.Type, Schema: q.Text.Format.Schema, Loose: q.Text.Format.Strict == nil || !*q.Text.Format.Strict, Field: "text.format"},

@@ -182,7 +182,7 @@ func (q *ResponseRequest) skeleton(list turn.Tools) *response {
 
 // AnswerWhole generates the answer in one piece.
 func (q *ResponseRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, error) {
-	a := &responding{response: q.skeleton(t.Wish.Tools)}
+	a := &responding{response: q.skeleton(t.Spec.Tools)}
 	reply, err := t.RunBlocks(ctx, a)
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (q *ResponseRequest) AnswerWhole(ctx context.Context, t *turn.Turn) (any, e
 
 // AnswerStream sends the answer as it grows.
 func (q *ResponseRequest) AnswerStream(ctx context.Context, t *turn.Turn, out turn.Sink) error {
-	a := &responding{response: q.skeleton(t.Wish.Tools), out: out}
+	a := &responding{response: q.skeleton(t.Spec.Tools), out: out}
 	q.live = a
 	reply, err := t.RunBlocks(ctx, a)
 	if err != nil {

@@ -102,18 +102,18 @@ type Sink interface {
 	Done()
 }
 
-// Request is one of an API that generates an answer: plain translation to a wish, and of the answer back.
+// Request is one of an API that generates an answer: plain translation to a spec, and of the answer back.
 type Request interface {
 	// ModelName is the model that the request names; "" for none.
 	ModelName() string
 	Streams() bool
-	Wish() (*Wish, error)
+	Spec() (*Spec, error)
 	// AnswerWhole generates the answer in one piece.
 	AnswerWhole(ctx context.Context, t *Turn) (any, error)
 	// AnswerStream sends the answer as it grows.
 	AnswerStream(ctx context.Context, t *Turn, out Sink) error
 	// Fail ends a stream that has begun.
 	Fail(out Sink, e *Error)
-	// Named is what the API calls the fields behind options.
+	// Named is what the API calls the fields that options come from.
 	Named() Names
 }

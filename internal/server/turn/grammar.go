@@ -11,7 +11,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
-// Format is a wish for JSON, as several APIs write it.
+// Format asks for JSON, as several APIs write it.
 type Format struct {
 	Type   string // "text", "json_object" or "json_schema"; "" is text
 	Schema jsontext.Value

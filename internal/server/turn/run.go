@@ -49,7 +49,7 @@ var errEnough = errors.New("enough")
 
 // segmented reports whether the text is to be split into reasoning, calls and the rest.
 func (t *Turn) segmented() bool {
-	callable := len(t.Wish.Tools.callable()) > 0
+	callable := len(t.Spec.Tools.callable()) > 0
 	if len(t.messages) == 0 || t.format && !callable { // a string of JSON may hold any mark
 		return false
 	}
@@ -86,7 +86,7 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 		return o, err
 	}
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
-	r.tidy = &tidier{emit: emit, tools: &t.Wish.Tools, logProbs: t.Wish.LogProbs}
+	r.tidy = &tidier{emit: emit, tools: &t.Spec.Tools, logProbs: t.Spec.LogProbs}
 	r.tidy.template = t.facts.Template
 	if t.budget > 0 || t.prefill != "" {
 		var err error

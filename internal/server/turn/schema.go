@@ -104,7 +104,7 @@ type schemaObject struct {
 	format  bool // one that grammars know
 }
 
-// fields copies an object; each does what stands behind a name.
+// fields copies an object; each does what stands after a name.
 func (c *schemaCopy) fields(each func(name string) error) error {
 	if err := c.token(); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
-// Wish is a request in the form that all APIs share.
-type Wish struct {
+// Spec is a request in the form that all APIs share.
+type Spec struct {
 	Messages []mlx.Message
 	Continue bool     // the last message is the assistant's, and the answer goes on from its text
 	Join     bool     // neighbours of one role are one message, as the API has it
@@ -59,7 +59,7 @@ type Watcher interface {
 type Turn struct {
 	Model   mlx.TextModel
 	Watcher Watcher
-	Wish    *Wish
+	Spec    *Spec
 
 	facts    *Facts
 	messages []mlx.Message
@@ -74,8 +74,8 @@ type Turn struct {
 	scored   *atomic.Int64 // log-probabilities of prompts, of the whole request
 }
 
-// Check finds what is wrong with a wish, whichever model it is for.
-func (w *Wish) Check() error {
+// Check finds what is wrong with a spec, whichever model it is for.
+func (w *Spec) Check() error {
 	if w.MaxTokens != nil && *w.MaxTokens == -1 { // as several servers have it, no limit of the request's own
 		w.MaxTokens = nil
 	}
@@ -115,9 +115,9 @@ func (w *Wish) Check() error {
 	return w.Tools.check(w.Names)
 }
 
-// Prepare makes a turn of a wish that was checked.
-func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, set Settings) (*Turn, error) {
-	t := &Turn{Model: model, Wish: w, facts: facts, most: set.MaxTokens, scored: &atomic.Int64{}}
+// Prepare makes a turn of a spec that was checked.
+func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, set Settings) (*Turn, error) {
+	t := &Turn{Model: model, Spec: w, facts: facts, most: set.MaxTokens, scored: &atomic.Int64{}}
 	if w.MaxTokens != nil {
 		t.most = *w.MaxTokens
 	}
@@ -177,7 +177,7 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Wish, se
 
 // prepareChat puts messages in order and chooses what goes into the prompt.
 func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
-	w := t.Wish
+	w := t.Spec
 	if err := t.wishesWithoutEffect(set); err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 
 // wishesWithoutEffect notes what the model's side cannot do and the answer does not depend on.
 func (t *Turn) wishesWithoutEffect(set Settings) error {
-	w := t.Wish
+	w := t.Spec
 	if w.Tools.Mode == Required {
 		return nil
 	}
@@ -243,14 +243,14 @@ func (t *Turn) note(set Settings, field, name, why string) error {
 	if set.Strict {
 		return Bad(field, "%s", why)
 	}
-	t.Wish.Notes.Add(name)
+	t.Spec.Notes.Add(name)
 	return nil
 }
 
 // thinking says whether the model may think; nil leaves that to the template. Degrees of effort go to templates that know them,
 // and switch thinking on elsewhere.
 func (t *Turn) thinking(arguments map[string]any) (*bool, map[string]any, error) {
-	w := t.Wish
+	w := t.Spec
 	if w.Effort == nil {
 		return w.Thinking, arguments, nil
 	}
@@ -267,7 +267,7 @@ func (t *Turn) thinking(arguments map[string]any) (*bool, map[string]any, error)
 
 // limitThought finds the marks of thoughts, for a thought that has a limit of its own.
 func (t *Turn) limitThought(ctx context.Context, set Settings) error {
-	w := t.Wish
+	w := t.Spec
 	if w.Budget < 0 {
 		return Bad(w.Names.Of("Budget"), "%d is not positive", w.Budget)
 	}
@@ -296,11 +296,11 @@ func withDefault(arguments map[string]any, name string, value any) map[string]an
 // For is the turn of one answer: to a prompt of several, and with draws of its own.
 func (t *Turn) For(prompt, choice int) *Turn {
 	own := *t
-	if prompt < len(t.Wish.Prompts) {
-		own.prompt = t.Wish.Prompts[prompt]
+	if prompt < len(t.Spec.Prompts) {
+		own.prompt = t.Spec.Prompts[prompt]
 	}
 	if choice > 0 {
-		own.options = append(slices.Clip(t.options), t.Wish.Sampling.seedFor(choice)...)
+		own.options = append(slices.Clip(t.options), t.Spec.Sampling.seedFor(choice)...)
 	}
 	return &own
 }
@@ -317,11 +317,11 @@ func (t *Turn) PromptLogProbs(ctx context.Context) ([]mlx.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := t.scored.Add(int64(len(ids) * (1 + t.Wish.TopLogProbs)))
-	if err := AtMost(t.Wish.Names.Of("TopLogProbs"), int(n), MaxScored, "log-probabilities of prompts"); err != nil {
+	n := t.scored.Add(int64(len(ids) * (1 + t.Spec.TopLogProbs)))
+	if err := AtMost(t.Spec.Names.Of("TopLogProbs"), int(n), MaxScored, "log-probabilities of prompts"); err != nil {
 		return nil, err
 	}
-	return t.Model.PromptLogProbs(ctx, ids, t.Wish.TopLogProbs)
+	return t.Model.PromptLogProbs(ctx, ids, t.Spec.TopLogProbs)
 }
 
 // promptIDs are the tokens of the prompt.
@@ -370,8 +370,8 @@ func (t *Turn) render(ctx context.Context) (text, tail string, err error) {
 
 // refused is the client's error if the template refuses the chat.
 func (t *Turn) refused(err error) error {
-	if known := Explain(err, t.Wish.Names); known.Kind != Internal || !refusal(err) {
+	if known := Explain(err, t.Spec.Names); known.Kind != Internal || !refusal(err) {
 		return err
 	}
-	return Bad(t.Wish.Names.Of("Prompt"), "the model's chat template refuses it: %s", strings.TrimPrefix(Explain(err, nil).Message, "chat template: "))
+	return Bad(t.Spec.Names.Of("Prompt"), "the model's chat template refuses it: %s", strings.TrimPrefix(Explain(err, nil).Message, "chat template: "))
 }

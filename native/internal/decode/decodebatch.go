@@ -13,16 +13,16 @@ import (
 const MaxPadding = 4
 
 // decodeBatch is streams that decode together on a GPU, where a few large kernels cost the host less than many small
-// ones: for each layer the KV of all lies in one buffer, in which every stream has a place. A place keeps its
-// positions in the order of a cache of the stream's own, so nothing is padded on the left and nobody moves when
-// another comes or goes. A stream alone in its batch has its KV in its own caches. It belongs to the owner thread.
+// ones: for each layer the KV of all lies in one buffer, in which every stream has a place (an index of the buffer's first axis). A
+// place keeps its positions in the order of a cache of the stream's own, so nothing is padded on the left, and no stream's KV is
+// moved when another joins or leaves. A stream that is alone in its batch has its KV in its own caches. Only the owner thread uses it.
 type decodeBatch struct {
 	network *decoder.Network
 	Members []*Stream // some may not have a place yet
-	rows    []*Stream // who has which place; nil is a free one
+	rows    []*Stream // the stream at each place; nil for a free one
 	layers  []kv.Batched
 	drawn   drawnTokens
-	Best    *mlxc.Array // the most likely token behind the last one, of the scope of its pass; nil if the pass did not say
+	Best    *mlxc.Array // the most likely token after the last one, of the scope of its pass; nil if the pass did not say
 }
 
 // drawnTokens are the tokens that one op drew for several places, uint32 [places]: the next step takes them as they are, or
@@ -74,7 +74,7 @@ func (st *Stream) leave(s *mlxc.Scope, keep bool) error {
 	}
 	var err error
 	if keep {
-		err = b.stand(s, st)
+		err = b.restoreCaches(s, st)
 	}
 	if i := slices.Index(b.rows, st); i >= 0 {
 		b.rows[i] = nil
@@ -89,8 +89,8 @@ func (st *Stream) leave(s *mlxc.Scope, keep bool) error {
 	return err
 }
 
-// stand gives a stream that has a place its own caches back.
-func (b *decodeBatch) stand(s *mlxc.Scope, st *Stream) error {
+// restoreCaches copies the KV of a stream from its place back into caches of its own. Streams without a place have theirs already.
+func (b *decodeBatch) restoreCaches(s *mlxc.Scope, st *Stream) error {
 	place := slices.Index(b.rows, st)
 	if place < 0 {
 		return nil
@@ -163,8 +163,8 @@ func (b *decodeBatch) growth() int64 {
 	return int64(places*positions) * b.network.Shape.PositionBytes()
 }
 
-// seat gives every member a place.
-func (b *decodeBatch) seat(s *mlxc.Scope) error {
+// assignPlaces gives every member a place in the buffers.
+func (b *decodeBatch) assignPlaces(s *mlxc.Scope) error {
 	if b.layers == nil {
 		b.layers = make([]kv.Batched, len(b.network.Shape.Windows))
 	}
@@ -185,7 +185,7 @@ func (b *decodeBatch) seat(s *mlxc.Scope) error {
 		for i, c := range st.Slotted() {
 			keys, values, _ := c.Slot(s)
 			b.layers[i].Put(s, place, keys, values)
-			if err := c.Lend(); err != nil {
+			if err := c.Detach(); err != nil {
 				return err
 			}
 		}
@@ -193,7 +193,7 @@ func (b *decodeBatch) seat(s *mlxc.Scope) error {
 	return s.Err()
 }
 
-// compact moves those who have places to the first ones.
+// compact moves the streams that have places to the first ones.
 func (b *decodeBatch) compact(s *mlxc.Scope, places int) {
 	var taken, free []int32
 	var rows []*Stream
@@ -221,7 +221,7 @@ func (b *decodeBatch) Logits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Arra
 		logits, err = b.tokenLogits(s, group[0], inputs[0])
 		return logits, []int32{0}, err
 	}
-	if err := b.seat(s); err != nil {
+	if err := b.assignPlaces(s); err != nil {
 		return nil, nil, err
 	}
 	for _, st := range group {
@@ -243,8 +243,8 @@ func (b *decodeBatch) Logits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Arra
 	return logits, rows, s.Err()
 }
 
-// tokens is the next token at every place, uint32 [places, 1]; what stands at those that are not of the group is of no
-// account: it is written where the next position will be.
+// tokens is the next token at every place, uint32 [places, 1]. Places that are not of the group may get any token: its KV is written
+// where their next position will be, which overwrites it.
 func (b *decodeBatch) tokens(s *mlxc.Scope, group []*Stream, rows []int32, inputs []*mlxc.Array) *mlxc.Array {
 	known := len(b.drawn.rows) == len(b.rows)
 	for i, st := range group {
@@ -304,7 +304,7 @@ func (b *decodeBatch) bytes() int64 {
 	return n
 }
 
-// free gives the buffers back; those who had a place must have left it.
+// free frees the buffers. Streams that still need their KV must have copied it out with restoreCaches.
 func (b *decodeBatch) free() error {
 	errs := []error{b.drawn.free()}
 	for i := range b.layers {

@@ -29,8 +29,8 @@ func (sc *Scheduler) Generate(ctx context.Context, prompt engine.Prompt, options
 	}
 }
 
-// generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, with the reader gone
-// too: then there is nobody to tell.
+// generate gives tokens to yield until that returns false, or to the end. It returns what went wrong, also after
+// yield returned false, when the caller has no reader to report it to.
 func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options engine.GenerateOptions, yield func(engine.Token) bool) (err error) {
 	if err := sc.CheckOpen(ctx); err != nil {
 		return err
@@ -63,7 +63,8 @@ func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options 
 	return sc.InTurn(ctx, options.Events, func() (lost bool, err error) { return sc.attempt(ctx, ids, options, r) })
 }
 
-// reader is who reads a stream, and what was read: a stream that waits for memory begins anew behind that.
+// reader is the reading side of a request and the tokens that it was given: a stream that gave its memory back and begins anew goes on
+// after those.
 type reader struct {
 	text     *textStream
 	splitter *segment.Splitter // nil without segments
@@ -71,8 +72,8 @@ type reader struct {
 	had      []int32
 }
 
-// attempt makes a stream, behind the tokens that the reader has, and gives back what it holds. It returns what went wrong, and whether
-// something was computed.
+// attempt runs one stream, which begins after the tokens that the reader has, and frees it. It returns what went wrong, and whether
+// anything was computed.
 func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader) (computed bool, err error) {
 	matcher, err := sc.NewMatcher(options.Grammar)
 	if err != nil {

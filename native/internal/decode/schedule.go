@@ -114,7 +114,7 @@ func (sc *Scheduler) round() bool {
 }
 
 // groups are the streams that take a token this round, those of a group in one pass. A stream whose
-// reader is too far behind sits the round out.
+// reader is too far behind is left out.
 func (sc *Scheduler) groups() [][]*Stream {
 	var groups [][]*Stream
 	var together []*Stream
@@ -242,7 +242,7 @@ func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array
 		wanted = append(wanted, b.arrays()...)
 	}
 	if slices.ContainsFunc(group, func(st *Stream) bool { return st.matcher != nil }) {
-		// A grammar must know the token first; meanwhile the logits behind it are computed.
+		// A grammar must know the token first; meanwhile the logits after it are computed.
 		if err := s.AsyncEval(logits); err != nil {
 			return err
 		}
@@ -267,14 +267,14 @@ func (sc *Scheduler) launch(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array
 	return s.AsyncEval(wanted...)
 }
 
-// groupLogits takes a token of each stream into its state. It returns the logits behind them, and in which of their rows
+// groupLogits takes a token of each stream into its state. It returns the logits after them, and in which of their rows
 // those of each stream are.
 func (sc *Scheduler) groupLogits(s *mlxc.Scope, group []*Stream, inputs []*mlxc.Array) (logits *mlxc.Array, rows []int32, err error) {
 	if b := group[0].Batch; b != nil {
 		if len(b.Members) > 1 || sc.Token != nil {
 			return b.Logits(s, group, inputs)
 		}
-		if err := errors.Join(b.stand(s, group[0]), b.free()); err != nil {
+		if err := errors.Join(b.restoreCaches(s, group[0]), b.free()); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -312,7 +312,7 @@ func drawPlain(s *mlxc.Scope, group []*Stream, logits *mlxc.Array, rows []int32)
 	if len(plain) < 2 {
 		return nil
 	}
-	all := len(plain) == len(group) // then rows of nobody do not matter
+	all := len(plain) == len(group) // then what is drawn for free places does not matter
 	if !all {
 		logits = s.Take(logits, s.FromInts(theirs, len(theirs)), 0)
 	}

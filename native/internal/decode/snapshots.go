@@ -7,7 +7,7 @@ import (
 )
 
 // Snapshots. A sliding window that has moved on cannot go back, so a chat that is edited in an earlier turn could go on from nothing
-// that was kept of it. While a prompt is prefilled, the KV at some of its borders is therefore kept too: behind the ends of turns,
+// that was kept of it. While a prompt is prefilled, the KV at some of its borders is therefore kept too: after the ends of turns,
 // and from chunk to chunk where these are far apart. A later prompt goes on from the nearest border before the place where it parts.
 // Full attention can be cut back to any position, and needs no snapshots.
 
@@ -18,7 +18,7 @@ const (
 	minSnapshot = 16
 )
 
-// snapshotPlaces are the numbers of tokens of a prompt behind which its KV is to be kept, in order, where the first done tokens are
+// snapshotPlaces are the numbers of tokens of a prompt after which its KV is to be kept, in order, where the first done tokens are
 // known already. ends are the tokens that end turns; with exact, passes must stay as they are, and only their own borders count.
 func snapshotPlaces(prompt []int32, done int, ends map[int32]bool, exact bool) []int {
 	var places []int

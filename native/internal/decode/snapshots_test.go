@@ -27,7 +27,7 @@ func TestSnapshotsAreKeptAtTheBordersOfTurnsAndChunks(t *testing.T) {
 		"short":                        {prompt: turns(20, 10)},
 		"one turn":                     {prompt: turns(60, 20), want: []int{20}},
 		"turns that are too short":     {prompt: turns(100, 15, 20, 25, 40, 90), want: []int{20, 40}},
-		"behind what is known":         {prompt: turns(100, 20, 50), done: 30, want: []int{50}},
+		"after what is known":          {prompt: turns(100, 20, 50), done: 30, want: []int{50}},
 		"no turns":                     {prompt: turns(3*chunk + 5), want: []int{chunk, 2 * chunk}},
 		"chunks begin where it begins": {prompt: turns(2 * chunk), done: 100, want: []int{chunk + 100}},
 		"turns in chunks":              {prompt: turns(2*chunk, 300, chunk+5), want: []int{300, chunk}},

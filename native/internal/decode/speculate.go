@@ -12,7 +12,7 @@ import (
 )
 
 // Speculative decoding (Leviathan et al. 2022, arXiv:2211.17192) in the form that keeps the draws: the draft
-// model proposes its most likely tokens, the model computes the logits behind each of them in one pass, and
+// model proposes its most likely tokens, the model computes the logits after each of them in one pass, and
 // draws from these as it would have drawn without a draft; proposals count as long as they are what was drawn.
 
 // drafting is what a stream keeps for its draft model.
@@ -121,7 +121,7 @@ func (sc *Scheduler) speculate(s *mlxc.Scope, st *Stream) error {
 	return nil
 }
 
-// agree draws the tokens behind each row of logits [k+1, vocab] up to the first that was not proposed.
+// agree draws the tokens after each row of logits [k+1, vocab] up to the first that was not proposed.
 func (st *Stream) agree(s *mlxc.Scope, logits *mlxc.Array, proposals []*mlxc.Array) ([]engine.Token, error) {
 	var tokens []engine.Token
 	for i := 0; ; i++ {

@@ -38,7 +38,7 @@ type Stream struct {
 	drawn     int     // tokens drawn, by an op for several streams or alone
 	branch    int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
 	snapshots []int   // other such places, in order
-	packed    bool    // the KV is quantised
+	quantised bool    // the KV is quantised
 	freed     bool
 
 	computed atomic.Bool // a pass for it was computed
@@ -172,9 +172,9 @@ func (st *Stream) keep(s *mlxc.Scope, ids []int32) error {
 
 // quantize packs the KV once it is long enough.
 func (st *Stream) quantize(s *mlxc.Scope) {
-	if o := st.options; o.KVBits != 0 && !st.packed && st.State.Position() >= o.KVStart {
+	if o := st.options; o.KVBits != 0 && !st.quantised && st.State.Position() >= o.KVStart {
 		st.State.Quantize(s, mlxc.Quantization{GroupSize: o.KVGroupSize, Bits: o.KVBits})
-		st.packed = true
+		st.quantised = true
 	}
 }
 
@@ -184,7 +184,7 @@ func (st *Stream) sample(s *mlxc.Scope, logits *mlxc.Array) []*mlxc.Array {
 	st.sampled++
 	token, logprobs := st.sampler.sample(s, logits)
 	if st.drawn < len(st.forced) { // what was drawn before; another batch may round otherwise
-		// It depends on what was drawn: whoever reads it waits for the pass, and passes do not pile up.
+		// The sum depends on what was drawn, so reading it waits for the pass, and passes do not pile up.
 		token = s.Add(s.Subtract(token, token), s.FromUints([]uint32{uint32(st.forced[st.drawn])}, 1))
 	}
 	st.sampler.observe(s, token)

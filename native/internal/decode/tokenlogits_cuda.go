@@ -11,7 +11,7 @@ import (
 // tokenLogits takes a token, uint32 [1], of one member into its state by the kernel. It returns the logits [1, vocab], and leaves the most
 // likely token in b.Best.
 func (b *decodeBatch) tokenLogits(s *mlxc.Scope, st *Stream, token *mlxc.Array) (*mlxc.Array, error) {
-	if err := b.seat(s); err != nil {
+	if err := b.assignPlaces(s); err != nil {
 		return nil, err
 	}
 	if err := b.drawn.free(); err != nil {

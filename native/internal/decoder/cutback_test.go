@@ -39,7 +39,7 @@ func TestARingCanBeCutBack(t *testing.T) {
 	}))
 }
 
-// A ring that went round and was cut back, as behind a draft's wrong proposals, has lost what was written over: it is not cut back
+// A ring that went round and was cut back, as after a draft's wrong proposals, has lost what was written over: it is not cut back
 // further, however short it is by then.
 func TestARingThatWentRoundIsNotCutBackTwice(t *testing.T) {
 	n := openNetwork(t, engine.NativeOptions{})

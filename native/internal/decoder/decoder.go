@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// decoderSpec describes a dense decoder: grouped-query attention, a gated MLP, RMSNorm before both and, in some families, behind
+// decoderSpec describes a dense decoder: grouped-query attention, a gated MLP, RMSNorm before both and, in some families, after
 // both. A family is a reader of its config that fills one in.
 type decoderSpec struct {
 	hiddenSize, vocabSize, heads, kvHeads, headDim, intermediate int
@@ -22,7 +22,7 @@ type decoderSpec struct {
 
 	embed  *nn.Embedding
 	layers []decoderLayer
-	norm   *mlxc.Array // behind the last layer
+	norm   *mlxc.Array // after the last layer
 	head   *nn.Linear  // nil: the embedding is the output layer
 }
 

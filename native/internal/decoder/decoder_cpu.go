@@ -150,7 +150,7 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 	return x
 }
 
-// project is the layers' outputs one behind the other, in float32.
+// project is the layers' outputs one after the other, in float32.
 func (d *cpuDecoder) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear) *mlxc.Array {
 	parts := make([]mlxc.Layer, len(layers))
 	adapted := false

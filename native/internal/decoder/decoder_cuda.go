@@ -13,7 +13,7 @@ import (
 type FusedDecoder struct {
 	Kernels *fused.Kernels
 	layers  []fusedLayer
-	norm    *mlxc.Array // behind the last layer
+	norm    *mlxc.Array // after the last layer
 }
 
 type fusedLayer struct {
@@ -63,7 +63,7 @@ func (d *FusedDecoder) run(s *mlxc.Scope, h *mlxc.Array, pass *kv.Pass) *mlxc.Ar
 	return s.Slice(h, 0, rows, 2*rows)
 }
 
-// layer takes what goes into a layer, the embedding [B, T, hidden] or what the layer before put out, to what it puts out: its sums, and behind
+// layer takes what goes into a layer, the embedding [B, T, hidden] or what the layer before put out, to what it puts out: its sums, and after
 // them the same normed for what comes next, [2 B, T, hidden].
 func (d *FusedDecoder) layer(s *mlxc.Scope, i int, h *mlxc.Array, rows int, positions *mlxc.Array, pass *kv.Pass) *mlxc.Array {
 	l, next := &d.layers[i], d.norm

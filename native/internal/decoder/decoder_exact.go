@@ -74,7 +74,7 @@ func (d *exactDecoder) block(s *mlxc.Scope, layer int, h *mlxc.Array, pass *kv.P
 	seen := func(op string, x *mlxc.Array) *mlxc.Array { return pass.Seen(layer, op, x) }
 	x := seen(kv.OpInputNorm, s.RMSNorm(h, l.inputNorm, d.eps))
 	x = seen(kv.OpAttention, d.attention(s, l, layer, x, pass))
-	beforeMLP := kv.OpPostAttentionNorm // that name is of the norm behind attention where there is one, else of the one before the MLP
+	beforeMLP := kv.OpPostAttentionNorm // that name is of the norm after attention where there is one, else of the one before the MLP
 	if l.postAttentionNorm != nil {
 		x, beforeMLP = seen(kv.OpPostAttentionNorm, s.RMSNorm(x, l.postAttentionNorm, d.eps)), kv.OpPreMLPNorm
 	}

@@ -83,7 +83,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	switch {
 	case kernels:
 		packing = gguf.ForKernels
-	case options.Packed || n.Lease.Device().Name == "gpu":
+	case options.QuantizedGGUF || n.Lease.Device().Name == "gpu":
 		packing = gguf.Affine
 	}
 	w, err := checkpoint.OpenWeights(from, n.Weights, packing, kernels)
@@ -158,7 +158,7 @@ func (n *Network) Close() error {
 	return errors.Join(errs...)
 }
 
-// NextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] behind it.
+// NextLogits takes one token, uint32 [1], into a state and returns the logits [1, vocab] after it.
 func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) *mlxc.Array {
 	ids := s.Reshape(token, 1, 1)
 	if logits, ok := n.compiledStep(s, st, ids); ok {

@@ -50,13 +50,13 @@ type Slotted interface {
 	// Fill takes the arrays of Slot back with the position written.
 	Fill(s *mlxc.Scope, keys, values *mlxc.Array)
 
-	// Lend, after Slot, forgets the arrays, which now are elsewhere, but not how many positions there are.
-	Lend() error
-	// Next is the place of the next position in arrays that are lent.
+	// Detach, after Slot, frees the arrays, whose contents are in a batch's buffers now. The cache still counts positions.
+	Detach() error
+	// Next is the place of the next position in the batch's buffers.
 	Next() Place
-	// Advance counts a position that was written to arrays that are lent.
+	// Advance counts a position that was written to the batch's buffers.
 	Advance()
-	// Restore gives the cache arrays that hold what the lent ones did.
+	// Restore ends Detach: the cache owns arrays again, copied from the batch's buffers.
 	Restore(s *mlxc.Scope, keys, values *mlxc.Array)
 }
 
@@ -94,8 +94,8 @@ func (p *pair) both(op func(*mlxc.Array) *mlxc.Array) (k, v *mlxc.Array) {
 	return op(p.keys), op(p.values)
 }
 
-// Lend forgets the arrays.
-func (p *pair) Lend() error { return p.Free() }
+// Detach forgets the arrays.
+func (p *pair) Detach() error { return p.Free() }
 
 // Restore takes arrays.
 func (p *pair) Restore(s *mlxc.Scope, keys, values *mlxc.Array) { p.replace(s, keys, values) }

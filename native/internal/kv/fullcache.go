@@ -46,7 +46,7 @@ func (c *FullCache) Attend(s *mlxc.Scope, attention Attention, q, k, v *mlxc.Arr
 	return attention(s, q, k, v, scale, mask)
 }
 
-// Update writes behind the last position and returns all that is held.
+// Update writes after the last position and returns all that is held.
 func (c *FullCache) Update(s *mlxc.Scope, keys, values *mlxc.Array) (k, v *mlxc.Array) {
 	n, prev := keys.Dim(timeAxis), c.offset
 	c.makeRoom(s, keys, values, n)
@@ -77,7 +77,7 @@ func (c *FullCache) makeRoom(s *mlxc.Scope, keys, values *mlxc.Array, n int) {
 	}
 }
 
-// Slot is the position behind the last one.
+// Slot is the position after the last one.
 func (c *FullCache) Slot(s *mlxc.Scope) (keys, values *mlxc.Array, at Place) {
 	c.makeRoom(s, c.keys, c.values, 1)
 	return c.keys, c.values, c.Next()
@@ -89,7 +89,7 @@ func (c *FullCache) Fill(s *mlxc.Scope, keys, values *mlxc.Array) {
 	c.Advance()
 }
 
-// Next is the place behind the last position.
+// Next is the place after the last position.
 func (c *FullCache) Next() Place { return Place{c.offset, c.offset + 1} }
 
 // Advance counts a position.

@@ -61,7 +61,7 @@ type HistoryMemory struct {
 }
 
 // NewHistoryPass prepares a pass in which every row continues past with n tokens. Rows may be padded
-// behind their end: no real token attends to what comes after it.
+// after their end: no real token attends to what comes after it.
 func NewHistoryPass(s *mlxc.Scope, past *History, n int, windows []int) (*Pass, *HistoryMemory) {
 	m := &HistoryMemory{past: past, Masks: FillMasks(windows, func(_, window int) mlxc.Mask {
 		if window > 0 && past.Length+n > window {

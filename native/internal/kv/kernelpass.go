@@ -40,7 +40,7 @@ func nextTokens(sequences []*Sequence, tokens int) *KernelPass {
 		return out
 	}
 	for _, st := range sequences {
-		p.Stepwise = p.Stepwise || st.packed
+		p.Stepwise = p.Stepwise || st.quantised
 	}
 	p.Past = func(s *mlxc.Scope, layer int) []mlxc.PastKV {
 		past := make([]mlxc.PastKV, len(sequences))
@@ -64,7 +64,7 @@ func (st *Sequence) appendBounded(out []int32, t int) []int32 {
 	held := min(length, st.bound-1)
 	oldest := held + t + 1 - st.bound // in that order
 	past, first := max(0, oldest), max(0, oldest-held)
-	if past >= min(keptPositions, held) && length > held { // behind the gap
+	if past >= min(keptPositions, held) && length > held { // after the gap
 		past += length - held
 	}
 	return append(out, int32(past), int32(first), 0, int32(t+1), 0)
@@ -73,7 +73,7 @@ func (st *Sequence) appendBounded(out []int32, t int) []int32 {
 // Span is a range of a pass's tokens.
 type Span struct{ Begin, End int }
 
-// PackedRow is texts that lie one behind the other in one row, every token of which is told what it sees.
+// PackedRow is texts that lie one after the other in one row, every token of which is told what it sees.
 type PackedRow struct {
 	IDs, Positions []int32
 	First, Second  []Span // what each token sees besides the past: tokens that follow the past, and those up to itself

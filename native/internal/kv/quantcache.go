@@ -94,7 +94,7 @@ func lowest(d mlxc.DType) float64 {
 	return -math.MaxFloat32
 }
 
-// update writes behind the last position and returns all that is held.
+// update writes after the last position and returns all that is held.
 func (c *QuantizedCache) update(s *mlxc.Scope, k, v *mlxc.Array) (keys, values packedPart) {
 	n, prev := k.Dim(timeAxis), c.offset
 	c.offset += n

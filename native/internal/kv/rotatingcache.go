@@ -159,7 +159,7 @@ func (c *RotatingCache) Fill(s *mlxc.Scope, keys, values *mlxc.Array) {
 	c.Advance()
 }
 
-// Next is the place of the oldest position, or behind the last one as long as the window is not full.
+// Next is the place of the oldest position, or after the last one as long as the window is not full.
 func (c *RotatingCache) Next() Place {
 	at := c.next
 	if at == c.window {

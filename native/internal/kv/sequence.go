@@ -35,11 +35,11 @@ const keptPositions = 4
 
 // Sequence is the KV of one row of tokens, a cache for each layer. It belongs to the owner thread.
 type Sequence struct {
-	Caches []Cache
-	layout *Layout
-	Rings  bool // the caches are for the CPU kernels
-	bound  int  // positions that layers with full attention see at most; 0 for no bound
-	packed bool // there are quantised caches
+	Caches    []Cache
+	layout    *Layout
+	Rings     bool // the caches are for the CPU kernels
+	bound     int  // positions that layers with full attention see at most; 0 for no bound
+	quantised bool // there are quantised caches
 }
 
 // NewSequence makes an empty sequence for the kernels that the layout names.
@@ -79,7 +79,7 @@ func (st *Sequence) Quantize(s *mlxc.Scope, q mlxc.Quantization) {
 		default:
 			continue
 		}
-		st.packed = true
+		st.quantised = true
 		if err := c.Free(); err != nil {
 			s.Fail(err)
 		}
@@ -97,7 +97,7 @@ func (st *Sequence) Arrays() []*mlxc.Array {
 
 // Share returns a sequence of its own that goes on from the same positions.
 func (st *Sequence) Share(s *mlxc.Scope) *Sequence {
-	out := &Sequence{layout: st.layout, Rings: st.Rings, bound: st.bound, packed: st.packed}
+	out := &Sequence{layout: st.layout, Rings: st.Rings, bound: st.bound, quantised: st.quantised}
 	for _, c := range st.Caches {
 		out.Caches = append(out.Caches, c.Share(s))
 	}
@@ -121,7 +121,7 @@ func (st *Sequence) Growth(tokens int) int64 {
 	for _, c := range st.Caches {
 		positions += c.Room(tokens)
 	}
-	if st.packed && st.Rings { // of one layer at a time, what was unpacked, and with the pass's own
+	if st.quantised && st.Rings { // of one layer at a time, what was unpacked, and with the pass's own
 		positions += 2 * blocks(st.Position()+tokens)
 	}
 	return int64(positions) * st.layout.PositionBytes()

@@ -9,7 +9,7 @@ import (
 // wideMemory is that of a pass over one long row in which every token sees all others, those at most half a window away in a layer
 // with a window. Nothing can be kept of such a pass, and no chunk be done before the others; what is cut is the queries of
 // each layer, so that there are not more scores at a time than in a chunk of a prompt, and nothing of a layer but its output
-// is held behind it.
+// is held after it.
 type wideMemory struct {
 	windows []int
 	chunk   int // queries at a time

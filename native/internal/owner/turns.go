@@ -11,7 +11,7 @@ import (
 )
 
 // Requests that do not fit into the memory budget wait for their turn. A request whose next pass would exceed the budget gives back
-// all that it holds and begins again later, from the tokens that its reader has. So nobody holds memory while he waits, and two
+// all that it holds and begins again later, from the tokens that its reader has. So no request holds memory while it waits, and two
 // requests cannot wait for each other. The account of memory is MLX's, which is that of the process; so is the queue.
 
 // turns is that queue. A request is running, or it has stalled: it waits for memory.
@@ -27,9 +27,9 @@ type turns struct {
 type turn struct {
 	running bool
 	tried   uint64 // ends when it was tried last
-	alone   bool   // nobody else ran when it was tried last
+	alone   bool   // no other request ran when it was tried last
 	stalls  int
-	patient bool // it lost what it had computed too often: who came later does not start before it is over
+	patient bool // it lost what it had computed too often: later requests do not start before it is over
 	missing *engine.BudgetError
 }
 
@@ -63,7 +63,7 @@ func (q *turns) arrive() *turn {
 	return t
 }
 
-// leave ends a request; what it held was given back.
+// leave takes a request out of the queue. It must have given back what it held.
 func (q *turns) leave(t *turn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

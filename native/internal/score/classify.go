@@ -101,7 +101,7 @@ type labelSet struct {
 	Prefix  []int32
 }
 
-// ScoreRow is one text: the shared prefix, if it begins with it, and the tokens behind that.
+// ScoreRow is one text: the shared prefix, if it begins with it, and the tokens after that.
 type ScoreRow struct {
 	index  int
 	Prefix []int32
@@ -141,7 +141,7 @@ func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptio
 		t.longest = max(t.longest, len(ids))
 	}
 	// The prefix must follow from the options alone: taken from the texts of a call, it would make
-	// results depend on a text's company. Unlike texts show where the prompt's own tokens end.
+	// results depend on the other texts of the call. Unlike texts show where the prompt's own tokens end.
 	var probes [][]int32
 	for _, probe := range []string{"a", "7", "Ωm"} {
 		ids, err := t.Prompt(ctx, probe)

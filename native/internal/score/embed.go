@@ -128,7 +128,7 @@ func (sc *Scorer) embedPadded(s *mlxc.Scope, batch []ScoreRow, width int) ([]flo
 	return sc.Embedder.Apply(s, h, lengths, width).Floats()
 }
 
-// embedPacked is the same by the CPU kernels, with the texts one behind the other.
+// embedPacked is the same by the CPU kernels, with the texts one after the other.
 func (sc *Scorer) embedPacked(s *mlxc.Scope, batch []ScoreRow) ([]float32, error) {
 	row, texts, pass := sc.newPackedTexts(batch)
 	h := sc.Arch.Hidden(s, s.FromInts(row.IDs, 1, len(row.IDs)), pass)
@@ -144,7 +144,7 @@ func (sc *Scorer) newTextPass(s *mlxc.Scope, lengths []int, width int) *kv.Pass 
 	return pass
 }
 
-// newPackedTexts is the same for the CPU kernels, with the texts one behind the other.
+// newPackedTexts is the same for the CPU kernels, with the texts one after the other.
 func (sc *Scorer) newPackedTexts(batch []ScoreRow) (row *kv.PackedRow, texts []kv.Span, pass *kv.Pass) {
 	row = &kv.PackedRow{}
 	for _, text := range batch {

@@ -179,7 +179,7 @@ func (e *embedder) poolPart(s *mlxc.Scope, h *mlxc.Array, from, total int) *mlxc
 	return s.Squeeze(s.Matmul(s.FromFloats(weights, 1, 1, n), s.AsType(h, mlxc.Float32)), 1)
 }
 
-// project runs pooled states [B, hidden] through the layers behind the pooling.
+// project runs pooled states [B, hidden] through the layers after the pooling.
 func (e *embedder) project(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
 	for _, layer := range e.dense {
 		x = s.AsType(layer.Apply(s, x), mlxc.Float32)

@@ -19,12 +19,12 @@ import (
 // maxBatchPositions bounds the positions, those of a shared prefix counted for each row, whose keys and values a pass holds.
 const maxBatchPositions = 16 * MaxBatchTokens
 
-// isLong reports whether so many tokens behind a prefix are too many for one pass.
+// isLong reports whether so many tokens after a prefix are too many for one pass.
 func isLong(prefix, tokens int) bool {
 	return tokens > decoder.PrefillChunk && prefix+tokens > MaxBatchTokens
 }
 
-// splitLong moves the long rows behind the others.
+// splitLong moves the long rows after the others.
 func splitLong(rows []ScoreRow) (short, long []ScoreRow) {
 	for _, row := range rows {
 		if isLong(len(row.Prefix), len(row.IDs)) {
@@ -77,7 +77,7 @@ func (sc *Scorer) forget(st *kv.Sequence) error {
 	return err
 }
 
-// ScoreLong is the mean log-probabilities of the labels behind one long text.
+// ScoreLong is the mean log-probabilities of the labels after one long text.
 func (t *LabelTask) ScoreLong(ctx context.Context, row ScoreRow) (scores []float64, err error) {
 	ids := slices.Concat(row.Prefix, row.IDs)
 	scores = make([]float64, len(t.labels))
@@ -114,7 +114,7 @@ func (t *LabelTask) ScoreLong(ctx context.Context, row ScoreRow) (scores []float
 	return scores, nil
 }
 
-// restOf is the log-probability of the second and later tokens of a label behind what a state has seen.
+// restOf is the log-probability of the second and later tokens of a label after what a state has seen.
 func (t *LabelTask) restOf(ctx context.Context, st *kv.Sequence, label []int32) (sum float64, err error) {
 	n := len(label) - 1
 	err = t.Job(ctx, func(s *mlxc.Scope) (err error) {

@@ -4,7 +4,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// Texts are scored in one pass where kernels allow it: texts and the rest of every label lie one behind the other in a single
+// Texts are scored in one pass where kernels allow it: texts and the rest of every label lie one after the other in a single
 // row, and every token is told what it sees. A text alone then costs one pass, whatever its labels are made of.
 
 const (
@@ -23,13 +23,13 @@ type labelRow struct {
 	picks []pick  // every label's tokens
 }
 
-// pick is a label's token: its probability behind a wanted row counts for a label of a text.
+// pick is a label's token: its probability after a wanted row counts for a label of a text.
 type pick struct {
 	row, id     int32
 	text, label int
 }
 
-// newLabelRow lays texts out behind length positions of the past. labels are indices.
+// newLabelRow lays texts out after length positions of the past. labels are indices.
 func (t *LabelTask) newLabelRow(length int, batch []ScoreRow, labels []int) *labelRow {
 	p := &labelRow{PackedRow: kv.PackedRow{Past: length}}
 	for b, row := range batch {

@@ -9,7 +9,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 )
 
-// What is cut into chunks follows from a row alone, not from its company.
+// What is cut into chunks follows from a row alone, not from the rest of its batch.
 func TestWhichRowsAreLong(t *testing.T) {
 	ids := func(n int) []int32 { return make([]int32, n) }
 	for _, c := range []struct {

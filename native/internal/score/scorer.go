@@ -65,7 +65,7 @@ func (sc *Scorer) Bytes() int64 {
 	return n
 }
 
-// scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens behind a prefix, whose
+// scoreBytes is what a batch of a classification holds at its widest: rows of up to width tokens after a prefix, whose
 // labels may go on for up to longest tokens in passes of maxBatchRows rows of their own. See batchSize for the bounds.
 func (sc *Scorer) scoreBytes(prefix, width, longest int) int64 {
 	each := prefix + width + longest

@@ -98,7 +98,7 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, options engine.States
 	var ids *mlxc.Array
 	var pass *kv.Pass
 	var texts []kv.Span // in the states, taken as [N, hidden]
-	if sc.Shape.Rings { // texts one behind the other
+	if sc.Shape.Rings { // texts one after the other
 		var row *kv.PackedRow
 		row, texts, pass = sc.newPackedTexts(batch)
 		ids = s.FromInts(row.IDs, 1, len(row.IDs))
@@ -111,7 +111,7 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, options engine.States
 		}
 		pass, ids = sc.newTextPass(s, lengths, width), s.FromInts(padded, len(batch), width)
 	}
-	// MLX computes only what is asked for, so the layers behind the last of those that are wanted, and the output layer, cost nothing.
+	// MLX computes only what is asked for, so the layers after the last of those that are wanted, and the output layer, cost nothing.
 	kept := make([]*mlxc.Array, len(options.Layers)) // [B, T, hidden]
 	pass.Observe = func(layer int, op string, h *mlxc.Array) {
 		for i, wanted := range options.Layers {
@@ -143,7 +143,7 @@ func (sc *Scorer) statesBatch(batch []ScoreRow, front int, options engine.States
 	return nil
 }
 
-// pool is the mean of the states [N, size] of a text behind the first front, which all texts share; of all if there are no others.
+// pool is the mean of the states [N, size] of a text after the first front, which all texts share; of all if there are no others.
 func pool(values []float32, size int, text kv.Span, front int) []float32 {
 	if text.End-text.Begin > front {
 		text.Begin += front

@@ -165,7 +165,7 @@ func (t *trainer) compile() (err error) {
 	return nil
 }
 
-// lossAndGradients takes what loss takes, and returns the gradients of the trained arrays behind what it returns.
+// lossAndGradients takes what loss takes, and returns the gradients of the trained arrays after what it returns.
 func (t *trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	values, gradients := t.gradients.Call(s, in...)
 	return append(values, gradients...)

@@ -195,7 +195,7 @@ func (b *trainBatch) put(row, at int, e example) {
 	for i := max(1, e.offset); i < len(e.ids) && at+i-1 < b.length; i++ {
 		b.predict(start+at+i-1, e.ids[i])
 	}
-	// mlx-lm also counts the prediction behind the last token, of padding, where there is any.
+	// mlx-lm also counts the prediction after the last token, of padding, where there is any.
 	if b.segments == nil && len(e.ids) <= b.length {
 		b.predict(start+len(e.ids)-1, 0)
 	}

@@ -21,7 +21,7 @@ func (t *trainer) parts() map[string][]*mlxc.Array {
 	return map[string][]*mlxc.Array{"p": t.trained(), "m": t.m, "v": t.v, "g": t.sums}
 }
 
-// save writes the adapter and the state behind so many iterations.
+// save writes the adapter and the state after so many iterations.
 func (t *trainer) save(iterations int) (err error) {
 	s := t.Lease.NewScope()
 	defer func() { err = errors.Join(err, s.Close()) }()
@@ -45,7 +45,7 @@ func (t *trainer) save(iterations int) (err error) {
 	return nil
 }
 
-// resume reads a state in place of the fresh one and returns how many iterations it is behind.
+// resume reads a state in place of the fresh one and returns how many iterations were done.
 func (t *trainer) resume(s *mlxc.Scope) (int, error) {
 	path := filepath.Join(t.options.Out, resumeFile)
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("resume: %s: %w", path, err) }

@@ -1,6 +1,6 @@
 //! Byte-pair encoding that is read quickly and takes little room. The library's own keeps every token twice as a string of its own, and
 //! reads merges as strings before it looks them up: for a vocabulary of 262,144 tokens that is most of the time to a first token, and
-//! 140 MB. Here tokens lie one behind the other in one buffer, and merges are ids as soon as they are read. The rules are the library's,
+//! 140 MB. Here tokens lie one after the other in one buffer, and merges are ids as soon as they are read. The rules are the library's,
 //! which is the oracle of the tests; models with a prefix, a suffix or dropout are left to it.
 
 use std::cmp::Reverse;

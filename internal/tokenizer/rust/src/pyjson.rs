@@ -7,7 +7,7 @@ use std::fmt::Write;
 pub struct Style {
     pub indent: Option<String>,
     pub item: String, // between items
-    pub key: String,  // behind a key
+    pub key: String,  // after a key
     pub ensure_ascii: bool,
     pub sort_keys: bool,
 }

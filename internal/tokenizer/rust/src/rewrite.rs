@@ -64,7 +64,7 @@ pub fn rewrite(source: &str) -> String {
     out
 }
 
-/// The first word of a tag, behind the sign that controls white space.
+/// The first word of a tag, after the sign that controls white space.
 fn word(body: &str) -> &str {
     let body = body.trim_start_matches(['-', '+']).trim_start();
     &body[..body.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(body.len())]
@@ -216,7 +216,7 @@ fn stops(t: &Token, operators: &[&str]) -> bool {
     }
 }
 
-/// A sign that belongs to the operand behind it.
+/// A sign that belongs to the operand after it.
 fn is_sign(tokens: &[Token], i: usize) -> bool {
     matches!(tokens[i].text.as_str(), "-" | "+")
         && !tokens[..i].iter().rev().find(|t| t.kind != Kind::Space).is_some_and(ends_operand)

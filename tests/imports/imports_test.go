@@ -1,5 +1,5 @@
-// Package floors keeps the module's packages apart: data runs downwards once and comes back once. docs/architecture.md has the floors.
-package floors
+// Package imports checks which packages of the module import which. docs/architecture.md has the rules.
+package imports
 
 import (
 	"bytes"
@@ -16,8 +16,8 @@ import (
 
 const module = "forge.lthn.ai/core/go-mlx"
 
-// room is a package of the module. Names are without the module's path; the root is ".".
-type room struct {
+// pkg is what go list says of a package. Names are without the module's path; the root is ".".
+type pkg struct {
 	imports []string // of the module, named in its files
 	deps    []string // of the module, at any distance
 	cgo     bool
@@ -28,8 +28,8 @@ func embedded(name, dep string) bool {
 	return name == "internal/selftest" && (dep == "tests/corpus" || dep == "tests/models")
 }
 
-// rooms asks the go command, with tests left out, for the packages as tags build them.
-func rooms(t *testing.T, tags string) map[string]room {
+// packages asks the go command, with tests left out, for the packages as tags build them.
+func packages(t *testing.T, tags string) map[string]pkg {
 	t.Helper()
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	require.NoError(t, err)
@@ -37,7 +37,7 @@ func rooms(t *testing.T, tags string) map[string]room {
 	list.Dir = strings.TrimSpace(string(root))
 	out, err := list.Output()
 	require.NoError(t, err)
-	found := map[string]room{}
+	found := map[string]pkg{}
 	decoder := json.NewDecoder(bytes.NewReader(out))
 	for {
 		var p struct {
@@ -50,7 +50,7 @@ func rooms(t *testing.T, tags string) map[string]room {
 			require.NoError(t, err)
 		}
 		if name, ok := own(p.ImportPath); ok {
-			found[name] = room{imports: ownOf(p.Imports), deps: ownOf(p.Deps), cgo: len(p.CgoFiles) > 0}
+			found[name] = pkg{imports: ownOf(p.Imports), deps: ownOf(p.Deps), cgo: len(p.CgoFiles) > 0}
 		}
 	}
 	require.Greater(t, len(found), 30, "go list found the module")
@@ -74,38 +74,38 @@ func ownOf(paths []string) (names []string) {
 	return names
 }
 
-// within reports whether a package is a room or one of its inner rooms.
-func within(name string, rooms ...string) bool {
-	return slices.ContainsFunc(rooms, func(room string) bool { return name == room || strings.HasPrefix(name, room+"/") })
+// within reports whether a package is one of some folders or below one of them.
+func within(name string, folders ...string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool { return name == folder || strings.HasPrefix(name, folder+"/") })
 }
 
-func TestNoRoomKnowsMoreThanItMay(t *testing.T) {
+func TestPackagesDependOnlyOnWhatTheyMay(t *testing.T) {
 	for _, tags := range []string{"", "cuda"} {
-		all := rooms(t, tags)
+		all := packages(t, tags)
 		for name, r := range all {
 			for _, dep := range r.deps {
 				switch {
 				case name == "engine":
-					t.Errorf("%s knows %s: the engines' common types know nothing", name, dep)
+					t.Errorf("%s depends on %s: the engines' common types depend on nothing", name, dep)
 				case within(name, "native") && within(dep, "bridge", "python"), within(name, "bridge") && within(dep, "native"):
-					t.Errorf("%s knows %s: the engines do not know each other", name, dep)
+					t.Errorf("%s depends on %s: the engines are independent of each other", name, dep)
 				case within(name, "internal/mlxc", "internal/nn", "internal/fused") && !within(dep, "internal/mlxc", "internal/nn"):
-					t.Errorf("%s knows %s: kernels know arrays, and neither tokens nor text", name, dep)
+					t.Errorf("%s depends on %s: kernels compute on arrays and know neither tokens nor text", name, dep)
 				case within(name, "native/internal/kv", "native/internal/decoder", "native/internal/checkpoint") && within(dep, "internal/tokenizer", "internal/segment"):
-					t.Errorf("%s knows %s: what computes knows ids and no text", name, dep)
+					t.Errorf("%s depends on %s: what computes gets token ids and no text", name, dep)
 				case within(name, "native", "bridge", "internal", "engine") && within(dep, "cmd", "examples", "tests") && !embedded(name, dep),
 					within(name, "native", "bridge", "engine") && within(dep, "internal/server", "."):
-					t.Errorf("%s knows %s, which is above it", name, dep)
+					t.Errorf("%s depends on %s, which is above it", name, dep)
 				}
 			}
 			for _, other := range r.imports {
 				switch {
 				case within(name, "internal/server") && within(other, "native", "bridge"):
-					t.Errorf("%s names %s: the server knows the public API", name, other)
+					t.Errorf("%s imports %s: the server uses the public API only", name, other)
 				case name == "." && within(other, "internal/mlxc", "internal/tokenizer", "internal/nn", "internal/fused"):
-					t.Errorf("%s names %s: nothing is computed in the public API", name, other)
+					t.Errorf("%s imports %s: nothing is computed in the public API", name, other)
 				case within(other, "internal/mlxc", "internal/nn", "internal/fused") && !within(name, "native", "internal/mlxc", "internal/nn", "internal/fused"):
-					t.Errorf("%s names %s, which is the native engine's", name, other)
+					t.Errorf("%s imports %s, which is the native engine's", name, other)
 				}
 			}
 			if r.cgo && name != "internal/mlxc" && name != "internal/tokenizer" {
@@ -116,9 +116,9 @@ func TestNoRoomKnowsMoreThanItMay(t *testing.T) {
 	}
 }
 
-// The floors of the native engine, top first, and what each may name of the others.
-func TestTheNativeEngineHasFloors(t *testing.T) {
-	const floor = "native/internal/"
+// The packages of the native engine, top first, and which of the others each may import.
+func TestPackagesOfTheNativeEngineImportOnlyLowerOnes(t *testing.T) {
+	const inside = "native/internal/"
 	may := map[string][]string{
 		"train":      {"decoder", "kv", "prompt", "checkpoint", "owner"},
 		"decode":     {"decoder", "kv", "prompt", "owner"},
@@ -131,19 +131,19 @@ func TestTheNativeEngineHasFloors(t *testing.T) {
 		"mlxtest":    nil,
 	}
 	for _, tags := range []string{"", "cuda"} {
-		for name, r := range rooms(t, tags) {
-			inner, ok := strings.CutPrefix(name, floor)
+		for name, r := range packages(t, tags) {
+			inner, ok := strings.CutPrefix(name, inside)
 			if !ok {
 				continue
 			}
 			allowed, known := may[inner]
-			require.True(t, known, "%s is not in the table of floors: add it here and in docs/architecture.md", name)
+			require.True(t, known, "%s is not in the table: add it here and in docs/architecture.md", name)
 			for _, other := range r.imports {
-				if below, ok := strings.CutPrefix(other, floor); ok {
-					require.Contains(t, allowed, below, "%s names %s", name, other)
+				if below, ok := strings.CutPrefix(other, inside); ok {
+					require.Contains(t, allowed, below, "%s imports %s", name, other)
 				}
 				if other == "internal/fused" {
-					require.Equal(t, "decoder", inner, "%s names %s: kernels are the decoder's", name, other)
+					require.Equal(t, "decoder", inner, "%s imports %s: kernels are the decoder's", name, other)
 				}
 			}
 		}
