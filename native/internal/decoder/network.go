@@ -32,6 +32,8 @@ type Network struct {
 	Prefix  string             // of the checkpoint's names
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   *fused.Token       // nil where tokens are not one launch
+
+	Training bool // its passes are differentiated, which the CUDA kernels cannot be; set before Load
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -94,7 +96,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	if err != nil {
 		return nil, err
 	}
-	w.Fuse = capability >= fused.MinCapability && !options.Exact && adapter == ""
+	w.Fuse = capability >= fused.MinCapability && !options.Exact && !n.Training && adapter == ""
 	// What a constructor returns beside an error still holds something.
 	if n.Arch, err = architectures[cfg.ModelType](cfg, w, n.Lease); err != nil {
 		return nil, err
@@ -151,6 +153,9 @@ func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) 
 	}
 	return s.Squeeze(n.Arch.Logits(s, n.Run(s, st, ids)), 1)
 }
+
+// OnKernels reports whether the CPU kernels compute.
+func (n *Network) OnKernels() bool { return n.cpu != nil }
 
 // OutputLayer is the output layer for the CPU kernels.
 func (n *Network) OutputLayer() mlxc.Layer { return n.cpu.head }

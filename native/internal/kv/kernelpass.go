@@ -137,6 +137,34 @@ func NewPackedBothWays(row *PackedRow, texts []Span) *Pass {
 	return pass
 }
 
+// NewRowsPass is a pass by the CPU kernels over whole rows of tokens, of which nothing is kept: every token sees those before it in its
+// row. segments, if it is not nil, is a number for each token; then it sees those next to it with its own number only.
+func NewRowsPass(rows, tokens int, segments []int32) *Pass {
+	p := &KernelPass{
+		Rows: rows, Tokens: tokens, Stepwise: true,
+		Past: func(*mlxc.Scope, int) []mlxc.PastKV { return make([]mlxc.PastKV, rows) },
+		Visible: func(window int) []int32 {
+			out := make([]int32, 0, rows*tokens*mlxc.VisibleSize)
+			for row := range rows {
+				begin := 0
+				for t := range tokens {
+					if at := row*tokens + t; t > 0 && segments != nil && segments[at] != segments[at-1] {
+						begin = t
+					}
+					out = appendVisible(out, 0, window, t, Span{}, Span{begin, t + 1})
+				}
+			}
+			return out
+		},
+	}
+	for range rows {
+		for t := range tokens {
+			p.Positions = append(p.Positions, int32(t))
+		}
+	}
+	return &Pass{Kernel: p}
+}
+
 // appendVisible appends what the token at a position sees of length past positions and of two spans of the pass. The positions of
 // the first span follow the past, those of the second end at the token's own. A window reaches back over all three.
 func appendVisible(out []int32, length, window, position int, first, second Span) []int32 {
