@@ -18,15 +18,17 @@ import (
 )
 
 func TestAResumedRunIsAnUnbrokenOne(t *testing.T) {
-	for _, checkpointed := range []bool{false, true} {
-		t.Run(fmt.Sprintf("checkpoint=%v", checkpointed), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, checkpointed) })
+	for _, exact := range []bool{false, true} {
+		for _, checkpointed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("exact=%v, checkpoint=%v", exact, checkpointed), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, exact, checkpointed) })
+		}
 	}
 }
 
-func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpointed bool) {
+func testAResumedRunIsAnUnbrokenOne(t *testing.T, exact, checkpointed bool) {
 	before := mlxtest.Measure(t)
 	o := mlxtest.TrainOptions(t)
-	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, checkpointed
+	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint, o.Exact = 9, 2, "cosine", 1, 3, checkpointed, exact
 	whole, err := Train(t.Context(), testenv.Model(t), o)
 	require.NoError(t, err)
 	require.Len(t, whole.Losses, 9)
@@ -61,6 +63,25 @@ func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpointed bool) {
 	_, err = Train(t.Context(), testenv.Model(t), other)
 	require.ErrorContains(t, err, "seed")
 	require.Equal(t, before, mlxtest.Measure(t))
+}
+
+// With the CPU kernels a model learns what it learns with MLX's own ops: losses of both stay together.
+func TestBothWaysOfTrainingLearnTheSame(t *testing.T) {
+	o := mlxtest.TrainOptions(t)
+	o.Iterations, o.EvalEvery, o.NumLayers = 24, 8, 0
+	kernels, err := Train(t.Context(), testenv.Model(t), o)
+	require.NoError(t, err)
+	o.Exact, o.Out = true, t.TempDir()
+	exact, err := Train(t.Context(), testenv.Model(t), o)
+	require.NoError(t, err)
+	t.Logf("losses with the kernels %.4v, with MLX's ops %.4v; validation %.4v and %.4v", kernels.Losses, exact.Losses, kernels.Validation, exact.Validation)
+	for i := range exact.Losses {
+		require.InDelta(t, exact.Losses[i], kernels.Losses[i], 0.05+0.05*exact.Losses[i], "iteration %d", i+1)
+	}
+	require.Less(t, kernels.Validation[2], kernels.Validation[0])
+	for i := range exact.Validation {
+		require.InDelta(t, exact.Validation[i], kernels.Validation[i], 0.05+0.05*exact.Validation[i])
+	}
 }
 
 func TestTrainingRefusesWhatItCannotDo(t *testing.T) {

@@ -193,13 +193,10 @@ func TestGradientsOfGates(t *testing.T) {
 func TestGradientsOfNorms(t *testing.T) {
 	eachType(t, func(t *testing.T, l *Lease, s *Scope, dtype DType) {
 		const eps = 1e-6
-		for _, n := range []int{1, 15, 33, 640} {
+		for _, n := range []int{2, 15, 33, 640} { // a norm of one number is its sign: nothing comes back
 			post, next := s.Normal(dtype, 1, s.RandomKey(5), n), s.Normal(dtype, 1, s.RandomKey(6), n)
 			h, y := s.Normal(dtype, 2, s.RandomKey(1), 3, 7, n), s.Normal(Float32, 2, s.RandomKey(2), 3, 7, n)
 			for _, behind := range []*Array{nil, post} {
-				if behind != nil && n == 1 {
-					continue // a norm of one number is its sign: what comes back is what eps leaves, and cancels
-				}
 				f := differentiable{
 					kernels: func(s *Scope, in []*Array) []*Array {
 						sum, normed := s.AddNorm(in[0], in[1], behind, next, eps, false)

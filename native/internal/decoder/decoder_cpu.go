@@ -123,25 +123,16 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 	p := &layerwise{cpuDecoder: d, seenBy: seenBy, dtype: d.norm.DType()}
 	positions := s.FromInts(pass.Positions, pass.Rows, pass.Tokens)
 	for _, rope := range d.rotations {
-		p.rotations = append(p.rotations, seenBy.Hold(s, s.Rotation(positions, rope)))
+		p.rotations = append(p.rotations, pass.Shared(s, s.Rotation(positions, rope)))
 	}
 	for _, window := range d.windows {
-		p.visible = append(p.visible, seenBy.Hold(s, s.FromInts(pass.Visible(window), pass.Rows, pass.Tokens, mlxc.VisibleSize)))
+		p.visible = append(p.visible, pass.Shared(s, s.FromInts(pass.Visible(window), pass.Rows, pass.Tokens, mlxc.VisibleSize)))
 	}
 	h := s.Lookup(d.table, ids, d.scale, p.dtype)
 	seenBy.Seen(0, kv.OpInput, h)
-	if seenBy.Around != nil { // a layer begins with its own norm then
-		for i := range d.layers {
-			h = seenBy.RunLayer(s, i, h, func(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
-				h, _ = p.layer(s, i, h, s.Norm(h, d.layers[i].inputNorm, d.eps))
-				return h
-			})
-		}
-		return s.Norm(h, d.norm, d.eps)
-	}
 	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
 	for i := range d.layers {
-		h, x = p.layer(s, i, h, x)
+		h, x = pass.RunLayer(s, i, h, x, func(s *mlxc.Scope, h, x *mlxc.Array) (sum, normed *mlxc.Array) { return p.layer(s, i, h, x) })
 	}
 	return x
 }

@@ -16,6 +16,29 @@ type KernelPass struct {
 	Keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
 	// Stepwise passes run op by op: a layer's KV is unpacked, which must not be there for all layers at once.
 	Stepwise bool
+	// Around, if it is set, runs the layers of a stepwise pass its own way, and Share is told of arrays that they all read: layers may
+	// be run again after the pass.
+	Around func(s *mlxc.Scope, layer int, h, x *mlxc.Array, run KernelLayer) (sum, normed *mlxc.Array)
+	Share  func(s *mlxc.Scope, a *mlxc.Array)
+}
+
+// KernelLayer takes states and their norm through a layer and returns both behind it, normed for what comes next.
+type KernelLayer func(s *mlxc.Scope, h, x *mlxc.Array) (sum, normed *mlxc.Array)
+
+// RunLayer runs a layer as the pass wants it.
+func (p *KernelPass) RunLayer(s *mlxc.Scope, layer int, h, x *mlxc.Array, run KernelLayer) (sum, normed *mlxc.Array) {
+	if p.Around == nil {
+		return run(s, h, x)
+	}
+	return p.Around(s, layer, h, x, run)
+}
+
+// Shared tells of an array that layers read, and returns it.
+func (p *KernelPass) Shared(s *mlxc.Scope, a *mlxc.Array) *mlxc.Array {
+	if p.Share != nil {
+		p.Share(s, a)
+	}
+	return a
 }
 
 // nextTokens is a pass of the next tokens of one or several sequences, each with KV of its own.

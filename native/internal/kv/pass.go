@@ -22,10 +22,8 @@ type Pass struct {
 	// Observe, if it is set, sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or
 	// with one of the names below. The CPU kernels then run op by op.
 	Observe func(layer int, op string, h *mlxc.Array)
-	// Around, if it is set, runs a layer its own way.
+	// Around, if it is set, runs a layer of MLX's ops or the CUDA kernels its own way.
 	Around func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array
-	// Holding, if it is set, is told of arrays that layers share, when Around may run a layer again after the pass: it keeps them.
-	Holding func(s *mlxc.Scope, a *mlxc.Array)
 }
 
 // Memory is keys and values of earlier positions, to which a pass may add.
@@ -97,14 +95,6 @@ func (p *Pass) Seen(layer int, op string, h *mlxc.Array) *mlxc.Array {
 		p.Observe(layer, op, h)
 	}
 	return h
-}
-
-// Hold tells of an array that layers share, and returns it.
-func (p *Pass) Hold(s *mlxc.Scope, a *mlxc.Array) *mlxc.Array {
-	if p.Holding != nil {
-		p.Holding(s, a)
-	}
-	return a
 }
 
 // RunLayer runs a layer as the pass wants it.

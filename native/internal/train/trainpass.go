@@ -28,7 +28,14 @@ func (t *trainer) newPass(s *mlxc.Scope, segments *mlxc.Array) *kv.Pass {
 	if t.OnKernels() {
 		pass := kv.NewRowsPass(t.batch.rows, t.batch.length, t.batch.segments)
 		if t.options.Checkpoint {
-			pass.Around, pass.Holding = t.checkpointed, t.holdForCheckpoints
+			pass.Kernel.Share = t.holdForCheckpoints
+			pass.Kernel.Around = func(s *mlxc.Scope, layer int, h, x *mlxc.Array, run kv.KernelLayer) (sum, normed *mlxc.Array) {
+				out := t.checkpointed(s, layer, []*mlxc.Array{h, x}, func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+					h, x := run(s, in[0], in[1])
+					return []*mlxc.Array{h, x}
+				})
+				return out[0], out[1]
+			}
 		}
 		return pass
 	}
@@ -43,7 +50,11 @@ func (t *trainer) newPass(s *mlxc.Scope, segments *mlxc.Array) *kv.Pass {
 		})
 	}
 	if t.options.Checkpoint {
-		pass.Around = t.checkpointed
+		pass.Around = func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+			return t.checkpointed(s, layer, []*mlxc.Array{h}, func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+				return []*mlxc.Array{run(s, in[0])}
+			})[0]
+		}
 		// Blocks are run again on the way back, when the scope of this pass is closed.
 		for _, mask := range row.Masks {
 			if mask.Array != nil {
@@ -63,19 +74,19 @@ func (t *trainer) holdForCheckpoints(s *mlxc.Scope, a *mlxc.Array) {
 
 // checkpointed runs a block whose inside is computed again for its gradients. It hands the block's trained arrays in: what a
 // checkpointed function does not get as an input has no gradient.
-func (t *trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
-	in := []*mlxc.Array{h}
+func (t *trainer) checkpointed(s *mlxc.Scope, layer int, states []*mlxc.Array, run func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array) []*mlxc.Array {
+	in := slices.Clone(states)
 	for _, lora := range t.blocks[layer] {
 		in = append(in, lora.A, lora.B)
 	}
 	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-		defer setLoRAs(t.blocks[layer], in[1:])()
-		return []*mlxc.Array{run(s, in[0])}
+		defer setLoRAs(t.blocks[layer], in[len(states):])()
+		return run(s, in[:len(states)])
 	}, in...)
-	if len(out) != 1 {
-		return h // the error is latched
+	if len(out) != len(states) {
+		return states // the error is latched
 	}
-	return out[0]
+	return out
 }
 
 // batchInputs is how many arrays of a batch come before the trained ones.
