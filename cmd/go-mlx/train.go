@@ -56,7 +56,7 @@ is printed is also written to training_log.jsonl in the output folder.`,
 	flags.BoolVar(&run.MaskPrompt, "mask-prompt", false, "train on answers only")
 	flags.IntVar(&run.MaxSeqLength, "max-seq-length", run.MaxSeqLength, "tokens after which examples are cut")
 	flags.BoolVar(&run.Packed, "packed", false, "several short examples in one row (native engine)")
-	flags.BoolVar(&run.Exact, "exact", false, "MLX's own ops in mlx-lm's order instead of the CPU kernels (native engine)")
+	flags.BoolVar(&run.Exact, "exact", false, "MLX's own ops in mlx-lm's order, for the bits of mlx-lm's tuner: many times as slow on Linux CPUs (native engine)")
 	flags.BoolVar(&run.Checkpoint, "grad-checkpoint", false, "less memory, more time")
 	flags.Uint64Var(&run.Seed, "seed", 0, "of the order and of the LoRAs' first values")
 	flags.IntVar(&run.EvalEvery, "eval-every", run.EvalEvery, "batches between validations; 0 for none")

@@ -1,9 +1,12 @@
 package mlxc
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -388,4 +391,20 @@ func TestLoRAsThatDoNotFitAreRefused(t *testing.T) {
 			failed.Close()
 		}
 	})
+}
+
+// The gradients are right for every instruction set that this processor has, which a process chooses when it starts.
+func TestGradientsOnEveryLevel(t *testing.T) {
+	ran := 0
+	for _, level := range []string{"base", "avx2", "avx512", "avx512bf16", "amx", "neon"} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestGradientsOf")
+		cmd.Env = append(os.Environ(), "GO_MLX_CPU="+level)
+		out, err := cmd.CombinedOutput()
+		if bytes.Contains(out, []byte("this processor has")) {
+			continue
+		}
+		require.NoError(t, err, "%s: %s", level, out)
+		ran++
+	}
+	require.Positive(t, ran)
 }
