@@ -26,6 +26,7 @@ type TrainOptions struct {
 	MaskPrompt   bool // the loss is that of answers only
 	MaxSeqLength int  // longer examples are cut
 	Packed       bool // several short examples in one row, none of which attends to another
+	Exact        bool // MLX's own ops, in mlx-lm's order: the bits of mlx-lm's tuner on one device, many times as slow on Linux CPUs
 	Checkpoint   bool // keep the states between blocks only and compute what is inside anew: less memory, more time
 	Seed         uint64
 

@@ -27,6 +27,7 @@ type Model struct {
 	info        engine.Info
 	source      *modelfiles.Source
 	options     engine.NativeOptions
+	training    bool
 	fingerprint string // with a prompt cache: tells models apart
 	draftBytes  int64  // of the draft model's weights
 	wired       uint64 // what the system keeps resident, on Metal
@@ -46,6 +47,11 @@ type Model struct {
 // Load opens the model in a folder or a GGUF file. The context is looked at between reading steps; if it ends, whatever was
 // read by then is given back.
 func Load(ctx context.Context, path string, options engine.NativeOptions) (*Model, error) {
+	return loadFor(ctx, path, options, false)
+}
+
+// loadFor is Load, with training for passes that are differentiated.
+func loadFor(ctx context.Context, path string, options engine.NativeOptions, training bool) (*Model, error) {
 	if err := options.Validate(); err != nil {
 		return nil, err
 	}
@@ -63,7 +69,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	if err := decoder.Supported(cfg); err != nil {
 		return nil, err
 	}
-	m := &Model{source: from, options: options, store: kv.NewStore(cmp.Or(options.PromptCache, kv.DefaultBudget)), encoder: prompt.NewEncoder(cfg.EOS)}
+	m := &Model{source: from, options: options, training: training, store: kv.NewStore(cmp.Or(options.PromptCache, kv.DefaultBudget)), encoder: prompt.NewEncoder(cfg.EOS)}
 	// Text and weights are read side by side; for a large vocabulary and a small model either takes as long as the other.
 	text := make(chan error, 1)
 	go func() { text <- m.loadText() }()
@@ -74,7 +80,7 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 		return nil, err
 	}
 	m.owner.MakeRoom = options.MakeRoom
-	m.network = &decoder.Network{Owner: m.owner}
+	m.network = m.newNetwork()
 	load := func() (lost bool, err error) {
 		if doErr := m.owner.Lease.Do(ctx, func() { err = m.loadWeights(ctx, path, cfg, textLoaded) }); doErr != nil {
 			err = errors.Join(doErr, err)
@@ -97,6 +103,10 @@ func Load(ctx context.Context, path string, options engine.NativeOptions) (*Mode
 	return m, nil
 }
 
+func (m *Model) newNetwork() *decoder.Network {
+	return &decoder.Network{Owner: m.owner, Training: m.training}
+}
+
 // unload gives back what loadWeights has read, so that it can be called again.
 func (m *Model) unload() error {
 	var errs []error
@@ -105,7 +115,7 @@ func (m *Model) unload() error {
 			errs = append(errs, owner.Protect(step))
 		}
 	})
-	m.scorer, m.draft, m.network = nil, nil, &decoder.Network{Owner: m.owner}
+	m.scorer, m.draft, m.network = nil, nil, m.newNetwork()
 	return errors.Join(append(errs, err)...)
 }
 

@@ -18,15 +18,17 @@ import (
 )
 
 func TestAResumedRunIsAnUnbrokenOne(t *testing.T) {
-	for _, checkpointed := range []bool{false, true} {
-		t.Run(fmt.Sprintf("checkpoint=%v", checkpointed), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, checkpointed) })
+	for _, exact := range []bool{false, true} {
+		for _, checkpointed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("exact=%v, checkpoint=%v", exact, checkpointed), func(t *testing.T) { testAResumedRunIsAnUnbrokenOne(t, exact, checkpointed) })
+		}
 	}
 }
 
-func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpointed bool) {
+func testAResumedRunIsAnUnbrokenOne(t *testing.T, exact, checkpointed bool) {
 	before := mlxtest.Measure(t)
 	o := mlxtest.TrainOptions(t)
-	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint = 9, 2, "cosine", 1, 3, checkpointed
+	o.Iterations, o.Accumulate, o.Schedule, o.Warmup, o.EvalEvery, o.Checkpoint, o.Exact = 9, 2, "cosine", 1, 3, checkpointed, exact
 	whole, err := Train(t.Context(), testenv.Model(t), o)
 	require.NoError(t, err)
 	require.Len(t, whole.Losses, 9)
@@ -61,6 +63,27 @@ func testAResumedRunIsAnUnbrokenOne(t *testing.T, checkpointed bool) {
 	_, err = Train(t.Context(), testenv.Model(t), other)
 	require.ErrorContains(t, err, "seed")
 	require.Equal(t, before, mlxtest.Measure(t))
+}
+
+// With the CPU kernels a model learns what it learns in float32, and its losses stay as near to those as with MLX's own ops.
+func TestBothWaysOfTrainingLearnTheSame(t *testing.T) {
+	losses := func(dir string, exact bool) (all []float64) {
+		o := mlxtest.TrainOptions(t)
+		o.Iterations, o.EvalEvery, o.NumLayers, o.LearningRate, o.Exact = 8, 8, 0, 1e-4, exact
+		result, err := Train(t.Context(), dir, o)
+		require.NoError(t, err)
+		require.Len(t, result.Validation, 1)
+		return append(result.Losses, result.Validation...)
+	}
+	kernels, exact, want := losses(testenv.Model(t), false), losses(testenv.Model(t), true), losses(testenv.InFloat32(t, testenv.Model(t)), true)
+	t.Logf("losses, then validations, with the kernels %.4v, with MLX's ops %.4v, in float32 %.4v", kernels, exact, want)
+	var ours, theirs float64
+	for i := range want {
+		ours, theirs = ours+math.Abs(kernels[i]-want[i])/float64(len(want)), theirs+math.Abs(exact[i]-want[i])/float64(len(want))
+	}
+	t.Logf("mean difference from float32: %.2g with the kernels, %.2g with MLX's ops", ours, theirs)
+	require.LessOrEqual(t, ours, theirs+0.01)
+	require.Less(t, kernels[7], kernels[0]-1)
 }
 
 func TestTrainingRefusesWhatItCannotDo(t *testing.T) {

@@ -14,7 +14,7 @@ func Train(ctx context.Context, dir string, options engine.TrainOptions) (_ *eng
 	if err := options.Validate(); err != nil {
 		return nil, err
 	}
-	m, err := Load(ctx, dir, engine.NativeOptions{Exact: true})
+	m, err := loadFor(ctx, dir, engine.NativeOptions{Exact: options.Exact}, true)
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,7 @@ is printed is also written to training_log.jsonl in the output folder.`,
 	flags.BoolVar(&run.MaskPrompt, "mask-prompt", false, "train on answers only")
 	flags.IntVar(&run.MaxSeqLength, "max-seq-length", run.MaxSeqLength, "tokens after which examples are cut")
 	flags.BoolVar(&run.Packed, "packed", false, "several short examples in one row (native engine)")
+	flags.BoolVar(&run.Exact, "exact", false, "MLX's own ops in mlx-lm's order, for the bits of mlx-lm's tuner: many times as slow on Linux CPUs (native engine)")
 	flags.BoolVar(&run.Checkpoint, "grad-checkpoint", false, "less memory, more time")
 	flags.Uint64Var(&run.Seed, "seed", 0, "of the order and of the LoRAs' first values")
 	flags.IntVar(&run.EvalEvery, "eval-every", run.EvalEvery, "batches between validations; 0 for none")
@@ -142,7 +143,7 @@ func trainLine(p mlx.TrainProgress, mean float64) string {
 
 // runPython hands the run to mlx-lm's tuner, which prints its own log.
 func (r *trainRun) runPython(ctx context.Context, model string, stderr io.Writer) error {
-	for option, set := range map[string]bool{"--packed": r.Packed, "--resume": r.Resume, "--plot": r.plot != ""} {
+	for option, set := range map[string]bool{"--packed": r.Packed, "--exact": r.Exact, "--resume": r.Resume, "--plot": r.plot != ""} {
 		if set {
 			return usageError{fmt.Errorf("%s: only the native engine has it", option)}
 		}

@@ -1,6 +1,7 @@
 // One set of kernels: compiled once for each instruction set, chosen when the process starts.
 #pragma once
 
+#include "gradients.h"
 #include "types.h"
 
 namespace gomlx {
@@ -19,6 +20,20 @@ struct Level {
   void (*log_softmax)(const float* x, float* out, long rows, long n);
   // Whether products with weights of some bits are quicker where these are interleaved.
   bool (*likes_interleaved)(int bits);
+
+  // Training; gradients.h says what these compute.
+  // Up to eight matrices of the same columns, one below the other, transposed: out [columns, all rows] in type.
+  void (*transpose)(const Matrix* parts, int n, void* out, Type type);
+  void (*narrow)(const float* x, void* out, long n, Type type); // from float32
+  void (*widen)(const void* x, float* out, long n, Type type);  // to float32
+  void (*add_low_rank)(const AddLowRank&);
+  void (*back_low_rank)(const BackLowRank&);
+  void (*back_add_norm)(const BackAddNorm&);
+  // Back through `gate`, with dout in type.
+  void (*back_gate)(const float* gate_up, const void* dout, float* d_gate_up, long rows, long n, Gate gate, Type type);
+  void (*back_attention)(const BackAttention&);
+  void (*entropy_piece)(const EntropyPiece&);
+  void (*scale_add)(float* to, const float* factor, const float* plus, long rows, long n); // to = to * factor + plus
 };
 
 // The best level that this processor has, or the one that GO_MLX_CPU names ("avx2", ...). An unknown name, or one of a

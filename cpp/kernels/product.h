@@ -6,6 +6,7 @@
 #pragma once
 
 #include "integers.h"
+#include "square.h"
 
 namespace {
 
@@ -202,23 +203,6 @@ struct Dots {
 
 #if defined(GOMLX_TILES)
 
-// A square of sixteen by sixteen 32-bit numbers, with rows and columns exchanged.
-INLINE void transpose(vi* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32((__m512i)r[i], (__m512i)r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32((__m512i)r[i], (__m512i)r[i + 1]);
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = (vi)_mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = (vi)_mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = (vi)_mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = (vi)_mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4((__m512i)r[i], (__m512i)r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4((__m512i)r[i], (__m512i)r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4((__m512i)r[i + 8], (__m512i)r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_i32x4((__m512i)r[i + 8], (__m512i)r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    r[i] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = (vi)_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
 // Rows of weights are tiles as they lie in memory, 16 rows of 32 numbers. x is laid out beside: for each 16 rows, and
 // each 32 columns, a tile of 16 pairs of columns by 16 rows. So a tile of results is [16 outputs, 16 rows of x].
 struct Tiles {
@@ -245,7 +229,7 @@ struct Tiles {
       if (width == 16 && rows == 16) {
         vi r[16];
         for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_loadu_si512(from + i * kp + k);
-        transpose(r);
+        transpose_square(r);
         for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, (__m512i)r[i]);
         continue;
       }
@@ -340,7 +324,7 @@ struct Tiles {
     if (width == 16) {
       vi r[16];
       for (int i = 0; i < 16; i++) r[i] = (vi)_mm512_load_si512(t + 16 * i);
-      transpose(r);
+      transpose_square(r);
       for (long i = 0; i < count; i++) _mm512_storeu_si512(c + i * block, (__m512i)r[i]);
       return;
     }

@@ -33,9 +33,16 @@ GOMLX_API int gomlx_interleave(const gomlx_linear* layer);
 
 enum { GOMLX_GATE_NONE, GOMLX_GATE_GELU, GOMLX_GATE_SILU };
 
+// What is added to a layer: scale * (x a) b, with a [inputs, rank] and b [rank, outputs] in float32; empty handles for nothing.
+typedef struct {
+  mlx_array a, b;
+  float scale;
+} gomlx_lora;
+
 // x [..., inputs] through up to eight layers: [..., all their outputs]. With a gate, two layers of one size:
-// [..., outputs], the first one's activation times the second one. wide asks for float32.
-GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, int n, int gate, int wide, mlx_stream s);
+// [..., outputs], the first one's activation times the second one. wide asks for float32. loras is null, or one for each layer, with
+// wide and without a gate. Gradients are those of x and of LoRAs: layers are frozen. So they are in all ops here.
+GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, const gomlx_lora* loras, int n, int gate, int wide, mlx_stream s);
 
 // Rows of a table for ids int32 [...], times scale: [..., columns] in a type.
 GOMLX_API int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids, float scale, mlx_dtype dtype, mlx_stream s);
@@ -79,6 +86,10 @@ GOMLX_API int gomlx_gate(mlx_array* out, mlx_array gate_up, int gate, mlx_dtype 
 // Log-probabilities, float32 [picks], that the outputs of a layer for x [rows, inputs] give to picked ids int32 [picks] in picked
 // rows int32 [picks]; ids are in ascending order.
 GOMLX_API int gomlx_scores(mlx_array* out, mlx_array x, const gomlx_linear* layer, mlx_array rows, mlx_array ids, mlx_stream s);
+
+// The cross entropy, float32 [rows], of the outputs of a layer for x [rows, inputs] with target ids int32 [rows]. slopes, float32 [rows,
+// inputs], are its derivatives by x, which its gradient needs; null if there will be none. Logits are computed piece by piece.
+GOMLX_API int gomlx_cross_entropy(mlx_array* out, mlx_array* slopes, mlx_array x, const gomlx_linear* layer, mlx_array targets, mlx_stream s);
 
 // x - log(sum(exp(x))) over the last axis of float32 x.
 GOMLX_API int gomlx_log_softmax(mlx_array* out, mlx_array x, mlx_stream s);

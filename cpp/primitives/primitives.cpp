@@ -1,13 +1,14 @@
 // The kernels as MLX primitives. Each checks its operands when the op is made; evaluating it puts one job into the queue
 // of the stream's thread, which has the kernels' threads help.
-#include "kernel.h"
+#include "back.h"
 
 namespace gomlx {
 namespace {
 
-class Apply : public Kernel {
+// Layers with what LoRAs add to them, or two layers with a gate.
+class Apply : public Layered {
  public:
-  Apply(Stream s, std::vector<Layer> layers, Gate gate) : Kernel(s), layers_(std::move(layers)), gate_(gate) {}
+  Apply(Stream s, std::vector<Layer> layers, std::vector<LoRA> loras, Gate gate) : Layered(s, std::move(layers), std::move(loras)), gate_(gate) {}
   const char* name() const override { return "gomlx::Apply"; }
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
@@ -21,13 +22,34 @@ class Apply : public Kernel {
     }
     const long k = x.shape(-1), m = long(x.size()) / k, columns = out.shape(-1);
     const Type type = type_of(x.dtype(), "x"), out_type = type_of(out.dtype(), "out");
-    encoder().dispatch([=, x = in(x), to = room(out), gate = gate_] {
+    void* to = room(out);
+    std::vector<Added> added;
+    for (size_t i = 0, column = 0; i < loras_.size(); column += layers_[i++].rows) {
+      if (loras_[i].a < 0) continue;
+      const Transposed t = low_rank(i, inputs);
+      added.push_back({t, {t.of, in(x), type, m, static_cast<float*>(to) + column, columns}});
+    }
+    encoder().dispatch([=, x = in(x), gate = gate_] {
       level().product({x, type, m, k, parts.data(), bias.data(), int(parts.size()), gate, to, out_type, columns});
+      for (const Added& l : added) {
+        l.of.transpose();
+        level().add_low_rank(l.add);
+      }
     });
   }
 
+  std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums, const std::vector<array>&) override {
+    array dy = cotangents[0];
+    if (gate_ != Gate::none) { // both halves are computed again
+      const array& x = primals[0];
+      const array halves = make_one<Apply>(stream(), with_last(x, 2 * layers_[0].rows), mx::float32, primals, layers_, loras_, Gate::none);
+      dy = make_one<GateBack>(stream(), halves.shape(), mx::float32, {halves, dy}, gate_);
+    }
+    return project_back(stream(), layers_, loras_, primals, dy, argnums);
+  }
+
  private:
-  std::vector<Layer> layers_;
+  struct Added { Transposed of; AddLowRank add; };
   Gate gate_;
 };
 
@@ -64,14 +86,6 @@ class Rotation : public Kernel {
   int half_;
 };
 
-// What Attend knows of the pass.
-struct Shapes {
-  long rows, tokens, heads, kv_heads, head_dim;
-  float eps, scale;
-  bool neighbours, normed, keep;
-  std::vector<gomlx_past> past;
-};
-
 class Attend : public Kernel {
  public:
   Attend(Stream s, Shapes shapes) : Kernel(s), s_(std::move(shapes)) {}
@@ -99,6 +113,15 @@ class Attend : public Kernel {
     });
   }
 
+  std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums, const std::vector<array>&) override {
+    want_only(argnums, 0, "attention");
+    for (const gomlx_past& past : s_.past)
+      if (past.length > 0 || s_.keep) refuse("attention to kept keys has no gradient");
+    std::vector<array> inputs = primals;
+    inputs.push_back(cotangents[0]);
+    return {make_one<AttendBack>(stream(), primals[0].shape(), mx::float32, std::move(inputs), s_)};
+  }
+
  private:
   Shapes s_;
 };
@@ -114,6 +137,17 @@ class AddThenNorm : public Kernel {
     if (post_) a.post = in(inputs[3]);
     a.sum = room(outputs[0]), a.normed = room(outputs[1]);
     encoder().dispatch([a] { level().add_norm(a); });
+  }
+
+  std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums, const std::vector<array>& outputs) override {
+    want_only(argnums, 1, "the sum with its norm");
+    const array &h = primals[0], &y = primals[1];
+    std::vector<array> inputs{outputs[0], primals[2], cotangents[1], cotangents[0]};
+    if (post_) inputs.push_back(y), inputs.push_back(primals[3]);
+    auto outs = array::make_arrays({h.shape(), y.shape()}, {h.dtype(), mx::float32}, std::make_shared<AddNormBack>(stream(), eps_, clip_), inputs);
+    std::vector<array> out;
+    for (int n : argnums) out.push_back(outs[n]);
+    return out;
   }
 
  private:
@@ -133,6 +167,12 @@ class Norm : public Kernel {
     });
   }
 
+  std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>& argnums, const std::vector<array>&) override {
+    want_only(argnums, 0, "a norm");
+    const array& x = primals[0];
+    return {make_one<AddNormBack>(stream(), x.shape(), x.dtype(), {x, primals[1], cotangents[0]}, eps_, false)};
+  }
+
  private:
   float eps_;
 };
@@ -147,6 +187,10 @@ class Gated : public Kernel {
     encoder().dispatch([x = static_cast<const float*>(in(inputs[0])), to = room(outputs[0]), n, rows = long(outputs[0].size()) / n, gate = gate_, type = type_of(outputs[0].dtype(), "out")] {
       level().gate(x, to, rows, n, gate, type);
     });
+  }
+
+  std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents, const std::vector<int>&, const std::vector<array>&) override {
+    return {make_one<GateBack>(stream(), primals[0].shape(), mx::float32, {primals[0], cotangents[0]}, gate_)};
   }
 
  private:
@@ -167,6 +211,14 @@ class PickedScores : public Kernel {
  private:
   Layer layer_;
 };
+
+LoRA take_lora(const gomlx_lora& l, const Layer& layer, std::vector<array>& inputs) {
+  const array &a = unwrap(l.a), &b = unwrap(l.b);
+  want_type(a, mx::float32, "A of a LoRA"), want_type(b, mx::float32, "B of a LoRA");
+  if (a.ndim() != 2 || b.ndim() != 2 || a.shape(0) != layer.columns || b.shape(1) != layer.rows || a.shape(1) != b.shape(0) || a.shape(1) < 1) refuse("a LoRA does not fit its layer");
+  inputs.push_back(a), inputs.push_back(b);
+  return {int(inputs.size()) - 2, int(inputs.size()) - 1, l.scale};
+}
 
 class LogSoftmax : public Kernel {
  public:
@@ -213,7 +265,7 @@ int gomlx_interleave(const gomlx_linear* layer) {
   });
 }
 
-int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, int n, int gate, int wide, mlx_stream s) {
+int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, const gomlx_lora* added, int n, int gate, int wide, mlx_stream s) {
   return guarded([&] {
     const array& x = unwrap(x_);
     at_least_one_axis(x);
@@ -221,6 +273,7 @@ int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, int n, 
     if (n < 1 || n > 8) refuse("one to eight layers go together");
     std::vector<array> inputs{x};
     std::vector<Layer> layers;
+    std::vector<LoRA> loras(added ? n : 0);
     long outputs = 0;
     for (int i = 0; i < n; i++) {
       layers.push_back(take(parts[i], x.shape(-1), inputs));
@@ -231,7 +284,10 @@ int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, int n, 
       if (n != 2 || layers[0].rows != layers[1].rows) refuse("a gate joins two layers of one size");
       outputs = layers[0].rows;
     }
-    give(out, make_one<Apply>(unwrap(s), with_last(x, outputs), wide ? mx::float32 : x.dtype(), inputs, std::move(layers), gate_of(gate)));
+    if (added && (gate_of(gate) != Gate::none || !wide)) refuse("layers with LoRAs have results in float32, and no gate");
+    for (size_t i = 0; i < loras.size(); i++)
+      if (added[i].a.ctx) loras[i] = take_lora(added[i], layers[i], inputs);
+    give(out, make_one<Apply>(unwrap(s), with_last(x, outputs), wide ? mx::float32 : x.dtype(), inputs, std::move(layers), std::move(loras), gate_of(gate)));
   });
 }
 

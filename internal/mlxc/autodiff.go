@@ -117,7 +117,7 @@ func (s *Scope) Checkpointed(fn func(s *Scope, in []*Array) []*Array, in ...*Arr
 	if !s.ready(op, in...) {
 		return nil
 	}
-	t := &tracedFunc{fn: fn, stream: s.stream}
+	t := &tracedFunc{fn: fn, stream: s.stream, outer: s.traced}
 	plain := C.gomlx_closure_new(C.uintptr_t(cgo.NewHandle(t)))
 	defer C.mlx_closure_free(plain)
 	var checkpoint C.mlx_closure

@@ -108,3 +108,25 @@ func TestErrorsOfADifferentiatedFunctionComeOut(t *testing.T) {
 		l.VJP(inner, product, nil, nil)
 	})
 }
+
+// MLX runs a checkpointed function again for its gradient. What goes wrong then is told as what goes wrong the first time.
+func TestAFailureInsideACheckpointIsToldWhenItIsRunAgain(t *testing.T) {
+	run(t, func(l *Lease, s *Scope) {
+		runs, reason := 0, errors.New("the second time")
+		g, err := l.ValueAndGrad(func(s *Scope, in []*Array) []*Array {
+			return s.Checkpointed(func(s *Scope, in []*Array) []*Array {
+				if runs++; runs > 1 {
+					s.Fail(reason)
+				}
+				return []*Array{s.SumAll(s.Exp(in[0]))}
+			}, in[0])
+		}, 0)
+		require.NoError(t, err)
+		failed := s.Child()
+		g.Call(failed, s.FromFloats([]float32{1, 2}, 2))
+		require.ErrorIs(t, failed.Err(), reason)
+		require.Equal(t, 2, runs)
+		require.NoError(t, failed.Close())
+		require.NoError(t, g.Close())
+	})
+}

@@ -21,7 +21,15 @@ type Function struct {
 type tracedFunc struct {
 	fn     func(s *Scope, in []*Array) []*Array
 	stream C.mlx_stream
-	err    error // why the last trace failed
+	err    error       // why the last trace failed
+	outer  *tracedFunc // the function in whose trace this one was made; MLX may run it again in the outer one's gradient
+}
+
+// fail notes why a trace failed, also for the functions around it: MLX tells these only that one did.
+func (t *tracedFunc) fail(err error) {
+	for ; t != nil; t = t.outer {
+		t.err = err
+	}
 }
 
 // Compile prepares fn; it is called while tracing and must be made of the scope's ops only. Arrays that
@@ -65,25 +73,28 @@ func (f *Function) Close() error {
 //export gomlxClosureCall
 func gomlxClosureCall(out *C.mlx_vector_array, in C.mlx_vector_array, handle C.uintptr_t) (rc C.int) {
 	t := cgo.Handle(handle).Value().(*tracedFunc)
-	s := &Scope{stream: t.stream}
+	s := &Scope{stream: t.stream, traced: t}
 	defer func() {
 		if v := recover(); v != nil {
-			t.err, rc = &PanicError{Value: v, Stack: debug.Stack()}, 1
+			t.fail(&PanicError{Value: v, Stack: debug.Stack()})
+			rc = 1
 		}
 		if err := s.Close(); err != nil && rc == 0 {
-			t.err, rc = err, 1
+			t.fail(err)
+			rc = 1
 		}
 	}()
 	results := t.fn(s, s.unpack("compile", in))
 	if !s.ready("compile", results...) {
-		t.err = s.err
+		t.fail(s.err)
 		return 1
 	}
 	handles := make([]C.mlx_array, len(results))
 	for i, a := range results {
 		handles[i] = a.h
 	}
-	if t.err = check("compile", C.mlx_vector_array_set_data(out, unsafe.SliceData(handles), C.size_t(len(handles)))); t.err != nil {
+	if err := check("compile", C.mlx_vector_array_set_data(out, unsafe.SliceData(handles), C.size_t(len(handles)))); err != nil {
+		t.fail(err)
 		return 1
 	}
 	return 0

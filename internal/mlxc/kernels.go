@@ -103,7 +103,7 @@ func (s *Scope) Apply(x *Array, gate Gate, wide bool, layers ...Layer) *Array {
 		}
 	}
 	r := s.fresh()
-	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), C.int(len(parts)), C.int(gate), flag(wide), s.stream))
+	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), nil, C.int(len(parts)), C.int(gate), flag(wide), s.stream))
 }
 
 func flag(b bool) C.int {

@@ -20,10 +20,11 @@ type Scope struct {
 	slab   []Array
 	arrays []*Array
 	err    error
+	traced *tracedFunc // in whose trace the scope is; nil outside
 }
 
 // Child opens an empty scope on the same stream.
-func (s *Scope) Child() *Scope { return &Scope{stream: s.stream} }
+func (s *Scope) Child() *Scope { return &Scope{stream: s.stream, traced: s.traced} }
 
 // Err is the first error of an op in this scope, or nil.
 func (s *Scope) Err() error { return s.err }

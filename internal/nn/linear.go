@@ -173,15 +173,18 @@ func (l *Linear) Layer() mlxc.Layer {
 // Adapted reports whether the layer has a LoRA.
 func (l *Linear) Adapted() bool { return l.lora != nil }
 
-// Addition is what the layer's LoRA adds for x [..., in], float32 [..., out], by the CPU kernels; zeros without one.
-func (l *Linear) Addition(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
+// Added is the layer's LoRA for the CPU kernels, which take float32; nothing without one.
+func (l *Linear) Added(s *mlxc.Scope) mlxc.LoRA {
 	if l.lora == nil {
-		_, out := l.Dims()
-		shape := x.Shape()
-		shape[len(shape)-1] = out
-		return s.Zeros(mlxc.Float32, shape...)
+		return mlxc.LoRA{}
 	}
-	return l.lora.addition(s, x)
+	float := func(a *mlxc.Array) *mlxc.Array {
+		if a.DType() == mlxc.Float32 {
+			return a
+		}
+		return s.AsType(a, mlxc.Float32)
+	}
+	return mlxc.LoRA{A: float(l.lora.A), B: float(l.lora.B), Scale: l.lora.Scale}
 }
 
 // Adapt adds a LoRA to the layer, in place of one that it may have; nil takes it away.

@@ -14,10 +14,3 @@ func (l *LoRA) add(s *mlxc.Scope, x, y *mlxc.Array) *mlxc.Array {
 	z := s.Matmul(s.Matmul(x, l.A), l.B)
 	return s.Add(y, s.AsType(s.Multiply(s.Scalar(float64(l.Scale), z.DType()), z), x.DType()))
 }
-
-// addition is scale x A B in float32 by the CPU kernels, whose weights are [out, in].
-func (l *LoRA) addition(s *mlxc.Scope, x *mlxc.Array) *mlxc.Array {
-	layer := func(a *mlxc.Array) mlxc.Layer { return mlxc.Layer{Weights: s.Transpose(a, 1, 0)} }
-	z := s.Apply(s.Apply(x, mlxc.NoGate, true, layer(l.A)), mlxc.NoGate, true, layer(l.B))
-	return s.Multiply(z, s.Scalar(float64(l.Scale), mlxc.Float32))
-}

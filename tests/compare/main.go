@@ -25,10 +25,17 @@ func main() {
 	cli := flag.String("cli", "bin/go-mlx", "the command line, for start-up times")
 	only := flag.String("only", "", "measure only work whose name begins with one of these, separated by commas")
 	train := flag.String("train", "", "compare LoRA training on the train.jsonl of this folder instead")
+	t := training{warm: 2}
+	flag.IntVar(&t.iterations, "iterations", 10, "of a run, with -train; the first two do not count")
+	flag.IntVar(&t.batch, "batch", 4, "examples of a batch, with -train")
+	flag.BoolVar(&t.whole, "whole", false, "train on whole texts instead of answers, with -train")
+	flag.BoolVar(&t.exact, "exact", false, "measure the native engine with MLX's own ops, too, with -train")
+	flag.BoolVar(&t.checkpoints, "checkpoints", false, "gradient checkpoints, with -train")
 	rounds := flag.Int("rounds", 5, "rounds; the table has their medians")
 	flag.Parse()
 	if *train != "" {
-		if err := compareTraining(context.Background(), *model, *train, *rounds); err != nil {
+		t.cli, t.model, t.data = *cli, *model, *train
+		if err := compareTraining(context.Background(), t, *rounds); err != nil {
 			fmt.Fprintln(os.Stderr, "compare:", err)
 			os.Exit(1)
 		}

@@ -1,9 +1,9 @@
 """Training data that teaches the domain model two new domains, cars and the arts, in English and German.
 
-    python tests/models/new_domains.py OUT [--count N]
+    python tests/models/new_domains.py OUT [--count N] [--texts]
 
 Writes OUT/train.jsonl and OUT/valid.jsonl as chats, half of them of the domains that the model knows, so that it does not
-forget them. tests/corpus/new/heldout.tsv is written by hand, comes from no frame and is never trained on.
+forget them; with --texts as plain texts, for models without a chat template. tests/corpus/new/heldout.tsv is written by hand, comes from no frame and is never trained on.
 """
 
 import argparse
@@ -21,6 +21,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--texts", action="store_true")
     args = parser.parse_args()
     sampler = corpus.Sampler(31)
     known = corpus.CORPUS
@@ -41,7 +42,8 @@ def main():
                     text = sampler.sentence(lang, domain)
                 user = PROMPT.format(labels=labels, text=text)
                 messages = [{"role": "user", "content": user}, {"role": "assistant", "content": domain}]
-                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+                line = {"text": f"{user}\nLabel: {domain}"} if args.texts else {"messages": messages}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

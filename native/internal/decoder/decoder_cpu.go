@@ -109,64 +109,72 @@ func (d *cpuDecoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
 	return s.Apply(h, mlxc.NoGate, true, d.head)
 }
 
+// layerwise is what the layers of a pass by single ops have in common.
+type layerwise struct {
+	*cpuDecoder
+	seenBy             *kv.Pass
+	rotations, visible []*mlxc.Array // of each kind of layer
+	dtype              mlxc.DType
+}
+
 // opByOp is hidden by single ops.
 func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *mlxc.Array {
 	pass := seenBy.Kernel
+	p := &layerwise{cpuDecoder: d, seenBy: seenBy, dtype: d.norm.DType()}
 	positions := s.FromInts(pass.Positions, pass.Rows, pass.Tokens)
-	var rotations, visible []*mlxc.Array
 	for _, rope := range d.rotations {
-		rotations = append(rotations, s.Rotation(positions, rope))
+		p.rotations = append(p.rotations, pass.Shared(s, s.Rotation(positions, rope)))
 	}
 	for _, window := range d.windows {
-		visible = append(visible, s.FromInts(pass.Visible(window), pass.Rows, pass.Tokens, mlxc.VisibleSize))
+		p.visible = append(p.visible, pass.Shared(s, s.FromInts(pass.Visible(window), pass.Rows, pass.Tokens, mlxc.VisibleSize)))
 	}
-	dtype, clip := d.norm.DType(), d.clips()
-	h := s.Lookup(d.table, ids, d.scale, dtype)
+	h := s.Lookup(d.table, ids, d.scale, p.dtype)
 	seenBy.Seen(0, kv.OpInput, h)
 	x := s.Norm(h, d.layers[0].inputNorm, d.eps)
 	for i := range d.layers {
-		l := &d.layers[i]
-		seenBy.Seen(i, kv.OpInputNorm, x)
-		qkv := d.project(s, x, l.q, l.k, l.v)
-		attended, kept := s.Attend(mlxc.Attention{
-			Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
-			Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: dtype,
-		}, qkv, rotations[d.rotation[i]], visible[d.window[i]], pass.Past(s, i), pass.Keep != nil)
-		if pass.Keep != nil {
-			pass.Keep(s, i, kept)
-		}
-		y := d.project(s, attended, l.o)
-		seenBy.Seen(i, kv.OpAttention, y)
-		h, x = s.AddNorm(h, y, l.postAttentionNorm, l.preMLPNorm, d.eps, clip)
-		y = d.project(s, d.gated(s, x, l), l.down)
-		seenBy.Seen(i, kv.OpMLP, y)
-		next := d.norm
-		if i+1 < len(d.layers) {
-			next = d.layers[i+1].inputNorm
-		}
-		h, x = s.AddNorm(h, y, l.postMLPNorm, next, d.eps, clip)
-		seenBy.Seen(i, kv.OpOutput, h)
+		h, x = pass.RunLayer(s, i, h, x, func(s *mlxc.Scope, h, x *mlxc.Array) (sum, normed *mlxc.Array) { return p.layer(s, i, h, x) })
 	}
 	return x
 }
 
+// layer takes states and their norm through a layer, and returns both behind it.
+func (p *layerwise) layer(s *mlxc.Scope, i int, h, x *mlxc.Array) (sum, normed *mlxc.Array) {
+	d, pass, l := p.cpuDecoder, p.seenBy.Kernel, &p.layers[i]
+	p.seenBy.Seen(i, kv.OpInputNorm, x)
+	qkv := d.project(s, x, l.q, l.k, l.v)
+	attended, kept := s.Attend(mlxc.Attention{
+		Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
+		Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: p.dtype,
+	}, qkv, p.rotations[d.rotation[i]], p.visible[d.window[i]], pass.Past(s, i), pass.Keep != nil)
+	if pass.Keep != nil {
+		pass.Keep(s, i, kept)
+	}
+	y := d.project(s, attended, l.o)
+	p.seenBy.Seen(i, kv.OpAttention, y)
+	h, x = s.AddNorm(h, y, l.postAttentionNorm, l.preMLPNorm, d.eps, d.clips())
+	y = d.project(s, d.gated(s, x, l), l.down)
+	p.seenBy.Seen(i, kv.OpMLP, y)
+	next := d.norm
+	if i+1 < len(d.layers) {
+		next = d.layers[i+1].inputNorm
+	}
+	h, x = s.AddNorm(h, y, l.postMLPNorm, next, d.eps, d.clips())
+	p.seenBy.Seen(i, kv.OpOutput, h)
+	return h, x
+}
+
 // project is the layers' outputs one after the other, in float32.
 func (d *cpuDecoder) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear) *mlxc.Array {
-	parts := make([]mlxc.Layer, len(layers))
+	parts, added := make([]mlxc.Layer, len(layers)), make([]mlxc.LoRA, len(layers))
 	adapted := false
 	for i, l := range layers {
-		parts[i] = l.Layer()
+		parts[i], added[i] = l.Layer(), l.Added(s)
 		adapted = adapted || l.Adapted()
 	}
-	y := s.Apply(x, mlxc.NoGate, true, parts...)
 	if !adapted {
-		return y
+		return s.Apply(x, mlxc.NoGate, true, parts...)
 	}
-	var added []*mlxc.Array
-	for _, l := range layers {
-		added = append(added, l.Addition(s, x))
-	}
-	return s.Add(y, s.Concatenate(-1, added...))
+	return s.Adapted(x, parts, added)
 }
 
 // gated is the input of the MLP's last layer.

@@ -36,6 +36,8 @@ type Network struct {
 	// BeforeLastWeights, unless nil, waits for what else is being read and needs memory only while it is, so that this is not there beside all
 	// of the weights.
 	BeforeLastWeights func()
+
+	Training bool // its passes are differentiated, which the CUDA kernels cannot be; set before Load
 }
 
 // PrefillChunk is how many prompt tokens one pass takes. A cancelled request stops after the chunk
@@ -104,7 +106,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	if err != nil {
 		return nil, err
 	}
-	w.Fuse = capability >= fused.MinCapability && !options.Exact && adapter == ""
+	w.Fuse = capability >= fused.MinCapability && !options.Exact && !n.Training && adapter == ""
 	// What a constructor returns beside an error still holds something.
 	if n.Arch, err = architectures[cfg.ModelType](cfg, w, n.Lease); err != nil {
 		return nil, err
@@ -166,6 +168,9 @@ func (n *Network) NextLogits(s *mlxc.Scope, st *kv.Sequence, token *mlxc.Array) 
 	}
 	return s.Squeeze(n.Arch.Logits(s, n.Run(s, st, ids)), 1)
 }
+
+// OnKernels reports whether the CPU kernels compute.
+func (n *Network) OnKernels() bool { return n.cpu != nil }
 
 // OutputLayer is the output layer for the CPU kernels.
 func (n *Network) OutputLayer() mlxc.Layer { return n.cpu.head }

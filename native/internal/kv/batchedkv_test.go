@@ -102,7 +102,7 @@ func TestAPlaceHasMemoryOfItsOwn(t *testing.T) {
 					place.Resize(s, places, room, keys)
 					place.Put(s, places-1, keys, kv)
 					want := values(t, s.Slice(place.Arrays()[0], 0, places-1, places))
-					require.NoError(t, cache.Lend())
+					require.NoError(t, cache.Detach())
 
 					memory, _, err := place.Arrays()[0].Memory()
 					require.NoError(t, err)

@@ -16,6 +16,29 @@ type KernelPass struct {
 	Keep func(s *mlxc.Scope, layer int, kept []mlxc.PastKV)
 	// Stepwise passes run op by op: a layer's KV is unpacked, which must not be there for all layers at once.
 	Stepwise bool
+	// Around, if it is set, runs the layers of a stepwise pass its own way, and Share is told of arrays that they all read: layers may
+	// be run again after the pass.
+	Around func(s *mlxc.Scope, layer int, h, x *mlxc.Array, run KernelLayer) (sum, normed *mlxc.Array)
+	Share  func(s *mlxc.Scope, a *mlxc.Array)
+}
+
+// KernelLayer takes states and their norm through a layer and returns both behind it, normed for what comes next.
+type KernelLayer func(s *mlxc.Scope, h, x *mlxc.Array) (sum, normed *mlxc.Array)
+
+// RunLayer runs a layer as the pass wants it.
+func (p *KernelPass) RunLayer(s *mlxc.Scope, layer int, h, x *mlxc.Array, run KernelLayer) (sum, normed *mlxc.Array) {
+	if p.Around == nil {
+		return run(s, h, x)
+	}
+	return p.Around(s, layer, h, x, run)
+}
+
+// Shared tells of an array that layers read, and returns it.
+func (p *KernelPass) Shared(s *mlxc.Scope, a *mlxc.Array) *mlxc.Array {
+	if p.Share != nil {
+		p.Share(s, a)
+	}
+	return a
 }
 
 // nextTokens is a pass of the next tokens of one or several sequences, each with KV of its own.
@@ -135,6 +158,34 @@ func NewPackedBothWays(row *PackedRow, texts []Span) *Pass {
 		return out
 	}
 	return pass
+}
+
+// NewRowsPass is a pass by the CPU kernels over whole rows of tokens, of which nothing is kept: every token sees those before it in its
+// row. segments, if it is not nil, is a number for each token; then it sees those next to it with its own number only.
+func NewRowsPass(rows, tokens int, segments []int32) *Pass {
+	p := &KernelPass{
+		Rows: rows, Tokens: tokens, Stepwise: true,
+		Past: func(*mlxc.Scope, int) []mlxc.PastKV { return make([]mlxc.PastKV, rows) },
+		Visible: func(window int) []int32 {
+			out := make([]int32, 0, rows*tokens*mlxc.VisibleSize)
+			for row := range rows {
+				begin := 0
+				for t := range tokens {
+					if at := row*tokens + t; t > 0 && segments != nil && segments[at] != segments[at-1] {
+						begin = t
+					}
+					out = appendVisible(out, 0, window, t, Span{}, Span{begin, t + 1})
+				}
+			}
+			return out
+		},
+	}
+	for range rows {
+		for t := range tokens {
+			p.Positions = append(p.Positions, int32(t))
+		}
+	}
+	return &Pass{Kernel: p}
 }
 
 // appendVisible appends what the token at a position sees of length past positions and of two spans of the pass. The positions of

@@ -22,7 +22,7 @@ type Pass struct {
 	// Observe, if it is set, sees what ops of a layer put out, named as their modules are in a checkpoint ("mlp.down_proj"), or
 	// with one of the names below. The CPU kernels then run op by op.
 	Observe func(layer int, op string, h *mlxc.Array)
-	// Around, if it is set, runs a layer its own way.
+	// Around, if it is set, runs a layer of MLX's ops or the CUDA kernels its own way.
 	Around func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array
 }
 

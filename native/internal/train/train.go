@@ -29,13 +29,16 @@ type trainer struct {
 	blocks  [][]*nn.LoRA // the same by block
 	m, v    []*mlxc.Array
 	sums    []*mlxc.Array // of gradients, between updates
-	masks   []*mlxc.Array // of the pass under way, with checkpoints
+	held    []*mlxc.Array // what blocks of the pass under way share, with checkpoints
 	updates int
 
+	batch          *trainBatch // of the pass under way
+	differentiates bool        // whether gradients of the pass under way are asked for
+
 	gradients *mlxc.GradFunction
-	pass      *mlxc.Function // loss and gradients
-	valued    *mlxc.Function // the loss alone
-	update    *mlxc.Function
+	pass      *mlxc.Function // loss and gradients; nil where it is not compiled
+	valued    *mlxc.Function // the loss alone; nil where it is not compiled
+	update    *mlxc.Function // nil where it is not compiled
 }
 
 // call runs a function, compiled if it was.
@@ -154,19 +157,20 @@ func (t *trainer) compile() (err error) {
 		// fused.Kernels). A checkpoint is such an op, and so are some gradients on a GPU.
 		return nil
 	}
-	for _, f := range []struct {
-		compiled **mlxc.Function
-		plain    func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
-	}{{&t.pass, t.lossAndGradients}, {&t.valued, t.loss}, {&t.update, t.adamW}} {
-		if *f.compiled, err = lease.Compile(false, f.plain); err != nil {
-			return err
-		}
+	if t.update, err = lease.Compile(false, t.adamW); err != nil || t.OnKernels() { // some kernels are such ops too
+		return err
 	}
-	return nil
+	if t.pass, err = lease.Compile(false, t.lossAndGradients); err != nil {
+		return err
+	}
+	t.valued, err = lease.Compile(false, t.loss)
+	return err
 }
 
 // lossAndGradients takes what loss takes, and returns the gradients of the trained arrays after what it returns.
 func (t *trainer) lossAndGradients(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+	t.differentiates = true
+	defer func() { t.differentiates = false }()
 	values, gradients := t.gradients.Call(s, in...)
 	return append(values, gradients...)
 }
@@ -181,8 +185,9 @@ func (t *trainer) adamW(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 	return out
 }
 
-// inputs are what the passes take of a batch, and the trained arrays.
+// inputs are what the passes take of a batch, which is under way from now on, and the trained arrays.
 func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
+	t.batch = b
 	n := padded(len(b.picks))
 	picks, targets, counts := make([]int32, n), make([]int32, n), make([]bool, n)
 	copy(picks, b.picks)
@@ -201,7 +206,7 @@ func (t *trainer) inputs(s *mlxc.Scope, b *trainBatch) []*mlxc.Array {
 // step is an iteration: a pass, and an update if enough gradients are together.
 func (t *trainer) step(b *trainBatch, rate float64, update bool) (loss float64, tokens int64, err error) {
 	s := t.Lease.NewScope()
-	defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
+	defer func() { err = errors.Join(err, t.freeHeld(), s.Close()) }()
 	out := call(t.pass, t.lossAndGradients, s, t.inputs(s, b))
 	if err := s.Err(); err != nil {
 		return 0, 0, err
@@ -277,7 +282,7 @@ func (t *trainer) validate(ctx context.Context, batches []trainBatch) (float64, 
 	for i := range batches {
 		if err := t.Do(ctx, func() (err error) {
 			s := t.Lease.NewScope()
-			defer func() { err = errors.Join(err, t.freeMasks(), s.Close()) }()
+			defer func() { err = errors.Join(err, t.freeHeld(), s.Close()) }()
 			out := call(t.valued, t.loss, s, t.inputs(s, &batches[i]))
 			if err := s.Err(); err != nil {
 				return err
@@ -351,15 +356,15 @@ func (t *trainer) run(ctx context.Context, order *batchOrder, validation []train
 	return result, nil
 }
 
-func (t *trainer) freeMasks() error {
-	err := freeAll(t.masks)
-	t.masks = nil
+func (t *trainer) freeHeld() error {
+	err := freeAll(t.held)
+	t.held = nil
 	return err
 }
 
 // close gives everything back that the model does not own.
 func (t *trainer) close() error {
-	errs := []error{t.freeMasks(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
+	errs := []error{t.freeHeld(), t.update.Close(), t.valued.Close(), t.pass.Close(), t.gradients.Close()}
 	for _, l := range t.loras {
 		t.Linears[l.layer].Adapt(nil)
 	}

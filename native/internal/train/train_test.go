@@ -2,6 +2,7 @@ package train
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -20,11 +21,11 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/prompt"
 )
 
-// open loads the trained model and its tokenizer, and checks at the end of the test that closing gives every byte back.
-func open(t *testing.T) (*decoder.Network, *prompt.Encoder) {
+// open loads a model and its tokenizer, and checks at the end of the test that closing gives every byte back.
+func open(t *testing.T, dir string, options engine.NativeOptions) (*decoder.Network, *prompt.Encoder) {
 	t.Helper()
 	before := mlxtest.Measure(t)
-	from, err := modelfiles.Find(testenv.Model(t))
+	from, err := modelfiles.Find(dir)
 	require.NoError(t, err)
 	config, err := checkpoint.ReadConfig(from)
 	require.NoError(t, err)
@@ -32,7 +33,7 @@ func open(t *testing.T) (*decoder.Network, *prompt.Encoder) {
 	require.NoError(t, e.Load(from))
 	o, err := owner.NewOwner(0)
 	require.NoError(t, err)
-	n := &decoder.Network{Owner: o}
+	n := &decoder.Network{Owner: o, Training: true}
 	t.Cleanup(func() {
 		var closed error
 		require.NoError(t, o.Lease.Release(func() { closed = n.Close() }))
@@ -41,21 +42,27 @@ func open(t *testing.T) (*decoder.Network, *prompt.Encoder) {
 		require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes")
 	})
 	require.NoError(t, o.Do(t.Context(), func() error {
-		_, err := n.Load(from, config, "", engine.NativeOptions{Exact: true})
+		_, err := n.Load(from, config, "", options)
 		return err
 	}))
 	e.VocabSize, e.Context = n.Shape.VocabSize, config.Context
 	return n, e
 }
 
-// withTrainer opens a trainer and lets work use it on the owner thread.
+// withTrainer opens a trainer for the trained model and lets work use it on the owner thread.
 func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
 	t.Helper()
-	n, e := open(t)
+	withTrainerOf(t, testenv.Model(t), o, work)
+}
+
+// withTrainerOf is withTrainer for the model in a folder.
+func withTrainerOf(t *testing.T, dir string, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
+	t.Helper()
+	n, e := open(t, dir, engine.NativeOptions{Exact: o.Exact})
 	batches, _, err := ReadData(e, o)
 	require.NoError(t, err)
 	before := mlxtest.Measure(t)
-	tr := newTrainer(n, e, testenv.Model(t), o)
+	tr := newTrainer(n, e, dir, o)
 	require.NoError(t, n.Do(t.Context(), func() (err error) {
 		s := n.Lease.NewScope()
 		_, err = tr.open()
@@ -67,18 +74,34 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 	require.Equal(t, before, mlxtest.Measure(t), "handles and active bytes after training")
 }
 
+// eachWay runs a test with MLX's ops and with the kernels that the device has.
+func eachWay(t *testing.T, test func(t *testing.T, exact bool)) {
+	for _, exact := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exact=%v", exact), func(t *testing.T) { test(t, exact) })
+	}
+}
+
+// drawB replaces B, whose zeros would make A's gradients zeros.
+func drawB(tr *trainer, s *mlxc.Scope) error {
+	for i, l := range tr.all {
+		old := l.B
+		l.B = s.Keep(s.Normal(mlxc.Float32, 0.02, s.RandomKey(uint64(5+i)), old.Shape()...))
+		if err := errors.Join(s.Eval(l.B), old.Free()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Loss, gradients and the first update are those of mlx-lm's tuner.
 func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 	testenv.Python(t) // a test is not skipped on the owner thread
 	o := mlxtest.TrainOptions(t)
+	o.Exact = true
 	withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 		b := &batches[len(batches)-1]
-		for _, l := range tr.all { // B of zeros would make A's gradients zeros
-			old := l.B
-			l.B = s.Keep(s.Normal(mlxc.Float32, 0.02, s.RandomKey(5), old.Shape()...))
-			if err := errors.Join(s.Eval(l.B), old.Free()); err != nil {
-				return err
-			}
+		if err := drawB(tr, s); err != nil {
+			return err
 		}
 		if err := saveAdapter(s, o.Out, tr.adapter, tr.loras, ""); err != nil {
 			return err
@@ -106,10 +129,11 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		values, gradients := tr.gradients.Call(s, tr.inputs(s, b)...)
+		out := tr.lossAndGradients(s, tr.inputs(s, b))
 		if err := s.Err(); err != nil {
 			return err
 		}
+		values, gradients := out[:2], out[2:]
 		loss, err := values[0].Float()
 		if err != nil {
 			return err
@@ -147,19 +171,24 @@ func TestAStepIsThatOfMLXLMsTuner(t *testing.T) {
 	})
 }
 
-func TestCheckpointsChangeNoGradient(t *testing.T) {
+func TestCheckpointsChangeNoGradient(t *testing.T) { eachWay(t, testCheckpointsChangeNoGradient) }
+
+func testCheckpointsChangeNoGradient(t *testing.T, exact bool) {
 	var plain [][]float32
 	for _, checkpointed := range []bool{false, true} {
 		o := mlxtest.TrainOptions(t)
-		o.Checkpoint = checkpointed
+		o.Checkpoint, o.Exact = checkpointed, exact
 		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 			longest := &batches[len(batches)-1] // longer than the sliding window, so that there are masks
 			require.Greater(t, longest.length, 32)
-			_, gradients := tr.gradients.Call(s, tr.inputs(s, longest)...)
+			if err := drawB(tr, s); err != nil {
+				return err
+			}
+			out := tr.lossAndGradients(s, tr.inputs(s, longest))
 			if err := s.Err(); err != nil {
 				return err
 			}
-			for i, g := range gradients {
+			for i, g := range out[2:] {
 				got, err := g.Floats()
 				if err != nil {
 					return err
@@ -177,10 +206,14 @@ func TestCheckpointsChangeNoGradient(t *testing.T) {
 
 // A packed row's loss is that of its examples in rows of their own.
 func TestPackedRowsHaveTheLossOfTheirExamples(t *testing.T) {
+	eachWay(t, testPackedRowsHaveTheLossOfTheirExamples)
+}
+
+func testPackedRowsHaveTheLossOfTheirExamples(t *testing.T, exact bool) {
 	losses := map[bool]float64{}
 	for _, packed := range []bool{false, true} {
 		o := mlxtest.TrainOptions(t)
-		o.Packed, o.BatchSize, o.MaxSeqLength = packed, 1, 256
+		o.Packed, o.BatchSize, o.MaxSeqLength, o.Exact = packed, 1, 256, exact
 		withTrainer(t, o, func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error {
 			var sum, total float64
 			for i := range batches {

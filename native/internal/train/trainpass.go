@@ -22,9 +22,24 @@ func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	}
 }
 
-// newPass prepares a pass over whole rows of n tokens, without a cache. segments, int32 [B, n], keeps the examples of packed rows apart; nil
-// without.
-func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
+// newPass prepares a pass over the rows of the batch under way, without a cache. segments, int32 [B, n], keeps the examples of packed rows
+// apart; nil without.
+func (t *trainer) newPass(s *mlxc.Scope, segments *mlxc.Array) *kv.Pass {
+	if t.OnKernels() {
+		pass := kv.NewRowsPass(t.batch.rows, t.batch.length, t.batch.segments)
+		if t.options.Checkpoint {
+			pass.Kernel.Share = t.holdForCheckpoints
+			pass.Kernel.Around = func(s *mlxc.Scope, layer int, h, x *mlxc.Array, run kv.KernelLayer) (sum, normed *mlxc.Array) {
+				out := t.checkpointed(s, layer, []*mlxc.Array{h, x}, func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+					h, x := run(s, in[0], in[1])
+					return []*mlxc.Array{h, x}
+				})
+				return out[0], out[1]
+			}
+		}
+		return pass
+	}
+	n := t.batch.length
 	pass, row := kv.NewHistoryPass(s, &kv.History{}, n, t.Shape.Windows)
 	if segments != nil {
 		// A rotation by position is one by distance, so that an example need not begin at position 0.
@@ -35,32 +50,43 @@ func (t *trainer) newPass(s *mlxc.Scope, n int, segments *mlxc.Array) *kv.Pass {
 		})
 	}
 	if t.options.Checkpoint {
-		pass.Around = t.checkpointed
+		pass.Around = func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
+			return t.checkpointed(s, layer, []*mlxc.Array{h}, func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
+				return []*mlxc.Array{run(s, in[0])}
+			})[0]
+		}
 		// Blocks are run again on the way back, when the scope of this pass is closed.
 		for _, mask := range row.Masks {
-			if mask.Array != nil && !slices.Contains(t.masks, mask.Array) {
-				t.masks = append(t.masks, s.Keep(mask.Array))
+			if mask.Array != nil {
+				t.holdForCheckpoints(s, mask.Array)
 			}
 		}
 	}
 	return pass
 }
 
+// holdForCheckpoints keeps an array that blocks read until the batch under way is done.
+func (t *trainer) holdForCheckpoints(s *mlxc.Scope, a *mlxc.Array) {
+	if !slices.Contains(t.held, a) {
+		t.held = append(t.held, s.Keep(a))
+	}
+}
+
 // checkpointed runs a block whose inside is computed again for its gradients. It hands the block's trained arrays in: what a
 // checkpointed function does not get as an input has no gradient.
-func (t *trainer) checkpointed(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
-	in := []*mlxc.Array{h}
+func (t *trainer) checkpointed(s *mlxc.Scope, layer int, states []*mlxc.Array, run func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array) []*mlxc.Array {
+	in := slices.Clone(states)
 	for _, lora := range t.blocks[layer] {
 		in = append(in, lora.A, lora.B)
 	}
 	out := s.Checkpointed(func(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
-		defer setLoRAs(t.blocks[layer], in[1:])()
-		return []*mlxc.Array{run(s, in[0])}
+		defer setLoRAs(t.blocks[layer], in[len(states):])()
+		return run(s, in[:len(states)])
 	}, in...)
-	if len(out) != 1 {
-		return h // the error is latched
+	if len(out) != len(states) {
+		return states // the error is latched
 	}
-	return out[0]
+	return out
 }
 
 // batchInputs is how many arrays of a batch come before the trained ones.
@@ -77,14 +103,21 @@ func (t *trainer) loss(s *mlxc.Scope, in []*mlxc.Array) []*mlxc.Array {
 		segments = in[batchInputs+len(trained)]
 	}
 	defer setLoRAs(t.all, trained)()
-	h := t.Arch.Hidden(s, ids, t.newPass(s, ids.Dim(1), segments))
-	h = s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0)
+	h := t.Arch.Hidden(s, ids, t.newPass(s, segments))
+	entropy := t.entropy(s, s.Take(s.Reshape(h, -1, h.Dim(2)), picks, 0), targets)
+	entropy = s.Multiply(entropy, s.AsType(counts, entropy.DType()))
+	number := s.SumAll(s.AsType(counts, mlxc.Int32))
+	return []*mlxc.Array{s.Divide(s.SumAll(s.AsType(entropy, mlxc.Float32)), number), number}
+}
+
+// entropy is the cross entropy of states [N, hidden] with targets [N].
+func (t *trainer) entropy(s *mlxc.Scope, h, targets *mlxc.Array) *mlxc.Array {
+	if t.OnKernels() {
+		return s.CrossEntropy(h, t.OutputLayer(), targets, t.differentiates)
+	}
 	logits := t.Arch.Logits(s, h)
 	targets = s.ExpandDims(targets, -1)
 	// In the order and types of mlx-lm's default_loss.
 	logits = s.Subtract(logits, s.StopGradient(s.Max(logits, -1, true)))
-	entropy := s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))
-	entropy = s.Multiply(entropy, s.AsType(counts, entropy.DType()))
-	number := s.SumAll(s.AsType(counts, mlxc.Int32))
-	return []*mlxc.Array{s.Divide(s.SumAll(s.AsType(entropy, mlxc.Float32)), number), number}
+	return s.Subtract(s.LogSumExp(logits, -1, false), s.Squeeze(s.TakeAlong(logits, targets, -1), -1))
 }
