@@ -29,12 +29,9 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 		if err != nil {
 			return nil, 0, err
 		}
-		if text == "" {
-			why := "there is no text"
-			if len(p.IDs) > 0 {
-				why = "these token ids mark where texts begin and end; there is none between them"
-			}
-			return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "%s", why)
+		// Token ids that only mark where texts begin and end are text to clients, and get the vector of an empty one.
+		if text == "" && len(p.IDs) == 0 {
+			return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "there is no text")
 		}
 		texts, tokens = append(texts, text), tokens+n
 	}
