@@ -91,10 +91,11 @@ func TestACrossFitIsHonestAboutOtherFolds(t *testing.T) {
 	for i := range folds {
 		folds[i] = i % 3
 	}
-	h, predictions, err := CrossFit(t.Context(), info(), data, folds)
+	h, held, predictions, err := CrossFit(t.Context(), info(), data, folds)
 	require.NoError(t, err)
 	require.Equal(t, 3000, h.Texts)
 	require.Len(t, predictions, 3000)
+	require.Len(t, held, 3000, "each fold leaves two thirds of every label")
 	require.InDelta(t, 1, h.Temperature, 0.15)
 	right, unknown := 0, 0
 	for i, p := range predictions {
@@ -120,18 +121,53 @@ func TestACrossFitIsHonestAboutOtherFolds(t *testing.T) {
 			data.Y[i] = (data.Y[i] + 1) % 3
 		}
 	}
-	apart, _, err := CrossFit(t.Context(), info(), data, folds)
+	apart, _, _, err := CrossFit(t.Context(), info(), data, folds)
 	require.NoError(t, err)
 	require.Greater(t, apart.Temperature, 3.0)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = CrossFit(ctx, info(), data, folds)
+	_, _, _, err = CrossFit(ctx, info(), data, folds)
 	require.ErrorIs(t, err, context.Canceled)
 	for want, folds := range map[string][]int{"folds for": {0}, "is in fold -1": append([]int{-1}, folds[1:]...), "some of both": make([]int, len(folds))} {
-		_, _, err = CrossFit(t.Context(), info(), data, folds)
+		_, _, _, err = CrossFit(t.Context(), info(), data, folds)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// Folds that each hold nearly all of one label say what folds of equal parts say: a fit that lacks such a fold takes the label for no rarer than it
+// is, and what it says of the fold, of whose label it has seen next to nothing, does not count.
+func TestACrossFitIsNotMisledByFoldsOfOneLabel(t *testing.T) {
+	data := drawn(1, 3000)
+	even, skewed := make([]int, len(data.X)), make([]int, len(data.X))
+	for i, y := range data.Y {
+		even[i], skewed[i] = i%3, y
+		if i%10 < 3 {
+			skewed[i] = (y + 1 + i%2) % 3
+		}
+	}
+	want, _, _, err := CrossFit(t.Context(), info(), data, even)
+	require.NoError(t, err)
+	h, held, predictions, err := CrossFit(t.Context(), info(), data, skewed)
+	require.NoError(t, err)
+	require.InDelta(t, want.Temperature, h.Temperature, 0.1)
+	require.InDelta(t, want.MinEnergy, h.MinEnergy, 0.5)
+	require.Len(t, predictions, len(held))
+	require.InDelta(t, 900, len(held), 60, "three tenths are in a fold with less than half of their label")
+	right := 0
+	for n, i := range held {
+		require.NotEqual(t, data.Y[i], skewed[i])
+		if predictions[n].Label == h.Labels[data.Y[i]] {
+			right++
+		}
+	}
+	test, rightLater := drawn(3, 3000), 0
+	for i, x := range test.X {
+		if h.Predict(x).Label == h.Labels[test.Y[i]] {
+			rightLater++
+		}
+	}
+	require.InDelta(t, float64(rightLater)/3000, float64(right)/float64(len(held)), 0.04, "what held-back vectors say is true of new data")
 }
 
 // A vector in the direction of a label's mean is near, one that points away from all is far, and each way of telling unknown texts has its threshold.
