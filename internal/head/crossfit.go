@@ -146,7 +146,37 @@ func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) 
 			}
 		}
 	}
-	o.temperature = bestTemperature(o.logits, truth)
+	o.temperature = consistentTemperature(o.logits, truth)
 	o.loss = logLoss(o.logits, truth, o.temperature)
 	return o, nil
+}
+
+// consistentTemperature is the temperature at which the probability of the chosen labels is, in the mean, the share of vectors that they are right for
+// (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
+// least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
+func consistentTemperature(logits [][]float64, truth []int) float64 {
+	counts := map[int]float64{}
+	for _, y := range truth {
+		counts[y]++
+	}
+	surplus := func(temperature float64) float64 { // of probability over what is right
+		sum := 0.0
+		for i, y := range truth {
+			p := probabilities(logits[i], temperature)
+			best := largest(p)
+			if sum += p[best] / counts[y]; best == y {
+				sum -= 1 / counts[y]
+			}
+		}
+		return sum
+	}
+	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
+	for range 40 { // it falls as the temperature rises
+		if middle := (low + high) / 2; surplus(math.Exp(middle)) > 0 {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return math.Exp((low + high) / 2)
 }
