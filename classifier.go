@@ -97,7 +97,7 @@ const noStates = "only the native engine gives hidden states away; load the mode
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, such as packages, each quarter of every label's groups is judged by a fit to the other quarters instead, and at the end
 // weights are fitted to all texts, every label with the same weight: probabilities and thresholds are then honest for texts of groups that the
-// classifier has never seen, and the validation table too. Not judged are groups that hold more than half of a label's texts.
+// classifier has never seen, and the validation table too. Not judged are groups that hold much of a label's texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {

@@ -7,15 +7,16 @@ import (
 	"math"
 )
 
-// leastLeft is how much of a label's data must be left to fit to for the held-back part of the label to be judged.
-const leastLeft = 0.5
+// leastLeft is how much of a label's data must be left to fit to for the held-back part of the label to be judged. With less, what is judged knows less than
+// the head will, and makes it look less right than it is (docs/classification.md).
+const leastLeft = 0.6
 
 // CrossFit fits a head to all data, and chooses penalty, temperature and thresholds by what heads say that were fitted to the rest of the data:
 // folds has a number from 0 on for each vector, and each number's vectors are held back once. Where folds are such that a fold
 // is unlike the others (other programs, other authors), the head is as unsure of new data as it should be.
 //
 // Every label counts as much as any other, in all fits. Else a label would be rarer in a fit that lacks its fold than in the data, and the fit would
-// be wrong about just that fold. For the same reason vectors whose fold holds most of their label's data are not judged: the head, which
+// be wrong about just that fold. For the same reason vectors whose fold holds much of their label's data are not judged: the head, which
 // is fitted to all of it, knows more than a fit without them. held are the indices of those that are judged, and predictions are what is said of
 // them, without truth, language and text.
 func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, held []int, predictions []Prediction, err error) {
@@ -147,7 +148,7 @@ func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) 
 		}
 	}
 	o.temperature = consistentTemperature(o.logits, truth)
-	o.loss = logLoss(o.logits, truth, o.temperature)
+	o.loss = evenLoss(o.logits, truth, o.temperature)
 	return o, nil
 }
 
@@ -155,10 +156,7 @@ func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) 
 // (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
 // least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
 func consistentTemperature(logits [][]float64, truth []int) float64 {
-	counts := map[int]float64{}
-	for _, y := range truth {
-		counts[y]++
-	}
+	counts := countsOf(truth)
 	surplus := func(temperature float64) float64 { // of probability over what is right
 		sum := 0.0
 		for i, y := range truth {
@@ -179,4 +177,21 @@ func consistentTemperature(logits [][]float64, truth []int) float64 {
 		}
 	}
 	return math.Exp((low + high) / 2)
+}
+
+// evenLoss is the mean over labels of their mean negative log-probability at a temperature.
+func evenLoss(logits [][]float64, truth []int, temperature float64) float64 {
+	counts, total := countsOf(truth), 0.0
+	for i, y := range truth {
+		total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300)) / counts[y]
+	}
+	return total / float64(len(counts))
+}
+
+func countsOf(truth []int) map[int]float64 {
+	counts := map[int]float64{}
+	for _, y := range truth {
+		counts[y]++
+	}
+	return counts
 }

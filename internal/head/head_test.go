@@ -168,7 +168,7 @@ func TestACrossFitIsNotMisledByFoldsOfOneLabel(t *testing.T) {
 	require.Less(t, calibrationError(t, h, drawn(3, 3000)), 0.05, "judged by less than a third of the data")
 	require.InDelta(t, want.MinEnergy, h.MinEnergy, 0.5)
 	require.Len(t, predictions, len(held))
-	require.InDelta(t, 900, len(held), 60, "three tenths are in a fold with less than half of their label")
+	require.InDelta(t, 900, len(held), 60, "three tenths are in a fold with little of their label")
 	right := 0
 	for n, i := range held {
 		require.NotEqual(t, data.Y[i], skewed[i])

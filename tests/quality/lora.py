@@ -1,7 +1,7 @@
 """Trains a LoRA together with a linear head on the state that classifiers read, and saves the LoRA alone, for both engines (--adapter).
 
     go-mlx convert MODEL.gguf --dtype float32 --out build/quality/float32
-    python tests/quality/lora.py build/quality
+    python tests/quality/lora.py build/quality STRINGS EPOCHS
 
 Layers behind the one that is read, and the output layer, are not computed; layers in front of the LoRAs are computed once for each string.
 So an epoch takes minutes on a CPU, where language modelling with an output layer of 262,144 tokens takes hours.
@@ -21,9 +21,9 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load
 
 PROMPT = 'Software that says "{}" is used for'
-LONGEST = 40  # tokens of a string with its prompt: longer ones are left out
-READ, FIRST = 16, 10  # the layer whose output is read, and the first with a LoRA, from 1 on
-BATCH, RATE, RANK, SCALE, HEAD_RATE = 16, 2e-4, 8, 2.0, 2e-3
+LONGEST = 28  # tokens of a string with its prompt: longer ones are left out
+READ, FIRST = 16, 13  # the layer whose output is read, and the first with a LoRA, from 1 on
+BATCH, RATE, RANK, SCALE, HEAD_RATE = 16, 5e-4, 8, 2.0, 5e-3
 
 
 class Trained(nn.Module):
@@ -50,7 +50,7 @@ def batches(rows, rng):
 
 def main():
     out = pathlib.Path(sys.argv[1])
-    epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    strings, epochs = (int(x) for x in sys.argv[2:4])
     mx.set_default_device(mx.cpu)
     mx.random.seed(1)
     rng = random.Random(1)
@@ -60,6 +60,7 @@ def main():
     labels = sorted({line[0] for line in lines})
     rows = [(labels.index(label), tokenizer.encode(PROMPT.format(text))) for label, text, *_ in lines]
     rows = [row for row in rows if len(row[1]) <= LONGEST]
+    rows = rng.sample(rows, min(strings, len(rows)))
     counts = [sum(label == i for label, _ in rows) for i in range(len(labels))]
     print(f"{len(rows)} of {len(lines)} strings, {epochs} epochs", flush=True)
 

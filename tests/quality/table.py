@@ -41,7 +41,7 @@ def main():
     print("|---" * (len(columns) + 3) + "|")
     for name, report in reports.items():
         cells = [f"{f1([p for p in report['predictions'] if within(p)]):.1f}" for _, within in columns]
-        print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
+        print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report.get('texts_per_second', 0):.0f} |")
 
 
 def kept(report):
@@ -67,7 +67,7 @@ def corpus(folder):
         if (folder / f"{name}.json").exists():
             report = json.loads((folder / f"{name}.json").read_text())
             right = [p["truth"] == p["label"] for p in report["predictions"]]
-            print(f"| {name} | {100 * sum(right) / len(right):.1f} | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
+            print(f"| {name} | {100 * sum(right) / len(right):.1f} | {ece(report['predictions']):.3f} | {report.get('texts_per_second', 0):.0f} |")
 
 
 main()
