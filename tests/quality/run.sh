@@ -52,7 +52,7 @@ corpus() { # RESULT MODEL: the domain corpus by a head
 lora() { # a LoRA that is trained together with a head, and then the head anew on the states of the model with it
 	rm -rf $out/float32 $out/lora
 	bin/go-mlx convert "$1" --dtype float32 --out $out/float32 --quiet
-	"$PYTHON" tests/quality/lora.py $out 1200 2 >$out/lora.log
+	$venv tests/quality/lora.py $out 1200 2 >$out/lora.log
 	rm -r $out/float32
 }
 
