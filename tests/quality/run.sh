@@ -17,17 +17,23 @@ $venv tests/quality/corpus.py $out
 mkdir -p $out/rows
 test -z "${FRESH:-}" || rm -f $out/rows/*
 
+seconds() { # sets used to the seconds of processors that commands have used so far; a pipe would have times of its own
+	times >$out/rows/.times
+	used=$(awk 'NR == 2 { split($1, user, "[ms]"); split($2, kernel, "[ms]"); print int(60 * (user[1] + kernel[1]) + user[2] + kernel[2]) }' $out/rows/.times)
+}
 row() { # NAME COMMAND...: runs the command unless it did so for the same data and with the same words
 	name=$1
 	shift
 	key=$(printf '%s\n' "$@" | cat - $out/labels.txt $out/examples.txt $out/train.tsv $out/test.tsv $out/unknown.tsv | cksum)
 	test "$(cat $out/rows/$name 2>/dev/null)" != "$key" || return 0
 	echo "==> $name" >&2
-	begun=$(date +%s)
+	seconds
+	begun=$(date +%s) before=$used
 	"$@"
 	echo "$key" >$out/rows/$name.part
 	mv $out/rows/$name.part $out/rows/$name
-	echo "$name $(($(date +%s) - begun)) s" >>$out/times.txt
+	seconds
+	echo "$name $(($(date +%s) - begun)) s, $((used - before)) s of processors" >>$out/times.txt
 	$venv tests/quality/table.py $out $NAMES >$out/table.md.part
 	mv $out/table.md.part $out/table.md
 }
