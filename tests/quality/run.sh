@@ -21,7 +21,7 @@ seconds() { # sets used to the seconds of processors that commands have used so 
 	times >$out/rows/.times
 	used=$(awk 'NR == 2 { split($1, user, "[ms]"); split($2, kernel, "[ms]"); print int(60 * (user[1] + kernel[1]) + user[2] + kernel[2]) }' $out/rows/.times)
 }
-row() { # NAME COMMAND...: runs the command unless it did so for the same data and with the same words
+row() { # NAME COMMAND...: sets name, and runs the command unless it did so for the same data and with the same words
 	name=$1
 	shift
 	key=$(printf '%s\n' "$@" | cat - $out/labels.txt $out/examples.txt $out/train.tsv $out/test.tsv $out/unknown.tsv | cksum)
@@ -74,13 +74,13 @@ row gemma-head head gemma-head $gemma
 row smollm2-head head smollm2-head $smollm2
 row gemma-corpus corpus gemma-corpus $gemma
 row smollm2-corpus corpus smollm2-corpus $smollm2
-for name in gemma smollm2; do
-	eval "model=\$$name"
+for family in gemma smollm2; do
+	eval "model=\$$family"
 	completion='"{text}" is a sentence about {label}'
-	row $name-best measure $name-best "$model" --data $out/test.tsv --labels $out/labels.txt --prompt "$completion"
-	row $name-corpus-best measure $name-corpus-best "$model" --data $out/corpus-test.tsv --labels tests/corpus/labels.txt --prompt "$completion"
-	row $name-examples measure $name-examples "$model" --data $out/test.tsv --labels $out/examples.txt --prior batch --prompt "$completion"
-	row $name-default measure $name-default "$model" --data $out/test.tsv --labels $out/labels.txt --prior none --prompt 'Classify the text. Answer with one of: {labels}.
+	row $family-best measure $family-best "$model" --data $out/test.tsv --labels $out/labels.txt --prompt "$completion"
+	row $family-corpus-best measure $family-corpus-best "$model" --data $out/corpus-test.tsv --labels tests/corpus/labels.txt --prompt "$completion"
+	row $family-examples measure $family-examples "$model" --data $out/test.tsv --labels $out/examples.txt --prior batch --prompt "$completion"
+	row $family-default measure $family-default "$model" --data $out/test.tsv --labels $out/labels.txt --prior none --prompt 'Classify the text. Answer with one of: {labels}.
 
 Text: {text}'
 done
