@@ -96,9 +96,9 @@ type StatesOptions = engine.StatesOptions
 const noStates = "only the native engine gives hidden states away; load the model with it"
 
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
-// Where texts have groups, such as packages, each half of every label's groups is judged by a fit to the other half instead, and at the end
-// weights are fitted to all texts: probabilities and thresholds then hold for texts of groups that the classifier has never seen,
-// and the validation table too, which is over all texts.
+// Where texts have groups, such as packages, each quarter of every label's groups is judged by a fit to the other quarters instead, and at the end
+// weights are fitted to all texts, every label with the same weight: probabilities and thresholds then hold for texts of groups that the
+// classifier has never seen, and the validation table too. Not judged are groups that hold much of a label's texts.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {
@@ -197,12 +197,9 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	var predictions []Prediction
 	var err error
 	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
-		h, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, foldsOf(texts))
+		h, held, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, foldsOf(texts))
 		if err != nil {
 			return nil, err
-		}
-		for i := range texts {
-			held = append(held, i)
 		}
 	} else {
 		var train, validation head.Data
@@ -230,7 +227,10 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	return &Classifier{h}, nil
 }
 
-// foldsOf deals the groups of each label to two folds, the largest first, each to the fold that has fewer of the label's texts. The texts of
+// groupFolds is into how many folds groups are dealt. With more of them fits know more of the data, and take longer.
+const groupFolds = 4
+
+// foldsOf deals the groups of each label to folds, the largest first, each to the fold that has the fewest of the label's texts. The texts of
 // a label with a single group are dealt by their hash.
 func foldsOf(texts []LabelledText) []int {
 	type place struct{ label, group string }
@@ -246,22 +246,28 @@ func foldsOf(texts []LabelledText) []int {
 	places := slices.SortedFunc(maps.Keys(sizes), func(a, b place) int {
 		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), strings.Compare(a.label, b.label), strings.Compare(a.group, b.group))
 	})
-	loads, fold := map[string][2]int{}, map[place]int{}
-	for _, p := range places {
-		load := loads[p.label]
-		if load[1] < load[0] {
-			fold[p] = 1
+	fold := map[place]int{}
+	for n, label := range slices.Sorted(maps.Keys(groups)) {
+		var loads [groupFolds]int
+		for _, p := range places {
+			if p.label != label {
+				continue
+			}
+			// Labels begin with different folds, so that no fold has the largest group of all of them.
+			best := n % groupFolds
+			for i := range groupFolds {
+				if other := (n + i) % groupFolds; loads[other] < loads[best] {
+					best = other
+				}
+			}
+			fold[p] = best
+			loads[best] += sizes[p]
 		}
-		load[fold[p]] += sizes[p]
-		loads[p.label] = load
 	}
 	out := make([]int, len(texts))
 	for i, t := range texts {
-		out[i] = fold[place{t.Label, t.Group}]
-		if groups[t.Label] == 1 && hashShare(t.Text) < 0.5 {
-			out[i] = 1
-		} else if groups[t.Label] == 1 {
-			out[i] = 0
+		if out[i] = fold[place{t.Label, t.Group}]; groups[t.Label] == 1 {
+			out[i] = int(hashShare(t.Text) * groupFolds)
 		}
 	}
 	return out

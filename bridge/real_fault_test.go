@@ -151,7 +151,7 @@ func TestRealKillingRequestIsFoundAndOthersGoOn(t *testing.T) {
 	// The other streams once or twice, for some may be through before the second worker is gone, and the killer once.
 	require.GreaterOrEqual(t, stat.Resumed, int64(5))
 	require.LessOrEqual(t, stat.Resumed, int64(9))
-	require.Empty(t, m.quarantine.suspects, "the company was not in the pass that ended the second worker")
+	require.Empty(t, m.quarantine.suspects, "the other streams were not in the pass that ended the second worker")
 	require.Equal(t, 1, stat.Quarantined)
 
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))

@@ -39,8 +39,8 @@ func TestBatchesGiveTheScoresOfSingleTexts(t *testing.T) {
 	}
 }
 
-// requireTheSameScores checks what a device promises of two passes over one text: the CPU kernels have logits in float32 and give a row the same bits in any
-// company; elsewhere logits are bfloat16 and a pass of other rows may round them otherwise, by a few last bits, which are 0.06 where a logit is
+// requireTheSameScores checks what a device promises of two passes over one text: the CPU kernels have logits in float32 and give a row the same bits whatever others
+// there are; elsewhere logits are bfloat16 and a pass of other rows may round them otherwise, by a few last bits, which are 0.06 where a logit is
 // between 8 and 16. Then another label may be the first only if it was as near as that.
 func requireTheSameScores(t *testing.T, m *Model, want, got engine.Classification, text string) {
 	t.Helper()

@@ -84,8 +84,8 @@ func classifierTrainCommand() *cobra.Command {
 		Use:   "train MODEL --data FILE --out FILE",
 		Short: "Train a classifier",
 		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is not fitted to; on it penalty, temperature and the
-thresholds for unknown domains are chosen, and the printed table is measured. With groups, each half of every label's groups is judged by a fit to
-the other half for that, and the classifier is fitted to all. The date of the data is that of the file.`,
+thresholds for unknown domains are chosen, and the printed table is measured. With groups, each quarter of every label's groups is judged by a fit
+to the others for that, and the classifier is fitted to all. The date of the data is that of the file.`,
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/leonelquinteros/gotext"
@@ -28,7 +29,7 @@ type source struct {
 	close func() error
 }
 
-// openSource opens a file of JSON lines, a gettext catalogue (.po) or a JSON catalogue (.json): an object whose values are strings or such objects.
+// openSource opens a file of JSON lines, a gettext catalogue (.po) or a JSON catalogue (.json): an object whose values are strings, lists or such objects.
 // Of a catalogue every string becomes a line with its key.
 func openSource(path, field string) (*source, error) {
 	var read func([]byte) ([]entry, error)
@@ -102,13 +103,19 @@ func readPO(data []byte) ([]entry, error) {
 	return out, nil
 }
 
-// readJSON is the strings of a JSON catalogue, with the keys that lead to them joined by dots.
+// readJSON is the strings of a JSON catalogue, with the keys that lead to them joined by dots; places in lists are keys, too.
 func readJSON(data []byte) ([]entry, error) {
 	var root map[string]any
 	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\ufeff")), &root); err != nil {
 		return nil, err
 	}
 	var out []entry
+	under := func(prefix, key string) string {
+		if prefix == "" {
+			return key
+		}
+		return prefix + "." + key
+	}
 	var walk func(prefix string, value any) error
 	walk = func(prefix string, value any) error {
 		switch v := value.(type) {
@@ -118,15 +125,18 @@ func readJSON(data []byte) ([]entry, error) {
 			}
 		case map[string]any:
 			for key, child := range v {
-				if prefix != "" {
-					key = prefix + "." + key
+				if err := walk(under(prefix, key), child); err != nil {
+					return err
 				}
-				if err := walk(key, child); err != nil {
+			}
+		case []any: // forms of a plural, or lines of a longer text
+			for i, child := range v {
+				if err := walk(under(prefix, strconv.Itoa(i)), child); err != nil {
 					return err
 				}
 			}
 		default:
-			return fmt.Errorf("%q is neither a string nor an object", prefix)
+			return fmt.Errorf("%q is neither a string nor an object or a list of strings", prefix)
 		}
 		return nil
 	}

@@ -147,11 +147,11 @@ func TestCataloguesAreSorted(t *testing.T) {
 	dir := t.TempDir()
 	for name, want := range map[string][][2]string{
 		"de.po":   {{"%d match", "%d Spiel"}, {"Bake", "Bake"}, {"Save the goal", "Das Tor halten"}},
-		"en.json": {{"menu.cook.eggs", "Fry the eggs"}, {"title", "The match"}},
+		"en.json": {{"menu.cook.eggs", "Fry the eggs"}, {"menu.goals.0", "One goal"}, {"menu.goals.1", "Goals"}, {"title", "The match"}},
 	} {
 		text := poFile
 		if name == "en.json" {
-			text = `{"title": "The match", "menu": {"cook": {"eggs": "Fry the eggs", "empty": " "}}}`
+			text = `{"title": "The match", "menu": {"cook": {"eggs": "Fry the eggs", "empty": " "}, "goals": ["One goal", "Goals"]}}`
 		}
 		j.in, j.out = filepath.Join(dir, name), filepath.Join(dir, name+".jsonl")
 		require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))

@@ -7,26 +7,34 @@ import (
 	"math"
 )
 
+// leastLeft is how much of a label's data must be left to fit to for the held-back part of the label to be judged. With less, what is judged knows less than
+// the head will, and makes it look less right than it is (docs/classification.md).
+const leastLeft = 0.6
+
 // CrossFit fits a head to all data, and chooses penalty, temperature and thresholds by what heads say that were fitted to the rest of the data:
 // folds has a number from 0 on for each vector, and each number's vectors are held back once. Where folds are such that a fold
-// is unlike the others (other programs, other authors), the head is as unsure of new data as it should be. predictions are those of the
-// held-back vectors, in the order of data, without truth, language and text.
-func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, predictions []Prediction, err error) {
+// is unlike the others (other programs, other authors), the head is as unsure of new data as it should be.
+//
+// Every label counts as much as any other, in all fits. Else a label would be rarer in a fit that lacks its fold than in the data, and the fit would
+// be wrong about just that fold. For the same reason vectors whose fold holds much of their label's data are not judged: the head, which
+// is fitted to all of it, knows more than a fit without them. held are the indices of those that are judged, and predictions are what is said of
+// them, without truth, language and text.
+func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, held []int, predictions []Prediction, err error) {
 	if err := checkLabels(info.Labels); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if len(folds) != len(data.X) {
-		return nil, nil, fmt.Errorf("%d folds for %d vectors", len(folds), len(data.X))
+		return nil, nil, nil, fmt.Errorf("%d folds for %d vectors", len(folds), len(data.X))
 	}
 	fits, err := newFoldFits(ctx, len(info.Labels), data, folds)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var best *outside
 	for _, penalty := range penalties {
 		o, err := fits.fit(info, data, penalty)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		// Behind the temperature: heads are too sure of what is unlike the data that they were fitted to, whatever the penalty, and
 		// without it the penalty would be chosen to hide that.
@@ -38,26 +46,28 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		}
 	}
 	if best == nil {
-		return nil, nil, errors.New("the fit failed: no finite loss on held-back data")
+		return nil, nil, nil, errors.New("the fit failed: no finite loss on held-back data")
 	}
 	p := newProblem(ctx, data, len(info.Labels))
+	p.balance()
 	p.penalty = best.penalty
 	at, err := p.minimise(make([]float64, p.k*(p.d+1)))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h := p.head(info, at)
 	h.Temperature, h.Texts = best.temperature, len(data.X)
 	h.setThresholds(best.logits, best.distances)
-	for i := range data.X {
-		predictions = append(predictions, h.prediction(best.logits[i], best.distances[i]))
+	for n := range fits.held {
+		predictions = append(predictions, h.prediction(best.logits[n], best.distances[n]))
 	}
-	return h, predictions, h.check()
+	return h, fits.held, predictions, h.check()
 }
 
 // foldFits are fits that each lack a fold.
 type foldFits struct {
 	folds    []int
+	held     []int // indices of the vectors that are judged
 	problems []*problem
 	at       [][]float64 // where each fit's last penalty ended
 }
@@ -83,12 +93,35 @@ func newFoldFits(ctx context.Context, labels int, data Data, folds []int) (*fold
 			return nil, fmt.Errorf("%d of %d texts to fit to and the others to validate with: there must be some of both", len(rest.X), len(data.X))
 		}
 		p := newProblem(ctx, rest, labels)
+		p.balance()
 		f.problems[fold], f.at = p, append(f.at, make([]float64, p.k*(p.d+1)))
 	}
+	f.held = judged(labels, data, folds)
 	return f, nil
 }
 
-// outside is what heads of one penalty say of the vectors that they were not fitted to.
+// judged are the indices of the vectors of whose label enough is in other folds; all if there are none such.
+func judged(labels int, data Data, folds []int) []int {
+	whole := make([]int, labels)
+	inFold := map[[2]int]int{} // of a fold and a label
+	for i, y := range data.Y {
+		whole[y]++
+		inFold[[2]int{folds[i], y}]++
+	}
+	var out, all []int
+	for i, y := range data.Y {
+		all = append(all, i)
+		if left := whole[y] - inFold[[2]int{folds[i], y}]; float64(left) >= leastLeft*float64(whole[y]) {
+			out = append(out, i)
+		}
+	}
+	if len(out) == 0 {
+		return all
+	}
+	return out
+}
+
+// outside is what heads of one penalty say of the vectors that are judged, in the order of foldFits.held.
 type outside struct {
 	penalty, temperature, loss float64
 	logits                     [][]float64
@@ -96,7 +129,8 @@ type outside struct {
 }
 
 func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) {
-	o := &outside{penalty: penalty, logits: make([][]float64, len(data.X)), distances: make([]float64, len(data.X))}
+	o := &outside{penalty: penalty, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
+	truth := make([]int, len(f.held))
 	for fold, p := range f.problems {
 		p.penalty = penalty
 		var err error
@@ -107,13 +141,57 @@ func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) 
 		if err := h.check(); err != nil {
 			return nil, fmt.Errorf("the fit failed: %w", err)
 		}
-		for i, x := range data.X {
+		for n, i := range f.held {
 			if f.folds[i] == fold {
-				o.logits[i], o.distances[i] = h.Logits(x), h.Distance(x)
+				o.logits[n], o.distances[n], truth[n] = h.Logits(data.X[i]), h.Distance(data.X[i]), data.Y[i]
 			}
 		}
 	}
-	o.temperature = bestTemperature(o.logits, data.Y)
-	o.loss = logLoss(o.logits, data.Y, o.temperature)
+	o.temperature = consistentTemperature(o.logits, truth)
+	o.loss = evenLoss(o.logits, truth, o.temperature)
 	return o, nil
+}
+
+// consistentTemperature is the temperature at which the probability of the chosen labels is, in the mean, the share of vectors that they are right for
+// (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
+// least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
+func consistentTemperature(logits [][]float64, truth []int) float64 {
+	counts := countsOf(truth)
+	surplus := func(temperature float64) float64 { // of probability over what is right
+		sum := 0.0
+		for i, y := range truth {
+			p := probabilities(logits[i], temperature)
+			best := largest(p)
+			if sum += p[best] / counts[y]; best == y {
+				sum -= 1 / counts[y]
+			}
+		}
+		return sum
+	}
+	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
+	for range 40 { // it falls as the temperature rises
+		if middle := (low + high) / 2; surplus(math.Exp(middle)) > 0 {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return math.Exp((low + high) / 2)
+}
+
+// evenLoss is the mean over labels of their mean negative log-probability at a temperature.
+func evenLoss(logits [][]float64, truth []int, temperature float64) float64 {
+	counts, total := countsOf(truth), 0.0
+	for i, y := range truth {
+		total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300)) / counts[y]
+	}
+	return total / float64(len(counts))
+}
+
+func countsOf(truth []int) map[int]float64 {
+	counts := map[int]float64{}
+	for _, y := range truth {
+		counts[y]++
+	}
+	return counts
 }

@@ -81,6 +81,7 @@ type problem struct {
 	ctx         context.Context
 	x           blas32.General // [n, d], standardised
 	y           []int
+	share       []float64 // of each vector in the loss; together 1
 	n, d, k     int
 	mean, scale []float64
 	penalty     float64
@@ -95,6 +96,7 @@ func newProblem(ctx context.Context, data Data, labels int) *problem {
 	}
 	p := &problem{ctx: ctx, x: general(n, d), y: data.Y, n: n, d: d, k: labels, mean: make([]float64, d), scale: make([]float64, d),
 		logits: general(n, labels), w: general(labels, d), g: general(labels, d)}
+	p.share = slices.Repeat([]float64{1 / float64(n)}, n)
 	for _, x := range data.X {
 		for j, v := range x {
 			p.mean[j] += float64(v) / float64(n)
@@ -118,6 +120,19 @@ func newProblem(ctx context.Context, data Data, labels int) *problem {
 		}
 	}
 	return p
+}
+
+// balance makes every label that occurs count as much as any other.
+func (p *problem) balance() {
+	counts, labels := make([]int, p.k), 0
+	for _, y := range p.y {
+		if counts[y]++; counts[y] == 1 {
+			labels++
+		}
+	}
+	for i, y := range p.y {
+		p.share[i] = 1 / float64(labels*counts[y])
+	}
 }
 
 // minimise finds the weights with the least loss by L-BFGS.
@@ -176,7 +191,7 @@ func (p *problem) loss(v, grad []float64) float64 {
 			sum += math.Exp(float64(row[k]) + bias[k] - best)
 		}
 		norm := best + math.Log(sum)
-		total += norm - float64(row[y]) - bias[y]
+		total += p.share[i] * (norm - float64(row[y]) - bias[y])
 		if grad == nil {
 			continue
 		}
@@ -185,12 +200,11 @@ func (p *problem) loss(v, grad []float64) float64 {
 			if k == y {
 				q--
 			}
-			q /= float64(p.n)
+			q *= p.share[i]
 			row[k] = float32(q)
 			biasGrad[k] += q
 		}
 	}
-	total /= float64(p.n)
 	for _, w := range v[:p.k*p.d] {
 		total += p.penalty / 2 * w * w
 	}

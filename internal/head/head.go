@@ -131,11 +131,17 @@ func (h *Head) Predict(x []float32) Prediction { return h.prediction(h.Logits(x)
 
 func (h *Head) prediction(logits []float64, distance float64) Prediction {
 	p := probabilities(logits, h.Temperature)
+	best := largest(p)
+	return Prediction{Label: h.Labels[best], Probability: p[best], Confidence: p[best], Unknown: h.Unknown(logits, distance)}
+}
+
+// largest is the index of the first largest value.
+func largest(values []float64) int {
 	best := 0
-	for k := range p {
-		if p[k] > p[best] {
+	for k, v := range values {
+		if v > values[best] {
 			best = k
 		}
 	}
-	return Prediction{Label: h.Labels[best], Probability: p[best], Confidence: p[best], Unknown: h.Unknown(logits, distance)}
+	return best
 }

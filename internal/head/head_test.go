@@ -84,6 +84,20 @@ func TestAFitIsAsGoodAndAsHonestAsTheDataAllow(t *testing.T) {
 	require.ErrorContains(t, err, "at least two")
 }
 
+// calibrationError is the expected calibration error of a head on new data.
+func calibrationError(t *testing.T, h *Head, data Data) float64 {
+	t.Helper()
+	var predictions []Prediction
+	for i, x := range data.X {
+		p := h.Predict(x)
+		p.Truth = h.Labels[data.Y[i]]
+		predictions = append(predictions, p)
+	}
+	r, err := quality.NewReport(h.Labels, predictions)
+	require.NoError(t, err)
+	return r.ECE
+}
+
 // A fit over folds is as good as one with a validation part, though it has all data to fit to, and is unsure where folds contradict each other.
 func TestACrossFitIsUnsureWhereFoldsDisagree(t *testing.T) {
 	data := drawn(1, 3000)
@@ -91,11 +105,12 @@ func TestACrossFitIsUnsureWhereFoldsDisagree(t *testing.T) {
 	for i := range folds {
 		folds[i] = i % 3
 	}
-	h, predictions, err := CrossFit(t.Context(), info(), data, folds)
+	h, held, predictions, err := CrossFit(t.Context(), info(), data, folds)
 	require.NoError(t, err)
 	require.Equal(t, 3000, h.Texts)
 	require.Len(t, predictions, 3000)
-	require.InDelta(t, 1, h.Temperature, 0.15)
+	require.Len(t, held, 3000, "each fold leaves two thirds of every label")
+	require.Less(t, calibrationError(t, h, drawn(3, 3000)), 0.03)
 	right, unknown := 0, 0
 	for i, p := range predictions {
 		if p.Label == h.Labels[data.Y[i]] {
@@ -120,18 +135,84 @@ func TestACrossFitIsUnsureWhereFoldsDisagree(t *testing.T) {
 			data.Y[i] = (data.Y[i] + 1) % 3
 		}
 	}
-	apart, _, err := CrossFit(t.Context(), info(), data, folds)
+	apart, _, _, err := CrossFit(t.Context(), info(), data, folds)
 	require.NoError(t, err)
 	require.Greater(t, apart.Temperature, 3.0)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = CrossFit(ctx, info(), data, folds)
+	_, _, _, err = CrossFit(ctx, info(), data, folds)
 	require.ErrorIs(t, err, context.Canceled)
 	for want, folds := range map[string][]int{"folds for": {0}, "is in fold -1": append([]int{-1}, folds[1:]...), "some of both": make([]int, len(folds))} {
-		_, _, err = CrossFit(t.Context(), info(), data, folds)
+		_, _, _, err = CrossFit(t.Context(), info(), data, folds)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// Folds that each hold nearly all of one label say what folds of equal parts say: a fit that lacks such a fold takes the label for no rarer than it
+// is, and what it says of the fold, of whose label it has seen next to nothing, does not count.
+func TestACrossFitIsNotMisledByFoldsOfOneLabel(t *testing.T) {
+	data := drawn(1, 3000)
+	even, skewed := make([]int, len(data.X)), make([]int, len(data.X))
+	for i, y := range data.Y {
+		even[i], skewed[i] = i%3, y
+		if i%10 < 3 {
+			skewed[i] = (y + 1 + i%2) % 3
+		}
+	}
+	want, _, _, err := CrossFit(t.Context(), info(), data, even)
+	require.NoError(t, err)
+	h, held, predictions, err := CrossFit(t.Context(), info(), data, skewed)
+	require.NoError(t, err)
+	require.Less(t, calibrationError(t, want, drawn(3, 3000)), 0.03)
+	require.Less(t, calibrationError(t, h, drawn(3, 3000)), 0.05, "judged by less than a third of the data")
+	require.InDelta(t, want.MinEnergy, h.MinEnergy, 0.5)
+	require.Len(t, predictions, len(held))
+	require.InDelta(t, 900, len(held), 60, "three tenths are in a fold with little of their label")
+	right := 0
+	for n, i := range held {
+		require.NotEqual(t, data.Y[i], skewed[i])
+		if predictions[n].Label == h.Labels[data.Y[i]] {
+			right++
+		}
+	}
+	test, rightLater := drawn(3, 3000), 0
+	for i, x := range test.X {
+		if h.Predict(x).Label == h.Labels[test.Y[i]] {
+			rightLater++
+		}
+	}
+	require.InDelta(t, float64(rightLater)/3000, float64(right)/float64(len(held)), 0.04, "what held-back vectors say is true of new data")
+}
+
+// Sure mistakes among vectors that are otherwise told apart well do not make the others look doubtful: probabilities are in the mean what is right.
+func TestATemperatureIsConsistentWithWhatIsRight(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 1))
+	var logits [][]float64
+	var truth []int
+	share, labels := 0.0, []float64{0, 0}
+	for i := range 4000 {
+		y := 0
+		if i%4 == 0 {
+			y = 1 // rarer, and as often right
+		}
+		z := []float64{0, 0}
+		z[y] = 1.5
+		if rng.Float64() < 0.2 {
+			z[y] = -6
+		}
+		labels[y]++
+		logits, truth = append(logits, z), append(truth, y)
+	}
+	temperature := consistentTemperature(logits, truth)
+	for i, z := range logits {
+		p := probabilities(z, temperature)
+		share += p[largest(p)] / labels[truth[i]] / 2
+	}
+	require.InDelta(t, 0.8, share, 0.02)
+	require.Greater(t, bestTemperature(logits, truth), 1.5*temperature, "the least loss makes all of them doubtful")
+	require.InDelta(t, math.Exp(-widestLogTemperature), consistentTemperature([][]float64{{2, 0}, {0, 1}}, []int{0, 1}), 1e-6, "all right")
+	require.InDelta(t, math.Exp(widestLogTemperature), consistentTemperature([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1e-3, "all wrong")
 }
 
 // A vector in the direction of a label's mean is near, one that points away from all is far, and each way of telling unknown texts has its threshold.

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a LoRA adds to a row, and what comes back to it, have the same bits alone, in company, and on any number of threads.
+// What a LoRA adds to a row, and what comes back to it, have the same bits alone, beside others, and on any number of threads.
 func TestBitsOfAdaptedRowsDependOnNothingElse(t *testing.T) {
 	before := CPUThreads()
 	defer SetCPUThreads(before)

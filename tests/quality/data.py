@@ -120,8 +120,19 @@ def is_text(msgid):
     return not re.fullmatch(r"[\w.:/-]*[_.:/][\w.:/-]*", msgid) and not re.fullmatch(r"[a-z0-9_-]+", msgid)
 
 
+def made(out):
+    """Whether the data are there already, as data.sha256 says."""
+    for line in (HERE / "data.sha256").read_text().splitlines():
+        digest, name = line.split()
+        if not (out / name).exists() or hashlib.sha256((out / name).read_bytes()).hexdigest() != digest:
+            return False
+    return (out / "labels.txt").exists()
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
+    if "--update" not in sys.argv and made(out):
+        return
     wheels = fetch(out)
     found, packages_of = [], {}
     for domain, part, requirement, digest in packages():

@@ -1,4 +1,4 @@
-"""Prints the reports of build/quality as one table in Markdown: macro-F1 of each language and in total.
+"""Prints the reports of build/quality as one table in Markdown: macro-F1 of each language and in total. Reports that are not there yet are left out.
 
     python tests/quality/table.py build/quality NAME...
 """
@@ -31,15 +31,17 @@ def ece(predictions, bins=10):
 
 def main():
     folder, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
-    reports = {n: json.loads((folder / f"{n}.json").read_text()) for n in names}
-    languages = sorted({p["language"] for p in reports[names[0]]["predictions"]}, key=lambda x: (x in NEW, x))
+    reports = {n: json.loads((folder / f"{n}.json").read_text()) for n in names if (folder / f"{n}.json").exists()}
+    if not reports:
+        return
+    languages = sorted({p["language"] for p in next(iter(reports.values()))["predictions"]}, key=lambda x: (x in NEW, x))
     columns = [(x, lambda p, x=x: p["language"] == x) for x in languages]
     columns += [("trained", lambda p: p["language"] not in NEW), ("new", lambda p: p["language"] in NEW), ("all", lambda p: True)]
     print("| | " + " | ".join(c for c, _ in columns) + " | ECE | texts/s |")
     print("|---" * (len(columns) + 3) + "|")
     for name, report in reports.items():
         cells = [f"{f1([p for p in report['predictions'] if within(p)]):.1f}" for _, within in columns]
-        print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report['texts_per_second']:.0f} |")
+        print(f"| {name} | " + " | ".join(cells) + f" | {ece(report['predictions']):.3f} | {report.get('texts_per_second', 0):.0f} |")
 
 
 def kept(report):
@@ -59,5 +61,15 @@ def abstaining(folder, names):
                 print(f"| {name} | {how} | {share:.1f} | {right:.1f} | {kept(unknown)[0]:.1f} |")
 
 
+def corpus(folder):
+    print("\n| domain corpus | right | ECE | texts/s |\n|---|---|---|---|")
+    for name in ("gemma-corpus-best", "gemma-corpus", "smollm2-corpus-best", "smollm2-corpus"):
+        if (folder / f"{name}.json").exists():
+            report = json.loads((folder / f"{name}.json").read_text())
+            right = [p["truth"] == p["label"] for p in report["predictions"]]
+            print(f"| {name} | {100 * sum(right) / len(right):.1f} | {ece(report['predictions']):.3f} | {report.get('texts_per_second', 0):.0f} |")
+
+
 main()
+corpus(pathlib.Path(sys.argv[1]))
 abstaining(pathlib.Path(sys.argv[1]), sys.argv[2:])
