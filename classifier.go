@@ -270,6 +270,11 @@ func foldsOf(texts []LabelledText) []int {
 			out[i] = int(hashShare(t.Text) * groupFolds)
 		}
 	}
+	// Few texts leave folds empty; the others are numbered without gaps.
+	used := slices.Compact(slices.Sorted(slices.Values(out)))
+	for i, f := range out {
+		out[i], _ = slices.BinarySearch(used, f)
+	}
 	return out
 }
 

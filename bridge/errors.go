@@ -77,7 +77,7 @@ type WorkerError struct {
 	State  string // how it ended, e.g. "exit status 1" or "signal: killed"
 	Stderr string // the last lines it printed
 	Hint   string // what to do about it; may be empty
-	Err    error  // why the supervisor killed it; nil if it ended by itself
+	Err    error  // why it could not be started, or why the supervisor killed it; nil if it ended by itself
 }
 
 func (e *WorkerError) Error() string {

@@ -189,7 +189,7 @@ func TestRealExceptionEndsOnlyItsRequest(t *testing.T) {
 				}
 			})
 			require.Zero(t, m.Stat().Crashes)
-			// The other streams goes on by itself; what comes now is batched again.
+			// The other streams go on by themselves; what comes now is batched again.
 			withOtherStreams(t, m, alone, nil)
 		})
 	}

@@ -194,6 +194,7 @@ func (m *Model) loadDraft() error {
 	if err := decoder.Supported(cfg); err != nil {
 		return err
 	}
+	defer m.source.Forget()
 	if err := m.encoder.SameTokens(m.source, from); err != nil {
 		return err
 	}
@@ -312,6 +313,7 @@ func (m *Model) Fingerprint() (string, error) {
 	if m.fingerprint != "" { // made while loading, with a prompt cache
 		return m.fingerprint, nil
 	}
+	defer m.source.Forget() // the vocabulary, which is read again for it
 	return checkpoint.Fingerprint(m.source, m.options.Adapter)
 }
 

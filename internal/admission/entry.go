@@ -55,7 +55,7 @@ type Lease struct {
 // Release gives the lease back; it may be called again.
 func (l *Lease) Release() { l.once.Do(func() { l.registry.returned(l.entry) }) }
 
-// Acquire returns a model, loading it if need be, and closing others to make registry. Requests for models that wait for memory are
+// Acquire returns a model, loading it if need be, and closing others to make room. Requests for models that wait for memory are
 // served in the order in which they came. A load goes on when ctx ends, for whoever asks next. tell is told what the request
 // waits for, on the calling goroutine; it may be nil. The caller releases the lease. Who holds a lease and asks for a model that does
 // not fit beside it waits for himself.

@@ -255,7 +255,7 @@ func (r *Registry) holders(c *Claim) (names nameList) {
 // requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones from
 // now on and are closed when their last one is over. Which models have to do so is found anew every time, so that one whose room
 // is no longer needed takes requests again. A model with requests that was loaded less than minStay ago is left alone until then; next
-// is when the first of these may be told to make registry.
+// is when the first of these may be told to make room.
 func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 	missing, urgency, name := r.used-r.options.Budget, Growth, ""
 	if head != nil && head.urgency > Spare {

@@ -25,8 +25,12 @@ func (t Tensor) rows(heads int) int {
 	return int(t.Elements()) / t.Shape[n-1]
 }
 
-// bytesAtATime is how much of a file is in memory while it is converted, for each processor.
-const bytesAtATime = 1 << 20
+const (
+	// bytesAtATime is how much of a file is in memory while it is converted, for each processor.
+	bytesAtATime = 1 << 20
+	// bytesOfHeads is how much may be where rows of heads are in another order: a head is read whole, and fewer processors work if heads are large.
+	bytesOfHeads = 256 << 20
+)
 
 // fill is a tensor of the file with the memory for what is made of it. A packed matrix has up to three parts, in the order of packedEnds.
 type fill struct {
@@ -144,7 +148,7 @@ func (c *Checkpoint) fill(fills []fill) error {
 	var wait sync.WaitGroup
 	var once sync.Once
 	var failure error
-	for range min(runtime.GOMAXPROCS(0), len(jobs)) {
+	for range min(runtime.GOMAXPROCS(0), len(jobs), max(1, bytesOfHeads/max(1, largest))) {
 		wait.Go(func() {
 			buffer, scratch := make([]byte, largest), make([]float32, 256)
 			for {

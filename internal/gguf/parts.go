@@ -13,8 +13,8 @@ import (
 // Parts are a tokenizer as its file has it: the tokens and what merges them, and the rest as in tokenizer.json. A tokenizer is made
 // of them without a detour over JSON, which would be as large as the model's weights are, and slow.
 type Parts struct {
-	Text string   // of all tokens, one behind the other
-	Ends []uint32 // of each token in Text; a token without text is none, and of tokens with one text the first counts
+	Text string   // the texts of all tokens, one after the other
+	Ends []uint32 // where each token's text ends. Ids with an empty text are unused; of ids with the same text all but the first are
 
 	// Places of the tokens by their scores, the best first and equal for equal scores; NotMerged for tokens that are neither merged nor
 	// merged to. Nil for tokenizers with Merges.

@@ -105,7 +105,10 @@ func given(value string) string {
 	case "object", "array":
 		return "an " + kind
 	case "number":
-		return strings.TrimSpace("the number " + rest)
+		if rest == "" {
+			return "a number"
+		}
+		return "the number " + rest
 	default:
 		return "a " + kind
 	}
@@ -115,7 +118,7 @@ func wanted(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
 		return wanted(t.Elem())
-	case reflect.Int, reflect.Int32, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint32, reflect.Uint64:
 		return "a whole number"
 	case reflect.Float32, reflect.Float64:
 		return "a number"

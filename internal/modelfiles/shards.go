@@ -35,16 +35,10 @@ func Tensors(dir string) ([]string, error) {
 			wanted[fmt.Sprintf("%s-%05d-of-%s.safetensors", name[1], i, name[3])] = true
 		}
 	}
-	var index struct {
-		Files map[string]string `json:"weight_map"`
-	}
-	if data, err := os.ReadFile(filepath.Join(dir, "model.safetensors.index.json")); err == nil && Unmarshal(data, &index) == nil {
-		for _, name := range index.Files {
-			// Some indexes name the files of a folder that was joined or renamed: then no file that is named is there.
-			if shardName.MatchString(name) && len(wanted) > 0 {
-				wanted[filepath.Base(name)] = true
-			}
-		}
+	index := indexed(dir)
+	// An index that names none of the files was left over when these were joined, split anew, or renamed.
+	if slices.ContainsFunc(files, func(file string) bool { return index[filepath.Base(file)] }) {
+		maps.Copy(wanted, index)
 	}
 	var problems []string
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
@@ -56,4 +50,20 @@ func Tensors(dir string) ([]string, error) {
 		return nil, &engine.CheckpointError{Path: dir, Problems: problems}
 	}
 	return files, nil
+}
+
+// indexed are the shards that a folder's index names; an index that cannot be read names none.
+func indexed(dir string) map[string]bool {
+	names := map[string]bool{}
+	var index struct {
+		Files map[string]string `json:"weight_map"`
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "model.safetensors.index.json")); err == nil && Unmarshal(data, &index) == nil {
+		for _, name := range index.Files {
+			if shardName.MatchString(name) {
+				names[filepath.Base(name)] = true
+			}
+		}
+	}
+	return names
 }

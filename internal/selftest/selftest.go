@@ -15,6 +15,7 @@ import (
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/tests/models"
 )
 
@@ -185,7 +186,7 @@ func (b *bench) look(ctx context.Context) {
 	if err := mlx.NativeSupport(b.dir); err != nil {
 		b.missing[mlx.EngineNative] = summary(err)
 	}
-	if strings.HasSuffix(b.dir, ".gguf") {
+	if from, err := modelfiles.Find(b.dir); err == nil && from.GGUF != "" {
 		b.missing[mlx.EnginePython] = "the python engine does not read GGUF files"
 	} else if _, _, err := bridge.Inspect(ctx, b.python); err != nil {
 		b.missing[mlx.EnginePython] = summary(err) + "; go-mlx doctor says what to install"

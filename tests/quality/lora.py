@@ -4,8 +4,8 @@
     python tests/quality/lora.py build/quality STRINGS EPOCHS
 
 The head alone would need nothing of this; the LoRA is what makes states better. Layers behind the one that is read, and the output layer, are not
-computed; layers in front of the LoRAs are computed once for each string. JAX computes, since its products on a CPU are ten times as fast as those
-of MLX. The model is Gemma 3, whose parts are written down here.
+computed; layers in front of the LoRAs are computed once for each string. JAX computes, since its products on a CPU are some twenty times as fast as
+those of MLX. The model is Gemma 3, whose parts are written down here.
 """
 
 import json

@@ -31,8 +31,12 @@ async function reached(promise) {
 }
 
 async function ask(path, options = {}) {
-  const headers = { ...options.headers };
-  if (key) headers.Authorization = "Bearer " + key;
+  const headers = new Headers(options.headers);
+  try {
+    if (key) headers.set("Authorization", "Bearer " + key);
+  } catch {
+    throw new APIError("The API key has characters that a key cannot have.");
+  }
   const response = await reached(fetch(new URL(path, base), { ...options, headers }));
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
@@ -44,7 +48,7 @@ async function ask(path, options = {}) {
   throw new APIError(message, response.status);
 }
 
-export const getJSON = async (path) => (await ask(path)).json();
+export const getJSON = async (path) => reached((await ask(path)).json());
 
 export const postJSON = async (path, body) =>
   (await ask(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } })).json();
