@@ -18,20 +18,24 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 		}
 	}
 	for i, p := range in {
-		text, n := p.Text, len(p.IDs)
-		if n > 0 {
+		text := p.Text
+		if len(p.IDs) > 0 {
 			text, err = m.Tokenizer().Decode(ctx, p.IDs)
-		} else {
-			var ids []int32
+		}
+		ids := p.IDs
+		// The ids of what is embedded: those that only mark where texts begin and end have no text, and only with some models a vector.
+		if err == nil && (len(p.IDs) == 0 || text == "") {
 			ids, err = m.Tokenizer().Encode(ctx, text, true)
-			n = len(ids)
 		}
 		if err != nil {
 			return nil, 0, err
 		}
-		// Token ids that only mark where texts begin and end are text to clients, and get the vector of an empty one.
-		if text == "" && len(p.IDs) == 0 {
+		if len(ids) == 0 || text == "" && len(p.IDs) == 0 {
 			return nil, 0, Bad(fmt.Sprintf("%s[%d]", field, i), "there is no text")
+		}
+		n := len(ids)
+		if len(p.IDs) > 0 {
+			n = len(p.IDs)
 		}
 		texts, tokens = append(texts, text), tokens+n
 	}
