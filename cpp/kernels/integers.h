@@ -155,7 +155,7 @@ struct Rows16 {
 template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, Inputs x, long k, int group, float* c) {
   constexpr long step = bits * sixteen, ahead = 2048; // bytes
   const long groups = k / group;
-  const char *q = w.weights + part * bits * lanes, *scales = w.scales + part * lanes * bytes_of<type>, *biases = w.biases + part * lanes * bytes_of<type>;
+  const char *q = w.weights + part * bits * lanes, *scales = w.scales + part * lanes * bytes_of<type>, *biases = w.biases ? w.biases + part * lanes * bytes_of<type> : nullptr;
   vf y[n];
   for (int i = 0; i < n; i++) y[i] = vset(0);
   const int8_t* v = x.x;
@@ -199,7 +199,7 @@ struct Integers {
   bool vectors;
   int panels; // a block is unpacked as q, and as 16 q too where tiles are multiplied with two sets of rows
   bool stacked; // q and 16 q of a group are one tile: groups of 32 fill only half
-  bool plain; // whether some part is not interleaved
+  bool plain; // whether some rows are not interleaved
 
   // Whether weights of some bits are taken.
   static constexpr bool takes(int bits) {
@@ -216,7 +216,7 @@ struct Integers {
     panels = m > sixteen && bits <= 4 ? 2 : 1; // 16 q of more bits is more than a byte
     stacked = panels == 2 && group == 32;
     plain = false;
-    for (int i = 0; i < p.n_parts; i++) plain = plain || !p.parts[i].interleaved;
+    for (int i = 0; i < p.n_parts; i++) plain = plain || !p.parts[i].interleaved || p.parts[i].rows % sixteen;
     const long rows = vectors ? m : padded(m, sixteen); // tiles are read whole
     int8_t* to = (int8_t*)gomlx::pool_scratch(gomlx::slot_tiles, rows * (2 * k + 8 * groups));
     float *scale = (float*)(to + rows * 2 * k), *sum = scale + rows * groups;
@@ -233,26 +233,32 @@ struct Integers {
   // Interleaved rows that were not yet: weights, then scales, then biases.
   long interleaved_bytes() const { return plain ? block * (k * bits / 8 + 8 * groups) : 0; }
   long panel_bytes() const { return (vectors ? 0 : panels * block * k + 8 * groups * block) + interleaved_bytes(); }
-  bool direct(const Matrix& w, const Product&, long) const { return vectors && w.interleaved; }
+  bool direct(const Matrix& w, const Product&, long count) const { return vectors && w.interleaved && count % sixteen == 0; }
 
-  // Sixteen rows where they are, or interleaved to room.
-  integer::Rows16 rows16(const Matrix& w, long row, char* room) const {
+  // Sixteen rows where they are, or in room.
+  integer::Rows16 rows16(const Matrix& w, long row, const char* room) const {
     const long weights = sixteen * w.row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.type), at = row / sixteen;
-    if (w.interleaved)
+    if (w.woven(row))
       return {(const char*)w.data + at * weights, (const char*)w.scales + at * numbers, w.biases ? (const char*)w.biases + at * numbers : nullptr, w.middle()};
+    return {room, room + weights, w.biases ? room + weights + numbers : nullptr, w.middle()};
+  }
+
+  // Interleaves sixteen rows to room, if they are not.
+  void interleave16(const Matrix& w, long row, char* room) const {
+    if (w.woven(row)) return;
+    const long weights = sixteen * w.row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.type);
     interleave_weights(w, row, room);
     interleave_numbers(w, w.scales, row, room + weights);
     if (w.biases) interleave_numbers(w, w.biases, row, room + weights + numbers);
-    return {room, room + weights, w.biases ? room + weights + numbers : nullptr, w.middle()};
   }
 
   void unpack(const Matrix& w, long first, long count, char* panel) const {
     const long apart = interleaved_bytes() / 2;
     char* room = panel + panel_bytes() - interleaved_bytes();
     for (long n = 0; n < count; n += sixteen, room += apart) {
-      [[maybe_unused]] const integer::Rows16 rows = rows16(w, first + n, room);
+      interleave16(w, first + n, room);
 #if defined(GOMLX_TILES)
-      if (!vectors) expand(w, rows, n, panel);
+      if (!vectors) expand(w, rows16(w, first + n, room), n, panel);
 #endif
     }
   }
@@ -281,15 +287,9 @@ struct Integers {
       return;
     }
 #endif
-    char* room = w.unpacked ? (char*)w.data + panel_bytes() - interleaved_bytes() : nullptr;
+    const char* room = w.data + panel_bytes() - interleaved_bytes(); // of rows that were not interleaved
     for (long n = 0; n < w.count; n += sixteen, room += interleaved_bytes() / 2) {
-      integer::Rows16 rows;
-      if (w.unpacked && !w.of->interleaved) {
-        const long weights = sixteen * w.of->row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.of->type);
-        rows = {room, room + weights, w.of->biases ? room + weights + numbers : nullptr, w.of->middle()};
-      } else {
-        rows = rows16(*w.of, w.first + n, nullptr);
-      }
+      const integer::Rows16 rows = rows16(*w.of, w.first + n, room);
       with_bits([&]<int bits>() {
         with_type(w.of->type, [&]<int type>() {
           for (int part = 0; part < sixteen / lanes; part++) by_vectors<bits, type>(rows, part, m0, count, c + n + part * lanes);

@@ -40,7 +40,7 @@ struct Level {
 // level that the processor lacks, is an error that lists those there are.
 const Level& level();
 
-// Interleaves a packed matrix, whose rows are a multiple of sixteen, where it lies.
+// Interleaves a packed matrix where it lies, but for the rows behind the last whole sixteen.
 void interleave(const Matrix& w);
 
 // Chooses a level by name; null if it is not there. For tests: not while kernels run.

@@ -420,16 +420,12 @@ inline int mode_of([[maybe_unused]] const Product& p, [[maybe_unused]] const Mat
   return 0;
 }
 
-// Parts that are multiplied in the same way go together. Each part's way depends on nothing but the part, so neither do its bits;
-// only two halves of a gate that differ are multiplied as floats.
+// Parts that are multiplied in the same way go together; the two of a gate have to. Each part's way depends on nothing but the part, so
+// neither do its bits.
 template <class Finish> void multiply(const Product& p, long per_task, const Finish& finish) {
   for (int first = 0, next; first < p.n_parts; first = next) {
-    int mode = mode_of(p, p.parts[first]);
-    for (next = first + 1; next < p.n_parts; next++)
-      if (const int other = mode_of(p, p.parts[next]); other != mode) {
-        if (p.gate == Gate::none) break;
-        mode = 0;
-      }
+    const int mode = mode_of(p, p.parts[first]);
+    for (next = first + 1; next < p.n_parts && mode_of(p, p.parts[next]) == mode;) next++;
     Product some = p;
     some.parts += first, some.n_parts = next - first;
     auto finish_some = [&](Results r) {
@@ -459,6 +455,13 @@ bool likes_interleaved([[maybe_unused]] int bits) {
 }
 
 void product(const Product& p) {
+  if (p.gate != Gate::none && mode_of(p, p.parts[0]) != mode_of(p, p.parts[1])) {
+    const long n = p.parts[0].rows;
+    Product both = p;
+    both.gate = Gate::none, both.out = gomlx::pool_scratch(gomlx::slot_scores, 2 * p.m * n * sizeof(float)), both.out_type = Type::f32, both.out_stride = 2 * n;
+    product(both);
+    return gate((const float*)both.out, p.out, p.m, n, p.gate, p.out_type);
+  }
   long column[9] = {};
   for (int i = 0; i < p.n_parts; i++) column[i + 1] = column[i] + p.parts[i].rows;
   auto finish = [&](const Results& r) {

@@ -13,7 +13,8 @@ inline long size_of(Type t) { return t == Type::f32 ? 4 : 2; }
 
 // A matrix [rows, columns] in row-major order, plain or in MLX's affine packing: `bits` of every weight side by side in
 // 32-bit words, and for every `group` of columns a scale and a bias, so that weight = scale * q + bias. Without biases weights lie
-// around zero: weight = scale * (q - 2^(bits - 1)). Packed rows may be interleaved, sixteen by sixteen: see interleave.h.
+// around zero: weight = scale * (q - 2^(bits - 1)). Packed rows may be
+// interleaved, sixteen by sixteen, but for those behind the last whole sixteen: see interleave.h.
 struct Matrix {
   const void* data;
   Type type; // of plain weights, or of scales and biases
@@ -24,6 +25,8 @@ struct Matrix {
   const void* biases = nullptr; // may be null
   bool interleaved = false;
 
+  // Whether a row is one of an interleaved sixteen.
+  bool woven(long row) const { return interleaved && row < rows / 16 * 16; }
   float middle() const { return -float(1 << (bits - 1)); } // times scale, the bias of weights without biases
   long row_bytes() const { return bits ? columns * bits / 8 : columns * size_of(type); }
 };

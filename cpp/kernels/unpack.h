@@ -88,7 +88,7 @@ template <int bits> INLINE vf quants(const uint8_t* q) {
 
 // One row as float32, each weight scale * q + bias in one rounding (or two where there is no fused multiply-add).
 template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
-  const uint8_t* q = (const uint8_t*)w.data + (w.interleaved ? row / sixteen * sixteen * w.row_bytes() + row % sixteen * bits : row * w.row_bytes());
+  const uint8_t* q = (const uint8_t*)w.data + (w.woven(row) ? row / sixteen * sixteen * w.row_bytes() + row % sixteen * bits : row * w.row_bytes());
   const long groups = w.columns / w.group;
   constexpr int unit = lanes < 8 ? 8 : lanes; // weights at a time
   constexpr int size = bits * unit / 8, reach = (bits + 8 + size - 1) / size; // bytes of a unit, and units that its loads may touch
@@ -103,10 +103,10 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
     out += unit;
   };
   for (long g = 0; g < groups; g++) {
-    const long at = w.interleaved ? (row / sixteen * groups + g) * sixteen + row % sixteen : row * groups + g;
+    const long at = w.woven(row) ? (row / sixteen * groups + g) * sixteen + row % sixteen : row * groups + g;
     const float of_group = number_at(w.scales, w.type, at);
     vf scale = vset(of_group), bias = vset(w.biases ? number_at(w.biases, w.type, at) : w.middle() * of_group);
-    if (w.interleaved) {
+    if (w.woven(row)) {
       uint8_t together[128 + 8]; // a group of bytes, and what loads reach behind it
       for (int i = 0; i < w.group; i += 8, q += bits * sixteen) memcpy(together + i / 8 * bits, q, bits);
       for (int i = 0; i < w.group; i += unit) store(together + i / 8 * bits, scale, bias);

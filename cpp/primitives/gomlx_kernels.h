@@ -27,8 +27,8 @@ typedef struct {
 
 // Whether products with packed weights of some bits are quicker here when these are interleaved.
 GOMLX_API int gomlx_likes_interleaved(int bits);
-// Brings weights, scales and biases, which are evaluated and nobody else's, into the order in which kernels read them, where they lie. Rows
-// must be a multiple of 16. MLX's own ops cannot compute with them from then on.
+// Brings weights, scales and biases, which are evaluated and nobody else's, into the order in which kernels read them, where they lie. MLX's own
+// ops cannot compute with them from then on.
 GOMLX_API int gomlx_interleave(const gomlx_linear* layer);
 
 enum { GOMLX_GATE_NONE, GOMLX_GATE_GELU, GOMLX_GATE_SILU };

@@ -133,7 +133,6 @@ inline Layer take(const gomlx_linear& l, long columns, std::vector<array>& input
     const array& scales = unwrap(l.scales);
     Shape shape{int(layer.rows), int(layer.columns / l.group)};
     if (layer.columns % l.group || scales.shape() != shape) refuse("scales do not fit packed weights");
-    if (layer.interleaved && layer.rows % 16) refuse("interleaved rows are not a multiple of 16");
     layer.type = type_of(scales.dtype(), "scales");
     inputs.push_back(scales);
     if (layer.biased) {

@@ -257,7 +257,7 @@ int gomlx_interleave(const gomlx_linear* layer) {
   return guarded([&] {
     std::vector<array> arrays;
     const Layer l = take(*layer, 0, arrays);
-    if (!l.bits || l.interleaved || l.rows % 16) refuse("only packed weights of rows in sixteens, once, are interleaved");
+    if (!l.bits || l.interleaved) refuse("only packed weights are interleaved, and once");
     for (const array& a : arrays)
       if (!a.is_available() || !a.flags().row_contiguous) refuse("weights to interleave are not evaluated");
     auto at = [&](int i) { return arrays[size_t(l.at + i)].data<void>(); };

@@ -12,7 +12,8 @@ import (
 	"unsafe"
 )
 
-// The CPU kernels of cpp/kernels as ops. They add in float32, and each result is one sum in an order that does not depend on
+// The CPU kernels of cpp/kernels as ops. They add in float32, packed weights as sums of
+// integers with activations of twelve bits, and each result is one sum in an order that does not depend on
 // how many rows or threads there are.
 
 // Layer is the weights [out, in] of a linear layer, or a table: plain, or packed with Scales and Biases. Without Biases packed
@@ -78,8 +79,8 @@ func (s *Scope) layer(op string, l Layer) (out C.gomlx_linear, ok bool) {
 // LikesInterleaved reports whether the CPU kernels compute with weights of the format faster when these are interleaved.
 func (q Quantization) LikesInterleaved() bool { return C.gomlx_likes_interleaved(C.int(q.Bits)) != 0 }
 
-// Interleave brings a layer's packed weights, scales and biases, in place, into the order in which the CPU kernels read them, for which
-// its number of rows must be a multiple of 16. They must be evaluated and the layer's alone. Layers with them have Format.Interleaved from
+// Interleave brings a layer's packed weights, scales and biases, in place, into the order in which the CPU kernels read them. They
+// must be evaluated and the layer's alone. Layers with them have Format.Interleaved from
 // then on.
 func (s *Scope) Interleave(l Layer) {
 	const op = "interleave"

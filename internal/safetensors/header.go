@@ -5,13 +5,16 @@
 package safetensors
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/bits"
 	"os"
+	"slices"
 )
 
 // ErrMalformed is wrapped by every error about a file's contents.
@@ -146,6 +149,19 @@ func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[stri
 			return fail("tensor %q: %d bytes do not hold shape %v of %s", name, t.Bytes(), t.Shape, t.DType)
 		}
 		tensors[name] = t
+	}
+	// Weights are changed where they lie, so no byte may belong to two tensors; the format forbids it too.
+	names := slices.SortedFunc(maps.Keys(tensors), func(a, b string) int {
+		return cmp.Or(cmp.Compare(tensors[a].Offset[0], tensors[b].Offset[0]), cmp.Compare(tensors[a].Offset[1], tensors[b].Offset[1]))
+	})
+	last := ""
+	for _, name := range names {
+		if t := tensors[name]; t.Bytes() > 0 {
+			if t.Offset[0] < tensors[last].Offset[1] {
+				return fail("tensors %q and %q have bytes in common", last, name)
+			}
+			last = name
+		}
 	}
 	return tensors, metadata, nil
 }

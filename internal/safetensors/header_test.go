@@ -48,6 +48,7 @@ func TestMalformedFilesAreRefused(t *testing.T) {
 		"no JSON":            file("{", 0),
 		"a list":             file("[]", 0),
 		"truncated data":     entry(`{"dtype":"F32","shape":[8],"data_offsets":[0,32]}`),
+		"bytes of two":       file(`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[0],"data_offsets":[8,8]},"c":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}`, 16),
 		"negative offset":    entry(`{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}`),
 		"reversed offsets":   entry(`{"dtype":"F32","shape":[1],"data_offsets":[8,4]}`),
 		"one offset":         entry(`{"dtype":"F32","shape":[1],"data_offsets":[4]}`),

@@ -26,6 +26,7 @@ type Weights struct {
 	arrays  map[string]*mlxc.Array
 	Prefix  string            // in front of every name, e.g. "language_model."
 	bare    bool              // names lack "model.", as in folders of embedding models
+	centred bool              // packed weights may lack biases and lie around zero: those of a GGUF file for the CPU kernels
 	gguf    *mlxc.VirtualFile // the weights are in a GGUF file; nil for safetensors
 	used    map[string]bool
 	ignored map[string]bool
@@ -108,6 +109,7 @@ func (w *Weights) openGGUF(from *modelfiles.Source, packing gguf.Packing) error 
 	}
 	w.Close = c.Close
 	w.Headers = c.Virtual
+	w.centred = w.Kernels
 	if w.Kernels && w.openRoom(c) {
 		return w.Scope.Err()
 	}
@@ -239,11 +241,14 @@ func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 	q = mlxc.Quantization{GroupSize: in / scale.Shape[1], Bits: weight.Shape[1] * 32 / in}
 	_, again := w.packedAs[w.Key(name+".weight")]
 	groups := in / q.GroupSize
-	if !w.Kernels || w.Has(name+".biases") {
+	if !w.centred || w.Has(name+".biases") {
 		biases = w.tensor(name+".biases", out, groups)
 	}
+	if w.Kernels && !kernelsTake(q, scale.DType, w.Headers[w.Key(name+".biases")].DType) {
+		w.Add("tensor %s: the CPU kernels do not take %d bits in groups of %d with scales %s; Exact may", name, q.Bits, q.GroupSize, scale.DType)
+	}
 	packed, scales = w.tensor(name+".weight", out, weight.Shape[1]), w.tensor(name+".scales", out, groups)
-	if w.Kernels && out%16 == 0 && q.LikesInterleaved() {
+	if w.Kernels && w.DType() != "float32" && q.LikesInterleaved() { // float32 is multiplied as it is
 		if !again {
 			w.toInterleave = append(w.toInterleave, mlxc.Layer{Weights: packed, Scales: scales, Biases: biases, Format: q})
 		}
@@ -251,6 +256,12 @@ func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 	}
 	w.packedAs[w.Key(name+".weight")] = q
 	return packed, scales, biases, q
+}
+
+// kernelsTake reports whether the CPU kernels compute with packed weights of a format whose scales and biases have these types.
+func kernelsTake(q mlxc.Quantization, scales, biases string) bool {
+	return (q.Bits >= 2 && q.Bits <= 6 || q.Bits == 8) && (slices.Contains([]int{32, 64, 128}, q.GroupSize) || q.GroupSize == 16 && q.Bits != 4) &&
+		slices.Contains([]string{"F32", "F16", "BF16"}, scales) && (biases == "" || biases == scales)
 }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.

@@ -1,0 +1,53 @@
+package native
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
+	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
+)
+
+// The kernels compute with packed weights in an order of their own; MLX's ops compute with them as they are in the file.
+func TestPackedModelsAreTheSameByKernelsAndByMLXsOps(t *testing.T) {
+	for _, q := range []mlxc.Quantization{{Bits: 4, GroupSize: 32}, {Bits: 8, GroupSize: 64}} {
+		dir := mlxtest.Packed(t, testenv.Model(t), q)
+		var all [2][]engine.Token
+		for i, exact := range []bool{false, true} {
+			m := openPath(t, dir, engine.NativeOptions{Exact: exact})
+			var err error
+			all[i], err = m.PromptLogProbs(t.Context(), []int32{2, 100, 200, 300, 400, 500, 600, 700}, 0)
+			require.NoError(t, err)
+		}
+		for i := range all[0] {
+			require.InDelta(t, all[1][i].LogProb, all[0][i].LogProb, 0.3, "token %d with %d bits", i, q.Bits)
+		}
+	}
+}
+
+// Packed weights without biases lie around zero in a GGUF file, and are incomplete in any other.
+func TestPackedWeightsThatAreIncompleteAreRefused(t *testing.T) {
+	const name = "model.layers.1.mlp.up_proj."
+	for what, c := range map[string]struct {
+		change func(s *mlxc.Scope, tensors map[string]*mlxc.Array)
+		want   string
+	}{
+		"no biases": {func(_ *mlxc.Scope, tensors map[string]*mlxc.Array) { delete(tensors, name+"biases") }, "missing tensor " + name + "biases"},
+		"scales of whole numbers": {func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
+			tensors[name+"scales"] = s.AsType(tensors[name+"scales"], mlxc.Uint8)
+		}, "do not take 4 bits in groups of 32 with scales U8"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := mlxtest.Packed(t, testenv.Model(t), mlxc.Quantization{Bits: 4, GroupSize: 32})
+			rewrite(t, dir, c.change)
+			m, err := Load(t.Context(), dir, engine.NativeOptions{})
+			require.Nil(t, m)
+			var checkpoint *engine.CheckpointError
+			require.ErrorAs(t, err, &checkpoint)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
