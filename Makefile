@@ -128,7 +128,7 @@ test-more: build
 	@echo "==> Whole sets of prompts through both engines"
 	@GO_MLX_SLOW=1 $(GOTEST) -run GreedyTokens ./tests/parity
 	@GO_MLX_SLOW=1 $(GOTEST) -run ABatchOfRequests ./native
-	@GO_MLX_SLOW=1 $(GOTEST) -run TheKernelsOfPasses ./internal/fused
+	@GO_MLX_SLOW=1 $(GOTEST) -run TheKernel ./internal/fused
 	@echo "==> More requests, kills and cancels"
 	@GO_MLX_SLOW=1 SOAK_REQUESTS=300 $(GOTEST) -run 'RealSoak|RealOneWorker' ./bridge
 	@echo "==> The tokenizer library against the tokenizers crate"

@@ -9,12 +9,14 @@ import (
 	"io"
 	"math"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/fused"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // onThread runs work on an owner thread.
@@ -148,6 +150,10 @@ func TestTheKernelOfATokenComputesItsModel(t *testing.T) {
 		"heads of 256, more blocks than keys":                         {with(func(c *shape) { gemma(c); c.Heads, c.HeadDim = 2, 256 }), 5, 4, 0},
 		"the count of steps begins anew":                              {with(gemma), 2, 5, 0xf0000000 - 17},
 	} {
+		// Each is compiled anew.
+		if quick := []string{"Gemma, beyond a window and a tile", "Llama", "4 bits in groups of 32"}; !slices.Contains(quick, name) && !testenv.Slow() {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			onThread(t, func(s *mlxc.Scope) {
 				m, err := newModel(s, c.shape)
