@@ -246,10 +246,10 @@ struct Integers {
   // Interleaves sixteen rows to room, if they are not.
   void interleave16(const Matrix& w, long row, char* room) const {
     if (w.woven(row)) return;
-    const long weights = sixteen * w.row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.type);
+    const integer::Rows16 to = rows16(w, row, room); // places in room
     interleave_weights(w, row, room);
-    interleave_numbers(w, w.scales, row, room + weights);
-    if (w.biases) interleave_numbers(w, w.biases, row, room + weights + numbers);
+    interleave_numbers(w, w.scales, row, room + (to.scales - room));
+    if (to.biases) interleave_numbers(w, w.biases, row, room + (to.biases - room));
   }
 
   void unpack(const Matrix& w, long first, long count, char* panel) const {

@@ -1,8 +1,8 @@
 // Products of rows with weights, x [m, k] times W [n, k] transposed.
 //
 // Weights are taken in blocks of 32 rows. A mode says how a block is multiplied: Floats with fused multiply-adds in
-// float32, Dots with bfloat16 dot products, Tiles on AMX. In every mode each output is one chain of sums over k, whose
-// order the mode fixes; how many rows of x are multiplied at once only changes which chains run side by side.
+// float32, Dots with bfloat16 dot products, Tiles on AMX, Integers (integers.h) with sums of integers. In every mode each output is one chain
+// of sums over k, of Integers over groups of k, whose order the mode fixes; how many rows of x are multiplied at once only changes which chains run side by side.
 #pragma once
 
 #include "integers.h"

@@ -172,7 +172,7 @@ func (w *Weights) readFiles() error {
 	return nil
 }
 
-// CloseFiles closes what openFile opened; arrays stay.
+// CloseFiles closes what openFile and openRoom opened; arrays stay.
 func (w *Weights) CloseFiles() {
 	for _, f := range w.files {
 		f.Close()

@@ -63,7 +63,7 @@ func weightFiles(from *modelfiles.Source) ([]string, error) {
 }
 
 // OpenWeights checks the files of a checkpoint and opens them; nothing is read yet. packing is how GGUF's types are held. kernels is
-// whether the CPU kernels will compute; then safetensors are read to where they stay.
+// whether the CPU kernels will compute; then tensors are read, or converted of GGUF's, to where they stay.
 func OpenWeights(from *modelfiles.Source, scope *mlxc.Scope, packing gguf.Packing, kernels bool) (*Weights, error) {
 	files, err := weightFiles(from)
 	if err != nil {
