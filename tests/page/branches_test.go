@@ -37,7 +37,7 @@ func TestBranches(t *testing.T) {
 	require.Equal(t, "2 of 2", place("first-child"))
 	require.Equal(t, "[]", b.axe())
 
-	b.visit(url)
+	b.revisit(url)
 	b.until(`document.querySelectorAll("#log article").length === 2`)
 	require.Equal(t, "2 of 2", place("first-child"), "branches are kept")
 	b.click(`article:first-child [aria-label="Version before"]`)
@@ -98,7 +98,7 @@ func TestSystemPromptsOfChats(t *testing.T) {
 	b.click(`//*[@id="conversations"]//button[text()="Hello"]`)
 	require.Equal(t, "Be brief.", eval[string](b, `document.querySelector("#system").value`))
 	require.Contains(t, b.exported("#export-md"), "## System\n\nBe brief.\n")
-	b.visit(url)
+	b.revisit(url)
 	b.until(`document.querySelectorAll("#conversations li").length === 2`)
 	b.click(`//*[@id="conversations"]//button[text()="Hello"]`)
 	require.Equal(t, "Be brief.", eval[string](b, `document.querySelector("#system").value`), "it is kept")

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,6 +61,7 @@ type browser struct {
 
 	mu         sync.Mutex // guards what follows
 	complaints []string
+	meant      []string // parts of complaints that the test means to cause
 }
 
 func open(t *testing.T, url string, width, height int64, flags ...chromedp.ExecAllocatorOption) *browser {
@@ -106,18 +108,31 @@ func openTab(t *testing.T, parent context.Context, url string, width, height int
 	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})
 	require.NoError(t, err)
 	b.visit(url)
-	t.Cleanup(func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		require.Empty(t, b.complaints, "the browser's console")
-	})
+	t.Cleanup(func() { require.Empty(t, b.notMeant(), "the browser's console") })
 	return b
 }
 
+// complain remembers what the browser reports, which may be long after the test has caused it.
 func (b *browser) complain(text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.complaints = append(b.complaints, text)
+}
+
+// forget takes back complaints that the test means to cause: those that came, and those that are yet to come.
+func (b *browser) forget(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.meant = append(b.meant, what)
+}
+
+// notMeant are the complaints that nobody meant to cause.
+func (b *browser) notMeant() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(b.complaints), func(c string) bool {
+		return slices.ContainsFunc(b.meant, func(what string) bool { return strings.Contains(c, what) })
+	})
 }
 
 func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
@@ -129,14 +144,46 @@ func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 
 func (b *browser) visit(url string) { b.t.Helper(); b.do(chromedp.Navigate(url)) }
 
-// click clicks what a CSS selector or, beginning with //, an XPath finds.
+// revisit opens the page anew, once the browser has written to its database what the page knows.
+func (b *browser) revisit(url string) {
+	b.t.Helper()
+	b.until(kept)
+	b.visit(url)
+}
+
+// kept compares the conversations of the page with those of the browser's database.
+const kept = `(async () => {
+	const { conversations } = await import(new URL("page/store.js", location.href));
+	if (!(await indexedDB.databases()).some((d) => d.name === "go-mlx")) return !conversations.length;
+	const asked = (request) => new Promise((done, fail) => { request.onsuccess = () => done(request.result); request.onerror = () => fail(request.error); });
+	const db = await asked(indexedDB.open("go-mlx"));
+	try {
+		const all = await asked(db.transaction("conversations").objectStore("conversations").getAll());
+		const listed = (some) => some.map((c) => JSON.stringify(c)).sort().join("\n");
+		return listed(all) === listed(conversations);
+	} finally {
+		db.close();
+	}
+})()`
+
+// click clicks what a CSS selector or, beginning with //, an XPath finds, once it is there, enabled and not covered. Looking and
+// clicking are one step of the page's thread: between them nothing can move or be replaced.
 func (b *browser) click(selector string) {
 	b.t.Helper()
+	find := fmt.Sprintf(`document.querySelector(%q)`, selector)
 	if strings.HasPrefix(selector, "//") {
-		b.do(chromedp.Click(chromedp.Search(selector)))
-		return
+		find = fmt.Sprintf(`document.evaluate(%q, document, null, XPathResult.FIRST_ORDERED_NODE_TYPE).singleNodeValue`, selector)
 	}
-	b.do(chromedp.Click(chromedp.CSS(selector)))
+	b.until(fmt.Sprintf(`(() => {
+		const e = %s;
+		if (!e || e.disabled) return false;
+		e.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+		const r = e.getBoundingClientRect();
+		if (!r.width || !r.height || !e.contains(document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2))) return false;
+		e.focus();
+		e.click();
+		return true;
+	})()`, find))
 }
 
 // keys types into a field.
@@ -159,23 +206,34 @@ func eval[T any](b *browser, expression string) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
 	defer cancel()
-	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	value, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise, byTheUser))
 	require.NoError(b.t, err, expression)
 	return value
 }
 
-// until waits for an expression to be true.
+// byTheUser lets an expression do what a page may do only when somebody has clicked, such as copying.
+func byTheUser(p *runtime.EvaluateParams) { yes := true; p.UserGesture = &yes }
+
+// until waits for an expression, or the promise that it is, to be true.
 func (b *browser) until(expression string) {
 	b.t.Helper()
 	var met bool
 	deadline := time.Now().Add(2 * time.Minute)
 	for !met && time.Now().Before(deadline) {
-		met = eval[bool](b, "!!("+expression+")")
+		met = eval[bool](b, "Promise.resolve("+expression+").then((met) => !!met)")
 		if !met {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	require.True(b.t, met, "%s\npage: %s", expression, eval[string](b, "document.body.innerText"))
+}
+
+// glimpse does something that makes an expression true, perhaps for a moment only.
+func (b *browser) glimpse(expression string, do func()) {
+	b.t.Helper()
+	eval[bool](b, fmt.Sprintf(`(window.glimpsed = false, new MutationObserver(() => (window.glimpsed ||= !!(%s))).observe(document.body, { subtree: true, childList: true, characterData: true }), true)`, expression))
+	do()
+	b.until("window.glimpsed")
 }
 
 // pick chooses a model.

@@ -22,12 +22,12 @@ func TestPlainHTTPByANameOfTheNetwork(t *testing.T) {
 	require.False(t, eval[bool](b, `isSecureContext`))
 	b.pick("assistant")
 	require.Contains(t, b.say("Hello"), "very small model")
-	b.click(`//article[last()]//button[text()="Copy"]`)
-	b.until(`[...document.querySelectorAll("article:last-child .actions button")].some((e) => e.textContent === "Copied")`)
+	b.glimpse(`[...document.querySelectorAll("article:last-child .actions button")].some((e) => e.textContent === "Copied")`, func() {
+		b.click(`//article[last()]//button[text()="Copy"]`)
+	})
 	b.say("How do I sort a list in Go?")
-	b.click("article:last-child pre .copy")
-	b.until(`document.querySelector("article:last-child pre .copy").textContent === "Copied"`)
-	b.visit(url)
+	b.glimpse(`document.querySelector("article:last-child pre .copy").textContent === "Copied"`, func() { b.click("article:last-child pre .copy") })
+	b.revisit(url)
 	b.until(`document.querySelectorAll("#log article").length === 4`)
 }
 
@@ -57,7 +57,7 @@ func TestDeletingCanBeUndone(t *testing.T) {
 	b.until(`document.querySelectorAll("#conversations li").length === 0`)
 	b.click(`//*[@id="notice"]//button[text()="Undo"]`)
 	b.until(`document.querySelectorAll("#conversations li").length === 1 && document.querySelectorAll("#log article").length === 2`)
-	b.visit(url)
+	b.revisit(url)
 	b.until(`document.querySelectorAll("#log article").length === 2`)
 }
 
@@ -76,7 +76,7 @@ func TestTwoTabs(t *testing.T) {
 	require.Equal(t, 2, eval[int](one, `document.querySelectorAll("#log article").length`))
 	one.say("Count to ten")
 	two.until(`document.querySelector("#conversations li .open").textContent === "Hello"`)
-	one.visit(url)
+	one.revisit(url)
 	one.until(`document.querySelectorAll("#conversations li").length === 2`)
 	one.until(`document.querySelectorAll("#log article").length === 4`)
 
@@ -87,10 +87,8 @@ func TestTwoTabs(t *testing.T) {
 	one.answer()
 	two.answer()
 	// What the small model answers depends on which question it saw first, so answers are counted, not read.
-	one.until(`(new Promise((done) => { const r = indexedDB.open("go-mlx"); r.onsuccess = () => {
-		const all = r.result.transaction("conversations").objectStore("conversations").getAll();
-		all.onsuccess = () => done(all.result.flatMap((c) => c.messages).filter((m) => m.content).length); } })
-	).then((n) => (window.kept = n)) && window.kept >= 10`)
+	one.until(`import(new URL("page/store.js", location.href)).then((s) => s.conversations.flatMap((c) => c.messages).filter((m) => m.content).length >= 10)`)
+	one.until(kept)
 }
 
 // A question is kept when it is sent, and asked again when its answer failed.
@@ -115,10 +113,8 @@ func TestAFailureIsTriedAgain(t *testing.T) {
 	b.click("#new")
 	b.keys("#prompt", "Hello"+kb.Enter)
 	b.until(`document.querySelector("#notice").textContent.includes("out of order")`)
-	b.until(`(new Promise((done) => { const r = indexedDB.open("go-mlx"); r.onsuccess = () => {
-		const all = r.result.transaction("conversations").objectStore("conversations").count();
-		all.onsuccess = () => done(all.result); } })).then((n) => (window.kept = n)) && window.kept === 2`) // a browser takes its time
-	b.visit(url)
+	b.until(`document.querySelectorAll("#conversations li").length === 2`)
+	b.revisit(url)
 	b.until(`document.querySelector("#log article.user")?.textContent.includes("Hello")`)
 	b.pick("assistant")
 	b.click(`//article[last()]//button[text()="Ask again"]`)
@@ -162,7 +158,7 @@ func TestFindingRenamingAndImporting(t *testing.T) {
 	b.until(`document.querySelector("#notice").textContent.includes("no conversation")`)
 	give("#attach-file", "notes.txt", "first line")
 	b.until("document.querySelector(\"#prompt\").value === \"notes.txt:\\n```\\nfirst line\\n```\\n\"")
-	b.visit(url)
+	b.revisit(url)
 	b.until(`[...document.querySelectorAll("#conversations .open")].some((e) => e.textContent === "Greeting")`)
 }
 
@@ -196,7 +192,7 @@ func TestANewChatStaysWhileKeptOnesAreRead(t *testing.T) {
 			return request;
 		};`})
 	require.NoError(t, err)
-	b.visit(s.URL)
+	b.revisit(s.URL)
 	b.click("#new")
 	require.Zero(t, eval[int](b, `document.querySelectorAll("#conversations li").length`))
 	eval[bool](b, `(window.letOpen(), true)`)

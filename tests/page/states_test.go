@@ -88,7 +88,7 @@ func TestEveryStateFitsEveryScreen(t *testing.T) {
 	answers := func(h http.HandlerFunc) { s.set(func(s *scripted) { s.answer = h }) }
 	models := func(m ...map[string]any) {
 		s.set(func(s *scripted) { s.models = m })
-		b.visit(s.URL)
+		b.revisit(s.URL)
 	}
 	phase := func(text string) {
 		t.Helper()
@@ -276,12 +276,12 @@ func TestEveryStateFitsEveryScreen(t *testing.T) {
 	b.click("#tab-chat")
 
 	s.set(func(s *scripted) { s.status = http.StatusUnauthorized })
-	b.visit(s.URL)
+	b.revisit(s.URL)
 	phase("API key")
 	b.look("key-wanted")
 	b.forget("401 (Unauthorized)")
 	s.set(func(s *scripted) { s.status = 0 })
-	b.visit(s.URL)
+	b.revisit(s.URL)
 	phase("ready")
 	b.until(`document.querySelectorAll("#log article").length > 0`)
 	s.Close()

@@ -82,6 +82,7 @@ function matches(c) {
 }
 
 function list() {
+  if (renaming) return; // the list is drawn when the name is there
   const found = store.conversations.filter(matches);
   const items = found.map((c) => {
     const item = document.createElement("li");
@@ -103,6 +104,8 @@ function list() {
   $("conversations").replaceChildren(...items);
 }
 
+let renaming = false; // a field for a title is in the list
+
 // rename lets a conversation have another title.
 function rename(c, item) {
   const field = document.createElement("input");
@@ -112,6 +115,7 @@ function rename(c, item) {
   const end = (taken) => {
     if (over) return; // the field loses the focus when it goes
     over = true;
+    renaming = false;
     if (taken && field.value.trim()) c.title = field.value.trim();
     keep(c);
   };
@@ -122,6 +126,7 @@ function rename(c, item) {
   });
   field.addEventListener("blur", () => end(true));
   item.replaceChildren(field);
+  renaming = true;
   field.select();
 }
 
@@ -413,7 +418,7 @@ function drawOnce(conversation, message) {
 
 function figures(engine, begin, first, tokens, usage, end = performance.now()) {
   if (!first) return;
-  const rate = tokens > 1 ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
+  const rate = tokens > 1 && end > first ? ((tokens - 1) / ((end - first) / 1000)).toFixed(1) + " tokens/s" : "";
   const parts = [engine, `first after ${Math.round(first - begin)} ms`, rate, `${tokens} ${tokens === 1 ? "token" : "tokens"}`];
   if (usage) parts.push(`${usage.prompt_tokens} in the prompt`);
   const room = model().context_length;
