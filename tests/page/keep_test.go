@@ -199,3 +199,29 @@ func TestANewChatStaysWhileKeptOnesAreRead(t *testing.T) {
 	b.until(`document.querySelectorAll("#conversations li").length === 1`)
 	require.Zero(t, eval[int](b, `document.querySelectorAll("#log article").length`))
 }
+
+// An answer that ends while somebody types a title does not take the field away.
+func TestATitleIsTypedWhileAnAnswerEnds(t *testing.T) {
+	s := startScripted(t)
+	over := make(chan struct{})
+	s.set(func(s *scripted) {
+		s.answer = func(w http.ResponseWriter, r *http.Request) {
+			begin(w, "native", "", "An answer.")
+			select {
+			case <-over:
+				end(w, "stop")
+			case <-r.Context().Done():
+			}
+		}
+	})
+	b := open(t, s.URL, 1200, 900)
+	b.keys("#prompt", "Hello"+kb.Enter)
+	b.until(`document.querySelector("#log .text")?.textContent.includes("An answer.")`)
+	b.click("#conversations .rename")
+	b.keys("#conversations input", "Gree")
+	close(over)
+	b.answer()
+	b.until(kept)
+	b.keys("#conversations input", "ting"+kb.Enter)
+	b.until(`document.querySelector("#conversations .open")?.textContent === "Greeting"`)
+}
