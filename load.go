@@ -133,12 +133,8 @@ func load(ctx context.Context, what string, o loadOptions) (*model, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, other := range []*string{&o.native.Draft, &o.bridge.Draft} {
-		if *other != "" {
-			if *other, err = Locate(*other); err != nil {
-				return nil, fmt.Errorf("draft model: %w", err)
-			}
-		}
+	if err := o.find(); err != nil {
+		return nil, err
 	}
 	m, err := loadFound(ctx, path, o)
 	if err != nil {
@@ -148,6 +144,37 @@ func load(ctx context.Context, what string, o loadOptions) (*model, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// find replaces the name of a draft model by its folder or file, and checks that draft model and adapter are there.
+func (o *loadOptions) find() error {
+	for _, draft := range []*string{&o.native.Draft, &o.bridge.Draft} {
+		if *draft == "" {
+			continue
+		}
+		found, err := Locate(*draft)
+		if err == nil {
+			_, err = modelfiles.Find(found)
+		}
+		if err != nil {
+			return optionFile("WithDraftModel", *draft, err)
+		}
+		*draft = found
+	}
+	for _, adapter := range []string{o.native.Adapter, o.bridge.Adapter} {
+		if adapter == "" {
+			continue
+		}
+		if err := verifyAdapter(adapter); err != nil {
+			return optionFile("WithAdapter", adapter, err)
+		}
+	}
+	return nil
+}
+
+// optionFile is an error about the file or folder that an option names.
+func optionFile(option, path string, err error) error {
+	return &OptionError{Option: option, Reason: path + ": " + err.Error(), Err: err}
 }
 
 // describeSource says what was found where.

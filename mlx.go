@@ -44,7 +44,6 @@ package mlx
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"sync/atomic"
@@ -173,7 +172,7 @@ func (t tokens) Decode(ctx context.Context, ids []int32) (string, error) {
 	size := t.Info().VocabSize
 	for _, id := range ids {
 		if id < 0 || size > 0 && int(id) >= size {
-			return "", &OptionError{Option: "ids", Reason: fmt.Sprintf("the vocabulary of %d tokens has no id %d", size, id)}
+			return "", &TokenError{ID: id, VocabSize: size}
 		}
 	}
 	return t.Engine.Decode(ctx, ids)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -84,6 +85,9 @@ func workerCommand(options Options) (command, error) {
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
 	o, err := options.withDefaults()
 	if err != nil {
+		return nil, err
+	}
+	if path, err = filepath.Abs(path); err != nil { // workers run in another folder
 		return nil, err
 	}
 	m := &Model{path: path, memory: admission.FromContext(ctx), events: newEvents(o.Events)}
@@ -288,12 +292,11 @@ func chatRequest(messages []engine.Message, options engine.GenerateOptions) (*re
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return nil, err
 	}
-	// Before anything follows the arguments: they may contain themselves.
+	if err := options.ValidateTemplate(); err != nil {
+		return nil, err
+	}
 	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
 	if err != nil {
-		return nil, &engine.OptionError{Option: "TemplateArguments", Reason: "cannot be written as JSON: " + err.Error()}
-	}
-	if err := checkTemplateText(messages, options); err != nil {
 		return nil, err
 	}
 	text, err := jsonText(messages, true)

@@ -39,11 +39,11 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err := prompt.Validate(); err != nil {
 		return err
 	}
+	if err := m.checkIDs(prompt.IDs); err != nil {
+		return err
+	}
 	if s.options.Temperature > 0 && !s.options.HasSeed {
 		s.options.Seed = engine.RandomSeed()
-	}
-	if err := checkTemplateText(prompt.Messages, s.options); err != nil {
-		return err
 	}
 	end, err := m.begin()
 	if err != nil {

@@ -45,7 +45,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 		case strings.TrimSpace(label) == "":
 			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %d is empty", i)}
 		case !utf8.ValidString(label):
-			return fmt.Errorf("label %d: %w", i, ErrInvalidUTF8)
+			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %d: %v", i, ErrInvalidUTF8), Err: ErrInvalidUTF8}
 		case slices.Contains(o.Labels[:i], label):
 			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %q is given twice", label)}
 		}

@@ -76,7 +76,7 @@ func (e *TokenError) Error() string {
 type ControlTokenError struct{ Token string }
 
 func (e *ControlTokenError) Error() string {
-	return fmt.Sprintf("the text spells the control token %q, and this model's tokenizer has no other way to write it: leave it out of the text, or let messages hold control tokens (without WithPlainContent; serve --control-tokens)", e.Token)
+	return fmt.Sprintf("the text spells the control token %q, and this model's tokenizer has no other way to write it: leave it out of the text, or let messages hold control tokens (without PlainContent; serve --control-tokens)", e.Token)
 }
 
 // CheckpointError lists everything that is wrong with a model folder's weights.

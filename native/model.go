@@ -165,7 +165,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Co
 	}
 	if m.options.Draft != "" {
 		if err := m.loadDraft(); err != nil {
-			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
+			return &engine.OptionError{Option: "DraftModel", Reason: m.options.Draft + ": " + err.Error(), Err: err}
 		}
 	}
 	m.scheduler = decode.NewScheduler(m.network, m.encoder, m.draft, m.store, m.options)

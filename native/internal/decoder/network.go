@@ -131,7 +131,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	n.Linears, n.Prefix = w.Linears, w.Prefix
 	if adapter != "" {
 		if err := checkpoint.LoadAdapter(n.Weights, n.Linears, adapter); err != nil {
-			return nil, err
+			return nil, &engine.OptionError{Option: "Adapter", Reason: adapter + ": " + err.Error(), Err: err}
 		}
 	}
 	if n.CUDA != nil {
