@@ -45,6 +45,8 @@ func main() {
 // usageError is a mistake on the command line that a command finds, and not cobra.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 // workError is an error of a command that had begun.
 type workError struct{ error }
 
