@@ -225,7 +225,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
 lint: build
-	@test -z "$$(git ls-files -- '*.o' .venv build)" || { echo "committed by mistake:"; git ls-files -- '*.o' .venv build; exit 1; }
+	@odd=$$(sh tools/oddfiles.sh); test -z "$$odd" || { echo "committed by mistake:"; echo "$$odd"; exit 1; }
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
