@@ -127,7 +127,7 @@ func (r *classifyRun) labels() ([]string, []mlx.ClassifyOption, error) {
 	}
 	labels, details, err := readLabels(r.labelsFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("labels: %w", err)
+		return nil, nil, fmt.Errorf("--labels: %w", err)
 	}
 	return labels, []mlx.ClassifyOption{mlx.WithLabels(mlx.LabelDescriptions(details))}, nil
 }

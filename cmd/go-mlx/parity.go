@@ -44,7 +44,7 @@ func parityCommand() *cobra.Command {
 		Use:   "parity MODEL",
 		Short: "Compare the native engine with mlx-lm, layer by layer",
 		Long: `Compare the native engine with mlx-lm on one model: token ids, the chat template, every layer's states, logits, chosen
-tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers part, the first op that differs
+tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers differ, the first op that differs
 is named. The exit status is 1 if the engines differ by more than the tolerance.`,
 		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
