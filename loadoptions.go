@@ -27,7 +27,7 @@ type loadOption func(*loadOptions)
 
 func (f loadOption) applyLoad(o *loadOptions) { f(o) }
 
-// loadOptions are what all LoadOptions of a call come to.
+// loadOptions is the sum of all LoadOptions of a call.
 type loadOptions struct {
 	engine     Engine
 	pythonOnly []string // options given that only the python engine has, by the names that the caller wrote
@@ -56,7 +56,7 @@ func (o *loadOptions) apply(options []LoadOption) {
 	}
 }
 
-// fail remembers the first option whose value cannot be.
+// fail remembers the first option with an invalid value.
 func (o *loadOptions) fail(option, format string, args ...any) {
 	if o.err == nil {
 		o.err = &OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
@@ -96,7 +96,7 @@ func WithHost(h *Host) LoadOption {
 	})
 }
 
-// WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to so many bytes, for requests that begin
+// WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to this many bytes, for requests that begin
 // with the same tokens, as the turns of a chat do. It is off by default: where kernels round differently for other lengths, the last
 // bits of a log-probability may depend on what was kept.
 func WithPromptCache(bytes int64) LoadOption {
@@ -179,7 +179,7 @@ func nativeOption(name string, apply func(*loadOptions)) NativeOption {
 }
 
 // Exact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them, so that on one device both
-// compute the same bits. Without it kernels of this module compute where there are such, on CPUs and NVIDIA GPUs: many times
+// compute the same bits. Without it kernels of this module compute where they exist, on CPUs and NVIDIA GPUs: many times
 // as fast, and on CPUs nearer to the model in float32, but with sums in another order.
 func Exact() NativeOption {
 	return nativeOption("Exact", func(o *loadOptions) { o.native.Exact = true })

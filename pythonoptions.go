@@ -64,7 +64,7 @@ func Queue(n int) PythonOption {
 	})
 }
 
-// orNone writes a zero that was given as options of the engines do, whose own zero is the default.
+// orNone turns a zero that the caller wrote into the -1 that means "none" to package bridge, where zero means the default.
 func orNone(n int) int {
 	if n == 0 {
 		return -1

@@ -112,7 +112,7 @@ func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry b
 	return j.afterDeath(ctx, w, err)
 }
 
-// apart is where the request has passes of its own.
+// apart returns between which numbers of tokens the request is computed in passes of its own.
 func (j *journey) apart() (from, until int) {
 	switch {
 	case j.deaths == 0 && !j.held:

@@ -115,7 +115,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		w, err := m.start(ctx, cmd.on(device), o, request, c)
 		if err != nil {
 			release()
-			return nil, err // not w: a nil worker is no nil instance
+			return nil, err // not w: a nil *worker in an interface is not nil
 		}
 		w.device = device
 		go func() {
@@ -139,7 +139,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	return m, nil
 }
 
-// start starts one worker and loads the model in it. What the worker says it holds is what its claim is then for.
+// start starts one worker and loads the model in it. Its claim is then set to the memory that the worker reports.
 func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest, claim *admission.Claim) (*worker, error) {
 	expected := m.expected.Load()
 	w, err := startWorker(ctx, cmd, o.StallTimeout, listener{
@@ -312,7 +312,7 @@ func (m *Model) Info() engine.Info { return m.described.Load().info }
 // metricsWait is how long Metrics waits for a worker that computes before it takes what its last heartbeat said.
 const metricsWait = 500 * time.Millisecond
 
-// Metrics reads counters, and the memory figures of one worker. It starts none, and keeps none from ending.
+// Metrics reads counters, and the memory figures of one worker. It starts no worker, and keeps none from ending.
 func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	if err := ctx.Err(); err != nil {
 		return engine.Metrics{}, err

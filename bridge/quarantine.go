@@ -76,7 +76,7 @@ func createPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// check returns the error of a request that is held, and makes one a suspect that was held or whose equal is a suspect.
+// check returns the error of a request that is held. A request that was held before, or that equals a suspect, becomes a suspect.
 func (q *quarantine) check(j *journey) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -157,7 +157,7 @@ func (q *quarantine) judge(j *journey, w *worker, alone bool, cause error) (expl
 	return explained, h.err
 }
 
-// served forgets what was held against a request.
+// served forgets the deaths that a request was suspected of.
 func (q *quarantine) served(j *journey) {
 	if q.culprits.Load() != 0 {
 		q.culprits.Store(0)

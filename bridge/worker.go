@@ -40,7 +40,7 @@ type worker struct {
 	versions Versions
 	info     *workerInfo // set by load
 
-	stopping atomic.Bool // the end of the process is wanted
+	stopping atomic.Bool // the process is ended on purpose
 
 	mu       sync.Mutex          // guards what follows
 	cause    error               // why the supervisor killed it; nil if it did not

@@ -37,8 +37,8 @@ const (
 type Wait struct {
 	Model  string
 	Reason WaitReason
-	// Models have to do something first: they asked before, have requests to end, are being closed, or are pinned. If they are many,
-	// a few are named and Others counts the rest.
+	// Models are those that are waited for: they asked for memory earlier, have requests to end, are being closed, or are pinned. Of many
+	// models a few are named, and Others counts the rest.
 	Models []string
 	Others int
 	// Needed, Free and Budget are bytes. They are set for the reasons turn, memory and pinned.

@@ -20,7 +20,7 @@ type GenerateOptions struct {
 	MinP              float32 // drop tokens less likely than MinP times the best; 0 for none
 	RepetitionPenalty float32 // divides positive and multiplies negative logits of recent tokens; 1 for none
 	PresencePenalty   float32 // subtracted from the logits of recent tokens; 0 for none
-	FrequencyPenalty  float32 // the same, times how often each occurred; 0 for none
+	FrequencyPenalty  float32 // subtracted from the logits of recent tokens times how often each occurred; 0 for none
 	RepetitionContext int     // how many recent tokens, prompt included, the penalties look at
 	LogitBias         map[int32]float32
 	XTCProbability    float32 // how often to cut all tokens above XTCThreshold but the least likely of them

@@ -1,4 +1,4 @@
-// Command go-mlx runs MLX language models: it classifies lines of text and generates text.
+// Command go-mlx runs MLX language models: it classifies, generates, embeds, trains and serves.
 package main
 
 import (
@@ -43,7 +43,7 @@ func main() {
 	}
 }
 
-// usageError is a mistake on the command line that a command finds, and not cobra.
+// usageError is a mistake on the command line that the command itself finds; cobra finds the others.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

@@ -67,7 +67,7 @@ is named. The exit status is 1 if the engines differ by more than the tolerance.
 	return cmd
 }
 
-// errDiffer is the end of a comparison that was not passed.
+// errDiffer is the error of a comparison that did not pass.
 var errDiffer = errors.New("the engines differ")
 
 func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Writer) error {
@@ -107,7 +107,7 @@ func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Wri
 	return nil
 }
 
-// key says what a result of now holds for.
+// key names the versions, options and files that a result of today holds for.
 func (r *parityRun) key(ctx context.Context, dir string) (parity.Key, error) {
 	tool, err := bridge.NewTool(r.python)
 	if err != nil {
