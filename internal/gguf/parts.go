@@ -20,7 +20,7 @@ type Parts struct {
 	// merged to. Nil for tokenizers with Merges.
 	Places []uint32
 
-	Merges      string // lines, one behind the other: two tokens with a space between them, the first to be merged first
+	Merges      string // lines, one after the other: two tokens with a space between them, the first to be merged first
 	MergeEnds   []uint32
 	MergeSpaces []uint32 // where the space of each line is
 
@@ -217,7 +217,7 @@ func (t *tokenizer) sentencePiece() error {
 }
 
 // markSpaces writes runs of spaces that the model's authors defined with marks, as the tokenizers library keeps them; files have them with
-// spaces. A text that another token has already stays that one's.
+// spaces. A text that another token already has stays with that token.
 func (t *tokenizer) markSpaces() {
 	taken := map[string]bool{}
 	for id, token := range t.tokens {

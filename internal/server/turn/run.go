@@ -44,7 +44,7 @@ type Outcome struct {
 	Reasoning  int // of the generated ones
 }
 
-// errEnough ends a turn early, as if the model had.
+// errEnough ends a turn early, as if the model had ended it.
 var errEnough = errors.New("enough")
 
 // segmented reports whether the text is to be split into reasoning, calls and the rest.
@@ -71,7 +71,7 @@ type run struct {
 	segmented bool
 	begin     time.Time
 	outcome   Outcome
-	prompt    []int32 // where the run needs to know
+	prompt    []int32 // where the run needs to know them
 	ids       []int32 // generated, with a limit of reasoning
 }
 
@@ -105,7 +105,7 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 	if err := r.tidy.end(); err != nil {
 		return r.outcome, err
 	}
-	if r.outcome.Prompt == 0 { // a turn that was ended early
+	if r.outcome.Prompt == 0 { // errEnough: the turn was ended early
 		if r.outcome.Prompt, err = t.CountPrompt(ctx); err != nil {
 			return r.outcome, err
 		}
@@ -133,7 +133,7 @@ func (r *run) stream(ctx context.Context, ids []int32) iter.Seq2[mlx.Token, erro
 	return r.Model.Generate(ctx, r.Turn.prompt.Text, options...)
 }
 
-// stage reads one stream; spent says that it was left because the budget of reasoning is.
+// stage reads one stream; spent reports that it was left because the budget of reasoning tokens was used up.
 func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 	o := &r.outcome
 	first := o.Generated == 0
@@ -191,7 +191,7 @@ func (r *run) closeThought(ctx context.Context) error {
 	return err
 }
 
-// failed tells a template's refusal from a fault, for a chat that has not begun.
+// failed distinguishes a chat that the template refuses from other failures, before the first token.
 func (r *run) failed(ctx context.Context, err error) error {
 	if r.outcome.Generated > 0 || len(r.messages) == 0 || Explain(err, nil).Kind != Internal || ctx.Err() != nil {
 		return err

@@ -23,7 +23,7 @@ type tidier struct {
 	tools    *Tools
 	template string // of the chat: its notation of calls
 	logProbs bool
-	again    string // the mark that closed a thought from outside: small models write it once more
+	again    string // the mark with which the server closed a thought: small models write it once more
 
 	kind    mlx.SegmentKind // of the last segment
 	inside  bool            // something of it was emitted
@@ -33,7 +33,7 @@ type tidier struct {
 
 	cutter *segment.Cutter // of the call under way
 	cut    int             // how much of the call's text it has
-	begun  bool            // it has found a call
+	begun  bool            // the cutter has found a call
 }
 
 // pendingToken is a token with the text that became certain with it.
@@ -69,7 +69,7 @@ func (t *tidier) add(tok mlx.Token, segments []mlx.Segment) error {
 	return t.grow(tok.CallText)
 }
 
-// enter begins a kind of segments.
+// enter notes that segments of a kind begin.
 func (t *tidier) enter(kind mlx.SegmentKind, tok mlx.Token) {
 	if kind == t.kind {
 		return

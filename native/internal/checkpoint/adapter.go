@@ -120,7 +120,7 @@ func splitLoRAName(name string) (layer, part string) {
 	return strings.TrimPrefix(layer, MultimodalPrefix), part
 }
 
-// MultimodalPrefix stands before the text model's names in mlx-lm's models that have other parts too.
+// MultimodalPrefix is the prefix of the text model's names in mlx-lm's models that have other parts, too.
 const MultimodalPrefix = "language_model."
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -14,10 +14,10 @@ import (
 const DefaultBudget = 256 << 20
 
 // Store keeps the KV of earlier requests for later ones that begin with the same tokens: a trie of token ids whose nodes have the
-// KV of the whole path from the root. Chats find there what earlier turns have left, classification the instruction before its
-// texts, and files are written of it and read into it. What was not used for longest goes when the budget is exceeded.
+// KV of the whole path from the root. Chats find the KV of earlier turns there, classification that of the instruction before its
+// texts. A store can be written to a file and read from one. When the budget is exceeded, the least recently used KV is dropped.
 //
-// Two requests never share a cache that one of them writes to: MLX arrays do not change, and who goes on from kept KV makes arrays
+// Two requests never share a cache that one of them writes to: MLX arrays do not change, and a request that goes on from kept KV makes arrays
 // of its own. A sequence is given out for exactly the tokens it was computed from. To take a longer one and forget its end is right
 // only where nothing was overwritten; a sliding window that has moved on cannot go back (see RotatingCache.Trim), so such a
 // sequence is not used. A store belongs to the owner thread.
@@ -56,7 +56,7 @@ type keptKV struct {
 	history  *History
 }
 
-// minBranch is how many tokens two prompts must share for the place where they part to be worth a sequence.
+// minBranch is how many tokens two prompts must share for a sequence to be kept at the place where they begin to differ.
 const minBranch = 16
 
 // NewStore makes an empty store of a budget in bytes.
@@ -81,7 +81,7 @@ func (c *Store) Total() int64 {
 }
 
 // Find returns a sequence of the longest beginning of ids that it can, for the caller to own, and the length
-// of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
+// of that; nil if there is none. branch is where ids begin to differ from an earlier request, if that is later.
 func (c *Store) Find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
 	node, depth := c.root, 0
 	var best *storeNode
@@ -221,7 +221,7 @@ func (n *storeNode) split(length int) *storeNode {
 	return upper
 }
 
-// touch makes kept KV the last to go.
+// touch marks kept KV as the most recently used.
 func (c *Store) touch(kept *keptKV) {
 	if _, known := c.recent.Get(kept); !known {
 		c.recent.Add(kept, struct{}{})
@@ -241,7 +241,7 @@ func (c *Store) Shrink(limit int64) error {
 	return errors.Join(errs...)
 }
 
-// forget drops kept KV, and its node with those above it that lead nowhere any more.
+// forget drops kept KV, and removes its node and those above it that are empty then.
 func (c *Store) forget(kept *keptKV) error {
 	c.held[kept.use] -= kept.bytes
 	var err error
@@ -254,7 +254,7 @@ func (c *Store) forget(kept *keptKV) error {
 	return err
 }
 
-// prune takes away a node, and those above it, that lead nowhere.
+// prune removes a node, and those above it, if they are empty.
 func (c *Store) prune(n *storeNode) {
 	for n.parent != nil && n.sequence == nil && n.history == nil && len(n.children) == 0 {
 		delete(n.parent.children, n.edge[0])
@@ -262,7 +262,7 @@ func (c *Store) prune(n *storeNode) {
 	}
 }
 
-// sequences are all kept sequences, the one that goes first in front.
+// sequences are all kept sequences, the least recently used first.
 func (c *Store) sequences() []*keptKV {
 	return slices.DeleteFunc(c.recent.Keys(), func(k *keptKV) bool { return k.sequence == nil })
 }
