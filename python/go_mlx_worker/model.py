@@ -18,7 +18,7 @@ from .folders import check_folder, fingerprint, plain_paths
 from .grammar import Grammars
 from .limits import limited
 
-# A chat template may take so long. It is a program that came with the checkpoint, and can loop.
+# How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
 # Some checkpoints say 1e30 for "no limit".
 MAX_CONTEXT = 1 << 30
