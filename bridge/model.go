@@ -179,7 +179,7 @@ func describe(path string, i *workerInfo, v Versions) *description {
 // call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
 // given to another one. It returns the fingerprint of the weights that served it.
 func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
-	j := &journey{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
 	err = j.run(ctx, func(v visit) (err error) {
 		e, err := v.worker.conn.begin(r, false)
 		if err != nil {

@@ -58,7 +58,7 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if !s.options.HasSeed {
 		clean.Seed = 0 // it was drawn, and is not part of the request
 	}
-	j := &journey{
+	j := &job{
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
 		key:   keyOf(&clean),
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },

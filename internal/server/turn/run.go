@@ -67,7 +67,7 @@ func (t *Turn) segmented() bool {
 // run is a turn under way.
 type run struct {
 	*Turn
-	tidy      *tidier
+	builder   *eventBuilder
 	segmented bool
 	begin     time.Time
 	outcome   Outcome
@@ -86,8 +86,8 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 		return o, err
 	}
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
-	r.tidy = &tidier{emit: emit, tools: &t.Spec.Tools, logProbs: t.Spec.LogProbs}
-	r.tidy.template = t.facts.Template
+	r.builder = &eventBuilder{emit: emit, tools: &t.Spec.Tools, logProbs: t.Spec.LogProbs}
+	r.builder.template = t.facts.Template
 	if t.budget > 0 || t.prefill != "" {
 		var err error
 		if r.prompt, err = t.promptIDs(ctx); err != nil {
@@ -101,8 +101,8 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 	if err != nil {
 		return r.outcome, err
 	}
-	r.outcome.Calls = r.tidy.calls
-	if err := r.tidy.end(); err != nil {
+	r.outcome.Calls = r.builder.calls
+	if err := r.builder.end(); err != nil {
 		return r.outcome, err
 	}
 	if r.outcome.Prompt == 0 { // errEnough: the turn was ended early
@@ -154,7 +154,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		if !r.segmented && tok.Text != "" {
 			segments = []mlx.Segment{{Kind: mlx.SegmentNormal, Text: tok.Text}}
 		}
-		if err := r.tidy.add(tok, segments); errors.Is(err, errEnough) {
+		if err := r.builder.add(tok, segments); errors.Is(err, errEnough) {
 			o.Finish = mlx.FinishStop
 			return false, nil
 		} else if err != nil {
@@ -163,7 +163,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		if r.budget > 0 {
 			r.ids = append(r.ids, tok.ID)
 		}
-		if r.tidy.kind != mlx.SegmentReasoning {
+		if r.builder.kind != mlx.SegmentReasoning {
 			continue
 		}
 		o.Reasoning++
@@ -186,7 +186,7 @@ func (r *run) closeThought(ctx context.Context) error {
 		return err
 	}
 	ids := append(append(r.prompt[:len(r.prompt):len(r.prompt)], r.ids...), end...)
-	r.budget, r.tidy.again = 0, r.marks.ThinkEnd
+	r.budget, r.builder.again = 0, r.marks.ThinkEnd
 	_, err = r.stage(ctx, ids)
 	return err
 }
