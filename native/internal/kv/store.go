@@ -56,6 +56,13 @@ type keptKV struct {
 	history  *History
 }
 
+func (k *keptKV) free() error {
+	if k.sequence != nil {
+		return k.sequence.Free()
+	}
+	return k.history.Free()
+}
+
 // minBranch is how many tokens two prompts must share for a sequence to be kept at the place where they begin to differ.
 const minBranch = 16
 
@@ -153,44 +160,37 @@ func (c *Store) FindHistory(s *mlxc.Scope, ids []int32) *History {
 	return node.history.history.Share(s)
 }
 
-// Keep stores a sequence under the tokens that it has seen. It stays the caller's. What is larger than the whole budget is not
-// stored.
+// Keep stores a sequence under the tokens that it has seen. The caller still owns st: the store makes a sequence of its own on the same
+// arrays. What is larger than the whole budget is not stored.
 func (c *Store) Keep(s *mlxc.Scope, ids []int32, st *Sequence, use Use) error {
-	size := st.Bytes()
-	if size > c.budget || len(ids) == 0 {
-		return nil
-	}
-	node := c.node(ids)
-	if node.sequence == nil {
-		shared := st.Share(s)
-		if s.Err() != nil { // a sequence of which parts are missing must not be kept
-			c.prune(node)
-			return errors.Join(s.Err(), shared.Free())
-		}
-		node.sequence = &keptKV{node: node, use: use, bytes: size, sequence: shared}
-		c.held[use] += size
-	}
-	c.touch(node.sequence)
-	return c.Shrink(c.budget)
+	place := func(n *storeNode) **keptKV { return &n.sequence }
+	return c.keep(s, ids, use, st.Bytes(), place, func() *keptKV { return &keptKV{sequence: st.Share(s)} })
 }
 
 // KeepHistory is Keep for a history.
 func (c *Store) KeepHistory(s *mlxc.Scope, ids []int32, h *History, use Use) error {
-	size := h.Bytes()
+	place := func(n *storeNode) **keptKV { return &n.history }
+	return c.keep(s, ids, use, h.Bytes(), place, func() *keptKV { return &keptKV{history: h.Share(s)} })
+}
+
+// keep stores what share makes, unless the place in the node of ids is taken: then that KV is marked as used.
+func (c *Store) keep(s *mlxc.Scope, ids []int32, use Use, size int64, place func(*storeNode) **keptKV, share func() *keptKV) error {
 	if size > c.budget || len(ids) == 0 {
 		return nil
 	}
 	node := c.node(ids)
-	if node.history == nil {
-		shared := h.Share(s)
-		if s.Err() != nil {
+	kept := place(node)
+	if *kept == nil {
+		shared := share()
+		if s.Err() != nil { // KV of which parts are missing must not be kept
 			c.prune(node)
-			return errors.Join(s.Err(), shared.Free())
+			return errors.Join(s.Err(), shared.free())
 		}
-		node.history = &keptKV{node: node, use: use, bytes: size, history: shared}
+		shared.node, shared.use, shared.bytes = node, use, size
+		*kept = shared
 		c.held[use] += size
 	}
-	c.touch(node.history)
+	c.touch(*kept)
 	return c.Shrink(c.budget)
 }
 
@@ -244,14 +244,13 @@ func (c *Store) Shrink(limit int64) error {
 // forget drops kept KV, and removes its node and those above it that are empty then.
 func (c *Store) forget(kept *keptKV) error {
 	c.held[kept.use] -= kept.bytes
-	var err error
 	if kept.sequence != nil {
-		kept.node.sequence, err = nil, kept.sequence.Free()
+		kept.node.sequence = nil
 	} else {
-		kept.node.history, err = nil, kept.history.Free()
+		kept.node.history = nil
 	}
 	c.prune(kept.node)
-	return err
+	return kept.free()
 }
 
 // prune removes a node, and those above it, if they are empty.
