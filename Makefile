@@ -260,6 +260,7 @@ stage: build
 	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc
 	@PKG_CONFIG_PATH=$(abspath build/pkgconfig) $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(STAGE)/bin/go-mlx man $(STAGE)/share/man/man1
+	@mkdir -p $(STAGE)/share/doc/go-mlx && GO=$(GO) CARGO=$(CARGO) $(VPYTHON) tools/licenses.py > $(STAGE)/share/doc/go-mlx/LICENSES.txt
 	@mkdir -p $(STAGE)/share/bash-completion/completions $(STAGE)/share/zsh/site-functions $(STAGE)/share/fish/vendor_completions.d
 	@$(STAGE)/bin/go-mlx completion bash > $(STAGE)/share/bash-completion/completions/go-mlx
 	@$(STAGE)/bin/go-mlx completion zsh > $(STAGE)/share/zsh/site-functions/_go-mlx
