@@ -76,7 +76,8 @@ func ExampleWithSampling() {
 		}
 		return c.Text
 	}
-	fmt.Println("the same seed gives the same text:", ask() == ask())
+	first, second := ask(), ask()
+	fmt.Println("the same seed gives the same text:", first == second)
 	_, err = mlx.Collect(m.Generate(context.Background(), "x", mlx.WithSampling(mlx.TopP(2))))
 	fmt.Println(err)
 	// Output:

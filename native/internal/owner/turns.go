@@ -17,9 +17,8 @@ import (
 // turns is that queue. A request is running, or it has stalled: it waits for memory.
 type turns struct {
 	mu      sync.Mutex // guards what follows, and every turn
-	next    uint64
-	all     []*turn // of requests that are not over, in the order in which they came
-	ends    uint64  // how often memory was given back: requests that ended or stalled
+	all     []*turn    // of requests that are not over, in the order in which they came
+	ends    uint64     // how often memory was given back: requests that ended or stalled
 	changed chan struct{}
 }
 
