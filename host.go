@@ -62,11 +62,11 @@ type hosted struct {
 
 // Errors of a Host, to test for with errors.As, as pointers.
 type (
-	// UnknownModelError is a name that no model of the host has; see [engine.UnknownModelError].
+	// UnknownModelError is the error of a name that no model of the host has; see [engine.UnknownModelError].
 	UnknownModelError = engine.UnknownModelError
-	// RetryError is a request for a model whose last load failed, and for which others would have to be closed; see [engine.RetryError].
+	// RetryError is the error of a request for a model whose last load failed, while others would have to be closed for the next try; see [engine.RetryError].
 	RetryError = engine.RetryError
-	// WaitError is a request whose context ended while it waited; it says for what; see [engine.WaitError].
+	// WaitError is the error of a request whose context ended while it waited, and says what it waited for; see [engine.WaitError].
 	WaitError = engine.WaitError
 )
 

@@ -146,8 +146,8 @@ func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry boo
 	return j.deaths < maxDeaths, cause
 }
 
-// ModelChangedError is a stream that could not go on after the death of its worker, since the model's files are not those that
-// made its first tokens.
+// ModelChangedError is the error of a stream that could not go on after the death of its worker, since the model's files are not those
+// that made its first tokens.
 type ModelChangedError struct {
 	Path string
 	Made int // tokens that the reader has

@@ -15,7 +15,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/hub"
 )
 
-// PullError is a model that cannot be downloaded.
+// PullError says why a model cannot be downloaded.
 type PullError struct {
 	Name    string
 	Code    string // "gated", "missing", "which", "space", "hash", "length" or "failed"
