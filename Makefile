@@ -225,7 +225,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
 lint: build
-	@test -z "$$(git ls-files -- '*.o' .venv build)" || { echo "committed by mistake:"; git ls-files -- '*.o' .venv build; exit 1; }
+	@odd=$$(sh tools/oddfiles.sh); test -z "$$odd" || { echo "committed by mistake:"; echo "$$odd"; exit 1; }
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
@@ -260,6 +260,7 @@ stage: build
 	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc
 	@PKG_CONFIG_PATH=$(abspath build/pkgconfig) $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(STAGE)/bin/go-mlx man $(STAGE)/share/man/man1
+	@mkdir -p $(STAGE)/share/doc/go-mlx && GO=$(GO) CARGO=$(CARGO) $(VPYTHON) tools/licenses.py > $(STAGE)/share/doc/go-mlx/LICENSES.txt
 	@mkdir -p $(STAGE)/share/bash-completion/completions $(STAGE)/share/zsh/site-functions $(STAGE)/share/fish/vendor_completions.d
 	@$(STAGE)/bin/go-mlx completion bash > $(STAGE)/share/bash-completion/completions/go-mlx
 	@$(STAGE)/bin/go-mlx completion zsh > $(STAGE)/share/zsh/site-functions/_go-mlx

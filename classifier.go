@@ -37,13 +37,13 @@ type ClassifierInfo struct {
 	Prompt string `json:"prompt,omitempty"`
 	// Temperature divides scores before their softmax.
 	Temperature float64 `json:"temperature"`
-	// AbstainBy, AbstainByDistance or AbstainByEnergy, says by what a text counts as of no known label: its distance is above MaxDistance,
-	// or its energy (Liu et al. 2020, arXiv:2010.03759) below MinEnergy.
+	// AbstainBy is AbstainByDistance or AbstainByEnergy: a text counts as of no known label if its distance is above MaxDistance, or if
+	// its energy (Liu et al. 2020, arXiv:2010.03759) is below MinEnergy.
 	AbstainBy   string    `json:"abstain_by"`
 	MinEnergy   float64   `json:"min_energy"`
 	MaxDistance float64   `json:"max_distance"`
 	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts       int       `json:"texts"`   // fitted to
+	Texts       int       `json:"texts"`   // how many it was fitted to
 	DataDate    time.Time `json:"data_date"`
 	DataHash    string    `json:"data_hash"`  // SHA-256 of labels and texts
 	Validation  *Report   `json:"validation"` // how good it was on texts that were kept back
@@ -81,7 +81,7 @@ type ClassifierOptions struct {
 	DataDate time.Time
 }
 
-// HiddenStates is what models of the native engine also are: they give hidden states away, on which classifiers are trained.
+// HiddenStates is implemented by models of the native engine. Classifiers are trained on hidden states.
 type HiddenStates interface {
 	// States returns, for each of the layers, a vector for each text: the state of a prompt's last token, or the mean over the text's tokens;
 	// see StatesOptions.
@@ -98,7 +98,7 @@ const noStates = "only the native engine gives hidden states away; load the mode
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, such as packages, each quarter of every label's groups is judged by a fit to the other quarters instead, and at the end
 // weights are fitted to all texts, every label with the same weight: probabilities and thresholds then hold for texts of groups that the
-// classifier has never seen, and the validation table too. Not judged are groups that hold much of a label's texts.
+// classifier has never seen, and the validation table too. Groups that hold much of a label's texts are not judged.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {
@@ -227,11 +227,11 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	return &Classifier{h}, nil
 }
 
-// groupFolds is into how many folds groups are dealt. With more of them fits know more of the data, and take longer.
+// groupFolds is how many folds the groups are divided into. With more of them fits know more of the data, and take longer.
 const groupFolds = 4
 
-// foldsOf deals the groups of each label to folds, the largest first, each to the fold that has the fewest of the label's texts. The texts of
-// a label with a single group are dealt by their hash.
+// foldsOf divides the groups of each label among folds, the largest first, each to the fold that has the fewest of the label's texts. The texts of
+// a label with a single group are divided by their hash.
 func foldsOf(texts []LabelledText) []int {
 	type place struct{ label, group string }
 	sizes := map[place]int{}
@@ -270,7 +270,7 @@ func foldsOf(texts []LabelledText) []int {
 			out[i] = int(hashShare(t.Text) * groupFolds)
 		}
 	}
-	// Few texts leave folds empty; the others are numbered without gaps.
+	// With few texts some folds are empty; the others are numbered without gaps.
 	used := slices.Compact(slices.Sorted(slices.Values(out)))
 	for i, f := range out {
 		out[i], _ = slices.BinarySearch(used, f)

@@ -33,7 +33,7 @@ func (m *model) classify(ctx context.Context, texts []string, o classifyOptions)
 			return nil, err
 		}
 	}
-	// The scores of texts that say nothing are learned only for a call that can be answered.
+	// The prior is computed only for a call that can be answered.
 	if err := o.Validate(texts); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func classifyOptionsOf(labels []string, options []ClassifyOption) classifyOption
 	return o
 }
 
-// fail remembers the first option whose value cannot be.
+// fail remembers the first option with an invalid value.
 func (o *classifyOptions) fail(option, reason string) {
 	if o.err == nil {
 		o.err = &OptionError{Option: option, Reason: reason}

@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// PromptCacheFiles is what models of the native engine also are: what WithPromptCache has kept can be written to a file and read again.
+// PromptCacheFiles is implemented by models of the native engine: what WithPromptCache has kept can be written to a file and read again.
 //
 //	if c, ok := m.(mlx.PromptCacheFiles); ok {
 //		err = c.SavePromptCache(ctx, "prompts.safetensors")
@@ -21,7 +21,7 @@ type PromptCacheFiles interface {
 	LoadPromptCache(ctx context.Context, path string) error
 }
 
-// Supervised is what models of the python engine also are: their workers can be looked at and renewed.
+// Supervised is implemented by models of the python engine: their workers can be looked at and renewed.
 //
 //	if s, ok := m.(mlx.Supervised); ok {
 //		fmt.Println(s.Stat().Crashes)
@@ -40,13 +40,13 @@ type Supervised interface {
 // WorkerPool describes the workers of a model of the python engine; see [bridge.Stat].
 type WorkerPool = bridge.Stat
 
-// Shadowed is what models loaded with WithShadow also are.
+// Shadowed is implemented by models loaded with WithShadow.
 type Shadowed interface {
 	// Shadow returns what the second engine has seen.
 	Shadow() ShadowReport
 }
 
-// public is the model as callers get it, which has the methods that its engine has.
+// public is the model as callers get it: with the interfaces that only its engine implements.
 func (m *model) public() TextModel {
 	switch e := m.engine.(type) {
 	case *bridge.Model:

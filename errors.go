@@ -45,12 +45,12 @@ var (
 type (
 	// OptionError names an option that cannot be honoured.
 	OptionError = engine.OptionError
-	// ContextLengthError is a prompt that does not fit into the model's context.
+	// ContextLengthError is the error of a prompt that does not fit into the model's context.
 	ContextLengthError = engine.ContextLengthError
-	// TokenError is a token id, given or in a text, that the model has no row for.
+	// TokenError is the error of a token id outside the model's vocabulary, given as an id or spelt in a text.
 	TokenError = engine.TokenError
-	// ControlTokenError is a text that spells a control token where it is to be plain text, and a tokenizer that can write it in
-	// no other way.
+	// ControlTokenError is the error of a text that spells a control token and is to be plain text, where the tokenizer has no other
+	// way to write it.
 	ControlTokenError = engine.ControlTokenError
 	// CheckpointError lists what is wrong with a model folder's weights.
 	CheckpointError = engine.CheckpointError

@@ -76,7 +76,8 @@ func ExampleWithSampling() {
 		}
 		return c.Text
 	}
-	fmt.Println("the same seed gives the same text:", ask() == ask())
+	first, second := ask(), ask()
+	fmt.Println("the same seed gives the same text:", first == second)
 	_, err = mlx.Collect(m.Generate(context.Background(), "x", mlx.WithSampling(mlx.TopP(2))))
 	fmt.Println(err)
 	// Output:
@@ -203,22 +204,6 @@ func ExampleHost() {
 	// domains ready
 }
 
-func ExamplePromptCacheFiles() {
-	m, err := mlx.LoadModel(domains, mlx.WithPromptCache(64<<20))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	c, ok := m.(mlx.PromptCacheFiles)
-	if !ok {
-		log.Fatal("only models of the native engine have prompt cache files")
-	}
-	file := filepath.Join(os.TempDir(), "go-mlx-example.safetensors")
-	defer os.Remove(file)
-	fmt.Println(c.SavePromptCache(context.Background(), file))
-	// Output: <nil>
-}
-
 func ExampleInspect() {
 	d, err := mlx.Inspect(domains)
 	if err != nil {
@@ -250,31 +235,168 @@ func ExampleTokenizer() {
 	// Output: Where can I <nil>
 }
 
-// The workers of the python engine can be looked at. The example needs mlx-lm and so is compiled only.
-func ExampleSupervised() {
-	m, err := mlx.LoadModel("/models/any-architecture", mlx.WithPython(mlx.Workers(2), mlx.Queue(100)))
+func ExampleTextModel_embed() {
+	m, err := mlx.LoadModel(domains)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer m.Close()
-	if s, ok := m.(mlx.Supervised); ok {
-		for _, w := range s.Stat().Workers {
-			fmt.Println(w.PID, w.State)
-		}
+	vectors, err := m.Embed(context.Background(), []string{"The striker scored.", "Simmer the sauce."})
+	if err != nil {
+		log.Fatal(err)
 	}
+	fmt.Println(len(vectors), len(vectors[0]) == m.Info().HiddenSize)
+	// Output: 2 true
 }
 
-// A hundred steps of LoRA; docs/training.md has the forms of data. The example is compiled only.
-func ExampleTrain() {
-	options := mlx.DefaultTrainOptions()
-	options.Data, options.Out, options.Iterations = "data", "adapter", 100
-	options.Progress = func(p mlx.TrainProgress) { fmt.Println(p.Iteration, p.Loss) }
-	if _, err := mlx.Train(context.Background(), "/models/gemma-3-1b", options); err != nil {
-		log.Fatal(err)
-	}
-	m, err := mlx.LoadModel("/models/gemma-3-1b", mlx.WithAdapter("adapter"))
+// The same prompt as ids of tokens, and how probable a model finds them.
+func ExampleTextModel_promptLogProbs() {
+	m, err := mlx.LoadModel(domains)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer m.Close()
+	ctx := context.Background()
+	ids, err := m.Tokenizer().Encode(ctx, "Where can I find", true)
+	if err != nil {
+		log.Fatal(err)
+	}
+	tokens, err := m.PromptLogProbs(ctx, ids, 1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	last := tokens[len(tokens)-1]
+	fmt.Println(len(tokens) == len(ids), last.ID == last.TopLogProbs[0].ID)
+	c, err := mlx.Collect(m.GenerateIDs(ctx, ids, mlx.WithMaxTokens(4)))
+	fmt.Printf("%q %v\n", c.Text, err)
+	// Output:
+	// true true
+	// " the free ship" <nil>
+}
+
+// A program that may be told to stop while it loads passes its context on.
+func ExampleLoadModelContext() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := mlx.LoadModelContext(ctx, domains)
+	fmt.Println(errors.Is(err, context.Canceled))
+	// Output: true
+}
+
+// What a label stands for, and texts that have it, are told to the model in the prompt.
+func ExampleWithLabels() {
+	m, err := mlx.LoadModel(domains)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	details := map[string]mlx.LabelDetails{
+		"sports": {Description: "games, teams, athletes", Examples: []string{"The match ended in a draw."}},
+		"food":   {Description: "cooking and eating"},
+	}
+	results, err := m.Classify(context.Background(), []string{"The striker scored twice."}, []string{"sports", "food"},
+		mlx.WithLabels(mlx.LabelDescriptions(details), mlx.LabelPrior(mlx.PriorContentFree)))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(results[0].Label)
+	// Output: sports
+}
+
+// A value that cannot be honoured is an error of its own type, which names the option and says why.
+func ExampleOptionError() {
+	_, err := mlx.LoadModel(domains, mlx.WithBatch(-1))
+	var option *mlx.OptionError
+	if errors.As(err, &option) {
+		fmt.Println(option.Option, option.Reason)
+	}
+	// Output: WithBatch -1 is not positive; leave the option out for the default
+}
+
+func ExampleClassifier_Save() {
+	m, err := mlx.LoadModel(domains, mlx.WithEngine(mlx.EngineNative))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	trained, err := mlx.TrainClassifier(context.Background(), m, labelled, mlx.ClassifierOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "go-mlx-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "domains.safetensors")
+	if err := trained.Save(file); err != nil {
+		log.Fatal(err)
+	}
+	c, err := mlx.LoadClassifier(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(c.Info().Labels, "layer", c.Info().Layer)
+	// Output: [food sports] layer 5
+}
+
+func ExampleWeightFileBytes() {
+	one, two := mlx.WeightFileBytes(domains), mlx.WeightFileBytes(domains, mlx.WithPython(mlx.Workers(2)))
+	fmt.Println(one>>20, "MiB; in two workers", two>>20)
+	// Output: 2 MiB; in two workers 5
+}
+
+func ExampleNativeSupport() {
+	fmt.Println(mlx.NativeSupport(domains))
+	// Output: <nil>
+}
+
+// A model that the program loads itself can count in the memory budget of a Host.
+func ExampleWithHost() {
+	h, err := mlx.NewHost(mlx.HostOptions{Budget: 4 << 30})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer h.Close()
+	m, err := mlx.LoadModel(domains, mlx.WithHost(h))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.State().Used > 0)
+	if err := m.Close(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.State().Used)
+	// Output:
+	// true
+	// 0
+}
+
+// Two steps of LoRA on two lines of text; docs/training.md has the other forms of data.
+func ExampleTrain() {
+	dir, err := os.MkdirTemp("", "go-mlx-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	lines := `{"text": "Where can I find the harbour?"}` + "\n" + `{"text": "Where can I find a bakery?"}` + "\n"
+	if err := os.WriteFile(filepath.Join(dir, "train.jsonl"), []byte(lines), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	options := mlx.DefaultTrainOptions()
+	options.Data, options.Out = dir, filepath.Join(dir, "adapter")
+	options.Iterations, options.BatchSize = 2, 2
+	options.Progress = func(p mlx.TrainProgress) { fmt.Println("iteration", p.Iteration) }
+	if _, err := mlx.Train(context.Background(), domains, options); err != nil {
+		log.Fatal(err)
+	}
+	m, err := mlx.LoadModel(domains, mlx.WithAdapter(options.Out))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(m.Close())
+	// Output:
+	// iteration 1
+	// iteration 2
+	// <nil>
 }

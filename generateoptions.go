@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 )
@@ -161,6 +162,11 @@ func Regex(pattern string) Constraint {
 
 // Choices allows the given texts.
 func Choices(choices ...string) Constraint {
+	for _, choice := range choices {
+		if !utf8.ValidString(choice) { // JSON would replace what is not UTF-8; as it is, it is refused when the stream starts
+			return Constraint{engine.Grammar{Kind: "choices", Text: choice}}
+		}
+	}
 	list, err := json.Marshal(choices)
 	if err != nil { // strings can always be written
 		panic(err)

@@ -39,9 +39,9 @@ type HostOptions struct {
 //
 // Requests that need memory wait for it, in the order in which they came, and OnWait says what they wait for. To make room, models
 // without requests are closed, the one used longest ago first; if that is not enough, those with requests take no new ones and are
-// closed after the last. A model that no longer has to make room takes requests again. After a load that
-// failed, no other model is closed for the next try for a while. A request that needs more memory to be computed than is left waits for other requests to end, and then
-// models that have none are closed for it. ErrBudget is the error of what would not fit into an empty host, and of a request of the
+// closed after the last. A model that no longer has to make room takes requests again. After a failed load
+// no other model is closed for the next try for a while. A request that needs more memory than is left waits for other requests to end;
+// then models without requests are closed for it. ErrBudget is the error of what would not fit into an empty host, and of a request of the
 // native engine that does not fit beside models that are pinned or leased.
 type Host struct {
 	registry *admission.Registry
@@ -62,11 +62,11 @@ type hosted struct {
 
 // Errors of a Host, to test for with errors.As, as pointers.
 type (
-	// UnknownModelError is a name that no model of the host has; see [engine.UnknownModelError].
+	// UnknownModelError is the error of a name that no model of the host has; see [engine.UnknownModelError].
 	UnknownModelError = engine.UnknownModelError
-	// RetryError is a request for a model whose last load failed, and for which others would have to be closed; see [engine.RetryError].
+	// RetryError is the error of a request for a model whose last load failed, while others would have to be closed for the next try; see [engine.RetryError].
 	RetryError = engine.RetryError
-	// WaitError is a request whose context ended while it waited; it says for what; see [engine.WaitError].
+	// WaitError is the error of a request whose context ended while it waited, and says what it waited for; see [engine.WaitError].
 	WaitError = engine.WaitError
 )
 
@@ -107,7 +107,7 @@ func NewHost(options HostOptions, models ...HostedModel) (*Host, error) {
 	h.registry = admission.New(admission.Options{Budget: options.Budget, IdleTTL: options.IdleTTL, Notify: func(n admission.Notice) {
 		select {
 		case h.notices <- n:
-		default: // the log is a thousand lines late; this one is lost
+		default: // the log is a thousand notices behind; this one is dropped
 		}
 	}})
 	h.logged.Go(func() {
@@ -201,8 +201,8 @@ type AcquireOption func(*acquireOptions)
 
 type acquireOptions struct{ tell func(Wait) }
 
-// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes; mere
-// numbers, and names in the list of a long queue, once a second.
+// OnWait calls f with what the call waits for, on the goroutine that calls: once when it begins to wait, and again when that changes; changes of
+// numbers only, and of names in the list of a long queue, are told once a second.
 func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tell = f } }
 
 // Acquire returns a model, loading it if need be and closing others to make room. It waits for memory as long as ctx lasts. A load
@@ -223,10 +223,10 @@ func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOptio
 	return &Lease{Model: lease.Model.(*model).public(), Name: name, Path: path, lease: lease}, nil
 }
 
-// Names are the models, sorted.
+// Names returns the names of the models, sorted.
 func (h *Host) Names() []string { return h.registry.Names() }
 
-// Path is where a model is.
+// Path returns the folder or file of a model.
 func (h *Host) Path(name string) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -239,7 +239,7 @@ func (h *Host) Path(name string) (string, error) {
 // Unload closes a model that has no requests, and reports whether it did.
 func (h *Host) Unload(name string) (bool, error) { return h.registry.Unload(name) }
 
-// Pin says that a model is, or is no longer, spared when others need memory. It is closed when it is idle for long all the same.
+// Pin keeps a model from being closed when others need memory, or no longer does. The model is still closed when it is idle for long.
 func (h *Host) Pin(name string, pinned bool) error { return h.registry.Pin(name, pinned) }
 
 // Close closes all models; streams under way end with ErrClosed, and requests that wait with ErrHostClosed. It returns when

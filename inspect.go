@@ -7,7 +7,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
 
-// ModelDescription is what a model's files tell of it.
+// ModelDescription describes a model by its files.
 type ModelDescription struct {
 	ModelInfo    // Engine and Reason say which engine LoadModel would take, and why; Device and MLXVersion are empty
 	ChatTemplate bool

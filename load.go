@@ -22,7 +22,7 @@ func LoadModel(path string, options ...LoadOption) (TextModel, error) {
 	return LoadModelContext(context.Background(), path, options...)
 }
 
-// LoadModelContext is LoadModel for loads that may have to be given up.
+// LoadModelContext is LoadModel with a context: when it ends, the load is given up and its error is returned.
 func LoadModelContext(ctx context.Context, path string, options ...LoadOption) (TextModel, error) {
 	o := loadOptionsOf(options)
 	if o.err != nil {
@@ -114,7 +114,7 @@ func loadNativeIn(ctx context.Context, path string, o loadOptions, reason string
 	return m, nil
 }
 
-// computesHere reports whether a model of a host is the native engine's: what others hold is no memory of this process.
+// computesHere reports whether a model of a host runs in the native engine: other models hold memory of other processes.
 func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 
 // Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
@@ -133,12 +133,8 @@ func load(ctx context.Context, what string, o loadOptions) (*model, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, other := range []*string{&o.native.Draft, &o.bridge.Draft} {
-		if *other != "" {
-			if *other, err = Locate(*other); err != nil {
-				return nil, fmt.Errorf("draft model: %w", err)
-			}
-		}
+	if err := o.find(); err != nil {
+		return nil, err
 	}
 	m, err := loadFound(ctx, path, o)
 	if err != nil {
@@ -148,6 +144,37 @@ func load(ctx context.Context, what string, o loadOptions) (*model, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+// find replaces the name of a draft model by its folder or file, and checks that draft model and adapter are there.
+func (o *loadOptions) find() error {
+	for _, draft := range []*string{&o.native.Draft, &o.bridge.Draft} {
+		if *draft == "" {
+			continue
+		}
+		found, err := Locate(*draft)
+		if err == nil {
+			_, err = modelfiles.Find(found)
+		}
+		if err != nil {
+			return optionFile("WithDraftModel", *draft, err)
+		}
+		*draft = found
+	}
+	for _, adapter := range []string{o.native.Adapter, o.bridge.Adapter} {
+		if adapter == "" {
+			continue
+		}
+		if err := verifyAdapter(adapter); err != nil {
+			return optionFile("WithAdapter", adapter, err)
+		}
+	}
+	return nil
+}
+
+// optionFile is an error about the file or folder that an option names.
+func optionFile(option, path string, err error) error {
+	return &OptionError{Option: option, Reason: path + ": " + err.Error(), Err: err}
 }
 
 // describeSource says what was found where.
@@ -197,7 +224,7 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 
 // WeightFileBytes is how large the weight files are that loading a model with these options reads: its own, those of a draft model
 // and an adapter, for each worker of the python engine once, and for a shadow's too. It is about what the weights need in memory.
-// Names on the hub are looked up as LoadModel does; what is not there counts nothing.
+// Names on the hub are looked up as LoadModel does; a model that is not found counts as 0 bytes.
 func WeightFileBytes(path string, options ...LoadOption) int64 {
 	return loadOptionsOf(options).everyProcess(func(x loadOptions) int64 {
 		return modelfiles.Weights(located(path), located(x.native.Draft), x.native.Adapter)
@@ -212,7 +239,7 @@ func need(path string, o loadOptions) int64 {
 	}, func(x loadOptions) int { return x.bridge.FirstWorkers() })
 }
 
-// everyProcess sums up what each process needs that loads the model or its shadow's.
+// everyProcess sums up what all processes need that load the model or its shadow.
 func (o loadOptions) everyProcess(each func(loadOptions) int64, workers func(loadOptions) int) int64 {
 	total := each(o)
 	if o.python() {
@@ -226,7 +253,7 @@ func (o loadOptions) everyProcess(each func(loadOptions) int64, workers func(loa
 	return total
 }
 
-// located is where a model is, or what was asked for where it is not found: loading says so. "" stays "".
+// located is where a model is; of a model that is not found it is the name as given, so that loading reports it. "" stays "".
 func located(model string) string {
 	if model == "" {
 		return ""

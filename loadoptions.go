@@ -2,6 +2,7 @@ package mlx
 
 import (
 	"fmt"
+	"slices"
 
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/engine"
@@ -26,7 +27,7 @@ type loadOption func(*loadOptions)
 
 func (f loadOption) applyLoad(o *loadOptions) { f(o) }
 
-// loadOptions are what all LoadOptions of a call come to.
+// loadOptions is the sum of all LoadOptions of a call.
 type loadOptions struct {
 	engine     Engine
 	pythonOnly []string // options given that only the python engine has, by the names that the caller wrote
@@ -55,7 +56,7 @@ func (o *loadOptions) apply(options []LoadOption) {
 	}
 }
 
-// fail remembers the first option whose value cannot be.
+// fail remembers the first option with an invalid value.
 func (o *loadOptions) fail(option, format string, args ...any) {
 	if o.err == nil {
 		o.err = &OptionError{Option: option, Reason: fmt.Sprintf(format, args...)}
@@ -87,17 +88,23 @@ func WithMemoryBudget(bytes int64) LoadOption {
 // WithHost makes a model that the caller loads and closes count in the budget of a host: the load, and further workers of the python
 // engine, wait for memory like those of the host's own models, and others wait for what it holds. It is never closed for others.
 // The func of WithEvents hears what it waits for.
-func WithHost(h *Host) LoadOption { return loadOption(func(o *loadOptions) { o.host = h }) }
+func WithHost(h *Host) LoadOption {
+	return loadOption(func(o *loadOptions) {
+		if o.host = h; h == nil {
+			o.fail("WithHost", "it is nil; leave the option out for a model without a host")
+		}
+	})
+}
 
-// WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to so many bytes, for requests that begin
+// WithPromptCache keeps the KV of earlier requests (in each worker of the python engine), up to this many bytes, for requests that begin
 // with the same tokens, as the turns of a chat do. It is off by default: where kernels round differently for other lengths, the last
 // bits of a log-probability may depend on what was kept.
 func WithPromptCache(bytes int64) LoadOption {
 	return loadOption(func(o *loadOptions) { o.bridge.PromptCache, o.native.PromptCache = bytes, bytes })
 }
 
-// WithBatch sets how many requests are computed together (in each worker of the python engine); the default is 32. With 1 they take
-// turns, which is slower, but then a token's bits never depend on what else is computed.
+// WithBatch sets how many requests are computed together (in each worker of the python engine, at most 1024); the default is 32. With 1
+// they take turns, which is slower, but then a token's bits never depend on what else is computed.
 func WithBatch(n int) LoadOption {
 	return loadOption(func(o *loadOptions) {
 		positive(o, "WithBatch", n)
@@ -135,46 +142,61 @@ var (
 	_ GenerateOption = EventsOption{}
 )
 
-// NativeOption is an option of the native engine alone; see WithNative.
-type NativeOption struct {
-	name  string
+// engineOption is an option that only one engine has. The zero value changes nothing.
+type engineOption struct {
+	name  string // of the function that the caller wrote
 	apply func(*loadOptions)
 }
 
-// WithNative sets what only the native engine has. It makes EngineAuto take that engine.
-func WithNative(options ...NativeOption) LoadOption {
+// engineGroup applies options that only one engine has, and notes their names in the list of that engine. An empty group is noted by the
+// name of the group: it chooses the engine, too.
+func engineGroup[T ~struct{ engineOption }](name string, only func(*loadOptions) *[]string, options []T) LoadOption {
+	options = slices.Clone(options)
 	return loadOption(func(o *loadOptions) {
+		names := only(o)
 		if len(options) == 0 {
-			o.nativeOnly = append(o.nativeOnly, "WithNative")
+			*names = append(*names, name)
 		}
 		for _, option := range options {
-			if option.apply != nil {
-				o.nativeOnly = append(o.nativeOnly, option.name)
-				option.apply(o)
+			if given := (struct{ engineOption })(option).engineOption; given.apply != nil {
+				*names = append(*names, given.name)
+				given.apply(o)
 			}
 		}
 	})
 }
 
+// NativeOption is an option of the native engine alone; see WithNative.
+type NativeOption struct{ engineOption }
+
+// WithNative sets what only the native engine has. It makes EngineAuto take that engine.
+func WithNative(options ...NativeOption) LoadOption {
+	return engineGroup("WithNative", func(o *loadOptions) *[]string { return &o.nativeOnly }, options)
+}
+
+func nativeOption(name string, apply func(*loadOptions)) NativeOption {
+	return NativeOption{engineOption{name, apply}}
+}
+
 // Exact keeps the native engine to MLX's own kernels, in the order in which mlx-lm uses them, so that on one device both
-// compute the same bits. Without it kernels of this module compute where there are such, on CPUs and NVIDIA GPUs: many times
+// compute the same bits. Without it kernels of this module compute where they exist, on CPUs and NVIDIA GPUs: many times
 // as fast, and on CPUs nearer to the model in float32, but with sums in another order.
 func Exact() NativeOption {
-	return NativeOption{"Exact", func(o *loadOptions) { o.native.Exact = true }}
+	return nativeOption("Exact", func(o *loadOptions) { o.native.Exact = true })
 }
 
 // Threads sets how many threads the native engine's CPU kernels use, in the whole process: all models share them. Without
 // it they are as many as the environment variable GO_MLX_THREADS says, or as GOMAXPROCS.
 func Threads(n int) NativeOption {
-	return NativeOption{"Threads", func(o *loadOptions) {
+	return nativeOption("Threads", func(o *loadOptions) {
 		positive(o, "Threads", n)
 		o.native.Threads = n
-	}}
+	})
 }
 
 // QuantizedGGUF keeps the weights of a GGUF file quantised on a CPU with Exact, too, where MLX computes much faster with weights in
 // float: less memory for more time. It does so if all matrices are of types that MLX has exactly (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL,
 // F16). On GPUs that is always done, and the CPU kernels, which compute without Exact, keep quantised weights of all types.
 func QuantizedGGUF() NativeOption {
-	return NativeOption{"QuantizedGGUF", func(o *loadOptions) { o.native.QuantizedGGUF = true }}
+	return nativeOption("QuantizedGGUF", func(o *loadOptions) { o.native.QuantizedGGUF = true })
 }

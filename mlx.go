@@ -13,8 +13,8 @@
 //
 // Two engines compute. The native engine runs inside the process, on MLX by way of mlx-c. The python engine supervises mlx-lm in worker
 // processes, and serves every architecture that mlx-lm knows. [LoadModel] picks the native one where it can, and says which it took,
-// and why, in [ModelInfo]. What only one of them can do is an interface that its models have besides [TextModel]: [PromptCacheFiles],
-// [HiddenStates], [Supervised], [Shadowed].
+// and why, in [ModelInfo]. What only one engine can do is an interface that its models implement besides [TextModel]:
+// [PromptCacheFiles], [HiddenStates], [Supervised], [Shadowed].
 //
 // # Streams and errors
 //
@@ -44,7 +44,6 @@ package mlx
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"sync/atomic"
@@ -87,11 +86,11 @@ type Tokenizer interface {
 	Encode(ctx context.Context, text string, special bool) ([]int32, error)
 	// Decode returns the text of token ids, without special tokens.
 	Decode(ctx context.Context, ids []int32) (string, error)
-	// RenderChat renders messages with the chat template and opens the assistant's turn. Of the options WithTools and
-	// TemplateArguments count.
+	// RenderChat renders messages with the chat template and opens the assistant's turn. Only the options WithTools and
+	// TemplateArguments have an effect.
 	RenderChat(ctx context.Context, messages []Message, options ...GenerateOption) (string, error)
-	// EncodeChat returns the token ids of the prompt that Chat makes of messages. With PlainContent they are other than those
-	// of the rendered text, if a message spells a control token.
+	// EncodeChat returns the token ids of the prompt that Chat makes of messages. With PlainContent they differ from those
+	// of the rendered text if a message spells a control token.
 	EncodeChat(ctx context.Context, messages []Message, options ...GenerateOption) ([]int32, error)
 }
 
@@ -101,12 +100,12 @@ type model struct {
 	reason string  // why this engine was chosen
 	source string  // what was found where
 	shadow *shadow // nil without
-	priors priors  // of the sets of labels used last
+	priors priors  // of the label sets used most recently
 
 	matched atomic.Pointer[Classifier] // the last one that was found to be of this model
 
-	// What the model holds of a budget; nil without one.
-	claim       *admission.Claim  // of the native engine; the other claims for its workers
+	// The model's part of a memory budget; nil without one.
+	claim       *admission.Claim  // of the native engine; the python engine claims memory for each worker
 	joined      *admission.Memory // of a model that its caller loads
 	expected    int64             // bytes that claim was made for
 	promptCache int64             // bytes of them that the prompt cache may come to hold
@@ -173,7 +172,7 @@ func (t tokens) Decode(ctx context.Context, ids []int32) (string, error) {
 	size := t.Info().VocabSize
 	for _, id := range ids {
 		if id < 0 || size > 0 && int(id) >= size {
-			return "", &OptionError{Option: "ids", Reason: fmt.Sprintf("the vocabulary of %d tokens has no id %d", size, id)}
+			return "", &TokenError{ID: id, VocabSize: size}
 		}
 	}
 	return t.Engine.Decode(ctx, ids)
@@ -197,7 +196,7 @@ func (t tokens) EncodeChat(ctx context.Context, messages []Message, options ...G
 	return ids, named(err)
 }
 
-// templateOptions are options of a template, checked: the engines do so for a generation only.
+// templateOptions are checked options for a template: the engines check all options for a generation only.
 func templateOptions(options []GenerateOption) (engine.GenerateOptions, error) {
 	o := generateOptions(options)
 	return o, named(o.Validate(0))

@@ -12,7 +12,7 @@ import (
 var publicNames = map[string]string{
 	"MaxTokens": "WithMaxTokens", "Temperature": "WithTemperature", "Stop": "WithStop", "Tools": "WithTools",
 	"StatesPrompt": "Prompt", "PromptName": "WithPromptName", "Dimensions": "WithDimensions",
-	"Calibration": "WithCalibration", "Abstain": "WithAbstain", "Labels": "LabelDescriptions", "Prior": "LabelPrior",
+	"Calibration": "WithCalibration", "Abstain": "WithAbstain", "Prior": "LabelPrior",
 	"Messages": "messages",
 	"Batch":    "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",
 	"Adapter": "WithAdapter", "DraftModel": "WithDraftModel",

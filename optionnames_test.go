@@ -5,6 +5,11 @@ import (
 	"errors"
 	"iter"
 	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,8 +19,42 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
+// noBadValue are the options that every value of their type is good for.
+var noBadValue = []string{
+	"WithSeed", "WithSampling", "WithConstraint", "WithKV", "WithTemplate", "WithOutput", "WithScheduling", "WithLabels", "WithEvents",
+	"Segments", // of models whose notation of calls is unknown: see TestNativeRefusesWhatOnlyPythonHas
+	"IgnoreEOS", "PlainContent", "LogProbs", "Solo", "Session", "WorkerLog", "QuarantineDir", "Online", "TrustRemoteCode", "OnWait",
+}
+
+// Every function that returns an option is in a table of bad values below, or in noBadValue.
+func TestEveryOptionIsTriedWithABadValue(t *testing.T) {
+	api, err := os.ReadFile("docs/api.txt")
+	require.NoError(t, err)
+	tested, err := os.ReadFile("optionnames_test.go")
+	require.NoError(t, err)
+	root, _, _ := strings.Cut(string(api), "core/go-mlx/bridge\n")
+	found := regexp.MustCompile(`(?m)^func (\w+)\(.*\) (?:\w+Option|Constraint)$`).FindAllStringSubmatch(root, -1)
+	require.Greater(t, len(found), 50)
+	for _, m := range found {
+		if !slices.Contains(noBadValue, m[1]) {
+			require.Contains(t, string(tested), `"`+m[1]+`": `, "no bad value of %s", m[1])
+		}
+	}
+}
+
 // Whichever engine, and wherever a value is checked, the error names the function that the caller called.
 func TestErrorsNameTheOptionThatTheCallerWrote(t *testing.T) {
+	for _, engine := range []mlx.LoadOption{mlx.WithEngine(mlx.EngineNative), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))} {
+		m := load(t, testenv.Model(t), engine)
+		t.Run(string(m.Info().Engine), func(t *testing.T) {
+			t.Run("bad values", func(t *testing.T) { badValuesAreNamed(t, m) })
+			t.Run("not UTF-8", func(t *testing.T) { optionsThatAreNotUTF8AreNamed(t, m) })
+			t.Run("arguments and ids", func(t *testing.T) { templateArgumentsAndIDsAreChecked(t, m) })
+		})
+	}
+}
+
+func badValuesAreNamed(t *testing.T, m mlx.TextModel) {
 	nan := float32(math.NaN())
 	generate := map[string]mlx.GenerateOption{
 		"WithMaxTokens": mlx.WithMaxTokens(0), "WithTemperature": mlx.WithTemperature(-1), "WithStop": mlx.WithStop(""),
@@ -36,25 +75,82 @@ func TestErrorsNameTheOptionThatTheCallerWrote(t *testing.T) {
 		"LabelPrompt": mlx.WithLabels(mlx.LabelPrompt("no place")), "LabelPrior": mlx.WithLabels(mlx.LabelPrior("best")),
 		"LabelDescriptions": mlx.WithLabels(mlx.LabelDescriptions(map[string]mlx.LabelDetails{"other": {}})),
 	}
-	for _, engine := range []mlx.LoadOption{mlx.WithEngine(mlx.EngineNative), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))} {
-		m := load(t, testenv.Model(t), engine)
-		for name, option := range generate {
-			_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, option))
+	for name, option := range generate {
+		_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, option))
+		requireOption(t, err, name)
+		require.ErrorContains(t, err, "option "+name+": ")
+	}
+	for name, option := range classify {
+		_, err := m.Classify(t.Context(), []string{"x"}, []string{"a", "b"}, option)
+		requireOption(t, err, name)
+	}
+	_, err := m.Tokenizer().RenderChat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools([]byte("{")))
+	requireOption(t, err, "WithTools")
+	_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Content: "x"}}))
+	requireOption(t, err, "messages")
+	if m.Info().Engine == mlx.EngineNative {
+		for name, option := range map[string]mlx.EmbedOption{"WithPromptName": mlx.WithPromptName("query"), "WithDimensions": mlx.WithDimensions(-1)} {
+			_, err = m.Embed(t.Context(), []string{"x"}, option)
 			requireOption(t, err, name)
-			require.ErrorContains(t, err, "option "+name+": ")
 		}
-		for name, option := range classify {
-			_, err := m.Classify(t.Context(), []string{"x"}, []string{"a", "b"}, option)
-			requireOption(t, err, name)
-		}
-		_, err := m.Tokenizer().RenderChat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTools([]byte("{")))
-		requireOption(t, err, "WithTools")
-		_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Content: "x"}}))
-		requireOption(t, err, "messages")
-		_, err = mlx.Collect(m.Generate(t.Context(), "x", mlx.WithStop("\xff")))
-		requireOption(t, err, "WithStop")
+	}
+}
+
+// JSON would replace what is not UTF-8 silently; neither engine may get it, or answer to it.
+func optionsThatAreNotUTF8AreNamed(t *testing.T, m mlx.TextModel) {
+	const bad = "\xff"
+	generate := map[string]mlx.GenerateOption{
+		"WithStop": mlx.WithStop(bad), "WithTools": mlx.WithTools([]byte(`[{"name": "` + bad + `"}]`)),
+		"TemplateArguments": mlx.WithTemplate(mlx.TemplateArguments(map[string]any{"x": []any{bad}})),
+		"Choices":           mlx.WithConstraint(mlx.Choices("good", bad)), "Regex": mlx.WithConstraint(mlx.Regex(bad)),
+		"JSONSchema": mlx.WithConstraint(mlx.JSONSchema([]byte(`{"const": "` + bad + `"}`))), "Grammar": mlx.WithConstraint(mlx.Grammar(bad)),
+	}
+	classify := map[string]mlx.LabelOption{
+		"LabelPrompt":       mlx.LabelPrompt(bad + "{text}"),
+		"LabelDescriptions": mlx.LabelDescriptions(map[string]mlx.LabelDetails{"a": {Examples: []string{bad}}}),
+	}
+	messages := []mlx.Message{{Role: "user", Content: "x"}}
+	check := func(name string, err error) {
+		t.Helper()
+		requireOption(t, err, name)
 		require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
 	}
+	for name, option := range generate {
+		_, err := mlx.Collect(m.Chat(t.Context(), messages, option))
+		check(name, err)
+	}
+	for _, name := range []string{"WithTools", "TemplateArguments"} {
+		_, err := m.Tokenizer().RenderChat(t.Context(), messages, generate[name])
+		check(name, err)
+		_, err = m.Tokenizer().EncodeChat(t.Context(), messages, generate[name])
+		check(name, err)
+	}
+	for name, option := range classify {
+		_, err := m.Classify(t.Context(), []string{"x"}, []string{"a", "b"}, mlx.WithLabels(option))
+		check(name, err)
+	}
+	_, err := m.Classify(t.Context(), []string{"x"}, []string{"a", bad})
+	check("labels", err)
+	_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x", Reasoning: bad}}))
+	require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
+}
+
+// What the engines set themselves cannot be a template's argument, and ids that the model has not are named alike by both engines.
+func templateArgumentsAndIDsAreChecked(t *testing.T, m mlx.TextModel) {
+	for _, name := range []string{"messages", "tools", "add_generation_prompt", "chat_template", "tokenize"} {
+		_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "x"}}, mlx.WithTemplate(mlx.TemplateArguments(map[string]any{name: nil}))))
+		requireOption(t, err, "TemplateArguments")
+		require.ErrorContains(t, err, name)
+	}
+	ids := []int32{2, 1 << 30}
+	var token *mlx.TokenError
+	_, err := mlx.Collect(m.GenerateIDs(t.Context(), ids))
+	require.ErrorAs(t, err, &token, "Generate")
+	require.Equal(t, mlx.TokenError{ID: 1 << 30, VocabSize: m.Info().VocabSize}, *token)
+	_, err = m.PromptLogProbs(t.Context(), ids, 0)
+	require.ErrorAs(t, err, &token, "PromptLogProbs")
+	_, err = m.Tokenizer().Decode(t.Context(), ids)
+	require.ErrorAs(t, err, &token, "Decode")
 }
 
 func TestErrorsOfLoadingNameTheOptionToo(t *testing.T) {
@@ -67,15 +163,29 @@ func TestErrorsOfLoadingNameTheOptionToo(t *testing.T) {
 		"StallTimeout": {python, mlx.WithPython(mlx.StallTimeout(0))}, "Devices": {python, mlx.WithPython(mlx.Devices("tpu"))},
 		"WorkerDir": {python, mlx.WithPython(mlx.WorkerDir("/no/such"))}, "WorkerEnv": {python, mlx.WithPython(mlx.WorkerEnv("x"))},
 		"Exact": {python, mlx.WithNative(mlx.Exact())}, "WithNative": {python, mlx.WithNative()},
-		"WithPython": {mlx.WithEngine(mlx.EngineNative), mlx.WithPython()},
+		"WithPython": {mlx.WithEngine(mlx.EngineNative), mlx.WithPython()}, "QuantizedGGUF": {python, mlx.WithNative(mlx.QuantizedGGUF())},
+		"Interpreter": {mlx.WithPython(mlx.Interpreter("/no/such"))}, "WithHost": {mlx.WithHost(nil)}, "WithShadow": {mlx.WithShadow(2)},
+		"WithAdapter": {mlx.WithAdapter("/no/such")}, "WithDraftModel": {mlx.WithDraftModel("/no/such")},
 	} {
 		_, err := mlx.LoadModel(testenv.Model(t), options...)
 		requireOption(t, err, name)
 	}
-	for name, options := range map[string][]mlx.LoadOption{"WithPromptCache": {python, mlx.WithPromptCache(-1)}, "WithBatch": {python, mlx.WithBatch(5000)}} {
-		_, err := mlx.LoadModel(testenv.Model(t), options...)
-		requireOption(t, err, name)
+	damaged := testenv.CopyModel(t)
+	require.NoError(t, os.WriteFile(filepath.Join(damaged, "adapter_config.json"), []byte(`{"fine_tune_type": "lora", "lora_parameters": {"rank": 0}}`), 0o600))
+	require.NoError(t, os.Rename(filepath.Join(damaged, "model.safetensors"), filepath.Join(damaged, "adapters.safetensors")))
+	native := mlx.WithEngine(mlx.EngineNative)
+	for name, each := range map[string][][]mlx.LoadOption{
+		"WithPromptCache": {{python, mlx.WithPromptCache(-1)}}, "WithBatch": {{python, mlx.WithBatch(5000)}},
+		"WithDraftModel": {{python, mlx.WithDraftModel("/no/such")}, {native, mlx.WithDraftModel(assistant)}, {python, mlx.WithDraftModel(assistant)}},
+		"WithAdapter":    {{python, mlx.WithAdapter("/no/such")}, {native, mlx.WithAdapter(damaged)}},
+	} {
+		for _, options := range each {
+			_, err := mlx.LoadModel(testenv.Model(t), options...)
+			requireOption(t, err, name)
+		}
 	}
+	requireOption(t, mlx.Verify(testenv.Model(t), mlx.WithDraftModel("/no/such")), "WithDraftModel")
+	requireOption(t, mlx.Verify(testenv.Model(t), mlx.WithAdapter("/no/such")), "WithAdapter")
 	_, err := mlx.NewHost(mlx.HostOptions{}, mlx.HostedModel{Name: "x", Options: []mlx.LoadOption{mlx.WithBatch(0)}})
 	requireOption(t, err, "WithBatch")
 	requireOption(t, mlx.Verify(testenv.Model(t), mlx.WithBatch(0)), "WithBatch")

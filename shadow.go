@@ -62,7 +62,7 @@ type ShadowReport struct {
 	Differences []ShadowDifference // the last ones
 }
 
-// shadow compares requests with a second engine, one after the other.
+// shadow compares the answers to requests with those of a second engine, one after the other.
 type shadow struct {
 	share  float64
 	engine engine.Engine
@@ -75,7 +75,7 @@ type shadow struct {
 	over bool
 }
 
-// ofShadow are the options of the second engine. It has the adapter of the first, unless the shadow was given its own.
+// ofShadow are the load options of the second engine. It has the adapter of the first, unless the shadow was given its own.
 func (o loadOptions) ofShadow() bridge.Options {
 	second := o.shadow.load.bridge
 	if second.Adapter == "" {

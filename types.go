@@ -51,10 +51,10 @@ const (
 
 // Kinds of events; see [engine.EventKind].
 const (
-	EventLoad    = engine.EventLoad
-	EventOutput  = engine.EventOutput
-	EventPrefill = engine.EventPrefill
-	EventRestart = engine.EventRestart
-	EventGap     = engine.EventGap
-	EventWait    = engine.EventWait
+	EventLoad    = engine.EventLoad    // weights are being loaded
+	EventOutput  = engine.EventOutput  // a progress bar that the model's Python code prints
+	EventPrefill = engine.EventPrefill // the prompt is being processed
+	EventRestart = engine.EventRestart // a worker ended and is replaced
+	EventGap     = engine.EventGap     // another worker goes on with the stream
+	EventWait    = engine.EventWait    // a load, a worker or a request waits for memory
 )

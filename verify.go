@@ -43,7 +43,7 @@ func verify(model string, o loadOptions) error {
 			continue
 		}
 		if _, _, err := verifyFiles(draft); err != nil {
-			return fmt.Errorf("draft model: %w", err)
+			return optionFile("WithDraftModel", draft, err)
 		}
 	}
 	for _, adapter := range []string{o.native.Adapter, o.bridge.Adapter} {
@@ -51,7 +51,7 @@ func verify(model string, o loadOptions) error {
 			continue
 		}
 		if err := verifyAdapter(adapter); err != nil {
-			return fmt.Errorf("adapter: %w", err)
+			return optionFile("WithAdapter", adapter, err)
 		}
 	}
 	return nil

@@ -9,8 +9,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// Texts travel in requests of so many at most, and at least where workers share a list: a cancelled call stops between batches,
-// and a batch of few texts wastes the pass.
+// Texts are sent in requests of at most classifyMost, because a cancelled call stops between requests only. Where workers share a list,
+// a request has at least classifyLeast texts, because a pass over few texts is not worth its cost.
 const classifyMost, classifyLeast = 256, 32
 
 // Classify scores labels; see engine.Engine. Long lists are spread over the workers.
@@ -46,7 +46,7 @@ func (m *Model) classifyChunk(n int) int {
 	return min(max(parts(n, m.pool.limits.max), classifyLeast), classifyMost)
 }
 
-// classifyParts scores the parts of a list of which weights does not say what they were scored with, and notes that there.
+// classifyParts scores those parts of a list that have no entry in weights yet, and enters the fingerprint of the weights that scored them.
 func (m *Model) classifyParts(ctx context.Context, texts []string, options engine.ClassifyOptions, results []engine.Classification, weights map[int]string) error {
 	labels := options.Labels
 	if !m.described.Load().template || options.Completes() {

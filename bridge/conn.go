@@ -22,8 +22,8 @@ type conn struct {
 	pending map[uint64]*exchange
 	queue   []outgoing // frames that are not written yet
 	writing bool       // a goroutine writes the queue
-	cancels int        // cancelled requests whose acknowledgement is to come
-	stops   Stops      // what the acknowledgements said
+	cancels int        // cancelled requests that the worker has not acknowledged yet
+	stops   Stops      // the sum of what the acknowledgements reported
 	pass    []uint64   // requests that the worker last said it was computing; nil if it never said
 	err     error      // why the session ended
 
@@ -153,8 +153,8 @@ func (c *conn) failure() error {
 	return c.err
 }
 
-// computed is whether the worker, when it last said so, computed a request. One that never said what it computes may have
-// computed any.
+// computed reports whether a request was among those that the worker last said it was computing. A worker that never said so may have
+// been computing any.
 func (c *conn) computed(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,7 +215,7 @@ func (c *conn) send(r request) error {
 	return c.enqueue(outgoing{r.header().ID, false, frame})
 }
 
-// enqueue sees that a frame is written. It does not wait for the pipe. Caller must hold c.mu.
+// enqueue has a frame written. It does not wait for the pipe. Caller must hold c.mu.
 func (c *conn) enqueue(o outgoing) error {
 	if c.err != nil {
 		return c.err

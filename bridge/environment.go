@@ -7,14 +7,14 @@ import (
 )
 
 // What a worker sees of this program's environment: what Python, MLX and the dynamic linker need. Nothing that names code to
-// import, and no secret but with online.
+// import; and no secrets, except the token for the hub if the worker may use the network.
 var (
 	passed = []string{
 		"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH",
 		"XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE",
 	}
 	passedPrefixes = []string{"MLX_", "CUDA_", "NVIDIA_", "METAL_", "MTL_", "OMP_", "OPENBLAS_"}
-	// passedOnline are for the network.
+	// passedOnline are the variables that are passed on only if the worker may use the network.
 	passedOnline = []string{
 		"HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 		"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",

@@ -27,7 +27,7 @@ var (
 	ErrOutOfMemory = errors.New("out of memory")
 )
 
-// BusyError is a request that found the queue full.
+// BusyError is the error of a request that found the queue full.
 type BusyError struct {
 	Waiting int // requests in the queue
 	Workers int // workers at work
@@ -39,7 +39,7 @@ func (e *BusyError) Error() string {
 
 func (e *BusyError) Unwrap() error { return ErrBusy }
 
-// CrashLoopError is a request that came while no worker is started because the last ones crashed.
+// CrashLoopError is the error of a request that came while no worker is started because the last ones crashed.
 type CrashLoopError struct {
 	Crashes int           // in a row
 	Retry   time.Duration // when the next worker will be tried
@@ -52,7 +52,7 @@ func (e *CrashLoopError) Error() string {
 
 func (e *CrashLoopError) Unwrap() []error { return []error{ErrCrashLoop, e.Err} }
 
-// QuarantineError is a request that ended two workers.
+// QuarantineError is the error of a request that ended two workers.
 type QuarantineError struct {
 	File    string // where the request was written for diagnosis; empty if that failed
 	FileErr error  // why it was not written
@@ -69,10 +69,10 @@ func (e *QuarantineError) Error() string {
 
 func (e *QuarantineError) Unwrap() []error { return []error{ErrQuarantined, e.Err} }
 
-// BudgetError is a worker that does not fit into a memory budget.
+// BudgetError is the error of a worker that does not fit into a memory budget.
 type BudgetError = engine.BudgetError
 
-// WorkerError is a worker process that ended or never came up.
+// WorkerError is the error of requests whose worker process ended or never came up.
 type WorkerError struct {
 	State  string // how it ended, e.g. "exit status 1" or "signal: killed"
 	Stderr string // the last lines it printed

@@ -12,7 +12,7 @@ import (
 // worker, waits for the user's code, or ends with it: the func may even end its goroutine, as t.FailNow does.
 type mailbox[T any] struct {
 	handle func(T)
-	// add puts one more after what is pending, or leaves something out. It is called with mu held.
+	// add appends an item to the pending ones, or drops one. It is called with mu held.
 	add func(pending []T, next T) []T
 
 	mu      sync.Mutex // guards what follows
@@ -78,8 +78,8 @@ func (b *mailbox[T]) close() {
 	b.idle.Wait()
 }
 
-// newEvents makes the mailbox of a func that is told events; nil for none. Progress that the func is too slow for is left out; what
-// happened is not.
+// newEvents makes the mailbox of a func that is told events; nil for none. If the func is too slow, progress is dropped; other
+// events are not.
 func newEvents(handle func(engine.Event)) *mailbox[engine.Event] {
 	if handle == nil {
 		return nil
@@ -93,10 +93,10 @@ func newEvents(handle func(engine.Event)) *mailbox[engine.Event] {
 	}}
 }
 
-// logBehind is how many records a logger may be behind before it misses some.
+// logBehind is how many records may be pending for a slow logger before some are dropped.
 const logBehind = 1024
 
-// queuedLog is a slog.Handler that never waits for the one behind it.
+// queuedLog is a slog.Handler that queues records, so that its callers never wait for the handler that writes them.
 type queuedLog struct {
 	slog.Handler
 	records *mailbox[func()]

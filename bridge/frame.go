@@ -12,8 +12,8 @@ import (
 // MaxFrame is the largest frame that either side accepts, in bytes.
 const MaxFrame = 64 << 20
 
-// ErrFrame is wrapped by errors about what is on the pipe. After one, nothing behind it can be trusted
-// and the session is over.
+// ErrFrame is wrapped by errors about bytes that are no frame. What follows them on the pipe cannot be
+// trusted, so the session is over.
 var ErrFrame = errors.New("bridge: broken frame")
 
 // encodeFrame is a length of 4 bytes, big endian, and a msgpack map.

@@ -12,7 +12,7 @@ import (
 // run is the life of a member: it waits for memory, starts, serves, and ends.
 func (p *pool) run(ctx context.Context, m *member) {
 	defer m.cancel()
-	defer m.claim.Release() // after what follows has claimed memory for a worker in this one's place
+	defer m.claim.Release() // deferred: first the code below claims memory for a worker in this one's place
 	inst, err := p.bringUp(ctx, m)
 	if err != nil {
 		p.mu.Lock()
@@ -51,7 +51,7 @@ func (p *pool) bringUp(ctx context.Context, m *member) (instance, error) {
 	return p.start(ctx, m.claim)
 }
 
-// startFailed takes in that a worker did not come up; given up says that nobody wanted it any more. Caller must hold p.mu.
+// startFailed records that a worker did not come up; given up means that nobody wanted it any more. Caller must hold p.mu.
 func (p *pool) startFailed(m *member, err error, givenUp bool) {
 	if givenUp || m.generation != p.generation {
 		return
@@ -76,7 +76,7 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 		return
 	}
 	if !errors.Is(err, ErrWorkerStopped) {
-		p.failAll(err) // the next one would say the same
+		p.failAll(err) // the next worker would fail in the same way
 		return
 	}
 	// A request that a worker had before shows that workers can come up: it waits for the next try, as long as there are any.
@@ -102,7 +102,7 @@ func (p *pool) proven(m *member) {
 	}
 }
 
-// died takes in that a worker is gone, once. Caller must hold p.mu.
+// died records that a worker is gone; only the first call counts. Caller must hold p.mu.
 func (p *pool) died(m *member) {
 	if m.state == memberGone {
 		return

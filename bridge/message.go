@@ -62,21 +62,24 @@ type message struct {
 }
 
 type topLP struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+	//lint:ignore U1000 msgpack reads the pair's form from this field's tag
+	_msgpack struct{} `msgpack:",as_array"`
 	ID       int32
 	LogProb  float64
 }
 
 // piece is a segment; its calls are names with arguments, a JSON object.
 type piece struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the piece's form
+	//lint:ignore U1000 msgpack reads the piece's form from this field's tag
+	_msgpack struct{} `msgpack:",as_array"`
 	Kind     string
 	Text     string
 	Calls    []namedCall
 }
 
 type namedCall struct {
-	_msgpack  struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the call's form
+	//lint:ignore U1000 msgpack reads the call's form from this field's tag
+	_msgpack  struct{} `msgpack:",as_array"`
 	Name      string
 	Arguments string
 }
@@ -199,7 +202,8 @@ type grammar struct {
 
 // tokenBias is a token with what is added to its logit.
 type tokenBias struct {
-	_msgpack struct{} `msgpack:",as_array"` //nolint:unused // tells msgpack the pair's form
+	//lint:ignore U1000 msgpack reads the pair's form from this field's tag
+	_msgpack struct{} `msgpack:",as_array"`
 	ID       int32
 	Bias     float32
 }

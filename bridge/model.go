@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -86,6 +87,9 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	if err != nil {
 		return nil, err
 	}
+	if path, err = filepath.Abs(path); err != nil { // workers run in another folder
+		return nil, err
+	}
 	m := &Model{path: path, memory: admission.FromContext(ctx), events: newEvents(o.Events)}
 	m.log, m.endLog = newQueuedLog(o.Logger.With("model", path))
 	if m.memory == nil {
@@ -111,7 +115,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		w, err := m.start(ctx, cmd.on(device), o, request, c)
 		if err != nil {
 			release()
-			return nil, err // not w: a nil worker is no nil instance
+			return nil, err // not w: a nil *worker in an interface is not nil
 		}
 		w.device = device
 		go func() {
@@ -135,7 +139,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	return m, nil
 }
 
-// start starts one worker and loads the model in it. What the worker says it holds is what its claim is then for.
+// start starts one worker and loads the model in it. Its claim is then set to the memory that the worker reports.
 func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest, claim *admission.Claim) (*worker, error) {
 	expected := m.expected.Load()
 	w, err := startWorker(ctx, cmd, o.StallTimeout, listener{
@@ -175,7 +179,7 @@ func describe(path string, i *workerInfo, v Versions) *description {
 // call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
 // given to another one. It returns the fingerprint of the weights that served it.
 func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
-	j := &journey{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
 	err = j.run(ctx, func(v visit) (err error) {
 		e, err := v.worker.conn.begin(r, false)
 		if err != nil {
@@ -288,12 +292,11 @@ func chatRequest(messages []engine.Message, options engine.GenerateOptions) (*re
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return nil, err
 	}
-	// Before anything follows the arguments: they may contain themselves.
+	if err := options.ValidateTemplate(); err != nil {
+		return nil, err
+	}
 	arguments, err := jsonText(options.TemplateArguments, len(options.TemplateArguments) > 0)
 	if err != nil {
-		return nil, &engine.OptionError{Option: "TemplateArguments", Reason: "cannot be written as JSON: " + err.Error()}
-	}
-	if err := checkTemplateText(messages, options); err != nil {
 		return nil, err
 	}
 	text, err := jsonText(messages, true)
@@ -309,7 +312,7 @@ func (m *Model) Info() engine.Info { return m.described.Load().info }
 // metricsWait is how long Metrics waits for a worker that computes before it takes what its last heartbeat said.
 const metricsWait = 500 * time.Millisecond
 
-// Metrics reads counters, and the memory figures of one worker. It starts none, and keeps none from ending.
+// Metrics reads counters, and the memory figures of one worker. It starts no worker, and keeps none from ending.
 func (m *Model) Metrics(ctx context.Context) (engine.Metrics, error) {
 	if err := ctx.Err(); err != nil {
 		return engine.Metrics{}, err

@@ -23,7 +23,7 @@ type limits struct {
 // one is started, up to the limit; then requests wait. Small calls take no slot and disturb nothing: see anyWorker.
 //
 // All that happens is a change of the fields under mu, followed by reconcile, which does what the new state asks for. Nothing
-// else grants, starts or ends anything. What a claim does takes the lock of the admission.Registry, so that lock comes after mu: the Registry
+// else grants, starts or ends anything. The methods of a claim take the lock of the admission.Registry, so that lock comes after mu: the Registry
 // never calls a pool while it holds its own.
 type pool struct {
 	limits limits
@@ -40,7 +40,7 @@ type pool struct {
 	members    []*member
 	waiters    []*waiter  // by ticket
 	small      []*waiter  // small calls that wait for a worker
-	watchers   []*watcher // who waits until there are workers
+	watchers   []*watcher // those who wait until there are workers
 	orphans    int        // requests whose worker died and that hold its slot until they have another
 	generation int
 	nextID     uint64

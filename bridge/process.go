@@ -24,7 +24,7 @@ type process struct {
 	once   sync.Once
 }
 
-// Steps of the way down: each gets this long before the next.
+// How long each step of ending a process gets before the next step.
 const (
 	askPeriod   = 500 * time.Millisecond // after a shutdown message
 	gracePeriod = 2 * time.Second        // after stdin was closed
@@ -96,7 +96,7 @@ func (p *process) reap() {
 	close(p.exited)
 }
 
-// Read is stdout for its reader: an end forced by the deadline is an end.
+// Read reads stdout. A read that the deadline ended counts as the end of the stream.
 func (p *process) Read(b []byte) (int, error) {
 	n, err := p.stdout.Read(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {

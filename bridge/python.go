@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/python"
 )
 
@@ -25,10 +26,18 @@ var ErrNoPython = errors.New("no Python environment for mlx-lm")
 // somebody else's, such as a model folder, and an interpreter found there would run.
 func FindPython(given string) (string, error) {
 	if given != "" {
-		return checkPython("option Python", given)
+		found, err := executable(given)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrNoPython, &engine.OptionError{Option: "Python", Reason: err.Error(), Err: err})
+		}
+		return found, nil
 	}
 	if path := os.Getenv(PythonVariable); path != "" {
-		return checkPython(PythonVariable, path)
+		found, err := executable(path)
+		if err != nil {
+			return "", fmt.Errorf("%w: %s: %w", ErrNoPython, PythonVariable, err)
+		}
+		return found, nil
 	}
 	if program, err := os.Executable(); err == nil {
 		if found, err := filepath.EvalSymlinks(program); err == nil {
@@ -48,12 +57,13 @@ func FindPython(given string) (string, error) {
 	return "", fmt.Errorf("%w: run `make build` in the go-mlx folder, or set %s to a Python that has mlx-lm", ErrNoPython, PythonVariable)
 }
 
-func checkPython(source, path string) (string, error) {
+// executable is the absolute path of a program: workers run in another folder.
+func executable(path string) (string, error) {
 	found, err := exec.LookPath(path)
 	if err != nil {
-		return "", fmt.Errorf("%w: %s: %w", ErrNoPython, source, err)
+		return "", err
 	}
-	return filepath.Abs(found) // workers run elsewhere
+	return filepath.Abs(found)
 }
 
 // cacheDir is this project's folder among the user's caches. Without a home it is one of the user's own in the folder for

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 func TestTheWorkersFilesAreComparedBeforeTheyAreUsed(t *testing.T) {
@@ -116,4 +118,16 @@ func TestOtherVersionsRunOnlyWhenAskedFor(t *testing.T) {
 	require.NoError(t, checkVersions("python3", newer))
 	newer.Protocol++
 	require.ErrorIs(t, checkVersions("python3", newer), ErrVersion)
+}
+
+func TestAModuleThatIsNotInstalledIsNamed(t *testing.T) {
+	tool, err := NewTool(testenv.Python(t))
+	require.NoError(t, err)
+	_, err = tool.Run(t.Context(), "-c", "import nobody_has_this")
+	require.ErrorIs(t, err, ErrVersion)
+	require.ErrorContains(t, err, "has no module nobody_has_this: run `make build`")
+	require.NotContains(t, err.Error(), "Traceback")
+	_, err = tool.Run(t.Context(), "-c", "raise ValueError('broken')")
+	require.NotErrorIs(t, err, ErrVersion)
+	require.ErrorContains(t, err, "ValueError: broken")
 }

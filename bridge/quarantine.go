@@ -76,8 +76,8 @@ func createPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// check returns the error of a request that is held, and makes one a suspect that was held or whose equal is a suspect.
-func (q *quarantine) check(j *journey) error {
+// check returns the error of a request that is held. A request that was held before, or that equals a suspect, becomes a suspect.
+func (q *quarantine) check(j *job) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.held)+len(q.suspects) == 0 {
@@ -105,7 +105,7 @@ func (q *quarantine) check(j *journey) error {
 
 // judge notes that a request was in the pass that ended a worker, alone or not. It returns the error of a request that is
 // guilty, and how many deaths that explains.
-func (q *quarantine) judge(j *journey, w *worker, alone bool, cause error) (explained int, err error) {
+func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explained int, err error) {
 	key, err := j.key()
 	if err != nil {
 		return 0, errors.Join(cause, err)
@@ -157,8 +157,8 @@ func (q *quarantine) judge(j *journey, w *worker, alone bool, cause error) (expl
 	return explained, h.err
 }
 
-// served forgets what was held against a request.
-func (q *quarantine) served(j *journey) {
+// served forgets the deaths that a request was suspected of.
+func (q *quarantine) served(j *job) {
 	if q.culprits.Load() != 0 {
 		q.culprits.Store(0)
 	}
@@ -197,7 +197,7 @@ type repro struct {
 	Made     []int32        `json:"made"` // tokens before the end
 }
 
-func (q *quarantine) write(j *journey, cause error) (file string, err error) {
+func (q *quarantine) write(j *job, cause error) (file string, err error) {
 	defer func() {
 		if err != nil {
 			file = ""

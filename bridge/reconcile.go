@@ -160,7 +160,7 @@ func (p *pool) giveUp(m *member) {
 	p.reconcile()
 }
 
-// expiry is when a member ends if nothing comes.
+// expiry is when a member ends if no request comes.
 func (p *pool) expiry(m *member) (time.Time, bool) {
 	if p.limits.idle <= 0 || m.active > 0 || m.state != memberReady || p.count() <= p.limits.min || len(p.watchers) > 0 {
 		return time.Time{}, false
@@ -168,7 +168,7 @@ func (p *pool) expiry(m *member) (time.Time, bool) {
 	return m.idle.Add(p.limits.idle), true
 }
 
-// needed is how many members the pool should have now, if it may.
+// needed is how many members the pool should have now, as far as its limits allow.
 func (p *pool) needed() int {
 	n := p.limits.min
 	for _, w := range p.watchers {

@@ -175,8 +175,8 @@ func TestTextThatIsNotUTF8IsAnErrorBeforeItTravels(t *testing.T) {
 		require.ErrorIs(t, try(), engine.ErrInvalidUTF8, name)
 	}
 	_, err := m.Decode(t.Context(), []int32{-1})
-	var option *engine.OptionError
-	require.ErrorAs(t, err, &option)
+	var token *engine.TokenError
+	require.ErrorAs(t, err, &token)
 	require.Zero(t, m.Stat().Crashes)
 }
 

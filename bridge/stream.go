@@ -28,7 +28,7 @@ type stream struct {
 	options engine.GenerateOptions
 	yield   func(engine.Token, error) bool
 	made    []int32 // ids that the reader has
-	left    bool    // the reader has had enough
+	left    bool    // the reader has ended its loop
 }
 
 func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
@@ -39,11 +39,11 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err := prompt.Validate(); err != nil {
 		return err
 	}
+	if err := m.checkIDs(prompt.IDs); err != nil {
+		return err
+	}
 	if s.options.Temperature > 0 && !s.options.HasSeed {
 		s.options.Seed = engine.RandomSeed()
-	}
-	if err := checkTemplateText(prompt.Messages, s.options); err != nil {
-		return err
 	}
 	end, err := m.begin()
 	if err != nil {
@@ -56,9 +56,9 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	}
 	clean := *frame
 	if !s.options.HasSeed {
-		clean.Seed = 0 // drawn: not part of what was asked
+		clean.Seed = 0 // it was drawn, and is not part of the request
 	}
-	j := &journey{
+	j := &job{
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
 		key:   keyOf(&clean),
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
@@ -98,7 +98,7 @@ func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) err
 	for taken := 1; ; taken++ {
 		reply, err := w.conn.next(ctx, e, onProgress)
 		if err != nil {
-			over = true // next has told the worker, if the end was ours
+			over = true // if ctx ended, next has told the worker
 			return err
 		}
 		token, err := reply.token()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"strings"
 )
 
@@ -41,8 +42,11 @@ func (t *Tool) AddEnv(entries ...string) { t.env = append(t.env, entries...) }
 // toolStderr is how much of a failed tool's stderr comes with the error.
 const toolStderr = 4 << 10
 
+// missingModule is the last line of what Python prints when it cannot import a module.
+var missingModule = regexp.MustCompile(`ModuleNotFoundError: No module named '([^']+)'$`)
+
 // Run runs the interpreter with arguments ("-m MODULE ...", "-c CODE ..." or a script) and returns its stdout. Modules come from
-// the worker's folder and from what is installed, never from the working directory.
+// the worker's folder and from what is installed, never from the working directory. A module that is not installed is an ErrVersion.
 func (t *Tool) Run(ctx context.Context, args ...string) ([]byte, error) {
 	full := args
 	switch {
@@ -64,6 +68,10 @@ func (t *Tool) Run(ctx context.Context, args ...string) ([]byte, error) {
 	}
 	if err != nil {
 		text := strings.TrimSpace(kept.String())
+		if module := missingModule.FindStringSubmatch(text); module != nil {
+			return nil, fmt.Errorf("%w: %s has no module %s: run `make build` in the go-mlx folder, or `%s -m pip install -r requirements.txt`",
+				ErrVersion, t.interpreter, module[1], t.interpreter)
+		}
 		if len(text) > toolStderr {
 			text = "..." + text[len(text)-toolStderr:]
 		}

@@ -65,8 +65,8 @@ func (d *watchdog) run(done <-chan struct{}) {
 	}
 }
 
-// excuse takes time out of the account in which this program did not look, being stopped (SIGSTOP, a debugger, a paused virtual
-// machine): the worker was most likely stopped with it.
+// excuse does not count time in which this program itself was stopped (by SIGSTOP, a debugger, a paused virtual machine): the worker
+// was most likely stopped, too.
 func (d *watchdog) excuse(late time.Duration) {
 	if late <= d.stall/8 { // ticks may be a little late
 		return

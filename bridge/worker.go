@@ -40,11 +40,11 @@ type worker struct {
 	versions Versions
 	info     *workerInfo // set by load
 
-	stopping atomic.Bool // the end of the process is wanted
+	stopping atomic.Bool // the process is ended on purpose
 
-	mu       sync.Mutex          // guards what follows
-	cause    error               // why the supervisor killed it; nil if it did not
-	underWay map[*journey]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
+	mu       sync.Mutex      // guards what follows
+	cause    error           // why the supervisor killed it; nil if it did not
+	underWay map[*job]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
 }
 
 // startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
@@ -58,7 +58,7 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, told lis
 		}
 		return nil, e
 	}
-	w := &worker{underWay: map[*journey]uint64{}, process: p, conn: newConn(p.stdin)}
+	w := &worker{underWay: map[*job]uint64{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
 	w.conn.onBeat = func(m *message) {
 		w.watchdog.beat(m)
@@ -164,14 +164,14 @@ func (w *worker) explain() error {
 }
 
 // enter notes that a request is under way, and under which id.
-func (w *worker) enter(j *journey, id uint64) {
+func (w *worker) enter(j *job, id uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.underWay[j] = id
 }
 
 // leave notes that a request is over. A dead worker keeps the requests that it then had: they are the suspects.
-func (w *worker) leave(j *journey) {
+func (w *worker) leave(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.alive() {
@@ -181,7 +181,7 @@ func (w *worker) leave(j *journey) {
 
 // suspect says whether a request can be what ended the worker, and whether nothing else can: it was in what the worker was
 // computing, and all that was is this request and its equals. Called after the worker's death.
-func (w *worker) suspect(j *journey) (suspected, alone bool, err error) {
+func (w *worker) suspect(j *job) (suspected, alone bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.conn.computed(w.underWay[j]) {

@@ -22,7 +22,7 @@ const labelMark = "{label}"
 // ClassifyOptions are the settings of one classification call.
 type ClassifyOptions struct {
 	Labels []string
-	// Details describe labels, by name; labels without are left as they are.
+	// Details describe labels, by name; labels without details are left as they are.
 	Details map[string]LabelDetails
 	// Prompt is the user's turn of a chat, or the whole prompt for a model without a chat template. One that ends with {label} is
 	// completed by the label, also by a model with a chat template, which is not used then.
@@ -45,7 +45,7 @@ func (o ClassifyOptions) Validate(texts []string) error {
 		case strings.TrimSpace(label) == "":
 			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %d is empty", i)}
 		case !utf8.ValidString(label):
-			return fmt.Errorf("label %d: %w", i, ErrInvalidUTF8)
+			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %d: %v", i, ErrInvalidUTF8), Err: ErrInvalidUTF8}
 		case slices.Contains(o.Labels[:i], label):
 			return &OptionError{Option: "labels", Reason: fmt.Sprintf("label %q is given twice", label)}
 		}

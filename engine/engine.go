@@ -38,8 +38,8 @@ type Engine interface {
 	Encode(ctx context.Context, text string, special bool) ([]int32, error)
 	// Decode returns the text of token ids without special tokens.
 	Decode(ctx context.Context, ids []int32) (string, error)
-	// RenderChat applies the model's chat template and opens the assistant's turn. Of the options Tools and
-	// TemplateArguments count.
+	// RenderChat applies the model's chat template and opens the assistant's turn. Only the options Tools and
+	// TemplateArguments have an effect.
 	RenderChat(ctx context.Context, messages []Message, options GenerateOptions) (string, error)
 	// EncodeChat returns the token ids of the prompt that Generate makes of messages; PlainContent counts too.
 	EncodeChat(ctx context.Context, messages []Message, options GenerateOptions) ([]int32, error)
@@ -143,7 +143,7 @@ type Token struct {
 	// the marks between kinds.
 	Segments []Segment
 	// CallText is, with the Segments option, the text of a tool call under way that became certain with this token, after what
-	// Segments has. It comes again in the segment of the whole call: what shows calls as they grow reads it, all else need not.
+	// Segments has. It comes again in the segment of the whole call: programs that show a call while it is generated read it, others can ignore it.
 	CallText string `json:",omitempty"`
 }
 

@@ -51,7 +51,7 @@ func (e *OptionError) Error() string { return fmt.Sprintf("option %s: %s", e.Opt
 // Unwrap is Err.
 func (e *OptionError) Unwrap() error { return e.Err }
 
-// ContextLengthError is a prompt that does not fit into the model's context.
+// ContextLengthError is the error of a prompt that does not fit into the model's context.
 type ContextLengthError struct {
 	Tokens int // tokens of the prompt
 	Limit  int // the model's context length
@@ -61,7 +61,7 @@ func (e *ContextLengthError) Error() string {
 	return fmt.Sprintf("prompt has %d tokens; the model takes fewer than %d: shorten the prompt", e.Tokens, e.Limit)
 }
 
-// TokenError is a token id that a model has no row for.
+// TokenError is the error of a token id outside the model's vocabulary.
 type TokenError struct {
 	ID        int32
 	VocabSize int // of the model
@@ -71,12 +71,12 @@ func (e *TokenError) Error() string {
 	return fmt.Sprintf("token id %d is outside the model's vocabulary of %d: leave its token (of an image, say) out of the text, or use the tokenizer that belongs to these weights", e.ID, e.VocabSize)
 }
 
-// ControlTokenError is a text that spells a control token where it is to be plain text, and a tokenizer that can write it in no
-// other way.
+// ControlTokenError is the error of a text that spells a control token and is to be plain text, where the tokenizer has no other way to
+// write it.
 type ControlTokenError struct{ Token string }
 
 func (e *ControlTokenError) Error() string {
-	return fmt.Sprintf("the text spells the control token %q, and this model's tokenizer has no other way to write it: leave it out of the text, or let messages hold control tokens (without WithPlainContent; serve --control-tokens)", e.Token)
+	return fmt.Sprintf("the text spells the control token %q, and this model's tokenizer has no other way to write it: leave it out of the text, or let messages hold control tokens (without PlainContent; serve --control-tokens)", e.Token)
 }
 
 // CheckpointError lists everything that is wrong with a model folder's weights.

@@ -37,8 +37,8 @@ const (
 type Wait struct {
 	Model  string
 	Reason WaitReason
-	// Models have to do something first: they asked before, have requests to end, are being closed, or are pinned. If they are many,
-	// a few are named and Others counts the rest.
+	// Models are those that are waited for: they asked for memory earlier, have requests to end, are being closed, or are pinned. Of many
+	// models a few are named, and Others counts the rest.
 	Models []string
 	Others int
 	// Needed, Free and Budget are bytes. They are set for the reasons turn, memory and pinned.
@@ -92,7 +92,7 @@ func mib(bytes int64) string {
 // ErrHostClosed: the host was closed.
 var ErrHostClosed = errors.New("no more models are loaded: the host is closed")
 
-// UnknownModelError is a name that no model has.
+// UnknownModelError is the error of a name that no model has.
 type UnknownModelError struct {
 	Name  string
 	Known []string
@@ -102,7 +102,7 @@ func (e *UnknownModelError) Error() string {
 	return fmt.Sprintf("there is no model %q; there are %s", e.Name, strings.Join(e.Known, ", "))
 }
 
-// RetryError is a request for a model whose last load failed, and for which other models would have to be closed.
+// RetryError is the error of a request for a model whose last load failed, while other models would have to be closed for the next try.
 type RetryError struct {
 	After time.Duration // when closing others for it is tried again
 	Err   error         // of the last load
@@ -115,7 +115,7 @@ func (e *RetryError) Error() string {
 // Unwrap is the error of the last load.
 func (e *RetryError) Unwrap() error { return e.Err }
 
-// WaitError is a request whose context ended while it waited.
+// WaitError is the error of a request whose context ended while it waited.
 type WaitError struct {
 	Wait Wait
 	Err  error // the context's

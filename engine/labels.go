@@ -13,19 +13,19 @@ type LabelDetails struct {
 	Examples    []string // texts that the label is right for
 }
 
-// checkDetails refuses details of labels that there are not, and what is no text.
+// checkDetails refuses details of unknown labels, text that is not UTF-8, and empty examples.
 func (o ClassifyOptions) checkDetails() error {
 	for label, details := range o.Details {
 		if !slices.Contains(o.Labels, label) {
-			return &OptionError{Option: "Labels", Reason: fmt.Sprintf("%q is described but none of the labels", label)}
+			return &OptionError{Option: "LabelDescriptions", Reason: fmt.Sprintf("%q is described but none of the labels", label)}
 		}
 		for _, text := range append([]string{details.Description}, details.Examples...) {
 			if !utf8.ValidString(text) {
-				return fmt.Errorf("details of label %q: %w", label, ErrInvalidUTF8)
+				return &OptionError{Option: "LabelDescriptions", Reason: fmt.Sprintf("details of label %q: %v", label, ErrInvalidUTF8), Err: ErrInvalidUTF8}
 			}
 		}
 		if slices.ContainsFunc(details.Examples, func(e string) bool { return strings.TrimSpace(e) == "" }) {
-			return &OptionError{Option: "Labels", Reason: fmt.Sprintf("an example of label %q is empty", label)}
+			return &OptionError{Option: "LabelDescriptions", Reason: fmt.Sprintf("an example of label %q is empty", label)}
 		}
 	}
 	return nil

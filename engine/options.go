@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"unicode/utf8"
 )
@@ -19,7 +20,7 @@ type GenerateOptions struct {
 	MinP              float32 // drop tokens less likely than MinP times the best; 0 for none
 	RepetitionPenalty float32 // divides positive and multiplies negative logits of recent tokens; 1 for none
 	PresencePenalty   float32 // subtracted from the logits of recent tokens; 0 for none
-	FrequencyPenalty  float32 // the same, times how often each occurred; 0 for none
+	FrequencyPenalty  float32 // subtracted from the logits of recent tokens times how often each occurred; 0 for none
 	RepetitionContext int     // how many recent tokens, prompt included, the penalties look at
 	LogitBias         map[int32]float32
 	XTCProbability    float32 // how often to cut all tokens above XTCThreshold but the least likely of them
@@ -175,7 +176,7 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 	case !utf8.ValidString(o.Grammar.Text):
 		return notUTF8(o.Grammar.Option())
 	case o.DraftTokens < NoDraft || o.DraftTokens > 64:
-		return bad("DraftTokens", "it is not between 0 and 64")
+		return bad("DraftTokens", "not between 0 and 64")
 	case o.TopLogProbs < 0 || o.TopLogProbs > maxTopLogProbs:
 		return bad("TopLogProbs", "%d is not between 0 and %d", o.TopLogProbs, maxTopLogProbs)
 	}
@@ -187,14 +188,8 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 			return notUTF8("Stop")
 		}
 	}
-	if len(o.Tools) > 0 {
-		var tools []map[string]any
-		if err := json.Unmarshal(o.Tools, &tools); err != nil {
-			return bad("Tools", "not a JSON list of objects: %v", err)
-		}
-	}
-	if _, err := json.Marshal(o.TemplateArguments); err != nil {
-		return bad("TemplateArguments", "cannot be written as JSON: %v", err)
+	if err := o.ValidateTemplate(); err != nil {
+		return err
 	}
 	for id, bias := range o.LogitBias {
 		if !finite(bias) {
@@ -234,7 +229,7 @@ func (p Prompt) Validate() error {
 		if m.Role == "" {
 			return &OptionError{Option: "Messages", Reason: fmt.Sprintf("message %d has no role", i)}
 		}
-		if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) || !utf8.ValidString(m.Name) {
+		if !validText(reflect.ValueOf(m), 0) {
 			return fmt.Errorf("message %d: %w", i, ErrInvalidUTF8)
 		}
 		for _, call := range m.ToolCalls {

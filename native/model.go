@@ -87,7 +87,7 @@ func loadFor(ctx context.Context, path string, options engine.NativeOptions, tra
 		}
 		return false, err
 	}
-	if options.MakeRoom != nil { // in a Host: a request of another model may hold what the load needs
+	if options.MakeRoom != nil { // in a Host: a request of another model may hold memory that the load needs
 		err = m.owner.InTurn(ctx, nil, func() (bool, error) {
 			if err := m.unload(); err != nil { // what an earlier try has read
 				return false, err
@@ -129,7 +129,7 @@ func (m *Model) loadText() (err error) {
 	}
 	if m.source.GGUF != "" {
 		m.source.Forget()
-		debug.FreeOSMemory() // or the vocabulary would be there twice, beside the weights
+		debug.FreeOSMemory() // so that the vocabulary is not in memory twice, beside the weights
 	}
 	return err
 }
@@ -165,7 +165,7 @@ func (m *Model) loadWeights(ctx context.Context, path string, cfg *checkpoint.Co
 	}
 	if m.options.Draft != "" {
 		if err := m.loadDraft(); err != nil {
-			return fmt.Errorf("draft model %s: %w", m.options.Draft, err)
+			return &engine.OptionError{Option: "DraftModel", Reason: m.options.Draft + ": " + err.Error(), Err: err}
 		}
 	}
 	m.scheduler = decode.NewScheduler(m.network, m.encoder, m.draft, m.store, m.options)

@@ -100,7 +100,10 @@ func TestDraftsThatDoNotFitAreRefused(t *testing.T) {
 	testenv.EditJSON(t, foreign, "tokenizer.json", func(c map[string]any) { c["normalizer"] = map[string]any{"type": "Lowercase"} })
 	for _, draft := range []string{foreign, t.TempDir()} {
 		_, err := Load(t.Context(), testenv.Model(t), engine.NativeOptions{Draft: draft})
-		require.ErrorContains(t, err, "draft model "+draft)
+		var option *engine.OptionError
+		require.ErrorAs(t, err, &option)
+		require.Equal(t, "DraftModel", option.Option)
+		require.ErrorContains(t, err, draft)
 	}
 	require.Equal(t, before, mlxtest.Measure(t))
 

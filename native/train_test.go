@@ -92,7 +92,7 @@ func TestTrainingRefusesWhatItCannotDo(t *testing.T) {
 		change func(t *testing.T, o *engine.TrainOptions)
 		want   string
 	}{
-		"no data":        {func(t *testing.T, o *engine.TrainOptions) { o.Data = t.TempDir() }, "fewer than a batch"},
+		"no data":        {func(t *testing.T, o *engine.TrainOptions) { o.Data = t.TempDir() }, "train.jsonl: no such file"},
 		"large batch":    {func(_ *testing.T, o *engine.TrainOptions) { o.BatchSize = 100 }, "fewer than a batch"},
 		"unknown layer":  {func(_ *testing.T, o *engine.TrainOptions) { o.Keys = []string{"self_attn.z_proj"} }, "z_proj"},
 		"schedule":       {func(_ *testing.T, o *engine.TrainOptions) { o.Schedule = "steps" }, "Schedule"},

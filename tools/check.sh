@@ -36,6 +36,13 @@ if ! command -v c++ >/dev/null 2>&1; then
 elif ! printf '#include <concepts>\n#include <span>\n' | c++ -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; then
     lacks "a C++ compiler that knows C++20 (found $(c++ --version | head -n 1))" "apt-get install g++ (GCC 11 or newer)" "xcode-select --install"
 fi
+# cgo and Rust call the C compiler by these names.
+for cc in cc "$($GO env CC 2>/dev/null)"; do
+    if [ -n "$cc" ] && ! command -v "${cc%% *}" >/dev/null 2>&1; then
+        lacks "a C compiler (${cc%% *})" "apt-get install gcc" "xcode-select --install"
+        break
+    fi
+done
 command -v git >/dev/null 2>&1 || lacks git "apt-get install git" "xcode-select --install"
 if [ "${1:-}" = browser ] && ! sh tools/browser.sh >/dev/null && [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
     lacks "Chromium or Chrome" "apt-get install chromium" "brew install --cask chromium"

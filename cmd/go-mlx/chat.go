@@ -126,7 +126,7 @@ func (c *conversation) all() []mlx.Message {
 	return append([]mlx.Message{{Role: "system", Content: c.system}}, c.messages...)
 }
 
-// answer streams the answer to a message. What there is of one that was stopped is kept in the conversation.
+// answer streams the answer to a message. The generated part of a stopped answer is kept in the conversation.
 func (c *conversation) answer(ctx context.Context, text string) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()

@@ -83,9 +83,10 @@ func classifierTrainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train MODEL --data FILE --out FILE",
 		Short: "Train a classifier",
-		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is not fitted to; on it penalty, temperature and the
-thresholds for unknown domains are chosen, and the printed table is measured. With groups, each quarter of every label's groups is judged by a fit
-to the others for that, and the classifier is fitted to all. The date of the data is that of the file.`,
+		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is kept back: the penalty, the temperature and
+the thresholds for unknown domains are chosen on it, and the printed table is measured on it. Where texts have groups, each quarter of
+every label's groups is kept back once instead, and judged by a fit to the other quarters; the classifier is then fitted to all texts.
+The date of the data is that of the file.`,
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
@@ -161,7 +162,7 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 	flags.StringVarP(&run.labels, "labels", "l", "", "file of labels, for a model without a classifier")
 	flags.StringVar(&run.prompt, "prompt", "", "label prompt with {labels} and {text}")
 	flags.StringVar(&run.prior, "prior", "", "what is taken from the labels' scores: content-free, batch or none")
-	flags.StringVar(&run.abstain, "abstain-by", "", "by what the classifier tells unknown texts: distance or energy (default: as its file says)")
+	flags.StringVar(&run.abstain, "abstain-by", "", "how the classifier recognises unknown texts: distance or energy (default: as its file says)")
 	flags.StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE] lines (required)")
 	flags.StringVar(&run.report, "results", "", "write the report with all predictions to this file")
 	flags.StringVar(&run.html, "html", "", "write the report as a page to this file")

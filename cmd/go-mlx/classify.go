@@ -106,7 +106,7 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 		return err
 	}
 	took := time.Since(start)
-	r.say(stderr, "%d texts in %.2f s (%.0f a second)", p.count, took.Seconds(), float64(p.count)/took.Seconds())
+	r.say(stderr, "%s in %.2f s (%.0f a second)", counted(p.count, "text"), took.Seconds(), float64(p.count)/took.Seconds())
 	if r.labelled && p.count > 0 {
 		fmt.Fprintf(stderr, "accuracy %.1f%% (%d of %d)\n", 100*float64(p.right)/float64(p.count), p.right, p.count)
 	}
@@ -127,7 +127,7 @@ func (r *classifyRun) labels() ([]string, []mlx.ClassifyOption, error) {
 	}
 	labels, details, err := readLabels(r.labelsFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("labels: %w", err)
+		return nil, nil, fmt.Errorf("--labels: %w", err)
 	}
 	return labels, []mlx.ClassifyOption{mlx.WithLabels(mlx.LabelDescriptions(details))}, nil
 }

@@ -134,7 +134,13 @@ func TestMistakesGetClearErrors(t *testing.T) {
 		usage bool
 	}{
 		"no model":       {"", []string{"info", "-m", "/no/such"}, "not a model folder", false},
-		"no labels":      {"x\n", []string{"classify", "-m", model, "-l", "/no/such"}, "labels:", false},
+		"no labels":      {"x\n", []string{"classify", "-m", model, "-l", "/no/such"}, "--labels: open", false},
+		"no number":      {"", []string{"generate", "-m", model, "--temperature", "hot", "x"}, "flag: invalid syntax", true},
+		"no name":        {"", []string{"pull"}, "as ORG/NAME", true},
+		"two names":      {"", []string{"pull", "a/b", "c/d"}, "name one model, and not 2", true},
+		"none to delete": {"", []string{"rm"}, "as ORG/NAME", true},
+		"no data":        {"", []string{"train", model, "--data", "/none", "--out", filepath.Join(t.TempDir(), "out")}, "train.jsonl: no such file", false},
+		"no schema":      {"", []string{"generate", "-m", "/no/such", "--json-schema", "/none", "x"}, "open /none", true},
 		"empty labels":   {"x\n", []string{"classify", "-m", model, "-l", empty}, "no labels", false},
 		"bad UTF-8":      {"ok\n\xff\n", []string{"classify", "-m", model, "-l", labels()}, "line 2", false},
 		"no tab":         {"sport\n", []string{"classify", "-m", model, "-l", labels(), "--labelled"}, "line 1: no tab", false},

@@ -82,7 +82,7 @@ func examinePython(ctx context.Context, python string) finding {
 		if errors.Is(err, bridge.ErrNoPython) {
 			f.State = "missing"
 		}
-		f.Advice = fmt.Sprintf("python3 -m venv .venv && .venv/bin/pip install mlx%s==%s mlx-lm==%s msgpack && export GO_MLX_PYTHON=$PWD/.venv/bin/python", mlxExtra(), bridge.WantMLX, bridge.WantMLXLM)
+		f.Advice = fmt.Sprintf("python3 -m venv .venv && .venv/bin/pip install 'mlx%s==%s' mlx-lm==%s msgpack && export GO_MLX_PYTHON=$PWD/.venv/bin/python", mlxExtra(), bridge.WantMLX, bridge.WantMLXLM)
 		return f
 	}
 	f.State = "ok"

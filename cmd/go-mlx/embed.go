@@ -60,6 +60,6 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 	}); err != nil {
 		return err
 	}
-	r.say(stderr, "%d texts in %.2f s", count, time.Since(start).Seconds())
+	r.say(stderr, "%s in %.2f s", counted(count, "text"), time.Since(start).Seconds())
 	return nil
 }

@@ -33,6 +33,9 @@ func TestErrorsNameTheFlag(t *testing.T) {
 		"--abstain: probability 2":        {"classify", "--abstain", "2", "-l", labels, model},
 		"--prompt: it must hold {text}":   {"classify", "--prompt", "x", "-l", labels, model},
 		`--prior: there is no "best"`:     {"classify", "--prior", "best", "-l", labels, model},
+		"--adapter: /none":                {"generate", "--adapter", "/none", model, "x"},
+		"--draft: /none":                  {"serve", "--draft", "/none", model},
+		"--python: exec":                  {"generate", "--python", "/none", "-e", "python", model, "x"},
 		"--dimensions: ":                  {"embed", "--dimensions", "-1", model},
 		`--prompt-name: the model has no`: {"embed", "--prompt-name", "query", model},
 	} {

@@ -78,7 +78,7 @@ func generateCommand() *cobra.Command {
 	flags.Float32Var(&run.minP, "min-p", 0, "drop tokens less likely than this times the best")
 	flags.Float32Var(&run.repetitionPenalty, "repetition-penalty", 1, "above 1: avoid recent tokens")
 	flags.Float32Var(&run.presencePenalty, "presence-penalty", 0, "subtracted from the logits of recent tokens")
-	flags.Float32Var(&run.frequencyPenalty, "frequency-penalty", 0, "the same, times how often they occurred")
+	flags.Float32Var(&run.frequencyPenalty, "frequency-penalty", 0, "subtracted from the logits of recent tokens, times how often each occurred")
 	flags.Float32Var(&run.xtc, "xtc", 0, "probability of excluding the top choices")
 	flags.Float32Var(&run.xtcThreshold, "xtc-threshold", 0.1, "what counts as a top choice")
 	flags.IntVar(&run.kvBits, "kv-bits", 0, "quantise the KV cache: 2, 3, 4, 6 or 8")
@@ -160,15 +160,15 @@ func (r *generateRun) run(ctx context.Context, prompt string, out, stderr io.Wri
 	case r.topLogProbs > 0 && !r.json:
 		return usageError{errors.New("--top-logprobs goes with --json")}
 	}
+	options, err := r.options() // before the model is loaded: it reads files
+	if err != nil {
+		return err
+	}
 	m, err := r.load(ctx, stderr)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	options, err := r.options()
-	if err != nil {
-		return err
-	}
 	stream := m.Generate(ctx, prompt, options...)
 	if r.chat {
 		var messages []mlx.Message

@@ -1,4 +1,4 @@
-// Command go-mlx runs MLX language models: it classifies lines of text and generates text.
+// Command go-mlx runs MLX language models: it classifies, generates, embeds, trains and serves.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"syscall"
 
@@ -42,8 +43,10 @@ func main() {
 	}
 }
 
-// usageError is a mistake on the command line that a command finds, and not cobra.
+// usageError is a mistake on the command line that the command itself finds; cobra finds the others.
 type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 // workError is an error of a command that had begun.
 type workError struct{ error }
@@ -88,6 +91,9 @@ func programVersion() string {
 	return "(devel)"
 }
 
+// parseError is what package strconv says in front of what is wrong with a flag's value; it means nothing to who types commands.
+var parseError = regexp.MustCompile(`strconv\.\w+: parsing "[^"]*": `)
+
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:     "go-mlx",
@@ -111,6 +117,12 @@ Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupt
 	}
 	root.AddCommand(settingsTopic())
 	wrapFlags(root)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if text := parseError.ReplaceAllString(err.Error(), ""); text != err.Error() {
+			return errors.New(text)
+		}
+		return err
+	})
 	return root
 }
 

@@ -44,7 +44,7 @@ func parityCommand() *cobra.Command {
 		Use:   "parity MODEL",
 		Short: "Compare the native engine with mlx-lm, layer by layer",
 		Long: `Compare the native engine with mlx-lm on one model: token ids, the chat template, every layer's states, logits, chosen
-tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers part, the first op that differs
+tokens and labels; and each engine with itself, in a batch and with a KV cache. Where the layers differ, the first op that differs
 is named. The exit status is 1 if the engines differ by more than the tolerance.`,
 		RunE: withModel(&run.model, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), run.model, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -67,7 +67,7 @@ is named. The exit status is 1 if the engines differ by more than the tolerance.
 	return cmd
 }
 
-// errDiffer is the end of a comparison that was not passed.
+// errDiffer is the error of a comparison that did not pass.
 var errDiffer = errors.New("the engines differ")
 
 func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Writer) error {
@@ -107,7 +107,7 @@ func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Wri
 	return nil
 }
 
-// key says what a result of now holds for.
+// key names the versions, options and files that a result of today holds for.
 func (r *parityRun) key(ctx context.Context, dir string) (parity.Key, error) {
 	tool, err := bridge.NewTool(r.python)
 	if err != nil {

@@ -48,7 +48,7 @@ type probeResult struct {
 	Smoke  string `json:"smoke"`  // "passed", "skipped", or the error
 }
 
-// errNoEngine is the end of a probe of a model that cannot run.
+// errNoEngine is the error of a probe of a model that no engine can run.
 var errNoEngine = errors.New("no engine runs this model")
 
 func (r *probeRun) run(ctx context.Context, model string, stdout io.Writer) error {

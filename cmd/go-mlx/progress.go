@@ -13,7 +13,7 @@ import (
 	mlx "forge.lthn.ai/core/go-mlx"
 )
 
-// bars shows events as progress bars on a terminal, and only what happened elsewhere.
+// bars shows events as progress bars on a terminal. Elsewhere it prints only what happened, without progress.
 type bars struct {
 	out io.Writer
 

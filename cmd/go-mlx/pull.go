@@ -15,7 +15,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/hub"
 )
 
-// PullError is a model that cannot be downloaded.
+// PullError says why a model cannot be downloaded.
 type PullError struct {
 	Name    string
 	Code    string // "gated", "missing", "which", "space", "hash", "length" or "failed"
@@ -30,9 +30,9 @@ func pullCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull ORG/NAME[@REVISION][:FILE.gguf]",
 		Short: "Download a model from the Hugging Face hub",
-		Long: `Download a model into the cache that huggingface_hub and everything built on it share, and print its folder. A connection
-that is cut is taken up again where it ended, by the next run too; files that are there already are not fetched again. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
-		Args: cobra.ExactArgs(1),
+		Long: `Download a model into the cache that huggingface_hub and everything built on it share, and print its folder. An
+interrupted download goes on where it stopped, also in the next run; files that are there already are not fetched again. HF_TOKEN is used for gated models, HF_ENDPOINT for another hub, HF_HOME says where the cache is.`,
+		Args: modelNames(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			stderr := cmd.ErrOrStderr()
 			if quiet {
@@ -111,12 +111,25 @@ func listCommand() *cobra.Command {
 	return cmd
 }
 
+// modelNames checks that there is at least one argument, and no more than most.
+func modelNames(most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return errors.New("name a model of the hub, as ORG/NAME")
+		case len(args) > most:
+			return fmt.Errorf("name one model, and not %d", len(args))
+		}
+		return nil
+	}
+}
+
 func rmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm ORG/NAME...",
 		Short: "Delete models that were downloaded",
 		Long:  "Delete models from the cache that huggingface_hub and everything built on it share, with all their revisions.",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  modelNames(1 << 20),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, name := range args {

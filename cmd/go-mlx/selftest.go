@@ -58,7 +58,7 @@ The exit code is 0 if something was tested and nothing failed, 1 otherwise, and 
 	return cmd
 }
 
-// errSelftest is the end of a test that was not passed; the report says why.
+// errSelftest is the error of a test that did not pass; the report says why.
 var errSelftest = errors.New("selftest failed")
 
 func (r *selftestRun) run(cmd *cobra.Command) error {

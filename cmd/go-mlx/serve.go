@@ -63,8 +63,8 @@ func serveCommand() *cobra.Command {
 Ollama's API, /v1/classify, and a chat page at http://localhost:8090/.
 
 A model is a folder, a .gguf file or a name ORG/NAME that was pulled, with a name for requests; without one that of the folder, of the
-file or on the hub is taken. KEY=VALUE sets for one model what the flags set for all: engine, adapter, draft, workers, batch. What is
-missing is found at the start: a model, its draft, its adapter.
+file or on the hub is taken. KEY=VALUE sets for one model what the flags set for all: engine, adapter, draft, workers, batch. A model,
+draft model or adapter that is not there is an error at the start.
 
 A model is loaded when it is first asked for. API keys are read from --api-key-file (one a line), from the environment
 variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
@@ -107,7 +107,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.StringArrayVar(&run.aliases, "alias", nil, "PATTERN=NAME: another name for a model, which may hold * and ?; may be given again")
 	flags.StringVar(&run.defaultModel, "default-model", "", "model of requests that name none; without it the only one")
 	flags.BoolVar(&run.strict, "strict", false, "refuse fields that would have no effect, instead of naming them in the answer's header")
-	flags.BoolVar(&run.controlTokens, "control-tokens", false, "let what spells a control token in messages and tools, as <end_of_turn>, be one; without it it is text")
+	flags.BoolVar(&run.controlTokens, "control-tokens", false, "text in messages and tools that spells a control token, such as <end_of_turn>, becomes that token; without the flag it stays text")
 	flags.StringVar(&run.basePath, "base-path", "", "serve below this path, e.g. /lm")
 	flags.DurationVar(&run.readyDelay, "ready-delay", 2*time.Second, "how long /readyz says no before the server drains")
 	flags.BoolVar(&run.noPage, "no-page", false, "no chat page")

@@ -90,7 +90,7 @@ func TestServeRefusesWhatItCannotDo(t *testing.T) {
 		{[]string{"--model", "org/none"}, "go-mlx pull org/none", true},
 		{[]string{"--model", "x=" + model + ",adapter=/none"}, "adapter_config.json", true},
 		{[]string{"--model", model, "--adapter", model}, "adapter_config.json", true},
-		{[]string{"--model", model, "--draft", "/none"}, "draft model", true},
+		{[]string{"--model", model, "--draft", "/none"}, "--draft: /none", true},
 		{[]string{"--model", testenv.Root() + "/README.md"}, "is a file, and not a .gguf one", true},
 		{[]string{"--models-dir", t.TempDir()}, "no folder", false},
 		{[]string{"--model", model, "--log-format", "xml"}, "text and json", true},

@@ -26,8 +26,8 @@ const (
 	configName     = "go-mlx/config.toml"
 )
 
-const settingsHelp = `Every flag of every command may also be given by an environment variable or in a configuration file. What counts, the
-first of these that is there:
+const settingsHelp = `Every flag of every command may also be given by an environment variable or in a configuration file. The first
+of these that is set counts:
 
   1. the flag on the command line
   2. the environment variable: GO_MLX_ and the flag in capitals, with _ for -
@@ -52,7 +52,7 @@ The file is the one that --config or GO_MLX_CONFIG names, or else go-mlx/config.
   ttl = "10m"
 
 A key that is no flag is an error. A flag that may be given again takes a list, and in the environment one value a line. A model that
-is set here stands for --model: arguments are what follows the model. An argument in the model's place comes before it.
+is set here stands for --model: arguments are what follows the model. A model that is given as an argument comes first.
 
 GO_MLX_PYTHON, and python in the file, say where the interpreter of the workers is and choose no engine. serve also reads API keys
 from GO_MLX_API_KEYS, separated by commas.

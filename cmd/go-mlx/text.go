@@ -17,6 +17,14 @@ import (
 
 var byteOrderMark = []byte("\ufeff")
 
+// counted is a number of things of a name, such as "1 text" or "2 texts".
+func counted(n int, name string) string {
+	if n != 1 {
+		name += "s"
+	}
+	return fmt.Sprintf("%d %s", n, name)
+}
+
 // checkLine refuses a line that is not UTF-8. Every second byte of UTF-16 in Latin letters is zero, and the rest is UTF-8.
 func checkLine(number int, text []byte) error {
 	utf16 := number == 1 && (bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}))

@@ -127,7 +127,7 @@ func (c *Claim) Bytes() int64 {
 	return c.bytes
 }
 
-// Raise makes a claim that waits more urgent. It then has come last.
+// Raise makes a waiting claim more urgent. It then comes after all earlier claims of that urgency.
 func (c *Claim) Raise(urgency Urgency) {
 	r := c.memory.registry
 	r.mu.Lock()
@@ -161,7 +161,7 @@ func (c *Claim) Resize(bytes int64) {
 	r.reconcile()
 }
 
-// Leaving says that a granted claim will be released without anybody asking for it: who waits for memory waits for this, too.
+// Leaving says that a granted claim will be released without being asked for: those who wait for memory wait for this, too.
 func (c *Claim) Leaving() {
 	r := c.memory.registry
 	r.mu.Lock()
@@ -171,7 +171,7 @@ func (c *Claim) Leaving() {
 }
 
 // Offer says that a granted claim is not needed now: recall is called, once and on a goroutine of its own, when others need the memory,
-// before any model is closed for them. Who offers then calls Leaving, or takes the offer back. Offer(nil) takes it back.
+// before any model is closed for them. The claim's owner then calls Leaving, or takes the offer back. Offer(nil) takes it back.
 func (c *Claim) Offer(recall func()) {
 	r := c.memory.registry
 	r.mu.Lock()

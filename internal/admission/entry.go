@@ -56,9 +56,9 @@ type Lease struct {
 func (l *Lease) Release() { l.once.Do(func() { l.registry.returned(l.entry) }) }
 
 // Acquire returns a model, loading it if need be, and closing others to make room. Requests for models that wait for memory are
-// served in the order in which they came. A load goes on when ctx ends, for whoever asks next. tell is told what the request
-// waits for, on the calling goroutine; it may be nil. The caller releases the lease. Who holds a lease and asks for a model that does
-// not fit beside it waits for himself.
+// served in the order in which they came. A load goes on when ctx ends, for the next request. tell is told what the request
+// waits for, on the calling goroutine; it may be nil. The caller releases the lease. A caller that holds a lease and asks for a model that does
+// not fit beside it waits for its own release.
 func (r *Registry) Acquire(ctx context.Context, name string, tell func(engine.Wait)) (*Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("model %s: %w", name, context.Cause(ctx))
@@ -161,7 +161,7 @@ func (r *Registry) startLoading(e *entry, c *Claim) {
 	})
 }
 
-// loadFailed takes in that a load failed. Caller must hold r.mu.
+// loadFailed records that a load failed. Caller must hold r.mu.
 func (r *Registry) loadFailed(e *entry, err error) {
 	e.phase, e.loadErr = engine.PhaseFailed, err
 	if r.closed {
@@ -205,8 +205,7 @@ func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 }
 
 // CloseIdle closes other models without requests, the one used longest ago first, until so many bytes are given back or there is none
-// left, and waits until they are closed. may says which count. It reports whether there were any. It is for memory that nothing was
-// claimed for: what a model needs to compute a request.
+// left, and waits until they are closed. may selects the models that may be closed. It reports whether there were any. It is for memory that no claim was made for: what a model needs to compute a request.
 func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) bool) bool {
 	r := m.registry
 	r.mu.Lock()
@@ -250,7 +249,7 @@ func (e *entry) backOff(now time.Time) time.Duration {
 	return max(0, min(retryFirst<<min(e.failures-1, 10), retryMost)-now.Sub(e.failedAt))
 }
 
-// measure brings the claims of all loaded models to what they hold now, for those where somebody has to ask.
+// measure sets the claims of loaded models to what they hold now, for models that have to be asked.
 func (r *Registry) measure() {
 	r.mu.Lock()
 	var all sync.WaitGroup

@@ -33,7 +33,7 @@ func (l *nameList) add(name string) {
 	}
 }
 
-// plus is what is in the list and one name more: the first of them, and how many others there are.
+// plus returns the first names of the list with one name added, and how many others there are.
 func (l nameList) plus(name string) (names []string, others int) {
 	if l.all[name] || len(l.first) == maxNamed {
 		names, others = l.but("")
@@ -46,7 +46,7 @@ func (l nameList) plus(name string) (names []string, others int) {
 	return slices.Insert(slices.Clone(l.first), at, name), 0
 }
 
-// but is what is in the list beside one name: the first of them, and how many others there are.
+// but returns the first names of the list without one name, and how many others there are.
 func (l nameList) but(name string) (names []string, others int) {
 	names, n := l.first, len(l.all)
 	if l.all[name] {

@@ -25,7 +25,7 @@ func (r *Registry) reconcile() {
 	head := r.grant(now)
 	minStayEnds := r.makeRoom(head, now)
 	for _, e := range r.entries {
-		r.giveLeases(e) // of those that need not make room any more
+		r.giveLeases(e) // models that no longer have to make room
 		r.sayWait(e)
 	}
 	if r.tellCounts && r.toldSome {
@@ -61,7 +61,7 @@ func (r *Registry) giveLeases(e *entry) {
 	e.requests = nil
 }
 
-// idleEnd is when a model is closed because it has no requests.
+// idleEnd is when a model that has no requests is closed.
 func (r *Registry) idleEnd(e *entry) (time.Time, bool) {
 	if r.options.IdleTTL <= 0 || e.phase != engine.PhaseReady || e.active > 0 {
 		return time.Time{}, false
@@ -128,7 +128,7 @@ func (r *Registry) grant(now time.Time) (head *Claim) {
 			fixed = r.fixed()
 		}
 		if fixed.with(c.memory)+need > budget {
-			// Only the caller's doing can help it. Meanwhile others come first.
+			// Only the callers can help it, by releasing or unpinning models. Meanwhile others come first.
 			wait.Reason = engine.WaitPinned
 			wait.Models, wait.Others = fixed.namesWith(c.memory)
 			r.sayClaim(c, wait)
@@ -183,7 +183,7 @@ func (r *Registry) refuse(c *Claim, err error) {
 	c.finish(err)
 }
 
-// fixedMemory is what models hold that are not closed for others, and do not give back, with their names.
+// fixedMemory is the memory that models hold and do not give back, being spared from closing, with their names.
 type fixedMemory struct {
 	counted bool
 	bytes   int64
@@ -201,7 +201,7 @@ func (r *Registry) fixed() fixedMemory {
 	return f
 }
 
-// with adds what m itself holds and does not give back: no claim of its own gets that.
+// with adds what m itself holds and does not give back: none of its claims can get that memory.
 func (f fixedMemory) with(m *Memory) int64 {
 	if m.spared() {
 		return f.bytes // counted already
@@ -209,7 +209,7 @@ func (f fixedMemory) with(m *Memory) int64 {
 	return f.bytes + max(0, m.stays())
 }
 
-// namesWith are the names of those that with counts.
+// namesWith are the names of the models whose memory with counts.
 func (f fixedMemory) namesWith(m *Memory) (names []string, others int) {
 	if m.stays() > 0 {
 		return f.names.plus(m.name)
@@ -220,7 +220,7 @@ func (f fixedMemory) namesWith(m *Memory) (names []string, others int) {
 // spared reports whether a model is not closed for others.
 func (m *Memory) spared() bool { return m.pinned || m.entry == nil }
 
-// stays is what a model holds and does not give back while it is loaded.
+// stays is the memory that a model holds and does not give back while it is loaded.
 func (m *Memory) stays() int64 { return m.held - m.leave - m.offered }
 
 // askBack asks for offered memory of other models than the one that needs it, until no more is missing, and returns what still is.
@@ -253,7 +253,7 @@ func (r *Registry) holders(c *Claim) (names nameList) {
 
 // makeRoom gets memory for the first claim that waits. What is offered is asked for first. Then models are closed: those without
 // requests, the one used longest ago before the others; then, if the claim is Needed, those with requests, which take no new ones from
-// now on and are closed when their last one is over. Which models have to do so is found anew every time, so that one whose room
+// now on and are closed when their last one is over. Which models have to do so is decided anew every time, so that a model whose memory
 // is no longer needed takes requests again. A model with requests that was loaded less than minStay ago is left alone until then; next
 // is when the first of these may be told to make room.
 func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
@@ -283,7 +283,7 @@ func (r *Registry) makeRoom(head *Claim, now time.Time) (next time.Time) {
 		switch {
 		case e.active == 0:
 			return 0
-		case e.makesRoom != nil: // has begun to, so that no second one begins in its place
+		case e.makesRoom != nil: // it has begun to make room, so that no second model begins in its place
 			return 1
 		}
 		return 2

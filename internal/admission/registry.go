@@ -2,7 +2,7 @@
 // loaded when it is first asked for and closed when it was idle for long or when another one needs its memory. Everything that takes
 // memory (the load of a model, a further worker process) waits in one queue for it, whichever engine computes.
 //
-// The package knows neither engines nor processes: how a model is opened and measured is told to it.
+// The package knows neither engines nor processes: callers give it the functions that open and measure a model.
 package admission
 
 import (
@@ -41,7 +41,7 @@ type Spec struct {
 	Size func() int64
 	// Open loads the model. It claims from memory what it holds, and gives that back when it is closed or if it fails.
 	Open func(ctx context.Context, memory *Memory) (Model, error)
-	// Measure brings the claims of the loaded model to what it holds now; nil if that is known without asking.
+	// Measure sets the claims of the loaded model to what it holds now; nil if that is known without asking.
 	Measure func(Model)
 }
 
@@ -74,8 +74,8 @@ type Registry struct {
 	measured   time.Time // when the last measurement ended
 	before     nameList  // of grant; kept so that its memory is used again
 
-	// Of the reconcile under way: whether those who wait are told of numbers, whether any was told something, and whether some are to be
-	// told later. toldCounts is when they were told of numbers last.
+	// About the reconcile under way: whether waiters are told of changed numbers, whether any was told something, and whether some are to
+	// be told later. toldCounts is when waiters were last told of numbers.
 	tellCounts, toldSome, untold bool
 	toldCounts                   time.Time
 	closed                       bool
@@ -109,7 +109,7 @@ func (r *Registry) Add(spec Spec) error {
 	return nil
 }
 
-// Join adds a model that its caller loads and closes: what it claims counts, and it is never closed for others. The caller ends that
+// Join adds a model that its caller loads and closes: its claims count, and it is never closed for others. The caller ends that
 // with Leave.
 func (r *Registry) Join(name string) *Memory {
 	r.mu.Lock()
@@ -127,7 +127,7 @@ func (r *Registry) find(name string) (*entry, error) {
 	return nil, &engine.UnknownModelError{Name: name, Known: r.names()}
 }
 
-// search is where the entry of a name is in r.entries, or would be.
+// search returns the index of a name's entry in r.entries, or where it would be inserted.
 func (r *Registry) search(name string) (at int, found bool) {
 	return slices.BinarySearchFunc(r.entries, name, func(e *entry, name string) int { return strings.Compare(e.spec.Name, name) })
 }
@@ -163,7 +163,7 @@ func (r *Registry) Unload(name string) (bool, error) {
 	return true, nil
 }
 
-// Pin says that a model is, or is no longer, spared when others need its memory. Its idle time counts all the same.
+// Pin keeps a model from being closed when others need its memory, or no longer does. It is still closed when it is idle for long.
 func (r *Registry) Pin(name string, pinned bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,17 +14,17 @@ type waiter struct {
 	err     error
 	wait    engine.Wait
 	untold  bool          // wait has changed since changed was written to
-	changed chan struct{} // of capacity 1: somebody is to read wait and be told
+	changed chan struct{} // of capacity 1: wakes the waiting goroutine, which reads wait and tells its caller
 }
 
 func newWaiter() waiter { return waiter{done: make(chan struct{}), changed: make(chan struct{}, 1)} }
 
 // tellEvery is how often those who wait are told that numbers have changed, or names in a list that is cut off. Any event of a long
-// queue changes these for all that stand in it, so telling each of them each time would take the square of its length. What somebody
-// waits for, and all names of a short list, are told at once.
+// queue changes these for all waiters, so telling each of them each time would cost the square of its length. A change of the reason,
+// and of the names of a short list, is told at once.
 const tellEvery = time.Second
 
-// say sets what somebody waits for, and wakes him to be told, now or later. Caller must hold r.mu; only reconcile calls it, which sets
+// say sets what the waiter waits for, and wakes its goroutine to tell the caller, now or later. Caller must hold r.mu; only reconcile calls it, which sets
 // r.tellCounts before.
 func (r *Registry) say(w *waiter, wait engine.Wait) {
 	now := r.tellCounts
@@ -65,13 +65,13 @@ func (w *waiter) finish(err error) {
 	close(w.done)
 }
 
-// await returns when the outcome is known, or with an error that says what was waited for when ctx ends. Who had to wait is told so, also
-// if that was over before this goroutine got to run.
+// await returns when the outcome is known, or with an error that says what was waited for when ctx ends. A caller that had to wait is told so, even
+// if the wait was over before this goroutine ran.
 func (r *Registry) await(ctx context.Context, w *waiter, tell func(engine.Wait)) error {
 	told := ""
 	changed := w.changed
 	if tell == nil {
-		changed = nil // nobody is to be woken for it
+		changed = nil // no goroutine has to be woken for it
 	}
 	for first := true; ; first = false {
 		wait := r.waitOf(w)

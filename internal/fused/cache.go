@@ -21,8 +21,8 @@ const (
 	cacheSuffix = ".kernel"
 )
 
-// codeCache keeps compiled kernels in a folder: each in a file that is named by what it was made of, and begins with the hash of the
-// rest. Processes may share a folder: files appear whole, by being renamed, and are never changed. A cache that cannot be read or
+// codeCache keeps compiled kernels in a folder: each in a file that is named by the hash of its source, and begins with the hash of its
+// contents. Processes may share a folder: files appear whole, by being renamed, and are never changed. A cache that cannot be read or
 // written costs time only.
 type codeCache struct {
 	dir   string // "": nothing is kept
@@ -56,7 +56,7 @@ func (c codeCache) get(key string, make func() ([]byte, error)) ([]byte, error) 
 		code := data[sha256.Size:]
 		if sum := sha256.Sum256(code); bytes.Equal(sum[:], data[:sha256.Size]) {
 			now := time.Now()
-			_ = os.Chtimes(path, now, now) // when it was last used; a file that cannot be touched only goes earlier
+			_ = os.Chtimes(path, now, now) // when it was last used; a file whose time cannot be set is only removed earlier
 			return code, nil
 		}
 	}

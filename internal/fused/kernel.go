@@ -21,7 +21,7 @@ type kernel struct {
 	output             string   // "type name"
 	constants          []string // compile-time integers
 	programs           map[[maxConstants]int]*mlxc.Program
-	layouts            []mlxc.Layout // what of each input's layout the body reads
+	layouts            []mlxc.Layout // which parts of each input's layout the body reads
 }
 
 // launch is one use of a kernel.

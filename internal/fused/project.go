@@ -15,8 +15,8 @@ const (
 )
 
 // Project is l.Apply(x) for x [B, T, in]. For few rows, but more than one, it is a kernel of its own: MLX has cuBLAS do
-// these, and to take its work into a CUDA graph costs the host several times what another kernel costs. Packed weights never are
-// MLX's affair with several rows, since it compiles its kernels for them for half a minute: for many rows they are unpacked first.
+// these, and to take its work into a CUDA graph costs the host several times what another kernel costs. Packed weights of
+// several rows are never left to MLX, which compiles its kernels for them for half a minute: for many rows they are unpacked first.
 func (k *Kernels) Project(s *mlxc.Scope, x *mlxc.Array, l *nn.Linear) *mlxc.Array {
 	rows, in := x.Dim(0)*x.Dim(1), x.Dim(2)
 	weights, bits, group := l.Plain(), 0, 1

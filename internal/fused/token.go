@@ -56,14 +56,14 @@ const (
 type TokenModel struct {
 	Shape
 	VocabSize   int
-	EmbedScale  float32 // as it is in the model's type; 0 for none
+	EmbedScale  float32 // rounded to the model's type; 0 for none
 	Embed, Head *nn.Linear
 	Norm        *mlxc.Array // after the last layer
 	Layers      []TokenLayer
 	Kinds       int // layers of one kind have the same places in their caches
 }
 
-// TokenLayer is one layer of it.
+// TokenLayer is one layer of a TokenModel.
 type TokenLayer struct {
 	QKV, O, GateUp, Down           *nn.Linear
 	InputNorm, MLPNorm             *mlxc.Array
@@ -179,7 +179,7 @@ func (t *Token) Close() {
 type TokenPlace struct{ At, Filled, Room int }
 
 // Run takes a token, uint32 [1], at a position into the row of the buffers kv: every layer's keys and values [rows, kv_heads, room,
-// head_dim], which are written in place and must be nobody else's. It returns the logits [1, vocab] and the most likely
+// head_dim], which are written in place and must not be shared with other arrays. It returns the logits [1, vocab] and the most likely
 // token, uint32 [1].
 func (t *Token) Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []TokenPlace) (logits, best *mlxc.Array) {
 	if t.program == nil {

@@ -21,7 +21,7 @@ import (
 // ErrUnsupported is wrapped by errors about files that keep to the format and hold something that is not known here.
 var ErrUnsupported = errors.New("not supported")
 
-// Checkpoint is a GGUF file as the safetensors checkpoint that it stands for, under Hugging Face's names: tensors are
+// Checkpoint presents a GGUF file as a safetensors checkpoint with Hugging Face's names: tensors are
 // converted when they are read, with what llama.cpp changed (order of rotated rows, norms plus one) changed back. It is safe for
 // concurrent use.
 type Checkpoint struct {

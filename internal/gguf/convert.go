@@ -28,7 +28,7 @@ func (t Tensor) rows(heads int) int {
 const (
 	// bytesAtATime is how much of a file is in memory while it is converted, for each processor.
 	bytesAtATime = 1 << 20
-	// bytesOfHeads is how much may be where rows of heads are in another order: a head is read whole, and fewer processors work if heads are large.
+	// bytesOfHeads is that limit for tensors whose rows of heads are in another order: a head is read whole, and fewer processors work if heads are large.
 	bytesOfHeads = 256 << 20
 )
 
@@ -258,7 +258,7 @@ func putFloats(out []byte, values []float32, dtype string) []byte {
 		return out
 	}
 	// A block whose first value is a number has no NaN but the one that the processor makes of infinity times zero, and rounding
-	// that leaves it one. So nothing has to be asked of each value.
+	// that one gives a NaN again. So single values need no check.
 	for ; len(values) >= 8; out, values = out[16:], values[8:] {
 		v := (*[8]float32)(values)
 		binary.LittleEndian.PutUint64(out, rounded(v[0])|rounded(v[1])<<16|rounded(v[2])<<32|rounded(v[3])<<48)

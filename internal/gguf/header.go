@@ -1,4 +1,4 @@
-// Package gguf reads GGUF files: their metadata and tensors, as the checkpoint that they stand for. A file is checked against
+// Package gguf reads GGUF files: their metadata and tensors, presented as a checkpoint in Hugging Face's form. A file is checked against
 // its size before anything is made of it, since it may be cut off, broken or hostile.
 //
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -43,14 +43,14 @@ func (t Tensor) Bytes() int64 {
 	return t.Elements() / int64(l.values) * int64(l.bytes)
 }
 
-// Header is what stands before the data.
+// Header is the part of a file before the data of its tensors.
 type Header struct {
 	// Metadata has int64, uint64 (only those beyond int64), float64, bool and string, and slices of them.
 	Metadata map[string]any
 	Tensors  []Tensor
 }
 
-// Outline is the header without what it says of the tokenizer: most of it is the vocabulary, which what opens the weights needs not.
+// Outline is the header without the tokenizer, which is most of it: to open the weights the vocabulary is not needed.
 func (h *Header) Outline() *Header {
 	rest := maps.Clone(h.Metadata)
 	maps.DeleteFunc(rest, func(key string, _ any) bool { return ofTokenizer(key) })

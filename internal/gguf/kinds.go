@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// kind is what a value of the metadata must be. A value of another kind is an error: to pass over it would be to assume another one, and
-// the model would compute something else without a word.
+// kind is what a value of the metadata must be. A value of another kind is an error: if it was ignored, a default would be used in its place,
+// and the model would silently compute something else.
 type kind int
 
 const (
@@ -34,7 +34,7 @@ var archKinds = map[string]kind{
 	"final_logit_softcapping": numberKind,
 }
 
-// tokenizerKinds are the keys that are read of a tokenizer. Token ids may be what is no token: such a role is nobody's.
+// tokenizerKinds are the keys that are read of a tokenizer. Token ids may be outside the vocabulary: then no token has the role.
 var tokenizerKinds = map[string]kind{
 	"tokenizer.ggml.model": textKind, "tokenizer.ggml.pre": textKind,
 	"tokenizer.ggml.add_bos_token": flagKind, "tokenizer.ggml.add_eos_token": flagKind, "tokenizer.ggml.add_space_prefix": flagKind,

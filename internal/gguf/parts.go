@@ -20,7 +20,7 @@ type Parts struct {
 	// merged to. Nil for tokenizers with Merges.
 	Places []uint32
 
-	Merges      string // lines, one behind the other: two tokens with a space between them, the first to be merged first
+	Merges      string // lines, one after the other: two tokens with a space between them, the first to be merged first
 	MergeEnds   []uint32
 	MergeSpaces []uint32 // where the space of each line is
 
@@ -159,7 +159,7 @@ func (t *tokenizer) added() []object {
 
 // around is the post-processor that puts <bos> and <eos> around a text.
 func (t *tokenizer) around(addBOS, addEOS bool) any {
-	special, one, two := object{}, []object{}, []object{}
+	special := object{}
 	put := func(role string, wanted bool, second int) (out []object) {
 		id, ok := t.tokenID(role)
 		if !wanted || !ok {
@@ -172,8 +172,8 @@ func (t *tokenizer) around(addBOS, addEOS bool) any {
 	sequence := func(name string, second int) object {
 		return object{"Sequence": object{"id": name, "type_id": second}}
 	}
-	one = slices.Concat(put("bos", addBOS, 0), []object{sequence("A", 0)}, put("eos", addEOS, 0))
-	two = slices.Concat(one, put("bos", addBOS, 1), []object{sequence("B", 1)}, put("eos", addEOS, 1))
+	one := slices.Concat(put("bos", addBOS, 0), []object{sequence("A", 0)}, put("eos", addEOS, 0))
+	two := slices.Concat(one, put("bos", addBOS, 1), []object{sequence("B", 1)}, put("eos", addEOS, 1))
 	if len(special) == 0 {
 		return nil
 	}
@@ -217,7 +217,7 @@ func (t *tokenizer) sentencePiece() error {
 }
 
 // markSpaces writes runs of spaces that the model's authors defined with marks, as the tokenizers library keeps them; files have them with
-// spaces. A text that another token has already stays that one's.
+// spaces. A text that another token already has stays with that token.
 func (t *tokenizer) markSpaces() {
 	taken := map[string]bool{}
 	for id, token := range t.tokens {

@@ -11,13 +11,13 @@ import (
 // the head will, and makes it look less right than it is (docs/classification.md).
 const leastLeft = 0.6
 
-// CrossFit fits a head to all data, and chooses penalty, temperature and thresholds by what heads say that were fitted to the rest of the data:
-// folds has a number from 0 on for each vector, and each number's vectors are held back once. Where folds are such that a fold
+// CrossFit fits a head to all data. It chooses penalty, temperature and thresholds by cross-validation: folds has a number from 0 on for each
+// vector, and the vectors of each number are held back once and judged by a head that was fitted to the rest. Where folds are such that a fold
 // is unlike the others (other programs, other authors), the head is as unsure of new data as it should be.
 //
 // Every label counts as much as any other, in all fits. Else a label would be rarer in a fit that lacks its fold than in the data, and the fit would
 // be wrong about just that fold. For the same reason vectors whose fold holds much of their label's data are not judged: the head, which
-// is fitted to all of it, knows more than a fit without them. held are the indices of those that are judged, and predictions are what is said of
+// is fitted to all of it, knows more than a fit without them. held are the indices of those that are judged, and predictions are those for
 // them, without truth, language and text.
 func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, held []int, predictions []Prediction, err error) {
 	if err := checkLabels(info.Labels); err != nil {
@@ -36,7 +36,7 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		// Behind the temperature: heads are too sure of what is unlike the data that they were fitted to, whatever the penalty, and
+		// After the temperature was applied: heads are too sure of what is unlike the data that they were fitted to, whatever the penalty, and
 		// without it the penalty would be chosen to hide that.
 		if best != nil && o.loss >= best.loss {
 			break // weaker penalties fit the other folds only
@@ -121,7 +121,7 @@ func judged(labels int, data Data, folds []int) []int {
 	return out
 }
 
-// outside is what heads of one penalty say of the vectors that are judged, in the order of foldFits.held.
+// outside returns the logits that heads of one penalty give the judged vectors, in the order of foldFits.held.
 type outside struct {
 	penalty, temperature, loss float64
 	logits                     [][]float64

@@ -57,7 +57,7 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 		if err := h.check(); err != nil {
 			return nil, fmt.Errorf("the fit failed: %w", err)
 		}
-		// Before the temperature, which would forgive a fit that is sure of what is wrong.
+		// Before the temperature is applied: it would hide that a fit is sure of wrong labels.
 		loss := h.loss(validation)
 		if loss >= bestLoss {
 			break // weaker penalties fit the training part only

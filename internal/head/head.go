@@ -34,13 +34,13 @@ type Info struct {
 	Prompt string `json:"prompt,omitempty"`
 	// Temperature divides logits before their softmax.
 	Temperature float64 `json:"temperature"`
-	// AbstainBy, "distance" or "energy", says by what a text counts as of no known domain: if its Distance is above MaxDistance, or its
-	// Energy below MinEnergy.
+	// AbstainBy is "distance" or "energy": a text counts as of no known domain if its Distance is above MaxDistance, or if its Energy is
+	// below MinEnergy.
 	AbstainBy   string    `json:"abstain_by"`
 	MinEnergy   float64   `json:"min_energy"`
 	MaxDistance float64   `json:"max_distance"`
 	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts       int       `json:"texts"`   // fitted to
+	Texts       int       `json:"texts"`   // how many it was fitted to
 	DataDate    time.Time `json:"data_date"`
 	DataHash    string    `json:"data_hash"` // SHA-256 of labels and texts
 	Validation  *Report   `json:"validation"`
@@ -49,7 +49,7 @@ type Info struct {
 // Size is the length of the vectors.
 func (h *Head) Size() int { return h.size }
 
-// check refuses what no head can be.
+// check refuses values that no head can have.
 func (h *Head) check() error {
 	if err := checkLabels(h.Labels); err != nil {
 		return err

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// How a head notices a text that is like none of those fitted to.
+// How a head recognises a text that is unlike all that it was fitted to.
 const (
 	ByDistance = "distance"
 	ByEnergy   = "energy"
@@ -52,7 +52,7 @@ func (h *Head) Unknown(logits []float64, distance float64) bool {
 	return distance > h.MaxDistance
 }
 
-// By is the head with another way to notice texts of no known domain.
+// By returns the head with another way to recognise texts of no known domain.
 func (h *Head) By(how string) (*Head, error) {
 	if how != ByDistance && how != ByEnergy {
 		return nil, fmt.Errorf("texts of no known domain are told by %q or %q and not by %q", ByDistance, ByEnergy, how)

@@ -115,7 +115,7 @@ type Model struct {
 	Path      string   `json:"path"`
 }
 
-// List is what the cache holds, by name. Models that cannot be read cost the others nothing: the error names them, and comes with the rest.
+// List is what the cache holds, by name. Models that cannot be read do not hide the others: the error names them, and is returned beside the list.
 func List() ([]Model, error) {
 	dir, err := CacheDir()
 	if err != nil {

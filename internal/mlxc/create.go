@@ -35,7 +35,7 @@ func fromSlice[T any](s *Scope, v []T, dtype DType, shape []int) *Array {
 		return s.none()
 	}
 	var zero T
-	data := unsafe.Pointer(&zero) // MLX reads nothing of an empty array but wants an address
+	data := unsafe.Pointer(&zero) // MLX reads nothing of an empty array, but needs an address
 	if len(v) > 0 {
 		data = unsafe.Pointer(unsafe.SliceData(v))
 	}

@@ -100,7 +100,7 @@ func failForReal(op string) error {
 	return lastError(op)
 }
 
-// forget takes a freed array out of the account.
+// forget removes a freed array from the list of live arrays.
 func forget(a *Array) {
 	if !checks.Load() {
 		return
@@ -111,8 +111,8 @@ func forget(a *Array) {
 }
 
 // Memory evaluates an array and returns the bytes from its first element to its last as they lie in memory, and its strides in elements: what a
-// kernel sees that is handed its address. In row-major order these are all elements, one after the other. What is written there MLX does not
-// know of: whoever shares the memory has it too.
+// kernel sees that is handed its address. In row-major order these are all elements, one after the other. MLX does not notice writes to
+// this memory: all arrays that share it see them.
 func (a *Array) Memory() (data []byte, strides []int, err error) {
 	if err := a.scope.Eval(a); err != nil {
 		return nil, nil, err

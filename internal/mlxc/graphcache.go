@@ -13,6 +13,6 @@ const (
 // roomForGraphs sets that number if the user has not. It must come before MLX's first use of a GPU.
 func roomForGraphs() {
 	if _, set := os.LookupEnv(graphCacheVariable); !set {
-		_ = os.Setenv(graphCacheVariable, graphCacheSize) // fails for names that no system takes
+		_ = os.Setenv(graphCacheVariable, graphCacheSize) // fails only for invalid names
 	}
 }

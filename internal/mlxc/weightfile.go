@@ -9,8 +9,8 @@ import "C"
 
 import "unsafe"
 
-// WeightFile is a file of weights for a model on the CPU: arrays of it are made first, and then those parts are read that are needed,
-// by the kernels' threads, to where they stay. Its memory, in large pages where the system has them, lives as long as arrays of
+// WeightFile is a file of weights for a model on the CPU: its arrays are made first, and then the parts that are needed are read
+// by the kernels' threads, directly into the arrays' memory. Its memory, in large pages where the system has them, lives as long as arrays of
 // it do. The owner closes it.
 type WeightFile struct{ h *C.gomlx_file }
 

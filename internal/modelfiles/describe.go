@@ -26,7 +26,7 @@ type described struct {
 	Quantization  json.RawMessage `json:"quantization"`
 }
 
-// quantization is what a config says of packed weights. Nothing is computed by it: the shapes of the tensors tell.
+// quantization is what a config says of packed weights. It is for display: loading goes by the shapes of the tensors.
 type quantization struct {
 	Bits      int `json:"bits"`
 	GroupSize int `json:"group_size"`

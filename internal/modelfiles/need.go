@@ -7,7 +7,7 @@ import "encoding/json"
 const needTokens = 4096
 
 // Need is how many bytes a loaded model is expected to hold: its weights, those of a draft model and an adapter (folders; "" for none),
-// and the KV of one request. What cannot be read counts nothing: loading says why.
+// and the KV of one request. A file that cannot be read counts as 0 bytes: loading reports why.
 func Need(model string, others ...string) int64 {
 	total := Weights(model, others...) + kvBytes(model)
 	for _, dir := range others {
@@ -82,7 +82,7 @@ func kvBytes(path string) int64 {
 	if c.Context > 0 {
 		tokens = min(tokens, c.Context)
 	}
-	const most = 1 << 20 // no model has more of anything; a config may say what it likes
+	const most = 1 << 20 // no model has more of anything; a config can claim any number
 	for _, n := range []int{c.Layers, c.KVHeads, c.HeadDim} {
 		if n < 0 || n > most {
 			return 0

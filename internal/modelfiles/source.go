@@ -220,7 +220,7 @@ func missing(name string, reason error) error {
 	return fmt.Errorf("%s: %w: %w", name, reason, fs.ErrNotExist)
 }
 
-// derived is a file as the GGUF file tells it.
+// derived is a file made from the metadata of the GGUF file.
 func (s *Source) derived(name string) ([]byte, error) {
 	h, err := s.Header()
 	if err != nil {
@@ -241,7 +241,7 @@ func (s *Source) derived(name string) ([]byte, error) {
 	return nil, missing(name, errors.New("a GGUF file has none"))
 }
 
-// config is the config that the file tells, over that of the folder: the file knows the weights that it holds.
+// config is the config by the GGUF file's metadata, which override a config in the folder: they describe the weights in the file.
 func (s *Source) config(path string) ([]byte, error) {
 	beside, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -34,7 +34,7 @@ func Bytes(dir string, patterns ...string) int64 {
 	}
 	var total int64
 	for _, pattern := range patterns {
-		files, _ := Files(dir, pattern) // what cannot be read has no size; loading says why
+		files, _ := Files(dir, pattern) // a file that cannot be read counts as 0 bytes; loading reports why
 		for _, file := range files {
 			if info, err := os.Stat(file); err == nil {
 				total += info.Size()
@@ -45,7 +45,7 @@ func Bytes(dir string, patterns ...string) int64 {
 }
 
 // Within are the models in a folder, in the order of their names: folders that are models, and .gguf files, each the first part of a
-// split one. Where a folder is no model, it is looked into, so far as LM Studio's ORG/NAME/FILE.gguf goes.
+// split one. Folders that are no models are searched, as deep as LM Studio's ORG/NAME/FILE.gguf.
 func Within(dir string) ([]string, error) { return within(dir, 3) }
 
 func within(dir string, depth int) ([]string, error) {

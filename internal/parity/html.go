@@ -82,7 +82,7 @@ type part struct {
 	Class     string
 }
 
-// height is where a relative difference stands; 0 stands at the bottom.
+// height is the vertical place of a relative difference in the plot; 0 is at the bottom.
 func height(relative float64) float64 {
 	decade := float64(lowestDecade)
 	if relative > 0 {

@@ -43,7 +43,7 @@ type Layer struct {
 	Differences []Difference
 }
 
-// Divergence names where the sides part.
+// Divergence names where the two sides begin to differ.
 type Divergence struct {
 	Prompt int // index
 	Layer  string

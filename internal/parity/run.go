@@ -239,7 +239,7 @@ func state(t *engine.Trace, i int) []float32 {
 	return t.Logits
 }
 
-// diverge looks for the first place where a prompt's states part, and keeps the worst and first of all prompts.
+// diverge looks for the first place where a prompt's states differ, and keeps the worst and first of all prompts.
 func (r *run) diverge(ctx context.Context, prompt int, ids []int32, want, got *engine.Trace) error {
 	if d := r.report.Diverging; d != nil && d.Beyond {
 		return nil
@@ -276,7 +276,7 @@ func (r *run) diverge(ctx context.Context, prompt int, ids []int32, want, got *e
 	return nil
 }
 
-// compareOps pairs ops by name, in the order of got. An op that got lacks stands before the first later one that both have.
+// compareOps pairs ops by name, in the order of got. An op that got lacks is put before the first later op that both have.
 func compareOps(want, got []engine.TracedOp, report *Report) []Op {
 	if len(want) == 0 || len(got) == 0 {
 		return nil

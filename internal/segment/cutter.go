@@ -35,7 +35,7 @@ type Cutter struct {
 	id      string
 	name    string
 	begun   bool // the call under way was reported
-	refused bool // it is one that was not offered
+	refused bool // the call is of a function that was not offered
 	growing bool // its arguments are under way
 	grown   []byte
 	failed  bool // what came is in no order that a call has
@@ -264,7 +264,7 @@ type structure struct {
 	inString, escaped bool
 }
 
-// add takes the next byte, and gives it as it has to stand in JSON: control characters in strings become escapes.
+// add takes the next byte, and returns it as JSON needs it: control characters in strings become escapes.
 func (s *structure) add(b byte) string {
 	switch {
 	case !s.inString:
@@ -291,7 +291,7 @@ func (s *structure) add(b byte) string {
 }
 
 // Whole is the arguments as JSON, also where the model's were none: cut off, or wrong. Then they are the text of one field, so
-// that nobody takes the half for the whole.
+// that a part is not taken for the whole.
 func Whole(arguments string) json.RawMessage {
 	if strings.HasPrefix(arguments, "{") && jsontext.Value(arguments).IsValid() {
 		return json.RawMessage(arguments)

@@ -31,7 +31,7 @@ func (b *bench) benchmark(ctx context.Context, e mlx.Engine) (detail string, err
 			}
 			first, prompted = time.Since(start), tok.PromptTokens
 		}
-		say("prompt %.0f tokens/s (%d)", float64(prompted)/first.Seconds(), prompted)
+		say("prompt of %d tokens %.0f tokens/s", prompted, float64(prompted)/first.Seconds())
 		const tokens = 128
 		start = time.Now()
 		if err := drain(m.Generate(ctx, prompt, endless(tokens)...)); err != nil {

@@ -121,7 +121,7 @@ func (a account) String() string {
 	return fmt.Sprintf("%d arrays, %d bytes, KV %d", a.arrays, a.active, a.kv)
 }
 
-// quiet reads the account when the last request is over: a stream that was left is cleaned up a moment later.
+// quiet reads the account after the last request has ended: a stream that its reader left is cleaned up a moment later.
 func quiet(ctx context.Context, m mlx.TextModel) (account, error) {
 	for {
 		x, err := m.Metrics(ctx)

@@ -113,7 +113,7 @@ type bench struct {
 	own    bool   // it is the project's
 	python string
 	temp   string // a folder for files
-	// missing says of an engine why it cannot be tested; empty if it can.
+	// missing is, for each engine, why it cannot be tested; empty if it can.
 	missing map[mlx.Engine]string
 }
 

@@ -16,7 +16,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
-// explain gives any error its form for clients; names are those of the API that was called.
+// explain turns any error into what clients see; names are the called API's names of fields.
 func explain(err error, names turn.Names) *turn.Error {
 	var (
 		tooLarge *http.MaxBytesError
@@ -36,7 +36,7 @@ func explain(err error, names turn.Names) *turn.Error {
 	return turn.Explain(err, names)
 }
 
-// dialect is what the APIs differ in besides their requests and answers.
+// dialect holds the differences between the APIs besides requests and answers.
 type dialect struct {
 	errorBody func(*turn.Error) any
 	lines     bool // streams are lines of JSON, not server-sent events
@@ -50,7 +50,7 @@ var (
 	ollamaAPI    = &dialect{errorBody: ollama.ErrorBody, lines: true}
 )
 
-// writeError answers with an error; it is too late for that once the answer has begun.
+// writeError answers with an error. It can be called only before the answer has begun.
 func (d *dialect) writeError(w http.ResponseWriter, e *turn.Error) {
 	if e.Retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(max(1, e.Retry.Seconds()))))

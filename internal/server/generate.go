@@ -89,7 +89,7 @@ func (s *Server) resolve(name string) (string, error) {
 	return name, nil
 }
 
-// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what it waits for.
+// acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what the request waits for.
 func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header)), waits func(mlx.Wait)) (*mlx.Lease, error) {
 	name, err := s.resolve(given)
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *Server) acquire(ctx context.Context, given string, header func(func(htt
 	return lease, nil
 }
 
-// headerText makes any text fit for a header.
+// headerText turns any text into a valid value of a header.
 func headerText(text string) string {
 	var b strings.Builder
 	for _, c := range []byte(strings.Join(strings.Fields(text), " ")) {
@@ -228,7 +228,7 @@ func (s *Server) streamed(w http.ResponseWriter, r *http.Request, d *dialect, q 
 	return nil
 }
 
-// broken notes why a stream that has begun breaks off, and says it for the client.
+// broken records why a stream that has begun is broken off, and returns the error for the client.
 func broken(r *http.Request, err error, names turn.Names) *turn.Error {
 	if ctx := r.Context(); ctx.Err() != nil {
 		err = context.Cause(ctx)

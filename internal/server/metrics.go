@@ -71,7 +71,7 @@ var (
 	workersDesc = prometheus.NewDesc("go_mlx_model_workers", "Python workers alive.", []string{"model"}, nil)
 )
 
-// Describe tells nothing, so that a model's series may come and go.
+// Describe sends nothing, which Prometheus takes for a collector whose series may change.
 func (c modelCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect reads all models.

@@ -31,7 +31,7 @@ const (
 // handler answers a request or says why not. It returns an error only while nothing is written.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// visit is what logs and metrics record of a request when it is over.
+// visit is the record of a request for logs and metrics.
 type visit struct {
 	id, route     string
 	model, engine string
@@ -96,7 +96,7 @@ func (w *statusWriter) Write(data []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// observe gives a request its id, and tells of it when it is over.
+// observe gives a request its id, and records it when it is over.
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := &visit{id: requestID(r)}
@@ -122,7 +122,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 	})
 }
 
-// told logs, counts and traces a request when it is over.
+// told logs, counts and traces a request that is over.
 func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 	if v.err != nil && errors.Is(v.err, context.Canceled) {
 		v.status = turn.ClientGone.Status()
@@ -239,7 +239,7 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-// light answers without a model.
+// light wraps handlers that need no model.
 func (s *Server) light(d *dialect, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visitOf(r.Context())
@@ -251,7 +251,7 @@ func (s *Server) light(d *dialect, h handler) http.Handler {
 	})
 }
 
-// work answers with a model: it limits the body, the time, and how many there are at once.
+// work wraps handlers that use a model: it limits the body, the time, and the number of requests at once.
 func (s *Server) work(d *dialect, h handler) http.Handler {
 	return s.light(d, func(w http.ResponseWriter, r *http.Request) error {
 		if s.draining.Load() {
@@ -277,7 +277,7 @@ func (s *Server) work(d *dialect, h handler) http.Handler {
 			defer stop()
 		}
 		err := h(w, r.WithContext(ctx))
-		// The engines report what happened to the context; this is why.
+		// The engines report that the context ended; its cause says why.
 		if err != nil && ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 			err = context.Cause(ctx)
 		}

@@ -30,7 +30,7 @@ type modelStatus struct {
 	Workers []workerStatus `json:"workers,omitzero"` // of the python engine
 }
 
-// memoryStatus is the ledger of a loaded model, in bytes.
+// memoryStatus is the memory of a loaded model, in bytes.
 type memoryStatus struct {
 	Weights     int64 `json:"weights"`
 	KV          int64 `json:"kv"`
@@ -49,7 +49,7 @@ type workerStatus struct {
 	Quiet  float64 `json:"quiet_s"`
 }
 
-// patience is how long a busy model may take to tell its figures.
+// patience is how long to wait for the figures of a busy model.
 const patience = 500 * time.Millisecond
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {

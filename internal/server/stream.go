@@ -112,7 +112,7 @@ func (e *stream) Done() {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.write([]byte("data: [DONE]\n\n")) // a client that has left needs none
+	e.write([]byte("data: [DONE]\n\n")) // a client that has left needs no end
 }
 
 // write sends bytes at once; the caller holds the mutex.

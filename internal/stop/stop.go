@@ -29,7 +29,7 @@ func (m *Matcher) Add(piece string) (text, stop string) {
 	return text, ""
 }
 
-// FirstOf returns where the earliest of some strings stands in a text, and which one it is; of those at one place, the first
+// FirstOf returns where the earliest of some strings stands in a text, and which one it is; of several at one place, the first
 // in the list. Without any, at is -1.
 func FirstOf(text string, of []string) (at, which int) {
 	at = -1

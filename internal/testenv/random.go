@@ -14,7 +14,7 @@ type World interface {
 }
 
 // RandomOperations tries so many operations, or as many as the environment variable NAME_OPS says, on worlds that get a number of
-// them each and have a clock of their own. A failure is to name the seed; NAME_SEED runs that one alone.
+// them each and have a clock of their own. The message of a failure has to name the seed; NAME_SEED runs that seed alone.
 func RandomOperations(t *testing.T, name string, ops, each int, world func(t *testing.T, rng *rand.Rand, seed uint64) World) {
 	t.Helper()
 	run := func(seed uint64) {

@@ -46,8 +46,7 @@ func Number(t testing.TB, name string, otherwise int) int {
 	return n
 }
 
-// Python is the interpreter of the project's environment. `make test-short` leaves out what asks for it, but for a test that
-// `go test` is told to run without -short.
+// Python is the interpreter of the project's environment. With -short, as in `make test-short`, tests that ask for it are skipped.
 func Python(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {

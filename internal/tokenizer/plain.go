@@ -15,14 +15,14 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// Marks that stand around a control token in a user's text until the template is rendered: private characters, which no
+// Marks that are put around a control token in a user's text until the template is rendered: private characters, which no
 // template writes. They are those of transformers' sanitize_control_tokens, whose rules are followed here.
 const (
 	controlStart = "\U000F0000"
 	controlEnd   = "\U000F0001"
 )
 
-// Guard keeps texts of users from becoming control tokens: what spells one, such as <end_of_turn>, is encoded as the plain text that
+// Guard keeps users' texts from becoming control tokens: text that spells one, such as <end_of_turn>, is encoded as the plain text that
 // it is. It is safe for concurrent use.
 type Guard struct {
 	tokenizer *Tokenizer

@@ -52,7 +52,7 @@ func Load(from *modelfiles.Source) (*Tokenizer, error) {
 	t, err := New(data)
 	if len(data) > largeFile {
 		data = nil
-		debug.FreeOSMemory() // or it would be there beside the weights
+		debug.FreeOSMemory() // so that this memory is free before the weights are read
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tokenizer: %s: tokenizer.json: %w", from.Dir, err)
@@ -62,7 +62,7 @@ func Load(from *modelfiles.Source) (*Tokenizer, error) {
 
 // OfParts makes a tokenizer of what a GGUF file holds. The caller closes it.
 func OfParts(p *gguf.Parts) (*Tokenizer, error) {
-	var pin runtime.Pinner // what given points to, while Rust reads it
+	var pin runtime.Pinner // keeps the memory that given points to in place while Rust reads it
 	defer pin.Unpin()
 	numbers := func(of []uint32) *C.uint32_t {
 		if len(of) == 0 {

@@ -6,7 +6,7 @@ from mlx_lm.sample_utils import greedy_sampler
 
 from .alone import PREFILL_CHUNK, Alone
 
-# The generator ends no stream: stop strings and limits are the stream's business.
+# The generator never ends a stream: streams check stop strings and limits themselves.
 NO_LIMIT = 1 << 60
 
 
@@ -149,7 +149,7 @@ class Batch:
 
     def _keep_prompt(self, uid):
         """Keeps a prompt's own KV, without its last token, if the KV at the end of the stream may not be
-        cut back to it: a full sliding window has lost what stood before."""
+        cut back to it: a full sliding window has lost the positions before it."""
         if self._prompts.max_bytes and not self._loaded.trimmable:
             cache, ids = self._generator.extract_cache([uid])[uid]
             self._prompts.keep(ids, cache)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import RequestError, encodable
 
-# Of each weight file so many blocks of so many bytes are read for the fingerprint.
+# The fingerprint of a large weight file covers this many blocks of this many bytes.
 BLOCKS, BLOCK = 64, 4096
 
 

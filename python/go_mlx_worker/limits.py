@@ -9,7 +9,7 @@ from .errors import RequestError
 
 
 class _Interrupted(BaseException):
-    """Not an Exception, so that no handler on the way takes it for its own."""
+    """Not an Exception, so that no handler of the limited code catches it."""
 
 
 class _Guard:
@@ -52,7 +52,7 @@ def limited(seconds, what):
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != _guard.on_signal:
         yield
         return
-    # Again and again: a signal that comes while C code swallows exceptions would be lost.
+    # The timer repeats: a signal that comes while C code swallows exceptions would be lost.
     signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
     try:
         try:

@@ -18,7 +18,7 @@ from .folders import check_folder, fingerprint, plain_paths
 from .grammar import Grammars
 from .limits import limited
 
-# A chat template may take so long. It is a program that came with the checkpoint, and can loop.
+# How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
 # Some checkpoints say 1e30 for "no limit".
 MAX_CONTEXT = 1 << 30
@@ -43,6 +43,8 @@ class LoadedModel:
             self.fingerprint = fingerprint(path, adapter, draft)
             with plain_paths(path, adapter, draft) as (path, adapter, draft):
                 self._load(path, adapter, draft, trust)
+        except RequestError:
+            raise
         except Exception as e:
             code = "out_of_memory" if is_out_of_memory(e) else "load_failed"
             raise RequestError(code, f"{type(e).__name__}: {e}") from e
@@ -73,7 +75,9 @@ class LoadedModel:
                 draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
             )
             if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                raise ValueError("the draft model has another vocabulary than the model")
+                raise RequestError(
+                    "invalid_option", f"{draft}: its vocabulary is not the model's: they must be the same", option="DraftModel"
+                )
 
     def info(self):
         parameters = dict(tree_flatten(self.model.parameters()))

@@ -1,4 +1,4 @@
-"""What the worker has to say, kept until it is written.
+"""Messages of the worker, kept until they are written.
 
 Every message is encoded when it is put in, so what cannot be sent is an error of the request it belongs to, raised where
 that request is at hand. What was put in is written by the next flush, whatever fails in between: a token that a stream has
@@ -23,8 +23,8 @@ class Outbox:
         self.put(error_message(request, error))
 
     def announce(self, requests):
-        """Says, before the worker does anything for them, which requests could be what ends it. Written at once: what was
-        said before the end of a process is still read after it."""
+        """Tells the supervisor which requests the next work is for, before it begins: if the process ends in it, these are the
+        suspects. Written at once, since the supervisor still reads what was written before the end of a process."""
         requests = sorted(requests)
         if requests != self._pass:
             self._pass = requests

@@ -11,7 +11,7 @@ from mlx_lm.sample_utils import (
 )
 
 
-# What leaves sums and products with logits finite in float32 and bfloat16; larger numbers of options come to the same.
+# A number that keeps sums and products with logits finite in float32 and bfloat16; larger values of options have the same effect.
 LARGEST = 1e30
 
 
@@ -144,7 +144,7 @@ def make_processors(request):
         frequency_penalty=frequency or None,
         frequency_context_size=context,
     )
-    # Logits beyond float16's 65504 would be infinite, and their log-probabilities no numbers. The bounds are those of the
+    # Logits beyond float16's 65504 would be infinite, and their log-probabilities NaN. The bounds are those of the
     # native engine (GenerateOptions.FitsHalf).
     most = max([abs(presence), abs(frequency) * context, *map(abs, bias.values())])
     if most > 8192 or not 1 / 64 <= penalty <= 64:

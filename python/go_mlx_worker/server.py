@@ -55,8 +55,8 @@ class Server:
                     limits.nudge()
                 self._inbox.put(message)
         except BaseException as e:
-            # A frame that is none; or one that cannot be read, for there is no memory for it, say. Without this thread the worker
-            # would look idle and hear nothing.
+            # A broken frame, or one that cannot be read, for lack of memory for example. Without this thread the worker would look
+            # idle and receive nothing.
             text = text_of(e) if isinstance(e, FrameError) else f"reading frames: {type(e).__name__}: {text_of(e)}"
             os.write(2, f"go_mlx_worker: {text}\n".encode())
             os._exit(3)
@@ -207,7 +207,7 @@ class Server:
         """Ends one request; the others go on."""
         stream = self._stepper.find(request) if self._stepper else None
         self._drop(request)
-        # A request that was broken off because of its cancel failed for that, whatever it looks like.
+        # A request that was broken off by its cancel counts as cancelled, whatever exception it raised.
         if request in self._cancelled and request not in self._acknowledged:
             self._acknowledged.add(request)
             made = stream.made if stream else 0

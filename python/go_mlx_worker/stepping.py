@@ -115,8 +115,8 @@ class Stepper:
             if mixed:
                 mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
         except Exception:
-            # Which stream is to blame is found out by giving each a pass of its own for a while. The others do not notice
-            # but for the time that it takes.
+            # To find the stream that is to blame, each gets passes of its own for a while. For the others this only
+            # costs time.
             for stream in self._batch.rescue():
                 stream.rewind()
                 stream.rescues += 1

@@ -53,7 +53,7 @@ class Stream:
         self.resumed = 0  # how many tokens are made again
         self.cached = 0  # tokens of the prompt whose KV was there
         self.rescues = 0  # passes of a batch that failed with it
-        self._prefilled = False  # whether the reader knows
+        self._prefilled = False  # whether the reader was told that the prompt is computed
         self.keep_apart(request.get("alone_from") or 0, request.get("alone_until") or 0)
         if request["solo"]:
             self.keep_apart(0, None)
@@ -65,7 +65,7 @@ class Stream:
         return len(self.emitted)
 
     def keep_apart(self, first, end):
-        """From so many tokens on, up to so many, it steps in passes of its own; None is to its end."""
+        """From one number of tokens to another the stream steps in passes of its own; None is to its end."""
         self._apart = (first, end)
 
     @property
@@ -81,7 +81,7 @@ class Stream:
             self._prefilled = done == total
 
     def rewind(self):
-        """Back to the prompt; the tokens made so far are made again and not sent."""
+        """Goes back to the prompt; the tokens made so far are made again and not sent."""
         # A stream that is rewound while it replays has still to make the rest.
         made = max(self.emitted, getattr(self, "_replay", []), key=len)
         self._replay, self.emitted, self.resumed = made, [], len(made)

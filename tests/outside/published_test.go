@@ -48,6 +48,13 @@ func TestPublishedModule(t *testing.T) {
 	check(t, err)
 	prefix := filepath.Join(t.TempDir(), "prefix")
 	run(t, root, nil, "make", "install", "PREFIX="+prefix)
+	licences, err := os.ReadFile(filepath.Join(prefix, "share", "doc", "go-mlx", "LICENSES.txt"))
+	check(t, err)
+	for _, part := range []string{"\nmlx-sys ", "\ntokenizers ", "\ngithub.com/spf13/cobra ", "Copyright © 2023 Apple Inc.", "=== dompurify "} {
+		if !strings.Contains(string(licences), part) {
+			t.Errorf("LICENSES.txt has no %q", part)
+		}
+	}
 
 	proxy := publish(t, root)
 	known := strings.TrimSpace(run(t, root, nil, "go", "env", "GOMODCACHE"))

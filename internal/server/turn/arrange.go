@@ -10,7 +10,7 @@ import (
 )
 
 // Templates differ in what they take: some demand that user and assistant alternate, some refuse system messages or leave out
-// those that do not come first. What a template does with an order is found out by rendering it once.
+// those that do not come first. Whether a template takes an order of roles is found out by rendering such a chat once.
 const (
 	systemFirst    = "a system message"
 	systemLater    = "a system message after others"
@@ -18,8 +18,8 @@ const (
 	assistantFirst = "a message of the assistant before one of the user"
 )
 
-// probes are the roles of chats that show one of these each; the template has to take them all, and every content has to be found
-// in the prompt.
+// probes are chats, given by their roles, each of which shows one such order. The template has to render them without an error, and the
+// prompt has to contain the content of every message.
 var probes = map[string][][]string{
 	systemFirst:    {{"system", "user"}},
 	systemLater:    {{"user", "system"}, {"user", "assistant", "system", "user"}},
@@ -27,7 +27,7 @@ var probes = map[string][][]string{
 	assistantFirst: {{"assistant", "user"}},
 }
 
-// taking reports whether the model's template takes an order.
+// taking reports whether the model's template takes an order of roles.
 func (f *Facts) taking(ctx context.Context, model mlx.TextModel, order string) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -14,7 +14,7 @@ type Block struct {
 	Text   string // of a call, its arguments as the model wrote them: no JSON, if they were cut off
 	Call   mlx.ToolCall
 	Tokens []mlx.Token
-	Cut    bool // the answer ended in it, at a limit
+	Cut    bool // the answer reached its limit within this block
 }
 
 // BlockWriter is told of blocks as they grow, one after the other. Open has the block without its text, and a call without
@@ -31,7 +31,7 @@ type Reply struct {
 	Blocks []*Block
 }
 
-// RunBlocks generates the answer as blocks; writer may be nil. So a stream is the whole by construction.
+// RunBlocks generates the answer as blocks; writer may be nil. Streams and whole answers are made by the same code, so they agree.
 func (t *Turn) RunBlocks(ctx context.Context, writer BlockWriter) (Reply, error) {
 	var r Reply
 	open := false

@@ -10,7 +10,7 @@ import (
 	mlx "forge.lthn.ai/core/go-mlx"
 )
 
-// nine finds in a template that the ids of calls have to have nine letters, as Mistral's demand.
+// nine matches templates that demand ids of calls with nine letters, as Mistral's do.
 var nine = regexp.MustCompile(`length\s*!=\s*9\b`)
 
 var nineLetters = regexp.MustCompile(`^[a-zA-Z0-9]{9}$`)

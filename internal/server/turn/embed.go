@@ -23,7 +23,7 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 			text, err = m.Tokenizer().Decode(ctx, p.IDs)
 		}
 		ids := p.IDs
-		// The ids of what is embedded: those that only mark where texts begin and end have no text, and only with some models a vector.
+		// Ids that only mark where a text begins or ends have no text, and only some models give such an input a vector.
 		if err == nil && (len(p.IDs) == 0 || text == "") {
 			ids, err = m.Tokenizer().Encode(ctx, text, true)
 		}

@@ -12,7 +12,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/segment"
 )
 
-// Facts are what the server knows of a model from the small files of its folder, and what it found out about its chat template.
+// Facts are what the server knows of a model by the small files of its folder, and what it found out about its chat template.
 type Facts struct {
 	Template      string // Jinja source; "" for none
 	ContextLength int    // 0 when not known
@@ -33,7 +33,7 @@ func (f *Facts) KnowsTools() bool { return strings.Contains(f.Template, "tools")
 // FactBook reads each model's files once.
 type FactBook struct{ byPath sync.Map }
 
-// Of are the facts of a folder.
+// Of returns the facts of a folder.
 func (b *FactBook) Of(path string) (*Facts, error) {
 	if known, ok := b.byPath.Load(path); ok {
 		return known.(*Facts), nil

@@ -11,7 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Treatment is what becomes of a field of a request.
+// Treatment is how a field of a request is handled.
 type Treatment int
 
 // Treatments.
@@ -83,7 +83,7 @@ func OnlyAt(path, why string, values ...string) []Field {
 	return []Field{{Path: path, Treatment: Neutral, Values: values, Why: why}}
 }
 
-// Refuse are fields whose absence from the computation would change the answer.
+// Refuse are fields that are refused, because an answer that ignores them would not be what was asked for.
 func Refuse(why string, paths ...string) (out []Field) {
 	for _, path := range paths {
 		out = append(out, Field{Path: path, Treatment: Refused, Why: why})
@@ -106,7 +106,7 @@ func (n *Notes) Add(name string) {
 	}
 }
 
-// Names are those noted.
+// Names are the noted names.
 func (n *Notes) Names() []string { return n.names }
 
 // Decode reads a request's JSON into value: fields without effect are left out and noted, those that cannot be honoured are
@@ -270,7 +270,7 @@ func (f *filter) member(d *jsontext.Decoder, e *jsontext.Encoder, name, path, at
 	return f.unused(at, path, row)
 }
 
-// unused notes what has no effect.
+// unused notes a field that has no effect.
 func (f *filter) unused(at, name string, row Field) error {
 	if f.strict {
 		return &Error{Kind: Invalid, Code: "unsupported_parameter", Param: at, Message: at + ": it has no effect here, and the server is strict"}

@@ -35,7 +35,7 @@ func (f Format) schema() (jsontext.Value, error) {
 	return nil, Bad(f.Field+".type", "%q; there are text, json_object and json_schema", f.Type)
 }
 
-// callMark begins the calls that a grammar can be made for: JSON between marks.
+// callMark is the mark before calls for which a grammar can be made: JSON between marks.
 const callMark = "<tool_call>"
 
 // strictCalls reports whether the model is free to call tools, and some of their arguments are to follow their schemas.
@@ -51,7 +51,7 @@ func enforceable(template string) bool {
 
 // grammarFor is what the answer has to follow: a format, a call that is required, or, with a format and tools, either. With a
 // call required there is no text that could have a format. Where strict tools may be called, the text is free up to a call.
-// left are the keywords of the format's schema that are left out.
+// left are the keywords of the format's schema that the grammar does not enforce.
 func grammarFor(t *Tools, format Format, template string, names Names) (options []mlx.GenerateOption, left []string, err error) {
 	schema, err := format.schema()
 	if err != nil {

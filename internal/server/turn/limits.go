@@ -36,7 +36,7 @@ func AtMost(field string, n, most int, what string) error {
 	return Bad(field, "%d %s are more than the %d that one request may have", n, what, most)
 }
 
-// Kind is what went wrong, whichever API says it.
+// Kind is the kind of an error, the same for all APIs.
 type Kind int
 
 // Kinds of errors.
@@ -118,8 +118,8 @@ var commonNames = Names{
 // Of is the field that sets an option.
 func (n Names) Of(option string) string { return cmp.Or(n[option], commonNames[option], option) }
 
-// plainReason is the reason of an option's error in one line. Errors of grammars show the whole grammar, which is the server's own: of
-// them the part about the client's schema counts.
+// plainReason is the reason of an option's error in one line. Errors of grammars show the whole grammar, which the server
+// wrote: only the part about the client's schema is kept.
 func plainReason(reason string) string {
 	if _, about, found := strings.Cut(reason, "failed to compile JSON schema: "); found {
 		reason = grammarLines.Split(about, 2)[0]
@@ -132,7 +132,7 @@ var grammarLines = regexp.MustCompile(`\n +\d+ \| `)
 // ErrDraining ends requests that are still under way when the time for draining is over.
 var ErrDraining = errors.New("the server is shutting down")
 
-// Explain gives any error of a model its form for clients; names are those of the API that was called.
+// Explain turns any error of a model into what clients see; names are the called API's names of fields.
 func Explain(err error, names Names) *Error {
 	var (
 		api    *Error

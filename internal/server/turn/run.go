@@ -44,7 +44,7 @@ type Outcome struct {
 	Reasoning  int // of the generated ones
 }
 
-// errEnough ends a turn early, as if the model had.
+// errEnough ends a turn early, as if the model had ended it.
 var errEnough = errors.New("enough")
 
 // segmented reports whether the text is to be split into reasoning, calls and the rest.
@@ -67,11 +67,11 @@ func (t *Turn) segmented() bool {
 // run is a turn under way.
 type run struct {
 	*Turn
-	tidy      *tidier
+	builder   *eventBuilder
 	segmented bool
 	begin     time.Time
 	outcome   Outcome
-	prompt    []int32 // where the run needs to know
+	prompt    []int32 // where the run needs to know them
 	ids       []int32 // generated, with a limit of reasoning
 }
 
@@ -86,8 +86,8 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 		return o, err
 	}
 	r := &run{Turn: t, segmented: t.segmented(), begin: time.Now()}
-	r.tidy = &tidier{emit: emit, tools: &t.Spec.Tools, logProbs: t.Spec.LogProbs}
-	r.tidy.template = t.facts.Template
+	r.builder = &eventBuilder{emit: emit, tools: &t.Spec.Tools, logProbs: t.Spec.LogProbs}
+	r.builder.template = t.facts.Template
 	if t.budget > 0 || t.prefill != "" {
 		var err error
 		if r.prompt, err = t.promptIDs(ctx); err != nil {
@@ -101,11 +101,11 @@ func (t *Turn) Run(ctx context.Context, emit func(Event) error) (Outcome, error)
 	if err != nil {
 		return r.outcome, err
 	}
-	r.outcome.Calls = r.tidy.calls
-	if err := r.tidy.end(); err != nil {
+	r.outcome.Calls = r.builder.calls
+	if err := r.builder.end(); err != nil {
 		return r.outcome, err
 	}
-	if r.outcome.Prompt == 0 { // a turn that was ended early
+	if r.outcome.Prompt == 0 { // errEnough: the turn was ended early
 		if r.outcome.Prompt, err = t.CountPrompt(ctx); err != nil {
 			return r.outcome, err
 		}
@@ -133,7 +133,7 @@ func (r *run) stream(ctx context.Context, ids []int32) iter.Seq2[mlx.Token, erro
 	return r.Model.Generate(ctx, r.Turn.prompt.Text, options...)
 }
 
-// stage reads one stream; spent says that it was left because the budget of reasoning is.
+// stage reads one stream; spent reports that it was left because the budget of reasoning tokens was used up.
 func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 	o := &r.outcome
 	first := o.Generated == 0
@@ -154,7 +154,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		if !r.segmented && tok.Text != "" {
 			segments = []mlx.Segment{{Kind: mlx.SegmentNormal, Text: tok.Text}}
 		}
-		if err := r.tidy.add(tok, segments); errors.Is(err, errEnough) {
+		if err := r.builder.add(tok, segments); errors.Is(err, errEnough) {
 			o.Finish = mlx.FinishStop
 			return false, nil
 		} else if err != nil {
@@ -163,7 +163,7 @@ func (r *run) stage(ctx context.Context, ids []int32) (spent bool, err error) {
 		if r.budget > 0 {
 			r.ids = append(r.ids, tok.ID)
 		}
-		if r.tidy.kind != mlx.SegmentReasoning {
+		if r.builder.kind != mlx.SegmentReasoning {
 			continue
 		}
 		o.Reasoning++
@@ -186,12 +186,12 @@ func (r *run) closeThought(ctx context.Context) error {
 		return err
 	}
 	ids := append(append(r.prompt[:len(r.prompt):len(r.prompt)], r.ids...), end...)
-	r.budget, r.tidy.again = 0, r.marks.ThinkEnd
+	r.budget, r.builder.again = 0, r.marks.ThinkEnd
 	_, err = r.stage(ctx, ids)
 	return err
 }
 
-// failed tells a template's refusal from a fault, for a chat that has not begun.
+// failed distinguishes a chat that the template refuses from other failures, before the first token.
 func (r *run) failed(ctx context.Context, err error) error {
 	if r.outcome.Generated > 0 || len(r.messages) == 0 || Explain(err, nil).Kind != Internal || ctx.Err() != nil {
 		return err

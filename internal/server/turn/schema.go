@@ -10,10 +10,10 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// formats are those of strings that grammars know. JSON Schema says that others are ignored; a grammar would refuse them.
+// formats are the formats of strings that grammars can enforce. JSON Schema says that others are ignored; a grammar would refuse them.
 var formats = []string{"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"}
 
-// beyond are the keywords of JSON Schema that grammars cannot keep, with the values at which they say nothing.
+// beyond are the keywords of JSON Schema that grammars cannot enforce, with the values at which they demand nothing.
 var beyond = map[string][]string{
 	"not": nil, "if": nil, "then": nil, "else": nil, "contains": nil, "minContains": {"0"}, "maxContains": nil, "uniqueItems": {"false"},
 	"dependentRequired": {"{}"}, "dependentSchemas": {"{}"}, "dependencies": {"{}"}, "propertyNames": {"{}", "true", `{"type":"string"}`},
@@ -21,12 +21,12 @@ var beyond = map[string][]string{
 	"$recursiveAnchor": {"false"}, "$dynamicAnchor": nil,
 }
 
-// lookAround finds what regular expressions of JavaScript have and those of grammars have not: a look ahead or behind, and references
-// to groups.
+// lookAround matches what JavaScript's regular expressions have and those of grammars lack: look-ahead, look-behind and references to
+// groups.
 var lookAround = regexp.MustCompile(`\(\?<?[=!]|(?:^|[^\\])(?:\\\\)*\\(?:[1-9]|k<)`)
 
-// schemaFor makes a schema fit for a grammar: formats that nobody knows are left out, and references to its root go to where
-// it stands in a larger one. What a grammar cannot keep is an error, or, if the schema is loose, left out and named in left.
+// schemaFor makes a schema fit for a grammar: formats that nobody knows are left out, and references to its root are changed to
+// its place in a larger one. What a grammar cannot enforce is an error, or, if the schema is loose, left out and named in left.
 func schemaFor(schema jsontext.Value, root string, loose bool) (_ jsontext.Value, left []string, err error) {
 	var out bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(schema))
@@ -45,7 +45,7 @@ type schemaCopy struct {
 	left  []string
 }
 
-// leave drops a keyword that a grammar cannot keep.
+// leave drops a keyword that a grammar cannot enforce.
 func (c *schemaCopy) leave(name string) error {
 	if !c.loose {
 		return fmt.Errorf("a grammar cannot keep %q, and the schema is to be followed strictly", name)
@@ -100,11 +100,11 @@ func (c *schemaCopy) schema() error {
 
 // schemaObject is what the keywords of one schema have to know of each other.
 type schemaObject struct {
-	pattern bool // one that no grammar can keep was left out
-	format  bool // one that grammars know
+	pattern bool // a pattern that no grammar can enforce was left out
+	format  bool // a format that grammars can enforce
 }
 
-// fields copies an object; each does what stands after a name.
+// fields copies an object; each copies the value after a name.
 func (c *schemaCopy) fields(each func(name string) error) error {
 	if err := c.token(); err != nil {
 		return err

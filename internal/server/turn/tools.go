@@ -20,7 +20,7 @@ type Tool struct {
 	Field       string         // where the request has it
 }
 
-// Mode is what a request says about calling tools.
+// Mode is whether the model may, must or must not call tools.
 type Mode string
 
 // Modes.
@@ -79,7 +79,7 @@ func (t *Tools) callable() []Tool {
 	return slices.DeleteFunc(slices.Clone(t.List), func(given Tool) bool { return !slices.Contains(t.Only, given.Name) })
 }
 
-// offers reports whether a call of this name is one of what was offered.
+// offers reports whether a function of this name was offered.
 func (t *Tools) offers(name string) bool {
 	return slices.ContainsFunc(t.callable(), func(given Tool) bool { return given.Name == name })
 }

@@ -63,14 +63,14 @@ type Turn struct {
 
 	facts    *Facts
 	messages []mlx.Message
-	prefill  string // how the answer begins already
+	prefill  string // the beginning of the answer that the request gives
 	options  []mlx.GenerateOption
 	most     int  // tokens of the answer
 	budget   int  // tokens of reasoning; 0 for no limit
 	format   bool // the text follows a format
 	plain    bool // messages hold no control tokens
 	marks    segment.Marks
-	prompt   Prompt        // of this one; see For
+	prompt   Prompt        // of this answer; see For
 	scored   *atomic.Int64 // log-probabilities of prompts, of the whole request
 }
 
@@ -121,7 +121,7 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 	if w.MaxTokens != nil {
 		t.most = *w.MaxTokens
 	}
-	if t.most == 0 && len(w.Prompts) == 0 { // no more than a prompt is wanted only where prompts can come back
+	if t.most == 0 && len(w.Prompts) == 0 { // only APIs that can return prompts may ask for no tokens
 		return nil, Bad(w.Names.Of("WithMaxTokens"), "0 is not positive")
 	}
 	size := model.Info().VocabSize
@@ -189,7 +189,7 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 			break
 		}
 	}
-	if len(given) == 0 { // an answer to nothing, which begins already
+	if len(given) == 0 { // a prefilled answer without a message before it
 		given = []mlx.Message{{Role: "user"}}
 	}
 	var err error
@@ -219,7 +219,7 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 	return t.limitThought(ctx, set)
 }
 
-// wishesWithoutEffect notes what the model's side cannot do and the answer does not depend on.
+// wishesWithoutEffect notes options that this model cannot honour and without which the answer is still right.
 func (t *Turn) wishesWithoutEffect(set Settings) error {
 	w := t.Spec
 	if w.Tools.Mode == Required {

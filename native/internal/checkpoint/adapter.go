@@ -41,13 +41,13 @@ type LoRAParameters struct {
 func readAdapterConfig(dir string) (*AdapterConfig, error) {
 	c := &AdapterConfig{FineTuneType: "lora"}
 	if err := ReadJSON(filepath.Join(dir, AdapterConfigFile), c); err != nil {
-		return nil, fmt.Errorf("adapter: %w", err)
+		return nil, err
 	}
 	if c.FineTuneType != "lora" {
-		return nil, fmt.Errorf("adapter %s: fine_tune_type %q: %w; the native engine has lora", dir, c.FineTuneType, engine.ErrUnsupported)
+		return nil, fmt.Errorf("fine_tune_type %q: %w; the native engine has lora", c.FineTuneType, engine.ErrUnsupported)
 	}
 	if c.Parameters.Rank < 1 || c.Parameters.Scale == 0 || math.IsNaN(float64(c.Parameters.Scale)) {
-		return nil, fmt.Errorf("adapter %s: rank %d and scale %v: %s is incomplete", dir, c.Parameters.Rank, c.Parameters.Scale, AdapterConfigFile)
+		return nil, fmt.Errorf("rank %d and scale %v: %s is incomplete", c.Parameters.Rank, c.Parameters.Scale, AdapterConfigFile)
 	}
 	return c, nil
 }
@@ -61,7 +61,7 @@ func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string) error {
 	file := filepath.Join(dir, AdapterWeightsFile)
 	headers, err := safetensors.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("adapter: %w", err)
+		return err
 	}
 	var bad Problems
 	loras := map[string]*nn.LoRA{}
@@ -120,7 +120,7 @@ func splitLoRAName(name string) (layer, part string) {
 	return strings.TrimPrefix(layer, MultimodalPrefix), part
 }
 
-// MultimodalPrefix stands before the text model's names in mlx-lm's models that have other parts too.
+// MultimodalPrefix is the prefix of the text model's names in mlx-lm's models that have other parts, too.
 const MultimodalPrefix = "language_model."
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -19,7 +19,7 @@ func (w *Weights) Uniform() bool {
 	return len(types) == 1
 }
 
-// join is tensors that are one after the other when the weights are read.
+// join is a set of tensors that become one, one after the other, when the weights are read.
 type join struct{ whole, parts []*mlxc.Array }
 
 // Join notes that layers are to be read as one.

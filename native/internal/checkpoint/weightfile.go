@@ -10,12 +10,12 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
-// weightFile is a file whose tensors are read to where they stay.
+// weightFile is a file whose tensors are read directly into their arrays' memory.
 type weightFile struct {
 	*mlxc.WeightFile
 	start   int64 // of the data section
 	tensors map[string]safetensors.Tensor
-	from    *gguf.Checkpoint // which the bytes are converted of; nil for the file itself
+	from    *gguf.Checkpoint // the GGUF checkpoint that the bytes are converted from; nil for a safetensors file
 }
 
 // fileTypes are the types that tensors of a weightFile may have.
@@ -50,7 +50,7 @@ func (w *Weights) openFile(path string, tensors map[string]safetensors.Tensor) b
 	return true
 }
 
-// openRoom makes the arrays of a GGUF file, which is converted to where they stay. It returns false, and MLX asks for bytes of the file, if a
+// openRoom makes the arrays of a GGUF file, which is converted directly into their memory. It returns false, and MLX asks for bytes of the file, if a
 // tensor is not aligned.
 func (w *Weights) openRoom(c *gguf.Checkpoint) bool {
 	size := int64(0)
@@ -74,7 +74,7 @@ func (w *Weights) openRoom(c *gguf.Checkpoint) bool {
 	return true
 }
 
-// convert makes tensors where they stay.
+// convert writes tensors into their arrays' memory.
 func (f *weightFile) convert(names []string) error {
 	out := map[string][]byte{}
 	for _, name := range names {

@@ -51,7 +51,7 @@ type Problems []string
 // Add notes a problem.
 func (p *Problems) Add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
-// EmbeddingName is the tensor that every text model has; what stands before it is the checkpoint's prefix.
+// EmbeddingName is the tensor that every text model has; what precedes it is the checkpoint's prefix.
 const EmbeddingName = "model.embed_tokens.weight"
 
 // weightFiles are the files of a checkpoint: one or several shards of safetensors, or else a GGUF file.
@@ -159,7 +159,7 @@ func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
 	return w.arrays[name]
 }
 
-// CheckLayers refuses more layers than there are tensors: a list of what all of them lack would have no end.
+// CheckLayers refuses more layers than there are tensors: the list of missing tensors would be endless.
 func (w *Weights) CheckLayers(n int) error {
 	if n > len(w.Headers) {
 		return fmt.Errorf("num_hidden_layers is %d, and the weights are only %d tensors", n, len(w.Headers))
@@ -167,7 +167,7 @@ func (w *Weights) CheckLayers(n int) error {
 	return nil
 }
 
-// Ignore leaves a tensor out that a checkpoint may hold without need.
+// Ignore marks a tensor that a checkpoint may hold although the model does not need it.
 func (w *Weights) Ignore(name string) { w.ignored[w.Key(name)] = true }
 
 // Norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.

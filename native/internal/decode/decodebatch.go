@@ -29,7 +29,7 @@ type decodeBatch struct {
 // drops them.
 type drawnTokens struct {
 	tokens *mlxc.Array
-	rows   []*Stream // nil where the token is of no use
+	rows   []*Stream // nil where the token must not be used
 }
 
 func (d *drawnTokens) free() error {
@@ -99,14 +99,14 @@ func (b *decodeBatch) restoreCaches(s *mlxc.Scope, st *Stream) error {
 		next := c.Next()
 		held := next.Filled
 		if held == st.State.Position()+1 {
-			held-- // the next position is a new one
+			held-- // a place for the next position was counted already
 		}
 		room := min(kv.RoomFor(next.Filled, st.bound(i)), b.layers[i].Room())
 		keys, values := b.layers[i].Get(s, place, held, room)
 		c.Restore(s, keys, values)
 	}
 	b.rows[place] = nil
-	return s.AsyncEval(st.State.Arrays()...) // now, for as long as the buffers are needed they cannot be written to
+	return s.AsyncEval(st.State.Arrays()...) // now: MLX cannot write to the buffers in place while copies of them are to be computed
 }
 
 // Slotted are the caches of a batchable stream.
@@ -274,7 +274,7 @@ func (b *decodeBatch) where(s *mlxc.Scope) *mlxc.Array {
 	out := make([]int32, (1+2*len(kinds))*places)
 	for place, st := range b.rows {
 		if st == nil {
-			for kind := range kinds { // something must be held, or its attention would be no number
+			for kind := range kinds { // something must be held, or the attention's result would be NaN
 				out[(2+2*kind)*places+place] = 1
 			}
 			continue

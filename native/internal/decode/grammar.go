@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// constrain tells the grammar of the token that logits [1, vocab] stand after, and forbids what may not come
+// constrain tells the grammar the token that the logits [1, vocab] follow, and forbids the tokens that may not come
 // next. over is set if that token ends the text.
 func (st *Stream) constrain(s *mlxc.Scope, logits, token *mlxc.Array) (_ *mlxc.Array, over bool, err error) {
 	if st.sampled > 0 { // before that, token is the prompt's last

@@ -118,14 +118,14 @@ func (sp *sampler) sample(s *mlxc.Scope, logits *mlxc.Array) (token, logprobs *m
 	return s.Categorical(temper(s, kept, sp.options.Temperature), -1, use), logprobs
 }
 
-// largest is a number that any sum or product with logits leaves finite in float32 and bfloat16: larger ones of options
-// come to the same.
+// largest is a number that any sum or product with logits leaves finite in float32 and bfloat16: larger values of options
+// have the same effect.
 const largest = 1e30
 
 func clampNumber(v float32) float32 { return max(-largest, min(v, largest)) }
 
-// withinRange bounds the penalties, so that neither they nor what they do to logits becomes infinite: of an infinite logit
-// the log-probabilities are no numbers.
+// withinRange bounds the penalties, so that neither they nor what they do to logits becomes infinite: an infinite logit
+// makes log-probabilities NaN.
 func withinRange(o engine.GenerateOptions) engine.GenerateOptions {
 	o.PresencePenalty, o.FrequencyPenalty = clampNumber(o.PresencePenalty), clampNumber(o.FrequencyPenalty)
 	o.RepetitionPenalty = max(1/float32(largest), min(o.RepetitionPenalty, largest))

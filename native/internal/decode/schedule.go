@@ -12,7 +12,7 @@ import (
 )
 
 // The scheduler computes the streams of a model together: in each round up to a chunk of prompts that wait,
-// and one token for every stream that has its prompt behind it. It runs on the owner thread for as long
+// and one token for every stream whose prompt is done. It runs on the owner thread for as long
 // as a stream has something to do, and lets other work in between rounds.
 
 // DefaultBatch is how many streams one pass takes, as in mlx-lm.
@@ -52,7 +52,7 @@ func (sc *Scheduler) pump() {
 		}
 		if err != nil { // a panic: the streams' states cannot be trusted
 			if again := sc.Lease.Do(context.Background(), func() { sc.FailAll(err) }); again != nil {
-				// Not even freeing went well. What matters now is that no reader waits for ever.
+				// Freeing failed, too. Now it only matters that no reader waits for ever.
 				_ = sc.Lease.Do(context.Background(), func() { sc.abandonAll(err) })
 			}
 		}
@@ -166,7 +166,7 @@ func (sc *Scheduler) FailAll(err error) {
 	sc.tellEndings()
 }
 
-// abandonAll lets every reader go without a call to MLX.
+// abandonAll ends every stream for its reader, without a call to MLX.
 func (sc *Scheduler) abandonAll(err error) {
 	for _, st := range sc.Streams {
 		st.freed = true

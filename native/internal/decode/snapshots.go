@@ -6,9 +6,9 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/decoder"
 )
 
-// Snapshots. A sliding window that has moved on cannot go back, so a chat that is edited in an earlier turn could go on from nothing
-// that was kept of it. While a prompt is prefilled, the KV at some of its borders is therefore kept too: after the ends of turns,
-// and from chunk to chunk where these are far apart. A later prompt goes on from the nearest border before the place where it parts.
+// Snapshots. A sliding window that has moved on cannot go back, so when an earlier turn of a chat is edited, no kept KV of it could be
+// used. While a prompt is prefilled, the KV at some of its borders is therefore kept too: after the ends of turns,
+// and from chunk to chunk where these are far apart. A later prompt goes on from the nearest border before the place where it differs.
 // Full attention can be cut back to any position, and needs no snapshots.
 
 const (

@@ -25,7 +25,7 @@ type Stream struct {
 
 	// What follows belongs to the owner thread.
 	State     *kv.Sequence
-	Batch     *decodeBatch // whom it decodes with; nil for none
+	Batch     *decodeBatch // the batch that it decodes in; nil for none
 	rest      []int32      // prompt tokens that no pass has seen; the last one starts decoding
 	sampler   *sampler
 	cached    int                // tokens of the prompt that the prompt cache had; set before the first token
@@ -36,7 +36,7 @@ type Stream struct {
 	made      []int32 // tokens handed out
 	forced    []int32 // the first tokens, which the reader has already from an earlier stream: they are made again, and not handed out
 	drawn     int     // tokens drawn, by an op for several streams or alone
-	branch    int     // where the prompt parts from an earlier one: a place to keep a state of; 0 for none
+	branch    int     // where the prompt begins to differ from an earlier one: the KV there is kept; 0 for none
 	snapshots []int   // other such places, in order
 	quantised bool    // the KV is quantised
 	freed     bool
@@ -45,7 +45,7 @@ type Stream struct {
 
 	out    chan item
 	paused atomic.Bool // the scheduler found no room in out
-	ended  atomic.Bool // everything is freed; what is in out is all that comes
+	ended  atomic.Bool // everything is freed; nothing is added to out any more
 }
 
 // item is what the scheduler tells a reader: a token, progress, or the error that ends the stream.
@@ -239,7 +239,7 @@ func (st *Stream) deliver(token engine.Token) {
 	st.end(item{token: token})
 }
 
-// end frees everything, and does not panic; the reader is told why once the pass under way has given back what it holds too.
+// end frees everything, and does not panic. The reader is told the reason after the pass under way has freed its memory, too.
 // It does nothing on a stream that has ended.
 func (st *Stream) end(last item) {
 	if st.freed {
@@ -251,13 +251,13 @@ func (st *Stream) end(last item) {
 	st.Scheduler.endings = append(st.Scheduler.endings, ending{st, last})
 }
 
-// ending is the last word to a reader.
+// ending is the last item for a reader.
 type ending struct {
 	stream *Stream
 	last   item
 }
 
-// tellEndings lets the readers of ended streams go.
+// tellEndings tells the readers of ended streams that these are over.
 func (sc *Scheduler) tellEndings() {
 	for _, e := range sc.endings {
 		e.stream.ended.Store(true)

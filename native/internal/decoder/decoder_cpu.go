@@ -137,7 +137,7 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 	return x
 }
 
-// layer takes states and their norm through a layer, and returns both behind it.
+// layer takes states and their norm through a layer, and returns both after it.
 func (p *layerwise) layer(s *mlxc.Scope, i int, h, x *mlxc.Array) (sum, normed *mlxc.Array) {
 	d, pass, l := p.cpuDecoder, p.seenBy.Kernel, &p.layers[i]
 	p.seenBy.Seen(i, kv.OpInputNorm, x)

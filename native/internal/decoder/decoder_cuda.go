@@ -91,7 +91,7 @@ func (d *FusedDecoder) Close() {
 	}
 }
 
-// cudaKernels is a FusedDecoder with what it leaves to MLX's ops: the embedding and the output layer.
+// cudaKernels is a FusedDecoder with the parts that MLX's ops compute: the embedding and the output layer.
 type cudaKernels struct {
 	layers *FusedDecoder
 	exact  *exactDecoder

@@ -50,7 +50,7 @@ func checkPositive(values map[string]int) error {
 	return nil
 }
 
-// checkFloats names the first config value that float32 does not hold as a positive number. eps may be zero.
+// checkFloats names the first config value that is no positive number in float32. eps may be zero.
 func checkFloats(eps float64, values map[string]float64) error {
 	if !(eps >= 0 && eps <= math.MaxFloat32) {
 		return fmt.Errorf("rms_norm_eps %v is not a number from zero on", eps)

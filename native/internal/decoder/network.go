@@ -33,8 +33,8 @@ type Network struct {
 	steps   *mlxc.Function     // TokenPass, compiled; nil without CUDA kernels
 	Token   TokenKernel        // nil where tokens are not one launch
 	Drawer  Drawer             // nil where MLX's ops draw tokens
-	// BeforeLastWeights, unless nil, waits for what else is being read and needs memory only while it is, so that this is not there beside all
-	// of the weights.
+	// BeforeLastWeights, unless nil, is called before the last weights are read. It waits for other reading that needs memory only while it
+	// lasts, so that this memory is free before all weights are there.
 	BeforeLastWeights func()
 
 	Training bool // its passes are differentiated, which the CUDA kernels cannot be; set before Load
@@ -47,8 +47,8 @@ const PrefillChunk = 512
 // ThreadsVariable is the environment variable that sets the number of threads where no option does.
 const ThreadsVariable = "GO_MLX_THREADS"
 
-// useThreads sets how many threads the CPU kernels use, which all models of the process share. A model without these kernels has no use for a number
-// that an option names, and says so; the variable is for every model of the process, and only has to be a number.
+// useThreads sets how many threads the CPU kernels use, which all models of the process share. A model without these kernels refuses a number
+// given by the option; the environment variable is for every model of the process, so it only has to be a number.
 func useThreads(n int, kernels bool) error {
 	if text := os.Getenv(ThreadsVariable); n == 0 && text != "" {
 		var err error
@@ -107,7 +107,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 		return nil, err
 	}
 	w.Fuse = capability >= fused.MinCapability && !options.Exact && !n.Training && adapter == ""
-	// What a constructor returns beside an error still holds something.
+	// A constructor may return something that has to be freed beside its error.
 	if n.Arch, err = architectures[cfg.ModelType](cfg, w, n.Lease); err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	n.Linears, n.Prefix = w.Linears, w.Prefix
 	if adapter != "" {
 		if err := checkpoint.LoadAdapter(n.Weights, n.Linears, adapter); err != nil {
-			return nil, err
+			return nil, &engine.OptionError{Option: "Adapter", Reason: adapter + ": " + err.Error(), Err: err}
 		}
 	}
 	if n.CUDA != nil {

@@ -16,7 +16,7 @@ type TokenKernel interface {
 	// Prepare begins to compile, beside what the caller does meanwhile.
 	Prepare()
 	// Run takes a token, uint32 [1], at a position into a row of buffers of keys and values [rows, kv_heads, room, head_dim], two for each
-	// layer. It writes to them in place, where MLX knows nothing of it: they are in row-major order, and nobody else has their memory.
+	// layer. It writes to them in place, which MLX does not notice: they must be in row-major order and share no memory with other arrays.
 	Run(s *mlxc.Scope, token *mlxc.Array, kv []*mlxc.Array, row, position int, places []TokenPlace) (logits, best *mlxc.Array)
 	Close()
 }

@@ -5,7 +5,7 @@ import "forge.lthn.ai/core/go-mlx/internal/mlxc"
 // Batched holds the keys and values of one layer for several sequences, [places, kv_heads, room, head_dim]: each has
 // a place, in which its positions lie as they did in its own cache. Like a cache it owns its arrays.
 //
-// They also have memory of their own, in row-major order: the CUDA kernel of a token writes to it without MLX's knowledge. MLX's ops do not see to
+// They also have memory of their own, in row-major order: the CUDA kernel of a token writes to it without MLX's knowledge. MLX's ops do not ensure
 // that: an update of the whole of an array is no copy but the update itself, and a slice is a view of what it was cut from. So
 // what comes from a cache, which may share its arrays with kept KV, is copied (see own).
 type Batched struct{ pair }
@@ -26,7 +26,7 @@ func (b *Batched) Room() int {
 	return b.keys.Dim(timeAxis)
 }
 
-// Resize makes so many places with room for so many positions each, or leaves what is more. New places and positions
+// Resize makes at least this many places with room for at least this many positions each. New places and positions
 // are zeros. like has the kv_heads, head_dim and type of the keys and values.
 func (b *Batched) Resize(s *mlxc.Scope, places, room int, like *mlxc.Array) {
 	if b.empty() {

@@ -22,7 +22,7 @@ type KernelPass struct {
 	Share  func(s *mlxc.Scope, a *mlxc.Array)
 }
 
-// KernelLayer takes states and their norm through a layer and returns both behind it, normed for what comes next.
+// KernelLayer takes states and their norm through a layer and returns both after it, normed for what comes next.
 type KernelLayer func(s *mlxc.Scope, h, x *mlxc.Array) (sum, normed *mlxc.Array)
 
 // RunLayer runs a layer as the pass wants it.

@@ -1,4 +1,4 @@
-// Package kv is what a pass of tokens sees of earlier ones, and what it leaves for later ones: caches of keys and values, the sequences
+// Package kv holds the keys and values of earlier tokens that a pass attends to and adds to: caches of one layer, the sequences
 // that they make up, and what is kept of them between requests.
 package kv
 
@@ -8,8 +8,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-// Pass is what the layers of a decoder are told of the tokens that go through them together: where these are, what they attend
-// to, and who wants to see what comes out. A pass is used once.
+// Pass tells the layers of a decoder about the tokens that go through them together: their positions, what they attend
+// to, and the func that observes the results. A pass is used once.
 type Pass struct {
 	// Where the tokens of every row begin: all at first, or row by row at starts, int32 [B]. at, if it is set, is the position of
 	// each token, int32 [T], and neither of the others counts.

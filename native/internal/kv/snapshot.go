@@ -37,7 +37,7 @@ func Save(s *mlxc.Scope, c Cache) (snapshot Snapshot, keys, values *mlxc.Array) 
 	return Snapshot{}, nil, nil
 }
 
-// Check compares a snapshot that was read with the number of tokens it stands for and the window of its
+// Check compares a snapshot that was read with the number of its tokens and the window of its
 // layer, and returns how many positions its arrays must hold.
 func (p Snapshot) Check(tokens, window int) (held int, err error) {
 	held = tokens
@@ -62,8 +62,8 @@ func Restore(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array, ring bool) Cac
 	return &RotatingCache{pair: held, window: p.Window, offset: p.Offset, next: p.Held}
 }
 
-// restoreRing makes a ring. Behind a window that has moved on it has the room that such a ring has, so that later positions can be taken
-// back; what was there before the window the file does not know.
+// restoreRing makes a ring. If its window has moved on, it has the room that such a ring has, so that later positions can be taken
+// back; positions before the window are not in the file.
 func restoreRing(s *mlxc.Scope, p Snapshot, keys, values *mlxc.Array) *RingCache {
 	room, first := p.Held, p.Offset-p.Held
 	if first > 0 {

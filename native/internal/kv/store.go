@@ -14,10 +14,10 @@ import (
 const DefaultBudget = 256 << 20
 
 // Store keeps the KV of earlier requests for later ones that begin with the same tokens: a trie of token ids whose nodes have the
-// KV of the whole path from the root. Chats find there what earlier turns have left, classification the instruction before its
-// texts, and files are written of it and read into it. What was not used for longest goes when the budget is exceeded.
+// KV of the whole path from the root. Chats find the KV of earlier turns there, classification that of the instruction before its
+// texts. A store can be written to a file and read from one. When the budget is exceeded, the least recently used KV is dropped.
 //
-// Two requests never share a cache that one of them writes to: MLX arrays do not change, and who goes on from kept KV makes arrays
+// Two requests never share a cache that one of them writes to: MLX arrays do not change, and a request that goes on from kept KV makes arrays
 // of its own. A sequence is given out for exactly the tokens it was computed from. To take a longer one and forget its end is right
 // only where nothing was overwritten; a sliding window that has moved on cannot go back (see RotatingCache.Trim), so such a
 // sequence is not used. A store belongs to the owner thread.
@@ -56,7 +56,14 @@ type keptKV struct {
 	history  *History
 }
 
-// minBranch is how many tokens two prompts must share for the place where they part to be worth a sequence.
+func (k *keptKV) free() error {
+	if k.sequence != nil {
+		return k.sequence.Free()
+	}
+	return k.history.Free()
+}
+
+// minBranch is how many tokens two prompts must share for a sequence to be kept at the place where they begin to differ.
 const minBranch = 16
 
 // NewStore makes an empty store of a budget in bytes.
@@ -81,7 +88,7 @@ func (c *Store) Total() int64 {
 }
 
 // Find returns a sequence of the longest beginning of ids that it can, for the caller to own, and the length
-// of that; nil if there is none. branch is where ids part from an earlier request, if that is later.
+// of that; nil if there is none. branch is where ids begin to differ from an earlier request, if that is later.
 func (c *Store) Find(s *mlxc.Scope, ids []int32) (st *Sequence, n, branch int) {
 	node, depth := c.root, 0
 	var best *storeNode
@@ -153,44 +160,37 @@ func (c *Store) FindHistory(s *mlxc.Scope, ids []int32) *History {
 	return node.history.history.Share(s)
 }
 
-// Keep stores a sequence under the tokens that it has seen. It stays the caller's. What is larger than the whole budget is not
-// stored.
+// Keep stores a sequence under the tokens that it has seen. The caller still owns st: the store makes a sequence of its own on the same
+// arrays. What is larger than the whole budget is not stored.
 func (c *Store) Keep(s *mlxc.Scope, ids []int32, st *Sequence, use Use) error {
-	size := st.Bytes()
-	if size > c.budget || len(ids) == 0 {
-		return nil
-	}
-	node := c.node(ids)
-	if node.sequence == nil {
-		shared := st.Share(s)
-		if s.Err() != nil { // a sequence of which parts are missing must not be kept
-			c.prune(node)
-			return errors.Join(s.Err(), shared.Free())
-		}
-		node.sequence = &keptKV{node: node, use: use, bytes: size, sequence: shared}
-		c.held[use] += size
-	}
-	c.touch(node.sequence)
-	return c.Shrink(c.budget)
+	place := func(n *storeNode) **keptKV { return &n.sequence }
+	return c.keep(s, ids, use, st.Bytes(), place, func() *keptKV { return &keptKV{sequence: st.Share(s)} })
 }
 
 // KeepHistory is Keep for a history.
 func (c *Store) KeepHistory(s *mlxc.Scope, ids []int32, h *History, use Use) error {
-	size := h.Bytes()
+	place := func(n *storeNode) **keptKV { return &n.history }
+	return c.keep(s, ids, use, h.Bytes(), place, func() *keptKV { return &keptKV{history: h.Share(s)} })
+}
+
+// keep stores what share makes, unless the place in the node of ids is taken: then that KV is marked as used.
+func (c *Store) keep(s *mlxc.Scope, ids []int32, use Use, size int64, place func(*storeNode) **keptKV, share func() *keptKV) error {
 	if size > c.budget || len(ids) == 0 {
 		return nil
 	}
 	node := c.node(ids)
-	if node.history == nil {
-		shared := h.Share(s)
-		if s.Err() != nil {
+	kept := place(node)
+	if *kept == nil {
+		shared := share()
+		if s.Err() != nil { // KV of which parts are missing must not be kept
 			c.prune(node)
-			return errors.Join(s.Err(), shared.Free())
+			return errors.Join(s.Err(), shared.free())
 		}
-		node.history = &keptKV{node: node, use: use, bytes: size, history: shared}
+		shared.node, shared.use, shared.bytes = node, use, size
+		*kept = shared
 		c.held[use] += size
 	}
-	c.touch(node.history)
+	c.touch(*kept)
 	return c.Shrink(c.budget)
 }
 
@@ -221,7 +221,7 @@ func (n *storeNode) split(length int) *storeNode {
 	return upper
 }
 
-// touch makes kept KV the last to go.
+// touch marks kept KV as the most recently used.
 func (c *Store) touch(kept *keptKV) {
 	if _, known := c.recent.Get(kept); !known {
 		c.recent.Add(kept, struct{}{})
@@ -241,20 +241,19 @@ func (c *Store) Shrink(limit int64) error {
 	return errors.Join(errs...)
 }
 
-// forget drops kept KV, and its node with those above it that lead nowhere any more.
+// forget drops kept KV, and removes its node and those above it that are empty then.
 func (c *Store) forget(kept *keptKV) error {
 	c.held[kept.use] -= kept.bytes
-	var err error
 	if kept.sequence != nil {
-		kept.node.sequence, err = nil, kept.sequence.Free()
+		kept.node.sequence = nil
 	} else {
-		kept.node.history, err = nil, kept.history.Free()
+		kept.node.history = nil
 	}
 	c.prune(kept.node)
-	return err
+	return kept.free()
 }
 
-// prune takes away a node, and those above it, that lead nowhere.
+// prune removes a node, and those above it, if they are empty.
 func (c *Store) prune(n *storeNode) {
 	for n.parent != nil && n.sequence == nil && n.history == nil && len(n.children) == 0 {
 		delete(n.parent.children, n.edge[0])
@@ -262,7 +261,7 @@ func (c *Store) prune(n *storeNode) {
 	}
 }
 
-// sequences are all kept sequences, the one that goes first in front.
+// sequences are all kept sequences, the least recently used first.
 func (c *Store) sequences() []*keptKV {
 	return slices.DeleteFunc(c.recent.Keys(), func(k *keptKV) bool { return k.sequence == nil })
 }

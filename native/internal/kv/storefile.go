@@ -11,7 +11,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
-// A store on disk: a safetensors file of keys and values, with the tokens that they stand for and
+// A store on disk: a safetensors file of keys and values, with their tokens and
 // the model's fingerprint in its metadata.
 
 const promptFileFormat = "go-mlx prompt cache 1"

@@ -44,7 +44,7 @@ func (m wideMemory) Attend(s *mlxc.Scope, layer int, q, k, v *mlxc.Array, scale 
 	return MergeHeads(s, s.Concatenate(2, parts...))
 }
 
-// releaseLayers makes an Around that runs a layer to its end, and gives back what went into it but for what kept names, if it is set.
+// releaseLayers makes an Around that runs a layer to its end and frees its inputs, except those that kept returns, if it is set.
 func releaseLayers(kept func(layer int) []*mlxc.Array) func(*mlxc.Scope, int, *mlxc.Array, func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 	return func(s *mlxc.Scope, layer int, h *mlxc.Array, run func(*mlxc.Scope, *mlxc.Array) *mlxc.Array) *mlxc.Array {
 		if s.Err() != nil { // of a layer before: what it returned is no layer's output

@@ -1,4 +1,4 @@
-// Package mlxtest helps tests to hold MLX's account against what should be left of it.
+// Package mlxtest helps tests to compare MLX's account of memory with what should be left.
 package mlxtest
 
 import (

@@ -70,7 +70,7 @@ func (o *Owner) Job(ctx context.Context, work func(s *mlxc.Scope) error) error {
 	})
 }
 
-// CheckOpen refuses requests whose context has ended, or whose model has.
+// CheckOpen refuses requests whose context has ended, or whose model is closed.
 func (o *Owner) CheckOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (o *Owner) CheckOpen(ctx context.Context) error {
 	}
 }
 
-// Reserve returns nil if so many more bytes fit into the budget, giving back KV that is only kept for
+// Reserve returns nil if this many more bytes fit into the budget, giving back KV that is only kept for
 // later requests if that is needed. Without a budget nothing is estimated: passes of one token come here.
 func (o *Owner) Reserve(what string, estimate func() int64) error {
 	if o.Budget == 0 {

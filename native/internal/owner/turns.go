@@ -17,9 +17,8 @@ import (
 // turns is that queue. A request is running, or it has stalled: it waits for memory.
 type turns struct {
 	mu      sync.Mutex // guards what follows, and every turn
-	next    uint64
-	all     []*turn // of requests that are not over, in the order in which they came
-	ends    uint64  // how often memory was given back: requests that ended or stalled
+	all     []*turn    // of requests that are not over, in the order in which they came
+	ends    uint64     // how often memory was given back: requests that ended or stalled
 	changed chan struct{}
 }
 
@@ -33,7 +32,7 @@ type turn struct {
 	missing *engine.BudgetError
 }
 
-// A request that stalled so often, after it had computed something or at all, is not overtaken any more.
+// A request that lost computed work maxLosses times, or stalled maxStalls times, is not overtaken any more.
 const (
 	maxLosses = 2
 	maxStalls = 8
@@ -71,19 +70,19 @@ func (q *turns) leave(t *turn) {
 	q.freed()
 }
 
-// freed lets those who wait look again. Caller must hold q.mu.
+// freed lets waiting requests check again. Caller must hold q.mu.
 func (q *turns) freed() {
 	q.ends++
 	q.wake()
 }
 
-// wake lets those who wait look again. Caller must hold q.mu.
+// wake lets waiting requests check again. Caller must hold q.mu.
 func (q *turns) wake() {
 	close(q.changed)
 	q.changed = make(chan struct{})
 }
 
-// begin starts a request if it may. Otherwise it returns a channel that is closed when it is worth to ask again, how many requests that
+// begin starts a request if it may. Otherwise it returns a channel that is closed when it is worth asking again, how many requests that
 // came earlier must go first, and how many run.
 func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
 	q.mu.Lock()
@@ -106,11 +105,11 @@ func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
 		return q.changed, earlier, running
 	}
 	t.running, t.tried, t.alone = true, q.ends, running == 0
-	q.wake() // who came later may be next
+	q.wake() // a later request may be next
 	return nil, 0, 0
 }
 
-// stall takes in that a request found no memory and has given back what it held. lost says that it had computed something. It returns
+// stall records that a request found no memory and has given back what it held. lost says that it had computed something. It returns
 // false if the request had all the memory that there is for itself: waiting would not help.
 func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 	q.mu.Lock()
@@ -125,7 +124,7 @@ func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 	}
 	t.patient = t.patient || t.stalls >= maxStalls
 	q.ends++
-	t.tried = q.ends // what it gave back itself is no reason to try again
+	t.tried = q.ends // memory that the request gave back itself is no reason to try again
 	q.wake()
 	return true
 }

@@ -15,6 +15,9 @@ func (e *Encoder) RenderChat(messages []engine.Message, options engine.GenerateO
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
+	if err := options.ValidateTemplate(); err != nil {
+		return "", err
+	}
 	return e.Render(messages, TemplateExtras(options))
 }
 
@@ -105,6 +108,9 @@ func (e *Encoder) EncodePlain(ctx context.Context, text string) ([]int32, error)
 func (e *Encoder) EncodeChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) ([]int32, error) {
 	p := engine.Prompt{Messages: messages, Plain: options.PlainContent}
 	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	if err := options.ValidateTemplate(); err != nil {
 		return nil, err
 	}
 	return e.encodeChatPrompt(ctx, p, TemplateExtras(options))

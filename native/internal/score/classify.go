@@ -21,7 +21,7 @@ const (
 )
 
 // Classify scores labels by the mean log-probability of their tokens after the prompt; see
-// engine.Engine. Texts are batched by length; what stands before the text is prefilled once.
+// engine.Engine. Texts are batched by length; what precedes the text is prefilled once.
 func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.ClassifyOptions) ([]engine.Classification, error) {
 	if err := sc.CheckOpen(ctx); err != nil {
 		return nil, err

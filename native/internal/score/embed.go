@@ -78,7 +78,11 @@ func (sc *Scorer) checkEmbed(texts []string, options engine.EmbedOptions) (promp
 	}
 	prompt, ok := sc.Embedder.prompts[options.Prompt]
 	if !ok {
-		return "", &engine.OptionError{Option: "PromptName", Reason: fmt.Sprintf("the model has no prompt %q; it has %q", options.Prompt, slices.Sorted(maps.Keys(sc.Embedder.prompts)))}
+		others := "none at all"
+		if known := slices.Sorted(maps.Keys(sc.Embedder.prompts)); len(known) > 0 {
+			others = fmt.Sprintf("%q", known)
+		}
+		return "", &engine.OptionError{Option: "PromptName", Reason: fmt.Sprintf("the model has no prompt %q; it has %s", options.Prompt, others)}
 	}
 	return prompt, nil
 }

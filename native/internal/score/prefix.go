@@ -10,8 +10,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// sharedKV returns the KV of the instruction that stands before every text of a classification, for the caller to free. The store keeps
-// it, so that it is prefilled once a model and not once a text. An empty prefix has an empty history.
+// sharedKV returns the KV of the instruction that precedes every text of a classification, for the caller to free. The store keeps
+// it, so that it is prefilled once per model and not once per text. An empty prefix has an empty history.
 func (sc *Scorer) sharedKV(ctx context.Context, ids []int32) (*kv.History, error) {
 	if len(ids) == 0 {
 		return &kv.History{}, nil

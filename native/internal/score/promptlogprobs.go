@@ -44,7 +44,7 @@ func (sc *Scorer) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]e
 
 // scorePrompt fills in the log-probabilities of all tokens but the first.
 func (sc *Scorer) scorePrompt(ctx context.Context, tokens []engine.Token, top int) error {
-	ids := make([]int32, len(tokens)-1) // what comes after the last token nobody asks for
+	ids := make([]int32, len(tokens)-1) // what follows the last token is not asked for
 	for i := range ids {
 		ids[i] = tokens[i].ID
 	}

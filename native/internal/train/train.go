@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
@@ -87,6 +88,9 @@ func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []tra
 		batches *[]trainBatch
 	}{{"train.jsonl", &train}, {"valid.jsonl", &validation}} {
 		examples, err := readExamples(e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
+		if errors.Is(err, fs.ErrNotExist) && file.name == "valid.jsonl" { // training needs none
+			err = nil
+		}
 		if err != nil {
 			return nil, nil, err
 		}

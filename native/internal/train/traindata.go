@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -31,12 +30,9 @@ type trainLine struct {
 	Tools      json.RawMessage  `json:"tools"`
 }
 
-// readExamples reads a JSONL file. A file that does not exist has none.
+// readExamples reads a JSONL file.
 func readExamples(enc *prompt.Encoder, path string, maskPrompt bool, longest int) ([]example, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

@@ -8,7 +8,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/kv"
 )
 
-// setLoRAs puts arrays, two for each, into LoRAs until the returned func is called.
+// setLoRAs replaces the two arrays of each LoRA until the returned func is called.
 func setLoRAs(loras []*nn.LoRA, arrays []*mlxc.Array) (restore func()) {
 	before := make([]nn.LoRA, len(loras))
 	for i, lora := range loras {

@@ -16,7 +16,7 @@ import (
 // one of an update, and the numbers of iterations and updates.
 const resumeFile = "training_state.safetensors"
 
-// parts are the arrays of a saved state, by what stands before their names.
+// parts are the arrays of a saved state, by the prefix of their names.
 func (t *trainer) parts() map[string][]*mlxc.Array {
 	return map[string][]*mlxc.Array{"p": t.trained(), "m": t.m, "v": t.v, "g": t.sums}
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 )
 
-// journey is one request and the workers that it was given to, one after the other. When a worker dies, the next one goes on with the
+// job is one request and the workers that it was given to, one after the other. When a worker dies, the next one goes on with the
 // request. But a request can be what kills its workers, and then it must not kill all of them. A worker says which requests it is
 // computing; after its death those are the suspects, and no others. A suspect is computed by the next worker in passes of its own for
 // a while, so that only it can be the cause if that worker dies, too. A request that was alone in the pass that ended a second
 // worker is quarantined.
-type journey struct {
+type job struct {
 	model   *Model
 	session string
 	ticket  uint64                     // its place in the pool's queue
@@ -46,7 +46,7 @@ type visit struct {
 }
 
 // run gives the request workers until one serves it.
-func (j *journey) run(ctx context.Context, serve func(visit) error) error {
+func (j *job) run(ctx context.Context, serve func(visit) error) error {
 	q := j.model.quarantine
 	if err := q.check(j); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (j *journey) run(ctx context.Context, serve func(visit) error) error {
 }
 
 // leaveDead gives back the slot of a worker that died. Until then the pool keeps the worker's memory for another one.
-func (j *journey) leaveDead() {
+func (j *job) leaveDead() {
 	if j.dead != nil {
 		j.model.pool.release(j.dead, false)
 		j.dead = nil
@@ -80,7 +80,7 @@ func (j *journey) leaveDead() {
 
 // attempt gives the request to one worker. The slot is given back however serve ends, also by a panic or runtime.Goexit of the
 // code that reads the stream.
-func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
+func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool, err error) {
 	m, err := j.model.pool.acquire(ctx, j.session, &j.ticket)
 	j.leaveDead()
 	if err != nil {
@@ -112,8 +112,8 @@ func (j *journey) attempt(ctx context.Context, serve func(visit) error) (retry b
 	return j.afterDeath(ctx, w, err)
 }
 
-// apart is where the request has passes of its own.
-func (j *journey) apart() (from, until int) {
+// apart returns between which numbers of tokens the request is computed in passes of its own.
+func (j *job) apart() (from, until int) {
 	switch {
 	case j.deaths == 0 && !j.held:
 		return 0, 0
@@ -125,7 +125,7 @@ func (j *journey) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *journey) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
+func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -146,8 +146,8 @@ func (j *journey) afterDeath(ctx context.Context, w *worker, cause error) (retry
 	return j.deaths < maxDeaths, cause
 }
 
-// ModelChangedError is a stream that could not go on after the death of its worker, since the model's files are not those that
-// made its first tokens.
+// ModelChangedError is the error of a stream that could not go on after the death of its worker, since the model's files are not those
+// that made its first tokens.
 type ModelChangedError struct {
 	Path string
 	Made int // tokens that the reader has

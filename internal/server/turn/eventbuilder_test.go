@@ -13,7 +13,7 @@ import (
 
 // tidied joins the Events of segments by kind.
 func tidied(t *testing.T, segments []mlx.Segment) (text, reasoning string, calls int) {
-	tidy := &tidier{tools: &Tools{List: []Tool{{Name: "f"}}}, emit: func(e Event) error {
+	builder := &eventBuilder{tools: &Tools{List: []Tool{{Name: "f"}}}, emit: func(e Event) error {
 		switch e.Kind {
 		case Text:
 			text += e.Text
@@ -25,8 +25,8 @@ func tidied(t *testing.T, segments []mlx.Segment) (text, reasoning string, calls
 		}
 		return nil
 	}}
-	require.NoError(t, tidy.add(mlx.Token{}, segments))
-	require.NoError(t, tidy.end())
+	require.NoError(t, builder.add(mlx.Token{}, segments))
+	require.NoError(t, builder.end())
 	return text, reasoning, calls
 }
 
@@ -85,7 +85,7 @@ func grown(t *testing.T, template, text string, size int, tools *Tools) []string
 		}
 		out, last = append(out, text), int(kind)
 	}
-	tidy := &tidier{tools: tools, template: template, emit: func(e Event) error {
+	builder := &eventBuilder{tools: tools, template: template, emit: func(e Event) error {
 		if e.Kind == Call {
 			require.NotEmpty(t, e.Call.ID)
 			e.Text = "call " + e.Call.Function.Name
@@ -100,13 +100,13 @@ func grown(t *testing.T, template, text string, size int, tools *Tools) []string
 		if n == len(rest) && !strings.HasSuffix(text, marks.ToolEnd) {
 			tok.FinishReason = mlx.FinishLength
 		}
-		if err := tidy.add(tok, tok.Segments); err != nil {
+		if err := builder.add(tok, tok.Segments); err != nil {
 			require.ErrorIs(t, err, errEnough)
 			return out
 		}
 		rest = rest[n:]
 	}
-	require.NoError(t, tidy.end())
+	require.NoError(t, builder.end())
 	return out
 }
 

@@ -16,14 +16,14 @@ func NewID(prefix string) string {
 	return prefix + hex.EncodeToString(b[:])
 }
 
-// tidier turns segments into events. Newlines between reasoning, calls and text are the template's and not part of the
+// eventBuilder turns segments into events. Newlines between reasoning, calls and text are the template's and not part of the
 // answer; they are held back until it is clear what they are. Calls of functions that were not offered are text.
-type tidier struct {
+type eventBuilder struct {
 	emit     func(Event) error
 	tools    *Tools
 	template string // of the chat: its notation of calls
 	logProbs bool
-	again    string // the mark that closed a thought from outside: small models write it once more
+	again    string // the mark with which the server closed a thought: small models write it once more
 
 	kind    mlx.SegmentKind // of the last segment
 	inside  bool            // something of it was emitted
@@ -33,7 +33,7 @@ type tidier struct {
 
 	cutter *segment.Cutter // of the call under way
 	cut    int             // how much of the call's text it has
-	begun  bool            // it has found a call
+	begun  bool            // the cutter has found a call
 }
 
 // pendingToken is a token with the text that became certain with it.
@@ -42,7 +42,7 @@ type pendingToken struct {
 	bytes int
 }
 
-func (t *tidier) add(tok mlx.Token, segments []mlx.Segment) error {
+func (t *eventBuilder) add(tok mlx.Token, segments []mlx.Segment) error {
 	if t.logProbs {
 		size := 0
 		for _, s := range segments {
@@ -69,8 +69,8 @@ func (t *tidier) add(tok mlx.Token, segments []mlx.Segment) error {
 	return t.grow(tok.CallText)
 }
 
-// enter begins a kind of segments.
-func (t *tidier) enter(kind mlx.SegmentKind, tok mlx.Token) {
+// enter notes that segments of a kind begin.
+func (t *eventBuilder) enter(kind mlx.SegmentKind, tok mlx.Token) {
 	if kind == t.kind {
 		return
 	}
@@ -86,13 +86,13 @@ func (t *tidier) enter(kind mlx.SegmentKind, tok mlx.Token) {
 }
 
 // forget drops the tokens of what stood before a text: thoughts, calls and marks.
-func (t *tidier) forget(last mlx.Token) {
+func (t *eventBuilder) forget(last mlx.Token) {
 	if n := len(t.pending); n > 0 && t.pending[n-1].ID == last.ID {
 		t.pending = t.pending[n-1:]
 	}
 }
 
-func (t *tidier) text(kind mlx.SegmentKind, text string) error {
+func (t *eventBuilder) text(kind mlx.SegmentKind, text string) error {
 	if !t.inside {
 		text = strings.TrimLeft(text, "\n")
 		if rest, found := strings.CutPrefix(text, t.again); found && t.again != "" && kind == mlx.SegmentNormal {
@@ -117,7 +117,7 @@ func (t *tidier) text(kind mlx.SegmentKind, text string) error {
 }
 
 // taken are the tokens of the text that is emitted now.
-func (t *tidier) taken() (out []mlx.Token) {
+func (t *eventBuilder) taken() (out []mlx.Token) {
 	for _, p := range t.pending {
 		out = append(out, p.Token)
 	}
@@ -126,7 +126,7 @@ func (t *tidier) taken() (out []mlx.Token) {
 }
 
 // grow emits what a call under way shows by now.
-func (t *tidier) grow(text string) error {
+func (t *eventBuilder) grow(text string) error {
 	if t.cutter == nil {
 		t.cutter = segment.NewCutter(t.template, t.tools.offers)
 	}
@@ -154,7 +154,7 @@ func (t *tidier) grow(text string) error {
 }
 
 // begin emits the beginning of a call.
-func (t *tidier) begin(call mlx.ToolCall) error {
+func (t *eventBuilder) begin(call mlx.ToolCall) error {
 	t.pending = nil
 	t.calls++
 	call.Type = "function"
@@ -166,7 +166,7 @@ func (t *tidier) begin(call mlx.ToolCall) error {
 }
 
 // tool emits the calls of a segment that were not emitted while it grew. One that calls nothing, or a function that was not offered, is text with its marks.
-func (t *tidier) tool(s mlx.Segment, cutOff bool) error {
+func (t *eventBuilder) tool(s mlx.Segment, cutOff bool) error {
 	if err := t.grow(s.Text[t.cut:]); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (t *tidier) tool(s mlx.Segment, cutOff bool) error {
 }
 
 // end emits the newlines at the end of a text.
-func (t *tidier) end() error {
+func (t *eventBuilder) end() error {
 	if t.kind == mlx.SegmentNormal && t.held != "" && t.inside {
 		var tokens []mlx.Token
 		for _, p := range t.pending {
