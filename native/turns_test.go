@@ -153,7 +153,7 @@ func TestAClassificationWaitsForMemory(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, waiting := owner.Turns()
 		return waiting > 0
-	}, time.Minute, time.Millisecond)
+	}, 5*time.Minute, time.Millisecond)
 	letGo()
 	require.NoError(t, <-done)
 }
@@ -215,7 +215,7 @@ func TestALoadWaitsForMemory(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, waiting := owner.Turns()
 				return waiting > 0 || len(done) > 0
-			}, time.Minute, time.Millisecond)
+			}, 5*time.Minute, time.Millisecond)
 			require.Empty(t, done)
 			letGo()
 			require.NoError(t, <-done)
