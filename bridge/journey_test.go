@@ -62,6 +62,9 @@ func TestResetLoadsAnew(t *testing.T) {
 func TestCrashLoopOpensTheBreaker(t *testing.T) {
 	noLeaks(t)
 	m := loadFake(t, "dies in mid-stream")
+	m.pool.mu.Lock()
+	m.pool.infancy = time.Hour // or some of its deaths would count as others do, where it takes a second to die
+	m.pool.mu.Unlock()
 	start := time.Now()
 	for i := range 20 {
 		_, err := drain(t.Context(), m, engine.Prompt{Text: fmt.Sprint("request ", i)}, engine.DefaultGenerateOptions())
