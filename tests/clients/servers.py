@@ -1,6 +1,7 @@
 """Starts the servers that the clients' tests talk to."""
 
 import os
+import random
 import re
 import socket
 import subprocess
@@ -79,11 +80,22 @@ def go_mlx(*arguments, **environment):
     )
 
 
+def free_port():
+    """A port that a server takes a while later. It is none of those that systems give to connections: asking for the server until it
+    answers makes many of these."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 def mlx_lm(python=sys.executable):
     """mlx-lm's own server with the same chat model; python has mlx-lm."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     return Server(
         [
             python, "-m", "mlx_lm.server", "--model", str(MODELS / "assistant"), "--host", "127.0.0.1",

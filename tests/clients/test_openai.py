@@ -489,14 +489,16 @@ class Doors(unittest.TestCase):
         begun, refused = threading.Event(), threading.Event()
 
         def long():  # nothing is read until the other request is refused, and events are too large for the buffers between
-            events = client.completions.create(model="native", prompt="x", max_tokens=2000, stream=True, logprobs=100, logit_bias={"2": -100})
+            events = client.completions.create(model="native", prompt="x", max_tokens=3900, stream=True, logprobs=100, logit_bias={"2": -100})
             for _ in events:
                 begun.set()
-                refused.wait(60)
+                if refused.wait(300):
+                    break
+            events.close()
 
         thread = threading.Thread(target=long)
         thread.start()
-        self.assertTrue(begun.wait(60))
+        self.assertTrue(begun.wait(300))
         with self.assertRaises(openai.RateLimitError) as caught:
             client.chat.completions.create(model="native", messages=HELLO)
         self.assertEqual(caught.exception.response.headers["retry-after"], "1")
