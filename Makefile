@@ -199,7 +199,7 @@ $(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.ready
 test-clients: build $(VENV)/.clients
 	@echo "==> Official clients against the server"
 	@cd tests/clients && $(abspath $(VPYTHON)) -m unittest test_openai test_anthropic
-	@cd tests/clients/go && $(GO) vet ./... && $(GO) test -count=1 ./...
+	@cd tests/clients/go && $(GO) vet ./... && $(GO) test -count=1 -timeout 45m ./...
 
 # The package as other modules use it: by replace, as a published module over installed libraries, and without cgo.
 test-outside: build
