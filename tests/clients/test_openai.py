@@ -451,7 +451,7 @@ class Errors(Case):
             self.chat(engine, HELLO)  # loads the model, so that it is at work when it is left
             for stream in (True, False):
                 # A stream is left once it has begun; what comes in one piece is left by a client that does not wait for it.
-                client = self.client if stream else self.client.with_options(timeout=0.3)
+                client = self.client if stream else self.client.with_options(timeout=openai.Timeout(600, read=0.3))
                 before = cut_off()
                 with self.assertRaises(StopIteration if stream else openai.APITimeoutError):
                     answer = client.completions.create(
