@@ -43,6 +43,18 @@ func fakeCommand(fault string, env ...string) command {
 	return command{name: os.Args[0], env: append(append(os.Environ(), fakeVariable+"="+fault, "GORACE=atexit_sleep_ms=0"), env...)}
 }
 
+// stall is the StallTimeout of tests in which a worker hangs, or works for longer than that: what a busy machine takes to start a process or
+// to wake one up is far from it.
+const stall = 8 * time.Second
+
+// forLong does something again and again for longer than stall.
+func forLong(each time.Duration, do func(i int)) {
+	for i, end := 0, time.Now().Add(stall+stall/4); time.Now().Before(end); i++ {
+		do(i)
+		time.Sleep(each)
+	}
+}
+
 // onceVariable names a file: a fault that is to happen once makes it, and does not happen if it is there.
 const onceVariable = "FAKE_ONCE"
 
@@ -57,6 +69,9 @@ func firstTime() bool {
 
 // mayEnd is the file that the worker "ends when it may" waits for. Each has its own, so that the next one waits for the test again.
 func mayEnd(path string, pid int) string { return fmt.Sprint(path, ".", pid) }
+
+// told is the file that the worker "tells its load" waits for before it goes on: what it told has arrived.
+func told(path string, done int64) string { return fmt.Sprint(path, ".", done) }
 
 func awaitFile(path string) {
 	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
@@ -101,10 +116,7 @@ func runFake(fault string) {
 		fmt.Println("Downloading a model: 100%")
 		time.Sleep(time.Hour)
 	case "starts slowly":
-		for range 40 {
-			time.Sleep(100 * time.Millisecond)
-			fmt.Fprintln(os.Stderr, "still importing")
-		}
+		forLong(100*time.Millisecond, func(int) { fmt.Fprintln(os.Stderr, "still importing") })
 	case "old version":
 		hello(0)
 		time.Sleep(time.Hour)
@@ -172,10 +184,11 @@ func serveFake(fault string, m fields) {
 		case "waits":
 			beat("load", 1)
 		case "loads for long":
-			for i := range 30 {
-				beat("load", i)
-				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 30})
-				time.Sleep(130 * time.Millisecond)
+			forLong(100*time.Millisecond, func(i int) { beat("load", i) })
+		case "tells its load":
+			for i := range 5 {
+				reply(fields{"t": "progress", "id": id, "phase": "load", "done": i, "total": 5})
+				awaitFile(told(os.Getenv(onceVariable), int64(i)))
 			}
 		case "hangs in load":
 			beat("load", 1)
@@ -269,10 +282,7 @@ func generateFake(fault string, id any, resumed int) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	case "slow but working":
-		for i := range 40 {
-			beat("decode", i)
-			time.Sleep(100 * time.Millisecond)
-		}
+		forLong(100*time.Millisecond, func(i int) { beat("decode", i) })
 		reply(fields{"t": "token", "id": id, "text": "two", "finish": "stop"})
 		return
 	case "is killed":

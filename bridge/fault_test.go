@@ -96,6 +96,7 @@ func loadFake(t *testing.T, fault string, change ...func(*Options)) *Model {
 }
 
 func TestWorkersThatNeverComeUp(t *testing.T) {
+	noLeaks(t)
 	for fault, want := range map[string][]string{
 		"dies at start":     {"exit status 1", "No module named 'mlx_lm'", "pip install -r requirements.txt"},
 		"is no worker":      {"exit status 0", "is " + os.Args[0] + " a Python with mlx-lm?"},
@@ -109,10 +110,10 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 		"load without info": {"load without info"},
 	} {
 		t.Run(fault, func(t *testing.T) {
-			noLeaks(t)
+			t.Parallel()
 			o := Options{Workers: 2}
 			if slices.Contains(want, "hangs") {
-				o.StallTimeout = 3 * time.Second
+				o.StallTimeout = stall
 			}
 			_, err := load(t.Context(), "/nowhere", o, fakeCommand(fault))
 			require.Error(t, err)
@@ -177,7 +178,7 @@ func TestFaultsInMidStream(t *testing.T) {
 			t.Parallel()
 			m := loadFake(t, fault, func(o *Options) {
 				if slices.Contains([]string{"closes its pipes", "no heartbeat", "no progress"}, fault) {
-					o.StallTimeout = 3 * time.Second
+					o.StallTimeout = stall
 				}
 			})
 			text, err := generateAll(t.Context(), m)
@@ -258,10 +259,11 @@ func TestFaultsOfOneRequestLeaveTheWorkerAlive(t *testing.T) {
 }
 
 func TestWorkersSurviveHarmlessFaults(t *testing.T) {
+	noLeaks(t)
 	for _, fault := range []string{"replies to nobody", "floods stderr", "healthy", "ends twice", "starts slowly", "loads for long", "slow but working"} {
 		t.Run(fault, func(t *testing.T) {
-			noLeaks(t)
-			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = 3 * time.Second })
+			t.Parallel()
+			m := loadFake(t, fault, func(o *Options) { o.StallTimeout = stall })
 			text, err := generateAll(t.Context(), m)
 			require.NoError(t, err)
 			require.Equal(t, "one two", text)

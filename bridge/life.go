@@ -57,7 +57,7 @@ func (p *pool) startFailed(m *member, err error, givenUp bool) {
 		return
 	}
 	for _, x := range p.members { // one that came up since then and lives shows that the earlier failures are over
-		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= infancy {
+		if x.state == memberReady && x.alive() && x.started.After(p.failures.at) && time.Since(x.started) >= p.infancy {
 			p.failures.reset()
 		}
 	}
@@ -110,7 +110,7 @@ func (p *pool) died(m *member) {
 	if m.state != memberStopping {
 		m.crashed = true
 		m.claim.Lost()
-		if m.proven || time.Since(m.started) >= infancy {
+		if m.proven || time.Since(m.started) >= p.infancy {
 			p.crashes.crashed(time.Now(), m.instance.failure())
 		} else {
 			p.failures.crashed(time.Now(), m.instance.failure())

@@ -28,13 +28,18 @@ func folderOf(t *testing.T, bytes int64) string {
 }
 
 // loadIn loads a model of fake workers that share a memory budget.
-func loadIn(t *testing.T, registry *admission.Registry, dir string, o Options, fake string, env ...string) *Model {
+func loadIn(t *testing.T, registry *admission.Registry, dir string, o Options, fake string) *Model {
+	t.Helper()
+	return loadCommandIn(t, registry, dir, o, fakeCommand(fake))
+}
+
+func loadCommandIn(t *testing.T, registry *admission.Registry, dir string, o Options, cmd command) *Model {
 	t.Helper()
 	o.QuarantineDir = t.TempDir()
 	memory := registry.Join(dir)
 	workers := max(1, o.MinWorkers)
 	require.NoError(t, memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
-	m, err := load(admission.NewContext(t.Context(), memory), dir, o, fakeCommand(fake, env...))
+	m, err := load(admission.NewContext(t.Context(), memory), dir, o, cmd)
 	require.NoError(t, err)
 	memory.EndLoad()
 	t.Cleanup(func() {
@@ -86,7 +91,9 @@ func TestARequestDuringAnIdleEndWaitsForTheNextWorker(t *testing.T) {
 	noLeaks(t)
 	registry := admission.New(admission.Options{Budget: 100})
 	may := filepath.Join(t.TempDir(), "end")
-	m := loadIn(t, registry, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, "ends when it may", onceVariable+"="+may)
+	cmd := fakeCommand("ends when it may", onceVariable+"="+may)
+	cmd.down = &steps{ask: aWhile} // or a worker that does not end is ended before the test has seen it
+	m := loadCommandIn(t, registry, folderOf(t, 60), Options{IdleTTL: 20 * time.Millisecond}, cmd)
 	ending := func() (pid int) { // the worker that was told to end, and does not yet
 		require.Eventually(t, func() bool {
 			w := m.Stat().Workers

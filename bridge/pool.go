@@ -36,6 +36,8 @@ type pool struct {
 	onCrash func(error)       // called without locks when a worker ended that nobody had stopped
 	onWait  func(engine.Wait) // called without locks when a start waits for memory
 
+	infancy time.Duration // the constant; tests in which workers die young have a longer one
+
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
 	waiters    []*waiter  // by ticket
@@ -78,7 +80,7 @@ type poolStats struct {
 }
 
 func newPool(l limits, claim func(admission.Urgency) *admission.Claim, start func(context.Context, *admission.Claim) (instance, error)) *pool {
-	p := &pool{limits: l, claim: claim, start: start, onCrash: func(error) {}, onWait: func(engine.Wait) {}}
+	p := &pool{limits: l, claim: claim, start: start, onCrash: func(error) {}, onWait: func(engine.Wait) {}, infancy: infancy}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

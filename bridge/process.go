@@ -18,25 +18,32 @@ type process struct {
 	stdout *os.File
 	log    *outputLog
 
+	down   steps
 	ended  chan struct{} // closed when the process is reaped
 	exited chan struct{} // closed when its output is read too
 	state  string        // how it ended; set before ended is closed
 	once   sync.Once
 }
 
-// How long each step of ending a process gets before the next step.
-const (
-	askPeriod   = 500 * time.Millisecond // after a shutdown message
-	gracePeriod = 2 * time.Second        // after stdin was closed
-	termPeriod  = 2 * time.Second        // after SIGTERM
-	// drainPeriod is how long output may still come when the process is gone: a process that it started
-	// and that left its group may hold the pipes open.
-	drainPeriod = time.Second
-)
+// steps is how long each step of ending a process gets before the next step.
+type steps struct {
+	ask   time.Duration // after a shutdown message
+	grace time.Duration // after stdin was closed
+	term  time.Duration // after SIGTERM
+}
+
+var usualSteps = steps{ask: 500 * time.Millisecond, grace: 2 * time.Second, term: 2 * time.Second}
+
+// drainPeriod is how long output may still come when the process is gone: a process that it started
+// and that left its group may hold the pipes open.
+const drainPeriod = time.Second
 
 // startProcess starts a command. The caller reads stdout to its end.
 func startProcess(cmd command, told listener) (*process, error) {
-	p := &process{ended: make(chan struct{}), exited: make(chan struct{})}
+	p := &process{down: usualSteps, ended: make(chan struct{}), exited: make(chan struct{})}
+	if cmd.down != nil {
+		p.down = *cmd.down
+	}
 	var childIn, childOut, childErr *os.File
 	parent, child := []*os.File{}, []*os.File{}
 	closeAll := func(files []*os.File) {
@@ -110,15 +117,15 @@ func (p *process) Read(b []byte) (int, error) {
 func (p *process) stop(ask func()) {
 	p.once.Do(func() {
 		ask()
-		if p.gone(askPeriod) {
+		if p.gone(p.down.ask) {
 			return
 		}
 		_ = p.stdin.Close()
-		if p.gone(gracePeriod) {
+		if p.gone(p.down.grace) {
 			return
 		}
 		p.signal(syscall.SIGTERM)
-		if p.gone(termPeriod) {
+		if p.gone(p.down.term) {
 			return
 		}
 		p.kill()

@@ -116,7 +116,9 @@ func TestEqualKillingRequestsEndTwoWorkersAndFailNoOtherRequest(t *testing.T) {
 		}
 		group.Wait()
 		require.EqualValues(t, 10, quarantined.Load())
-		require.LessOrEqual(t, m.Stat().Crashes, int64(max(3, workers)), "%d workers", workers)
+		// Two deaths find it guilty, and whichever worker has it at that moment dies, too. Where a worker comes up before the second death
+		// was looked into, one more.
+		require.LessOrEqual(t, m.Stat().Crashes, int64(max(3, 2+workers-1)), "%d workers", workers)
 		for _, h := range m.quarantine.held {
 			require.Equal(t, holdFirst, h.wait)
 		}

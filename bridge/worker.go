@@ -23,6 +23,7 @@ type command struct {
 	args, env []string
 	dir       string                // the working directory; a worker's own, where nothing foreign is imported from
 	spawn     func(*exec.Cmd) error // how it is started so that it ends with this program; nil for the system's way
+	down      *steps               // how it is ended; nil for the usual way
 }
 
 // on is the command with what makes the worker compute on a device.

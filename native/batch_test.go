@@ -29,12 +29,38 @@ type answer struct {
 
 // run is collect for goroutines.
 func (a *answer) run(ctx context.Context, m *Model, prompt engine.Prompt, o engine.GenerateOptions) {
+	a.runFrom(ctx, m, prompt, o, func() {})
+}
+
+// runFrom calls begun when it has read the first token.
+func (a *answer) runFrom(ctx context.Context, m *Model, prompt engine.Prompt, o engine.GenerateOptions, begun func()) {
 	for tok, err := range m.Generate(ctx, prompt, o) {
 		if err != nil {
 			a.err = err
 			return
 		}
-		a.ids, a.logprobs, a.text = append(a.ids, tok.ID), append(a.logprobs, tok.LogProb), a.text+tok.Text
+		if a.ids, a.logprobs, a.text = append(a.ids, tok.ID), append(a.logprobs, tok.LogProb), a.text+tok.Text; len(a.ids) == 1 {
+			begun()
+		}
+	}
+}
+
+// meeting lets requests that are to run beside each other do so, where a fast one would be over before the next has come: whoever has its first
+// token waits until every other has one, too, or waits for memory.
+type meeting struct{ all sync.WaitGroup }
+
+func newMeeting(requests int) *meeting {
+	m := &meeting{}
+	m.all.Add(requests)
+	return m
+}
+
+// join is for one request: come says that it is there, and so does meet, which then waits for the others.
+func (m *meeting) join() (come, meet func()) {
+	come = sync.OnceFunc(m.all.Done)
+	return come, func() {
+		come()
+		m.all.Wait()
 	}
 }
 

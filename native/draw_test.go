@@ -168,15 +168,17 @@ func TestStreamsThatDrawTogetherGetTheirOwnTokens(t *testing.T) {
 	use(true)
 	prompts := []string{"Where can I find", "Please check", "Le chef", "Der Torwart hat den Ball", "The match"}
 	made := make([]answer, len(prompts))
-	done := make(chan struct{})
+	done, all := make(chan struct{}), newMeeting(len(prompts))
 	for i, text := range prompts {
 		o := engine.DefaultGenerateOptions()
 		o.IgnoreEOS, o.MaxTokens = true, 20+10*i
 		if i != 2 {
 			o.Temperature, o.TopK = 1, 1 // drawn, but only the most likely token can be
 		}
+		come, meet := all.join()
 		go func() {
-			made[i].run(t.Context(), m, engine.Prompt{Text: text}, o)
+			made[i].runFrom(t.Context(), m, engine.Prompt{Text: text}, o, meet)
+			come() // where it failed
 			done <- struct{}{}
 		}()
 	}

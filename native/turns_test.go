@@ -46,21 +46,21 @@ func TestRequestsWaitForMemoryAndGiveWhatTheyGiveAlone(t *testing.T) {
 		patterned.IgnoreEOS, patterned.Grammar = false, engine.Grammar{Kind: "regex", Text: "[a-z ]{600,}"}
 		options := []engine.GenerateOptions{greedy, seeded, patterned}
 		var waits atomic.Int64
-		for i := range options {
-			options[i].Events = func(e engine.Event) {
+		ask := func(i int, come, meet func()) (a answer) {
+			o := options[i%len(options)]
+			o.Events = func(e engine.Event) {
 				if e.Kind == engine.EventWait {
 					waits.Add(1)
+					come()
 				}
 			}
-		}
-		ask := func(i int) (a answer) {
-			a.run(t.Context(), m, engine.Prompt{IDs: numbers(300+10*i, 3)}, options[i%len(options)])
+			a.runFrom(t.Context(), m, engine.Prompt{IDs: numbers(300+10*i, 3)}, o, meet)
 			return a
 		}
 		const requests = 4
 		var want [requests]answer
 		for i := range want {
-			want[i] = ask(i)
+			want[i] = ask(i, nobody, nobody)
 			require.NoError(t, want[i].err)
 		}
 		require.Zero(t, waits.Load())
@@ -153,7 +153,7 @@ func TestAClassificationWaitsForMemory(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, waiting := owner.Turns()
 		return waiting > 0
-	}, time.Minute, time.Millisecond)
+	}, 5*time.Minute, time.Millisecond)
 	letGo()
 	require.NoError(t, <-done)
 }
@@ -215,7 +215,7 @@ func TestALoadWaitsForMemory(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, waiting := owner.Turns()
 				return waiting > 0 || len(done) > 0
-			}, time.Minute, time.Millisecond)
+			}, 5*time.Minute, time.Millisecond)
 			require.Empty(t, done)
 			letGo()
 			require.NoError(t, <-done)
@@ -228,13 +228,20 @@ func TestALoadWaitsForMemory(t *testing.T) {
 	}
 }
 
+// nobody is what a request calls that meets no other.
+func nobody() {}
+
 // requireTheSameTogether asks all requests at once and checks that each gives what it gave alone.
-func requireTheSameTogether(t *testing.T, want []answer, ask func(i int) answer) {
+func requireTheSameTogether(t *testing.T, want []answer, ask func(i int, come, meet func()) answer) {
 	t.Helper()
 	var group sync.WaitGroup
-	got := make([]answer, len(want))
+	got, all := make([]answer, len(want)), newMeeting(len(want))
 	for i := range got {
-		group.Go(func() { got[i] = ask(i) })
+		come, meet := all.join()
+		group.Go(func() {
+			defer come() // where it fails
+			got[i] = ask(i, come, meet)
+		})
 	}
 	group.Wait()
 	for i := range got {

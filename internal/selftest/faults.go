@@ -197,6 +197,10 @@ func (b *bench) killedWorker(ctx context.Context) (string, error) {
 	})
 }
 
+// stall is how long a worker may be silent until it counts as hung. What replaces it is silent too, while it begins: on a slow disk, for
+// seconds.
+const stall = 10 * time.Second
+
 func (b *bench) hungWorker(ctx context.Context) (string, error) {
-	return b.interrupted(ctx, suspend, mlx.StallTimeout(3*time.Second))
+	return b.interrupted(ctx, suspend, mlx.StallTimeout(stall))
 }

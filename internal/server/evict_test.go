@@ -23,7 +23,7 @@ func TestModelsMakeRoomForEachOther(t *testing.T) {
 	before, err := mlxc.ReadMemory()
 	require.NoError(t, err)
 	arrays := mlxc.LiveArrays()
-	models, err := mlx.NewHost(mlx.HostOptions{Budget: 8 << 20, IdleTTL: 10 * time.Second}, []mlx.HostedModel{
+	models, err := mlx.NewHost(mlx.HostOptions{Budget: 8 << 20, IdleTTL: time.Hour}, []mlx.HostedModel{
 		{Name: "chat", Path: filepath.Join(testenv.Root(), "tests", "models", "assistant")},
 		{Name: "domains", Path: testenv.Model(t)},
 		{Name: "python", Path: testenv.Model(t), Options: []mlx.LoadOption{mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t)))}},

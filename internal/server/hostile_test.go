@@ -16,7 +16,7 @@ import (
 
 // Hostile clients and good ones ask at once: the good ones lose nothing, and in the end every slot, lease and byte is back.
 func TestHostileClientsBesideGoodOnes(t *testing.T) {
-	s := serve(t, Config{MaxRequests: 16, WriteTimeout: 300 * time.Millisecond, RequestTimeout: 2 * time.Minute, MaxBody: 1 << 20})
+	s := serve(t, Config{MaxRequests: 16, WriteTimeout: time.Second, RequestTimeout: 2 * time.Minute, MaxBody: 1 << 20})
 	s.do("POST", "/v1/chat/completions", hello)
 	s.do("POST", "/v1/embeddings", `{"model": "domains", "input": "a"}`)
 	raw := func(path, body string, hold func(net.Conn)) {
@@ -31,8 +31,8 @@ func TestHostileClientsBesideGoodOnes(t *testing.T) {
 	}
 	// until waits for the server to cut a client off that reads nothing.
 	until := func(conn net.Conn) {
-		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		<-time.After(time.Second)
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		<-time.After(3 * time.Second)
 		_, _ = io.Copy(io.Discard, conn)
 	}
 	embed := `{"model": "domains", "input": ` + list(1000, func(int) string { return `"a"` }) + `}`

@@ -74,7 +74,7 @@ func TestAnAnswerThatIsNotReadFreesItsSlot(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, Config{MaxRequests: 1, WriteTimeout: 500 * time.Millisecond})
+			s := serve(t, Config{MaxRequests: 1, WriteTimeout: time.Second})
 			s.do("POST", "/v1/embeddings", `{"model": "domains", "input": "a"}`)
 			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 			require.NoError(t, err)
@@ -85,8 +85,8 @@ func TestAnAnswerThatIsNotReadFreesItsSlot(t *testing.T) {
 			over := make(chan struct{})
 			reading := make(chan struct{})
 			go func() { defer close(reading); read(conn, over) }()
-			require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `"status":499`) }, time.Minute, 10*time.Millisecond)
-			require.Eventually(t, func() bool { return len(s.slots) == 0 }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(s.log.String(), `"status":499`) }, 2*time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return len(s.slots) == 0 }, 2*time.Minute, 10*time.Millisecond)
 			require.Equal(t, 200, s.do("POST", "/v1/embeddings", `{"model": "domains", "input": "a"}`).StatusCode)
 			close(over)
 			<-reading
@@ -125,7 +125,7 @@ func TestReadyzSaysNoBeforeTheEnd(t *testing.T) {
 	url := "http://" + l.Addr().String()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(ctx, l, time.Minute) }()
+	go func() { ended <- s.Serve(ctx, l, time.Hour) }()
 	get := func(path string) int {
 		response, err := http.Get(url + path)
 		require.NoError(t, err)

@@ -273,7 +273,7 @@ func (s *Server) work(d *dialect, h handler) http.Handler {
 		defer context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })()
 		if s.config.RequestTimeout > 0 {
 			var stop context.CancelFunc
-			ctx, stop = context.WithTimeout(ctx, s.config.RequestTimeout)
+			ctx, stop = s.limit(ctx, s.config.RequestTimeout)
 			defer stop()
 		}
 		err := h(w, r.WithContext(ctx))

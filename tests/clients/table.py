@@ -4,7 +4,6 @@
 client's request is taken and its answer read, not what it says. The argument is a Python that has mlx-lm."""
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -34,14 +33,8 @@ threading.Event().wait()
 """
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def llama_cpp():
-    port = free_port()
+    port = servers.free_port()
     python = BUILD / "llama-cpp" / "bin" / "python"
     return servers.Server([python, "-c", LLAMA, str(GGUF), str(port)], url=f"http://127.0.0.1:{port}")
 

@@ -37,7 +37,7 @@ class Agents(unittest.TestCase):
     def run_agent(self, *command, cwd=None, **environment):
         with tempfile.TemporaryDirectory() as home:
             done = subprocess.run(
-                [str(c) for c in command], cwd=cwd or home, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL,
+                [str(c) for c in command], cwd=cwd or home, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL,
                 env={"PATH": os.environ["PATH"], "HOME": home, **environment},
             )
         asked = "".join(line for line in server.lines[-40:] if "status=4" in line or "status=5" in line)

@@ -12,8 +12,8 @@ mkdir -p "$out/bin" "$out/lib" "$out/stubs" "$out/system"
 version=$(sed -n 's/^mlx==\([^;]*\);.*darwin.*/\1/p' requirements.txt)
 if [ ! -f "$out/mlx/lib/libmlx.dylib" ]; then
     echo "==> mlx-metal $version and zig"
-    "$python" -m pip install --quiet --disable-pip-version-check --target "$out/zig" ziglang==0.15.2
-    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+    sh tools/retry.sh "$python" -m pip install --quiet --disable-pip-version-check --target "$out/zig" ziglang==0.15.2
+    sh tools/retry.sh "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
         --platform macosx_14_0_arm64 --dest "$out" "mlx-metal==$version"
     "$python" -m zipfile -e "$out"/mlx_metal-*.whl "$out"
 fi
@@ -79,10 +79,11 @@ PATH="$out/system:$PATH" "${CMAKE:-cmake}" -S cpp -B "$out/mlx-c" -DCMAKE_BUILD_
     -DCMAKE_SYSTEM_NAME=Darwin -DCMAKE_SYSTEM_PROCESSOR=arm64 -DCMAKE_C_COMPILER="$out/bin/cc" -DCMAKE_CXX_COMPILER="$out/bin/c++" \
     -DCMAKE_AR="$out/bin/ar" -DCMAKE_RANLIB="$out/bin/ranlib" -DCMAKE_C_COMPILER_WORKS=1 -DCMAKE_CXX_COMPILER_WORKS=1 \
     -DCMAKE_INSTALL_NAME_TOOL=/bin/true -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$out/lib" >"$out/mlx-c.log"
-"${CMAKE:-cmake}" --build "$out/mlx-c" --parallel >>"$out/mlx-c.log" || { tail -n 30 "$out/mlx-c.log" >&2; exit 1; }
+# With no number as many compilers of make's are started as there are files.
+"${CMAKE:-cmake}" --build "$out/mlx-c" --parallel "${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)}" >>"$out/mlx-c.log" || { tail -n 30 "$out/mlx-c.log" >&2; exit 1; }
 
 echo "==> tokenizer library for $target"
-rustup target add aarch64-apple-darwin >/dev/null 2>&1 || { echo "missing: rustup target add aarch64-apple-darwin" >&2; exit 1; }
+sh tools/retry.sh rustup target add aarch64-apple-darwin >/dev/null 2>&1 || { echo "missing: rustup target add aarch64-apple-darwin" >&2; exit 1; }
 # A crate below makes a dynamic library too, which nobody uses; a static one needs no linker.
 CARGO_TARGET_AARCH64_APPLE_DARWIN_LINKER=true CC_aarch64_apple_darwin="$out/bin/cc" AR_aarch64_apple_darwin="$out/bin/ar" cargo build --quiet --release --locked \
     --manifest-path internal/tokenizer/rust/Cargo.toml --target aarch64-apple-darwin --target-dir build/rust

@@ -4,6 +4,7 @@
 package docs
 
 import (
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -69,11 +70,17 @@ func TestQuickStartsRunAsWritten(t *testing.T) {
 	}
 }
 
+// freePort is a port that a server takes a moment later: none of those that systems give to connections, and to tests that run meanwhile.
 func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	for range 1000 {
+		port := strconv.Itoa(20000 + rand.IntN(12000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			require.NoError(t, l.Close())
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 var localhost = regexp.MustCompile(`localhost:(\d+)`)

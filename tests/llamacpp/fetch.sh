@@ -6,5 +6,5 @@ out=build/llamacpp
 mkdir -p "$out"
 if [ ! -d "$out/node_modules/node-llama-cpp" ]; then
   echo "==> llama.cpp, as node-llama-cpp has it built, into $out"
-  (cd "$out" && npm init -y >/dev/null && npm install --silent --no-audit --no-fund --ignore-scripts node-llama-cpp@3.22.1)
+  (cd "$out" && npm init -y >/dev/null && sh ../../tools/retry.sh npm install --silent --no-audit --no-fund --ignore-scripts node-llama-cpp@3.22.1)
 fi

@@ -66,7 +66,7 @@ func TestPublishedModule(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(user), 0o600))
 	check(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.org/user\n\ngo 1.26.0\n\nrequire "+modulePath+" "+moduleVersion+"\n"), 0o600))
-	run(t, dir, env, "go", "mod", "tidy")
+	fetch(t, root, dir, env, "go", "mod", "tidy")
 	model := filepath.Join(root, "tests", "models", "domains")
 
 	run(t, dir, env, "go", "build", "-tags", "pkgconfig", "-o", "native", ".")
@@ -76,7 +76,7 @@ func TestPublishedModule(t *testing.T) {
 	same(t, "python sport\n", run(t, dir, env, "./python", model))
 
 	// The command by its module path.
-	run(t, dir, append(env, "GOBIN="+dir), "go", "install", "-tags", "pkgconfig", modulePath+"/cmd/go-mlx@"+moduleVersion)
+	fetch(t, root, dir, append(env, "GOBIN="+dir), "go", "install", "-tags", "pkgconfig", modulePath+"/cmd/go-mlx@"+moduleVersion)
 	if got := run(t, dir, env, "./go-mlx", "--version"); !strings.Contains(got, moduleVersion) {
 		t.Fatal(got)
 	}
@@ -113,6 +113,12 @@ func publish(t *testing.T, root string) string {
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(dir, moduleVersion+".mod"), mod, 0o600))
 	return proxy
+}
+
+// fetch runs a command that downloads, again where it fails.
+func fetch(t *testing.T, root, dir string, env []string, command ...string) {
+	t.Helper()
+	run(t, dir, env, "sh", append([]string{filepath.Join(root, "tools", "retry.sh")}, command...)...)
 }
 
 func run(t *testing.T, dir string, env []string, name string, args ...string) string {

@@ -11,7 +11,7 @@ NAMES="majority words characters embeddings gemma-default gemma-best gemma-examp
 smollm2-default smollm2-best smollm2-examples smollm2-head"
 PYTHON=$PYTHON sh tests/real/fetch.sh --models
 test -x $venv || python3 -m venv $out/venv
-$out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/quality/requirements.txt
+sh tools/retry.sh $out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/quality/requirements.txt
 $venv tests/quality/data.py $out
 $venv tests/quality/corpus.py $out
 mkdir -p $out/rows

