@@ -66,6 +66,23 @@ func (g Grammar) Option() string {
 	return map[string]string{"json_schema": "JSONSchema", "regex": "Regex", "choices": "Choices", "lark": "Grammar"}[g.Kind]
 }
 
+// renderArguments are what the rendering of a chat itself goes by, in transformers too: as values for the template they would replace the
+// chat, cut it short, or bring a template of their own.
+var renderArguments = []string{
+	"self", "conversation", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
+	"truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+}
+
+// CheckTemplateArguments refuses names that are not the template's.
+func CheckTemplateArguments(arguments map[string]any) error {
+	for _, name := range renderArguments {
+		if _, given := arguments[name]; given {
+			return &OptionError{Option: "TemplateArguments", Reason: fmt.Sprintf("%q is no value for the template: it says how a chat is rendered", name)}
+		}
+	}
+	return nil
+}
+
 // DefaultGenerateOptions is greedy decoding of at most 256 tokens.
 func DefaultGenerateOptions() GenerateOptions {
 	return GenerateOptions{MaxTokens: 256, TopP: 1, RepetitionPenalty: 1, RepetitionContext: 20, XTCThreshold: 0.1}
@@ -192,6 +209,9 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 		if err := json.Unmarshal(o.Tools, &tools); err != nil {
 			return bad("Tools", "not a JSON list of objects: %v", err)
 		}
+	}
+	if err := CheckTemplateArguments(o.TemplateArguments); err != nil {
+		return err
 	}
 	if _, err := json.Marshal(o.TemplateArguments); err != nil {
 		return bad("TemplateArguments", "cannot be written as JSON: %v", err)

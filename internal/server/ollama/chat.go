@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -87,8 +88,15 @@ func (c *common) spec() *turn.Spec {
 			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
 		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format", Loose: true},
 	}
-	if o.RepeatLastN != nil && *o.RepeatLastN > 0 {
-		w.Sampling.RepetitionContextSize = o.RepeatLastN
+	switch n := o.RepeatLastN; {
+	case n == nil:
+	case *n == 0: // no token is looked back at, so none is punished
+		w.Sampling.RepetitionPenalty = new(float32)
+	case *n < 0: // the whole context
+		all := turn.Count(math.MaxInt32)
+		w.Sampling.RepetitionContextSize = &all
+	default:
+		w.Sampling.RepetitionContextSize = n
 	}
 	if o.NumPredict != nil && *o.NumPredict > 0 { // others mean no limit
 		w.MaxTokens = o.NumPredict.Int()

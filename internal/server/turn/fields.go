@@ -96,12 +96,20 @@ func OnlyTypes(path, why string, types ...string) []Field {
 	return []Field{{Path: path, Types: types, Why: why}}
 }
 
-// Notes are the names of what a request asked for without effect, each once.
+// Notes are the names of what a request asked for without effect, each once. Of a request with a great many the first ones are enough to
+// say that.
 type Notes struct{ names []string }
+
+// Limits of notes: they go into a header and the log.
+const (
+	maxNotes     = 32
+	maxNoteBytes = 120
+)
 
 // Add notes a name.
 func (n *Notes) Add(name string) {
-	if !slices.Contains(n.names, name) {
+	name = Short(name, maxNoteBytes)
+	if len(n.names) < maxNotes && !slices.Contains(n.names, name) {
 		n.names = append(n.names, name)
 	}
 }

@@ -94,6 +94,14 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
+// Short is a text of at most so many bytes: what clients send comes back in errors, headers and logs.
+func Short(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
+
 // Bad is a request whose field cannot be honoured.
 func Bad(field, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Code: "invalid_value", Param: field, Message: field + ": " + fmt.Sprintf(format, args...)}

@@ -182,13 +182,16 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 		return err
 	}
 	given := w.Messages
+	var begun []string // what the answer begins with, the last message first
 	for n := len(given) - 1; w.Continue && n >= 0 && given[n].Role == "assistant" && len(given[n].ToolCalls) == 0; n-- {
-		t.prefill = paragraphs(given[n].Content, t.prefill)
+		begun = append(begun, given[n].Content)
 		given = given[:n]
 		if !w.Join {
 			break
 		}
 	}
+	slices.Reverse(begun)
+	t.prefill = paragraphs(begun...)
 	if len(given) == 0 { // an answer to nothing, which begins already
 		given = []mlx.Message{{Role: "user"}}
 	}
