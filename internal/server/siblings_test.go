@@ -6,9 +6,11 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
@@ -347,4 +349,69 @@ func allocated() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.TotalAlloc
+}
+
+// A text that is too long in whatever tokens it comes is refused before it is made into tokens, on both engines.
+func TestTextsThatAreTooLongByFar(t *testing.T) {
+	s, err := New(Config{Models: bothEngines(t)})
+	require.NoError(t, err)
+	long := strings.Repeat("a", 7<<20)
+	for _, model := range []string{"native", "python"} {
+		for _, c := range [][2]string{
+			{"/v1/chat/completions", `{"model": %q, "messages": [{"role": "user", "content": %q}]}`},
+			{"/v1/completions", `{"model": %q, "prompt": ["x", %q]}`},
+			{"/v1/responses", `{"model": %q, "input": "x", "tools": [{"type": "function", "name": "f", "description": %q, "parameters": {"type": "object", "properties": {}}}]}`},
+			{"/v1/embeddings", `{"model": %q, "input": %q}`},
+		} {
+			if model == "python" && c[0] == "/v1/embeddings" {
+				continue // it has none
+			}
+			before := time.Now()
+			w := post(t, s, c[0], fmt.Sprintf(c[1], model, long))
+			require.Equal(t, 400, w.Code)
+			require.Contains(t, w.Body.String(), "context_length_exceeded")
+			t.Log(model, c[0], time.Since(before))
+		}
+		for path, body := range map[string]string{"/tokenize": `{"model": %q, "content": %q}`, "/v1/tokenize": `{"model": %q, "text": %q}`} {
+			w := post(t, s, path, fmt.Sprintf(body, model, long))
+			require.Equal(t, 400, w.Code)
+			require.Contains(t, w.Body.String(), "7340032 bytes are more than the 1048576")
+		}
+	}
+	w := post(t, s, "/v1/messages/count_tokens", fmt.Sprintf(`{"model": "native", "messages": [{"role": "user", "content": %q}]}`, long[:2<<20]))
+	require.Equal(t, 200, w.Code, "to count them is another thing")
+	w = post(t, s, "/detokenize", `{"model": "native", "tokens": `+list(turn.MaxTokenized+1, func(int) string { return "5" })+`}`)
+	require.Equal(t, 400, w.Code)
+}
+
+// A schema that can be read and that no JSON follows is the client's mistake, on both engines.
+func TestSchemasThatNothingFollows(t *testing.T) {
+	s, err := New(Config{Models: bothEngines(t)})
+	require.NoError(t, err)
+	for _, model := range []string{"native", "python"} {
+		for _, schema := range []string{`{"$ref": "#"}`, `{"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}`, `{"type": "string", "minLength": 5, "maxLength": 2}`, `{"enum": []}`} {
+			w := post(t, s, "/v1/chat/completions", fmt.Sprintf(`{"model": %q, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": %s}}}`, model, schema))
+			require.Equal(t, 400, w.Code, "%s %s: %s", model, schema, w.Body)
+			require.Contains(t, w.Body.String(), `"param":"response_format"`)
+		}
+	}
+}
+
+// Nothing may stand behind the JSON of a request, whether it is JSON or not.
+func TestWhatStandsBehindTheBody(t *testing.T) {
+	s := serve(t, Config{})
+	for _, more := range []string{"x", "{", "}", "]", "\x00", `{"model": "chat"}`, "null", "//"} {
+		a := s.do("POST", "/v1/chat/completions", chatOpen+"}"+more)
+		require.Equal(t, 400, a.StatusCode, more)
+		require.Contains(t, a.body, "there is more after the first value")
+	}
+	require.Equal(t, 200, s.do("POST", "/v1/chat/completions", chatOpen+"} \n\t").StatusCode)
+}
+
+// Where a request is kept that ended workers is for the log, and not for clients.
+func TestAQuarantinedRequestTellsNoPath(t *testing.T) {
+	told := explain(fmt.Errorf("%w: it ended two workers (see /home/someone/quarantine/1.json)", mlx.ErrQuarantined), nil)
+	require.Equal(t, turn.Internal, told.Kind)
+	require.NotContains(t, told.Message, "/home")
+	require.Contains(t, told.Message, "ended two workers")
 }

@@ -119,7 +119,7 @@ func (q *Request) Spec() (*turn.Spec, error) {
 	w := &turn.Spec{
 		Messages: messages, Join: true, Sampling: &turn.Sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK}, Stop: q.StopSequences,
 		MaxTokens: q.MaxTokens.Int(), Thinking: &off, // as Anthropic's API has it, unless it is asked for
-		Names: q.Named(),
+		Names: q.Named(), Counts: q.Counting,
 	}
 	if last := messages[len(messages)-1]; last.Role == "assistant" && len(last.ToolCalls) == 0 {
 		w.Continue = true

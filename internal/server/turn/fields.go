@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -124,8 +125,10 @@ func (t *Table) Decode(body []byte, value any, strict bool) (*Notes, error) {
 	var kept bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(body))
 	err := f.value(d, jsontext.NewEncoder(&kept), "", "")
-	if err == nil && d.PeekKind() != 0 {
-		err = errors.New("there is more after the first value")
+	if err == nil {
+		if _, rest := d.ReadToken(); rest != io.EOF {
+			err = errors.New("there is more after the first value")
+		}
 	}
 	var api *Error
 	if errors.As(err, &api) {

@@ -21,6 +21,7 @@ type Spec struct {
 	Join     bool     // neighbours of one role are one message, as the API has it
 	Prompts  []Prompt // without messages
 	Choices  int      // answers to each prompt; 0 is one
+	Counts   bool     // the tokens of the prompt are asked for, however many there are, and no answer
 
 	Tools     Tools
 	Format    Format
@@ -132,6 +133,9 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 			}
 		}
 	}
+	if err := w.fits(model); err != nil {
+		return nil, err
+	}
 	schema, err := w.Format.schema()
 	if err != nil {
 		return nil, err
@@ -173,6 +177,26 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 		}
 	}
 	return t, nil
+}
+
+// fits finds what is too long by far.
+func (w *Spec) fits(model mlx.TextModel) error {
+	if w.Counts {
+		return nil
+	}
+	bytes := 0
+	for _, m := range w.Messages {
+		bytes += len(m.Content)
+	}
+	for _, given := range w.Tools.callable() {
+		bytes += len(given.Description) + len(given.Parameters)
+	}
+	for _, p := range w.Prompts {
+		if err := fits(model, len(p.Text)); err != nil {
+			return err
+		}
+	}
+	return fits(model, bytes)
 }
 
 // prepareChat puts messages in order and chooses what goes into the prompt.
