@@ -192,10 +192,24 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 		if err := spec.Check(); err != nil {
 			return err
 		}
+		if l, ok := q.(loader); ok && l.Unloads() {
+			defer s.unloadAfter(q.ModelName())
+		}
 		if !q.Streams() {
 			return s.whole(w, r, q, spec)
 		}
 		return s.streamed(w, r, d, q, spec)
+	}
+}
+
+// unloadAfter closes a model whose last request, for now, has its answer.
+func (s *Server) unloadAfter(model string) {
+	name, err := s.resolve(model)
+	if err == nil {
+		_, err = s.config.Models.Unload(name)
+	}
+	if err != nil {
+		s.log.Warn("not unloaded", "model", turn.Short(model, maxParam), "error", err)
 	}
 }
 

@@ -415,3 +415,47 @@ func TestAQuarantinedRequestTellsNoPath(t *testing.T) {
 	require.NotContains(t, told.Message, "/home")
 	require.Contains(t, told.Message, "ended two workers")
 }
+
+// What says no more than a vendor's own default is not worth naming, and a strict server takes it.
+func TestDefaultsOfVendors(t *testing.T) {
+	s := serve(t, Config{Strict: true})
+	for _, c := range [][2]string{
+		{"/v1/responses", responsesOpen + `, "service_tier": "auto", "truncation": "disabled", "top_logprobs": 0, "text": {"verbosity": "medium", "format": {"type": "text"}}, "store": false}`},
+		{"/v1/responses", responsesOpen + `, "stream": true, "stream_options": {"include_obfuscation": false}, "metadata": {}, "include": [], "reasoning": {"summary": null}}`},
+		{"/v1/chat/completions", chatOpen + `, "service_tier": "default", "verbosity": "medium", "store": false, "metadata": {}, "user": ""}`},
+		{"/v1/completions", completeOpen + `, "service_tier": "auto", "user": null}`},
+		{"/v1/messages", messagesOpen + `, "service_tier": "standard_only", "speed": "standard", "metadata": {"user_id": null}, "context_management": {"edits": []}, "output_config": {"effort": null}}`},
+		{"/api/chat", `{"model": "chat", "stream": false, "truncate": true, "shift": true, "logprobs": false, "top_logprobs": 0, "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 2}}`},
+		{"/api/generate", `{"model": "chat", "stream": false, "truncate": true, "template": "", "context": [], "suffix": "", "images": [], "prompt": "Hello", "options": {"num_predict": 2}}`},
+		{"/api/embed", `{"model": "domains", "truncate": true, "options": {}, "input": "a"}`},
+	} {
+		a := s.do("POST", c[0], c[1])
+		require.Equal(t, 200, a.StatusCode, "%s: %s", c[1], a.body)
+		require.Empty(t, a.Header.Get(headerIgnored))
+	}
+	for _, c := range [][3]string{
+		{"/v1/responses", responsesOpen + `, "truncation": "auto"}`, "truncation"}, {"/v1/messages", messagesOpen + `, "metadata": {"user_id": "u"}}`, "metadata"},
+		{"/v1/messages", messagesOpen + `, "context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}`, "context_management"},
+	} {
+		a := s.do("POST", c[0], c[1])
+		require.Equal(t, 400, a.StatusCode)
+		require.Contains(t, a.body, c[2])
+	}
+}
+
+// As in Ollama, a model is unloaded after an answer that was asked for with a keep_alive of 0.
+func TestKeepAliveOfNothing(t *testing.T) {
+	s := serve(t, Config{})
+	for _, body := range []string{
+		`{"model": "chat", "stream": %t, "keep_alive": 0, "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 2}}`,
+		`{"model": "chat", "stream": %t, "keep_alive": "0s", "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 2}}`,
+	} {
+		for _, stream := range []bool{true, false} {
+			a := s.do("POST", "/api/chat", fmt.Sprintf(body, stream))
+			require.Equal(t, 200, a.StatusCode, a.body)
+			require.Eventually(t, func() bool { return s.state("chat").Model == nil }, time.Minute, time.Millisecond)
+		}
+	}
+	s.do("POST", "/api/chat", `{"model": "chat", "stream": false, "keep_alive": "5m", "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 2}}`)
+	require.NotNil(t, s.state("chat").Model)
+}

@@ -22,7 +22,7 @@ type common struct {
 	Stream  *bool          `json:"stream"` // true, unless it is false
 	Think   think          `json:"think"`
 	Options sampling       `json:"options"`
-	// KeepAlive of 0, in a request that generates nothing, unloads the model; otherwise the server's own time counts.
+	// KeepAlive of 0 unloads the model after the answer, if there is one; otherwise the server's own time counts.
 	KeepAlive jsontext.Value `json:"keep_alive"`
 
 	start time.Time
@@ -111,7 +111,7 @@ func (c *common) spec() *turn.Spec {
 	return w
 }
 
-// Unloads says that the request only wants the model unloaded.
+// Unloads says that the request wants the model unloaded, when it has its answer.
 func (c *common) Unloads() bool {
 	return slices.Contains([]string{"0", `"0"`, `"0s"`, `"0m"`}, string(c.KeepAlive))
 }

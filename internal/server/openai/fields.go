@@ -14,10 +14,14 @@ const (
 
 // requestMetadata are fields that may be given with every request and change nothing in its answer.
 func requestMetadata() []turn.Field {
-	return append(turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"),
-		turn.NoEffect(elsehow, "service_tier", "store", "prompt_cache_retention", "prompt_cache_options", "moderation", "verbosity", "extra_headers", "provider",
-			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress")...)
+	return join(
+		turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"), tier(), turn.Default("verbosity", elsehow, `"medium"`),
+		turn.NoEffect(elsehow, "store", "prompt_cache_retention", "prompt_cache_options", "moderation", "extra_headers", "provider",
+			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress"))
 }
+
+// tier is the vendor's class of service.
+func tier() []turn.Field { return turn.Default("service_tier", elsehow, `"auto"`, `"default"`) }
 
 // otherSamplers are those of other servers, at the values at which they do nothing.
 func otherSamplers() []turn.Field {
@@ -98,13 +102,14 @@ var (
 		turn.Honour("tools", "tools[].type", "tools[].name", "tools[].description", "tools[].parameters", "tools[].strict"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*"),
 		turn.Honour("tool_choice", "parallel_tool_calls", "text", "text.format", "text.format.type", "text.format.name", "text.format.description",
-			"text.format.schema", "text.format.strict"), turn.NoEffect("no model here has degrees of it", "text.*", "text.format.*"),
+			"text.format.schema", "text.format.strict"), turn.Default("text.verbosity", "no model here has degrees of it", `"medium"`), turn.NoEffect("no model here has degrees of it", "text.*", "text.format.*"),
 		turn.Honour("reasoning", "reasoning.effort"), turn.NoEffect("thoughts are given whole", "reasoning.*"),
-		turn.NoEffect(aside, "include", "top_logprobs"), turn.NoEffect("there are no tools of the server's own", "max_tool_calls"),
-		turn.NoEffect("a conversation that is too long is an error", "truncation"),
+		turn.NoEffect(aside, "include"), turn.Default("top_logprobs", aside, "0"), turn.NoEffect("there are no tools of the server's own", "max_tool_calls"),
+		turn.Default("truncation", "a conversation that is too long is an error", `"disabled"`),
 		turn.Honour("store", "metadata", "prompt_cache_key"),
 		turn.NoEffect(label, "user", "safety_identifier", "client_metadata"),
-		turn.NoEffect(elsehow, "service_tier", "prompt_cache_retention", "prompt_cache_options", "moderation", "context_management", "access_programs", "background_options", "image",
+		tier(),
+		turn.NoEffect(elsehow, "prompt_cache_retention", "prompt_cache_options", "moderation", "context_management", "access_programs", "background_options", "image",
 			"extra_headers"),
 		turn.OnlyAt("background", "a response ends with its request here", "false"),
 		turn.Refuse("this server keeps responses (previous_response_id), no conversations", "conversation"),

@@ -79,6 +79,11 @@ func NoEffect(why string, paths ...string) (out []Field) {
 	return out
 }
 
+// Default is a field without effect that says nothing at these values (JSON): its vendor's own default.
+func Default(path, why string, values ...string) []Field {
+	return []Field{{Path: path, Treatment: Unused, Values: values, Why: why}}
+}
+
 // OnlyAt is a field that is taken at these values (JSON) only.
 func OnlyAt(path, why string, values ...string) []Field {
 	return []Field{{Path: path, Treatment: Neutral, Values: values, Why: why}}
@@ -275,10 +280,32 @@ func (f *filter) member(d *jsontext.Decoder, e *jsontext.Encoder, name, path, at
 		return &Error{Kind: Invalid, Code: "unsupported_value", Param: at, Message: at + ": " + row.Why + "; it may be " + strings.Join(row.Values, ", ")}
 	case row.Treatment == Refused:
 		return &Error{Kind: Invalid, Code: "unsupported_parameter", Param: at, Message: at + ": " + row.Why}
-	case slices.Contains([]string{"[]", "{}", "false", `""`}, text), slices.Contains(row.Values, text):
+	case saysNothing(v), slices.Contains(row.Values, text):
 		return nil
 	}
 	return f.unused(at, path, row)
+}
+
+// saysNothing reports whether a value of a field without effect is as good as none: empty, false, or an object of such values.
+func saysNothing(v jsontext.Value) bool {
+	switch v.Kind() {
+	case 'n', 'f':
+		return true
+	case '"', '[':
+		return len(v) == 2
+	case '{':
+		var members map[string]jsontext.Value
+		if json.Unmarshal(v, &members) != nil {
+			return false
+		}
+		for _, member := range members {
+			if member.Kind() == '{' && len(member) > 2 || !saysNothing(member) { // one level is what clients leave empty
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // unused notes what has no effect.
@@ -339,7 +366,7 @@ func (t *Table) Markdown() string {
 		{"honoured", func(f Field) bool { return f.Treatment == Honoured && len(f.Types) == 0 }},
 		{"of some types; others are left out and named", func(f Field) bool { return len(f.Types) > 0 }},
 		{"taken at these values only", func(f Field) bool { return f.Treatment == Neutral }},
-		{"no effect, named", func(f Field) bool { return f.Treatment == Unused }},
+		{"no effect, named (but not at a value in brackets)", func(f Field) bool { return f.Treatment == Unused }},
 		{"refused", func(f Field) bool { return f.Treatment == Refused }},
 	}
 	fmt.Fprintf(&b, "#### `%s`\n\n| | |\n|---|---|\n", t.Route)
