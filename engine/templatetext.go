@@ -11,7 +11,7 @@ import (
 // reservedArguments are the names that a chat template's argument cannot have: the engines set these themselves, and mlx-lm's
 // apply_chat_template, which renders templates for the python engine, has parameters of these names.
 var reservedArguments = []string{
-	"conversation", "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize", "padding", "truncation",
+	"self", "conversation", "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize", "padding", "truncation",
 	"max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -16,8 +17,20 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
+// Limits of what an error says: it may name what a client sent, of any length.
+const (
+	maxMessage = 2000
+	maxParam   = 200
+)
+
 // explain turns any error into what clients see; names are the called API's names of fields.
 func explain(err error, names turn.Names) *turn.Error {
+	e := *kindOf(err, names)
+	e.Message, e.Param = turn.Short(e.Message, maxMessage), turn.Short(e.Param, maxParam)
+	return &e
+}
+
+func kindOf(err error, names turn.Names) *turn.Error {
 	var (
 		tooLarge *http.MaxBytesError
 		unknown  *mlx.UnknownModelError
@@ -49,6 +62,19 @@ var (
 	anthropicAPI = &dialect{errorBody: anthropic.ErrorBody}
 	ollamaAPI    = &dialect{errorBody: ollama.ErrorBody, lines: true}
 )
+
+// dialectOf is the API that a request is for, by its path, before which there may be a base path. The lists of models are of two APIs;
+// Anthropic's clients say who they are.
+func dialectOf(r *http.Request) *dialect {
+	at := func(path string) bool { return strings.Contains(r.URL.Path+"/", path) }
+	switch {
+	case at("/v1/messages/"), at("/v1/models/") && r.Header.Get("Anthropic-Version") != "":
+		return anthropicAPI
+	case at("/api/") && !at("/v1/"):
+		return ollamaAPI
+	}
+	return openAI
+}
 
 // writeError answers with an error. It can be called only before the answer has begun.
 func (d *dialect) writeError(w http.ResponseWriter, e *turn.Error) {

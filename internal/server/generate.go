@@ -32,6 +32,9 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, table *turn.Tabl
 	if !mayBeJSON(r) {
 		return nil, &turn.Error{Kind: turn.MediaType, Message: "Content-Type must be application/json"}
 	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return nil, &turn.Error{Kind: turn.MediaType, Code: "unsupported_encoding", Message: fmt.Sprintf("Content-Encoding is %q; send the body as it is", turn.Short(encoding, maxParam))}
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -48,16 +51,13 @@ func (s *Server) decode(w http.ResponseWriter, r *http.Request, table *turn.Tabl
 	return notes, nil
 }
 
-// mostNotes keeps a header short.
-const mostNotes = 32
-
 func (s *Server) noteIn(ctx context.Context, h http.Header, notes *turn.Notes) {
 	names := notes.Names()
 	if len(names) == 0 {
 		return
 	}
 	visitOf(ctx).ignored = names
-	h.Set(headerIgnored, headerText(strings.Join(names[:min(len(names), mostNotes)], ", ")))
+	h.Set(headerIgnored, headerText(strings.Join(names, ", ")))
 }
 
 // Alias lets requests name a model otherwise. The pattern may hold * and ?, as for files.
@@ -192,10 +192,24 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 		if err := spec.Check(); err != nil {
 			return err
 		}
+		if l, ok := q.(loader); ok && l.Unloads() {
+			defer s.unloadAfter(q.ModelName())
+		}
 		if !q.Streams() {
 			return s.whole(w, r, q, spec)
 		}
 		return s.streamed(w, r, d, q, spec)
+	}
+}
+
+// unloadAfter closes a model whose last request, for now, has its answer.
+func (s *Server) unloadAfter(model string) {
+	name, err := s.resolve(model)
+	if err == nil {
+		_, err = s.config.Models.Unload(name)
+	}
+	if err != nil {
+		s.log.Warn("not unloaded", "model", turn.Short(model, maxParam), "error", err)
 	}
 }
 

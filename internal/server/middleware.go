@@ -113,7 +113,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 				}
 				s.log.Error("panic", "request_id", v.id, "panic", p, "stack", string(debug.Stack()))
 				if v.status == 0 {
-					openAI.writeError(&statusWriter{w, v}, &turn.Error{Kind: turn.Internal, Code: "internal", Message: "a fault in the server; its log has more"})
+					dialectOf(r).writeError(&statusWriter{w, v}, &turn.Error{Kind: turn.Internal, Code: "internal", Message: "a fault in the server; its log has more"})
 				}
 			}
 			s.told(r, v, time.Since(begin))
@@ -144,10 +144,10 @@ func (s *Server) told(r *http.Request, v *visit, took time.Duration) {
 			slog.Int("generated_tokens", v.generated), slog.Duration("first_token", v.firstToken))
 	}
 	if len(v.ignored) > 0 {
-		attrs = append(attrs, slog.Any("ignored", v.ignored[:min(len(v.ignored), mostNotes)]))
+		attrs = append(attrs, slog.Any("ignored", v.ignored))
 	}
 	if v.err != nil {
-		attrs = append(attrs, slog.String("error", v.err.Error()))
+		attrs = append(attrs, slog.String("error", turn.Short(v.err.Error(), maxMessage)))
 	}
 	s.log.LogAttrs(r.Context(), level, "request", attrs...)
 	trace.SpanFromContext(r.Context()).SetAttributes(
@@ -172,6 +172,9 @@ func requestID(r *http.Request) string {
 // count as the same origin (DNS rebinding). The names by which containers know their host cannot be registered by anybody. With API keys the page would not know one.
 func (s *Server) guardHost(next http.Handler) http.Handler {
 	allowed := append([]string{"localhost", "127.0.0.1", "::1", "host.docker.internal", "host.containers.internal"}, s.config.AllowedHosts...)
+	for i, name := range allowed {
+		allowed[i] = strings.ToLower(name)
+	}
 	if len(s.config.APIKeys) > 0 || slices.Contains(allowed, "*") {
 		return next
 	}
@@ -180,8 +183,9 @@ func (s *Server) guardHost(next http.Handler) http.Handler {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
-		if !slices.Contains(allowed, strings.Trim(host, "[]")) {
-			openAI.writeError(w, &turn.Error{
+		host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+		if ip := net.ParseIP(host); !slices.Contains(allowed, host) && !ip.IsLoopback() {
+			dialectOf(r).writeError(w, &turn.Error{
 				Kind: turn.Forbidden, Code: "unknown_host",
 				Message: "this server does not go by the name " + host + "; start it with --allowed-host, or with API keys",
 			})
@@ -199,8 +203,8 @@ func (s *Server) guardOrigin(next http.Handler) (http.Handler, error) {
 			return nil, err
 		}
 	}
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		openAI.writeError(w, &turn.Error{Kind: turn.Forbidden, Code: "cross_origin", Message: "requests of other web sites are refused; --cors-origin allows one"})
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dialectOf(r).writeError(w, &turn.Error{Kind: turn.Forbidden, Code: "cross_origin", Message: "requests of other web sites are refused; --cors-origin allows one"})
 	}))
 	return protection.Handler(next), nil
 }
@@ -215,28 +219,29 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		given := r.Header.Get("X-Api-Key")
-		if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-			given = bearer
-		}
-		sum, right := sha256.Sum256([]byte(given)), 0
-		for _, s := range sums {
-			right |= subtle.ConstantTimeCompare(sum[:], s[:])
+		right := 0
+		for _, given := range keysIn(r.Header) {
+			sum := sha256.Sum256([]byte(given))
+			for _, s := range sums {
+				right |= subtle.ConstantTimeCompare(sum[:], s[:])
+			}
 		}
 		if right == 0 {
-			d := openAI
-			switch {
-			case strings.HasPrefix(r.URL.Path, "/v1/messages"):
-				d = anthropicAPI
-			case strings.HasPrefix(r.URL.Path, "/api/"):
-				d = ollamaAPI
-			}
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			d.writeError(w, &turn.Error{Kind: turn.Unauthorized, Code: "invalid_api_key", Message: "give an API key of this server as Authorization: Bearer KEY or X-Api-Key"})
+			dialectOf(r).writeError(w, &turn.Error{Kind: turn.Unauthorized, Code: "invalid_api_key", Message: "give an API key of this server as Authorization: Bearer KEY or X-Api-Key"})
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// keysIn are the API keys that a request gives. It may have one in each header: a client's own beside the one that a user set.
+func keysIn(h http.Header) []string {
+	keys := []string{h.Get("X-Api-Key")}
+	if scheme, key, found := strings.Cut(h.Get("Authorization"), " "); found && strings.EqualFold(scheme, "Bearer") {
+		keys = append(keys, strings.TrimSpace(key))
+	}
+	return keys
 }
 
 // light wraps handlers that need no model.

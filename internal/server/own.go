@@ -164,12 +164,22 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.decode(w, r, tokenizeFields, &q); err != nil {
 		return err
 	}
+	text := q.Text + q.Content + q.Prompt
+	field := "text"
+	if q.Content != "" {
+		field = "content"
+	} else if q.Prompt != "" {
+		field = "prompt"
+	}
+	if err := turn.AtMost(field, len(text), turn.MaxTokenized, "bytes"); err != nil {
+		return err
+	}
 	special := q.AddSpecial
 	if q.AddSpecialTokens != nil {
 		special = *q.AddSpecialTokens
 	}
 	return s.withModel(w, r, q.Model, func(ctx context.Context, m mlx.TextModel) (any, error) {
-		ids, err := m.Tokenizer().Encode(ctx, q.Text+q.Content+q.Prompt, special)
+		ids, err := m.Tokenizer().Encode(ctx, text, special)
 		if err != nil {
 			return nil, err
 		}
@@ -197,6 +207,9 @@ func (s *Server) detokenize(w http.ResponseWriter, r *http.Request) error {
 		Tokens []int32 `json:"tokens"`
 	}
 	if _, err := s.decode(w, r, detokenizeFields, &q); err != nil {
+		return err
+	}
+	if err := turn.AtMost("tokens", len(q.Tokens), turn.MaxTokenized, "tokens"); err != nil {
 		return err
 	}
 	return s.withModel(w, r, q.Model, func(ctx context.Context, m mlx.TextModel) (any, error) {

@@ -134,7 +134,7 @@ func (s *Server) routes() (http.Handler, error) {
 	work("POST /api/show", ollamaAPI, s.ollamaShow)
 	look := func(pattern string, d *dialect, h handler) { api.Handle(pattern, s.light(d, h)) }
 	look("GET /v1/models", openAI, s.listModels)
-	look("GET /v1/models/{model...}", openAI, s.getModel)
+	api.HandleFunc("GET /v1/models/{model...}", func(w http.ResponseWriter, r *http.Request) { s.light(dialectOf(r), s.getModel).ServeHTTP(w, r) })
 	look("GET /v1/responses/{id}", openAI, s.kept(s.responses.StoredResponse))
 	look("GET /v1/responses/{id}/input_items", openAI, s.kept(s.responses.InputItems))
 	look("DELETE /v1/responses/{id}", openAI, s.kept(s.responses.Delete))
@@ -143,9 +143,7 @@ func (s *Server) routes() (http.Handler, error) {
 	look("GET /api/ps", ollamaAPI, s.ollamaPS)
 	look("GET /api/version", ollamaAPI, s.ollamaVersion)
 	api.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	api.Handle("/", s.light(openAI, func(w http.ResponseWriter, r *http.Request) error {
-		return &turn.Error{Kind: turn.NotFound, Code: "not_found", Message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}
-	}))
+	api.HandleFunc("/", s.nothing)
 
 	root := http.NewServeMux()
 	root.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -184,7 +182,15 @@ func (s *Server) below(next http.Handler) http.Handler {
 	mux.Handle(base+"/", http.StripPrefix(base, next))
 	mux.Handle("GET /healthz", next)
 	mux.Handle("GET /readyz", next)
+	mux.HandleFunc("/", s.nothing)
 	return mux
+}
+
+// nothing answers at addresses that are not there, in the words of the API that they look like.
+func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
+	s.light(dialectOf(r), func(w http.ResponseWriter, r *http.Request) error {
+		return &turn.Error{Kind: turn.NotFound, Code: "not_found", Message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}
+	}).ServeHTTP(w, r)
 }
 
 // Warm says that models are to be loaded before the first request: /readyz says no until the func that it returns, which loads

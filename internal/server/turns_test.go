@@ -101,11 +101,11 @@ func TestErrorsNameTheFieldOfTheirAPI(t *testing.T) {
 		{"/v1/embeddings", `{"model": "chat", "input": [[]]}`, "input[0]"},
 		{"/v1/embeddings", `{"model": "chat", "input": ["a", ""]}`, "input[1]"},
 		{"/v1/embeddings", `{"model": "chat", "input": [[5], [0, 1]]}`, "input[1]"},
-		{"/api/chat", `{"model": "chat", "options": {"repeat_penalty": 0}, "messages": [{"role": "user", "content": "x"}]}`, "options.repeat_penalty"},
+		{"/api/chat", `{"model": "chat", "options": {"repeat_penalty": -1}, "messages": [{"role": "user", "content": "x"}]}`, "options.repeat_penalty"},
 		{"/v1/responses", `{"model": "chat", "input": "x", "tool_choice": "required"}`, "tool_choice"},
 		{"/v1/responses", `{"model": "chat", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}`, "input[0].content[0].type"},
 		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64", "data": "x"}}]}]}`, "messages[0].content[0].type"},
-		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "top_k": -1, "messages": [{"role": "user", "content": "x"}]}`, "top_k"},
+		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "top_k": -2, "messages": [{"role": "user", "content": "x"}]}`, "top_k"},
 		{"/v1/detokenize", `{"model": "chat", "tokens": [1, -1]}`, "tokens[1]"},
 		{"/v1/chat/completions", `{"model": "chat", "seed": 1.5, "messages": [{"role": "user", "content": "x"}]}`, "seed: not a whole number"},
 	} {

@@ -6,6 +6,8 @@ package tokenizer
 import "C"
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -50,6 +52,7 @@ func (v *Vocabulary) Close() {
 type Matcher struct {
 	m       *C.gomlx_matcher
 	allowed []bool
+	ready   bool // allowed is what may come next
 }
 
 // NewMatcher starts a text that follows a grammar: of kind "json_schema", "regex", "choices" (a JSON list of
@@ -65,11 +68,21 @@ func (v *Vocabulary) NewMatcher(kind, grammar string) (*Matcher, error) {
 	if C.gomlx_matcher_new(v.v, stringPtr(kind), C.size_t(len(kind)), stringPtr(grammar), C.size_t(len(grammar)), &m, &e) != 0 {
 		return nil, takeError(e)
 	}
-	return &Matcher{m: m, allowed: make([]bool, v.size)}, nil
+	matcher := &Matcher{m: m, allowed: make([]bool, v.size)}
+	// Some grammars that no text follows, such as one that only refers to itself, are found out when it begins.
+	if allowed, err := matcher.Allowed(); err != nil || !slices.Contains(allowed, true) {
+		matcher.Close()
+		return nil, ErrNothingFollows
+	}
+	return matcher, nil
 }
+
+// ErrNothingFollows is a grammar that can be read and that no text follows.
+var ErrNothingFollows = errors.New("no text can follow it")
 
 // Accept takes the next token of the text.
 func (m *Matcher) Accept(id int32) error {
+	m.ready = false
 	var e C.gomlx_bytes
 	if C.gomlx_matcher_accept(m.m, C.uint32_t(id), &e) != 0 {
 		return takeError(e)
@@ -80,10 +93,14 @@ func (m *Matcher) Accept(id int32) error {
 // Allowed tells for each token id whether it may come next; end tokens, where the text may end. The slice
 // is valid until the next call.
 func (m *Matcher) Allowed() ([]bool, error) {
+	if m.ready {
+		return m.allowed, nil
+	}
 	var e C.gomlx_bytes
 	if C.gomlx_matcher_mask(m.m, (*C.bool)(unsafe.SliceData(m.allowed)), C.size_t(len(m.allowed)), &e) != 0 {
 		return nil, takeError(e)
 	}
+	m.ready = true
 	return m.allowed, nil
 }
 

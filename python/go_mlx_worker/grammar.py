@@ -38,7 +38,11 @@ class Grammars:
             raise RequestError("invalid_option", f"{e}", option=option) from e
         if matcher.is_error():
             raise RequestError("invalid_option", matcher.get_error(), option=option)
-        return Follower(matcher, set(self._tokenizer.eos_token_ids))
+        # Some grammars that no text follows, such as one that only refers to itself, are found out when it begins.
+        first = np.frombuffer(matcher.compute_bitmask(), np.uint32)
+        if matcher.is_error() or not first.any():
+            raise RequestError("invalid_option", "no text can follow it", option=option)
+        return Follower(matcher, set(self._tokenizer.eos_token_ids), option)
 
     def _read(self, llguidance):
         words, special = token_bytes(self._tokenizer._tokenizer.backend_tokenizer, self._vocab_size)
@@ -127,8 +131,8 @@ class Follower:
     """A logits processor. It finds out by itself what was generated: what has come to the tokens since it was first called, when
     they were the prompt, or its end. Where a draft was rejected, tokens are taken back."""
 
-    def __init__(self, matcher, ends):
-        self._matcher, self._ends = matcher, ends
+    def __init__(self, matcher, ends, option):
+        self._matcher, self._ends, self._option = matcher, ends, option
         self._before = None  # tokens of the prompt
         self._taken = []
 
@@ -140,8 +144,9 @@ class Follower:
             return logits  # after the end of the text: nobody reads them
         self._follow(made)
         allowed = self._allowed(logits.shape[-1])
-        if not allowed.any():
-            raise ValueError("grammar: no token of the model may come next")
+        # A part of the grammar that is reached only now, such as one that only refers to itself.
+        if self._matcher.is_error() or not allowed.any():
+            raise RequestError("invalid_option", "nothing can follow the text so far", option=self._option)
         return mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))
 
     def _follow(self, made):

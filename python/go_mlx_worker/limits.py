@@ -3,7 +3,6 @@
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 from .errors import RequestError
 
@@ -45,21 +44,27 @@ def watch(cancelled):
     _guard.cancelled = cancelled
 
 
-@contextmanager
-def limited(seconds, what):
-    """Ends the block with an error when it takes too long or its request is cancelled. Elsewhere than on a main thread
-    after install the block runs without limits."""
+def limited(seconds, what, do):
+    """What do returns; an error when it takes too long or its request is cancelled. Elsewhere than on a main thread after install it runs
+    without limits.
+
+    This is a function that is given another and no block of a with statement: a signal that waits for a long call of C code is
+    delivered at the next bytecode, which would be the first one of __exit__, where nobody catches what the handler raises."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != _guard.on_signal:
-        yield
-        return
-    # The timer repeats: a signal that comes while C code swallows exceptions would be lost.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
+        return do()
     try:
         try:
             _guard.until = time.monotonic() + seconds
-            yield
+            # The timer repeats: a signal that comes while C code swallows exceptions would be lost.
+            signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
+            return do()
         finally:
-            _guard.until = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _disarm()
     except _Interrupted:
+        _disarm()  # the signal may have come while that was being done
         raise RequestError("bad_request", f"{what} took more than {seconds} s, or was cancelled") from None
+
+
+def _disarm():
+    _guard.until = None
+    signal.setitimer(signal.ITIMER_REAL, 0)

@@ -115,17 +115,22 @@ class LoadedModel:
             raise RequestError("no_chat_template", "model has no chat template")
         # Plain messages are tokenized here, so that what spells a control token in them stays text.
         plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-        with limited(RENDER_SECONDS, "the chat template"):
-            try:
-                return self.tokenizer.apply_chat_template(
-                    json.loads(request["messages"]),
-                    tools=json.loads(request.get("tools") or "null"),
-                    add_generation_prompt=True,
-                    **(plain if request.get("plain") else {"tokenize": False}),
-                    **json.loads(request.get("template_arguments") or "{}"),
-                )
-            except Exception as e:
-                raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+
+        def render():
+            return self.tokenizer.apply_chat_template(
+                json.loads(request["messages"]),
+                tools=json.loads(request.get("tools") or "null"),
+                add_generation_prompt=True,
+                **(plain if request.get("plain") else {"tokenize": False}),
+                **json.loads(request.get("template_arguments") or "{}"),
+            )
+
+        try:
+            return limited(RENDER_SECONDS, "the chat template", render)
+        except RequestError:
+            raise
+        except Exception as e:
+            raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""

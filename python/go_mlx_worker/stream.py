@@ -181,8 +181,7 @@ class Segments:
 
     def _calls(self, text):
         try:
-            with limited(PARSE_SECONDS, "reading a tool call"):
-                found = self._parse(text, self._tools)
+            found = limited(PARSE_SECONDS, "reading a tool call", lambda: self._parse(text, self._tools))
             return [_call(c) for c in (found if isinstance(found, list) else [found])]
         except Exception:  # the model's text need not be a valid call
             return []

@@ -1,11 +1,13 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
 import ast
+import hashlib
 import io
 import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -21,7 +23,7 @@ import mlx.core as mx
 
 from go_mlx_worker import limits, model, requirements
 from go_mlx_worker.channel import Progress
-from go_mlx_worker.errors import error_message
+from go_mlx_worker.errors import RequestError, error_message
 from go_mlx_worker.folders import fingerprint
 from go_mlx_worker.frames import encode_frame, read_frame
 from go_mlx_worker.prompts import PromptCache
@@ -423,6 +425,15 @@ class Faults(unittest.TestCase):
         server._serve(GENERATE | {"id": 3, "text": "", "messages": '[{"role":"user","content":"hi"}]'})
         timer.join()
         self.assertEqual((sink.messages[-1]["t"], sink.messages[-1]["id"]), ("cancelled", 3))
+
+    def test_a_limit_that_passes_in_c_code_ends_the_request_and_not_the_worker(self):
+        limits.install()
+        for _ in range(5):
+            with self.assertRaises(RequestError):  # the signal waits until the call is over, and comes when its caller goes on
+                limits.limited(0.01, "this", lambda: hashlib.pbkdf2_hmac("sha256", b"x", b"x", 400_000))
+        self.assertEqual(signal.getitimer(signal.ITIMER_REAL), (0.0, 0.0))
+        self.assertEqual(limits.limited(60, "this", lambda: 1), 1)
+        self.assertEqual(signal.getitimer(signal.ITIMER_REAL), (0.0, 0.0))
 
     def test_memory_errors_have_their_code(self):
         for text in (

@@ -9,7 +9,8 @@ const (
 	otherTools = "tools that a vendor's servers run are left out of the prompt"
 )
 
-func fields(route string) *turn.Table {
+// fields are those of both routes; generates are about an answer, and refusing about what would be another one.
+func fields(route string, generates func(...string) []turn.Field, refusing func(why string, names ...string) []turn.Field) *turn.Table {
 	return turn.NewTable(route,
 		turn.Honour("model", "messages", "messages[].role", "messages[].content", "messages[].content[].type", "messages[].content[].text",
 			"messages[].content[].thinking", "messages[].content[].id", "messages[].content[].name", "messages[].content[].input",
@@ -19,9 +20,10 @@ func fields(route string) *turn.Table {
 			"messages[].content[].content[].source.content", "messages[].content[].source.content", "messages[].content[].is_error", "messages[].content[].source", "messages[].content[].source.type",
 			"messages[].content[].source.data", "messages[].content[].title", "messages[].content[].context"),
 		turn.NoEffect(echoed, "messages[].*", "messages[].content[].*", "messages[].content[].content[].*", "messages[].content[].source.*",
-			"messages[].content[].content[].source.*"),
+			"messages[].content[].content[].source.*",
+			"messages[].content[].content.*", "messages[].content[].content[].content.*"),
 		turn.Honour("system", "system[].type", "system[].text"), turn.NoEffect(elsehow, "system[].*"),
-		turn.Honour("max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
+		generates("max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
 		turn.OnlyTypes("tools[]", otherTools, "custom"),
 		turn.Honour("tools", "tools[].type", "tools[].name", "tools[].description", "tools[].input_schema", "tools[].strict"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*"),
@@ -31,13 +33,18 @@ func fields(route string) *turn.Table {
 		turn.NoEffect("no model here has degrees of it", "output_config.*", "output_config.format.*"),
 		turn.Honour("output_format", "output_format.type", "output_format.schema"), turn.NoEffect(elsehow, "output_format.*"),
 		turn.NoEffect("it names a request and changes nothing", "metadata"),
-		turn.NoEffect(elsehow, "service_tier", "cache_control", "context_management", "inference_geo", "speed", "betas", "anthropic_beta", "diagnostics", "fallbacks"),
+		turn.Default("service_tier", elsehow, `"auto"`, `"standard_only"`), turn.Default("speed", elsehow, `"standard"`),
+		turn.NoEffect(elsehow, "context_management", "cache_control", "inference_geo", "betas", "anthropic_beta", "diagnostics", "fallbacks",
+			"billing_policy", "fallback_credit_token", "user_profile_id", "workspace_id"),
+		refusing("this server keeps no conversations of this API", "thread"), refusing("this server makes no summaries of its own", "compaction"),
 		turn.OnlyAt("mcp_servers", "this server asks no others", "[]"), turn.Refuse("there are no containers here", "container"),
 	)
 }
 
 // Tables of fields.
 var (
-	MessageFields = fields("POST /v1/messages")
-	CountFields   = fields("POST /v1/messages/count_tokens")
+	MessageFields = fields("POST /v1/messages", turn.Honour, turn.Refuse)
+	CountFields   = fields("POST /v1/messages/count_tokens", func(names ...string) []turn.Field {
+		return turn.NoEffect("tokens are counted, and nothing is generated", names...)
+	}, turn.NoEffect)
 )

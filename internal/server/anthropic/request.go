@@ -1,7 +1,6 @@
 package anthropic
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +16,7 @@ import (
 type Request struct {
 	Model         string       `json:"model"`
 	Messages      []message    `json:"messages"`
-	System        textParts    `json:"system"`
+	System        systemText   `json:"system"`
 	MaxTokens     *turn.Count  `json:"max_tokens"`
 	StopSequences []string     `json:"stop_sequences"`
 	Stream        bool         `json:"stream"`
@@ -70,81 +69,11 @@ type block struct {
 	Name      string         `json:"name"`
 	Input     jsontext.Value `json:"input"`
 	ToolUseID string         `json:"tool_use_id"`
-	Content   textParts      `json:"content"`
+	Content   contents       `json:"content"`
 	IsError   bool           `json:"is_error"`
 	Title     string         `json:"title"`
 	Context   string         `json:"context"`
-	Source    textSource     `json:"source"`
-}
-
-// textSource is where a document's text is. Of other kinds of sources only the kind is looked at.
-type textSource struct {
-	Type string
-	Data string
-}
-
-func (s *textSource) UnmarshalJSONFrom(d *jsontext.Decoder) error {
-	if d.PeekKind() != '{' { // of a search result: an address
-		return d.SkipValue()
-	}
-	var given struct {
-		Type    string    `json:"type"`
-		Data    string    `json:"data"`
-		Content textParts `json:"content"`
-	}
-	err := json.UnmarshalDecode(d, &given)
-	s.Type, s.Data = given.Type, given.Data+string(given.Content)
-	return err
-}
-
-// textParts is a text, or a list of text blocks, which are joined.
-type textParts string
-
-func (t *textParts) UnmarshalJSONFrom(d *jsontext.Decoder) error {
-	if d.PeekKind() != '[' {
-		var text string
-		err := json.UnmarshalDecode(d, &text)
-		*t = textParts(text)
-		return err
-	}
-	var parts []struct {
-		Type    partType   `json:"type"`
-		Text    string     `json:"text"`
-		Title   string     `json:"title"`
-		Context string     `json:"context"`
-		Content textParts  `json:"content"` // of a search result
-		Source  textSource `json:"source"`  // of a document
-	}
-	if err := json.UnmarshalDecode(d, &parts); err != nil {
-		return err
-	}
-	for i, p := range parts {
-		if p.Type == "document" && p.Source.Type != "text" && p.Source.Type != "content" {
-			return fmt.Errorf("block %d is a document of type %q; this server takes text", i, p.Source.Type)
-		}
-		for _, text := range []string{p.Title, p.Context, p.Text, string(p.Content), p.Source.Data} {
-			if p.Type == "tool_reference" {
-				break
-			}
-			*t = textParts(paragraph(string(*t), text))
-		}
-	}
-	return nil
-}
-
-// partType is a block of text.
-type partType string
-
-func (p *partType) UnmarshalJSONFrom(d *jsontext.Decoder) error {
-	var name string
-	if err := json.UnmarshalDecode(d, &name); err != nil {
-		return err
-	}
-	if !slices.Contains([]string{"text", "tool_reference", "search_result", "document"}, name) {
-		return errors.New("this server takes blocks of text only, not " + name)
-	}
-	*p = partType(name)
-	return nil
+	Source    source         `json:"source"`
 }
 
 type tool struct {
@@ -170,7 +99,7 @@ type thinking struct {
 func (q *Request) ModelName() string { return q.Model }
 
 // Streams says whether the answer is streamed.
-func (q *Request) Streams() bool { return q.Stream }
+func (q *Request) Streams() bool { return q.Stream && !q.Counting }
 
 // Named are the API's names of the fields that set options.
 func (q *Request) Named() turn.Names {
@@ -190,7 +119,7 @@ func (q *Request) Spec() (*turn.Spec, error) {
 	w := &turn.Spec{
 		Messages: messages, Join: true, Sampling: &turn.Sampling{Temperature: q.Temperature, TopP: q.TopP, TopK: q.TopK}, Stop: q.StopSequences,
 		MaxTokens: q.MaxTokens.Int(), Thinking: &off, // as Anthropic's API has it, unless it is asked for
-		Names: q.Named(),
+		Names: q.Named(), Counts: q.Counting,
 	}
 	if last := messages[len(messages)-1]; last.Role == "assistant" && len(last.ToolCalls) == 0 {
 		w.Continue = true
@@ -224,8 +153,8 @@ func (q *Request) think(w *turn.Spec) error {
 	if t == nil || t.Type == "disabled" {
 		return nil
 	}
-	if t.Type != "enabled" && t.Type != "adaptive" {
-		return turn.Bad("thinking.type", "%q; there are adaptive, enabled and disabled", t.Type)
+	if !slices.Contains([]string{"enabled", "adaptive", "between_tools"}, t.Type) {
+		return turn.Bad("thinking.type", "%q; there are adaptive, enabled, between_tools and disabled", t.Type)
 	}
 	if t.BudgetTokens != nil {
 		if *t.BudgetTokens < 1 {
@@ -250,20 +179,19 @@ func (q *Request) turnMessages() ([]mlx.Message, error) {
 		if m.Role != "user" && m.Role != "assistant" && m.Role != "system" {
 			return nil, turn.Bad(turn.At("messages", i, "role"), "%q; there are user, assistant and system", m.Role)
 		}
-		message := mlx.Message{Role: m.Role}
-		used := len(m.Content) == 0
+		own := collecting{message: mlx.Message{Role: m.Role}, used: len(m.Content) == 0}
 		for k, b := range m.Content {
-			result, own, err := b.into(&message)
+			result, err := own.add(b, fmt.Sprintf("%s[%d]", turn.At("messages", i, "content"), k))
 			switch {
 			case err != nil:
-				return nil, turn.Bad(turn.At(turn.At("messages", i, "content"), k, "type"), "%v", err)
+				return nil, err
 			case result != nil:
 				out = append(out, *result)
 			}
-			used = used || own
 		}
-		if used {
-			out = append(out, message)
+		if own.used {
+			own.message.Content, own.message.Reasoning = paragraphs(own.texts...), strings.Join(own.thoughts, "")
+			out = append(out, own.message)
 		}
 	}
 	if len(out) == 0 {
@@ -272,48 +200,64 @@ func (q *Request) turnMessages() ([]mlx.Message, error) {
 	return out, nil
 }
 
-// into adds a block to a message; or it is a result, which is one of its own. own says that the message has something of it.
-func (b block) into(m *mlx.Message) (result *mlx.Message, own bool, err error) {
-	switch {
-	case b.Type == "text" || b.Type == "" && b.Text != "":
-		m.Content = paragraph(m.Content, b.Text)
-	case b.Type == "thinking" && m.Role == "assistant":
-		m.Reasoning += b.Thinking
-	case slices.Contains([]string{"redacted_thinking", "server_tool_use", "mcp_tool_use", "compaction", "fallback"}, b.Type),
-		b.Type != "tool_result" && strings.HasSuffix(b.Type, "_tool_result"):
-		return nil, false, nil // there is nothing in it that a model could read, or it is of other servers' tools
-	case b.Type == "tool_use" && m.Role == "assistant":
-		input := b.Input
-		var quoted string
-		if json.Unmarshal(input, &quoted) == nil { // some programs keep it as the text that a stream gave
-			input = jsontext.Value(turn.WholeArguments(quoted))
-		}
-		if len(input) == 0 {
-			input = jsontext.Value("{}")
-		}
-		m.ToolCalls = append(m.ToolCalls, mlx.ToolCall{ID: b.ID, Type: "function", Function: mlx.FunctionCall{Name: b.Name, Arguments: []byte(input)}})
-	case b.Type == "tool_result" && m.Role == "user":
-		result := &mlx.Message{Role: "tool", ToolCallID: b.ToolUseID, Content: string(b.Content)}
-		if b.IsError {
-			result.Content = "error: " + result.Content
-		}
-		return result, false, nil
-	case b.Type == "document" && (b.Source.Type == "text" || b.Source.Type == "content"):
-		for _, text := range []string{b.Title, b.Context, b.Source.Data} {
-			m.Content = paragraph(m.Content, text)
-		}
-	case b.Type == "search_result":
-		m.Content = paragraph(paragraph(m.Content, b.Title), string(b.Content))
-	default:
-		return nil, false, fmt.Errorf("%q cannot stand in a message of the %s here", b.Type, m.Role)
-	}
-	return nil, true, nil
+// collecting is a message whose blocks are being read.
+type collecting struct {
+	message         mlx.Message
+	texts, thoughts []string
+	used            bool // there is something of its own in it
 }
 
-// paragraph adds a block's text to that of the ones before it.
-func paragraph(a, b string) string {
-	if a == "" || b == "" {
-		return a + b
+// add takes a block into the message; or it is a result, which is a message of its own. At is where the request has it.
+func (c *collecting) add(b block, at string) (result *mlx.Message, err error) {
+	role := c.message.Role
+	var text string
+	switch {
+	case b.Type == "text" || b.Type == "" && b.Text != "":
+		text = b.Text
+	case b.Type == "thinking" && role == "assistant":
+		c.thoughts = append(c.thoughts, b.Thinking)
+	case slices.Contains([]string{"redacted_thinking", "server_tool_use", "mcp_tool_use", "mcp_tool_listing", "fallback"}, b.Type),
+		b.Type != "tool_result" && strings.HasSuffix(b.Type, "_tool_result"):
+		return nil, nil // there is nothing in it that a model could read, or it is of other servers' tools
+	case b.Type == "tool_use" && role == "assistant":
+		c.message.ToolCalls = append(c.message.ToolCalls, b.call())
+	case b.Type == "tool_result" && role == "user":
+		if text, err = b.Content.text(at + ".content"); err != nil {
+			return nil, err
+		}
+		if b.IsError {
+			text = "error: " + text
+		}
+		return &mlx.Message{Role: "tool", ToolCallID: b.ToolUseID, Content: text}, nil
+	case b.Type == "document":
+		if text, err = b.Source.text(at + ".source"); err == nil {
+			text = paragraphs(b.Title, b.Context, text)
+		}
+	case b.Type == "search_result":
+		if text, err = b.Content.text(at + ".content"); err == nil {
+			text = paragraphs(b.Title, text)
+		}
+	case b.Type == "compaction": // a summary of what was said before
+		text, err = b.Content.text(at + ".content")
+	default:
+		err = turn.Bad(at+".type", "%q cannot stand in a message of the %s here", b.Type, role)
 	}
-	return a + "\n" + b
+	if err != nil {
+		return nil, err
+	}
+	c.texts, c.used = append(c.texts, text), true
+	return nil, nil
+}
+
+// call is a call that the model made in an earlier turn.
+func (b block) call() mlx.ToolCall {
+	input := b.Input
+	var quoted string
+	if json.Unmarshal(input, &quoted) == nil { // some programs keep it as the text that a stream gave
+		input = jsontext.Value(turn.WholeArguments(quoted))
+	}
+	if len(input) == 0 {
+		input = jsontext.Value("{}")
+	}
+	return mlx.ToolCall{ID: b.ID, Type: "function", Function: mlx.FunctionCall{Name: b.Name, Arguments: []byte(input)}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -21,7 +22,7 @@ type common struct {
 	Stream  *bool          `json:"stream"` // true, unless it is false
 	Think   think          `json:"think"`
 	Options sampling       `json:"options"`
-	// KeepAlive of 0, in a request that generates nothing, unloads the model; otherwise the server's own time counts.
+	// KeepAlive of 0 unloads the model after the answer, if there is one; otherwise the server's own time counts.
 	KeepAlive jsontext.Value `json:"keep_alive"`
 
 	start time.Time
@@ -87,8 +88,15 @@ func (c *common) spec() *turn.Spec {
 			PresencePenalty: o.PresencePenalty, FrequencyPenalty: o.FrequencyPenalty},
 		Stop: o.Stop, Thinking: c.Think.on, Effort: c.Think.degree, Names: c.Named(), Format: turn.Format{Field: "format", Loose: true},
 	}
-	if o.RepeatLastN != nil && *o.RepeatLastN > 0 {
-		w.Sampling.RepetitionContextSize = o.RepeatLastN
+	switch n := o.RepeatLastN; {
+	case n == nil:
+	case *n == 0: // no token is looked back at, so none is punished
+		w.Sampling.RepetitionPenalty = new(float32)
+	case *n < 0: // the whole context
+		all := turn.Count(math.MaxInt32)
+		w.Sampling.RepetitionContextSize = &all
+	default:
+		w.Sampling.RepetitionContextSize = n
 	}
 	if o.NumPredict != nil && *o.NumPredict > 0 { // others mean no limit
 		w.MaxTokens = o.NumPredict.Int()
@@ -103,7 +111,7 @@ func (c *common) spec() *turn.Spec {
 	return w
 }
 
-// Unloads says that the request only wants the model unloaded.
+// Unloads says that the request wants the model unloaded, when it has its answer.
 func (c *common) Unloads() bool {
 	return slices.Contains([]string{"0", `"0"`, `"0s"`, `"0m"`}, string(c.KeepAlive))
 }

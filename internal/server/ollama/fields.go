@@ -1,7 +1,11 @@
 // Package ollama translates Ollama's API, so that its clients and the editors that know it can connect.
 package ollama
 
-import "forge.lthn.ai/core/go-mlx/internal/server/turn"
+import (
+	"slices"
+
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
+)
 
 const (
 	elsehow = "models are loaded as the server's flags say"
@@ -21,6 +25,12 @@ func options() []turn.Field {
 	return append(out, turn.OnlyAt("options.tfs_z", noSuch, "1")...)
 }
 
+// shortening are fields about chats that are too long, which are an error here, and about more beside the answer.
+func shortening() []turn.Field {
+	return slices.Concat(turn.Default("truncate", elsehow, "true"), turn.Default("shift", elsehow, "true"), turn.NoEffect(elsehow, "logprobs"),
+		turn.Default("top_logprobs", elsehow, "0"))
+}
+
 // Tables of fields.
 var (
 	ChatFields = turn.NewTable("POST /api/chat",
@@ -32,14 +42,14 @@ var (
 		turn.OnlyTypes("tools[]", "tools of other types are left out of the prompt", "function"),
 		turn.Honour("tools", "tools[].type", "tools[].function", "tools[].function.name", "tools[].function.description", "tools[].function.parameters"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*", "tools[].function.*"),
-		turn.Honour("format", "stream", "think", "keep_alive"), turn.NoEffect(elsehow, "truncate", "shift", "logprobs", "top_logprobs"), options())
+		turn.Honour("format", "stream", "think", "keep_alive"), shortening(), options())
 
 	GenerateFields = turn.NewTable("POST /api/generate",
 		turn.Honour("model", "prompt", "system", "raw", "format", "stream", "think", "keep_alive"),
-		turn.NoEffect(elsehow, "truncate", "shift", "logprobs", "top_logprobs", "template"),
+		shortening(), turn.NoEffect(elsehow, "template"),
 		turn.NoEffect("the messages of /api/chat are the way to go on", "context"),
 		turn.OnlyAt("images", "there is text only", "[]"), turn.OnlyAt("suffix", "the models go on from a prompt only", `""`), options())
 
 	EmbedFields = turn.NewTable("POST /api/embed",
-		turn.Honour("model", "input", "dimensions"), turn.NoEffect(elsehow, "keep_alive", "truncate", "options"))
+		turn.Honour("model", "input", "dimensions"), turn.NoEffect(elsehow, "keep_alive", "options"), turn.Default("truncate", elsehow, "true"))
 )

@@ -96,7 +96,7 @@ func (q *GenerateRequest) AnswerStream(ctx context.Context, t *turn.Turn, out tu
 type EmbedRequest struct {
 	Model      string       `json:"model"`
 	Input      turn.Strings `json:"input"`
-	Dimensions int          `json:"dimensions"`
+	Dimensions turn.Count   `json:"dimensions"`
 }
 
 type embedAnswer struct {
@@ -129,7 +129,7 @@ func (q *EmbedRequest) Answer(ctx context.Context, m mlx.TextModel) (any, int, e
 	if err != nil {
 		return nil, 0, err
 	}
-	if a.Embeddings, err = m.Embed(ctx, texts, turn.EmbedOptions("", q.Dimensions)...); err != nil {
+	if a.Embeddings, err = m.Embed(ctx, texts, turn.EmbedOptions("", int(q.Dimensions))...); err != nil {
 		return nil, 0, err
 	}
 	a.PromptEvalCount, a.TotalDuration = tokens, int64(time.Since(start))

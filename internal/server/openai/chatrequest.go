@@ -1,6 +1,8 @@
 package openai
 
 import (
+	"maps"
+
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -91,15 +93,16 @@ type usageOption struct {
 }
 
 type chatMessage struct {
-	Role             string     `json:"role"`
-	Content          textParts  `json:"content"`
-	Name             string     `json:"name"`
-	ToolCallID       string     `json:"tool_call_id"`
-	ToolCalls        []sentCall `json:"tool_calls"`
-	ReasoningContent string     `json:"reasoning_content"`
-	Reasoning        string     `json:"reasoning"`
-	Refusal          string     `json:"refusal"`
-	Prefix           bool       `json:"prefix"` // the answer continues this message, as in Mistral's and DeepSeek's APIs
+	Role             string        `json:"role"`
+	Content          textParts     `json:"content"`
+	Name             string        `json:"name"`
+	ToolCallID       string        `json:"tool_call_id"`
+	ToolCalls        []sentCall    `json:"tool_calls"`
+	ReasoningContent string        `json:"reasoning_content"`
+	Reasoning        string        `json:"reasoning"`
+	Refusal          string        `json:"refusal"`
+	FunctionCall     *callFunction `json:"function_call"` // how calls were written before there were tools
+	Prefix           bool          `json:"prefix"`        // the answer continues this message, as in Mistral's and DeepSeek's APIs
 }
 
 // sentCall is a call in an earlier message.
@@ -171,14 +174,12 @@ func (q *ChatRequest) Spec() (*turn.Spec, error) {
 		return nil, turn.Bad("stream_options", "goes with stream")
 	case q.TopLogProbs != nil && *q.TopLogProbs > 0 && !q.LogProbs:
 		return nil, turn.Bad("top_logprobs", "goes with logprobs")
-	case q.TopK != nil && *q.TopK == -1: // as vLLM's clients write it
-		q.TopK = nil
-		return q.Spec()
 	case q.N != nil && *q.N < 1:
 		return nil, turn.Bad("n", "%d is not between 1 and %d", *q.N, turn.MaxChoices)
 	case q.AddGenerationPrompt != nil && !*q.AddGenerationPrompt && !q.ContinueFinalMessage:
 		return nil, turn.Bad("add_generation_prompt", "without it the last message has to be continued: continue_final_message")
 	}
+	q.plainTemplateArguments()
 	var list []turn.Tool
 	for i, t := range q.Tools {
 		if t.Type == "function" || t.Type == "" {
@@ -204,6 +205,13 @@ func (q *ChatRequest) Spec() (*turn.Spec, error) {
 		w.TopLogProbs = int(*q.TopLogProbs)
 	}
 	return w, nil
+}
+
+// plainTemplateArguments leaves out what says nothing: null, and how chats are rendered anyway.
+func (q *ChatRequest) plainTemplateArguments() {
+	maps.DeleteFunc(q.ChatTemplateKwargs, func(name string, value any) bool {
+		return value == nil || name == "add_generation_prompt" && value == true || name == "continue_final_message" && value == false
+	})
 }
 
 // turnMessages gives the messages their form for the engines; last says that the answer continues the last one.
@@ -239,6 +247,12 @@ func (q *ChatRequest) turnMessages() (out []mlx.Message, last bool, err error) {
 				continue
 			}
 			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: call.ID, Type: "function", Function: mlx.FunctionCall{Name: call.Function.Name, Arguments: arguments(string(call.Function.Arguments))}})
+		}
+		if m.FunctionCall != nil {
+			message.ToolCalls = append(message.ToolCalls, mlx.ToolCall{ID: m.FunctionCall.Name, Type: "function", Function: mlx.FunctionCall{Name: m.FunctionCall.Name, Arguments: arguments(string(m.FunctionCall.Arguments))}})
+		}
+		if m.Role == "function" && message.ToolCallID == "" {
+			message.ToolCallID = m.Name
 		}
 		out = append(out, message)
 		last = last || m.Prefix && i == len(q.Messages)-1

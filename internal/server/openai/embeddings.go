@@ -15,7 +15,7 @@ type EmbeddingRequest struct {
 	Model          string       `json:"model"`
 	Input          turn.Prompts `json:"input"`
 	EncodingFormat string       `json:"encoding_format"`
-	Dimensions     int          `json:"dimensions"`
+	Dimensions     turn.Count   `json:"dimensions"`
 	PromptName     string       `json:"prompt_name"` // one of the model's own prompts, such as "query"
 }
 
@@ -53,7 +53,7 @@ func (q *EmbeddingRequest) Answer(ctx context.Context, m mlx.TextModel) (*Embedd
 	if err != nil {
 		return nil, err
 	}
-	vectors, err := m.Embed(ctx, texts, turn.EmbedOptions(q.PromptName, q.Dimensions)...)
+	vectors, err := m.Embed(ctx, texts, turn.EmbedOptions(q.PromptName, int(q.Dimensions))...)
 	if err != nil {
 		return nil, err
 	}

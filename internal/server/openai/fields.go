@@ -14,10 +14,14 @@ const (
 
 // requestMetadata are fields that may be given with every request and change nothing in its answer.
 func requestMetadata() []turn.Field {
-	return append(turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"),
-		turn.NoEffect(elsehow, "service_tier", "store", "prompt_cache_retention", "moderation", "verbosity", "extra_headers", "provider",
-			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress")...)
+	return join(
+		turn.NoEffect(label, "user", "safety_identifier", "metadata", "client_metadata"), tier(), turn.Default("verbosity", elsehow, `"medium"`),
+		turn.NoEffect(elsehow, "store", "prompt_cache_retention", "prompt_cache_options", "moderation", "extra_headers", "provider",
+			"keep_alive", "cache_prompt", "id_slot", "num_ctx", "caching", "litellm_metadata", "timings_per_token", "return_progress"))
 }
+
+// tier is the vendor's class of service.
+func tier() []turn.Field { return turn.Default("service_tier", elsehow, `"auto"`, `"default"`) }
 
 // otherSamplers are those of other servers, at the values at which they do nothing.
 func otherSamplers() []turn.Field {
@@ -51,7 +55,7 @@ var (
 			"messages[].content[].refusal", "messages[].name", "messages[].tool_call_id", "messages[].tool_calls", "messages[].tool_calls[].id",
 			"messages[].tool_calls[].type", "messages[].tool_calls[].index", "messages[].tool_calls[].function", "messages[].tool_calls[].function.name",
 			"messages[].tool_calls[].function.arguments", "messages[].tool_calls[].custom", "messages[].reasoning_content", "messages[].reasoning",
-			"messages[].refusal", "messages[].prefix"),
+			"messages[].refusal", "messages[].prefix", "messages[].function_call", "messages[].function_call.name", "messages[].function_call.arguments"),
 		turn.NoEffect("what other servers put into a message, given back", "messages[].*", "messages[].content[].*", "messages[].tool_calls[].*",
 			"messages[].tool_calls[].function.*"),
 		turn.Honour("stream", "stream_options", "stream_options.include_usage"), turn.NoEffect(elsehow, "stream_options.*"),
@@ -88,21 +92,25 @@ var (
 	ResponseFields = turn.NewTable("POST /v1/responses",
 		turn.Honour("model", "input", "input[].type", "input[].id", "input[].status", "input[].role", "input[].content", "input[].content[].type",
 			"input[].content[].text", "input[].content[].refusal", "input[].call_id", "input[].name", "input[].arguments", "input[].input",
-			"input[].output", "input[].output.*", "input[].output[].type", "input[].output[].text", "input[].summary", "input[].summary[].type", "input[].summary[].text"),
-		turn.NoEffect("what servers put into an item, given back", "input[].*", "input[].content[].*", "input[].output[].*", "input[].summary[].*"),
+			"input[].output", "input[].output.*", "input[].output[].type", "input[].output[].text", "input[].summary", "input[].summary[].type", "input[].summary[].text",
+			"input[].tools", "input[].tools[].type", "input[].tools[].name", "input[].tools[].description", "input[].tools[].parameters", "input[].tools[].strict"),
+		turn.OnlyTypes("input[].tools[]", otherTools, "function"),
+		turn.NoEffect("what servers put into an item, given back", "input[].*", "input[].content[].*", "input[].output[].*", "input[].summary[].*", "input[].tools[].*"),
 		turn.Honour("instructions", "previous_response_id", "max_output_tokens", "stop", "stream"),
 		turn.SamplingFields(), turn.NoEffect(elsehow, "stream_options"),
 		turn.OnlyTypes("tools[]", otherTools, "function"),
 		turn.Honour("tools", "tools[].type", "tools[].name", "tools[].description", "tools[].parameters", "tools[].strict"),
 		turn.NoEffect("a tool is its name, description and schema", "tools[].*"),
 		turn.Honour("tool_choice", "parallel_tool_calls", "text", "text.format", "text.format.type", "text.format.name", "text.format.description",
-			"text.format.schema", "text.format.strict"), turn.NoEffect("no model here has degrees of it", "text.*", "text.format.*"),
+			"text.format.schema", "text.format.strict"), turn.Default("text.verbosity", "no model here has degrees of it", `"medium"`), turn.NoEffect("no model here has degrees of it", "text.*", "text.format.*"),
 		turn.Honour("reasoning", "reasoning.effort"), turn.NoEffect("thoughts are given whole", "reasoning.*"),
-		turn.NoEffect(aside, "include", "top_logprobs"), turn.NoEffect("there are no tools of the server's own", "max_tool_calls"),
-		turn.NoEffect("a conversation that is too long is an error", "truncation"),
+		turn.NoEffect(aside, "include"), turn.Default("top_logprobs", aside, "0"), turn.NoEffect("there are no tools of the server's own", "max_tool_calls"),
+		turn.Default("truncation", "a conversation that is too long is an error", `"disabled"`),
 		turn.Honour("store", "metadata", "prompt_cache_key"),
 		turn.NoEffect(label, "user", "safety_identifier", "client_metadata"),
-		turn.NoEffect(elsehow, "service_tier", "prompt_cache_retention", "moderation", "context_management", "extra_headers"),
+		tier(),
+		turn.NoEffect(elsehow, "prompt_cache_retention", "prompt_cache_options", "moderation", "context_management", "access_programs", "background_options", "image",
+			"extra_headers"),
 		turn.OnlyAt("background", "a response ends with its request here", "false"),
 		turn.Refuse("this server keeps responses (previous_response_id), no conversations", "conversation"),
 		turn.Refuse("this server keeps no prompts", "prompt"),

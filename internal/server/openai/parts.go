@@ -90,14 +90,14 @@ func (c *toolChoice) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	}
 	type allowed struct {
 		Mode  string  `json:"mode"`
-		Tools []named `json:"tools"`
+		Tools []named `json:"tools"` // of any type, so with any fields
 	}
 	var given struct {
 		named
 		allowed
 		Allowed *allowed `json:"allowed_tools"`
 	}
-	if err := json.UnmarshalDecode(d, &given); err != nil {
+	if err := json.UnmarshalDecode(d, &given, json.RejectUnknownMembers(false)); err != nil {
 		return err
 	}
 	switch given.Type {

@@ -75,17 +75,18 @@ func (in *responseInput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 
 // responseItem is a message, a call, what it returned, a thought, or a reference to one of these.
 type responseItem struct {
-	Type      string     `json:"type"`
-	ID        string     `json:"id"`
-	Status    string     `json:"status"`
-	Role      string     `json:"role"`
-	Content   textParts  `json:"content"`
-	CallID    string     `json:"call_id"`
-	Name      string     `json:"name"`
-	Arguments jsonString `json:"arguments"`
-	Input     string     `json:"input"` // of a custom tool
-	Output    itemOutput `json:"output"`
-	Summary   textParts  `json:"summary"`
+	Type      string         `json:"type"`
+	ID        string         `json:"id"`
+	Status    string         `json:"status"`
+	Role      string         `json:"role"`
+	Content   textParts      `json:"content"`
+	CallID    string         `json:"call_id"`
+	Name      string         `json:"name"`
+	Arguments jsonString     `json:"arguments"`
+	Input     string         `json:"input"` // of a custom tool
+	Output    itemOutput     `json:"output"`
+	Summary   textParts      `json:"summary"`
+	Tools     []responseTool `json:"tools"` // of additional_tools
 }
 
 // itemOutput is what a tool returned: a text, parts of one, or an object, which is given as JSON.
@@ -122,12 +123,16 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 		}
 		earlier = stored.conversation
 	}
+	if err := turn.AtMost("input", len(q.Input), turn.MaxMessages, "items"); err != nil {
+		return nil, err
+	}
 	b := &conversation{messages: append([]mlx.Message{}, earlier...), responses: q.Responses}
 	for i, item := range q.Input {
 		if err := b.add(i, item); err != nil {
 			return nil, err
 		}
 	}
+	b.close()
 	if len(b.messages) == 0 {
 		return nil, turn.Bad("input", "there is none")
 	}
@@ -136,10 +141,10 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 	if q.Instructions != "" {
 		messages = append([]mlx.Message{{Role: "system", Content: q.Instructions}}, messages...)
 	}
-	var list []turn.Tool
-	for i, t := range q.Tools {
-		if t.Type == "function" || t.Type == "" {
-			list = append(list, t.tool(fmt.Sprintf("tools[%d]", i)))
+	list := functions("tools", q.Tools)
+	for i, item := range q.Input {
+		if item.Type == "additional_tools" {
+			list = append(list, functions(turn.At("input", i, "tools"), item.Tools)...)
 		}
 	}
 	w := &turn.Spec{
@@ -153,11 +158,24 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 	return w, nil
 }
 
+// functions are the tools of a list that a model here can call.
+func functions(field string, given []responseTool) (list []turn.Tool) {
+	for i, t := range given {
+		if t.Type == "function" || t.Type == "" {
+			list = append(list, t.tool(fmt.Sprintf("%s[%d]", field, i)))
+		}
+	}
+	return list
+}
+
 // conversation turns items into messages: thought, text and calls of one answer are several items, and one message.
 type conversation struct {
 	messages  []mlx.Message
 	responses *ResponseStore
-	open      bool // the last message is the assistant's and of this input
+	named     map[string]bool // items that were referred to
+
+	open            bool     // the last message is the assistant's and of this input
+	texts, thoughts []string // of it
 }
 
 func (b *conversation) assistant() *mlx.Message {
@@ -168,9 +186,28 @@ func (b *conversation) assistant() *mlx.Message {
 	return &b.messages[len(b.messages)-1]
 }
 
+// close ends the assistant's message.
+func (b *conversation) close() {
+	if b.open {
+		m := &b.messages[len(b.messages)-1]
+		m.Content, m.Reasoning = strings.Join(b.texts, ""), strings.Join(b.thoughts, "")
+	}
+	b.open, b.texts, b.thoughts = false, nil, nil
+}
+
 func (b *conversation) other(m mlx.Message) {
+	b.close()
 	b.messages = append(b.messages, m)
-	b.open = false
+}
+
+func (b *conversation) text(text string) {
+	b.assistant()
+	b.texts = append(b.texts, text)
+}
+
+func (b *conversation) thought(text string) {
+	b.assistant()
+	b.thoughts = append(b.thoughts, text)
 }
 
 func (b *conversation) call(c mlx.ToolCall) {
@@ -187,12 +224,10 @@ func (b *conversation) add(i int, item responseItem) error {
 		case "developer":
 			b.other(mlx.Message{Role: "system", Content: string(item.Content)})
 		case "assistant":
-			m := b.assistant()
-			if len(m.ToolCalls) > 0 { // a text after a call is a message of its own
-				b.open = false
-				m = b.assistant()
+			if len(b.assistant().ToolCalls) > 0 { // a text after a call is a message of its own
+				b.close()
 			}
-			m.Content += string(item.Content)
+			b.text(string(item.Content))
 		default:
 			if item.Type == "" && item.Role == "" && item.ID != "" { // a reference may come without its type
 				return b.reference(i, item.ID)
@@ -217,9 +252,10 @@ func (b *conversation) add(i int, item responseItem) error {
 		if text == "" {
 			text = string(item.Summary)
 		}
-		b.assistant().Reasoning += text
+		b.thought(text)
 	case "item_reference":
 		return b.reference(i, item.ID)
+	case "additional_tools": // they are among the tools of the request
 	default:
 		if othersItem(item.Type) {
 			return nil
@@ -233,7 +269,8 @@ func (b *conversation) add(i int, item responseItem) error {
 // for themselves: a model here would not know of it.
 func othersItem(kind string) bool {
 	return strings.HasSuffix(kind, "_call") || strings.HasSuffix(kind, "_call_output") || strings.HasSuffix(kind, "_search_output") ||
-		slices.Contains([]string{"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "compaction", "compaction_summary", "ghost_snapshot"}, kind)
+		slices.Contains([]string{"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "compaction", "compaction_summary", "ghost_snapshot",
+			"program", "program_output"}, kind)
 }
 
 // reference adds an item of a response that is kept.
@@ -243,12 +280,18 @@ func (b *conversation) reference(i int, id string) error {
 		return &turn.Error{Kind: turn.NotFound, Code: "item_not_found", Param: turn.At("input", i, "id"),
 			Message: fmt.Sprintf("Item with id '%s' not found: its response was not stored, or is gone since; send the item itself", id)}
 	}
-	m := b.assistant()
+	if b.named[id] { // each may be long
+		return turn.Bad(turn.At("input", i, "id"), "Duplicate item found with id %s. Remove duplicate items from your input and try again.", id)
+	}
+	if b.named == nil {
+		b.named = map[string]bool{}
+	}
+	b.named[id] = true
 	switch item.Type {
 	case "message":
-		m.Content += item.text()
+		b.text(item.text())
 	case "reasoning":
-		m.Reasoning += item.text()
+		b.thought(item.text())
 	case "function_call":
 		b.call(item.call())
 	}

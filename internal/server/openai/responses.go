@@ -61,7 +61,8 @@ type responseUsage struct {
 }
 
 type inputDetails struct {
-	CachedTokens int `json:"cached_tokens"`
+	CachedTokens     int `json:"cached_tokens"`
+	CacheWriteTokens int `json:"cache_write_tokens"` // a prompt cache here costs nothing extra
 }
 
 type outputDetails struct {
@@ -207,7 +208,7 @@ func (q *ResponseRequest) finish(a *responding, r turn.Reply) error {
 		return err
 	}
 	a.Usage = &responseUsage{
-		InputTokens: r.Prompt, InputTokensDetails: inputDetails{r.Cached}, OutputTokens: r.Generated, OutputTokensDetails: outputDetails{r.Reasoning}, TotalTokens: r.Prompt + r.Generated,
+		InputTokens: r.Prompt, InputTokensDetails: inputDetails{CachedTokens: r.Cached}, OutputTokens: r.Generated, OutputTokensDetails: outputDetails{r.Reasoning}, TotalTokens: r.Prompt + r.Generated,
 	}
 	now := time.Now().Unix()
 	a.Status, a.CompletedAt = "completed", &now

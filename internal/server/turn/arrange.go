@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -119,38 +120,47 @@ func arrange(ctx context.Context, model mlx.TextModel, f *Facts, in []mlx.Messag
 
 // joinSystem makes the system messages at the head one; templates look at the first only. The result is the caller's own.
 func joinSystem(in []mlx.Message) []mlx.Message {
-	out := []mlx.Message{in[0]}
-	for _, m := range in[1:] {
-		if last := &out[0]; len(out) == 1 && last.Role == "system" && m.Role == "system" {
-			last.Content = paragraphs(last.Content, m.Content)
-			continue
-		}
-		out = append(out, m)
+	head := 0
+	for head < len(in) && in[head].Role == "system" {
+		head++
 	}
-	return out
+	if head < 2 {
+		return slices.Clone(in)
+	}
+	return append([]mlx.Message{joined(in[:head])}, in[head:]...)
 }
 
 // joinNeighbours makes messages of one role that follow each other one. Results of tools stay apart: each has its call.
 func joinNeighbours(in []mlx.Message) []mlx.Message {
 	var out []mlx.Message
-	for _, m := range in {
-		n := len(out)
-		if n == 0 || out[n-1].Role != m.Role || m.Role == "tool" {
-			out = append(out, m)
-			continue
+	for first := 0; first < len(in); {
+		next := first + 1
+		for next < len(in) && in[next].Role == in[first].Role && in[first].Role != "tool" {
+			next++
 		}
-		last := &out[n-1]
-		last.Content = paragraphs(last.Content, m.Content)
-		last.Reasoning = paragraphs(last.Reasoning, m.Reasoning)
-		last.ToolCalls = append(last.ToolCalls[:len(last.ToolCalls):len(last.ToolCalls)], m.ToolCalls...)
+		out = append(out, joined(in[first:next]))
+		first = next
 	}
 	return out
 }
 
-// paragraphs joins two texts, either of which may be empty.
-func paragraphs(a, b string) string {
-	if a == "" || b == "" {
-		return a + b
+// joined is one message of several of one role.
+func joined(run []mlx.Message) mlx.Message {
+	if len(run) == 1 {
+		return run[0]
 	}
-	return a + "\n\n" + b
+	m := run[0]
+	var texts, thoughts []string
+	m.ToolCalls = nil
+	for _, other := range run {
+		texts, thoughts = append(texts, other.Content), append(thoughts, other.Reasoning)
+		m.ToolCalls = append(m.ToolCalls, other.ToolCalls...)
+	}
+	m.Content, m.Reasoning = paragraphs(texts...), paragraphs(thoughts...)
+	return m
+}
+
+// paragraphs joins the texts that say something.
+func paragraphs(texts ...string) string {
+	return strings.Join(slices.DeleteFunc(texts, func(text string) bool { return text == "" }), "\n\n")
 }

@@ -19,6 +19,9 @@ func EmbeddingTexts(ctx context.Context, m mlx.TextModel, field string, in Promp
 	}
 	for i, p := range in {
 		text := p.Text
+		if err := fits(m, len(text)); err != nil {
+			return nil, 0, err
+		}
 		if len(p.IDs) > 0 {
 			text, err = m.Tokenizer().Decode(ctx, p.IDs)
 		}

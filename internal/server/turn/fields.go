@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -78,6 +79,11 @@ func NoEffect(why string, paths ...string) (out []Field) {
 	return out
 }
 
+// Default is a field without effect that says nothing at these values (JSON): its vendor's own default.
+func Default(path, why string, values ...string) []Field {
+	return []Field{{Path: path, Treatment: Unused, Values: values, Why: why}}
+}
+
 // OnlyAt is a field that is taken at these values (JSON) only.
 func OnlyAt(path, why string, values ...string) []Field {
 	return []Field{{Path: path, Treatment: Neutral, Values: values, Why: why}}
@@ -96,12 +102,20 @@ func OnlyTypes(path, why string, types ...string) []Field {
 	return []Field{{Path: path, Types: types, Why: why}}
 }
 
-// Notes are the names of what a request asked for without effect, each once.
+// Notes are the names of what a request asked for without effect, each once. Of a request with a great many the first ones are enough to
+// say that.
 type Notes struct{ names []string }
+
+// Limits of notes: they go into a header and the log.
+const (
+	maxNotes     = 32
+	maxNoteBytes = 120
+)
 
 // Add notes a name.
 func (n *Notes) Add(name string) {
-	if !slices.Contains(n.names, name) {
+	name = Short(name, maxNoteBytes)
+	if len(n.names) < maxNotes && !slices.Contains(n.names, name) {
 		n.names = append(n.names, name)
 	}
 }
@@ -116,8 +130,10 @@ func (t *Table) Decode(body []byte, value any, strict bool) (*Notes, error) {
 	var kept bytes.Buffer
 	d := jsontext.NewDecoder(bytes.NewReader(body))
 	err := f.value(d, jsontext.NewEncoder(&kept), "", "")
-	if err == nil && d.PeekKind() != 0 {
-		err = errors.New("there is more after the first value")
+	if err == nil {
+		if _, rest := d.ReadToken(); rest != io.EOF {
+			err = errors.New("there is more after the first value")
+		}
 	}
 	var api *Error
 	if errors.As(err, &api) {
@@ -264,10 +280,32 @@ func (f *filter) member(d *jsontext.Decoder, e *jsontext.Encoder, name, path, at
 		return &Error{Kind: Invalid, Code: "unsupported_value", Param: at, Message: at + ": " + row.Why + "; it may be " + strings.Join(row.Values, ", ")}
 	case row.Treatment == Refused:
 		return &Error{Kind: Invalid, Code: "unsupported_parameter", Param: at, Message: at + ": " + row.Why}
-	case slices.Contains([]string{"[]", "{}", "false", `""`}, text), slices.Contains(row.Values, text):
+	case saysNothing(v), slices.Contains(row.Values, text):
 		return nil
 	}
 	return f.unused(at, path, row)
+}
+
+// saysNothing reports whether a value of a field without effect is as good as none: empty, false, or an object of such values.
+func saysNothing(v jsontext.Value) bool {
+	switch v.Kind() {
+	case 'n', 'f':
+		return true
+	case '"', '[':
+		return len(v) == 2
+	case '{':
+		var members map[string]jsontext.Value
+		if json.Unmarshal(v, &members) != nil {
+			return false
+		}
+		for _, member := range members {
+			if member.Kind() == '{' && len(member) > 2 || !saysNothing(member) { // one level is what clients leave empty
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // unused notes a field that has no effect.
@@ -328,7 +366,7 @@ func (t *Table) Markdown() string {
 		{"honoured", func(f Field) bool { return f.Treatment == Honoured && len(f.Types) == 0 }},
 		{"of some types; others are left out and named", func(f Field) bool { return len(f.Types) > 0 }},
 		{"taken at these values only", func(f Field) bool { return f.Treatment == Neutral }},
-		{"no effect, named", func(f Field) bool { return f.Treatment == Unused }},
+		{"no effect, named (but not at a value in brackets)", func(f Field) bool { return f.Treatment == Unused }},
 		{"refused", func(f Field) bool { return f.Treatment == Refused }},
 	}
 	fmt.Fprintf(&b, "#### `%s`\n\n| | |\n|---|---|\n", t.Route)

@@ -24,6 +24,7 @@ const (
 	MaxBiases     = 1024 // entries of logit_bias
 	MaxEmbeddings = 2048 // texts to embed, as OpenAI has it
 	MaxTexts      = 10_000
+	MaxTokenized  = 1 << 20 // bytes of a text whose tokens are asked for, and tokens whose text is
 	MaxLabels     = 1024
 	MaxScored     = 1 << 20 // log-probabilities of prompts, with those of the most likely tokens
 )
@@ -34,6 +35,18 @@ func AtMost(field string, n, most int, what string) error {
 		return nil
 	}
 	return Bad(field, "%d %s are more than the %d that one request may have", n, what, most)
+}
+
+// mostOfToken is more bytes than the longest tokens of vocabularies have, which are 128 spaces.
+const mostOfToken = 256
+
+// fits refuses a text that is too long for the model in whatever tokens it comes, before it is made into tokens: of megabytes that takes seconds.
+func fits(model mlx.TextModel, bytes int) error {
+	limit := model.Info().ContextLength
+	if tokens := bytes / mostOfToken; limit > 0 && tokens >= limit {
+		return &mlx.ContextLengthError{Tokens: tokens, Limit: limit}
+	}
+	return nil
 }
 
 // Kind is the kind of an error, the same for all APIs.
@@ -93,6 +106,14 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Message }
+
+// Short is a text of at most so many bytes: what clients send comes back in errors, headers and logs.
+func Short(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
 
 // Bad is a request whose field cannot be honoured.
 func Bad(field, format string, args ...any) *Error {
@@ -154,6 +175,8 @@ func Explain(err error, names Names) *Error {
 	switch {
 	case errors.As(err, &api):
 		return api
+	case errors.Is(err, mlx.ErrQuarantined): // where it is kept is for the log
+		return &Error{Kind: Internal, Code: "request_quarantined", Message: "this request ended two workers of the model and is not tried again; the server's log has more"}
 	case errors.As(err, &fault):
 		return &Error{Kind: Internal, Code: "internal", Message: "a fault in the server; its log has more"}
 	case errors.As(err, &option):

@@ -44,6 +44,7 @@ type generationConfig struct {
 func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 	var out []mlx.GenerateOption
 	var sampling []mlx.SamplingOption
+	p = p.plain()
 	add(&out, p.Temperature, c.Temperature, mlx.WithTemperature)
 	add(&sampling, p.TopP, c.TopP, mlx.TopP)
 	add(&sampling, p.TopK.Int(), c.TopK, mlx.TopK)
@@ -78,6 +79,23 @@ func (p *Sampling) options(c generationConfig) ([]mlx.GenerateOption, error) {
 		sampling = append(sampling, mlx.LogitBias(bias))
 	}
 	return append(out, mlx.WithSampling(sampling...)), nil
+}
+
+// plain are the same wishes without what other servers have numbers of their own for.
+func (p *Sampling) plain() *Sampling {
+	own := *p
+	if own.TopK != nil && *own.TopK == -1 { // as vLLM's clients say that all tokens may come
+		own.TopK = new(Count)
+	}
+	if own.TopP != nil && *own.TopP == 0 { // as OpenAI's have it: none but the most likely token
+		one, all := Count(1), float32(1)
+		own.TopK, own.TopP = &one, &all
+	}
+	if own.RepetitionPenalty != nil && *own.RepetitionPenalty == 0 { // as mlx_lm.server's say that there is none
+		none := float32(1)
+		own.RepetitionPenalty = &none
+	}
+	return &own
 }
 
 // add appends an option for a value that is given, or else for its default.

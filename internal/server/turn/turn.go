@@ -21,6 +21,7 @@ type Spec struct {
 	Join     bool     // neighbours of one role are one message, as the API has it
 	Prompts  []Prompt // without messages
 	Choices  int      // answers to each prompt; 0 is one
+	Counts   bool     // the tokens of the prompt are asked for, however many there are, and no answer
 
 	Tools     Tools
 	Format    Format
@@ -132,6 +133,9 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 			}
 		}
 	}
+	if err := w.fits(model); err != nil {
+		return nil, err
+	}
 	schema, err := w.Format.schema()
 	if err != nil {
 		return nil, err
@@ -175,6 +179,26 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 	return t, nil
 }
 
+// fits finds what is too long by far.
+func (w *Spec) fits(model mlx.TextModel) error {
+	if w.Counts {
+		return nil
+	}
+	bytes := 0
+	for _, m := range w.Messages {
+		bytes += len(m.Content)
+	}
+	for _, given := range w.Tools.callable() {
+		bytes += len(given.Description) + len(given.Parameters)
+	}
+	for _, p := range w.Prompts {
+		if err := fits(model, len(p.Text)); err != nil {
+			return err
+		}
+	}
+	return fits(model, bytes)
+}
+
 // prepareChat puts messages in order and chooses what goes into the prompt.
 func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 	w := t.Spec
@@ -182,13 +206,16 @@ func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 		return err
 	}
 	given := w.Messages
+	var begun []string // what the answer begins with, the last message first
 	for n := len(given) - 1; w.Continue && n >= 0 && given[n].Role == "assistant" && len(given[n].ToolCalls) == 0; n-- {
-		t.prefill = paragraphs(given[n].Content, t.prefill)
+		begun = append(begun, given[n].Content)
 		given = given[:n]
 		if !w.Join {
 			break
 		}
 	}
+	slices.Reverse(begun)
+	t.prefill = paragraphs(begun...)
 	if len(given) == 0 { // a prefilled answer without a message before it
 		given = []mlx.Message{{Role: "user"}}
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
@@ -24,11 +25,8 @@ func (st *Stream) constrain(s *mlxc.Scope, logits, token *mlxc.Array) (_ *mlxc.A
 		}
 	}
 	allowed, err := st.matcher.Allowed()
-	if err != nil {
-		return nil, false, fmt.Errorf("grammar: %w", err)
-	}
-	if !slices.Contains(allowed, true) {
-		return nil, false, fmt.Errorf("grammar: no token of the model may come next")
+	if err != nil || !slices.Contains(allowed, true) { // a part of the grammar that is reached only now, such as one that only refers to itself
+		return nil, false, &engine.OptionError{Option: st.options.Grammar.Option(), Reason: "nothing can follow the text so far"}
 	}
 	never := s.Scalar(math.Inf(-1), logits.DType())
 	return s.Where(s.FromBools(allowed, 1, len(allowed)), logits, never), false, nil
