@@ -48,9 +48,11 @@ def text_of(error):
 
 
 def is_out_of_memory(error):
-    while error is not None:
+    seen = set()  # causes can go round in a circle
+    while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError) or _MEMORY.search(text_of(error)):
             return True
+        seen.add(id(error))
         error = error.__cause__
     return False
 

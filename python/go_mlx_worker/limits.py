@@ -3,7 +3,6 @@
 import signal
 import threading
 import time
-from contextlib import contextmanager
 
 from .errors import RequestError
 
@@ -45,19 +44,21 @@ def watch(cancelled):
     _guard.cancelled = cancelled
 
 
-@contextmanager
-def limited(seconds, what):
-    """Ends the block with an error when it takes too long or its request is cancelled. Elsewhere than on a main thread
-    after install the block runs without limits."""
+def limited(seconds, what, work):
+    """Calls work, and ends it with an error when it takes too long or its request is cancelled. Elsewhere than on a main
+    thread after install it runs without limits.
+
+    It is no context manager: a signal between the end of such a one's __enter__ and the block would be raised where nobody
+    catches it."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGALRM) != _guard.on_signal:
-        yield
-        return
+        return work()
     # Again and again: a signal that comes while C code swallows exceptions would be lost.
     signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
     try:
         try:
             _guard.until = time.monotonic() + seconds
-            yield
+            _guard.on_signal()  # it may have been cancelled just before
+            return work()
         finally:
             _guard.until = None
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -111,7 +111,8 @@ class LoadedModel:
             raise RequestError("no_chat_template", "model has no chat template")
         # Plain messages are tokenized here, so that what spells a control token in them stays text.
         plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-        with limited(RENDER_SECONDS, "the chat template"):
+
+        def render():
             try:
                 return self.tokenizer.apply_chat_template(
                     json.loads(request["messages"]),
@@ -122,6 +123,8 @@ class LoadedModel:
                 )
             except Exception as e:
                 raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+
+        return limited(RENDER_SECONDS, "the chat template", render)
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -159,7 +162,9 @@ class LoadedModel:
         try:
             return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
         except ValueError as e:
-            raise _control_token(e) or e from e
+            if (known := _control_token(e)) is None:
+                raise
+            raise known from e
 
     def check_option_ids(self, ids, option):
         for token in ids:

@@ -181,8 +181,7 @@ class Segments:
 
     def _calls(self, text):
         try:
-            with limited(PARSE_SECONDS, "reading a tool call"):
-                found = self._parse(text, self._tools)
+            found = limited(PARSE_SECONDS, "reading a tool call", lambda: self._parse(text, self._tools))
             return [_call(c) for c in (found if isinstance(found, list) else [found])]
         except Exception:  # the model's text need not be a valid call
             return []
@@ -194,6 +193,7 @@ def _call(found):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict) or not isinstance(found["name"], str):
         raise ValueError("not a call")
-    # JSON can say half of a surrogate pair, and a model may write that; UTF-8 cannot.
-    text = json.dumps(arguments, ensure_ascii=False)
+    # Python reads and writes NaN and Infinity, which JSON does not have: such a call is none. JSON can say half of a surrogate
+    # pair, and a model may write that; UTF-8 cannot.
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     return [printable(found["name"]), text if text.isascii() or encodable(text) else json.dumps(arguments)]
