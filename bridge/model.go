@@ -72,13 +72,7 @@ func workerCommand(options Options) (command, error) {
 	if err != nil {
 		return command{}, err
 	}
-	source, err := workerSource()
-	if err != nil {
-		return command{}, err
-	}
-	return command{
-		name: interpreter, args: moduleArguments(source, "go_mlx_worker"), env: environment(options.Online), dir: source,
-	}, nil
+	return command{name: interpreter, env: environment(options.Online), source: workerSource}, nil
 }
 
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
@@ -108,7 +102,11 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	claim := func(u admission.Urgency) *admission.Claim { return m.memory.Claim(m.expected.Load(), u) }
 	m.pool = newPool(l, claim, func(ctx context.Context, c *admission.Claim) (instance, error) {
 		device, release := m.devices.take()
-		w, err := m.start(ctx, cmd.on(device), o, request, c)
+		ready, err := cmd.on(device).ready()
+		var w *worker
+		if err == nil {
+			w, err = m.start(ctx, ready, o, request, c)
+		}
 		if err != nil {
 			release()
 			return nil, err // not w: a nil worker is no nil instance
