@@ -125,10 +125,14 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 
 func TestStartCanBeGivenUp(t *testing.T) {
 	noLeaks(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err := load(ctx, "/nowhere", Options{}, fakeCommand("never says hello"))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	for _, fault := range []string{"never says hello", "hangs in load"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		start := time.Now()
+		_, err := load(ctx, "/nowhere", Options{}, fakeCommand(fault))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Less(t, time.Since(start), askPeriod+gracePeriod, "%s: it is not asked first", fault)
+	}
 }
 
 func TestTooFewOpenFilesForAWorkerAreTold(t *testing.T) {

@@ -151,7 +151,11 @@ func (m *Model) start(ctx context.Context, cmd command, o Options, request loadR
 		m.events.put(engine.Event{Kind: engine.EventLoad, Done: p.Done, Total: p.Total})
 	})
 	if err != nil {
-		w.stop()
+		if ctx.Err() != nil { // nobody waits for a worker that is stopped, or hangs, to end by itself
+			w.kill()
+		} else {
+			w.stop()
+		}
 		return nil, err
 	}
 	m.described.Store(describe(m.path, w.info, w.versions))
