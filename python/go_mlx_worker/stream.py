@@ -5,7 +5,7 @@ import json
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
 
-from .errors import encodable, printable
+from .errors import encodable, from_json, printable
 from .limits import limited
 from .sampling import make_processors, make_sampler
 from .text import StopMatcher, StreamDecoder
@@ -149,7 +149,7 @@ class Segments:
 
     def __init__(self, tokenizer, prompt, tools):
         self._machine = make_text_state_machine(tokenizer)
-        self._parse, self._tools = tokenizer.tool_parser, json.loads(tools or "null")
+        self._parse, self._tools = tokenizer.tool_parser, from_json(tools or "null", "Tools")
         initial = "normal"
         # Some templates open the reasoning themselves.
         if tokenizer.has_thinking and tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt):

@@ -512,6 +512,24 @@ class Faults(unittest.TestCase):
             thread.join()
             limits.watch(None)
 
+    def test_arguments_of_a_template_are_its_variables_only(self):
+        server, sink = make_server()
+        render = {"t": "render", "messages": '[{"role":"user","content":"hi"}]'}
+        for name, value in (
+            ("chat_template", "mine"), ("padding", "max_length"), ("max_length", 1 << 40), ("truncation", True), ("return_tensors", "np"),
+            ("tokenizer_kwargs", {}), ("sanitize_control_tokens", False), ("continue_final_message", True), ("tokenize", True),
+        ):
+            for plain in (False, True):
+                server._serve(render | {"id": 2, "plain": plain, "template_arguments": json.dumps({name: value, "x": 1})})
+                answer = sink.messages[-1]
+                self.assertEqual((answer["t"], answer.get("code")), ("error", "invalid_option"), name)
+                self.assertEqual(answer["data"], {"option": "TemplateArguments"})
+                self.assertIn(name, answer["message"])
+        server._loaded.tokenizer.chat_template = "{{ documents[0].text }} {{ enable_thinking }} {{ x }}"
+        arguments = json.dumps({"documents": [{"title": "", "text": "d"}], "enable_thinking": False, "x": 1})
+        server._serve(render | {"id": 3, "template_arguments": arguments})
+        self.assertEqual(sink.messages[-1].get("text"), "d False 1", sink.messages[-1])
+
     def test_templates_that_loop_end(self):
         server, sink = make_server()
         limits.install()
