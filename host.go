@@ -144,8 +144,8 @@ func (h *Host) Add(m HostedModel) error {
 		Open: func(ctx context.Context, memory *admission.Memory) (admission.Model, error) {
 			return h.open(ctx, of, memory)
 		},
-		Measure: func(m admission.Model) {
-			m.(*model).measure(h.registry.Context())
+		Measure: func(ctx context.Context, m admission.Model) {
+			m.(*model).measure(ctx)
 		},
 	}
 	h.mu.Lock()

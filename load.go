@@ -64,8 +64,12 @@ func (o *loadOptions) joinMemory(ctx context.Context, path string) (*admission.M
 	}
 	o.native.MemoryBudget = o.host.options.Budget
 	memory := o.host.registry.Join(path)
+	defer func() {
+		if o.memory == nil { // also when a func of the user panics
+			memory.Leave()
+		}
+	}()
 	if err := memory.BeginLoad(ctx, need(path, *o), o.tellWait); err != nil {
-		memory.Leave()
 		return nil, err
 	}
 	o.memory = memory

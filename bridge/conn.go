@@ -290,11 +290,14 @@ func (c *conn) opened(m *message) (*message, error) {
 }
 
 // cancel stops a request. It does not wait. A request whose frame is still in the queue is taken out of it; of another one the
-// worker is told.
+// worker is told. On a request that is over it does nothing.
 func (c *conn) cancel(e *exchange) {
 	frame, err := encodeFrame(&bareRequest{head{Type: "cancel", ID: e.id}})
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.pending[e.id] != e {
+		return
+	}
 	delete(c.pending, e.id)
 	unsent := slices.ContainsFunc(c.queue, func(o outgoing) bool { return o.id == e.id && o.begins })
 	c.queue = slices.DeleteFunc(c.queue, func(o outgoing) bool { return o.id == e.id })

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // aWhile is a bound for what has to come: a test that has waited so long says that it never does. It is no measure of speed.
@@ -126,10 +127,16 @@ func TestWorkersThatNeverComeUp(t *testing.T) {
 
 func TestStartCanBeGivenUp(t *testing.T) {
 	noLeaks(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err := load(ctx, "/nowhere", Options{}, fakeCommand("never says hello"))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	for _, fault := range []string{"never says hello", "hangs in load"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		start := time.Now()
+		cmd := fakeCommand(fault)
+		cmd.down = &steps{ask: aWhile, grace: aWhile, term: aWhile}
+		_, err := load(ctx, "/nowhere", Options{}, cmd)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Less(t, time.Since(start), aWhile, "%s: it is not asked first", fault)
+	}
 }
 
 func TestTooFewOpenFilesForAWorkerAreTold(t *testing.T) {
@@ -305,6 +312,31 @@ func TestCloseEndsStreamsAndStubbornProcesses(t *testing.T) {
 	require.NoError(t, m.Close())
 	_, err := generateAll(t.Context(), m)
 	require.ErrorIs(t, err, engine.ErrClosed)
+}
+
+// docs/supervisor.md lists what passes, and nothing else does.
+func TestTheDocumentedEnvironmentIsTheRealOne(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(testenv.Root(), "docs", "supervisor.md"))
+	require.NoError(t, err)
+	rows := map[string][]string{}
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) == 4 {
+			for i, part := range strings.Split(cells[2], "`") {
+				if i%2 == 1 {
+					rows[strings.TrimSpace(cells[1])] = append(rows[strings.TrimSpace(cells[1])], part)
+				}
+			}
+		}
+	}
+	require.ElementsMatch(t, passed, rows["always"])
+	require.ElementsMatch(t, passedPrefixes, rows["always, by prefix"])
+	require.ElementsMatch(t, passedOnline, rows["with `Online`"])
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		t.Setenv(name, "")
+		require.NoError(t, os.Unsetenv(name))
+	}
+	require.ElementsMatch(t, append(environment(false), "Online"), rows["set"]) // the name of the option is in that row, too
 }
 
 func TestWorkersGetAMinimalEnvironment(t *testing.T) {

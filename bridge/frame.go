@@ -47,6 +47,9 @@ func readFrame(r io.Reader) (*message, error) {
 	if _, err := io.ReadFull(r, body); err != nil {
 		return nil, fmt.Errorf("%w: cut off in a frame of %d bytes", ErrFrame, length)
 	}
+	if err := checkNesting(body); err != nil {
+		return nil, err
+	}
 	m := &message{}
 	if err := msgpack.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFrame, err)

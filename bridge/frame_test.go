@@ -65,6 +65,36 @@ func TestBrokenFramesAreRefused(t *testing.T) {
 	}
 }
 
+// The decoder calls itself for what lies in each other. A stack that overflows ends the program.
+func TestFramesThatAreTooDeepAreRefused(t *testing.T) {
+	frame := func(open string, times int, value string) []byte {
+		body := "\x82\xa1t\xa4beat\xa1z" + strings.Repeat(open, times) + value
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	}
+	for name, open := range map[string]string{
+		"arrays": "\x91", "maps": "\x81\xa1a", "long arrays": "\xdc\x00\x01", "longer arrays": "\xdd\x00\x00\x00\x01", "long maps": "\xde\x00\x01\xa1a",
+		"longer maps": "\xdf\x00\x00\x00\x01\xa1a", "keys": "\x81", "after numbers": "\x92\xcd\x91\x91", "after texts": "\x92\xd9\x02\x91\x91",
+		"after bytes": "\x92\xc4\x01\x91", "after floats": "\x92\xcb\x91\x91\x91\x91\x91\x91\x91\x91", "after others": "\x92\xd4\x01\x91",
+		"after long others": "\x92\xc7\x01\x05\x91",
+	} {
+		_, err := readFrame(bytes.NewReader(frame(open, (MaxFrame-100)/len(open), "\xc0")))
+		require.ErrorIs(t, err, ErrFrame, name)
+		require.ErrorContains(t, err, "deep", name)
+		_, err = readFrame(bytes.NewReader(frame(open, deepestFrame, "\xc0")))
+		require.ErrorContains(t, err, "deep", name)
+		require.NoError(t, checkNesting(frame(open, deepestFrame-1, "\xc0")[4:]), name)
+	}
+	// What only looks like it, being text, bytes or one after the other, is not deep.
+	for _, value := range []string{
+		"\xda\x40\x00" + strings.Repeat("\x91", 0x4000), "\xc5\x40\x00" + strings.Repeat("\x91", 0x4000),
+		"\xdc\x40\x00" + strings.Repeat("\x91\xc0", 0x4000), "\xdc\x40\x00" + strings.Repeat("\x90", 0x4000), "\xde\x20\x00" + strings.Repeat("\xa1a\x80", 0x2000),
+	} {
+		m, err := readFrame(bytes.NewReader(frame("", 0, value)))
+		require.NoError(t, err)
+		require.Equal(t, "beat", m.Type)
+	}
+}
+
 func TestOversizeFramesAreNotSent(t *testing.T) {
 	var buffer bytes.Buffer
 	require.ErrorIs(t, writeFrame(&buffer, fields{"text": strings.Repeat("x", MaxFrame)}), ErrFrame)

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"sync"
 )
 
 // job is one request and the workers that it was given to, one after the other. When a worker dies, the next one goes on with the
@@ -20,8 +21,8 @@ type job struct {
 	made    func() []int32             // tokens made so far
 	weights string                     // fingerprint of what made them; "" before there are any
 
-	dead   *member // the worker that died under it; its slot is given back when the request has another, or gives up
-	deaths int     // of workers of which it was a suspect
+	dead   *slot // of the worker that died under it; it is given back when the request has another, or gives up
+	deaths int   // of workers of which it was a suspect
 	held   bool
 }
 
@@ -43,7 +44,17 @@ type visit struct {
 	from, until int             // between these numbers of tokens it is to have passes of its own
 	begun       func(id uint64) // to be told the request's id on the worker
 	works       func()          // to be told when it has got something done
+	over        func()          // to be told that nothing more comes, if that is before serve returns
 }
+
+// slot is a request's place on a worker. It is given back once, by whoever is first to do so.
+type slot struct {
+	pool   *pool
+	member *member
+	once   sync.Once
+}
+
+func (s *slot) release(served bool) { s.once.Do(func() { s.pool.release(s.member, served) }) }
 
 // run gives the request workers until one serves it.
 func (j *job) run(ctx context.Context, serve func(visit) error) error {
@@ -73,7 +84,7 @@ func (j *job) run(ctx context.Context, serve func(visit) error) error {
 // leaveDead gives back the slot of a worker that died. Until then the pool keeps the worker's memory for another one.
 func (j *job) leaveDead() {
 	if j.dead != nil {
-		j.model.pool.release(j.dead, false)
+		j.dead.release(false)
 		j.dead = nil
 	}
 }
@@ -86,14 +97,14 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if err != nil {
 		return false, err
 	}
-	w, served := m.worker(), false
+	w, served, held := m.worker(), false, &slot{pool: j.model.pool, member: m}
 	defer func() {
 		w.leave(j)
 		if retry {
-			j.dead = m
+			j.dead = held
 			return
 		}
-		j.model.pool.release(m, served)
+		held.release(served)
 	}()
 	if err := j.model.quarantine.check(j); err != nil { // found while it waited
 		return false, err
@@ -104,7 +115,10 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 		return false, &ModelChangedError{Path: j.model.path, Made: made}
 	}
 	from, until := j.apart()
-	err = serve(visit{w, from, until, func(id uint64) { w.enter(j, id) }, func() { j.model.pool.works(m) }})
+	err = serve(visit{
+		w, from, until, func(id uint64) { w.enter(j, id) }, func() { j.model.pool.works(m) },
+		func() { w.leave(j); held.release(false) },
+	})
 	served = err == nil
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
 		return false, err

@@ -73,13 +73,7 @@ func workerCommand(options Options) (command, error) {
 	if err != nil {
 		return command{}, err
 	}
-	source, err := workerSource()
-	if err != nil {
-		return command{}, err
-	}
-	return command{
-		name: interpreter, args: moduleArguments(source, "go_mlx_worker"), env: environment(options.Online), dir: source,
-	}, nil
+	return command{name: interpreter, env: environment(options.Online), source: workerSource}, nil
 }
 
 func load(ctx context.Context, path string, options Options, cmd command) (*Model, error) {
@@ -112,7 +106,11 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 	claim := func(u admission.Urgency) *admission.Claim { return m.memory.Claim(m.expected.Load(), u) }
 	m.pool = newPool(l, claim, func(ctx context.Context, c *admission.Claim) (instance, error) {
 		device, release := m.devices.take()
-		w, err := m.start(ctx, cmd.on(device), o, request, c)
+		ready, err := cmd.on(device).ready()
+		var w *worker
+		if err == nil {
+			w, err = m.start(ctx, ready, o, request, c)
+		}
 		if err != nil {
 			release()
 			return nil, err // not w: a nil *worker in an interface is not nil
@@ -157,7 +155,11 @@ func (m *Model) start(ctx context.Context, cmd command, o Options, request loadR
 		m.events.put(engine.Event{Kind: engine.EventLoad, Done: p.Done, Total: p.Total})
 	})
 	if err != nil {
-		w.stop()
+		if ctx.Err() != nil { // nobody waits for a worker that is stopped, or hangs, to end by itself
+			w.kill()
+		} else {
+			w.stop()
+		}
 		return nil, err
 	}
 	m.described.Store(describe(m.path, w.info, w.versions))

@@ -104,7 +104,7 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 		*ticket = p.nextTicket
 	}
 	w.ticket, w.fresh = *ticket, fresh
-	at, _ := slices.BinarySearchFunc(p.waiters, w.ticket, func(x *waiter, t uint64) int { return int(int64(x.ticket) - int64(t)) })
+	at, _ := p.place(w.ticket)
 	p.waiters = slices.Insert(p.waiters, at, w)
 	p.reconcile()
 	if fresh && w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {

@@ -156,6 +156,44 @@ func TestPoolRefusesWhatTheQueueCannotHold(t *testing.T) {
 	})
 }
 
+// Every request that comes or goes is an event, so what an event costs must not depend on how many wait.
+func TestPoolDoesNotGoThroughALongQueue(t *testing.T) {
+	poolTest(t, limits{min: 1, max: 1, rows: 1, queue: 20000}, func(t *testing.T, b *bench) {
+		full := b.take(t, "")
+		const requests = 10000
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for i := range requests {
+			group.Go(func() {
+				of := t.Context()
+				if i%2 == 0 {
+					of = ctx // gives up
+				}
+				m, err := b.acquire(of, "", new(uint64))
+				if err == nil {
+					b.release(m, true)
+				} else if of != ctx {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		require.Equal(t, requests, b.waiting())
+		require.Zero(t, testing.AllocsPerRun(10, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.reconcile()
+		}), "it copies no queue")
+		cancel()
+		synctest.Wait()
+		require.Equal(t, requests/2, b.waiting())
+		b.release(full, true)
+		group.Wait()
+		require.Zero(t, b.waiting())
+		require.EqualValues(t, 1+requests/2, b.stats.served)
+	})
+}
+
 func TestPoolServesInOrderAndGrowsOnlyWhenFull(t *testing.T) {
 	poolTest(t, limits{max: 3, rows: 2}, func(t *testing.T, b *bench) {
 		var all []*member

@@ -155,14 +155,21 @@ func writeSource(cache string) (string, error) {
 	return dir, nil
 }
 
-// holds reports whether a folder has these files and nothing else.
+// holds reports whether a folder has these files and nothing else, and nobody else can change any of it.
 func holds(dir string, files map[string][]byte) bool {
 	if onlyOurs(dir) != nil {
 		return false
 	}
 	found := 0
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if err := checkOwner(path, info); err != nil || entry.IsDir() {
 			return err
 		}
 		name, err := filepath.Rel(dir, path)

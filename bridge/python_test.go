@@ -33,6 +33,9 @@ func TestTheWorkersFilesAreComparedBeforeTheyAreUsed(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "elsewhere.py")
 			return errors.Join(os.WriteFile(target, want, 0o600), os.Remove(server), os.Symlink(target, server))
 		},
+		"a file that others can write":   func() error { return os.Chmod(server, 0o666) },
+		"a folder that others can write": func() error { return os.Chmod(filepath.Dir(server), 0o777) },
+		"a folder of all":                func() error { return os.Chmod(dir, 0o777) },
 	} {
 		require.NoError(t, damage(), name)
 		again, err := writeSource(cache)
@@ -43,10 +46,60 @@ func TestTheWorkersFilesAreComparedBeforeTheyAreUsed(t *testing.T) {
 		require.Equal(t, want, got, name)
 		require.NoFileExists(t, filepath.Join(dir, "msgpack.py"))
 		require.NoDirExists(t, filepath.Join(dir, "go_mlx_worker", "__pycache__"))
+		for _, path := range []string{dir, filepath.Dir(server), server} {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			require.Zero(t, info.Mode().Perm()&0o077, "%s: %s", name, path)
+		}
 	}
 	entries, err := os.ReadDir(cache)
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "nothing is left beside it")
+}
+
+// A worker is started again hours after the first one. Folders of caches and for temporary files are cleared, and may be changed, meanwhile.
+func TestTheWorkersFilesAreLookedAtBeforeEveryStart(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	cmd, err := workerCommand(Options{Python: "/bin/sh"})
+	require.NoError(t, err)
+	first, err := cmd.ready()
+	require.NoError(t, err)
+	server := filepath.Join(first.dir, "go_mlx_worker", "server.py")
+	require.FileExists(t, server)
+	for _, change := range []func() error{
+		func() error { return os.RemoveAll(cacheDir()) },
+		func() error { return os.WriteFile(server, nil, 0o600) },
+	} {
+		require.NoError(t, change())
+		again, err := cmd.ready()
+		require.NoError(t, err)
+		require.Equal(t, first.args, again.args)
+		data, err := os.ReadFile(server)
+		require.NoError(t, err)
+		require.NotEmpty(t, data)
+	}
+	cmd.dir = filepath.Join(t.TempDir(), "gone")
+	_, err = cmd.ready()
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "working directory")
+
+	noLeaks(t)
+	starts := 0 // one start after the other
+	fake := fakeCommand("counts and dies once", onceVariable+"="+filepath.Join(t.TempDir(), "once"))
+	fake.source = func() (string, error) {
+		if starts++; starts == 3 {
+			return "", errFakeDeath
+		}
+		return t.TempDir(), nil
+	}
+	m, err := load(t.Context(), "/nowhere", Options{QuarantineDir: t.TempDir()}, fake)
+	require.NoError(t, err)
+	text, err := generateAll(t.Context(), m)
+	require.NoError(t, err)
+	require.Equal(t, "0 1 2 3 4 5 6 7 8 9 ", text)
+	require.Equal(t, 2, starts)
+	require.ErrorIs(t, m.Reset(t.Context()), errFakeDeath)
+	require.NoError(t, m.Close())
 }
 
 func TestAFolderThatOthersCanWriteToIsRefused(t *testing.T) {

@@ -21,6 +21,7 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 	require.NoError(t, err)
 	half := `"\ud800"` // valid JSON for half of a surrogate pair
 	deep := strings.Repeat("[", 9000) + strings.Repeat("]", 9000)
+	digits := strings.Repeat("9", 5000)
 	chat := []engine.Message{{Role: "user", Content: "hi"}}
 	with := func(change func(*engine.GenerateOptions)) engine.GenerateOptions {
 		o := engine.DefaultGenerateOptions()
@@ -76,6 +77,18 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 		"names that a template has": with(func(o *engine.GenerateOptions) {
 			o.TemplateArguments = map[string]any{"tokenize": true, "conversation": 1, "chat_template": "{{ 1/0 }}", "self": 1, "": 1, "range": 1}
 		}),
+		"a template of the request's own": with(func(o *engine.GenerateOptions) {
+			o.TemplateArguments = map[string]any{"chat_template": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"}
+		}),
+		"a filled up prompt": with(func(o *engine.GenerateOptions) {
+			o.TemplateArguments, o.PlainContent = map[string]any{"padding": "max_length", "max_length": 1 << 30}, true
+		}),
+		"a number of many digits in an argument": with(func(o *engine.GenerateOptions) {
+			o.TemplateArguments = map[string]any{"x": json.RawMessage(digits)}
+		}),
+		"a number of many digits in tools": with(func(o *engine.GenerateOptions) {
+			o.Tools, o.Segments = json.RawMessage(`[{"x":`+digits+`}]`), true
+		}),
 		"NaN as an argument": with(func(o *engine.GenerateOptions) { o.TemplateArguments = map[string]any{"x": math.NaN()} }),
 	}
 	prompts := map[string]engine.Prompt{
@@ -125,6 +138,10 @@ func noContentEndsAWorker(t *testing.T, m *Model) {
 			return err
 		})
 	}
+	within("a number of many digits in tools, and no chat", func(ctx context.Context) error {
+		_, err := drain(ctx, m, engine.Prompt{Text: "x"}, generate["a number of many digits in tools"])
+		return err
+	})
 	for name, labels := range map[string][]string{
 		"bytes in labels": {"a", "\xff"}, "empty labels": {"", " "}, "equal labels": {"a", "a"}, "a label of zeros": {"\x00", "b"},
 		"a long label": {strings.Repeat("a", 1<<16), "b"},

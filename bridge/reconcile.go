@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"hash/maphash"
 	"slices"
@@ -27,7 +28,8 @@ func (p *pool) reconcile() {
 
 // grant gives workers to those who wait.
 func (p *pool) grant() {
-	for _, w := range slices.Clone(p.waiters) {
+	for len(p.waiters) > 0 {
+		w := p.waiters[0]
 		m := p.pick(w)
 		if m == nil {
 			break // who came later has no better chance
@@ -38,11 +40,11 @@ func (p *pool) grant() {
 		close(w.granted)
 	}
 	if m := p.pickSmall(); m != nil {
-		for _, w := range slices.Clone(p.small) {
+		for _, w := range p.small {
 			w.member = m
-			p.withdraw(w)
 			close(w.granted)
 		}
+		p.small = nil
 	}
 	ready := 0
 	for _, m := range p.members {
@@ -297,10 +299,24 @@ func (p *pool) arm(now time.Time) {
 	})
 }
 
-// withdraw forgets a waiter.
+// withdraw forgets a waiter. The queue may be long, so it is not looked through.
 func (p *pool) withdraw(w *waiter) {
-	is := func(x *waiter) bool { return x == w }
-	p.waiters, p.small = slices.DeleteFunc(p.waiters, is), slices.DeleteFunc(p.small, is)
+	if w.ticket == 0 {
+		p.small = slices.DeleteFunc(p.small, func(x *waiter) bool { return x == w })
+		return
+	}
+	switch at, found := p.place(w.ticket); {
+	case found && at == 0:
+		p.waiters[0] = nil
+		p.waiters = p.waiters[1:]
+	case found:
+		p.waiters = slices.Delete(p.waiters, at, at+1)
+	}
+}
+
+// place is where in the queue a ticket is, or would be.
+func (p *pool) place(ticket uint64) (int, bool) {
+	return slices.BinarySearchFunc(p.waiters, ticket, func(x *waiter, t uint64) int { return cmp.Compare(x.ticket, t) })
 }
 
 // failAll ends all waiting with an error.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"runtime"
 	"strings"
 	"sync"
@@ -48,6 +49,55 @@ func TestAPanicOfTheReaderGivesItsSlotBack(t *testing.T) {
 		})
 	}
 	require.Eventually(t, func() bool { return m.Stat().Stops.Count >= 2 }, aWhile, time.Millisecond, "the worker was told")
+}
+
+// A reader that asks for no more tokens does not see that its context has ended, and is told when it asks. Its slot does not wait for that.
+func TestAReaderThatStandsStillGivesItsSlotBackWhenItsContextEnds(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits", func(o *Options) { o.Batch = 1 })
+	begin := func() (ctx context.Context, cancel context.CancelFunc, next func() (engine.Token, error, bool), stop func()) {
+		ctx, cancel = context.WithCancel(t.Context())
+		next, stop = iter.Pull2(m.Generate(ctx, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()))
+		_, err, _ := next()
+		require.NoError(t, err)
+		return ctx, cancel, next, stop
+	}
+	_, cancel, next, stop := begin()
+	defer stop()
+	cancel()
+	hold(t, m, 1)() // the slot is another one's
+	require.Eventually(t, func() bool { return m.Stat().Stops.Count == 2 }, aWhile, time.Millisecond, "the worker was told, once for each")
+	require.Zero(t, m.Stat().Workers[0].Active)
+	_, err, _ := next()
+	require.ErrorIs(t, err, context.Canceled)
+	stop()
+	require.Zero(t, m.Stat().Workers[0].Active, "it is not given back twice")
+
+	// Nor does Shutdown.
+	_, cancel, _, stop = begin()
+	defer stop()
+	cancel()
+	require.NoError(t, m.Shutdown(t.Context()))
+}
+
+// The same where the worker died meanwhile, whose memory waits for the one in its place.
+func TestAReaderThatStandsStillDoesNotKeepADeadWorkersPlace(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits", func(o *Options) { o.MinWorkers, o.IdleTTL = -1, time.Millisecond })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	next, stop := iter.Pull2(m.Generate(ctx, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions()))
+	defer stop()
+	_, err, _ := next()
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	require.Eventually(t, func() bool { return m.Stat().Starts == 2 }, aWhile, time.Millisecond, "one is started for the reader")
+	cancel()
+	require.Eventually(t, func() bool { return len(m.Stat().Workers) == 0 }, aWhile, time.Millisecond)
+	for err == nil {
+		_, err, _ = next()
+	}
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestAPanicInAnEventGivesTheSlotBack(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 )
@@ -49,6 +50,7 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	if err != nil {
 		return err
 	}
+	end = sync.OnceFunc(end)
 	defer end()
 	frame, err := generateFrame(prompt, s.options)
 	if err != nil {
@@ -65,6 +67,9 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	}
 	return j.run(ctx, func(v visit) error {
 		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, v.from, v.until
+		// A reader that is busy with a token when ctx ends, or never asks for another one, does not see that. The worker and the
+		// slot do not wait for it.
+		defer context.AfterFunc(ctx, func() { v.over(); end() })()
 		return s.serve(ctx, v, frame)
 	})
 }
@@ -84,6 +89,7 @@ func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) err
 		return err
 	}
 	v.begun(e.id)
+	defer context.AfterFunc(ctx, func() { w.conn.cancel(e) })()
 	over := false
 	defer func() {
 		if over {

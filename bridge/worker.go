@@ -2,10 +2,12 @@ package bridge
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -21,9 +23,28 @@ import (
 type command struct {
 	name      string
 	args, env []string
-	dir       string                // the working directory; a worker's own, where nothing foreign is imported from
-	spawn     func(*exec.Cmd) error // how it is started so that it ends with this program; nil for the system's way
-	down      *steps               // how it is ended; nil for the usual way
+	dir       string                 // the working directory; empty for the worker's own, where nothing foreign is imported from
+	spawn     func(*exec.Cmd) error  // how it is started so that it ends with this program; nil for the system's way
+	down      *steps                 // how it is ended; nil for the usual way
+	source    func() (string, error) // makes sure that the worker's files are on disk, and says in which folder; nil for a program that needs none
+}
+
+// ready is the command for one start. What the first worker found on disk may be gone or changed when the next one is started: folders
+// for temporary files and caches are cleared at any time.
+func (c command) ready() (command, error) {
+	if c.source != nil {
+		source, err := c.source()
+		if err != nil {
+			return c, err
+		}
+		c.args, c.dir = moduleArguments(source, "go_mlx_worker"), cmp.Or(c.dir, source)
+	}
+	if c.dir != "" {
+		if _, err := os.Stat(c.dir); err != nil { // the system would say that the interpreter is missing
+			return c, fmt.Errorf("bridge: working directory of a worker: %w", err)
+		}
+	}
+	return c, nil
 }
 
 // on is the command with what makes the worker compute on a device.

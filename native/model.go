@@ -88,7 +88,7 @@ func loadFor(ctx context.Context, path string, options engine.NativeOptions, tra
 		return false, err
 	}
 	if options.MakeRoom != nil { // in a Host: a request of another model may hold memory that the load needs
-		err = m.owner.InTurn(ctx, nil, func() (bool, error) {
+		err = m.owner.InTurn(ctx, nil, func(func()) (bool, error) {
 			if err := m.unload(); err != nil { // what an earlier try has read
 				return false, err
 			}

@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -248,4 +249,29 @@ func requireTheSameTogether(t *testing.T, want []answer, ask func(i int, come, m
 		require.NoError(t, got[i].err, i)
 		require.Equal(t, want[i], got[i], i)
 	}
+}
+
+// A reader that asks for no more tokens does not see that its context has ended, and is told when it asks. Its memory does not wait for that.
+func TestAReaderThatStandsStillGivesItsMemoryBackWhenItsContextEnds(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{Exact: true})
+	o := engine.DefaultGenerateOptions()
+	o.IgnoreEOS, o.MaxTokens = true, 100
+	before := mlxtest.Measure(t)
+	setBudget(t, m, room(m, 500))
+	ctx, cancel := context.WithCancel(t.Context())
+	next, stop := iter.Pull2(m.Generate(ctx, engine.Prompt{IDs: numbers(300, 500)}, o))
+	defer stop()
+	_, err, _ := next()
+	require.NoError(t, err)
+	_, done := waits(t, t.Context(), m, 500)
+	cancel()
+	require.NoError(t, (<-done).err, "who waited for its memory goes on")
+	require.Eventually(t, func() bool {
+		requests, _ := owner.Turns()
+		return requests == 0 && m.owner.Counters.Active.Load() == 0 && mlxtest.Measure(t).Active <= before.Active
+	}, time.Minute, time.Millisecond)
+	for err == nil {
+		_, err, _ = next()
+	}
+	require.ErrorIs(t, err, context.Canceled)
 }

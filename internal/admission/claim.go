@@ -112,11 +112,14 @@ func (m *Memory) place(urgency Urgency) uint64 {
 
 // Await returns when the memory is granted, or with an error when it never will be or ctx ends. Then the claim is withdrawn.
 func (c *Claim) Await(ctx context.Context, tell func(engine.Wait)) error {
-	r := c.memory.registry
-	err := r.await(ctx, &c.waiter, tell)
-	if err != nil {
-		c.Release()
-	}
+	granted := false
+	defer func() {
+		if !granted { // also when tell panics, or ends its goroutine
+			c.Release()
+		}
+	}()
+	err := c.memory.registry.await(ctx, &c.waiter, tell)
+	granted = err == nil
 	return err
 }
 

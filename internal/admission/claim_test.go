@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -179,5 +180,53 @@ func TestOfferedMemoryIsAskedForBeforeModelsAreClosed(t *testing.T) {
 		one.Offer(func() { t.Error("nobody needs it") })
 		one.Release()
 		own.Leave()
+	})
+}
+
+// A func that is told what something waits for may panic, or end its goroutine: nothing stays behind.
+func TestWhoIsToldOfAWaitMayLeave(t *testing.T) {
+	for name, leave := range map[string]func(engine.Wait){
+		"panic":  func(engine.Wait) { panic("told") },
+		"Goexit": func(engine.Wait) { runtime.Goexit() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			roomTest(t, Options{Budget: 100, IdleTTL: time.Minute}, hundreds("a", "b"), func(t *testing.T, b *bench) {
+				gone := func(f func()) {
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						defer func() { _ = recover() }()
+						f()
+					}()
+					<-done
+				}
+				gone(func() { _, _ = b.Acquire(t.Context(), "a", leave) })
+				synctest.Wait()
+				require.Zero(t, b.state("a").Waiting)
+				own := b.use("a")
+				gone(func() { _, _ = b.Acquire(t.Context(), "b", leave) })
+				gone(func() { _ = b.Join("late").Claim(50, Needed).Await(t.Context(), leave) })
+				require.Empty(t, b.Stat().Waits)
+				own.Release()
+				time.Sleep(2 * time.Minute)
+				require.Equal(t, engine.PhaseCold, b.phase("a"), "nobody holds it")
+				require.Zero(t, b.Stat().Used)
+			})
+		})
+	}
+}
+
+// So may one that is told how a load goes: the load is over then.
+func TestALoadWhoseGoroutineEndsHasFailed(t *testing.T) {
+	roomTest(t, Options{Budget: 100}, hundreds("a"), func(t *testing.T, b *bench) {
+		require.NoError(t, b.Add(Spec{Name: "odd", Size: func() int64 { return 60 }, Open: func(ctx context.Context, m *Memory) (Model, error) {
+			c := m.Claim(60, Needed)
+			defer c.Release()
+			runtime.Goexit()
+			return nil, nil
+		}}))
+		_, err := b.Acquire(t.Context(), "odd", nil)
+		require.ErrorIs(t, err, errLoadLeft)
+		b.use("a").Release()
 	})
 }

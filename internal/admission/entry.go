@@ -18,11 +18,14 @@ type entry struct {
 	memory *Memory
 
 	phase      engine.ModelPhase
-	model      Model      // of phase Ready
-	requests   []*request // that wait for it, in order
-	claim      *Claim     // of the next load; nil while none is wanted
-	active     int        // leases
-	makesRoom  []string   // names of the models that it takes no new requests for; nil while it does
+	model      Model       // of phase Ready
+	requests   []*request  // that wait for it, by ticket
+	arrived    []*request  // of these, those that came since the last sayWait
+	said       engine.Wait // what that told them all
+	untold     bool        // and whether some are still to be told
+	claim      *Claim      // of the next load; nil while none is wanted
+	active     int         // leases
+	makesRoom  []string    // names of the models that it takes no new requests for; nil while it does
 	readySince time.Time
 	lastUsed   time.Time
 	use        int64     // of Registry.uses, the last one: what was used longest ago has the smallest
@@ -72,16 +75,23 @@ func (r *Registry) Acquire(ctx context.Context, name string, tell func(engine.Wa
 		return lease, err
 	}
 	q.bytes = e.spec.Size() // reads files, so not under the lock; the request has its place in the queue already
-	r.measure()
+	r.measure(ctx)
 	r.mu.Lock()
-	at, _ := slices.BinarySearchFunc(e.requests, q.ticket, func(x *request, t uint64) int { return cmp.Compare(x.ticket, t) })
+	at, _ := e.place(q)
 	e.requests = slices.Insert(e.requests, at, q)
+	e.arrived = append(e.arrived, q)
 	r.reconcile()
 	r.mu.Unlock()
+	given := false
+	defer func() {
+		if !given { // also when tell panics, or ends its goroutine
+			r.giveUp(e, q)
+		}
+	}()
 	if err := r.await(ctx, &q.waiter, tell); err != nil {
-		r.giveUp(e, q)
 		return nil, fmt.Errorf("model %s: %w", name, err)
 	}
+	given = true
 	return q.lease, nil
 }
 
@@ -113,11 +123,18 @@ func (r *Registry) touch(e *entry) {
 	e.use, e.lastUsed = r.uses, time.Now()
 }
 
+// place is where among the requests one is, or would be.
+func (e *entry) place(q *request) (at int, found bool) {
+	return slices.BinarySearchFunc(e.requests, q.ticket, func(x *request, t uint64) int { return cmp.Compare(x.ticket, t) })
+}
+
 // giveUp takes a request back. It may have been granted a lease meanwhile.
 func (r *Registry) giveUp(e *entry, q *request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.requests = slices.DeleteFunc(e.requests, func(x *request) bool { return x == q })
+	if at, found := e.place(q); found {
+		e.requests = slices.Delete(e.requests, at, at+1)
+	}
 	if q.lease != nil {
 		q.lease.once.Do(func() { r.takeBack(e) })
 	}
@@ -146,20 +163,27 @@ func (r *Registry) startLoading(e *entry, c *Claim) {
 	r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeLoad, Bytes: c.bytes})
 	start := time.Now()
 	r.work.Go(func() {
-		model, err := e.spec.Open(r.ctx, m)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		m.endLoad()
-		if err != nil {
-			r.loadFailed(e, err)
-		} else {
-			e.phase, e.model, e.readySince, e.failures, e.loadErr = engine.PhaseReady, model, time.Now(), 0, nil
-			r.touch(e)
-			r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeReady, Took: time.Since(start)})
-		}
-		r.reconcile()
+		var model Model
+		err := errLoadLeft
+		defer func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			m.endLoad()
+			if err != nil {
+				r.loadFailed(e, err)
+			} else {
+				e.phase, e.model, e.readySince, e.failures, e.loadErr = engine.PhaseReady, model, time.Now(), 0, nil
+				r.touch(e)
+				r.options.Notify(Notice{Model: e.spec.Name, Kind: NoticeReady, Took: time.Since(start)})
+			}
+			r.reconcile()
+		}()
+		model, err = e.spec.Open(r.ctx, m)
 	})
 }
+
+// errLoadLeft is the error of a load during which a func of the user ended the goroutine (runtime.Goexit, t.FailNow).
+var errLoadLeft = errors.New("the goroutine of the load was ended by a func that it called")
 
 // loadFailed records that a load failed. Caller must hold r.mu.
 func (r *Registry) loadFailed(e *entry, err error) {
@@ -250,12 +274,12 @@ func (e *entry) backOff(now time.Time) time.Duration {
 }
 
 // measure sets the claims of loaded models to what they hold now, for models that have to be asked.
-func (r *Registry) measure() {
+func (r *Registry) measure(ctx context.Context) {
 	r.mu.Lock()
 	var all sync.WaitGroup
 	for _, e := range r.entries {
 		if model, measure := e.model, e.spec.Measure; e.phase == engine.PhaseReady && measure != nil {
-			all.Go(func() { measure(model) })
+			all.Go(func() { measure(ctx, model) })
 		}
 	}
 	r.mu.Unlock()

@@ -165,3 +165,35 @@ func TestCloseIdleTakesTheModelsUsedLongestAgo(t *testing.T) {
 		lease.Release()
 	})
 }
+
+// Many requests may wait for one model, and any event of any model is looked at for all of them if they are gone through each time.
+func TestRequestsAreGoneThroughOnlyWhenThereIsSomethingToSay(t *testing.T) {
+	roomTest(t, Options{}, hundreds("a", "b"), func(t *testing.T, b *bench) {
+		ctx, cancel := context.WithCancel(t.Context())
+		const requests = 10000
+		var group sync.WaitGroup
+		for range requests {
+			group.Go(func() { _, _ = b.Acquire(ctx, "a", nil) })
+		}
+		synctest.Wait()
+		e := b.entries[0]
+		marked := engine.Wait{Model: "the test's mark"}
+		b.Registry.mu.Lock()
+		require.Len(t, e.requests, requests)
+		require.Equal(t, engine.WaitLoad, e.requests[0].wait.Reason)
+		require.Equal(t, engine.WaitLoad, e.requests[requests-1].wait.Reason)
+		e.requests[0].wait = marked
+		b.Registry.mu.Unlock()
+		late := b.ask(ctx, "a")
+		require.Equal(t, []engine.WaitReason{engine.WaitLoad}, late.told())
+		other := b.ask(ctx, "b")
+		b.Registry.mu.Lock()
+		require.Equal(t, marked, e.requests[0].wait)
+		b.Registry.mu.Unlock()
+		cancel()
+		group.Wait()
+		<-late.done
+		<-other.done
+		require.Empty(t, e.requests)
+	})
+}

@@ -333,9 +333,16 @@ func (r *Registry) sayWait(e *entry) {
 	case e.claim != nil:
 		w = e.claim.wait
 	}
-	for _, q := range e.requests {
-		r.say(&q.waiter, w)
+	// Any event comes here, and there may be many requests: they are gone through only if there is something to say.
+	whom := e.arrived
+	if e.untold || !e.said.Equal(w) {
+		whom, e.said, e.untold = e.requests, w, false
 	}
+	for _, q := range whom {
+		r.say(&q.waiter, w)
+		e.untold = e.untold || q.waiter.untold
+	}
+	e.arrived = nil
 }
 
 // arm sets the timer to the next moment at which reconcile has something to do without a change of the state.
@@ -379,7 +386,7 @@ func (r *Registry) arm(now, minStayEnds time.Time) {
 func (r *Registry) startMeasuring() {
 	r.measuring = true
 	r.work.Go(func() {
-		r.measure()
+		r.measure(r.ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.measuring, r.measured = false, time.Now()

@@ -41,8 +41,9 @@ type Spec struct {
 	Size func() int64
 	// Open loads the model. It claims from memory what it holds, and gives that back when it is closed or if it fails.
 	Open func(ctx context.Context, memory *Memory) (Model, error)
-	// Measure sets the claims of the loaded model to what it holds now; nil if that is known without asking.
-	Measure func(Model)
+	// Measure sets the claims of the loaded model to what it holds now, if it learns that before ctx ends; nil if that is known
+	// without asking.
+	Measure func(context.Context, Model)
 }
 
 // Options are the settings of a Registry. The zero value keeps every model that was loaded.
@@ -131,9 +132,6 @@ func (r *Registry) find(name string) (*entry, error) {
 func (r *Registry) search(name string) (at int, found bool) {
 	return slices.BinarySearchFunc(r.entries, name, func(e *entry, name string) int { return strings.Compare(e.spec.Name, name) })
 }
-
-// Context ends with the Registry.
-func (r *Registry) Context() context.Context { return r.ctx }
 
 // Names are the named models, sorted.
 func (r *Registry) Names() []string {

@@ -117,7 +117,7 @@ func newBench(t *testing.T, o Options, sizes map[string]int64) *bench {
 				return b.bytes[name]
 			},
 			Open:    func(ctx context.Context, m *Memory) (Model, error) { return b.load(ctx, name, m) },
-			Measure: func(m Model) { b.measureFake(name, m.(*fake)) },
+			Measure: func(_ context.Context, m Model) { b.measureFake(name, m.(*fake)) },
 		}))
 	}
 	return b
@@ -571,7 +571,7 @@ func TestMemoryThatAModelHasGrownByCounts(t *testing.T) {
 		waits.lease.Release()
 		// Growth beyond the budget closes what is idle.
 		b.grow("a", 100)
-		b.measure()
+		b.measure(t.Context())
 		synctest.Wait()
 		require.Equal(t, engine.PhaseCold, b.phase("c"))
 		l.Release()

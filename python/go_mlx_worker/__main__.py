@@ -4,6 +4,7 @@ import faulthandler
 import os
 import signal
 import sys
+import traceback
 from importlib import metadata
 
 from . import PROTOCOL
@@ -71,12 +72,17 @@ def main():
     requirements.check()  # before anything that imports what it looks for
     from .server import Server
 
-    # Without a buffer there is no lock that the reading thread holds when the process ends. The end is at once: what
-    # Python would tear down, the system takes back sooner, and nothing is left to be written.
+    # Without a buffer there is no lock that the reading thread holds when the process ends. The end is at once, also after an
+    # exception: what Python would tear down, the system takes back sooner, and nothing is left to be written.
     reader = open(0, "rb", buffering=0, closefd=False)
-    status = Server(reader, channel, progress).run()
-    sys.stderr.flush()
-    os._exit(status)
+    status = 1
+    try:
+        status = Server(reader, channel, progress).run()
+        sys.stderr.flush()
+    except BaseException:  # SIGINT's, too
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":

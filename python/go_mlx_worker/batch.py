@@ -105,9 +105,10 @@ class Batch:
         generation = self._generator._generation_batch
         row = generation.uids.index(uid)
         token, logprobs = generation._next_tokens[row], generation._next_logprobs[row]
-        cache, ids = self._generator.remove([uid], return_prompt_caches=True)[uid]
-        mx.eval(token, logprobs, [c.state for c in cache])
+        removed = self._generator.remove([uid], return_prompt_caches=True)
         self._forget(uid)
+        cache, ids = removed[uid]
+        mx.eval(token, logprobs, [c.state for c in cache])
         return Alone(self._loaded, stream, cache, ids, token.item(), logprobs)
 
     def past_prompt(self, stream):

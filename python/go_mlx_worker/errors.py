@@ -1,5 +1,6 @@
 """Errors that the Go side knows by code."""
 
+import json
 import re
 import traceback
 
@@ -14,6 +15,15 @@ class RequestError(Exception):
 
 class Cancelled(Exception):
     """The request was cancelled by the Go side."""
+
+
+def from_json(text, what):
+    """What JSON from the Go side says. It is whole there, but Python takes no numbers of thousands of digits, and not everything
+    that lies deep in each other."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise RequestError("bad_request", f"{what}: {e}") from e
 
 
 def encodable(text):
@@ -48,9 +58,11 @@ def text_of(error):
 
 
 def is_out_of_memory(error):
-    while error is not None:
+    seen = set()  # causes can go round in a circle
+    while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError) or _MEMORY.search(text_of(error)):
             return True
+        seen.add(id(error))
         error = error.__cause__
     return False
 

@@ -57,6 +57,7 @@ def limited(seconds, what, do):
             _guard.until = time.monotonic() + seconds
             # The timer repeats: a signal that comes while C code swallows exceptions would be lost.
             signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
+            _guard.on_signal()  # it may have been cancelled just before
             return do()
         finally:
             _disarm()

@@ -3,7 +3,7 @@
 import ast
 import glob
 import hashlib
-import json
+import inspect
 import re
 from pathlib import Path
 
@@ -11,15 +11,19 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
-from .errors import RequestError, is_out_of_memory
+from .errors import RequestError, from_json, is_out_of_memory
 from .folders import check_folder, fingerprint, plain_paths
 from .grammar import Grammars
 from .limits import limited
 
 # How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
+# What transformers' function takes besides a template's variables: whoever may set these has a template of their own run, or
+# prompts cut off or filled up.
+RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"documents", "kwargs"}
 # Some checkpoints say 1e30 for "no limit".
 MAX_CONTEXT = 1 << 30
 
@@ -115,22 +119,27 @@ class LoadedModel:
             raise RequestError("no_chat_template", "model has no chat template")
         # Plain messages are tokenized here, so that what spells a control token in them stays text.
         plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
-
-        def render():
-            return self.tokenizer.apply_chat_template(
-                json.loads(request["messages"]),
-                tools=json.loads(request.get("tools") or "null"),
-                add_generation_prompt=True,
-                **(plain if request.get("plain") else {"tokenize": False}),
-                **json.loads(request.get("template_arguments") or "{}"),
+        arguments = from_json(request.get("template_arguments") or "{}", "TemplateArguments")
+        if reserved := sorted(RESERVED.intersection(arguments)):
+            raise RequestError(
+                "invalid_option", f"{', '.join(reserved)} cannot be given to a template", option="TemplateArguments"
             )
 
-        try:
-            return limited(RENDER_SECONDS, "the chat template", render)
-        except RequestError:
-            raise
-        except Exception as e:
-            raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+        def render():
+            try:
+                return self.tokenizer.apply_chat_template(
+                    from_json(request["messages"], "messages"),
+                    tools=from_json(request.get("tools") or "null", "Tools"),
+                    add_generation_prompt=True,
+                    **(plain if request.get("plain") else {"tokenize": False}),
+                    **arguments,
+                )
+            except RequestError:
+                raise
+            except Exception as e:
+                raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+
+        return limited(RENDER_SECONDS, "the chat template", render)
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -168,7 +177,9 @@ class LoadedModel:
         try:
             return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
         except ValueError as e:
-            raise _control_token(e) or e from e
+            if (known := _control_token(e)) is None:
+                raise
+            raise known from e
 
     def check_option_ids(self, ids, option):
         for token in ids:

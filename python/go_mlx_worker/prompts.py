@@ -1,7 +1,11 @@
 """KV kept between requests."""
 
+import sys
+
 import mlx.core as mx
 from mlx_lm.models.cache import LRUPromptCache
+
+from .errors import text_of
 
 
 class PromptCache:
@@ -27,7 +31,10 @@ class PromptCache:
         """Takes over the KV cache of all ids."""
         if not self.max_bytes or not ids:
             return
-        # What was cut out of a batch must not hold the whole batch's arrays.
-        mx.eval([c.state for c in cache])
-        if sum(c.nbytes for c in cache) <= self.max_bytes:
-            self._lru.insert_cache("", list(ids), cache)
+        try:
+            # What was cut out of a batch must not hold the whole batch's arrays.
+            mx.eval([c.state for c in cache])
+            if sum(c.nbytes for c in cache) <= self.max_bytes:
+                self._lru.insert_cache("", list(ids), cache)
+        except Exception as e:  # the request that leaves it here has its answer already; that of the next one is only slower
+            print(f"go_mlx_worker: KV is not kept: {type(e).__name__}: {text_of(e)}", file=sys.stderr)

@@ -91,9 +91,9 @@ class Server:
         if kind == "cancel":
             self._cancel(request)
         elif kind == "credit":
-            stream = self._stepper.find(request) if self._stepper else None
-            if stream is not None:
-                stream.credit += message["n"]
+            stream, n = self._stepper.find(request) if self._stepper else None, message.get("n")
+            if stream is not None and isinstance(n, int):
+                stream.credit += n
         else:
             # Templates and tokenizers can loop, too: a request on its way in is a pass, and never idle.
             self._run(Pass([request], "load" if kind == "load" else "admit", lambda: self._admit(kind, request, message)))
@@ -200,7 +200,7 @@ class Server:
         if request not in self._acknowledged:
             self._fail(request, Cancelled())
         self._acknowledged.discard(request)
-        del self._cancelled[request]
+        self._cancelled.pop(request, None)
         self._outbox.flush()
 
     def _fail(self, request, error):

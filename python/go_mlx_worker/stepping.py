@@ -54,7 +54,10 @@ class Stepper:
         if alone is not None:
             alone.close()
         elif self._batch is not None and (stream := self.find(request)) is not None:
-            self._batch.remove(stream)
+            try:
+                self._batch.remove(stream)
+            except Exception:
+                self._rescue(lost=stream)
 
     def passes(self):
         """The passes of one round, which gives every stream whose reader has room for it one token."""
@@ -92,13 +95,12 @@ class Stepper:
         sociable = [a for a in self._alone.values() if self._sociable(a)]
         if len(sociable) + len(self._batch) > 1:
             for alone in sociable:
-                del self._alone[alone.stream.id]
                 try:
                     self._batch.join(self._put, alone)
                 except Exception as e:
-                    self._batch.remove(alone.stream)
                     self._fail(alone.stream.id, e)
                 else:
+                    del self._alone[alone.stream.id]
                     if alone.stream.finished:
                         self._prompts.keep(alone.ids, alone.cache)
         elif len(self._batch) == 1:
@@ -107,7 +109,27 @@ class Stepper:
                 self._leave(stream)
 
     def _leave(self, stream):
-        self._alone[stream.id] = self._batch.leave(stream)
+        """Takes a stream out of the batch, to step by itself. False says that this failed, and that no stream is left in the
+        batch."""
+        try:
+            self._alone[stream.id] = self._batch.leave(stream)
+            return True
+        except Exception:
+            self._rescue(left=stream)
+            return False
+
+    def _rescue(self, left=None, lost=None):
+        """Begins all streams of a batch that failed anew, each by itself: which one is to blame is found out by giving each
+        passes of its own for a while. The others do not notice but for the time that it takes. left is one that may be out of
+        the batch already, lost one that does not go on."""
+        streams = [s for s in self._batch.rescue() if s is not lost]
+        if left is not None and left not in streams:
+            streams.append(left)
+        for stream in streams:
+            stream.rewind()
+            stream.rescues += 1
+            stream.keep_apart(0, stream.resumed + PROBATION if stream.rescues < RESCUES else None)
+            self._alone[stream.id] = Alone(self._loaded, stream)
 
     def _step_batch(self, mixed):
         try:
@@ -115,17 +137,11 @@ class Stepper:
             if mixed:
                 mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
         except Exception:
-            # To find the stream that is to blame, each gets passes of its own for a while. For the others this only
-            # costs time.
-            for stream in self._batch.rescue():
-                stream.rewind()
-                stream.rescues += 1
-                stream.keep_apart(0, stream.resumed + PROBATION if stream.rescues < RESCUES else None)
-                self._alone[stream.id] = Alone(self._loaded, stream)
+            self._rescue()
             return
         for stream in stepped:
-            if stream.credit <= 0 or stream.apart:
-                self._leave(stream)
+            if (stream.credit <= 0 or stream.apart) and not self._leave(stream):
+                return
 
     def _step_alone(self, alone, mixed):
         alone.step(self._put)

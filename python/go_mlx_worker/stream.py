@@ -5,7 +5,7 @@ import json
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
 
-from .errors import encodable, printable
+from .errors import encodable, from_json, printable
 from .limits import limited
 from .sampling import make_processors, make_sampler
 from .text import StopMatcher, StreamDecoder
@@ -149,7 +149,7 @@ class Segments:
 
     def __init__(self, tokenizer, prompt, tools):
         self._machine = make_text_state_machine(tokenizer)
-        self._parse, self._tools = tokenizer.tool_parser, json.loads(tools or "null")
+        self._parse, self._tools = tokenizer.tool_parser, from_json(tools or "null", "Tools")
         initial = "normal"
         # Some templates open the reasoning themselves.
         if tokenizer.has_thinking and tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt):
@@ -193,6 +193,7 @@ def _call(found):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict) or not isinstance(found["name"], str):
         raise ValueError("not a call")
-    # JSON can say half of a surrogate pair, and a model may write that; UTF-8 cannot.
-    text = json.dumps(arguments, ensure_ascii=False)
+    # Python reads and writes NaN and Infinity, which JSON does not have: such a call is none. JSON can say half of a surrogate
+    # pair, and a model may write that; UTF-8 cannot.
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     return [printable(found["name"]), text if text.isascii() or encodable(text) else json.dumps(arguments)]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
 import mlx.core as mx
+from mlx_lm.generate import BatchGenerator
 
 from go_mlx_worker import limits, model, requirements
 from go_mlx_worker.channel import Progress
@@ -402,6 +403,135 @@ class Faults(unittest.TestCase):
         self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
         encode_frame({"name": name, "arguments": arguments})
 
+    def test_numbers_that_json_does_not_have_make_no_call(self):
+        tokenizer = Thinking()
+        tokenizer.tool_parser = lambda text, tools: json.loads(text)
+        for number in ("NaN", "Infinity", "-Infinity", "1e999", "[0, NaN]"):
+            text = f'{{"name": "f", "arguments": {{"x": {number}}}}}'
+            self.assertEqual(Segments(tokenizer, [], None).add(f"<tool>{text}</tool>", last=True)[0], [["tool", text, []]])
+
+    def failing(self, module, name, inside):
+        """Lets a func of a module fail once, where it is called from the given one. The list is filled then."""
+        real, failed = getattr(module, name), []
+
+        def call(*args, **kwargs):
+            if not failed and sys._getframe(1).f_code.co_name == inside:
+                failed.append(True)
+                raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+            return real(*args, **kwargs)
+
+        return mock.patch.object(module, name, call), failed
+
+    def test_a_stream_that_cannot_leave_its_batch_goes_on(self):
+        want, other = self.alone(), self.alone("Where")
+        for name, request in (
+            ("the last one in the batch", {"max_tokens": 5}),
+            ("one without credit", {"max_tokens": 40, "credit": 4}),
+        ):
+            for module, func, inside in ((mx, "eval", "leave"), (BatchGenerator, "remove", "leave")):
+                server, sink = make_server()
+                server._serve(GENERATE | {"id": 2, "max_tokens": 40})
+                server._serve(GENERATE | {"id": 3, "text": "Where"} | request)
+                patch, failed = self.failing(module, func, inside)
+                with patch:
+                    run(server)
+                self.assertTrue(failed, name)
+                server._serve({"t": "credit", "id": 3, "n": 64})
+                run(server)
+                self.assertEqual(self.tokens(sink, 2), want, name)
+                self.assertEqual(self.tokens(sink, 3), other[: request["max_tokens"]], name)
+                self.assertEqual([m for m in sink.messages if m["t"] == "error"], [])
+
+    def test_what_cannot_be_taken_out_of_its_batch_ends_nothing_else(self):
+        want = self.alone()
+        server, sink = make_server()
+        for request in (2, 3, 4):
+            server._serve(GENERATE | {"id": request, "text": "Please check" if request == 2 else "Where", "max_tokens": 40})
+        for _ in range(5):
+            server._step()
+        patch, failed = self.failing(BatchGenerator, "remove", "remove")
+        with patch:
+            server._cancelled[3] = time.monotonic()
+            server._serve({"t": "cancel", "id": 3})
+        self.assertTrue(failed)
+        run(server)
+        self.assertEqual(self.tokens(sink, 2), want)
+        self.assertEqual(len(self.tokens(sink, 4)), 40)
+        self.assertEqual([(m["t"], m["id"]) for m in sink.messages if m["t"] in ("error", "cancelled")], [("cancelled", 3)])
+
+    def test_kv_that_cannot_be_kept_ends_nothing(self):
+        server, sink = make_server(prompt_cache=1 << 20)
+        patch, failed = self.failing(mx, "eval", "keep")
+        with patch, mock.patch("sys.stderr", io.StringIO()) as said:
+            for request in (2, 3):
+                server._serve(GENERATE | {"id": request, "max_tokens": 40})
+            run(server)
+        self.assertTrue(failed)
+        self.assertIn("KV is not kept", said.getvalue())
+        self.assertEqual([len(self.tokens(sink, request)) for request in (2, 3)], [40, 40])
+        self.assertEqual([m for m in sink.messages if m["t"] == "error"], [])
+
+    def test_messages_about_requests_that_are_over_end_nothing(self):
+        server, sink = make_server()
+        server._serve(GENERATE | {"id": 2})
+        for message in (
+            {"t": "credit", "id": 2}, {"t": "credit", "id": 2, "n": "x"}, {"t": "credit", "id": 77, "n": 1},
+            {"t": "cancel", "id": 78}, {"t": "cancel", "id": 78},
+        ):
+            server._serve(message)
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 2)), 12)
+
+    def test_a_cancel_at_any_moment_ends_its_section_only(self):
+        limits.install()
+        limits.watch(lambda: True)
+        over = threading.Event()
+
+        def nudge():
+            while not over.is_set():
+                limits.nudge()
+
+        thread = threading.Thread(target=nudge)
+        thread.start()
+        try:
+            ended = 0
+            for _ in range(20000):
+                try:
+                    limits.limited(60, "work", lambda: None)
+                except RequestError:
+                    ended += 1
+            self.assertEqual(ended, 20000)  # it was cancelled before each began
+            turn, sections = iter(range(1 << 60)), 50000
+            limits.watch(lambda: next(turn) % 3 == 2)  # not at the beginning
+            for _ in range(sections):
+                try:
+                    limits.limited(60, "work", lambda: None)
+                except RequestError:
+                    ended += 1
+            self.assertGreater(ended, 20000)
+        finally:
+            over.set()
+            thread.join()
+            limits.watch(None)
+
+    def test_arguments_of_a_template_are_its_variables_only(self):
+        server, sink = make_server()
+        render = {"t": "render", "messages": '[{"role":"user","content":"hi"}]'}
+        for name, value in (
+            ("chat_template", "mine"), ("padding", "max_length"), ("max_length", 1 << 40), ("truncation", True), ("return_tensors", "np"),
+            ("tokenizer_kwargs", {}), ("sanitize_control_tokens", False), ("continue_final_message", True), ("tokenize", True),
+        ):
+            for plain in (False, True):
+                server._serve(render | {"id": 2, "plain": plain, "template_arguments": json.dumps({name: value, "x": 1})})
+                answer = sink.messages[-1]
+                self.assertEqual((answer["t"], answer.get("code")), ("error", "invalid_option"), name)
+                self.assertEqual(answer["data"], {"option": "TemplateArguments"})
+                self.assertIn(name, answer["message"])
+        server._loaded.tokenizer.chat_template = "{{ documents[0].text }} {{ enable_thinking }} {{ x }}"
+        arguments = json.dumps({"documents": [{"title": "", "text": "d"}], "enable_thinking": False, "x": 1})
+        server._serve(render | {"id": 3, "template_arguments": arguments})
+        self.assertEqual(sink.messages[-1].get("text"), "d False 1", sink.messages[-1])
+
     def test_templates_that_loop_end(self):
         server, sink = make_server()
         limits.install()
@@ -444,6 +574,16 @@ class Faults(unittest.TestCase):
         ):
             self.assertEqual(error_message(1, RuntimeError(text))["code"], "out_of_memory", text)
         self.assertEqual(error_message(1, RuntimeError("[matmul] shapes"))["code"], "internal")
+
+    def test_errors_that_cause_each_other_have_an_end(self):
+        one, other = ValueError("one"), ValueError("other")
+        one.__cause__, other.__cause__ = other, one
+        self.assertEqual(error_message(1, one)["code"], "internal")
+        server, sink = make_server()
+        with mock.patch.object(model, "encode_marked_chat", side_effect=ValueError("of the library")):
+            server._serve({"t": "classify", "id": 2, "from": 0, "texts": ["a"], "labels": ["x", "y"], "completes": True})
+            run(server)
+        self.assertEqual((sink.messages[-1]["id"], sink.messages[-1]["code"]), (2, "internal"))
 
     def test_an_error_whose_text_cannot_be_made_is_an_error(self):
         class Odd(Exception):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/segment"
@@ -55,12 +56,15 @@ func (sc *Scheduler) generate(ctx context.Context, asked engine.Prompt, options 
 	if options.Temperature > 0 && !options.HasSeed {
 		options.Seed = engine.RandomSeed()
 	}
-	defer sc.Begin()()
+	end := sync.OnceFunc(sc.Begin())
+	defer end()
 	r := &reader{text: newTextStream(sc.Tokenizer, options), yield: yield}
 	if options.Segments {
 		r.splitter = segment.NewSplitter(sc.Marks, sc.OpensReasoning(ids))
 	}
-	return sc.InTurn(ctx, options.Events, func() (lost bool, err error) { return sc.attempt(ctx, ids, options, r) })
+	return sc.InTurn(ctx, options.Events, func(over func()) (lost bool, err error) {
+		return sc.attempt(ctx, ids, options, r, func() { over(); end() })
+	})
 }
 
 // reader is the reading side of a request and the tokens that it was given: a stream that gave its memory back and begins anew goes on
@@ -73,8 +77,9 @@ type reader struct {
 }
 
 // attempt runs one stream, which begins after the tokens that the reader has, and frees it. It returns what went wrong, and whether
-// anything was computed.
-func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader) (computed bool, err error) {
+// anything was computed. A reader that is busy with a token when ctx ends, or never asks for another one, does not see that: then the stream
+// is freed without it, and over is called.
+func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.GenerateOptions, r *reader, over func()) (computed bool, err error) {
 	matcher, err := sc.NewMatcher(options.Grammar)
 	if err != nil {
 		return false, err
@@ -85,7 +90,12 @@ func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.Ge
 		matcher.Close() // the scheduler never saw it
 		return false, err
 	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = st.Close() // the reader is told why the context ended
+		over()
+	})
 	defer func() {
+		stop()
 		err = errors.Join(err, st.Close())
 		computed = st.computed.Load()
 	}()

@@ -1,11 +1,14 @@
 package owner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 )
@@ -14,17 +17,27 @@ import (
 // all that it holds and begins again later, from the tokens that its reader has. So no request holds memory while it waits, and two
 // requests cannot wait for each other. The account of memory is MLX's, which is that of the process; so is the queue.
 
-// turns is that queue. A request is running, or it has stalled: it waits for memory.
+// turns is that queue. A request is running, or it has stalled and waits for memory, or it is fresh and waits because earlier ones do.
+// Every change of it is followed by settle, which begins those that may begin, and looks at no others: a long queue costs what a short
+// one does.
 type turns struct {
-	mu      sync.Mutex // guards what follows, and every turn
-	all     []*turn    // of requests that are not over, in the order in which they came
-	ends    uint64     // how often memory was given back: requests that ended or stalled
-	changed chan struct{}
+	mu       sync.Mutex // guards what follows, and every turn
+	requests int        // that are not over
+	next     uint64
+	running  int
+	patient  []*turn // of those that run: before these are over, no later one begins
+	stalled  []*turn // in the order in which they came
+	fresh    []*turn // that have asked to begin, and have not begun before; in the order in which they came
+	ends     uint64  // how often memory was given back: requests that ended or stalled
 }
 
 // turn is one request's place.
 type turn struct {
+	place   uint64
+	granted chan struct{} // of capacity 1: it may begin
+	asks    bool          // it waits for that
 	running bool
+	left    bool
 	tried   uint64 // ends when it was tried last
 	alone   bool   // no other request ran when it was tried last
 	stalls  int
@@ -32,81 +45,120 @@ type turn struct {
 	missing *engine.BudgetError
 }
 
-// A request that lost computed work maxLosses times, or stalled maxStalls times, is not overtaken any more.
+// A request that stalled so often, after it had computed something or at all, is not overtaken any more.
 const (
 	maxLosses = 2
 	maxStalls = 8
 )
 
 // memoryTurns is one queue for all models of the process, as MLX has one account.
-var memoryTurns = &turns{changed: make(chan struct{})}
+var memoryTurns = &turns{}
 
 // Turns counts the requests of all models with a budget, and those of them that wait for memory.
 func Turns() (requests, waiting int) {
 	memoryTurns.mu.Lock()
 	defer memoryTurns.mu.Unlock()
-	for _, t := range memoryTurns.all {
-		if t.stalls > 0 && !t.running {
-			waiting++
-		}
-	}
-	return len(memoryTurns.all), waiting
+	return memoryTurns.requests, len(memoryTurns.stalled)
 }
 
 // arrive gives a request its place.
 func (q *turns) arrive() *turn {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t := &turn{}
-	q.all = append(q.all, t)
-	return t
+	q.requests++
+	q.next++
+	return &turn{place: q.next, granted: make(chan struct{}, 1)}
 }
 
-// leave takes a request out of the queue. It must have given back what it held.
+// leave takes a request out of the queue. It must have given back what it held. It may be called again.
 func (q *turns) leave(t *turn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.all = slices.DeleteFunc(q.all, func(x *turn) bool { return x == t })
-	q.freed()
-}
-
-// freed lets waiting requests check again. Caller must hold q.mu.
-func (q *turns) freed() {
+	if t.left {
+		return
+	}
+	switch {
+	case t.running:
+		q.stop(t)
+	case t.stalls > 0:
+		remove(&q.stalled, t)
+	case t.asks:
+		remove(&q.fresh, t)
+	}
+	t.left, t.asks = true, false
+	q.requests--
 	q.ends++
-	q.wake()
+	q.settle()
 }
 
-// wake lets waiting requests check again. Caller must hold q.mu.
-func (q *turns) wake() {
-	close(q.changed)
-	q.changed = make(chan struct{})
-}
-
-// begin starts a request if it may. Otherwise it returns a channel that is closed when it is worth asking again, how many requests that
-// came earlier must go first, and how many run.
-func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
+// ask lets a request begin as soon as it may: then t.granted is written to.
+func (q *turns) ask(t *turn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	before := true
-	for _, x := range q.all {
-		switch {
-		case x == t:
-			before = false
-		case x.running:
-			running++
-			if before && x.patient {
-				earlier++
-			}
-		case before && (x.stalls > 0):
-			earlier++
+	if t.left {
+		return // its context has ended
+	}
+	if t.asks = true; t.stalls == 0 {
+		insert(&q.fresh, t)
+	}
+	q.settle()
+}
+
+// settle begins the requests that may begin, after every change. Caller must hold q.mu.
+func (q *turns) settle() {
+	for {
+		before := uint64(math.MaxUint64) // only who came earlier may begin
+		for _, x := range q.patient {
+			before = min(before, x.place)
 		}
+		var x *turn
+		from := &q.fresh
+		if len(q.fresh) > 0 {
+			x = q.fresh[0]
+		}
+		if len(q.stalled) > 0 && (x == nil || q.stalled[0].place < x.place) {
+			x, from = q.stalled[0], &q.stalled
+			if !x.asks || q.ends == x.tried && q.running > 0 {
+				return // nothing was given back since, and nobody overtakes it
+			}
+		}
+		if x == nil || x.place > before {
+			return
+		}
+		remove(from, x)
+		x.asks, x.running, x.tried, x.alone = false, true, q.ends, q.running == 0
+		if q.running++; x.patient {
+			q.patient = append(q.patient, x)
+		}
+		x.granted <- struct{}{}
 	}
-	if earlier > 0 || t.stalls > 0 && q.ends == t.tried && running > 0 {
-		return q.changed, earlier, running
+}
+
+// stop counts a running request as one that no longer runs. Caller must hold q.mu.
+func (q *turns) stop(t *turn) {
+	t.running = false
+	q.running--
+	q.patient = slices.DeleteFunc(q.patient, func(x *turn) bool { return x == t })
+}
+
+// insert and remove keep a list in the order of places.
+func insert(list *[]*turn, t *turn) {
+	at, _ := find(*list, t.place)
+	*list = slices.Insert(*list, at, t)
+}
+
+func remove(list *[]*turn, t *turn) {
+	switch at, found := find(*list, t.place); {
+	case found && at == 0:
+		(*list)[0] = nil
+		*list = (*list)[1:]
+	case found:
+		*list = slices.Delete(*list, at, at+1)
 	}
-	t.running, t.tried, t.alone = true, q.ends, running == 0
-	q.wake() // a later request may be next
-	return nil, 0, 0
+}
+
+func find(list []*turn, place uint64) (int, bool) {
+	return slices.BinarySearchFunc(list, place, func(x *turn, place uint64) int { return cmp.Compare(x.place, place) })
 }
 
 // stall records that a request found no memory and has given back what it held. lost says that it had computed something. It returns
@@ -114,18 +166,22 @@ func (q *turns) begin(t *turn) (changed <-chan struct{}, earlier, running int) {
 func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	others := slices.ContainsFunc(q.all, func(x *turn) bool { return x != t && x.running })
-	if t.alone && !others && q.ends == t.tried {
+	if t.left {
+		return true // its context has ended, which is what it is told next
+	}
+	if t.alone && q.running == 1 && q.ends == t.tried {
 		return false
 	}
-	t.running, t.missing = false, missing
+	q.stop(t)
+	t.missing = missing
 	if t.stalls++; lost {
 		t.patient = t.patient || t.stalls >= maxLosses
 	}
 	t.patient = t.patient || t.stalls >= maxStalls
+	insert(&q.stalled, t)
 	q.ends++
 	t.tried = q.ends // memory that the request gave back itself is no reason to try again
-	q.wake()
+	q.settle()
 	return true
 }
 
@@ -133,24 +189,46 @@ func (q *turns) stall(t *turn, lost bool, missing *engine.BudgetError) bool {
 func (q *turns) again(t *turn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	t.running = false
-	q.freed()
+	if t.left {
+		return
+	}
+	if q.stop(t); t.stalls > 0 {
+		insert(&q.stalled, t)
+	}
+	q.ends++
+	q.settle()
+}
+
+// wait says what the request waits for.
+func (q *turns) wait(t *turn) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	earlier, _ := find(q.stalled, t.place)
+	for _, x := range q.patient {
+		if x.place < t.place {
+			earlier++
+		}
+	}
+	return t.text(earlier, q.running)
 }
 
 // InTurn runs work, which needs memory, and runs it again when there is more if that is what it failed for. work gives back all that
-// it holds before it returns, and says whether it lost something that it had computed. tell is told what is waited for; it may be nil.
-func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func() (lost bool, err error)) error {
+// it holds before it returns, and says whether it lost something that it had computed. If it cannot return, since its caller does
+// something else, it calls over when ctx has ended and all is given back: others need not wait for it then. tell is told what is
+// waited for; it may be nil.
+func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func(over func()) (lost bool, err error)) error {
 	if o.Budget == 0 {
-		_, err := work()
+		_, err := work(func() {})
 		return err
 	}
 	t := memoryTurns.arrive()
-	defer memoryTurns.leave(t)
+	over := func() { memoryTurns.leave(t) }
+	defer over()
 	for {
 		if err := o.awaitTurn(ctx, t, tell); err != nil {
 			return err
 		}
-		lost, err := work()
+		lost, err := work(over)
 		var missing *engine.BudgetError
 		if !errors.As(err, &missing) || ctx.Err() != nil {
 			return err
@@ -167,33 +245,47 @@ func (o *Owner) InTurn(ctx context.Context, tell func(engine.Event), work func()
 
 // JobInTurn is InTurn for one job of the owner thread.
 func (o *Owner) JobInTurn(ctx context.Context, job func() error) error {
-	return o.InTurn(ctx, nil, func() (bool, error) { return false, o.Do(ctx, job) })
+	return o.InTurn(ctx, nil, func(func()) (bool, error) { return false, o.Do(ctx, job) })
 }
 
+// tellEvery is how often a request that waits is told that something has changed.
+const tellEvery = time.Second
+
 func (o *Owner) awaitTurn(ctx context.Context, t *turn, tell func(engine.Event)) error {
-	told := ""
-	for {
-		changed, earlier, running := memoryTurns.begin(t)
-		if changed == nil {
-			return nil
-		}
-		wait := t.wait(earlier, running)
-		if tell != nil && wait != told {
-			told = wait
-			tell(engine.Event{Kind: engine.EventWait, Label: wait})
+	q := memoryTurns
+	q.ask(t)
+	select {
+	case <-t.granted:
+		return nil
+	default:
+	}
+	var changed <-chan time.Time
+	if tell != nil {
+		ticker := time.NewTicker(tellEvery)
+		defer ticker.Stop()
+		changed = ticker.C
+	}
+	for told := ""; ; {
+		if tell != nil {
+			if wait := q.wait(t); wait != told {
+				told = wait
+				tell(engine.Event{Kind: engine.EventWait, Label: wait})
+			}
 		}
 		select {
+		case <-t.granted:
+			return nil
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("%w, while %s", context.Cause(ctx), wait)
+			return fmt.Errorf("%w, while %s", context.Cause(ctx), q.wait(t))
 		case <-o.Closed:
 			return engine.ErrClosed
 		}
 	}
 }
 
-// wait says what the request waits for.
-func (t *turn) wait(earlier, running int) string {
+// text says what the request waits for.
+func (t *turn) text(earlier, running int) string {
 	const mib = 1 << 20
 	text := "the request waits for memory"
 	if b := t.missing; b != nil {

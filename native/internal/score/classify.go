@@ -59,7 +59,7 @@ func (sc *Scorer) Classify(ctx context.Context, texts []string, options engine.C
 	}
 	for _, row := range long {
 		var scores []float64
-		err := sc.InTurn(ctx, nil, func() (_ bool, err error) {
+		err := sc.InTurn(ctx, nil, func(func()) (_ bool, err error) {
 			scores, err = task.ScoreLong(ctx, row)
 			return true, err
 		})

@@ -44,7 +44,7 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		var long []ScoreRow
 		rows, long = splitLong(rows)
 		for _, row := range long {
-			if err := sc.InTurn(ctx, nil, func() (_ bool, err error) {
+			if err := sc.InTurn(ctx, nil, func(func()) (_ bool, err error) {
 				vectors[row.index], err = sc.EmbedLong(ctx, row.IDs)
 				return true, err
 			}); err != nil {

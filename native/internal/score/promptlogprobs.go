@@ -36,7 +36,7 @@ func (sc *Scorer) PromptLogProbs(ctx context.Context, ids []int32, top int) ([]e
 	if len(ids) == 1 {
 		return out, nil
 	}
-	if err := sc.InTurn(ctx, nil, func() (bool, error) { return true, sc.scorePrompt(ctx, out, top) }); err != nil {
+	if err := sc.InTurn(ctx, nil, func(func()) (bool, error) { return true, sc.scorePrompt(ctx, out, top) }); err != nil {
 		return nil, err
 	}
 	return out, nil
