@@ -88,12 +88,14 @@ func ExampleShadowed() {
 		log.Fatal(err)
 	}
 	s := m.(mlx.Shadowed)
-	for s.Shadow().Compared == 0 { // the caller does not wait for the comparison
+	report := s.Shadow()
+	for report.Compared+report.Failed == 0 { // Classify did not wait for the comparison
 		time.Sleep(10 * time.Millisecond)
+		report = s.Shadow()
 	}
-	for _, d := range s.Shadow().Differences {
+	for _, d := range report.Differences {
 		fmt.Println(d.Text, d.Native, d.Python)
 	}
-	fmt.Println(s.Shadow().Compared, "compared,", s.Shadow().Flips, "different")
-	// Output: 1 compared, 0 different
+	fmt.Println(report.Compared, "compared,", report.Flips, "different,", report.LastError)
+	// Output: 1 compared, 0 different, <nil>
 }

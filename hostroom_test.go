@@ -10,7 +10,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
-// A request that does not fit beside other models of the native engine has those closed that nobody uses.
+// For a request that does not fit beside other models of the native engine, unused ones are closed.
 func TestIdleModelsAreClosedForARequest(t *testing.T) {
 	ids := slices.Repeat([]int32{300}, 513) // one pass, and the last token
 	ask := func(m mlx.TextModel) error {

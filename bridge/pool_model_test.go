@@ -211,7 +211,7 @@ func (m *poolModel) Check() {
 			bad("the row is out of order")
 		}
 	}
-	// Who asked again after a death comes before those that asked later, so nobody is granted a slot past the first in the row.
+	// A request that asked again after a death comes before those that asked later, so no slot is granted past the first in the queue.
 	if lastGranted > oldest {
 		bad("request %d has a slot, and %d waits", lastGranted, oldest)
 	}
@@ -255,7 +255,7 @@ func (m *poolModel) Check() {
 	if small > 0 && ready > 0 {
 		bad("small calls wait beside a worker")
 	}
-	// Nobody waits for nothing: a worker starts, or all that may be there are full, or a timer will try again.
+	// No request waits without a reason: a worker starts, or all that may be there are full, or a timer will try again.
 	if (waiting > 0 && ready < m.limits.max || small > 0) && becoming == 0 && m.timer == nil {
 		bad("%d requests and %d small calls wait, %d ready, none starts, and no timer is set", waiting, small, ready)
 	}

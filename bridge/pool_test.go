@@ -243,7 +243,7 @@ func TestPoolEndsIdleWorkersDownToTheLeast(t *testing.T) {
 	})
 }
 
-// A cold start whose requester gave up leaves a worker that nobody has used: its time runs, too.
+// A cold start whose requester gave up leaves a worker that was never used: its idle time counts, too.
 func TestPoolEndsAnIdleWorkerThatServedNobody(t *testing.T) {
 	poolTest(t, limits{max: 1, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
@@ -468,7 +468,7 @@ func TestASmallCallStartsAWorkerOnlyInFreeMemory(t *testing.T) {
 		require.Empty(t, registry.Stat().Waits)
 		require.Zero(t, b.stats.starts)
 		require.Len(t, waits, 1)
-		// It does not come before what somebody else needs, and becomes as urgent when a request comes that computes.
+		// It does not come before what other models need, and becomes as urgent as that when a request comes that computes.
 		go func() { _, _ = b.anyWorker(t.Context()) }()
 		synctest.Wait()
 		first := registry.Join("third").Claim(1, admission.Growth)

@@ -135,7 +135,7 @@ func slowReader(t *testing.T, m *Model) {
 		if taken++; taken > 1 {
 			continue
 		}
-		// This stream's reader stands still; the worker may run ahead by its credit and no further.
+		// This stream's reader has stopped reading; the worker may run ahead by its credit and no further.
 		for range 3 {
 			ids, err := collect(t.Context(), m, "Where", longOptions(50))
 			require.NoError(t, err)

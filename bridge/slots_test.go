@@ -182,7 +182,7 @@ func TestEqualKillingRequestsEndTwoWorkersAndFailNoOtherRequest(t *testing.T) {
 	}
 }
 
-// The worker says what it computes: who was not in it is no suspect, however many workers die under it.
+// The worker says what it computes: a request that was not in it is no suspect, however many workers die under it.
 func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
 	noLeaks(t)
 	m := loadFake(t, "dies of poison and tells")

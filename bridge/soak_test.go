@@ -25,7 +25,7 @@ import (
 const soakVariable = "SOAK_REQUESTS"
 
 // Mixed requests over three workers, one of which is killed every now and then: every request is answered
-// once, and right, or with the error of its worker. Nothing is left behind.
+// once, and right, or with the error of its worker. Nothing is left over.
 func TestRealSoak(t *testing.T) {
 	total := testenv.Number(t, soakVariable, 50)
 	m := loadReal(t, []func(*Options){func(o *Options) { o.Workers, o.PromptCache = 3, 1<<20 }})

@@ -114,7 +114,7 @@ type broken struct{ decoder.Architecture }
 
 func (broken) Hidden(*mlxc.Scope, *mlxc.Array, *kv.Pass) *mlxc.Array { panic("the pass is broken") }
 
-// paused starts streams whose readers wait behind their first token until goOn is called, which returns their answers.
+// paused starts streams whose readers wait after their first token until goOn is called, which returns their answers.
 func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
 	t.Helper()
 	answers, started, reading := make([]answer, n), make(chan struct{}), make(chan struct{})

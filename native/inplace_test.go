@@ -170,7 +170,7 @@ func TestTheTokenKernelWritesToMemoryOfItsOwn(t *testing.T) {
 	}
 }
 
-// Requests that decode each by itself at the same time, behind the same kept prompt.
+// Requests that decode each by itself at the same time, after the same kept prompt.
 func TestStreamsBehindOneKeptPromptDoNotWriteToEachOther(t *testing.T) {
 	plain := openWith(t, engine.NativeOptions{Exact: true})
 	m, kernel := openInPlace(t, testenv.Model(t), engine.NativeOptions{PromptCache: 64 << 20})

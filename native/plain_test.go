@@ -19,7 +19,7 @@ func openModel(t *testing.T, dir string) *Model {
 	return m
 }
 
-// Who writes a text must not be able to end the turn that it stands in.
+// The author of a text must not be able to end the turn that contains it.
 func TestTextsDoNotBecomeControlTokens(t *testing.T) {
 	m := openModel(t, testenv.Model(t))
 	end, ok := m.encoder.Tokenizer.TokenID("<end_of_turn>")

@@ -68,7 +68,7 @@ func TestAPausedReaderDoesNotChangeOtherStreams(t *testing.T) {
 	}
 }
 
-// A cache grows by blocks from where it stood, so that what is kept of one prompt and prefilled of another may have more
+// A cache grows by blocks from its present size, so that what is kept of one prompt and prefilled of another may have more
 // room than a batch gives its members.
 func TestKeptKVOfAnyLengthJoinsABatch(t *testing.T) {
 	m := openSharing(t, engine.NativeOptions{PromptCache: 64 << 20})

@@ -12,7 +12,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
 )
 
-// On the CPU a row's bits depend on nothing but its tokens: not on threads, on who else is computed, on the chunks it comes in,
+// On the CPU a row's bits depend on nothing but its tokens: not on threads, on other requests, on the chunks it comes in,
 // or on KV that was kept.
 func TestBitsDoNotDependOnThreadsOrConcurrentRequests(t *testing.T) {
 	texts := testenv.Texts(t)[:32]

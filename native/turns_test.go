@@ -126,7 +126,7 @@ func TestARequestSaysWhatItWaitsFor(t *testing.T) {
 	label, done := waits(t, ctx, m, 500)
 	require.Contains(t, label, "held by: 1 requests")
 	require.Contains(t, label, "MiB are in use")
-	// Who comes later waits behind it, also if it would fit.
+	// A later request waits for it, even if it would fit.
 	later, second := waits(t, t.Context(), m, 20)
 	require.Contains(t, later, "before it: 1 requests")
 	gone := fmt.Errorf("the caller left")

@@ -66,7 +66,7 @@ func TestInfoReadsHeadersOnly(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, d.WeightBytes, stat.Size())
 	require.Positive(t, d.Parameters)
-	// Nonsense in place of the numbers is not noticed, since nobody looks at them.
+	// Zeros in place of the weights are not noticed: info reads headers only.
 	data, err := os.ReadFile(weights)
 	require.NoError(t, err)
 	clear(data[len(data)/2:])

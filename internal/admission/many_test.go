@@ -13,8 +13,8 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// A queue may be long. Every event changes what all that stand in it wait for; they are told at once when it is another reason, else once
-// a second, in a sentence that somebody reads to its end.
+// A queue may be long. Every event changes what all waiters wait for; they are told at once if the reason is another one, else once
+// a second, in a sentence that is short enough to be read.
 func TestALongQueueIsToldOncePerSecond(t *testing.T) {
 	const models, perSecond = 400, 4 // so many loads end in a second
 	sizes := map[string]int64{}

@@ -153,7 +153,7 @@ func (m *registryModel) bad(format string, args ...any) {
 	m.t.Errorf("seed %d, after %q: %s", m.seed, m.op, fmt.Sprintf(format, args...))
 }
 
-// check compares the Registry with what was done to it, when nothing moves.
+// check compares the Registry with what was done to it, when nothing is under way.
 func (m *registryModel) Check() {
 	m.asks = slices.DeleteFunc(m.asks, func(a *modelAsk) bool {
 		select {

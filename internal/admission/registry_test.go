@@ -23,7 +23,7 @@ type fake struct {
 	claim *Claim
 }
 
-// holds is the claim that stands for the model's memory.
+// holds is the claim for the model's memory.
 func (f *fake) holds() *Claim {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -156,7 +156,7 @@ func TestTheKernelsOfPassesComputeWhatMLXDoes(t *testing.T) {
 					}
 				}
 
-				// A row of several texts behind what they share.
+				// A row of several texts after a prefix that they share.
 				const past = 11
 				query, pastKeys, pastValues := random(1, 4, tokens, 64), random(1, 2, past, 64), random(1, 2, past, 64)
 				own, ownValues := random(1, 2, tokens, 64), random(1, 2, tokens, 64)

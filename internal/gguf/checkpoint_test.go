@@ -85,7 +85,7 @@ func TestAVirtualFileIsSafetensors(t *testing.T) {
 	}
 }
 
-// The parts of a packed matrix are made together, in whatever order they are asked for, and nothing stays that nobody will ask for.
+// The parts of a packed matrix are made together, in whatever order they are asked for, and parts that will not be asked for are not kept.
 func TestThePartsOfAPackedMatrixAreFreed(t *testing.T) {
 	data := build(t, tiny("qwen3"), entry{"token_embd.weight", Q4_1, []uint64{64, 3}, randomBlocks(Q4_1, 6)})
 	read := func(c *Checkpoint, part string) []byte {

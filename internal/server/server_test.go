@@ -97,7 +97,7 @@ func (s *served) do(method, path, body string, headers ...string) answer {
 
 const hello = `{"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}`
 
-// endless asks for tokens until somebody stops it: the end token cannot come.
+// endless asks for tokens until it is stopped: the end token cannot come.
 const endless = `{"model": "chat", "prompt": "x", "max_tokens": 4000, "logit_bias": {"2": -100}, "stream": %t}`
 
 func TestAllowedOrigins(t *testing.T) {
@@ -153,7 +153,7 @@ func TestKeysGuardAllButHealth(t *testing.T) {
 	require.Equal(t, 401, s.do("GET", "/v1/models", "", "Authorization", "Bearer ab").StatusCode)
 }
 
-// held is a model whose streams stop after a few tokens and wait until somebody stops them, so that no engine is so fast that
+// held is a model whose streams stop after a few tokens and wait until they are stopped, so that no engine is so fast that
 // nothing is left to stop.
 type held struct {
 	mlx.TextModel

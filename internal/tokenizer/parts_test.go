@@ -18,7 +18,7 @@ const (
 )
 
 // sameTokenizers compares the tokenizer that is made of a file's parts with the one that is read from the tokenizer.json that the
-// file stands for, whose merges are written down.
+// file was made from, whose merges are written down.
 func sameTokenizers(t *testing.T, h *gguf.Header, texts func() string) {
 	t.Helper()
 	parts, err := h.Parts()

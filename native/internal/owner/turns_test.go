@@ -60,7 +60,7 @@ func TestTurnsAreGivenInOrder(t *testing.T) {
 	require.False(t, began(q.arrive()))
 }
 
-// However requests come, stall and end, somebody can always go on, and the one that came first is never the one to wait for ever.
+// However requests come, stall and end, some request can always go on, and the one that came first never waits for ever.
 func TestWaitingRequestsAlwaysMakeProgress(t *testing.T) {
 	const budget, requests = 10, 300
 	q := &turns{}
