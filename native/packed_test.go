@@ -28,6 +28,29 @@ func TestPackedModelsAreTheSameByKernelsAndByMLXsOps(t *testing.T) {
 	}
 }
 
+// Passes whose keys and values nobody keeps may compute with packed weights in another way than others. A text's states are the same alone and
+// among others all the same, and near those of the unpacked weights in float32.
+func TestStatesOfAPackedModelAreTheSameAloneAndNearFloat32(t *testing.T) {
+	for _, q := range []mlxc.Quantization{{Bits: 4, GroupSize: 64}, {Bits: 5, GroupSize: 32}, {Bits: 8, GroupSize: 32}} {
+		packed, wide := mlxtest.PackedAndWide(t, testenv.Model(t), q)
+		m, reference := openPath(t, packed, engine.NativeOptions{}), openPath(t, wide, engine.NativeOptions{})
+		texts := testenv.Texts(t)[:24]
+		options := engine.StatesOptions{Layers: []int{1, len(m.network.Shape.Windows)}}
+		together, err := m.States(t.Context(), texts, options)
+		require.NoError(t, err)
+		want, err := reference.States(t.Context(), texts, options)
+		require.NoError(t, err)
+		for i, text := range texts {
+			alone, err := m.States(t.Context(), []string{text}, options)
+			require.NoError(t, err)
+			for l := range options.Layers {
+				require.Equal(t, together[l][i], alone[l][0], "%d bits, text %d", q.Bits, i)
+				require.Less(t, testenv.RelativeDifference(want[l][i], together[l][i]), 1e-2, "%d bits, text %d, layer %d", q.Bits, i, options.Layers[l])
+			}
+		}
+	}
+}
+
 // Packed weights without biases lie around zero in a GGUF file, and are incomplete in any other.
 func TestPackedWeightsThatAreIncompleteAreRefused(t *testing.T) {
 	const name = "model.layers.1.mlp.up_proj."

@@ -5,7 +5,6 @@ package native
 import (
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -56,7 +55,7 @@ func TestATokenOfPackedWeightsIsThatOfTheUnpackedOnes(t *testing.T) {
 		group int
 	}{{"domains", 32}, {"domains", 64}, {"domains", 128}, {"assistant", 32}, {"assistant", 64}} {
 		t.Run(fmt.Sprintf("%s, groups of %d", c.name, c.group), func(t *testing.T) {
-			packed, wide := packedModel(t, c.name, c.group)
+			packed, wide := mlxtest.PackedAndWide(t, filepath.Join(testenv.Root(), "tests", "models", c.name), mlxc.Quantization{GroupSize: c.group, Bits: 4})
 			one := openPath(t, packed, engine.NativeOptions{})
 			reference := openPath(t, wide, engine.NativeOptions{Exact: true})
 			require.NotNil(t, one.network.Token, "the kernel does not serve this model")
@@ -92,35 +91,6 @@ func lead(logits []float32) float32 {
 		}
 	}
 	return first - second
-}
-
-// packedModel is a trained model in 4 bits, and what its weights are then, in float32.
-func packedModel(t *testing.T, name string, group int) (packed, wide string) {
-	from := filepath.Join(testenv.Root(), "tests", "models", name)
-	packed, wide = t.TempDir(), t.TempDir()
-	for _, dir := range []string{packed, wide} {
-		require.NoError(t, os.CopyFS(dir, os.DirFS(from)))
-	}
-	format := mlxc.Quantization{GroupSize: group, Bits: 4}
-	mlxtest.OnThread(t, func(s *mlxc.Scope) {
-		small, large := map[string]*mlxc.Array{}, map[string]*mlxc.Array{}
-		for name, w := range s.LoadSafetensors(filepath.Join(from, "model.safetensors")) {
-			layer, isWeight := strings.CutSuffix(name, ".weight")
-			if !isWeight || len(w.Shape()) != 2 {
-				small[name], large[name] = w, s.AsType(w, mlxc.Float32)
-				continue
-			}
-			q, scales, biases := s.Quantize(w, format)
-			small[name], small[layer+".scales"], small[layer+".biases"] = q, scales, biases
-			large[name] = s.Dequantize(q, s.AsType(scales, mlxc.Float32), s.AsType(biases, mlxc.Float32), format)
-		}
-		require.NoError(t, s.SaveSafetensors(filepath.Join(packed, "model.safetensors"), small, map[string]string{"format": "mlx"}))
-		require.NoError(t, s.SaveSafetensors(filepath.Join(wide, "model.safetensors"), large, map[string]string{"format": "mlx"}))
-	})
-	testenv.EditJSON(t, packed, "config.json", func(c map[string]any) {
-		c["quantization"] = map[string]any{"group_size": group, "bits": format.Bits}
-	})
-	return packed, wide
 }
 
 // With random weights, which amplify rounding without bound, tokens need not be the same: what GO_MLX_BENCH_MODEL names is looked at.

@@ -17,7 +17,7 @@ using gomlx::EntropyPiece;
 constexpr long transposed_rows = 32;
 
 #if defined(__AVX512F__)
-// 32 rows of plain bfloat16, 32 columns at a time as 16 pairs; the columns behind are left.
+// 32 rows of plain bfloat16, 32 columns at a time as 16 pairs. Columns after the last whole 32 are left; the result is how many were done.
 inline long transpose_pairs(const char* rows, long row_bytes, long n, long all, uint16_t* out) {
   alignas(64) uint16_t first[32], second[32]; // of the pairs of 32 rows, those of one column
   for (int i = 0; i < 32; i++) first[i] = uint16_t(2 * i), second[i] = uint16_t(2 * i + 1);

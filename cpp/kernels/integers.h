@@ -20,6 +20,45 @@
 
 namespace {
 
+// Sixteen rows of weights, interleaved.
+struct Rows16 {
+  const char* weights;
+  const char *scales, *biases; // biases may be null
+  float middle;
+};
+
+// Sixteen rows from one on, in room if they are not interleaved: weights, then scales, then biases.
+inline Rows16 rows16(const Matrix& w, long row, const char* room) {
+  const long weights = sixteen * w.row_bytes(), numbers = sixteen * (w.columns / w.group) * gomlx::size_of(w.type), at = row / sixteen;
+  if (w.woven(row))
+    return {(const char*)w.data + at * weights, (const char*)w.scales + at * numbers, w.biases ? (const char*)w.biases + at * numbers : nullptr, w.middle()};
+  return {room, room + weights, w.biases ? room + weights + numbers : nullptr, w.middle()};
+}
+
+// The same, interleaved to room if need be.
+inline Rows16 interleaved_rows(const Matrix& w, long row, char* room) {
+  const Rows16 to = rows16(w, row, room);
+  if (w.woven(row)) return to;
+  interleave_weights(w, row, room);
+  interleave_numbers(w, w.scales, row, room + (to.scales - room));
+  if (to.biases) interleave_numbers(w, w.biases, row, room + (to.biases - room));
+  return to;
+}
+
+// Calls f with the bits as a constant: 4, or any others if a level takes these.
+template <bool any, class F> INLINE void with_bits([[maybe_unused]] int bits, F f) {
+  if constexpr (any) {
+    switch (bits) {
+      case 2: return f.template operator()<2>();
+      case 3: return f.template operator()<3>();
+      case 5: return f.template operator()<5>();
+      case 6: return f.template operator()<6>();
+      case 8: return f.template operator()<8>();
+    }
+  }
+  f.template operator()<4>();
+}
+
 namespace integer {
 
 constexpr int largest = 2039; // 16 * 127 + 7
@@ -144,13 +183,6 @@ template <int type> void integers(const void* x, long k, int group, bool paired,
   }
 }
 
-// Sixteen rows of weights, interleaved.
-struct Rows16 {
-  const char* weights;
-  const char *scales, *biases; // biases may be null
-  float middle;
-};
-
 // n rows of x times as many rows of weights as there are lanes, the part-th of sixteen, to c, whose rows are `block` apart.
 template <int bits, int type, int n> void by_vectors(const Rows16& w, int part, Inputs x, long k, int group, float* c) {
   constexpr long step = bits * sixteen, ahead = 2048; // bytes
@@ -235,47 +267,22 @@ struct Integers {
   long panel_bytes() const { return (vectors ? 0 : panels * block * k + 8 * groups * block) + interleaved_bytes(); }
   bool direct(const Matrix& w, const Product&, long count) const { return vectors && w.interleaved && count % sixteen == 0; }
 
-  // Sixteen rows where they are, or in room.
-  integer::Rows16 rows16(const Matrix& w, long row, const char* room) const {
-    const long weights = sixteen * w.row_bytes(), numbers = sixteen * groups * gomlx::size_of(w.type), at = row / sixteen;
-    if (w.woven(row))
-      return {(const char*)w.data + at * weights, (const char*)w.scales + at * numbers, w.biases ? (const char*)w.biases + at * numbers : nullptr, w.middle()};
-    return {room, room + weights, w.biases ? room + weights + numbers : nullptr, w.middle()};
-  }
-
-  // Interleaves sixteen rows to room, if they are not.
-  void interleave16(const Matrix& w, long row, char* room) const {
-    if (w.woven(row)) return;
-    const integer::Rows16 to = rows16(w, row, room); // places in room
-    interleave_weights(w, row, room);
-    interleave_numbers(w, w.scales, row, room + (to.scales - room));
-    if (to.biases) interleave_numbers(w, w.biases, row, room + (to.biases - room));
-  }
-
   void unpack(const Matrix& w, long first, long count, char* panel) const {
     const long apart = interleaved_bytes() / 2;
     char* room = panel + panel_bytes() - interleaved_bytes();
     for (long n = 0; n < count; n += sixteen, room += apart) {
-      interleave16(w, first + n, room);
+      [[maybe_unused]] const Rows16 rows = interleaved_rows(w, first + n, room);
 #if defined(GOMLX_TILES)
-      if (!vectors) expand(w, rows16(w, first + n, room), n, panel);
+      if (!vectors) expand(w, rows, n, panel);
 #endif
     }
   }
 
-  // Calls f with the bits as a constant.
-  template <class F> INLINE void with_bits(F f) const {
 #if defined(GOMLX_ANY_BITS)
-    switch (bits) {
-      case 2: return f.template operator()<2>();
-      case 3: return f.template operator()<3>();
-      case 5: return f.template operator()<5>();
-      case 6: return f.template operator()<6>();
-      case 8: return f.template operator()<8>();
-    }
+  static constexpr bool any_bits = true;
+#else
+  static constexpr bool any_bits = false;
 #endif
-    f.template operator()<4>();
-  }
 
   void multiply(const Rows& w, long m0, long count, float* c) const {
 #if defined(GOMLX_TILES)
@@ -289,8 +296,8 @@ struct Integers {
 #endif
     const char* room = w.data + panel_bytes() - interleaved_bytes(); // of rows that were not interleaved
     for (long n = 0; n < w.count; n += sixteen, room += interleaved_bytes() / 2) {
-      const integer::Rows16 rows = rows16(*w.of, w.first + n, room);
-      with_bits([&]<int bits>() {
+      const Rows16 rows = rows16(*w.of, w.first + n, room);
+      with_bits<any_bits>(bits, [&]<int bits>() {
         with_type(w.of->type, [&]<int type>() {
           for (int part = 0; part < sixteen / lanes; part++) by_vectors<bits, type>(rows, part, m0, count, c + n + part * lanes);
         });
@@ -298,7 +305,7 @@ struct Integers {
     }
   }
 
-  template <int bits, int type> void by_vectors(const integer::Rows16& rows, int part, long m0, long count, float* c) const {
+  template <int bits, int type> void by_vectors(const Rows16& rows, int part, long m0, long count, float* c) const {
     long i = 0;
     auto next = [&]<int n>() {
       for (; count - i >= n; i += n) {
@@ -319,10 +326,10 @@ struct Integers {
   long unit() const { return lesser(group, 64); }
   long tile_bytes() const { return stacked ? 64 : unit(); }
 
-  // Sixteen rows, the n-th and on of a block, as bytes, [16 rows][columns / 4][16][4], and 16 q likewise behind all of them or, stacked,
-  // behind those of a group; then scales and biases, [group][32].
-  void expand(const Matrix& w, const integer::Rows16& rows, long n, char* panel) const {
-    with_bits([&]<int bits>() {
+  // Sixteen rows, the n-th and on of a block, as bytes, [16 rows][columns / 4][16][4], and 16 q likewise after all of them or, stacked,
+  // after those of a group; then scales and biases, [group][32].
+  void expand(const Matrix& w, const Rows16& rows, long n, char* panel) const {
+    with_bits<any_bits>(bits, [&]<int bits>() {
       char* to = panel + (stacked ? 2 : 1) * n * k;
       const char* from = rows.weights;
       const long above = stacked ? 32 * sixteen : block * k;

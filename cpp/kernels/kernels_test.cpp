@@ -168,9 +168,11 @@ static void test_product(const Level& level, Type type, int bits) {
   const Type out_type = whole(0, 1) ? type : Type::f32;
   where = std::string(level.name) + " product m=" + std::to_string(m) + " k=" + std::to_string(k) + " bits=" + std::to_string(bits) + " type=" + std::to_string(int(type));
   Numbers out(out_type, m * outputs), again(out_type, m * outputs);
+  const bool many = whole(0, 1); // another way for packed weights, on some levels
+  where += many ? " many" : "";
   auto run = [&](long from, long rows, Numbers& to) {
     level.product(Product{x.bytes.data() + from * k * size_of(type), type, rows, k, matrices.data(), bias.data(), parts, gate,
-                          to.bytes.data() + from * outputs * size_of(out_type), out_type, outputs});
+                          to.bytes.data() + from * outputs * size_of(out_type), out_type, outputs, many});
   };
   pool_set_threads(threads[whole(0, 2)]);
   run(0, m, out);

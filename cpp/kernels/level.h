@@ -40,13 +40,13 @@ struct Level {
 // level that the processor lacks, is an error that lists those there are.
 const Level& level();
 
-// Interleaves a packed matrix where it lies, but for the rows behind the last whole sixteen.
+// Interleaves a packed matrix where it lies, but for the rows after the last whole sixteen.
 void interleave(const Matrix& w);
 
 // Chooses a level by name; null if it is not there. For tests: not while kernels run.
 const Level* find_level(const char* name);
 
-// The names of the levels that this processor has, best first, and a null behind them.
+// The names of the levels that this processor has, best first, then a null.
 const char* const* level_names();
 
 } // namespace gomlx

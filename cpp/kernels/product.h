@@ -6,6 +6,7 @@
 #pragma once
 
 #include "integers.h"
+#include "split.h"
 #include "square.h"
 
 namespace {
@@ -217,7 +218,7 @@ struct Tiles {
     width = int(lesser(16, p.m));
     const bf16* rows = bf16_inputs(p, kp);
     x = (const uint32_t*)rows;
-    if (p.m == 1) return; // pairs one behind the other already
+    if (p.m == 1) return; // its pairs follow each other already
     const long groups = (p.m + width - 1) / width;
     uint32_t* to = (uint32_t*)gomlx::pool_scratch(gomlx::slot_tiles, groups * kp * width * 2);
     each_row(groups, 2, [&](long g) { pack(rows + g * width * kp, lesser(width, p.m - g * width), to + g * kp / 2 * width); });
@@ -394,6 +395,13 @@ template <class Mode, class Finish> struct Job {
   static constexpr long max_per_task = 64;
 };
 
+// How many blocks one task multiplies with many rows of x, each chunk of which it then reads once for all of them. What they are unpacked to stays in
+// the second cache.
+template <class Mode> long together(const Mode& mode, const Product& p) {
+  if constexpr (requires { Mode::kept; }) return lesser(4, greater(1, Mode::kept / ((p.gate == Gate::none ? 1 : 2) * mode.panel_bytes())));
+  return 4;
+}
+
 // Multiplies and hands every block's results to finish. per_task fixes how many blocks go together; 0 leaves it open.
 template <class Mode, class Finish> void multiply_by(const Product& p, long per_task, const Finish& finish) {
   Mode mode;
@@ -403,16 +411,23 @@ template <class Mode, class Finish> void multiply_by(const Product& p, long per_
   long blocks = 0;
   for (int i = 0; i < parts; i++) blocks += (p.parts[i].rows + block - 1) / block;
   if (per_task == 0) // several tasks for each thread, so that one that is held up does not hold up all
-    job.per_task = greater(1, lesser(p.m > Mode::chunk ? 4 : job.max_per_task, blocks / (12 * gomlx::pool_threads())));
+    job.per_task = greater(1, lesser(p.m > Mode::chunk ? together(mode, p) : job.max_per_task, blocks / (12 * gomlx::pool_threads())));
   for (int i = 0; i < parts; i++)
     job.tasks[i + 1] = job.tasks[i] + ((p.parts[i].rows + block - 1) / block + job.per_task - 1) / job.per_task;
   gomlx::pool_run(job.tasks[parts], [](void* j, long task, int) { ((const Job<Mode, Finish>*)j)->run(task); }, &job);
 }
 
-// How a part is multiplied: 0 in float32, 1 in bfloat16, or by sums of integers, a number for each kind of packing.
+// How a part is multiplied: 0 in float32, 1 in bfloat16, or by sums of integers, a number for each kind of packing; with split_mode
+// as sums of two bfloat16 numbers.
+constexpr int split_mode = 1 << 16;
+
 inline int mode_of([[maybe_unused]] const Product& p, [[maybe_unused]] const Matrix& w) {
 #if defined(GOMLX_INTEGERS)
-  if (Integers::takes(p, w)) return w.bits << 8 | w.group;
+  const int packing = w.bits << 8 | w.group;
+#if defined(GOMLX_TILES)
+  if (Split::takes(p, w)) return split_mode | packing;
+#endif
+  if (Integers::takes(p, w)) return packing;
 #endif
 #if defined(GOMLX_TILES) || defined(GOMLX_DOTS)
   if (p.type == Type::bf16 && !w.bits && w.type == Type::bf16) return 1;
@@ -440,7 +455,14 @@ template <class Finish> void multiply(const Product& p, long per_task, const Fin
       case 1: multiply_by<Dots>(some, per_task, finish_some); break;
 #endif
 #if defined(GOMLX_INTEGERS)
-      default: multiply_by<Integers>(some, per_task, finish_some); break;
+      default:
+#if defined(GOMLX_TILES)
+        if (mode & split_mode) {
+          multiply_by<Split>(some, per_task, finish_some);
+          break;
+        }
+#endif
+        multiply_by<Integers>(some, per_task, finish_some); break;
 #endif
     }
   }

@@ -107,7 +107,7 @@ void lookup(const Matrix& table, const int32_t* ids, long count, float scale, vo
   });
 }
 
-// n numbers, and `fill` in the lanes behind them.
+// n numbers, and `fill` in the lanes after them.
 inline vf load_filled(const float* p, long i, long n, float fill) {
   if (n == lanes) return vload(p + i);
   vf v = vset(fill);

@@ -252,7 +252,7 @@ template <int type> INLINE void store_as(void* p, long i, vf v) {
 
 template <int type> constexpr long bytes_of = type == 0 ? 4 : 2;
 
-// The first n < lanes numbers, zeros behind them.
+// The first n < lanes numbers, then zeros.
 template <int type> INLINE vf load_some(const void* p, long i, long n) {
 #if defined(__AVX512F__)
   const __mmask16 mask = __mmask16((1u << n) - 1);

@@ -14,7 +14,7 @@ inline long size_of(Type t) { return t == Type::f32 ? 4 : 2; }
 // A matrix [rows, columns] in row-major order, plain or in MLX's affine packing: `bits` of every weight side by side in
 // 32-bit words, and for every `group` of columns a scale and a bias, so that weight = scale * q + bias. Without biases weights lie
 // around zero: weight = scale * (q - 2^(bits - 1)). Packed rows may be
-// interleaved, sixteen by sixteen, but for those behind the last whole sixteen: see interleave.h.
+// interleaved, sixteen by sixteen, but for those after the last whole sixteen: see interleave.h.
 struct Matrix {
   const void* data;
   Type type; // of plain weights, or of scales and biases
@@ -34,7 +34,7 @@ struct Matrix {
 // How the halves of a gated MLP are joined: activation(gate) * up.
 enum class Gate : int { none, gelu, silu };
 
-// out[m, :] = x[m, :] * weights^T (+ bias), the parts' outputs one behind the other. With a gate there are two parts of
+// out[m, :] = x[m, :] * weights^T (+ bias), the parts' outputs one after the other. With a gate there are two parts of
 // equal size, and out is their gated product. Every output is one sum in an order that depends on nothing but
 // the number of columns: not on m, threads, or the other rows.
 struct Product {
@@ -48,6 +48,9 @@ struct Product {
   void* out;
   Type out_type;
   long out_stride; // elements between rows of out
+  // For passes of many rows whose keys and values nobody keeps: packed weights may be unpacked, which is quicker then (split.h). A row's bits depend
+  // on this, but not on the number of rows.
+  bool many = false;
 };
 
 // The visible keys of one query: past positions from `past` on, then the pass's own tokens first[0] to last[0] and

@@ -107,7 +107,7 @@ template <int bits> void unpack_bits(const Matrix& w, long row, float* out) {
     const float of_group = number_at(w.scales, w.type, at);
     vf scale = vset(of_group), bias = vset(w.biases ? number_at(w.biases, w.type, at) : w.middle() * of_group);
     if (w.woven(row)) {
-      uint8_t together[128 + 8]; // a group of bytes, and what loads reach behind it
+      uint8_t together[128 + 8]; // a group of bytes, and what loads reach past its end
       for (int i = 0; i < w.group; i += 8, q += bits * sixteen) memcpy(together + i / 8 * bits, q, bits);
       for (int i = 0; i < w.group; i += unit) store(together + i / 8 * bits, scale, bias);
       continue;

@@ -22,12 +22,13 @@ struct LoRA {
   float scale = 0;
 };
 
-// A LoRA whose A [columns, rank] has been transposed to a_rows.
+// A LoRA whose A [columns, rank] is to be transposed to a_rows.
 struct Transposed {
   LowRank of;
-  const float* a;
+  const float* a; // null if a_rows is there already
 
   void transpose() const {
+    if (!a) return;
     float* to = const_cast<float*>(of.a_rows);
     for (long from = 0; from < of.columns; from += 16) // whole lines of the cache
       for (long r = 0; r < of.rank; r++)
@@ -43,9 +44,15 @@ class Layered : public Kernel {
  protected:
   Transposed low_rank(size_t part, const std::vector<array>& inputs) {
     const LoRA& l = loras_[part];
-    const long columns = layers_[part].columns, rank = inputs[l.a].shape(1);
+    const array& a = inputs[l.a];
+    const long columns = layers_[part].columns, rank = a.shape(1);
+    const LowRank known{a.data<float>(), static_cast<const float*>(in(inputs[l.b])), rank, columns, layers_[part].rows, l.scale};
+    // A loaded adapter's A lies column by column, so it has been transposed for good.
+    if (a.strides()[0] == 1 && a.strides()[1] == columns) return {known, nullptr};
     auto* a_rows = static_cast<float*>(scratch(size_t(rank * columns) * 4));
-    return {{a_rows, static_cast<const float*>(in(inputs[l.b])), rank, columns, layers_[part].rows, l.scale}, static_cast<const float*>(in(inputs[l.a]))};
+    LowRank made = known;
+    made.a_rows = a_rows;
+    return {made, static_cast<const float*>(in(a))};
   }
 
   std::vector<Layer> layers_;
@@ -148,7 +155,7 @@ inline std::vector<array> project_back(Stream s, const std::vector<Layer>& layer
   return out;
 }
 
-// Back through AddNorm, or through a norm alone. Inputs are what was normed, the norm, the gradients of the results, [y, the norm behind a block].
+// Back through AddNorm, or through a norm alone. Inputs are what was normed, the norm, the gradients of the results, [y, the norm after a block].
 class AddNormBack : public Kernel {
  public:
   AddNormBack(Stream s, float eps, bool clip) : Kernel(s), clip_(clip), eps_(eps) {}

@@ -58,7 +58,7 @@ class Decode : public Kernel {
     pass.positions = std::move(positions_), pass.visible = std::move(visible_);
     pass.table = matrix(d.table, d.arrays), pass.embed_scale = d.embed_scale, pass.ids = static_cast<const int32_t*>(in(inputs[0]));
     pass.n = n, pass.hidden = hidden, pass.inner = inner, pass.qkv_size = qkv, pass.attended_size = set.heads * head;
-    pass.eps = set.eps, pass.clip = set.clip != 0, pass.gate = d.gate, pass.type = type;
+    pass.eps = set.eps, pass.clip = set.clip != 0, pass.many = !keep_, pass.gate = d.gate, pass.type = type;
     pass.h = scratch(n * hidden * size), pass.x = scratch(n * hidden * size), pass.y = static_cast<float*>(scratch(n * hidden * 4));
     pass.qkv = static_cast<float*>(scratch(n * qkv * 4)), pass.attended = scratch(n * set.heads * head * size), pass.gated = scratch(n * inner * size);
     pass.out = room(outputs[0]);
@@ -107,7 +107,7 @@ class Decode : public Kernel {
     const int32_t* ids;
     long n, hidden, inner, qkv_size, attended_size;
     float eps;
-    bool clip;
+    bool clip, many;
     Gate gate;
     Type type;
     void *h, *x, *attended, *gated, *out;
@@ -118,7 +118,7 @@ class Decode : public Kernel {
     const void* norm;
 
     void multiply(const void* from, long k, const Step& s, int first, int parts, Gate gate, void* to, Type type, long width) {
-      level().product({from, this->type, n, k, s.weights + first, s.biases + first, parts, gate, to, type, width});
+      level().product({from, this->type, n, k, s.weights + first, s.biases + first, parts, gate, to, type, width, many});
     }
 
     void run() {

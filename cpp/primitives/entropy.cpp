@@ -73,7 +73,7 @@ class Entropy : public Kernel {
         if (slopes) kernels.transpose(&w, 1, transposed, weights_type);
         for (long row = 0; row < m; row += at_once) {
           const long rows = std::min(at_once, m - row);
-          kernels.product({x + row * k * size_of(type), type, rows, k, &w, nullptr, 1, Gate::none, logits, Type::f32, count});
+          kernels.product({x + row * k * size_of(type), type, rows, k, &w, nullptr, 1, Gate::none, logits, Type::f32, count, true});
           kernels.entropy_piece({logits, rows, first, count, targets + row, most + row, sum + row, keep + row, target + row, weights, slopes ? weights_type : Type::f32});
           if (!slopes) continue;
           kernels.product({weights, weights_type, rows, count, &back, nullptr, 1, Gate::none, part, Type::f32, k});

@@ -34,7 +34,7 @@ struct Memory {
   size_t size = 0;
   size_t read = 0; // bytes
 
-  // The byte at `start` of the file is where a cache line begins, and with it, as a rule, every tensor behind it.
+  // The byte at `start` of the file is where a cache line begins, and with it, as a rule, every tensor after it.
   Memory(size_t n, size_t start) : length(n + 2 * large_page), size(n) {
     void* p = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "room for weights");
@@ -54,7 +54,7 @@ struct Memory {
   }
 };
 
-// MLX's buffers on the CPU begin with their size, and arrays with what is behind it. So an array at p is one whose
+// MLX's buffers on the CPU begin with their size, and arrays with what follows that. So an array at p is one whose
 // buffer begins that much before p; nothing is written there.
 size_t header_of_buffers() {
   static const size_t header = [] {
@@ -99,7 +99,7 @@ int gomlx_file_read(gomlx_file* f, const size_t* offsets, const size_t* lengths,
     struct Piece { size_t offset, length; };
     std::vector<Piece> pieces;
     for (size_t i = 0; i < n; i++) {
-      if (offsets[i] > f->memory->size || lengths[i] > f->memory->size - offsets[i]) throw std::out_of_range(f->path + ": a tensor ends behind the file");
+      if (offsets[i] > f->memory->size || lengths[i] > f->memory->size - offsets[i]) throw std::out_of_range(f->path + ": a tensor ends past the end of the file");
       for (size_t at = 0; at < lengths[i]; at += piece) pieces.push_back({offsets[i] + at, std::min(piece, lengths[i] - at)});
     }
     struct Work { gomlx_file* f; const std::vector<Piece>& pieces; std::atomic<int> error{0}; } work{f, pieces};
@@ -129,7 +129,7 @@ int gomlx_file_array(mlx_array* out, const gomlx_file* f, size_t offset, const i
     Shape dims(shape, shape + ndim);
     size_t bytes = type.size();
     for (int d : dims) bytes *= size_t(d);
-    if (offset > f->memory->size || bytes > f->memory->size - offset) throw std::out_of_range(f->path + ": a tensor ends behind the file");
+    if (offset > f->memory->size || bytes > f->memory->size - offset) throw std::out_of_range(f->path + ": a tensor ends past the end of the file");
     char* data = f->memory->data + offset;
     if (reinterpret_cast<uintptr_t>(data) % type.size() != 0) throw std::invalid_argument(f->path + ": a tensor is not aligned");
     array a(allocator::Buffer(data - header_of_buffers()), dims, type, [keep = f->memory](allocator::Buffer) {});
@@ -147,7 +147,7 @@ int gomlx_file_room(gomlx_file** out, size_t size) {
 
 int gomlx_file_bytes_at(void** out, gomlx_file* f, size_t offset, size_t length) {
   return gomlx::guarded([&] {
-    if (offset > f->memory->size || length > f->memory->size - offset) throw std::out_of_range(f->path + ": a tensor ends behind the file");
+    if (offset > f->memory->size || length > f->memory->size - offset) throw std::out_of_range(f->path + ": a tensor ends past the end of the file");
     f->memory->read += length, held.fetch_add(length);
     *out = f->memory->data + offset;
   });

@@ -34,10 +34,10 @@ typedef struct {
   int grid[3], group[3]; // in threads
   int shared_bytes;
   int outputs;
-  const int* shapes; // the outputs' shapes, one behind the other
+  const int* shapes; // the outputs' shapes, one after the other
   const int* ranks;
   const mlx_dtype* types;
-  const int* numbers; // parameters behind the outputs
+  const int* numbers; // parameters after the outputs
   int number_count;
   const int* layouts; // of the first inputs
   int layout_count;

@@ -41,8 +41,9 @@ typedef struct {
 
 // x [..., inputs] through up to eight layers: [..., all their outputs]. With a gate, two layers of one size:
 // [..., outputs], the first one's activation times the second one. wide asks for float32. loras is null, or one for each layer, with
-// wide and without a gate. Gradients are those of x and of LoRAs: layers are frozen. So they are in all ops here.
-GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, const gomlx_lora* loras, int n, int gate, int wide, mlx_stream s);
+// wide and without a gate. many is for passes of many rows whose keys and values nobody keeps: packed weights may then be multiplied in another way, which
+// is quicker for many rows and gives other last bits, whatever the number of rows. Gradients are those of x and of LoRAs: layers are frozen. So they are in all ops here.
+GOMLX_API int gomlx_apply(mlx_array* out, mlx_array x, const gomlx_linear* parts, const gomlx_lora* loras, int n, int gate, int wide, int many, mlx_stream s);
 
 // Rows of a table for ids int32 [...], times scale: [..., columns] in a type.
 GOMLX_API int gomlx_lookup(mlx_array* out, const gomlx_linear* table, mlx_array ids, float scale, mlx_dtype dtype, mlx_stream s);
@@ -58,11 +59,11 @@ typedef struct {
   int keep; // put the pass's keys and values into the rooms
 } gomlx_attention;
 
-// The KV of one row in one layer. The first `sinks` positions lie at their numbers and are never written over, position p behind them at
+// The KV of one row in one layer. The first `sinks` positions lie at their numbers and are never written over, a later position p at
 // sinks + (p - sinks) % (room - sinks).
 typedef struct {
   int length; // positions so far
-  int room;   // that there shall be behind the pass; a larger one is only right as long as positions have not gone round
+  int room;   // that there shall be after the pass; a larger one is only right as long as positions have not gone round
   int owned;  // nobody else looks at keys and values any more: they are written in place if the room is the same
   int sinks;
 } gomlx_past;
@@ -111,7 +112,7 @@ typedef struct {
   mlx_array wavelengths; // as for gomlx_rotation
 } gomlx_decoder_rotation;
 
-// Norms behind blocks and norms of queries and keys may be empty. rotation and window are indices.
+// Norms after blocks and norms of queries and keys may be empty. rotation and window are indices.
 typedef struct {
   gomlx_linear q, k, v, o, gate, up, down;
   mlx_array input_norm, q_norm, k_norm, post_attention_norm, pre_mlp_norm, post_mlp_norm;
@@ -127,7 +128,7 @@ typedef struct {
   const int* positions; // [rows, tokens]
   const int* visible;   // [windows, rows, tokens, 5], as for gomlx_attend
   const gomlx_past* past; // [layers, rows]
-  int keep; // whether the pass's own keys and values are kept
+  int keep; // whether the pass's own keys and values are kept; where they are not, products are those of `many` in gomlx_apply
 } gomlx_pass;
 
 // The normed states [rows, tokens, hidden] of ids, int32 or uint32 [rows, tokens]. kv is the keys and values of each layer and row, kept

@@ -59,7 +59,7 @@ struct Layer {
   long rows, columns;
   Type type;
   int bits, group;
-  int at; // of the weights; scales are behind it, and biases if there are some
+  int at; // of the weights; scales follow, and biases if there are some
   bool biased;
   int bias; // -1 without
   bool interleaved;
@@ -211,7 +211,7 @@ struct KV {
   }
 
  private:
-  // Puts a row's new keys and values behind its old ones; what does not fit goes over the oldest.
+  // Puts a row's new keys and values after its old ones; what finds no room replaces the oldest.
   static void keep_row(const Attention& a, long row, const Room& to) {
     const long slots = a.heads + 2 * a.kv_heads, length = a.past[row].length, position = a.head_dim * size_of(a.type);
     const char* own = static_cast<const char*>(a.own) + row * a.tokens * slots * position;

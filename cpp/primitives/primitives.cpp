@@ -8,7 +8,7 @@ namespace {
 // Layers with what LoRAs add to them, or two layers with a gate.
 class Apply : public Layered {
  public:
-  Apply(Stream s, std::vector<Layer> layers, std::vector<LoRA> loras, Gate gate) : Layered(s, std::move(layers), std::move(loras)), gate_(gate) {}
+  Apply(Stream s, std::vector<Layer> layers, std::vector<LoRA> loras, Gate gate, bool many) : Layered(s, std::move(layers), std::move(loras)), gate_(gate), many_(many) {}
   const char* name() const override { return "gomlx::Apply"; }
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
@@ -29,8 +29,8 @@ class Apply : public Layered {
       const Transposed t = low_rank(i, inputs);
       added.push_back({t, {t.of, in(x), type, m, static_cast<float*>(to) + column, columns}});
     }
-    encoder().dispatch([=, x = in(x), gate = gate_] {
-      level().product({x, type, m, k, parts.data(), bias.data(), int(parts.size()), gate, to, out_type, columns});
+    encoder().dispatch([=, x = in(x), gate = gate_, many = many_] {
+      level().product({x, type, m, k, parts.data(), bias.data(), int(parts.size()), gate, to, out_type, columns, many});
       for (const Added& l : added) {
         l.of.transpose();
         level().add_low_rank(l.add);
@@ -42,7 +42,7 @@ class Apply : public Layered {
     array dy = cotangents[0];
     if (gate_ != Gate::none) { // both halves are computed again
       const array& x = primals[0];
-      const array halves = make_one<Apply>(stream(), with_last(x, 2 * layers_[0].rows), mx::float32, primals, layers_, loras_, Gate::none);
+      const array halves = make_one<Apply>(stream(), with_last(x, 2 * layers_[0].rows), mx::float32, primals, layers_, loras_, Gate::none, many_);
       dy = make_one<GateBack>(stream(), halves.shape(), mx::float32, {halves, dy}, gate_);
     }
     return project_back(stream(), layers_, loras_, primals, dy, argnums);
@@ -51,6 +51,7 @@ class Apply : public Layered {
  private:
   struct Added { Transposed of; AddLowRank add; };
   Gate gate_;
+  bool many_;
 };
 
 class Lookup : public Kernel {
@@ -265,7 +266,7 @@ int gomlx_interleave(const gomlx_linear* layer) {
   });
 }
 
-int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, const gomlx_lora* added, int n, int gate, int wide, mlx_stream s) {
+int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, const gomlx_lora* added, int n, int gate, int wide, int many, mlx_stream s) {
   return guarded([&] {
     const array& x = unwrap(x_);
     at_least_one_axis(x);
@@ -287,7 +288,7 @@ int gomlx_apply(mlx_array* out, mlx_array x_, const gomlx_linear* parts, const g
     if (added && (gate_of(gate) != Gate::none || !wide)) refuse("layers with LoRAs have results in float32, and no gate");
     for (size_t i = 0; i < loras.size(); i++)
       if (added[i].a.ctx) loras[i] = take_lora(added[i], layers[i], inputs);
-    give(out, make_one<Apply>(unwrap(s), with_last(x, outputs), wide ? mx::float32 : x.dtype(), inputs, std::move(layers), std::move(loras), gate_of(gate)));
+    give(out, make_one<Apply>(unwrap(s), with_last(x, outputs), wide ? mx::float32 : x.dtype(), inputs, std::move(layers), std::move(loras), gate_of(gate), many != 0));
   });
 }
 
@@ -366,7 +367,7 @@ int gomlx_add_norm(mlx_array* sum, mlx_array* normed, mlx_array h_, mlx_array y_
     norm_fits(inputs[2], h, "the next norm");
     if (post.ctx) {
       inputs.push_back(unwrap(post));
-      norm_fits(inputs[3], h, "the norm behind a block");
+      norm_fits(inputs[3], h, "the norm after a block");
     }
     auto outs = array::make_arrays({h.shape(), h.shape()}, {h.dtype(), h.dtype()}, std::make_shared<AddThenNorm>(unwrap(s), post.ctx != nullptr, eps, clip != 0), inputs);
     give(sum, outs[0]);

@@ -8,8 +8,15 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
 )
 
-//go:embed types.cuh
-var typesHeader string
+var (
+	//go:embed types.cuh
+	types string
+	//go:embed multiply_tile.cuh
+	multiplyTile string
+)
+
+// typesHeader is what the source of every kernel but that of a token begins with.
+var typesHeader = types + multiplyTile
 
 const maxConstants = 5 // of a kernel
 

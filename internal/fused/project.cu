@@ -43,8 +43,8 @@
       } else {
         in.clear();
       }
-      go_mlx_mma(sums[t], upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1], in.pair[0], in.pair[1]);
-      go_mlx_mma(sums[t], upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3], in.pair[2], in.pair[3]);
+      multiply_tile(sums[t], upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1], in.pair[0], in.pair[1]);
+      multiply_tile(sums[t], upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3], in.pair[2], in.pair[3]);
     }
   }
   for (int t = 0; t < TILES; t++) {

@@ -16,7 +16,7 @@ import (
 // The parts of the kernel's source, in the order in which they are compiled.
 var (
 	//go:embed token_machine.cuh
-	tokenMachine string
+	machine string
 	//go:embed token_types.cuh
 	tokenTypes string
 	//go:embed token_exchange.cuh
@@ -36,6 +36,9 @@ var (
 	//go:embed token.cu
 	tokenBody string
 )
+
+// tokenMachine is what the kernel has of the GPU's own instructions.
+var tokenMachine = machine + multiplyTile
 
 // OneLaunchVariable is the environment variable that, set to "off", keeps tokens from being computed in one launch.
 const OneLaunchVariable = "GO_MLX_ONE_LAUNCH"

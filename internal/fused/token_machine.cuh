@@ -27,18 +27,6 @@ __device__ __forceinline__ T narrow(float x) {
 // Asks for a line of memory.
 __device__ __forceinline__ void prefetch_line(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
-// sums [16, 8] += a [16, 16] b [16, 8], in the lanes' shares that the PTX manual gives for mma.m16n8k16.
-__device__ __forceinline__ void multiply_tile(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-#if HALF
-#define PAIRS_OF "f16.f16"
-#else
-#define PAIRS_OF "bf16.bf16"
-#endif
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." PAIRS_OF ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // Copies of 16 or 4 bytes into shared memory that go on meanwhile; what is not wanted becomes 0.
 __device__ __forceinline__ void copy16(unsigned to, const void* from, bool wanted) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");

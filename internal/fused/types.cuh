@@ -35,18 +35,3 @@ struct T {
 
 // x as the model's type has it.
 __device__ __forceinline__ float rounded(float x) { return static_cast<float>(static_cast<T>(x)); }
-
-#if ELEMENT != 0
-// sums [16, 8] += a [16, 16] b [16, 8], in the lanes' shares that the PTX manual gives for mma.m16n8k16.
-__device__ void go_mlx_mma(float* sums, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-#if ELEMENT == 1
-#define GO_MLX_PAIRS "f16.f16"
-#else
-#define GO_MLX_PAIRS "bf16.bf16"
-#endif
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32." GO_MLX_PAIRS ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-#endif

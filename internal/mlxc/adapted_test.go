@@ -6,6 +6,31 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// An A that lies column by column, as that of a loaded adapter does, is used as it is.
+func TestAnAThatLiesColumnByColumnGivesTheSameBits(t *testing.T) {
+	eachType(t, func(t *testing.T, l *Lease, s *Scope, dtype DType) {
+		const rows, in, out = 19, 100, 90
+		for _, rank := range []int{1, 5, 16} {
+			layer, _ := weights(s, dtype, 1, in, out, 0, 0)
+			x, dy := s.Normal(dtype, 1, s.RandomKey(4), rows, in), s.Normal(Float32, 1, s.RandomKey(5), rows, out)
+			a, b := s.Normal(Float32, 0.3, s.RandomKey(2), in, rank), s.Normal(Float32, 0.3, s.RandomKey(3), rank, out)
+			pass := func(a *Array) (values [][]float32) {
+				y, d := l.VJP(s, func(s *Scope, given []*Array) []*Array {
+					return []*Array{s.Adapted(given[0], false, []Layer{layer}, []LoRA{{A: given[1], B: given[2], Scale: 2}})}
+				}, []*Array{x, a, b}, []*Array{dy})
+				require.NoError(t, s.Err())
+				for _, array := range append(y, d...) {
+					values = append(values, floats(t, s.AsType(array, Float32)))
+				}
+				return values
+			}
+			byColumns := s.Transpose(s.Contiguous(s.Transpose(a)))
+			require.NoError(t, s.Eval(byColumns))
+			require.Equal(t, pass(a), pass(byColumns), "rank %d", rank)
+		}
+	})
+}
+
 // What a LoRA adds to a row, and what comes back to it, have the same bits alone, beside others, and on any number of threads.
 func TestBitsOfAdaptedRowsDependOnNothingElse(t *testing.T) {
 	before := CPUThreads()
@@ -14,7 +39,9 @@ func TestBitsOfAdaptedRowsDependOnNothingElse(t *testing.T) {
 		const rows, in, out, rank = 70, 100, 90, 5
 		layer, _ := weights(s, dtype, 1, in, out, 0, 0)
 		lora := LoRA{A: s.Normal(Float32, 0.3, s.RandomKey(2), in, rank), B: s.Normal(Float32, 0.3, s.RandomKey(3), rank, out), Scale: 2}
-		adapted := func(s *Scope, in []*Array) []*Array { return []*Array{s.Adapted(in[0], []Layer{layer}, []LoRA{lora})} }
+		adapted := func(s *Scope, in []*Array) []*Array {
+			return []*Array{s.Adapted(in[0], false, []Layer{layer}, []LoRA{lora})}
+		}
 		x, dy := s.Normal(dtype, 1, s.RandomKey(4), rows, in), s.Normal(Float32, 1, s.RandomKey(5), rows, out)
 		pass := func(first, last int) (values, gradients []float32) {
 			y, dx := l.VJP(s, adapted, []*Array{s.Slice(x, 0, first, last)}, []*Array{s.Slice(dy, 0, first, last)})

@@ -90,8 +90,9 @@ func (s *Scope) Interleave(l Layer) {
 }
 
 // Apply takes x [..., in] through layers and returns their outputs one after the other, [..., all of out], in x's type, or in
-// float32 if wide. With a gate there are two layers of one size, and the result is gate(first) * second.
-func (s *Scope) Apply(x *Array, gate Gate, wide bool, layers ...Layer) *Array {
+// float32 if wide. With a gate there are two layers of one size, and the result is gate(first) * second. many is for passes whose keys and values
+// are not kept, see gomlx_apply.
+func (s *Scope) Apply(x *Array, gate Gate, wide, many bool, layers ...Layer) *Array {
 	const op = "apply"
 	if !s.ready(op, x) {
 		return s.none()
@@ -104,7 +105,7 @@ func (s *Scope) Apply(x *Array, gate Gate, wide bool, layers ...Layer) *Array {
 		}
 	}
 	r := s.fresh()
-	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), nil, C.int(len(parts)), C.int(gate), flag(wide), s.stream))
+	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), nil, C.int(len(parts)), C.int(gate), flag(wide), flag(many), s.stream))
 }
 
 func flag(b bool) C.int {

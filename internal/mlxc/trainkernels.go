@@ -20,7 +20,7 @@ type LoRA struct {
 }
 
 // Adapted is Apply, wide, with what loras, one for each layer, add to the layers.
-func (s *Scope) Adapted(x *Array, layers []Layer, loras []LoRA) *Array {
+func (s *Scope) Adapted(x *Array, many bool, layers []Layer, loras []LoRA) *Array {
 	const op = "adapted"
 	if !s.ready(op, x) {
 		return s.none()
@@ -40,7 +40,7 @@ func (s *Scope) Adapted(x *Array, layers []Layer, loras []LoRA) *Array {
 		added[i] = C.gomlx_lora{a: loras[i].A.h, b: loras[i].B.h, scale: C.float(loras[i].Scale)}
 	}
 	r := s.fresh()
-	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), unsafe.SliceData(added), C.int(len(parts)), C.int(NoGate), 1, s.stream))
+	return s.done(op, r, C.gomlx_apply(&r.h, x.h, unsafe.SliceData(parts), unsafe.SliceData(added), C.int(len(parts)), C.int(NoGate), 1, flag(many), s.stream))
 }
 
 // CrossEntropy is that of the outputs of a layer for x [rows, in] with target ids, int32 [rows], which must be outputs of the layer:

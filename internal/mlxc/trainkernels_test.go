@@ -137,7 +137,7 @@ func TestGradientsOfAdaptedLayers(t *testing.T) {
 							loras[i], next = LoRA{next[0], next[1], scale}, next[2:]
 						}
 					}
-					return []*Array{s.Adapted(in[0], layers, loras)}
+					return []*Array{s.Adapted(in[0], false, layers, loras)}
 				},
 				mlx: func(s *Scope, in []*Array, dtype DType) []*Array {
 					var out []*Array
@@ -183,7 +183,7 @@ func TestGradientsOfGates(t *testing.T) {
 			up, upMatrix := weights(s, dtype, 2, 48, 20, 0, 0)
 			first, matrix := weights(s, dtype, 3, 48, 20, 0, 0)
 			f := differentiable{
-				kernels: func(s *Scope, in []*Array) []*Array { return []*Array{s.Apply(in[0], gate, false, first, up)} },
+				kernels: func(s *Scope, in []*Array) []*Array { return []*Array{s.Apply(in[0], gate, false, false, first, up)} },
 				mlx: func(s *Scope, in []*Array, dtype DType) []*Array {
 					return []*Array{mlxGate(s, gate, s.Matmul(in[0], s.AsType(matrix, dtype)), s.Matmul(in[0], s.AsType(upMatrix, dtype)))}
 				},
@@ -354,7 +354,7 @@ func TestWhatHasNoGradientSaysSo(t *testing.T) {
 		targets := s.FromInts([]int32{1, 2}, 2)
 		for name, fn := range map[string]func(s *Scope, in []*Array) []*Array{
 			"a linear layer has no gradient of weights": func(s *Scope, in []*Array) []*Array {
-				return []*Array{s.Apply(x, NoGate, true, Layer{Weights: in[0]})}
+				return []*Array{s.Apply(x, NoGate, true, false, Layer{Weights: in[0]})}
 			},
 			"has no gradient of weights, positions or ids": func(s *Scope, in []*Array) []*Array {
 				return []*Array{s.CrossEntropy(x, Layer{Weights: in[0]}, targets, true)}
@@ -386,7 +386,7 @@ func TestLoRAsThatDoNotFitAreRefused(t *testing.T) {
 			{A: s.Zeros(Float32, 8), B: s.Zeros(Float32, 3, 4)},
 		} {
 			failed := s.Child()
-			failed.Adapted(x, []Layer{w}, []LoRA{lora})
+			failed.Adapted(x, false, []Layer{w}, []LoRA{lora})
 			require.ErrorContains(t, failed.Err(), "LoRA")
 			failed.Close()
 		}

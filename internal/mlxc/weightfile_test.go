@@ -37,7 +37,7 @@ func TestWeightsStayWhereTheyAreWritten(t *testing.T) {
 		require.EqualValues(t, 32, during.Active-before.Active)
 		for _, out := range [][2]int64{{1 << 20, 1}, {1<<20 - 8, 9}, {1 << 40, 0}} {
 			_, err := room.Bytes(out[0], out[1])
-			require.ErrorContains(t, err, "behind the file")
+			require.ErrorContains(t, err, "past the end of the file")
 		}
 		room.Close()
 		room.Close()

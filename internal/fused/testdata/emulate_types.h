@@ -16,7 +16,7 @@ struct T {
 inline float rounded(float x) { return static_cast<float>(static_cast<T>(x)); }
 
 #if ELEMENT != 0
-inline void go_mlx_mma(float* sums, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+inline void multiply_tile(float* sums, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   emulation::multiply_tile<ELEMENT == 1>(sums, a0, a1, a2, a3, b0, b1);
 }
 #endif

@@ -52,8 +52,9 @@ func readAdapterConfig(dir string) (*AdapterConfig, error) {
 	return c, nil
 }
 
-// LoadAdapter reads an adapter and adds it to the layers. The scope owns its arrays.
-func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string) error {
+// LoadAdapter reads an adapter and adds it to the layers. The scope owns its arrays. forKernels lays them out as the CPU kernels read them: in
+// float32, and each A column by column, which the kernels would otherwise do again for every token.
+func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string, forKernels bool) (err error) {
 	config, err := readAdapterConfig(dir)
 	if err != nil {
 		return err
@@ -65,7 +66,9 @@ func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string) error {
 	}
 	var bad Problems
 	loras := map[string]*nn.LoRA{}
-	arrays := scope.LoadSafetensors(file)
+	files := scope.Child() // of the arrays as they are in the file
+	defer func() { err = errors.Join(err, files.Close()) }()
+	arrays := files.LoadSafetensors(file)
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
 		layer, part := splitLoRAName(name)
 		l, ok := layers[layer]
@@ -102,7 +105,20 @@ func LoadAdapter(scope *mlxc.Scope, layers Linears, dir string) error {
 	if len(bad) > 0 {
 		return &engine.CheckpointError{Path: dir, Problems: bad}
 	}
-	if err := errors.Join(scope.Err(), scope.Eval(slices.Collect(maps.Values(arrays))...)); err != nil {
+	if err := errors.Join(files.Err(), files.Eval(slices.Collect(maps.Values(arrays))...)); err != nil {
+		return err
+	}
+	var kept []*mlxc.Array
+	for _, lora := range loras {
+		if forKernels {
+			byColumns := files.Contiguous(files.Transpose(files.AsType(lora.A, mlxc.Float32)))
+			lora.A, lora.B = scope.Transpose(byColumns), scope.Contiguous(files.AsType(lora.B, mlxc.Float32))
+		} else {
+			lora.A, lora.B = scope.Adopt(lora.A), scope.Adopt(lora.B)
+		}
+		kept = append(kept, lora.A, lora.B)
+	}
+	if err := errors.Join(files.Err(), scope.Err(), scope.Eval(kept...)); err != nil {
 		return err
 	}
 	for layer, lora := range loras {

@@ -106,7 +106,7 @@ func (d *cpuDecoder) Hidden(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 
 // Logits maps states [..., hidden] to [..., vocab], in float32.
 func (d *cpuDecoder) Logits(s *mlxc.Scope, h *mlxc.Array) *mlxc.Array {
-	return s.Apply(h, mlxc.NoGate, true, d.head)
+	return s.Apply(h, mlxc.NoGate, true, false, d.head)
 }
 
 // layerwise is what the layers of a pass by single ops have in common.
@@ -116,6 +116,9 @@ type layerwise struct {
 	rotations, visible []*mlxc.Array // of each kind of layer
 	dtype              mlxc.DType
 }
+
+// many reports whether products are those of passes that keep nothing, as in a pass by one op.
+func (p *layerwise) many() bool { return p.seenBy.Kernel.Keep == nil }
 
 // opByOp is hidden by single ops.
 func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *mlxc.Array {
@@ -141,7 +144,7 @@ func (d *cpuDecoder) opByOp(s *mlxc.Scope, ids *mlxc.Array, seenBy *kv.Pass) *ml
 func (p *layerwise) layer(s *mlxc.Scope, i int, h, x *mlxc.Array) (sum, normed *mlxc.Array) {
 	d, pass, l := p.cpuDecoder, p.seenBy.Kernel, &p.layers[i]
 	p.seenBy.Seen(i, kv.OpInputNorm, x)
-	qkv := d.project(s, x, l.q, l.k, l.v)
+	qkv := p.project(s, x, l.q, l.k, l.v)
 	attended, kept := s.Attend(mlxc.Attention{
 		Heads: d.heads, KVHeads: d.kvHeads, HeadDim: d.headDim, Eps: d.eps, Scale: d.attentionScale,
 		Neighbours: l.rope.Traditional, QNorm: l.qNorm, KNorm: l.kNorm, DType: p.dtype,
@@ -149,10 +152,10 @@ func (p *layerwise) layer(s *mlxc.Scope, i int, h, x *mlxc.Array) (sum, normed *
 	if pass.Keep != nil {
 		pass.Keep(s, i, kept)
 	}
-	y := d.project(s, attended, l.o)
+	y := p.project(s, attended, l.o)
 	p.seenBy.Seen(i, kv.OpAttention, y)
 	h, x = s.AddNorm(h, y, l.postAttentionNorm, l.preMLPNorm, d.eps, d.clips())
-	y = d.project(s, d.gated(s, x, l), l.down)
+	y = p.project(s, p.gated(s, x, l), l.down)
 	p.seenBy.Seen(i, kv.OpMLP, y)
 	next := d.norm
 	if i+1 < len(d.layers) {
@@ -164,7 +167,8 @@ func (p *layerwise) layer(s *mlxc.Scope, i int, h, x *mlxc.Array) (sum, normed *
 }
 
 // project is the layers' outputs one after the other, in float32.
-func (d *cpuDecoder) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear) *mlxc.Array {
+func (p *layerwise) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear) *mlxc.Array {
+	many := p.many()
 	parts, added := make([]mlxc.Layer, len(layers)), make([]mlxc.LoRA, len(layers))
 	adapted := false
 	for i, l := range layers {
@@ -172,15 +176,15 @@ func (d *cpuDecoder) project(s *mlxc.Scope, x *mlxc.Array, layers ...*nn.Linear)
 		adapted = adapted || l.Adapted()
 	}
 	if !adapted {
-		return s.Apply(x, mlxc.NoGate, true, parts...)
+		return s.Apply(x, mlxc.NoGate, true, many, parts...)
 	}
-	return s.Adapted(x, parts, added)
+	return s.Adapted(x, many, parts, added)
 }
 
 // gated is the input of the MLP's last layer.
-func (d *cpuDecoder) gated(s *mlxc.Scope, x *mlxc.Array, l *decoderLayer) *mlxc.Array {
+func (p *layerwise) gated(s *mlxc.Scope, x *mlxc.Array, l *decoderLayer) *mlxc.Array {
 	if l.gate.Adapted() || l.up.Adapted() {
-		return s.GateHalves(d.project(s, x, l.gate, l.up), d.gate, x.DType())
+		return s.GateHalves(p.project(s, x, l.gate, l.up), p.gate, x.DType())
 	}
-	return s.Apply(x, d.gate, false, l.gate.Layer(), l.up.Layer())
+	return s.Apply(x, p.gate, false, p.many(), l.gate.Layer(), l.up.Layer())
 }

@@ -130,7 +130,7 @@ func (n *Network) Load(from *modelfiles.Source, cfg *checkpoint.Config, adapter 
 	n.Kinds = kindsOf(n.Shape.Windows)
 	n.Linears, n.Prefix = w.Linears, w.Prefix
 	if adapter != "" {
-		if err := checkpoint.LoadAdapter(n.Weights, n.Linears, adapter); err != nil {
+		if err := checkpoint.LoadAdapter(n.Weights, n.Linears, adapter, n.cpu != nil); err != nil {
 			return nil, &engine.OptionError{Option: "Adapter", Reason: adapter + ": " + err.Error(), Err: err}
 		}
 	}

@@ -199,7 +199,7 @@ func (e *embedder) applyPacked(s *mlxc.Scope, h *mlxc.Array, texts []kv.Span) *m
 	}
 	x := s.Concatenate(0, pooled...)
 	for _, layer := range e.dense {
-		x = s.Apply(x, mlxc.NoGate, true, layer.Layer())
+		x = s.Apply(x, mlxc.NoGate, true, false, layer.Layer())
 	}
 	return x
 }
