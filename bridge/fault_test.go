@@ -92,8 +92,16 @@ func loadFake(t *testing.T, fault string, change ...func(*Options)) *Model {
 	}
 	m, err := load(t.Context(), "/nowhere", o, fakeCommand(fault, onceVariable+"="+filepath.Join(t.TempDir(), "once")))
 	require.NoError(t, err)
+	rememberDeaths(m)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
+}
+
+// rememberDeaths lets a request that ended a worker be a suspect for as long as a slow machine takes to start the next one.
+func rememberDeaths(m *Model) {
+	m.quarantine.mu.Lock()
+	defer m.quarantine.mu.Unlock()
+	m.quarantine.suspicion = time.Hour
 }
 
 func TestWorkersThatNeverComeUp(t *testing.T) {

@@ -41,6 +41,7 @@ func loadCommandIn(t *testing.T, registry *admission.Registry, dir string, o Opt
 	require.NoError(t, memory.BeginLoad(t.Context(), int64(workers)*(modelfiles.Need(dir)+o.PromptCache), nil))
 	m, err := load(admission.NewContext(t.Context(), memory), dir, o, cmd)
 	require.NoError(t, err)
+	rememberDeaths(m)
 	memory.EndLoad()
 	t.Cleanup(func() {
 		require.NoError(t, m.Close())

@@ -98,7 +98,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		Path: path, TrustRemoteCode: o.TrustRemoteCode, Adapter: o.Adapter, Draft: o.Draft, Batch: o.Batch, PromptCache: o.PromptCache,
 	}
 	m.quarantine = &quarantine{
-		dir: o.QuarantineDir, load: request, create: createPrivate,
+		dir: o.QuarantineDir, load: request, create: createPrivate, suspicion: suspicion,
 		versions: func() Versions { return m.described.Load().versions },
 	}
 	m.requests.empty = sync.NewCond(&m.requests.mu)

@@ -39,6 +39,8 @@ type quarantine struct {
 	versions func() Versions
 	create   func(path string) (*os.File, error) // os.OpenFile; tests put a full disk here
 
+	suspicion time.Duration // the constant; tests on slow machines have a longer one
+
 	culprits atomic.Int64 // requests that were held since one was last served
 
 	mu       sync.Mutex // guards what follows
@@ -94,7 +96,7 @@ func (q *quarantine) check(j *job) error {
 		j.deaths, j.held = max(1, j.deaths), true
 	}
 	if s := q.suspects[key]; s != nil {
-		if time.Since(s.at) < suspicion {
+		if time.Since(s.at) < q.suspicion {
 			j.deaths = max(j.deaths, s.deaths)
 		} else {
 			delete(q.suspects, key)
@@ -120,7 +122,7 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 		return explained, before.err
 	}
 	s := q.suspects[key]
-	if s == nil || time.Since(s.at) >= suspicion {
+	if s == nil || time.Since(s.at) >= q.suspicion {
 		s = &suspectRequest{}
 		if j.held {
 			s.deaths = 1

@@ -36,6 +36,7 @@ func loadReal(t *testing.T, change []func(*Options), dir ...string) *Model {
 	}
 	m, err := Load(t.Context(), path, o)
 	require.NoError(t, err)
+	rememberDeaths(m)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m
 }

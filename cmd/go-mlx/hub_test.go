@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,7 +29,7 @@ type fakeHub struct {
 	files map[string][]byte
 	large map[string]bool // kept as in Git LFS, with a SHA-256
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what follows, and the two above once it serves: set and asked take it
 	requests []string
 	cutAt    []int64 // bytes after which the next answers with a large file end
 	refuse   int     // answers 429 to so many downloads
@@ -64,6 +65,20 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.file(w, r, file)
+}
+
+// set changes the hub while it serves.
+func (h *fakeHub) set(change func(h *fakeHub)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(h)
+}
+
+// asked are the requests so far.
+func (h *fakeHub) asked() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.requests)
 }
 
 func boolInt(b bool) int {
@@ -172,7 +187,7 @@ func TestPullThenLoadByName(t *testing.T) {
 	_, _, err := run(t, "", "generate", "org/small", "x")
 	require.ErrorIs(t, err, hub.ErrNotCached)
 	require.ErrorContains(t, err, "go-mlx pull org/small")
-	require.Empty(t, h.requests, "nothing is fetched unless asked")
+	require.Empty(t, h.asked(), "nothing is fetched unless asked")
 
 	path, errOut, err := run(t, "", "pull", "org/small")
 	require.NoError(t, err, errOut)
@@ -193,10 +208,10 @@ func TestPullThenLoadByName(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, strings.TrimSpace(out))
 
-	before := len(h.requests)
+	before := len(h.asked())
 	_, _, err = run(t, "", "pull", "-q", "org/small")
 	require.NoError(t, err)
-	for _, r := range h.requests[before:] {
+	for _, r := range h.asked()[before:] {
 		require.NotContains(t, r, "GET /org/small/resolve", "what is there is not fetched again")
 	}
 	out, _, err = run(t, "", "list")
@@ -216,10 +231,12 @@ func TestPullThenLoadByName(t *testing.T) {
 func TestPullResumesInterruptedDownloads(t *testing.T) {
 	h := startHub(t)
 	size := int64(len(h.files["model.safetensors"]))
-	for i := int64(1); i < 10; i++ {
-		h.cutAt = append(h.cutAt, size*i/10)
-	}
-	h.refuse = 1
+	h.set(func(h *fakeHub) {
+		for i := int64(1); i < 10; i++ {
+			h.cutAt = append(h.cutAt, size*i/10)
+		}
+		h.refuse = 1
+	})
 	path, errOut, err := run(t, "", "pull", "org/small")
 	for range 2 { // as a user would
 		if err != nil {
@@ -231,12 +248,12 @@ func TestPullResumesInterruptedDownloads(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, h.files["model.safetensors"], got)
 	resumed := 0
-	for _, r := range h.requests {
+	for _, r := range h.asked() {
 		if strings.Contains(r, "bytes=") && !strings.HasSuffix(r, "bytes=0-") {
 			resumed++
 		}
 	}
-	require.Positive(t, resumed, "%s\n%s", strings.Join(h.requests, "\n"), errOut)
+	require.Positive(t, resumed, "%s\n%s", strings.Join(h.asked(), "\n"), errOut)
 }
 
 func TestPullSaysWhatIsWrong(t *testing.T) {
@@ -257,7 +274,7 @@ func TestPullSaysWhatIsWrong(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := startHub(t)
-			c.fault(h)
+			h.set(c.fault)
 			_, errOut, err := run(t, "", "pull", c.model)
 			var refused *PullError
 			require.ErrorAs(t, err, &refused, errOut)
@@ -272,13 +289,11 @@ func TestPullSaysWhatIsWrong(t *testing.T) {
 
 func TestTheTokenIsUsedAndNeverShown(t *testing.T) {
 	h := startHub(t)
-	h.token = "hf_secret"
+	h.set(func(h *fakeHub) { h.token = "hf_secret" })
 	t.Setenv("HF_TOKEN", "hf_secret")
 	out, errOut, err := run(t, "", "pull", "org/small")
 	require.NoError(t, err, errOut)
-	h.mu.Lock()
-	h.status = 500
-	h.mu.Unlock()
+	h.set(func(h *fakeHub) { h.status = 500 })
 	_, more, err := run(t, "", "pull", "org/small@other")
 	require.Error(t, err)
 	require.NotContains(t, out+errOut+more+err.Error(), "hf_secret")
@@ -304,32 +319,26 @@ func TestTwoPullsAtOnceAreSafe(t *testing.T) {
 func TestTheNextRunGoesOn(t *testing.T) {
 	h := startHub(t)
 	size := int64(len(h.files["model.safetensors"]))
-	h.mu.Lock()
-	for range 1000 {
-		h.cutAt = append(h.cutAt, size/2)
-	}
-	h.mu.Unlock()
+	h.set(func(h *fakeHub) { h.cutAt = slices.Repeat([]int64{size / 2}, 1000) })
 	_, errOut, err := run(t, "", "pull", "org/small")
 	var failed *PullError
 	require.ErrorAs(t, err, &failed, errOut)
-	h.mu.Lock()
-	h.cutAt = nil
-	before := len(h.requests)
-	h.mu.Unlock()
+	h.set(func(h *fakeHub) { h.cutAt = nil })
+	before := len(h.asked())
 	path, errOut, err := run(t, "", "pull", "org/small")
 	require.NoError(t, err, errOut)
 	got, err := os.ReadFile(filepath.Join(strings.TrimSpace(path), "model.safetensors"))
 	require.NoError(t, err)
 	require.Equal(t, h.files["model.safetensors"], got)
 	var from int64
-	for _, r := range h.requests[before:] {
+	for _, r := range h.asked()[before:] {
 		if _, text, ok := strings.Cut(r, "bytes="); ok && strings.Contains(r, "model.safetensors") {
 			text, _, _ = strings.Cut(text, "-")
 			from, err = strconv.ParseInt(text, 10, 64)
 			require.NoError(t, err)
 		}
 	}
-	require.Greater(t, from, size/2-(256<<10)-1, "%s", strings.Join(h.requests[before:], "\n"))
+	require.Greater(t, from, size/2-(256<<10)-1, "%s", strings.Join(h.asked()[before:], "\n"))
 	left, err := filepath.Glob(filepath.Join(os.Getenv("HF_HOME"), "hub", "*", "blobs", "*.incomplete"))
 	require.NoError(t, err)
 	require.Empty(t, left)

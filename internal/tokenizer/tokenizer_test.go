@@ -287,7 +287,7 @@ func TestTemplatesThatLoopEnd(t *testing.T) {
 			start := time.Now()
 			_, err = template.Render([]any{}, true, nil)
 			require.ErrorContains(t, err, c.want)
-			require.Less(t, time.Since(start), 2*time.Minute) // the loops would take hours
+			require.Less(t, time.Since(start), 10*time.Minute) // the loops would take hours
 		})
 	}
 	// A long chat is far from the limit.

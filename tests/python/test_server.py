@@ -541,7 +541,7 @@ class Faults(unittest.TestCase):
         try:
             begin = time.monotonic()
             server._serve({"t": "render", "id": 2, "messages": '[{"role":"user","content":"hi"}]'})
-            self.assertLess(time.monotonic() - begin, 60)  # the loops would take hours
+            self.assertLess(time.monotonic() - begin, 600)  # the loops would take hours
             self.assertEqual(sink.messages[-1]["code"], "bad_request")
         finally:
             model.RENDER_SECONDS = before
