@@ -15,7 +15,7 @@ import (
 
 // HostedModel is a model that a Host loads on demand.
 type HostedModel struct {
-	Name    string
+	Name    string       // what Acquire is called with
 	Path    string       // what LoadModel takes
 	Options []LoadOption // what LoadModel takes, but for WithHost and WithMemoryBudget
 }
@@ -276,7 +276,7 @@ type ModelState struct {
 	LastUsed    time.Time
 	WeightFiles int64 // bytes; see WeightFileBytes
 	Held        int64 // bytes of the budget
-	Loads       int64
+	Loads       int64 // times that it was loaded
 	Evictions   int64 // times that it was closed to make room
 	Pinned      bool
 }

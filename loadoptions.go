@@ -125,10 +125,11 @@ func WithDraftModel(path string) LoadOption {
 	return loadOption(func(o *loadOptions) { o.bridge.Draft, o.native.Draft = path, path })
 }
 
-// WithEvents calls f with progress and with faults that were handled. Given to LoadModel it hears of loading, of waits for memory, and of
-// workers that ended and were replaced, one event after the other on a goroutine of its own; f must not close the model. The native
-// engine, which loads in one go, sends none. Given to a generation it hears of prefill and of gaps (a worker that ended in
-// mid-stream, after which another one went on), on the goroutine that reads the stream.
+// WithEvents calls f with progress and with faults that were handled. Given to LoadModel, f is told of loading and of workers that wait for
+// memory or were replaced, one event after the other on a goroutine of its own; and of memory that the load itself waits for, on the
+// goroutine that loads. f must not close the model. The native engine loads in one go, and sends EventWait only. Given to a generation, f
+// is told of prefill, of waits for memory, and of gaps (a worker ended in mid-stream, and another one went on), on the goroutine that reads
+// the stream.
 func WithEvents(f func(Event)) EventsOption { return EventsOption{f} }
 
 // EventsOption is an option of loading and of generation; see WithEvents.

@@ -35,7 +35,7 @@ type WorkerStat struct {
 	State      string // "waiting" (for memory), "starting", "ready", "draining" or "stopping"
 	Generation int    // counts the model's resets
 	Active     int    // requests under way
-	Served     int64
+	Served     int64  // requests answered
 	Device     string // that it was started for (see Options.Devices); empty for MLX's default
 
 	Phase string        // what it last said it was doing: "idle", "load", "prefill", "decode", "score"
@@ -43,8 +43,8 @@ type WorkerStat struct {
 
 	ClaimedBytes     int64 // what it counts with in a host's memory budget
 	ActiveBytes      int64 // MLX's account, by the last heartbeat
-	CacheBytes       int64
-	PeakBytes        int64
+	CacheBytes       int64 // freed buffers that MLX keeps for reuse
+	PeakBytes        int64 // largest ActiveBytes so far
 	PromptCacheBytes int64 // KV kept for later requests; part of ActiveBytes
 }
 

@@ -168,7 +168,7 @@ type Classification struct {
 
 // Info describes a loaded model.
 type Info struct {
-	Path          string
+	Path          string // folder or file
 	Source        string // what was found where, e.g. "safetensors in DIR"
 	Engine        Name   // Native or Python
 	Reason        string // why this engine was chosen
@@ -176,13 +176,13 @@ type Info struct {
 	Device        string // e.g. "cpu:0"
 	Kernels       string // what computes: "cpu (amx, 2 threads)", "cuda", or "mlx" for MLX's own ops; empty with the python engine
 	Layers        int
-	HiddenSize    int
-	VocabSize     int
+	HiddenSize    int    // values of a hidden state
+	VocabSize     int    // token ids are below it
 	ContextLength int    // largest number of prompt and generated tokens together; 0 if not known
 	DType         string // type of the weights that are not quantised
 	Quantization  string // e.g. "4-bit, groups of 64"; empty if not quantised
 	Parameters    int64  // elements of all tensors, quantised ones counted unpacked
-	WeightBytes   int64
+	WeightBytes   int64  // of the loaded weights; from Inspect, by the files' headers
 	MLXVersion    string
 }
 
@@ -197,15 +197,15 @@ type Metrics struct {
 	AcceptedTokens   int64 // native engine: of them, those that the model agreed with
 	WeightBytes      int64 // of the model and of its draft model
 	KVBytes          int64 // KV caches of streams under way
-	CachedKVBytes    int64 // KV kept between calls (the shared prefix of classifications)
+	CachedKVBytes    int64 // native engine: KV of the shared prefix of classifications, kept between calls
 	ActiveBytes      int64 // MLX's own account for the process that runs the model
-	CacheBytes       int64
-	PeakBytes        int64
+	CacheBytes       int64 // freed buffers that MLX keeps for reuse
+	PeakBytes        int64 // largest ActiveBytes so far
 	BudgetBytes      int64 // native engine: the limit that WithMemoryBudget set for ActiveBytes; 0 for none
 	WiredLimitBytes  int64 // native engine on Metal: how much the system keeps resident
 	LiveArrays       int64 // native engine: array handles not freed, in the whole process
 	Workers          int   // python engine: worker processes alive
-	PromptCacheBytes int64 // python engine: KV that the worker asked keeps for later requests
+	PromptCacheBytes int64 // KV that WithPromptCache keeps for later requests; python engine: of one worker
 
 	// With a shadow: texts and streams compared with the second engine, those that differ, those that it was too busy for,
 	// and comparisons that failed.

@@ -10,30 +10,30 @@ type TrainOptions struct {
 	Data string // folder with train.jsonl and, for validation, valid.jsonl
 	Out  string // folder of the adapter
 
-	Iterations   int
-	BatchSize    int
-	Accumulate   int // batches whose gradients are averaged for one update
-	LearningRate float64
-	Schedule     string // of the learning rate after the warm-up: "constant", "linear" or "cosine", the last two down to 0
-	Warmup       int    // updates in which the learning rate rises from 0
-	WeightDecay  float64
+	Iterations   int     // batches to train on
+	BatchSize    int     // examples of a batch
+	Accumulate   int     // batches whose gradients are averaged for one update
+	LearningRate float64 // of AdamW, after the warm-up
+	Schedule     string  // of the learning rate after the warm-up: "constant", "linear" or "cosine", the last two down to 0
+	Warmup       int     // updates in which the learning rate rises from 0
+	WeightDecay  float64 // of AdamW
 
-	Rank      int
-	Scale     float32
+	Rank      int      // of the LoRAs
+	Scale     float32  // factor of what a LoRA adds
 	NumLayers int      // blocks from the last one on; 0 or less is all
 	Keys      []string // linear layers of a block, e.g. "self_attn.q_proj"; none is all
 
-	MaskPrompt   bool // the loss is that of answers only
-	MaxSeqLength int  // longer examples are cut
-	Packed       bool // several short examples in one row, none of which attends to another
-	Exact        bool // MLX's own ops, in mlx-lm's order: the bits of mlx-lm's tuner on one device, many times as slow on Linux CPUs
-	Checkpoint   bool // keep the states between blocks only and compute what is inside anew: less memory, more time
-	Seed         uint64
+	MaskPrompt   bool   // the loss is that of answers only
+	MaxSeqLength int    // in tokens; longer examples are cut
+	Packed       bool   // several short examples in one row, none of which attends to another
+	Exact        bool   // MLX's own ops, in mlx-lm's order: the bits of mlx-lm's tuner on one device, many times as slow on Linux CPUs
+	Checkpoint   bool   // keep the states between blocks only and compute what is inside anew: less memory, more time
+	Seed         uint64 // of the order of examples and of the LoRAs' first values
 
-	EvalEvery   int // updates between validations; 0 for none
-	EvalBatches int // of a validation; 0 for all
-	SaveEvery   int // updates between savings of the adapter and of what Resume needs
-	Resume      bool
+	EvalEvery   int  // iterations between validations; 0 for none
+	EvalBatches int  // batches of a validation; 0 for all
+	SaveEvery   int  // iterations between savings of the adapter and of what Resume needs
+	Resume      bool // go on from what an earlier run saved in Out
 
 	Progress func(TrainProgress) // nil for none
 }

@@ -21,7 +21,7 @@ type Prediction struct {
 	Unknown     bool    `json:"unknown,omitempty"`
 }
 
-// Row is one label's or one language's measures.
+// Row is one label's or one language's measures, all from 0 to 1.
 type Row struct {
 	Name      string  `json:"name"`
 	Texts     int     `json:"texts"`
@@ -31,25 +31,25 @@ type Row struct {
 	Accuracy  float64 `json:"accuracy,omitempty"`
 }
 
-// Bin is a part of the calibration curve.
+// Bin is a part of the calibration curve: the texts whose probability lies in one tenth of the range from 0 to 1.
 type Bin struct {
 	Texts      int     `json:"texts"`
-	Confidence float64 `json:"confidence"`
-	Accuracy   float64 `json:"accuracy"`
+	Confidence float64 `json:"confidence"` // their mean probability
+	Accuracy   float64 `json:"accuracy"`   // share that is right
 }
 
 // Cover says what abstaining brings: the accuracy on the share of the texts with the highest confidence.
 type Cover struct {
-	Coverage float64 `json:"coverage"`
+	Coverage float64 `json:"coverage"` // share of the texts, 0 to 1
 	Accuracy float64 `json:"accuracy"`
 }
 
-// Report is how good predictions are.
+// Report is how good predictions are. Accuracy and F1 are from 0 to 1.
 type Report struct {
 	Texts     int     `json:"texts"`
 	Accuracy  float64 `json:"accuracy"`
-	MacroF1   float64 `json:"macro_f1"`
-	ECE       float64 `json:"ece"` // expected calibration error over ten bins
+	MacroF1   float64 `json:"macro_f1"` // mean over the labels
+	ECE       float64 `json:"ece"`      // expected calibration error over ten bins
 	Labels    []Row   `json:"labels"`
 	Languages []Row   `json:"languages,omitempty"`
 	// Confusion counts texts: a row for each right label, a column for each that was given.
