@@ -40,7 +40,7 @@ func (b *FactBook) Of(path string) (*Facts, error) {
 	}
 	f := &Facts{takes: map[string]bool{}}
 	var err error
-	if f.Template, err = modelfiles.ChatTemplate(path); err != nil {
+	if f.Template, err = modelfiles.AllTemplates(path); err != nil {
 		return nil, err
 	}
 	if f.defaults, err = readGenerationConfig(path); err != nil {
