@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -251,8 +249,7 @@ func (c *conversation) set(rest string) error {
 
 // lineSource reads what the user types: with an editor on a terminal, as it comes elsewhere.
 type lineSource struct {
-	scanner  *bufio.Scanner
-	number   int // of the scanner's line
+	lines    *lineScanner // nil on a terminal
 	file     *os.File
 	terminal *term.Terminal
 }
@@ -265,25 +262,12 @@ func newLineSource(in io.Reader, out io.Writer) *lineSource {
 		}{in, out}, "> ")
 		return &lineSource{file: f, terminal: t}
 	}
-	s := &lineSource{scanner: bufio.NewScanner(in)}
-	s.scanner.Buffer(nil, maxLine)
-	return s
+	return &lineSource{lines: newLineScanner(in)}
 }
 
 func (s *lineSource) line(prompt string) (string, error) {
 	if s.terminal == nil {
-		if !s.scanner.Scan() {
-			if err := s.scanner.Err(); err != nil {
-				return "", err
-			}
-			return "", io.EOF
-		}
-		s.number++
-		text := s.scanner.Bytes()
-		if s.number == 1 {
-			text = bytes.TrimPrefix(text, byteOrderMark)
-		}
-		return string(text), checkLine(s.number, text)
+		return s.lines.next()
 	}
 	fd := int(s.file.Fd())
 	old, err := term.MakeRaw(fd)
