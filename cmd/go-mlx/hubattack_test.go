@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"forge.lthn.ai/core/go-mlx/internal/hub"
+	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
 // cached is everything under a folder but links to the cache's own files.
@@ -224,4 +225,35 @@ func TestPullOfGGUFFiles(t *testing.T) {
 			require.ElementsMatch(t, c.want, cached(t, snapshot))
 		})
 	}
+}
+
+// A snapshot that another program, or an older one, has left in part.
+func TestAPartialSnapshotSaysWhatToDo(t *testing.T) {
+	startHub(t)
+	snapshot := filepath.Join(os.Getenv("HF_HOME"), "hub", "models--org--small", "snapshots", commit)
+	refs := filepath.Join(os.Getenv("HF_HOME"), "hub", "models--org--small", "refs")
+	require.NoError(t, os.MkdirAll(snapshot, 0o755))
+	require.NoError(t, os.MkdirAll(refs, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(refs, "main"), []byte(commit), 0o644))
+	for _, file := range []string{"", "config.json", "tokenizer.json", "tokenizer_config.json", "link"} {
+		switch file {
+		case "":
+		case "link":
+			require.NoError(t, os.Symlink("../../blobs/gone", filepath.Join(snapshot, "model.safetensors")))
+		default:
+			data, err := os.ReadFile(filepath.Join(testenv.Model(t), file))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(snapshot, file), data, 0o644))
+		}
+		for _, args := range [][]string{{"generate", "org/small", "x"}, {"generate", "-e", "native", "org/small", "x"}} {
+			_, _, err := run(t, "", args...)
+			require.ErrorContains(t, err, "go-mlx pull org/small", "with %s", file)
+		}
+	}
+	_, errOut, err := run(t, "", "pull", "org/small")
+	require.NoError(t, err, errOut)
+	_, errOut, err = run(t, "", "generate", "-n", "2", "org/small", "x")
+	require.NoError(t, err, errOut)
+	_, _, err = run(t, "", "info", "no/folder")
+	require.ErrorContains(t, err, "no file or folder of this name")
 }
