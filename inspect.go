@@ -17,7 +17,7 @@ type ModelDescription struct {
 func Inspect(model string) (ModelDescription, error) {
 	d, err := inspect(model)
 	if err != nil {
-		return d, fmt.Errorf("inspect %s: %w", model, err)
+		return d, fmt.Errorf("inspect %s: %w", model, unfinished(model, err))
 	}
 	return d, nil
 }

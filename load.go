@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,12 +125,32 @@ func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 // Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
 // cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.
 func Locate(model string) (string, error) {
-	if _, err := os.Stat(model); err != nil {
-		if name, ok := hub.Parse(model); ok {
-			return hub.Find(name)
+	if name, ok := hubName(model); ok {
+		path, err := hub.Find(name)
+		if errors.Is(err, hub.ErrNotCached) {
+			err = fmt.Errorf("there is no file or folder of this name, and as a name on the hub %w", err)
 		}
+		return path, err
 	}
 	return filepath.Abs(model)
+}
+
+// hubName reads what is no path as a name on the hub.
+func hubName(model string) (name hub.Name, ok bool) {
+	if _, err := os.Stat(model); err != nil {
+		return hub.Parse(model)
+	}
+	return name, false
+}
+
+// unfinished says what to do if files are missing from a model in the cache: a download may have been given up, by this program or another.
+func unfinished(model string, err error) error {
+	name, ok := hubName(model)
+	var bad *CheckpointError
+	if ok && (errors.Is(err, fs.ErrNotExist) || errors.As(err, &bad)) && !errors.Is(err, hub.ErrNotCached) {
+		return fmt.Errorf("%w; if the download was not finished: go-mlx pull %s", err, name)
+	}
+	return err
 }
 
 func load(ctx context.Context, what string, o loadOptions) (*model, error) {
@@ -142,7 +163,7 @@ func load(ctx context.Context, what string, o loadOptions) (*model, error) {
 	}
 	m, err := loadFound(ctx, path, o)
 	if err != nil {
-		return nil, err
+		return nil, unfinished(what, err)
 	}
 	if m.source, err = describeSource(what, path); err != nil {
 		return nil, errors.Join(err, m.Close())

@@ -90,6 +90,7 @@ func TestConfigsAreReadAsPythonReadsThem(t *testing.T) {
 		"NaN":                        edit("config.json", with(`"a": NaN, "b": [-Infinity, Infinity], "c": "NaN"`)),
 		"BOM":                        edit("config.json", func(s string) string { return "\ufeff" + s }),
 		"another case":               edit("config.json", func(s string) string { return s[:len(s)-2] + `, "Num_Hidden_Layers": 99, "HIDDEN_SIZE": 7}` }),
+		"letters that fold":          edit("config.json", func(s string) string { return s[:len(s)-2] + `, "num_hidden_layerſ": 99, "hidden_ſize": 7}` }),
 		"broken generation config":   edit("generation_config.json", func(string) string { return `{"eos_token_id": ` }),
 		"generation config with BOM": edit("generation_config.json", func(string) string { return "\ufeff" + `{"eos_token_id": [1, 5]}` }),
 		"tokenizer config with BOM":  edit("tokenizer_config.json", func(s string) string { return "\ufeff" + s }),

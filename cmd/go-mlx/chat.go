@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,13 +13,12 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 )
 
 const chatHelp = `Type a message and press Enter. End a line with \ to go on in the next one, or put several lines between two lines of """.
-Ctrl-C stops an answer; Ctrl-D on an empty line ends the conversation.
+Text of several lines may be pasted. Ctrl-C stops an answer or clears what was typed; Ctrl-D on an empty line ends the conversation.
 
   /system TEXT      begin anew with a system message; without TEXT show it
   /set NAME VALUE   temperature, top-p, top-k, max-tokens or seed
@@ -94,11 +91,11 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		case text == "/quit" || text == "/exit" || text == "/bye":
 			return nil
 		case strings.HasPrefix(text, "/"):
-			if err := c.command(text); err != nil {
+			if err := c.command(lines.expand(text)); err != nil {
 				fmt.Fprintln(stderr, err)
 			}
 		default:
-			if err := c.answer(quit, text); err != nil {
+			if err := c.answer(quit, lines.expand(text)); err != nil {
 				if errors.Is(err, mlx.ErrNoChatTemplate) {
 					return err // no answer will ever come
 				}
@@ -242,94 +239,12 @@ func (c *conversation) set(rest string) error {
 	default:
 		err = errors.New("there are temperature, top-p, top-k, max-tokens and seed")
 	}
+	if errors.Is(err, strconv.ErrSyntax) || errors.Is(err, strconv.ErrRange) {
+		err = fmt.Errorf("%q is not such a number", value)
+	}
 	if err != nil {
 		return fmt.Errorf("/set %s: %w", name, err)
 	}
 	c.settings = s
 	return nil
-}
-
-// lineSource reads what the user types: with an editor on a terminal, as it comes elsewhere.
-type lineSource struct {
-	scanner  *bufio.Scanner
-	number   int // of the scanner's line
-	file     *os.File
-	terminal *term.Terminal
-}
-
-func newLineSource(in io.Reader, out io.Writer) *lineSource {
-	if f, ok := in.(*os.File); ok && isTerminal(f) && isTerminal(out) {
-		t := term.NewTerminal(struct {
-			io.Reader
-			io.Writer
-		}{in, out}, "> ")
-		return &lineSource{file: f, terminal: t}
-	}
-	s := &lineSource{scanner: bufio.NewScanner(in)}
-	s.scanner.Buffer(nil, maxLine)
-	return s
-}
-
-func (s *lineSource) line(prompt string) (string, error) {
-	if s.terminal == nil {
-		if !s.scanner.Scan() {
-			if err := s.scanner.Err(); err != nil {
-				return "", err
-			}
-			return "", io.EOF
-		}
-		s.number++
-		text := s.scanner.Bytes()
-		if s.number == 1 {
-			text = bytes.TrimPrefix(text, byteOrderMark)
-		}
-		return string(text), checkLine(s.number, text)
-	}
-	fd := int(s.file.Fd())
-	old, err := term.MakeRaw(fd)
-	if err != nil {
-		return "", err
-	}
-	defer term.Restore(fd, old)
-	if width, height, err := term.GetSize(fd); err == nil && width > 0 {
-		_ = s.terminal.SetSize(width, height)
-	}
-	s.terminal.SetPrompt(prompt)
-	s.terminal.SetBracketedPasteMode(true)
-	defer s.terminal.SetBracketedPasteMode(false)
-	text, err := s.terminal.ReadLine()
-	if errors.Is(err, term.ErrPasteIndicator) {
-		err = nil
-	}
-	return text, err
-}
-
-const quotes = `"""`
-
-// message is one line, or several: see chatHelp.
-func (s *lineSource) message() (string, error) {
-	text, err := s.line("> ")
-	if err != nil {
-		return "", err
-	}
-	if first, ok := strings.CutPrefix(strings.TrimSpace(text), quotes); ok {
-		lines := []string{}
-		for rest := first; ; {
-			if before, ends := strings.CutSuffix(rest, quotes); ends {
-				return strings.TrimSpace(strings.Join(append(lines, before), "\n")), nil
-			}
-			lines = append(lines, rest)
-			if rest, err = s.line(". "); err != nil {
-				return "", err
-			}
-		}
-	}
-	for strings.HasSuffix(text, `\`) {
-		more, err := s.line(". ")
-		if err != nil {
-			return "", err
-		}
-		text = strings.TrimSuffix(text, `\`) + "\n" + more
-	}
-	return text, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,39 +34,24 @@ which may go on with <tab>LANGUAGE, for tables, and <tab>GROUP, what the text co
 type labelledLine struct{ label, text, language, group string }
 
 // readLabelled reads a data file.
-func readLabelled(path string) ([]labelledLine, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, maxLine)
-	var out []labelledLine
-	number := 0
-	for lines.Scan() {
-		number++
-		if err := checkLine(number, lines.Bytes()); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		line := strings.TrimRight(lines.Text(), "\r")
-		if number == 1 {
-			line = strings.TrimPrefix(line, string(byteOrderMark))
-		}
+func readLabelled(path string) (out []labelledLine, err error) {
+	err = eachLine(path, func(number int, line string) error {
 		if strings.TrimSpace(line) == "" {
-			continue
+			return nil
 		}
 		fields := strings.Split(line, "\t")
 		if len(fields) < 2 || len(fields) > 4 {
-			return nil, fmt.Errorf("%s: line %d has %d fields; want LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]]", path, number, len(fields))
+			return fmt.Errorf("line %d has %d fields; want LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]]", number, len(fields))
 		}
 		fields = append(fields, "", "")
-		out = append(out, labelledLine{fields[0], fields[1], fields[2], fields[3]})
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: line %d: %w", path, number+1, err)
-	}
-	return out, nil
+		label := strings.TrimSpace(fields[0])
+		if label == "" {
+			return fmt.Errorf("line %d has no label before the tab", number)
+		}
+		out = append(out, labelledLine{label, fields[1], fields[2], fields[3]})
+		return nil
+	})
+	return out, err
 }
 
 type classifierTrain struct {

@@ -97,11 +97,9 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 	}
 	start := time.Now()
 	if err := eachBatch(in, r.labelled, func(batch []line) error {
-		results, err := m.Classify(ctx, texts(batch), labels, options...)
-		if err != nil {
-			return inLines(batch, err)
-		}
-		return p.print(batch, results)
+		return answer(ctx, batch, func(texts []string) ([]mlx.Classification, error) {
+			return m.Classify(ctx, texts, labels, options...)
+		}, p.print)
 	}); err != nil {
 		return err
 	}

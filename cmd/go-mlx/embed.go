@@ -46,17 +46,17 @@ func (r *embedRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer)
 	encoder := json.NewEncoder(out)
 	start, count := time.Now(), 0
 	if err := eachBatch(in, false, func(batch []line) error {
-		vectors, err := m.Embed(ctx, texts(batch), options...)
-		if err != nil {
-			return inLines(batch, err)
-		}
-		for _, v := range vectors {
-			if err := encoder.Encode(v); err != nil {
-				return err
+		return answer(ctx, batch, func(texts []string) ([][]float32, error) {
+			return m.Embed(ctx, texts, options...)
+		}, func(batch []line, vectors [][]float32) error {
+			for _, v := range vectors {
+				if err := encoder.Encode(v); err != nil {
+					return err
+				}
 			}
-		}
-		count += len(batch)
-		return nil
+			count += len(batch)
+			return nil
+		})
 	}); err != nil {
 		return err
 	}

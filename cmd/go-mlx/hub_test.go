@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,6 +40,11 @@ type fakeHub struct {
 	short    int     // bytes that answers with a large file are too short
 	announce int64   // more bytes than there are, in the list of files
 	token    string  // what the Authorization header must be
+	busy     int     // answers 429 to so many questions about the model
+	listed   string  // a file that is listed and is not there
+	tag      string  // the ETag of large files, if not their hash
+	sha      string  // the commit, if not the usual one
+	whole    bool    // answers with whole files, whatever part was asked for
 }
 
 func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -51,6 +57,12 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, "/api/models/org/small") {
+		if h.busy > 0 {
+			h.busy--
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
 		h.list(w)
 		return
 	}
@@ -97,8 +109,11 @@ func (h *fakeHub) list(w http.ResponseWriter) {
 		}
 		siblings = append(siblings, s)
 	}
+	if h.listed != "" {
+		siblings = append(siblings, map[string]any{"rfilename": h.listed, "size": 1, "blobId": etag(nil, false)})
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"id": "org/small", "modelId": "org/small", "sha": commit, "private": false, "gated": false, "siblings": siblings, "tags": []string{}})
+	_ = json.NewEncoder(w).Encode(map[string]any{"id": "org/small", "modelId": "org/small", "sha": cmp.Or(h.sha, commit), "private": false, "gated": false, "siblings": siblings, "tags": []string{}})
 }
 
 // etag names contents as Git does, or as Git LFS does.
@@ -120,12 +135,15 @@ func (h *fakeHub) file(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	tag := etag(data, h.large[name])
+	if h.large[name] && h.tag != "" {
+		tag = h.tag
+	}
 	if h.large[name] {
 		w.Header().Set("X-Linked-ETag", `"`+tag+`"`)
 		w.Header().Set("X-Linked-Size", strconv.Itoa(len(data)))
 	}
 	w.Header().Set("ETag", `"`+tag+`"`)
-	w.Header().Set("X-Repo-Commit", commit)
+	w.Header().Set("X-Repo-Commit", cmp.Or(h.sha, commit))
 	w.Header().Set("Accept-Ranges", "bytes")
 	if r.Method == http.MethodGet && h.refuse > 0 {
 		h.refuse--
@@ -137,7 +155,7 @@ func (h *fakeHub) file(w http.ResponseWriter, r *http.Request, name string) {
 		data = append([]byte("x"), data[1:]...)
 	}
 	from := 0
-	if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
+	if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok && !h.whole {
 		text, _, _ = strings.Cut(text, "-")
 		from, _ = strconv.Atoi(text)
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
@@ -263,14 +281,15 @@ func TestPullSaysWhatIsWrong(t *testing.T) {
 		code  string
 		want  string
 	}{
-		"gated":     {func(h *fakeHub) { h.status, h.code = 403, "GatedRepo" }, "org/small", "gated", "accept its terms"},
-		"no token":  {func(h *fakeHub) { h.token = "hf_secret" }, "org/small", "gated", "HF_TOKEN"},
-		"missing":   {func(h *fakeHub) { h.status, h.code = 404, "RepoNotFound" }, "org/none", "missing", "there is no model"},
-		"hash":      {func(h *fakeHub) { h.wrong = true }, "org/small", "hash", "pull again"},
-		"length":    {func(h *fakeHub) { h.short = 100 }, "org/small", "length", "another length"},
-		"space":     {func(h *fakeHub) { h.announce = 1 << 60 }, "org/small", "space", "make room"},
-		"no file":   {func(*fakeHub) {}, "org/small:none.gguf", "missing", "no file none.gguf"},
-		"two GGUFs": {func(h *fakeHub) { h.files = map[string][]byte{"a.gguf": nil, "b.gguf": nil} }, "org/small", "which", "a.gguf"},
+		"gated":      {func(h *fakeHub) { h.status, h.code = 403, "GatedRepo" }, "org/small", "gated", "accept its terms"},
+		"no token":   {func(h *fakeHub) { h.token = "hf_secret" }, "org/small", "gated", "HF_TOKEN"},
+		"missing":    {func(h *fakeHub) { h.status, h.code = 404, "RepoNotFound" }, "org/none", "missing", "there is no model"},
+		"hash":       {func(h *fakeHub) { h.wrong = true }, "org/small", "hash", "pull again"},
+		"length":     {func(h *fakeHub) { h.short = 100 }, "org/small", "length", "another length"},
+		"space":      {func(h *fakeHub) { h.announce = 1 << 60 }, "org/small", "space", "make room"},
+		"no file":    {func(*fakeHub) {}, "org/small:none.gguf", "missing", "no file none.gguf"},
+		"no weights": {func(h *fakeHub) { delete(h.files, "model.safetensors") }, "org/small", "missing", "it has pytorch_model.bin"},
+		"two GGUFs":  {func(h *fakeHub) { h.files = map[string][]byte{"a.gguf": nil, "b.gguf": nil} }, "org/small", "which", "a.gguf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := startHub(t)

@@ -10,21 +10,15 @@ import (
 // readLabels reads labels, one a line. "finance: invoices, accounts" describes one; an indented line "e.g. Pay the invoice" is an example
 // of the label above it.
 func readLabels(path string) (labels []string, details map[string]mlx.LabelDetails, err error) {
-	text, err := readTextFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
 	details = map[string]mlx.LabelDetails{}
-	number := 0
-	for line := range strings.Lines(text) {
-		number++
+	err = eachLine(path, func(number int, line string) error {
 		trimmed := strings.TrimSpace(line)
 		example, isExample := strings.CutPrefix(trimmed, "e.g. ")
 		switch {
 		case trimmed == "":
 		case isExample && line[0] != 'e':
 			if len(labels) == 0 {
-				return nil, nil, fmt.Errorf("line %d: an example without a label above it", number)
+				return fmt.Errorf("line %d: an example without a label above it", number)
 			}
 			last := labels[len(labels)-1]
 			d := details[last]
@@ -37,6 +31,7 @@ func readLabels(path string) (labels []string, details map[string]mlx.LabelDetai
 			}
 			labels = append(labels, label)
 		}
-	}
-	return labels, details, nil
+		return nil
+	})
+	return labels, details, err
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,4 +60,101 @@ func TestAByteOrderMarkIsNoPartOfAMessage(t *testing.T) {
 	second, err := lines.line("")
 	require.NoError(t, err)
 	require.Equal(t, "\ufeffx", second, "only the file's first character is a mark")
+}
+
+// Files as editors, spreadsheets and `cat` leave them: whatever reads labels or labelled texts reads the same from all.
+func TestLinesOfEveryKind(t *testing.T) {
+	for name, text := range map[string]string{
+		"plain":              "sport\tgoal\nfood\tsoup\n",
+		"Windows":            "\ufeffsport\tgoal\r\nfood\tsoup\r\n",
+		"old Macs":           "sport\tgoal\rfood\tsoup\r",
+		"old Macs, marked":   "\ufeffsport\tgoal\r\rfood\tsoup",
+		"put together":       "\ufeffsport\tgoal\n\ufefffood\tsoup",
+		"marked twice":       "\ufeff\ufeffsport\tgoal\n\n\ufeff\nfood\tsoup\n",
+		"spaces at the tab":  " sport \tgoal\nfood\u00a0\tsoup\n",
+		"no end, blank ends": "\r\n\r\nsport\tgoal\r\nfood\tsoup\r\n \t \r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			require.NoError(t, eachBatch(strings.NewReader(text), true, func(batch []line) error {
+				for _, l := range batch {
+					got = append(got, l.label+"="+l.text)
+				}
+				return nil
+			}))
+			require.Equal(t, []string{"sport=goal", "food=soup"}, got)
+			file := filepath.Join(t.TempDir(), "labelled.tsv")
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+			labelled, err := readLabelled(file)
+			require.NoError(t, err)
+			require.Equal(t, []labelledLine{{"sport", "goal", "", ""}, {"food", "soup", "", ""}}, labelled)
+
+			only := strings.NewReplacer("\tgoal", "", "\tsoup", ": meals").Replace(text)
+			require.NoError(t, os.WriteFile(file, []byte(only), 0o600))
+			labels, details, err := readLabels(file)
+			require.NoError(t, err)
+			require.Equal(t, []string{"sport", "food"}, labels)
+			require.Equal(t, "meals", details["food"].Description)
+			lines, err := readLines(file)
+			require.NoError(t, err)
+			require.Len(t, lines, 2)
+		})
+	}
+}
+
+// A line of input is a line of output: a \r in the middle is part of a text.
+func TestACarriageReturnAmidLinesEndsNone(t *testing.T) {
+	count := 0
+	require.NoError(t, eachBatch(strings.NewReader("progress 1\rprogress 2\nnext\n"), false, func(batch []line) error {
+		count += len(batch)
+		return nil
+	}))
+	require.Equal(t, 2, count)
+}
+
+// A bad line in the middle is named, and those before it are done.
+func TestABadLineIsNamed(t *testing.T) {
+	for name, bad := range map[string]string{
+		"Latin-1": "caf\xe9\tx", "a cut character": "x\ty\xe2\x82", "half a pair": "\xed\xa0\x80\tx", "a NUL": "a\x00b\tx", "no tab": "food", "no label": "\tsoup", "only a mark": "\ufeff\tsoup",
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := "\ufeffsport\tgoal\r\n\r\n" + bad + "\r\nfood\tsoup\r\n"
+			done := 0
+			err := eachBatch(strings.NewReader(text), true, func(batch []line) error {
+				done += len(batch)
+				return nil
+			})
+			require.ErrorContains(t, err, "line 3")
+			require.Equal(t, 1, done)
+			file := filepath.Join(t.TempDir(), "labelled.tsv")
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+			_, err = readLabelled(file)
+			require.ErrorContains(t, err, "line 3")
+			require.ErrorContains(t, err, file)
+		})
+	}
+}
+
+// Where one text of a batch cannot be computed, those before it are answered, and the error names its line.
+func TestTextsBeforeABadOneAreAnswered(t *testing.T) {
+	bad := errors.New("too long")
+	batch := []line{{1, "", "a"}, {2, "", "b"}, {4, "", "bad"}, {5, "", "c"}}
+	var used []string
+	err := answer(t.Context(), batch, func(texts []string) (string, error) {
+		if slices.Contains(texts, "bad") {
+			return "", bad
+		}
+		return strings.Join(texts, "+"), nil
+	}, func(_ []line, result string) error {
+		used = append(used, result)
+		return nil
+	})
+	require.ErrorIs(t, err, bad)
+	require.ErrorContains(t, err, "line 4")
+	require.Equal(t, []string{"a", "b"}, used)
+	broken := errors.New("broken pipe")
+	calls := 0
+	err = answer(t.Context(), batch[:2], func(texts []string) (int, error) { return len(texts), nil }, func([]line, int) error { calls++; return broken })
+	require.Same(t, broken, err)
+	require.Equal(t, 1, calls, "what was not the texts' fault is not tried again")
 }

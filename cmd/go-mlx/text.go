@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -70,17 +71,84 @@ func readTextFile(path string) (string, error) {
 
 // readLines are a file's lines that are not empty.
 func readLines(path string) ([]string, error) {
-	text, err := readTextFile(path)
-	if err != nil {
-		return nil, err
-	}
 	var lines []string
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line)
+	err := eachLine(path, func(_ int, text string) error {
+		if text = strings.TrimSpace(text); text != "" {
+			lines = append(lines, text)
+		}
+		return nil
+	})
+	return lines, err
+}
+
+// eachLine gives the lines of a file to do, with their numbers. Errors name the file.
+func eachLine(path string, do func(number int, text string) error) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines := newLineScanner(file)
+	for {
+		text, err := lines.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = do(lines.number, dropMarks(text))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return lines, nil
+}
+
+// dropMarks takes byte order marks off a line: files that were put together have them in the middle, too.
+func dropMarks(text string) string { return strings.TrimLeft(text, string(byteOrderMark)) }
+
+// lineScanner reads lines, whatever they end with.
+type lineScanner struct {
+	scanner *bufio.Scanner
+	number  int  // of the line that was read last
+	old     bool // lines end with \r alone, as on Macs of the last century
+}
+
+func newLineScanner(in io.Reader) *lineScanner {
+	s := &lineScanner{scanner: bufio.NewScanner(in)}
+	s.scanner.Buffer(nil, maxLine)
+	s.scanner.Split(s.split)
+	return s
+}
+
+// split is bufio.ScanLines, but for input that has no \n at all. A \r amid other lines is part of its line: for every line of input
+// there is one of output.
+func (s *lineScanner) split(data []byte, atEOF bool) (int, []byte, error) {
+	if !s.old && atEOF && s.number == 0 && bytes.IndexByte(data, '\n') < 0 {
+		s.old = bytes.IndexByte(bytes.TrimRight(data, "\r"), '\r') >= 0
+	}
+	if i := bytes.IndexByte(data, '\r'); s.old && i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	return bufio.ScanLines(data, atEOF)
+}
+
+// next is the next line without its end, io.EOF after the last one.
+func (s *lineScanner) next() (string, error) {
+	if !s.scanner.Scan() {
+		if err := s.scanner.Err(); err != nil {
+			return "", fmt.Errorf("line %d: %w", s.number+1, err)
+		}
+		return "", io.EOF
+	}
+	s.number++
+	text := s.scanner.Bytes()
+	if s.number == 1 {
+		text = bytes.TrimPrefix(text, byteOrderMark)
+	}
+	if err := checkLine(s.number, text); err != nil {
+		return "", err
+	}
+	return strings.TrimRight(string(text), "\r"), nil
 }
 
 // line is one input line with a text.
@@ -100,16 +168,14 @@ func texts(batch []line) []string {
 
 // lineReader reads lines, leaving out empty ones.
 type lineReader struct {
-	scanner  *bufio.Scanner
-	number   int
+	lines    *lineScanner
 	labelled bool
 }
 
 // eachBatch gives the input's lines to do, as many at a time as make good batches. What precedes a line that cannot be
 // read is still done.
 func eachBatch(in io.Reader, labelled bool, do func(batch []line) error) error {
-	lines := &lineReader{scanner: bufio.NewScanner(in), labelled: labelled}
-	lines.scanner.Buffer(nil, maxLine)
+	lines := &lineReader{lines: newLineScanner(in), labelled: labelled}
 	for {
 		batch, err := lines.next(classifyBatch)
 		if len(batch) > 0 {
@@ -123,37 +189,58 @@ func eachBatch(in io.Reader, labelled bool, do func(batch []line) error) error {
 	}
 }
 
+// answer computes something for every text of a batch and uses it. Where that fails, it is computed line by line: those before the one
+// that is to blame are still answered, and the error names it.
+func answer[T any](ctx context.Context, batch []line, compute func(texts []string) (T, error), use func(batch []line, result T) error) error {
+	result, err := compute(texts(batch))
+	if err == nil {
+		return use(batch, result)
+	}
+	if len(batch) == 1 || ctx.Err() != nil {
+		return inLines(batch, err)
+	}
+	for i := range batch {
+		if err := answer(ctx, batch[i:i+1], compute, use); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // inLines says which lines an error is about.
 func inLines(batch []line, err error) error {
-	return fmt.Errorf("lines %d to %d: %w", batch[0].number, batch[len(batch)-1].number, err)
+	first, last := batch[0].number, batch[len(batch)-1].number
+	if first == last {
+		return fmt.Errorf("line %d: %w", first, err)
+	}
+	return fmt.Errorf("lines %d to %d: %w", first, last, err)
 }
 
 // next returns at most n lines, none at the end of the input; beside an error, those before it.
 func (r *lineReader) next(n int) ([]line, error) {
 	var batch []line
-	for len(batch) < n && r.scanner.Scan() {
-		r.number++
-		text := r.scanner.Bytes()
-		if r.number == 1 {
-			text = bytes.TrimPrefix(text, byteOrderMark)
+	for len(batch) < n {
+		text, err := r.lines.next()
+		if err == io.EOF {
+			return batch, nil
 		}
-		if err := checkLine(r.number, text); err != nil {
+		if err != nil {
 			return batch, err
 		}
-		l := line{number: r.number, text: strings.TrimRight(string(text), "\r")}
+		l := line{number: r.lines.number, text: dropMarks(text)}
 		if strings.TrimSpace(l.text) == "" {
 			continue
 		}
 		if r.labelled {
-			var found bool
-			if l.label, l.text, found = strings.Cut(l.text, "\t"); !found {
+			label, text, found := strings.Cut(l.text, "\t")
+			switch l.label, l.text = strings.TrimSpace(label), text; {
+			case !found:
 				return batch, fmt.Errorf("line %d: no tab between label and text", l.number)
+			case l.label == "":
+				return batch, fmt.Errorf("line %d: no label before the tab", l.number)
 			}
 		}
 		batch = append(batch, l)
-	}
-	if err := r.scanner.Err(); err != nil {
-		return batch, fmt.Errorf("line %d: %w", r.number+1, err)
 	}
 	return batch, nil
 }

@@ -71,6 +71,10 @@ func (h *Header) TokenizerConfig() map[string]any {
 	}
 	if template := h.text("tokenizer.chat_template"); template != "" {
 		out["chat_template"] = template
+		// Some models have a second one for chats in which functions can be called.
+		if tools := h.text("tokenizer.chat_template.tool_use"); tools != "" {
+			out["chat_template"] = []map[string]string{{"name": "default", "template": template}, {"name": "tool_use", "template": tools}}
+		}
 	}
 	out["tokenizer_class"] = "PreTrainedTokenizerFast"
 	return out

@@ -51,14 +51,14 @@ func (n Name) String() string {
 // CacheDir is where huggingface_hub keeps models, by the environment variables that it looks at.
 func CacheDir() (string, error) {
 	for _, name := range []string{"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"} {
-		if dir := os.Getenv(name); dir != "" {
+		if dir := folderOf(name); dir != "" {
 			return dir, nil
 		}
 	}
-	if home := os.Getenv("HF_HOME"); home != "" {
+	if home := folderOf("HF_HOME"); home != "" {
 		return filepath.Join(home, "hub"), nil
 	}
-	if cache := os.Getenv("XDG_CACHE_HOME"); cache != "" {
+	if cache := folderOf("XDG_CACHE_HOME"); cache != "" {
 		return filepath.Join(cache, "huggingface", "hub"), nil
 	}
 	home, err := os.UserHomeDir()
@@ -66,6 +66,26 @@ func CacheDir() (string, error) {
 		return "", fmt.Errorf("where are downloaded models? Set HF_HOME: %w", err)
 	}
 	return filepath.Join(home, ".cache", "huggingface", "hub"), nil
+}
+
+// folderOf is the value of an environment variable that names a folder. Where no shell has read it, as in a service's file, ~ and other
+// variables are still in it; huggingface_hub replaces them, too.
+func folderOf(variable string) string {
+	dir := os.Getenv(variable)
+	if rest, ok := strings.CutPrefix(dir, "~"); ok && (rest == "" || os.IsPathSeparator(rest[0])) {
+		if home, err := os.UserHomeDir(); err == nil {
+			dir = home + rest
+		}
+	}
+	if !strings.Contains(dir, "$") {
+		return dir
+	}
+	return os.Expand(dir, func(name string) string {
+		if value, ok := os.LookupEnv(name); ok {
+			return value
+		}
+		return "$" + name
+	})
 }
 
 const prefix = "models--"

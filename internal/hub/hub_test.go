@@ -79,3 +79,28 @@ func TestNames(t *testing.T) {
 		require.False(t, ok, text)
 	}
 }
+
+// What is in variables that no shell has read is read as huggingface_hub reads it.
+func TestFoldersInVariables(t *testing.T) {
+	t.Setenv("HOME", "/home/me")
+	t.Setenv("DISK", "/disk")
+	for _, name := range []string{"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"} {
+		t.Setenv(name, "")
+	}
+	for _, c := range []struct{ name, value, want string }{
+		{"HF_HUB_CACHE", "~/models", "/home/me/models"},
+		{"HUGGINGFACE_HUB_CACHE", "$DISK/models", "/disk/models"},
+		{"HF_HOME", "${DISK}/hf", "/disk/hf/hub"},
+		{"HF_HOME", "~", "/home/me/hub"},
+		{"XDG_CACHE_HOME", "$NOT_SET/c", "$NOT_SET/c/huggingface/hub"},
+		{"HF_HOME", "/~a", "/~a/hub"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			t.Setenv(c.name, c.value)
+			got, err := CacheDir()
+			if err != nil || filepath.ToSlash(got) != c.want {
+				t.Errorf("%q, %v; want %q", got, err, c.want)
+			}
+		})
+	}
+}

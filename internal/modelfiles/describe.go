@@ -115,10 +115,11 @@ func (s *Source) describeTensors(info *engine.Info, group int) error {
 	return nil
 }
 
-// HasTemplate reports whether the model has a chat template.
+// HasTemplate reports whether the model has a chat template. A file that is there and cannot be read, such as a folder of that name, is
+// none: it costs chats, and nothing else.
 func (s *Source) HasTemplate() (bool, error) {
 	source, err := s.ChatTemplate()
-	if errors.Is(err, fs.ErrNotExist) {
+	if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
 		err = nil
 	}
 	return source != "", err

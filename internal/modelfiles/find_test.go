@@ -92,3 +92,12 @@ func TestLinksThatLeadNowhereSayWhere(t *testing.T) {
 		require.ErrorContains(t, err, "again")
 	}
 }
+
+// A template that cannot be read costs chats, and no description.
+func TestATemplateThatIsAFolder(t *testing.T) {
+	dir := t.TempDir()
+	touch(t, dir, "chat_template.jinja/")
+	has, err := (&Source{Dir: dir}).HasTemplate()
+	require.NoError(t, err)
+	require.False(t, has)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 )
 
 // Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, and a byte order mark is passed over.
@@ -22,6 +23,15 @@ func CleanConfig(data []byte) ([]byte, error) {
 		return nil, err
 	}
 	return exactKeys(data)
+}
+
+// UnmarshalSettings is Unmarshal for files of settings, whose keys are in small letters: encoding/json would take others for them.
+func UnmarshalSettings(data []byte, into any) error {
+	data, err := CleanConfig(data)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
 }
 
 // withoutNaN replaces what Python's json writes and JSON does not have.
@@ -61,8 +71,8 @@ func notANumber(text []byte) int {
 	return 0
 }
 
-// exactKeys drops keys with capital letters, which no setting of a config has, and to which encoding/json would give the meaning
-// of the key in small letters. The last of several equal keys counts.
+// exactKeys drops keys with other characters than small letters of ASCII, which no setting of a config has, and to which encoding/json
+// would give the meaning of the key in small letters: to capitals, and to two signs of Unicode that it takes for k and s. The last of several equal keys counts.
 func exactKeys(data []byte) ([]byte, error) {
 	switch trimmed := bytes.TrimSpace(data); {
 	case bytes.HasPrefix(trimmed, []byte("{")):
@@ -71,7 +81,7 @@ func exactKeys(data []byte) ([]byte, error) {
 			return nil, err
 		}
 		for key, value := range object {
-			if key != strings.ToLower(key) {
+			if key != strings.ToLower(key) || strings.ContainsFunc(key, func(r rune) bool { return r >= utf8.RuneSelf }) {
 				delete(object, key)
 				continue
 			}

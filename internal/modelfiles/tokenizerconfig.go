@@ -2,10 +2,13 @@
 package modelfiles
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 )
 
 // specialNames are the tokens of tokenizer_config.json that templates may name.
@@ -42,27 +45,59 @@ func (s *Source) tokenizerConfig() (map[string]json.RawMessage, error) {
 	return config, nil
 }
 
-// ChatTemplate reads the Jinja source of a model's chat template; see Source.ChatTemplate.
-func ChatTemplate(path string) (string, error) {
+// AllTemplates reads the Jinja sources of a model's chat templates, one after the other: what a chat may be rendered with.
+func AllTemplates(path string) (string, error) {
 	s, err := Find(path)
 	if err != nil {
 		return "", err
 	}
-	return s.ChatTemplate()
+	templates, err := s.ChatTemplates()
+	if more := templates["tool_use"]; more != "" {
+		return templates["default"] + "\n" + more, err
+	}
+	return templates["default"], err
 }
 
-// ChatTemplate reads the Jinja source of the chat template: chat_template.jinja, or chat_template in tokenizer_config.json (a
-// string, or a list of named ones of which "default" is used). A model without one has "".
+// ChatTemplate reads the Jinja source of the chat template, the one named default if there are several. A model without one has "".
 func (s *Source) ChatTemplate() (string, error) {
-	source, err := s.Read("chat_template.jinja")
-	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		return string(source), err
+	templates, err := s.ChatTemplates()
+	return templates["default"], err
+}
+
+// ChatTemplates reads the model's chat templates by name: chat_template.jinja, which is the default, and those in the folder
+// additional_chat_templates; or chat_template in tokenizer_config.json, a string or a list of named ones. A model without any has
+// none.
+func (s *Source) ChatTemplates() (map[string]string, error) {
+	const name, folder = "chat_template.jinja", "additional_chat_templates"
+	templates := map[string]string{}
+	source, err := s.Read(name)
+	switch {
+	case err == nil:
+		templates["default"] = string(source)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if !s.alone {
+		more, err := Files(filepath.Join(s.Dir, folder), "*.jinja")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for _, path := range more {
+			source, err := os.ReadFile(path)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", folder, err)
+			}
+			templates[strings.TrimSuffix(filepath.Base(path), ".jinja")] = string(bytes.TrimPrefix(source, []byte("\ufeff")))
+		}
+	}
+	if len(templates) > 0 {
+		return templates, nil
 	}
 	config, err := s.tokenizerConfig()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return templateSource(config["chat_template"]), nil
+	return namedTemplates(config["chat_template"]), nil
 }
 
 // specialToken reads a token given as a string or as an AddedToken object.
@@ -78,18 +113,17 @@ func specialToken(raw json.RawMessage) (string, bool) {
 	return "", false
 }
 
-func templateSource(raw json.RawMessage) string {
+func namedTemplates(raw json.RawMessage) map[string]string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil && text != "" {
-		return text
+		return map[string]string{"default": text}
 	}
 	var named []struct{ Name, Template string }
+	templates := map[string]string{}
 	if json.Unmarshal(raw, &named) == nil {
 		for _, t := range named {
-			if t.Name == "default" {
-				return t.Template
-			}
+			templates[t.Name] = t.Template
 		}
 	}
-	return ""
+	return templates
 }

@@ -1,9 +1,14 @@
 package tokenizer
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
@@ -49,35 +54,166 @@ var sources = []string{
 	"{{ x if false }}|{{ x if n > 1 else 'other' }}", "{% raw %}{{ a % b }}{% endraw %}{# x % y #}", "{{ messages[0]['content'] }}{{ messages[-1].content }}{{ messages[0]['missing'] }}", "{{ dict(a=1, b='c') }}", "  {%- if true %}\n  yes\n  {%- endif %}\n", "{{ 5 // 2 }}{{ 5 / 2 }}{{ 2 ** 3 }}{{ 'ab' * 2 }}", "{{ 1 < 2 < 3 }}{{ not x }}",
 }
 
-func TestJinjaIsThatOfTransformers(t *testing.T) {
+// harder are templates in which Python's values differ from those of other languages: tuples, booleans that are numbers, what a dict's
+// methods give, ranges that go backwards.
+var harder = []string{
+	// Conditions after tests; names that are words of Jinja elsewhere.
+	"{% if x is not none and not missing %}a{% endif %}{% if none is none and n == 7 %}b{% endif %}{% if x is true or n %}c{% endif %}", "{{ x is string and 'y' }}{{ missing is defined and missing }}",
+	"{% for call in l %}{{ '{\"n\": \"' ~ call ~ '\", ' ~ loop.index ~ '}' }}{% endfor %}", "{% set filter = 'f' %}{% set block = d %}{{ filter ~ block['k'] ~ '}}' }}", "{{ 'a' if x == 'q' else 'b' if n == 7 else 'c' }}{{ x if n else y }}",
+	"{{ 1 < n < 9 }}{{ 1 < n > 9 }}{{ n in l in [l] }}{{ not x in l }}{{ not 'z' in x and true }}", "{{ n is divisibleby 7 and x is eq 'banana' }}{{ n is in l }}{{ 'a' is in 'abc' }}{{ n is gt 3 }}{{ 2 is in [1, 2] or x }}",
+	// Tuples.
+	"{{ (1, 'a') }}{{ (1,) }}{{ () }}{{ [(1, 2)] }}{{ (1, 2) == [1, 2] }}{{ (1, 2) + (3,) }}{{ (1, 2)[0] }}{{ (1, 2)[1:] }}{{ (1, 2) * 2 }}", "{{ d.items() }}{{ d.keys() }}{{ d.values() }}{{ d.items() | list }}{{ d.items() | length }}{{ ('k', 'v') in d.items() }}",
+	"{{ d | dictsort }}{{ d | dictsort(by='key', reverse=true) }}{{ d | items | list }}{{ 'a=b=c'.partition('=') }}{{ 'a'.rpartition('=') }}", "{{ '%s' % (1,) }}{{ '%s' % [1] }}{{ '%s %s' % ('a', [1]) }}{{ '%s' % ((1, 2),) }}{% set t = 1, 2 %}{{ t }}{% set a, b = 'x', 'y' %}{{ a ~ b }}",
+	"{% for key, group in rows | groupby('a') %}{{ key }}{{ group }}{% endfor %}{% for g in rows | groupby('a') %}{{ g.grouper }}{{ g.list | length }}{{ g[0] }}{% endfor %}{{ rows | groupby('a') }}",
+	// Numbers and booleans.
+	"{{ true + 1 }}{{ true == 1 }}{{ true < 2 }}{{ false in [0] }}{{ true is number }}{{ -true }}{{ [1] == [1.0] }}{{ true ~ 1 }}", "{{ 2 ** 3 ** 2 }}{{ (-2) ** 2 }}{{ 7 // -2 }}{{ -7 % 3 }}{{ 7.5 // 2 }}{{ 2 ** -1 }}{{ 2 ** 0.5 }}{{ 4 / 2 }}{{ 10 ** 20 }}{{ +n }}{{ - n }}",
+	"{{ 2.5 | round }}{{ 3.5 | round }}{{ 2.675 | round(2) }}{{ 1234 | round(-2) }}{{ 2.1 | round(0, 'ceil') }}{{ 7 | round }}{{ 2.25 | round(1, 'floor') }}{{ n | round(method='ceil') }}", "{{ 1e3 }}{{ 1.5E-3 }}{{ 1_000 }}{{ 0x1f }}{{ 0b11 }}{{ 1e16 }}{{ 1e-10 }}{{ 100.0 * 3 }}{{ 0.1 + 0.2 }}",
+	"{{ 'x' | int(default=4) }}{{ '0x1f' | int(0, 16) }}{{ '-3' | int }}{{ ' 5 ' | int }}{{ none | int }}{{ '1_0' | int }}{{ 'z' | float(default=1.5) }}{{ true | int }}",
+	// And, or: one of the operands.
+	"{{ [1] and '' }}|{{ (1, 2) and 0 }}|{{ -2 and 'a' }}|{{ {'a': 1} and none }}|{{ [] or {} or 'q' }}|{{ 'a' and 'b' and 'c' }}|{{ ('' and 'x') or 'z' }}",
+	// Parts of lists and texts.
+	"{{ l[2:0:-1] }}{{ l[::-1] }}{{ x[4:1:-2] }}{{ ''[::-1] }}|{{ [][::-1] }}{{ l[-2:] }}{{ l[5:] }}{{ x[-3:-1] }}{{ l[::2] }}{{ messages[::-1][0].content }}{{ x[9:0:-1] }}", "{{ l.0 }}{{ messages.0.role }}{{ rows[0].a }}{{ l[true] is defined }}{{ l[-9] is defined }}",
+	// Nothing and what is not defined.
+	"{{ missing | length }}{{ missing | list }}{{ missing ~ 'a' }}{{ 'a' in missing }}{{ missing == none }}{{ missing | items | list }}{{ missing | first }}{{ not missing }}", "{{ none.a is defined }}{{ d.zz is defined }}{{ x.zz }}{{ none ~ 'a' }}{{ none in [none] }}",
+	// Methods without a call, and keys that are called as they.
+	"{{ schema.items is defined }}{{ schema['items'] }}{{ schema.items is callable }}{{ schema.items() | list | length }}{{ x.upper is defined }}{{ schema.get('items') }}{{ 'items' in schema }}", "{% set ns = namespace(items=[1], keys='k') %}{{ ns.items }}{{ ns.keys }}{{ ns is mapping }}",
+	"{{ dict([('a', 1)]) }}{{ dict({'b': 1}, c=2) }}{{ dict(**d) | length }}{{ {1: 'a', none: 2, 'b': [()]} }}{{ {1: 2, none: 3, false: 4, 1.5: 6} | tojson }}{{ '%(k)s' | format(k=n) }}{{ 7 | format }}", "{{ (1, 2) | tojson }}{{ d | tojson | length }}{{ (d | tojson)[0] }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, indent=1) }}",
+	// Filters.
+	"{{ rows | sum(attribute='a') }}{{ l | sum(start=10) }}{{ rows | sum('a', 1) }}{{ d | first }}{{ d | last }}{{ d | reverse | list }}{{ l | count }}{{ rows | map(attribute='b') | join }}", "{{ 'a\n\nb' | indent('> ') }}|{{ 'a\n\nb' | indent(2, blank=true) }}|{{ 'a\nb\n' | indent(first=true) }}|",
+	"{{ '<a & \"b\">' | e }}{{ '<' | e | e }}{{ ('<' | e) + '<' }}{{ 'a' | safe + '<' }}{{ ('<' | e) ~ '<' }}{{ '<b>' | forceescape }}", "{{ 'a b/ü?' | urlencode }}{{ '<p>a  <b>c</b></p>' | striptags }}{{ x is lower }}{{ 'A1' is upper }}{{ n is lower }}{{ -2.5 | abs }}{{ true | abs }}",
+	"{{ rows | selectattr('a', 'gt', 1) | map(attribute='b') | list }}{{ rows | rejectattr('a', 'in', [1]) | list | length }}{{ [1, true, 'a'] | select('number') | list }}{{ l | select('eq', 2) | list }}",
+	// Methods of texts.
+	"{{ '{} {}'.format(1, 'a') }}{{ '{1}{0}'.format(1, 2) }}{{ '{a:>4}|{b!r:<5}|'.format(a=1, b='x') }}{{ '{:05.1f}|{:,}|{:x}|{:^7}|{:+d}|{:.0%}'.format(2.25, 12345, 255, 'mid', 3, 0.5) }}{{ '{{}}'.format() }}{{ '{0[k]}{0}'.format(d) }}{{ '{:{}}|'.format('a', 4) }}",
+	"{{ 'abc'.startswith('b', 1) }}{{ 'abc'.endswith(('b', 'c')) }}{{ 'a\tb'.expandtabs(4) }}{{ 'a'.isascii() }}{{ '½'.isdigit() }}{{ '²'.isdigit() }}{{ 'é'.isprintable() }}{{ x.count('an') }}{{ l.count(2) }}", "{{ '\\x41\\101\\u00e9\\a\\d\\\\' }}{{ 'a' 'b' \"c\" }}{{ 'a\\\\nb' }}{{ 'a\\nb' }}",
+	// Loops, macros and white space.
+	"{% for c in 'ab' %}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{% endfor %}", "{% for i in [{'c': [{'c': []}]}, {'c': []}] recursive %}<{{ loop.depth }}{{ loop(i.c) }}>{% endfor %}", "{% for a, (b, c) in [(1, (2, 3))] %}{{ a }}{{ b }}{{ c }}{% endfor %}{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ loop.last }}{% endfor %}",
+	"{% macro f(a, b=(1, 2), c='y' 'z') %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(1) }}{{ f(1, c=-n) }}{{ f(*[1, 2], **{'c': 3}) }}", "{% macro f(a) %}[{{ caller(a) }}]{% endmacro %}{% call(q) f(5 % 3) %}{{ q ~ x }}{% endcall %}{% with a = 1, b = n % 4 %}{{ a + b }}{% endwith %}",
+	"a\r\n{% if true %}\r\nb\r\n{% endif %}\r\nc\rd{{ 'e\r\nf' }}", "{{-x-}} {%if n==7%}y{%endif%}{%-set b=2-%}{{b}}{#- c -#} {%+ if true %}z{% endif +%} \n", "{% set content = messages[1].content %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}{{ content }}",
+	// What is always given, and under which names.
+	"{{ tools is defined }}{{ tools is none }}{{ documents }}{{ tools }}{% if tools is not none %}T{% endif %}", "{% for m in thoughts %}{{ m.content is defined }}{% endfor %}",
+}
+
+// refused are templates that are errors in Python.
+var refused = []string{
+	"{{ raise_exception('no ' ~ x) }}", "{{ 'a' + 1 }}", "{{ 'a' < 1 }}", "{{ none + 'a' }}", "{{ missing.a }}", "{{ missing + 'a' }}", "{{ 'a' in none }}", "{{ 1 in 'a' }}", "{{ none | length }}", "{{ n | length }}", "{% for i in none %}{% endfor %}", "{% for i in 3 %}{% endfor %}",
+	"{{ missing | tojson }}", "{{ d.items() | tojson }}", "{{ 1 / 0 }}", "{{ 1 // 0 }}", "{{ 1 % 0 }}", "{{ '%d' % 'a' }}", "{{ '%s %s' % 'a' }}", "{{ l + (1,) }}", "{{ l[::0] }}", "{% set z = none %}{{ z[1:] }}", "{{ x.index('z') }}", "{{ l.append(1) }}", "{{ d.update({'a': 1}) }}", "{{ x.nothing() }}",
+	"{{ l | dictsort }}", "{{ x | items | list }}", "{{ 'a' | round }}", "{{ '{} {}'.format(1) }}", "{{ '{:d}'.format('a') }}", "{{ x | no_such_filter }}", "{% if %}{% endif %}", "{{ 'a", "{{ ( }}", "{% endfor %}", "{{ a b }}", "{{ none < 1 }}", "{{ n | indent }}", "{{ dict(l) }}",
+}
+
+// rows are what loops and filters go through, schema has a key that is named as a method.
+func arguments() ([]map[string]any, map[string]any) {
 	messages := []map[string]any{{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"}}
-	more := map[string]any{"x": "banana", "n": 7, "l": []any{1, 2, 3}, "d": map[string]any{"k": "v", "q": []any{1.5, nil, false}}}
+	return messages, map[string]any{
+		"x": "banana", "n": 7, "l": []any{1, 2, 3}, "d": map[string]any{"k": "v", "q": []any{1.5, nil, false}},
+		"rows": []any{map[string]any{"a": 2, "b": "x"}, map[string]any{"a": 1, "b": "y"}, map[string]any{"a": 2, "b": "z"}}, "schema": map[string]any{"items": map[string]any{"type": "string"}},
+	}
+}
+
+// render renders in Python and here; "error: " begins an error.
+func render(t *testing.T, sources []string, messages any, more map[string]any) (want, got []string) {
+	t.Helper()
 	var requests []any
 	for _, source := range sources {
 		requests = append(requests, []any{source, messages, more})
 	}
-	var want []string
 	testenv.RunPython(t, "templates.py", requests, &want)
-	for i, source := range sources {
+	for _, source := range sources {
+		text, err := func() (string, error) {
+			template, err := NewTemplate(source, map[string]string{"bos_token": "<s>"})
+			if err != nil {
+				return "", err
+			}
+			defer template.Close()
+			return template.Render(messages, false, more)
+		}()
+		if err != nil {
+			text = "error: " + err.Error()
+		}
+		got = append(got, text)
+	}
+	return want, got
+}
+
+func TestJinjaIsThatOfTransformers(t *testing.T) {
+	all := slices.Concat(sources, harder)
+	messages, more := arguments()
+	want, got := render(t, all, messages, more)
+	for i, source := range all {
 		if strings.HasPrefix(want[i], "error: ") {
 			t.Errorf("%s: the test itself is wrong: %s", source, want[i])
-			continue
+		} else if got[i] != want[i] {
+			t.Errorf("%s\n got %q\nwant %q", source, got[i], want[i])
 		}
-		template, err := NewTemplate(source, map[string]string{"bos_token": "<s>"})
+	}
+}
+
+func TestWhatJinjaRefusesIsRefused(t *testing.T) {
+	messages, more := arguments()
+	want, got := render(t, refused, messages, more)
+	for i, source := range refused {
+		if !strings.HasPrefix(want[i], "error: ") {
+			t.Errorf("%s: the test itself is wrong: %q", source, want[i])
+		}
+		if !strings.HasPrefix(got[i], "error: ") {
+			t.Errorf("%s is rendered to %q; Python says %s", source, got[i], want[i])
+		}
+	}
+}
+
+// What is null in a message is not there, and thoughts are found by each of their names.
+func TestMessagesReachTheTemplateAsInTransformers(t *testing.T) {
+	const source = "{% for m in messages %}{{ m }}{{ m.content is defined }}{{ m.thinking }}{{ m.reasoning_content }}{% endfor %}"
+	for _, messages := range [][]map[string]any{
+		{{"role": "assistant", "content": nil, "tool_calls": nil}},
+		{{"role": "assistant", "content": "a", "reasoning_content": "t"}}, {{"role": "assistant", "reasoning": "t"}}, {{"role": "assistant", "thinking": "t"}},
+	} {
+		want, got := render(t, []string{source}, messages, nil)
+		if got[0] != want[0] {
+			t.Errorf("%v\n got %q\nwant %q", messages, got[0], want[0])
+		}
+	}
+}
+
+// Where a model has a template of its own for functions, chats with functions take it.
+func TestChatsWithFunctionsTakeTheirTemplate(t *testing.T) {
+	const named = `{"chat_template": [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools | length }} functions"}]}`
+	write := func(files map[string]string) string {
+		dir := t.TempDir()
+		for name, text := range files {
+			path := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir
+	}
+	for _, files := range []map[string]string{
+		{"tokenizer_config.json": named},
+		{"chat_template.jinja": "plain", "additional_chat_templates/tool_use.jinja": "{{ tools | length }} functions"},
+	} {
+		template, err := LoadTemplate(&modelfiles.Source{Dir: write(files)})
 		if err != nil {
-			t.Errorf("%s: %v", source, err)
-			continue
+			t.Fatal(err)
 		}
-		got, err := template.Render(messages, false, more)
+		messages := []map[string]any{{"role": "user", "content": "a"}}
+		if text, err := template.Render(messages, true, nil); err != nil || text != "plain" {
+			t.Errorf("without functions: %q, %v", text, err)
+		}
+		if text, err := template.Render(messages, true, map[string]any{"tools": []any{1, 2}}); err != nil || text != "2 functions" {
+			t.Errorf("with functions: %q, %v", text, err)
+		}
 		template.Close()
-		if err != nil || got != want[i] {
-			t.Errorf("%s\n got %q, %v\nwant %q", source, got, err, want[i])
+		if _, err := template.Render(messages, true, map[string]any{"tools": []any{1}}); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
 		}
 	}
 }
 
 func FuzzTemplate(f *testing.F) {
-	for _, source := range sources {
+	for _, source := range slices.Concat(sources, harder, refused) {
 		f.Add(source)
 	}
 	f.Fuzz(func(t *testing.T, source string) {

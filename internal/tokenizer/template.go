@@ -22,13 +22,17 @@ type Template struct {
 	mu      sync.RWMutex
 	t       *C.gomlx_template
 	source  string
+	tools   *Template         // takes the chats in which functions can be called; nil: this one does
 	special map[string]string // bos_token and the like, visible in the template
 }
 
-// Source is the Jinja source; "" without a template.
+// Source is the Jinja source, that for chats with functions after it if it is another; "" without a template.
 func (t *Template) Source() string {
-	if t == nil {
+	switch {
+	case t == nil:
 		return ""
+	case t.tools != nil:
+		return t.source + "\n" + t.tools.source
 	}
 	return t.source
 }
@@ -39,14 +43,22 @@ func LoadTemplate(from *modelfiles.Source) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := from.ChatTemplate()
+	sources, err := from.ChatTemplates()
 	if err != nil {
 		return nil, err
 	}
-	if source == "" {
+	if sources["default"] == "" {
 		return nil, ErrNoTemplate
 	}
-	return NewTemplate(source, special)
+	t, err := NewTemplate(sources["default"], special)
+	if err != nil || sources["tool_use"] == "" {
+		return t, err
+	}
+	if t.tools, err = NewTemplate(sources["tool_use"], special); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("tool_use: %w", err)
+	}
+	return t, nil
 }
 
 // NewTemplate compiles a Jinja chat template. The caller closes it.
@@ -65,11 +77,17 @@ func (t *Template) Close() {
 	defer t.mu.Unlock()
 	C.gomlx_template_free(t.t)
 	t.t = nil
+	if t.tools != nil {
+		t.tools.Close()
+	}
 }
 
 // Render renders messages, any value that encodes to the JSON list of {"role", "content", ...} objects
 // that templates expect. extra adds variables (tools, enable_thinking, ...).
 func (t *Template) Render(messages any, addGenerationPrompt bool, extra map[string]any) (string, error) {
+	if t.tools != nil && extra["tools"] != nil {
+		return t.tools.Render(messages, addGenerationPrompt, extra)
+	}
 	context := map[string]any{}
 	for k, v := range t.special {
 		context[k] = v

@@ -5,6 +5,7 @@ the partial file has a lasting name, and whoever cannot have it for itself downl
 cannot change: it holds the file's ETag, and its hash is checked in the end."""
 
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import file_download
@@ -18,8 +19,38 @@ except ImportError:  # Windows: files are downloaded as the library does
 NAMES = ("_download_to_tmp_and_move", "http_get", "_chmod_and_move")
 
 
+class UnsafeName(Exception):
+    """The hub names something so that it would be written outside of the cache's folder."""
+
+
+def safe(name):
+    """A name that is one part of a path: a hash, an ETag."""
+    return re.fullmatch(r"\w[\w.-]{0,127}", name) is not None
+
+
+def check_etags():
+    """Files of the cache are named by the ETags that a hub sends, which the library takes as they come."""
+    theirs = getattr(file_download, "_normalize_etag", None)
+    if theirs is None:
+        return
+
+    def ours(etag):
+        name = theirs(etag)
+        if name is not None and not safe(name):
+            raise UnsafeName(f"the hub sent an ETag that no file can be named by: {name[:80]!r}")
+        return name
+
+    file_download._normalize_etag = ours
+
+
+def partial_of(blob):
+    """The lasting name of a partial file."""
+    return Path(f"{blob}.go-mlx.incomplete")
+
+
 def install():
     """Replaces the library's download into a temporary file; a library without these names is left as it is."""
+    check_etags()
     if fcntl is None or not all(hasattr(file_download, name) for name in NAMES):
         return
     theirs = file_download._download_to_tmp_and_move
@@ -37,7 +68,7 @@ def download(wanted):
     destination, size = Path(wanted["destination_path"]), wanted["expected_size"]
     if destination.exists():
         return True
-    partial = Path(wanted["incomplete_path"]).with_suffix(".go-mlx.incomplete")
+    partial = partial_of(destination)
     with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -107,6 +107,7 @@ func TestIdsAndTextAreThoseOfPython(t *testing.T) {
 				got, err := tok.Decode(ids, true)
 				require.NoError(t, err)
 				require.Equal(t, want.Decoded[i], got, "%v", ids)
+				requireStream(t, tok, ids)
 			}
 		})
 	}

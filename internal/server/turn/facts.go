@@ -40,7 +40,7 @@ func (b *FactBook) Of(path string) (*Facts, error) {
 	}
 	f := &Facts{takes: map[string]bool{}}
 	var err error
-	if f.Template, err = modelfiles.ChatTemplate(path); err != nil {
+	if f.Template, err = modelfiles.AllTemplates(path); err != nil {
 		return nil, err
 	}
 	if f.defaults, err = readGenerationConfig(path); err != nil {
@@ -66,7 +66,7 @@ func (f *Facts) readConfig(path string) {
 		return
 	}
 	data, err := from.Read("config.json")
-	if err != nil || modelfiles.Unmarshal(data, &c) != nil {
+	if err != nil || modelfiles.UnmarshalSettings(data, &c) != nil {
 		return
 	}
 	f.Architecture, f.ContextLength = c.Type, max(c.Context, c.Text.Context)
@@ -85,7 +85,7 @@ func readGenerationConfig(path string) (generationConfig, error) {
 	if err != nil {
 		return c, err
 	}
-	if err := modelfiles.Unmarshal(data, &c); err != nil {
+	if err := modelfiles.UnmarshalSettings(data, &c); err != nil {
 		return generationConfig{}, nil // the engines pass over it too, as mlx-lm does
 	}
 	if c.DoSample != nil && !*c.DoSample {

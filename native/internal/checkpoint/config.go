@@ -68,7 +68,7 @@ func (c *Config) readGenerationConfig(from *modelfiles.Source) {
 		EOS tokenList `json:"eos_token_id"`
 	}
 	data, err := from.Read("generation_config.json")
-	if err == nil && modelfiles.Unmarshal(data, &generation) == nil && len(generation.EOS) > 0 {
+	if err == nil && modelfiles.UnmarshalSettings(data, &generation) == nil && len(generation.EOS) > 0 {
 		c.EOS = generation.EOS
 	}
 }

@@ -49,6 +49,17 @@ func TestEndTokensOfConfigs(t *testing.T) {
 	}
 }
 
+func TestEndTokensAreReadByTheirExactName(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"model_type": "llama", "eos_token_id": 7, "EOS_TOKEN_ID": 1, "eoſ_token_id": 2}`), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "generation_config.json"), []byte(`{"EOS_token_id": [9]}`), 0o644))
+	source, err := modelfiles.Find(dir)
+	require.NoError(t, err)
+	cfg, err := ReadConfig(source)
+	require.NoError(t, err)
+	require.Equal(t, []int32{7}, []int32(cfg.EOS))
+}
+
 func TestInvalidEndTokensAreRefused(t *testing.T) {
 	for _, value := range []any{"1", 1.5, map[string]any{}, []any{"x"}, true} {
 		dir := testenv.CopyModel(t)

@@ -90,7 +90,7 @@ func main() {
 }
 
 func serve(path string) error {
-	template, err := modelfiles.ChatTemplate(path)
+	template, err := modelfiles.AllTemplates(path)
 	if err != nil {
 		return err
 	}

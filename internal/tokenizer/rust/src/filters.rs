@@ -1,6 +1,6 @@
 //! Filters, tests and functions of Jinja's as transformers' templates see them.
 
-use crate::{pyjson, pymethods, pytext};
+use crate::{lists, pyjson, pymethods, pytext, values};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
@@ -31,17 +31,129 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_filter("wordcount", |v: Value| word_count(&pytext::str(&v)));
     env.add_filter("truncate", truncate);
     env.add_filter("center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
-    env.add_filter("format", |v: Value, args: Rest<Value>| pytext::modulo(&v, &Value::from(args.0)));
+    env.add_filter("format", |v: Value, args: Rest<Value>| -> Result<Value, Error> {
+        let (args, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+        let named = kwargs.args().map(|name| Ok((name.to_owned(), kwargs.get::<Value>(name)?))).collect::<Result<Vec<_>, Error>>()?;
+        let values = if named.is_empty() { values::tuple(args.to_vec()) } else { named.into_iter().collect() };
+        pytext::modulo(&Value::from(pytext::str(&v)), &values)
+    });
     env.add_filter("int", int);
-    env.add_filter("float", |v: Value, default: Option<f64>| number(&v).unwrap_or(default.unwrap_or(0.0)));
+    env.add_filter("float", |v: Value, default: Option<f64>, kwargs: Kwargs| -> Result<f64, Error> {
+        let default = default.or(kwargs.get("default")?).unwrap_or(0.0);
+        kwargs.assert_all_used()?;
+        Ok(number(&v).unwrap_or(default))
+    });
     env.add_filter("pprint", |v: Value| pytext::repr(&v));
-    env.add_test("sequence", |v: Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map));
-    env.add_test("iterable", |v: Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined));
-    env.add_test("callable", |v: Value| v.kind() == ValueKind::Plain);
-    // What rewrite makes of operators.
-    env.add_function("__mod", |left: Value, right: Value| pytext::modulo(&left, &right));
-    env.add_function("__concat", |left: Value, right: Value| pytext::str(&left) + &pytext::str(&right));
-    env.add_function("__value", |v: Value| v);
+    env.add_filter("abs", |v: Value| -> Result<Value, Error> {
+        match v.kind() {
+            ValueKind::Bool => Ok(Value::from(i32::from(v.is_true()))),
+            _ => minijinja::filters::abs(v),
+        }
+    });
+    env.add_filter("round", round);
+    env.add_filter("indent", indent);
+    for name in ["e", "escape"] {
+        env.add_filter(name, |v: Value| if v.is_safe() { v } else { Value::from_safe_string(pytext::escape(&pytext::str(&v))) });
+    }
+    env.add_filter("forceescape", |v: Value| Value::from_safe_string(pytext::escape(&pytext::str(&v))));
+    env.add_filter("safe", |v: Value| Value::from_safe_string(pytext::str(&v)));
+    env.add_filter("striptags", |v: Value| minijinja_contrib::filters::striptags(pytext::str(&v)));
+    env.add_filter("urlencode", |v: Value| url_encode(&pytext::str(&v)));
+    lists::add(env);
+    env.add_test("sequence", |v: Value| match v.kind() {
+        ValueKind::Map => values::is_dict(&v),
+        ValueKind::Iterable => v.downcast_object_ref::<values::View>().is_none() && v.len().is_some(),
+        kind => matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Undefined),
+    });
+    env.add_test("iterable", |v: Value| match v.kind() {
+        ValueKind::Map => values::is_dict(&v),
+        kind => matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Undefined),
+    });
+    env.add_test("mapping", |v: Value| values::is_dict(&v));
+    env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
+    env.add_test("callable", |v: Value| matches!(v.kind(), ValueKind::Plain | ValueKind::Undefined) || is_macro(&v));
+    env.add_test("lower", |v: Value| all_cased(&pytext::str(&v), char::is_uppercase));
+    env.add_test("upper", |v: Value| all_cased(&pytext::str(&v), char::is_lowercase));
+}
+
+/// `str.islower` and `.isupper`: some letters of the case, and none of the other.
+fn all_cased(s: &str, other: fn(char) -> bool) -> bool {
+    s.chars().any(|c| c.is_lowercase() || c.is_uppercase()) && !s.chars().any(other)
+}
+
+fn is_macro(v: &Value) -> bool {
+    v.as_object().is_some_and(|o| o.type_name().ends_with("Macro"))
+}
+
+/// Python's round, half to even; `ceil` and `floor` by way of a power of ten, as Jinja does.
+fn round(v: Value, precision: Option<i32>, method: Option<String>, kwargs: Kwargs) -> Result<Value, Error> {
+    let precision = precision.or(kwargs.get("precision")?).unwrap_or(0).clamp(-400, 400);
+    let method = method.or(kwargs.get("method")?).unwrap_or_else(|| "common".into());
+    kwargs.assert_all_used()?;
+    let f = match v.kind() {
+        ValueKind::Bool => f64::from(i32::from(v.is_true())),
+        ValueKind::Number => f64::try_from(v.clone())?,
+        _ => return Err(bad(format!("type {} has no rounding", pytext::type_name(&v)))),
+    };
+    let power = 10f64.powi(precision);
+    Ok(match &method[..] {
+        "ceil" => Value::from((f * power).ceil() / power),
+        "floor" => Value::from((f * power).floor() / power),
+        "common" if v.is_integer() || v.kind() == ValueKind::Bool => match i64::try_from(v) {
+            Ok(n) if precision < 0 => {
+                let unit = 10i64.checked_pow(precision.unsigned_abs()).unwrap_or(i64::MAX);
+                let (low, rest) = (n.div_euclid(unit), n.rem_euclid(unit));
+                let up = rest > unit - rest || rest == unit - rest && low % 2 != 0;
+                Value::from((low + i64::from(up)).saturating_mul(unit))
+            }
+            Ok(n) => Value::from(n),
+            Err(e) => return Err(e),
+        },
+        "common" if precision == 0 => Value::from(f.round_ties_even()),
+        "common" if precision > 0 => Value::from(format!("{f:.*}", precision as usize).parse::<f64>().unwrap_or(f)),
+        "common" => Value::from((f * power).round_ties_even() / power),
+        _ => return Err(bad("method must be common, ceil or floor")),
+    })
+}
+
+fn indent(v: Value, args: Rest<Value>) -> Result<String, Error> {
+    let (width, first, blank, kwargs): (Option<Value>, Option<bool>, Option<bool>, Kwargs) = minijinja::value::from_args(&args.0)?;
+    let width = width.or(kwargs.get("width")?).unwrap_or_else(|| Value::from(4));
+    let first = first.or(kwargs.get("first")?).unwrap_or(false);
+    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let text = match v.as_str() {
+        Some(text) => text.to_owned(),
+        None => return Err(bad(format!("indent: a text is needed, not {}", pytext::type_name(&v)))),
+    };
+    let indention = match width.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(i64::try_from(width)?.clamp(0, 1 << 16) as usize),
+    };
+    let text = text + "\n";
+    let mut out = if first { indention.clone() } else { String::new() };
+    for (i, line) in pymethods::lines(&text, false).into_iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+            if blank || !line.is_empty() {
+                out.push_str(&indention);
+            }
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+fn url_encode(s: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    for b in s.bytes() {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' | b'/' => out.push(b.into()),
+            b => write!(out, "%{b:02X}").unwrap_or_default(),
+        }
+    }
+    out
 }
 
 fn strftime_now(format: String) -> Result<String, Error> {
@@ -84,8 +196,36 @@ fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
     }
     style.ensure_ascii = ascii.is_some_and(|v| v.is_true());
     style.sort_keys = sorted.is_some_and(|v| v.is_true());
-    let json = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(Value::from_safe_string(pyjson::dumps(&json, &style)))
+    Ok(Value::from(pyjson::dumps(&json(&value, 0)?, &style)))
+}
+
+/// A value as json.dumps takes it: keys become texts, and what Python's json does not know is refused.
+fn json(v: &Value, depth: usize) -> Result<serde_json::Value, Error> {
+    if depth > 500 {
+        return Err(bad("tojson: nested too deep"));
+    }
+    Ok(match v.kind() {
+        ValueKind::None => serde_json::Value::Null,
+        ValueKind::Bool => v.is_true().into(),
+        ValueKind::String => v.as_str().unwrap_or_default().into(),
+        ValueKind::Number => serde_json::to_value(v).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?,
+        ValueKind::Seq | ValueKind::Iterable if v.len().is_some() && v.downcast_object_ref::<values::View>().is_none() => {
+            v.try_iter()?.map(|item| json(&item, depth + 1)).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        ValueKind::Map if values::is_dict(v) => {
+            let mut out = serde_json::Map::new();
+            for key in v.try_iter()? {
+                let name = match key.kind() {
+                    ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
+                    ValueKind::None | ValueKind::Bool | ValueKind::Number => pyjson::dumps(&json(&key, depth)?, &pyjson::Style::new(None)),
+                    _ => return Err(bad(format!("keys must be str, int, float, bool or None, not {}", pytext::type_name(&key)))),
+                };
+                out.insert(name, json(&v.get_item(&key)?, depth + 1)?);
+            }
+            out.into()
+        }
+        _ => return Err(bad(format!("Object of type {} is not JSON serializable", pytext::type_name(v)))),
+    })
 }
 
 fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
@@ -100,18 +240,10 @@ fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Err
     }
     let mut parts = Vec::new();
     for item in values.try_iter()? {
-        let mut item = item;
-        if let Some(path) = &attribute {
-            match path.as_str() {
-                Some(path) => {
-                    for name in path.split('.') {
-                        item = item.get_attr(name)?;
-                    }
-                }
-                None => item = item.get_item(path)?,
-            }
-        }
-        parts.push(pytext::str(&item));
+        parts.push(pytext::str(&match &attribute {
+            Some(path) => lists::attribute(&item, path)?,
+            None => item,
+        }));
     }
     Ok(parts.join(&sep))
 }
@@ -187,16 +319,35 @@ fn number(v: &Value) -> Option<f64> {
     }
 }
 
-fn int(v: Value, default: Option<i64>, base: Option<u32>) -> Value {
+fn int(v: Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> Result<Value, Error> {
+    let default = default.or(kwargs.get("default")?).unwrap_or_else(|| Value::from(0));
+    let base = base.or(kwargs.get("base")?).unwrap_or(10);
+    kwargs.assert_all_used()?;
     if v.is_integer() {
-        return v;
+        return Ok(v);
     }
-    let text = v.as_str().map(|s| s.trim().replace('_', ""));
-    if let Some(n) = text.as_ref().and_then(|t| i64::from_str_radix(t.trim_start_matches("0x"), base.unwrap_or(10).clamp(2, 36)).ok()) {
-        return Value::from(n);
+    if let Some(n) = v.as_str().and_then(|s| whole(&s.trim().replace('_', "").to_lowercase(), base)) {
+        return Ok(Value::from(n));
     }
-    match number(&v) {
+    Ok(match number(&v) {
         Some(f) if f.is_finite() => Value::from(f.trunc() as i64),
-        _ => Value::from(default.unwrap_or(0)),
+        _ => default,
+    })
+}
+
+/// Python's `int(text, base)`; base 0 goes by the prefix.
+fn whole(text: &str, base: u32) -> Option<i64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let prefixed = [("0x", 16), ("0o", 8), ("0b", 2)].into_iter().find(|(prefix, of)| digits.starts_with(prefix) && (base == 0 || base == *of));
+    let (digits, base) = match prefixed {
+        Some((prefix, of)) => (&digits[prefix.len()..], of),
+        None => (digits, if base == 0 { 10 } else { base }),
+    };
+    if !(2..=36).contains(&base) || digits.starts_with(['+', '-']) {
+        return None;
     }
+    i64::from_str_radix(&format!("{sign}{digits}"), base).ok()
 }

@@ -8,6 +8,8 @@
 #![cfg_attr(not(feature = "library"), allow(dead_code))]
 
 mod bytelevel;
+mod expression;
+mod lexer;
 mod pyjson;
 mod rewrite;
 
@@ -24,7 +26,13 @@ mod given;
 #[cfg(feature = "library")]
 mod grammar;
 #[cfg(feature = "library")]
+mod lists;
+#[cfg(feature = "library")]
 mod load;
+#[cfg(feature = "library")]
+mod operators;
+#[cfg(feature = "library")]
+mod pyformat;
 #[cfg(feature = "library")]
 mod pymethods;
 #[cfg(feature = "library")]
@@ -33,5 +41,7 @@ mod pytext;
 mod template;
 #[cfg(feature = "library")]
 mod tokens;
+#[cfg(feature = "library")]
+mod values;
 #[cfg(feature = "library")]
 mod vocab;

@@ -1,6 +1,7 @@
 //! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
 
-use crate::pytext;
+use crate::values::{is_dict, tuple, View};
+use crate::{operators, pyformat, pytext};
 use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
@@ -12,9 +13,18 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
         }
     }
     match (value.kind(), method) {
+        (ValueKind::Map, "items" | "keys" | "values") if is_dict(value) => {
+            let () = from_args(args)?;
+            let (keys, of) = (value.try_iter()?, |k: &Value| value.get_item(k).unwrap_or_default());
+            Ok(Value::from_object(match method {
+                "items" => View { name: "dict_items", items: keys.map(|k| tuple(vec![k.clone(), of(&k)])).collect() },
+                "keys" => View { name: "dict_keys", items: keys.collect() },
+                _ => View { name: "dict_values", items: keys.map(|k| of(&k)).collect() },
+            }))
+        }
         (ValueKind::Seq, "index") => {
             let (wanted,): (Value,) = from_args(args)?;
-            let at = value.try_iter()?.position(|item| item == wanted);
+            let at = value.try_iter()?.position(|item| operators::equal(&item, &wanted));
             at.map(Value::from).ok_or_else(|| bad(format!("{} is not in list", pytext::repr(&wanted))))
         }
         (ValueKind::Seq | ValueKind::Map, "copy") => {
@@ -32,6 +42,12 @@ fn bad(message: impl Into<String>) -> Error {
 /// Python's white space: Unicode's, and four separators.
 pub fn space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Whether the character is one of ten decimal digits: those of scripts that chats are written in.
+fn decimal(c: char) -> bool {
+    const ZEROS: [u32; 16] = [0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50, 0xed0, 0xff10];
+    ZEROS.iter().any(|zero| (*zero..zero + 10).contains(&(c as u32)))
 }
 
 fn cased(c: char) -> bool {
@@ -111,10 +127,11 @@ fn partition(s: &str, sep: &str, last: bool) -> Result<Value, Error> {
     if sep.is_empty() {
         return Err(bad("empty separator"));
     }
-    Ok(list(match (if last { s.rfind(sep) } else { s.find(sep) }, last) {
-        (Some(at), _) => vec![&s[..at], sep, &s[at + sep.len()..]],
-        (None, false) => vec![s, "", ""],
-        (None, true) => vec!["", "", s],
+    let part = |parts: [&str; 3]| tuple(parts.into_iter().map(Value::from).collect());
+    Ok(part(match (if last { s.rfind(sep) } else { s.find(sep) }, last) {
+        (Some(at), _) => [&s[..at], sep, &s[at + sep.len()..]],
+        (None, false) => [s, "", ""],
+        (None, true) => ["", "", s],
     }))
 }
 
@@ -157,7 +174,7 @@ pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> String {
     }
 }
 
-fn lines(s: &str, keep: bool) -> Vec<&str> {
+pub fn lines(s: &str, keep: bool) -> Vec<&str> {
     let breaks = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let mut out = Vec::new();
     let mut rest = s;
@@ -218,6 +235,52 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             let text = part(s, start, end).1;
             Value::from(if what.is_empty() { text.chars().count() + 1 } else { text.matches(what).count() })
         }
+        "startswith" | "endswith" => {
+            let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+            let text = part(s, start, end).1;
+            let test = |what: &Value| -> Result<bool, Error> {
+                let what = what.as_str().ok_or_else(|| bad(format!("{method}: a str or a tuple of str is needed, not {}", pytext::type_name(what))))?;
+                Ok(if method == "startswith" { text.starts_with(what) } else { text.ends_with(what) })
+            };
+            let mut found = false;
+            match what.kind() {
+                ValueKind::Seq => {
+                    for what in what.try_iter()? {
+                        found = found || test(&what)?;
+                    }
+                }
+                _ => found = test(&what)?,
+            }
+            Value::from(found)
+        }
+        "format" => Value::from(pyformat::format(s, args)?),
+        "expandtabs" => {
+            let (width, kwargs): (Option<usize>, Kwargs) = from_args(args)?;
+            let width = width.or(kwargs.get("tabsize")?).unwrap_or(8).min(1 << 10);
+            kwargs.assert_all_used()?;
+            let (mut out, mut column) = (String::new(), 0);
+            for c in s.chars() {
+                match c {
+                    '\t' if width == 0 => {}
+                    '\t' => {
+                        let n = width - column % width;
+                        out.push_str(&" ".repeat(n));
+                        column += n;
+                    }
+                    '\n' | '\r' => {
+                        out.push(c);
+                        column = 0;
+                    }
+                    c => {
+                        out.push(c);
+                        column += 1;
+                    }
+                }
+            }
+            Value::from(out)
+        }
+        "isascii" => Value::from(s.is_ascii()),
+        "isprintable" => Value::from(pytext::repr(&Value::from(s)).trim_matches(['\'', '"']) == s.trim_matches(['\'', '"']) || !s.chars().any(char::is_control)),
         "zfill" => {
             let (width,): (i64,) = from_args(args)?;
             let (sign, digits) = if s.starts_with(['+', '-']) { s.split_at(1) } else { ("", s) };
@@ -242,8 +305,10 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         "isspace" => Value::from(all(space)),
         "isalpha" => Value::from(all(char::is_alphabetic)),
         "isalnum" => Value::from(all(char::is_alphanumeric)),
-        "isdecimal" => Value::from(all(|c| c.is_ascii_digit() || c.is_numeric() && c.to_digit(10).is_some())),
-        "isdigit" | "isnumeric" => Value::from(all(char::is_numeric)),
+        "isdecimal" => Value::from(all(|c| c.is_ascii_digit() || c.is_numeric() && decimal(c))),
+        "isnumeric" => Value::from(all(char::is_numeric)),
+        // Digits and superscript ones; fractions and the numbers of other scripts are numeric only.
+        "isdigit" => Value::from(all(|c| c.is_ascii_digit() || matches!(c, '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉') || c.is_numeric() && decimal(c))),
         "isidentifier" => {
             let word = s.chars().all(|c| c.is_alphanumeric() || c == '_');
             Value::from(word && !s.is_empty() && !s.starts_with(|c: char| c.is_numeric()))

@@ -1,6 +1,7 @@
 //! Values as Python prints and formats them.
 
 use crate::pyjson::float_repr;
+use crate::values::{is_tuple, View};
 use minijinja::{value::ValueKind, Error, ErrorKind, Value};
 use std::fmt::Write;
 
@@ -20,8 +21,13 @@ pub fn repr(v: &Value) -> String {
         ValueKind::None => "None".into(),
         ValueKind::Number if !v.is_integer() => f64::try_from(v.clone()).map_or_else(|_| v.to_string(), python_float),
         ValueKind::String => quoted(v.as_str().unwrap_or_default()),
+        ValueKind::Iterable if v.downcast_object_ref::<View>().is_some() => v.to_string(),
         ValueKind::Seq | ValueKind::Iterable => match v.try_iter() {
-            Ok(items) => format!("[{}]", items.map(|item| repr(&item)).collect::<Vec<_>>().join(", ")),
+            Ok(items) if is_tuple(v) => match &items.map(|item| repr(&item)).collect::<Vec<_>>()[..] {
+                [one] => format!("({one},)"),
+                items => format!("({})", items.join(", ")),
+            },
+            Ok(items) => list(items),
             Err(_) => v.to_string(),
         },
         ValueKind::Map => {
@@ -33,7 +39,44 @@ pub fn repr(v: &Value) -> String {
     }
 }
 
-fn python_float(f: f64) -> String {
+/// The items of a list as it prints.
+pub fn list(items: impl Iterator<Item = impl std::borrow::Borrow<Value>>) -> String {
+    format!("[{}]", items.map(|item| repr(item.borrow())).collect::<Vec<_>>().join(", "))
+}
+
+/// The name of a value's type in messages.
+pub fn type_name(v: &Value) -> &'static str {
+    match v.kind() {
+        ValueKind::Undefined => "Undefined",
+        ValueKind::None => "NoneType",
+        ValueKind::Bool => "bool",
+        ValueKind::Number if v.is_integer() => "int",
+        ValueKind::Number => "float",
+        ValueKind::String => "str",
+        ValueKind::Seq if is_tuple(v) => "tuple",
+        ValueKind::Seq => "list",
+        ValueKind::Map => "dict",
+        _ => "object",
+    }
+}
+
+/// A text with HTML's marks escaped, as Markup writes them.
+pub fn escape(s: &str) -> String {
+    let mut out = String::with_capacity(s.len());
+    for c in s.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+pub fn python_float(f: f64) -> String {
     match f {
         f if f.is_nan() => "nan".into(),
         f if f.is_infinite() => if f > 0.0 { "inf" } else { "-inf" }.into(),
@@ -76,18 +119,30 @@ pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
         return percent(format, right).map(Value::from);
     }
+    let (left, right) = (&counted(left), &counted(right));
     if left.is_integer() && right.is_integer() {
         if let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone())) {
             if b == 0 {
                 return Err(bad("integer modulo by zero"));
             }
-            return Ok(Value::from(((a % b) + b) % b));
+            return Ok(Value::from(a.checked_rem(b).map_or(0, |r| if r != 0 && (r < 0) != (b < 0) { r + b } else { r })));
         }
     }
     match (f64::try_from(left.clone()), f64::try_from(right.clone())) {
         (Ok(_), Ok(0.0)) => Err(bad("float modulo by zero")),
-        (Ok(a), Ok(b)) => Ok(Value::from(a - b * (a / b).floor())),
-        _ => Err(bad(format!("cannot take {} % {}", left.kind(), right.kind()))),
+        (Ok(a), Ok(b)) => {
+            let r = a % b;
+            Ok(Value::from(if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }))
+        }
+        _ => Err(bad(format!("unsupported operand types for %: '{}' and '{}'", type_name(left), type_name(right)))),
+    }
+}
+
+/// A boolean as the number it is.
+fn counted(v: &Value) -> Value {
+    match v.kind() {
+        ValueKind::Bool => Value::from(i32::from(v.is_true())),
+        _ => v.clone(),
     }
 }
 
@@ -159,10 +214,9 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
 
     let wanted = parts.iter().filter(|p| matches!(p, Part::Spec(s) if s.name.is_none())).count();
     let named = parts.iter().any(|p| matches!(p, Part::Spec(s) if s.name.is_some()));
-    // A tuple is a list here: it gives its items, unless the format takes one value and the list has another number.
     let list: Vec<Value> = match values.kind() {
-        ValueKind::Seq if wanted != 1 || values.len() == Some(1) => values.try_iter()?.collect(),
-        ValueKind::Map if named || wanted == 0 => Vec::new(),
+        ValueKind::Seq if is_tuple(values) => values.try_iter()?.collect(),
+        ValueKind::Map | ValueKind::Seq if named || wanted == 0 => Vec::new(),
         _ => vec![values.clone()],
     };
     if !named && list.len() < wanted {
@@ -194,13 +248,15 @@ impl Spec {
             Some(n) => text.chars().take(n).collect(),
             None => text,
         };
+        let v = &if "sra".contains(self.conversion) { v.clone() } else { counted(v) };
         let float = || f64::try_from(v.clone()).map_err(|_| bad(format!("%{} format: a real number is required, not {}", self.conversion, v.kind())));
         let whole = || -> Result<i128, Error> { i128::try_from(v.clone()).or_else(|_| float().map(|f| f.trunc() as i128)) };
         let precision = self.precision.unwrap_or(6);
         let prefix = |text: &'static str| if self.alternate { text } else { "" };
         let (number, body) = match self.conversion {
             's' => (false, cut(str(v))),
-            'r' | 'a' => (false, cut(repr(v))),
+            'r' => (false, cut(repr(v))),
+            'a' => (false, cut(ascii(&repr(v)))),
             'c' if v.is_integer() => (false, char::from_u32(whole()? as u32).unwrap_or('\u{fffd}').to_string()),
             'c' => (false, str(v)),
             'd' | 'i' | 'u' => (true, whole()?.to_string()),
@@ -208,14 +264,7 @@ impl Spec {
             'X' => (true, signed(whole()?, |n| format!("{}{n:X}", prefix("0X")))),
             'o' => (true, signed(whole()?, |n| format!("{}{n:o}", prefix("0o")))),
             'f' | 'F' => (true, format!("{:.*}", precision, float()?)),
-            'e' | 'E' => {
-                let text = exponent(float()?, precision);
-                (true, if self.conversion == 'E' { text.to_uppercase() } else { text })
-            }
-            'g' | 'G' => {
-                let text = general(float()?, precision.max(1));
-                (true, if self.conversion == 'G' { text.to_uppercase() } else { text })
-            }
+            'e' | 'E' | 'g' | 'G' => (true, scientific(self.conversion, float()?, precision)),
             other => return Err(bad(format!("unsupported format character {other:?}"))),
         };
         let (sign, digits) = match body.strip_prefix('-') {
@@ -235,8 +284,32 @@ impl Spec {
     }
 }
 
+/// What `ascii()` makes of a printed value.
+fn ascii(s: &str) -> String {
+    let mut out = String::new();
+    for c in s.chars() {
+        match c as u32 {
+            0..=0x7f => out.push(c),
+            n @ 0x80..=0xff => write!(out, "\\x{n:02x}").unwrap(),
+            n @ 0x100..=0xffff => write!(out, "\\u{n:04x}").unwrap(),
+            n => write!(out, "\\U{n:08x}").unwrap(),
+        }
+    }
+    out
+}
+
 fn signed(n: i128, digits: impl Fn(u128) -> String) -> String {
     format!("{}{}", if n < 0 { "-" } else { "" }, digits(n.unsigned_abs()))
+}
+
+/// %e, %E, %g or %G.
+pub fn scientific(conversion: char, f: f64, precision: usize) -> String {
+    let text = if conversion.eq_ignore_ascii_case(&'e') { exponent(f, precision) } else { general(f, precision.max(1)) };
+    if conversion.is_ascii_uppercase() {
+        text.to_uppercase()
+    } else {
+        text
+    }
 }
 
 /// C's %e.

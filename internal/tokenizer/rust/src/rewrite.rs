@@ -1,31 +1,14 @@
-//! What Jinja has and minijinja does not, written in terms of what it has, before a template is compiled: `text % values`,
-//! `a ~ b` as Python prints its operands, `literal and x`, and `{% generation %}`.
+//! A chat template as minijinja takes it: every tag is parsed by Jinja's grammar and written anew; see expression.rs.
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Kind {
-    Space,
-    Text,
-    Number,
-    Name,
-    Operator,
-    Operand, // what an operator and its operands became
-}
-
-struct Token {
-    kind: Kind,
-    text: String,
-}
-
-/// Names that end an operand.
-const KEYWORDS: &[&str] = &[
-    "and", "or", "not", "if", "elif", "else", "in", "is", "set", "for", "with", "call", "filter", "macro", "print", "do", "recursive",
-    "scoped", "block", "autoescape", "include", "import", "from", "as",
-];
+use crate::expression::Parser;
+use crate::lexer::{string_length, tokens, Token};
 
 /// The template for minijinja. What it does not understand stays as it is, for minijinja to report.
 pub fn rewrite(source: &str) -> String {
+    // Jinja knows one end of line.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
-    let mut rest = source;
+    let mut rest = &source[..];
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
@@ -86,7 +69,7 @@ fn end_of_tag(body: &str, close: &str) -> Option<usize> {
     let bytes = body.as_bytes();
     let (mut i, mut depth) = (0, 0usize);
     while i < bytes.len() {
-        if depth == 0 && body.as_bytes()[i..].starts_with(close.as_bytes()) {
+        if depth == 0 && bytes[i..].starts_with(close.as_bytes()) {
             return Some(i);
         }
         match bytes[i] {
@@ -100,167 +83,100 @@ fn end_of_tag(body: &str, close: &str) -> Option<usize> {
     None
 }
 
-fn string_length(bytes: &[u8], quote: u8) -> Option<usize> {
-    let mut i = 1;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'\\' => i += 1,
-            b if b == quote => return Some(i + 1),
-            _ => {}
-        }
-        i += 1;
-    }
-    None
-}
-
+/// What is between a tag's marks.
 fn rewrite_tag(body: &str, statement: bool) -> String {
-    if statement {
+    let sign = |found: Option<char>| found.filter(|c| "-+".contains(*c)).map_or("", |c| if c == '-' { "-" } else { "+" });
+    let first = sign(body.chars().next());
+    let last = if body.len() > first.len() { sign(body.chars().last()) } else { "" };
+    let core = &body[first.len()..body.len() - last.len()];
+    let Some(tokens) = tokens(core) else { return body.to_owned() };
+    let text = if statement {
+        rewrite_statement(&tokens)
+    } else {
+        let mut p = Parser::new(&tokens);
+        p.tuple(true, "").filter(|_| p.done()).map(|value| value.text)
+    };
+    match text {
+        // Errors name lines: the tag keeps its number of them.
+        Some(text) => format!("{first} {text}{} {last}", "\n".repeat(core.matches('\n').count())),
+        None => body.to_owned(),
+    }
+}
+
+/// A statement, or None for one that stays as it is.
+fn rewrite_statement(tokens: &[Token]) -> Option<String> {
+    let mut p = Parser::new(tokens);
+    let text = match p.name()? {
         // A block of its own, as in transformers: what is set inside stays inside.
-        match word(body) {
-            "generation" => return body.replacen("generation", "with", 1),
-            "endgeneration" => return body.replacen("endgeneration", "endwith", 1),
-            _ => {}
+        "generation" => "with".to_owned(),
+        "endgeneration" => "endwith".to_owned(),
+        word @ ("if" | "elif") => format!("{word} {}", p.tuple(false, "")?.text),
+        "for" => {
+            let target = target(&mut p, "in")?;
+            let values = p.tuple(false, "recursive")?.text;
+            let condition = if p.skip_name("if") { format!(" if {}", p.expression()?.text) } else { String::new() };
+            let recursive = if p.skip_name("recursive") { " recursive" } else { "" };
+            format!("for {target} in __iterate({values}){condition}{recursive}")
         }
-    }
-    let Some(mut tokens) = tokenize(body) else { return body.to_owned() };
-    let relevant = |t: &Token| t.kind == Kind::Operator && (t.text == "%" || t.text == "~") || t.kind == Kind::Name && t.text == "and";
-    if !tokens.iter().any(relevant) {
-        return body.to_owned();
-    }
-    guard_literals(&mut tokens);
-    replace_operator(&mut tokens, "%", "__mod", &["+", "-", "~"], &["+", "-", "~", "*", "/", "//", "%"]);
-    replace_operator(&mut tokens, "~", "__concat", &["+", "-"], &["+", "-", "~"]);
-    tokens.into_iter().map(|t| t.text).collect()
-}
-
-fn tokenize(body: &str) -> Option<Vec<Token>> {
-    let mut tokens = Vec::new();
-    let mut rest = body;
-    while let Some(c) = rest.chars().next() {
-        let (kind, length) = match c {
-            c if c.is_whitespace() => (Kind::Space, rest.find(|c: char| !c.is_whitespace()).unwrap_or(rest.len())),
-            '"' | '\'' => (Kind::Text, string_length(rest.as_bytes(), c as u8)?),
-            c if c.is_ascii_digit() => {
-                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '_').unwrap_or(rest.len());
-                (Kind::Number, end)
-            }
-            c if c.is_alphanumeric() || c == '_' => {
-                (Kind::Name, rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()))
-            }
-            _ => {
-                let two = ["//", "**", "==", "!=", "<=", ">="].iter().any(|op| rest.starts_with(op));
-                (Kind::Operator, if two { 2 } else { c.len_utf8() })
-            }
-        };
-        tokens.push(Token { kind, text: rest[..length].to_owned() });
-        rest = &rest[length..];
-    }
-    Some(tokens)
-}
-
-/// minijinja folds `literal and x` to a boolean where both are constants; a call is none.
-fn guard_literals(tokens: &mut [Token]) {
-    for i in 0..tokens.len() {
-        if tokens[i].kind != Kind::Name || tokens[i].text != "and" {
-            continue;
+        "set" => {
+            let target = target(&mut p, "=")?;
+            format!("set {target} = {}", p.tuple(true, "")?.text)
         }
-        let Some(left) = (0..i).rev().find(|&j| tokens[j].kind != Kind::Space) else { continue };
-        let constant = matches!(tokens[left].text.to_ascii_lowercase().as_str(), "none" | "true" | "false");
-        let attribute = left > 0 && tokens[left - 1].text == ".";
-        if !attribute && (matches!(tokens[left].kind, Kind::Text | Kind::Number) || constant) {
-            tokens[left] = Token { kind: Kind::Operand, text: format!("__value({})", tokens[left].text) };
+        "macro" => {
+            let name = p.name()?;
+            format!("macro {name}{}", parameters(&mut p)?)
         }
-    }
-}
-
-/// Makes calls of an operator, from left to right. Its left operand ends at the operators of `before`, its right one at those of
-/// `after`: the operators that bind less tightly, and those of the same kind.
-fn replace_operator(tokens: &mut Vec<Token>, operator: &str, call: &str, before: &[&str], after: &[&str]) {
-    let mut i = 0;
-    while i < tokens.len() {
-        if tokens[i].kind != Kind::Operator || tokens[i].text != operator {
-            i += 1;
-            continue;
+        "call" => {
+            let given = if p.is_mark("(") { parameters(&mut p)? } else { String::new() };
+            format!("call{given} {}", p.expression()?.text)
         }
-        let first = left_end(tokens, i, before);
-        let last = right_end(tokens, i, after);
-        let join = |tokens: &[Token]| tokens.iter().map(|t| t.text.as_str()).collect::<String>();
-        let (left, right) = (join(&tokens[first..i]), join(&tokens[i + 1..last]));
-        if left.trim().is_empty() || right.trim().is_empty() {
-            i += 1;
-            continue;
-        }
-        let text = format!(" {call}(({}),({})) ", left.trim(), right.trim());
-        tokens.splice(first..last, [Token { kind: Kind::Operand, text }]);
-        i = first + 1;
-    }
-}
-
-/// Whether the token may be the last of an operand.
-fn ends_operand(t: &Token) -> bool {
-    match t.kind {
-        Kind::Text | Kind::Number | Kind::Operand => true,
-        Kind::Name => !KEYWORDS.contains(&t.text.as_str()),
-        Kind::Operator => matches!(t.text.as_str(), ")" | "]" | "}"),
-        Kind::Space => false,
-    }
-}
-
-fn stops(t: &Token, operators: &[&str]) -> bool {
-    match t.kind {
-        Kind::Name => KEYWORDS.contains(&t.text.as_str()),
-        Kind::Operator => {
-            operators.contains(&t.text.as_str()) || matches!(t.text.as_str(), "," | ":" | "=" | "==" | "!=" | "<" | ">" | "<=" | ">=")
-        }
-        _ => false,
-    }
-}
-
-/// A sign that belongs to the operand after it.
-fn is_sign(tokens: &[Token], i: usize) -> bool {
-    matches!(tokens[i].text.as_str(), "-" | "+")
-        && !tokens[..i].iter().rev().find(|t| t.kind != Kind::Space).is_some_and(ends_operand)
-}
-
-fn left_end(tokens: &[Token], at: usize, operators: &[&str]) -> usize {
-    let mut depth = 0;
-    for j in (0..at).rev() {
-        let t = &tokens[j];
-        match t.text.as_str() {
-            ")" | "]" | "}" if t.kind == Kind::Operator => depth += 1,
-            "(" | "[" | "{" if t.kind == Kind::Operator => {
-                if depth == 0 {
-                    return j + 1;
+        "with" => {
+            let mut parts = Vec::new();
+            while !p.done() {
+                if !parts.is_empty() && !p.skip_mark(",") {
+                    return None;
                 }
-                depth -= 1;
+                let target = target(&mut p, "=")?;
+                parts.push(format!("{target} = {}", p.expression()?.text));
             }
-            // The sign that controls white space, at the very start, is no operator.
-            "-" | "+" if t.kind == Kind::Operator && j == 0 => return 1,
-            _ if depth == 0 && stops(t, operators) && !is_sign(tokens, j) => return j + 1,
-            _ => {}
+            format!("with {}", parts.join(", "))
         }
-    }
-    0
+        _ => return None,
+    };
+    p.done().then_some(text)
 }
 
-fn right_end(tokens: &[Token], at: usize, operators: &[&str]) -> usize {
-    let mut depth = 0;
-    for j in at + 1..tokens.len() {
-        let t = &tokens[j];
-        match t.text.as_str() {
-            "(" | "[" | "{" if t.kind == Kind::Operator => depth += 1,
-            ")" | "]" | "}" if t.kind == Kind::Operator => {
-                if depth == 0 {
-                    return j;
-                }
-                depth -= 1;
-            }
-            "-" | "+" if t.kind == Kind::Operator && j + 1 == tokens.len() => return j,
-            _ if depth == 0 && stops(t, operators) && !is_sign(tokens, j) => return j,
-            _ => {}
+/// The names that get values, up to a mark or a word, which is passed over: `a`, `a, b`, `a, (b, c)`, `ns.a`.
+fn target(p: &mut Parser, end: &str) -> Option<String> {
+    let mut out = String::new();
+    loop {
+        if !out.is_empty() && (p.skip_mark(end) || p.skip_name(end)) {
+            return Some(out);
+        }
+        match [",", "(", ")", "."].into_iter().find(|mark| p.skip_mark(mark)) {
+            Some(mark) => out += mark,
+            None => out += p.name()?,
         }
     }
-    tokens.len()
+}
+
+/// The parameters of a macro, in brackets.
+fn parameters(p: &mut Parser) -> Option<String> {
+    if !p.skip_mark("(") {
+        return None;
+    }
+    let mut parts = Vec::new();
+    while !p.skip_mark(")") {
+        if !parts.is_empty() && !p.skip_mark(",") {
+            return None;
+        }
+        if p.skip_mark(")") {
+            break;
+        }
+        let name = p.name()?;
+        parts.push(if p.skip_mark("=") { format!("{name}={}", p.expression()?.text) } else { name.to_owned() });
+    }
+    Some(format!("({})", parts.join(", ")))
 }
 
 #[cfg(test)]
@@ -270,25 +186,36 @@ mod tests {
     #[test]
     fn operators_become_calls() {
         for (from, want) in [
-            ("{{ '%s' % x }}", "{{ __mod(('%s'),(x)) }}"),
-            ("{%- if loop.index % 2 == 0 -%}", "{%- if __mod((loop.index),(2)) == 0 -%}"),
-            ("{{ a * b % c % d + e }}", "{{ __mod((__mod((a * b),(c))),(d)) + e }}"),
-            ("{{ f(a % b, 'x % y') }}", "{{ f(__mod((a),(b)), 'x % y') }}"),
-            ("{{- a ~ b | f ~ 'c' -}}", "{{- __concat((__concat((a),(b | f))),('c')) -}}"),
+            ("{{ '%s' % x }}", "{{ __compute('%s','%',x) }}"),
+            ("{%- if loop.index % 2 == 0 -%}", "{%- if __compare(__compute(loop.index,'%',2),'==',0) -%}"),
+            ("{{ a * b % c + e }}", "{{ __compute(__compute(a,'*',b,'%',c),'+',e) }}"),
+            ("{{- a ~ b | f ~ 'c' -}}", "{{- __compute(a,'~',b|f,'~','c') -}}"),
             ("{% generation %}x{%- endgeneration -%}", "{% with %}x{%- endwith -%}"),
             ("{# a % b #}{% raw %}{{ a % b }}{% endraw %}100 % b", "{# a % b #}{% raw %}{{ a % b }}{% endraw %}100 % b"),
-            ("{{ '' and x }}", "{{ __value('') and x }}"),
+            ("{{ '' and x }}", "{{ (__value('') and x) }}"),
+            ("{% if tools is not none and not x %}", "{% if ((tools is not none) and (not x)) %}"),
+            ("{{ call['name'] ~ '\"}' }}", "{{ __compute(call['name'],'~','\"}') }}"),
             ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
-            ("{{ -a % -b }}", "{{ __mod((-a),(-b)) }}"),
+            ("{{ -a ** -b }}", "{{ __compute(__sign('-',a),'**',__sign('-',b)) }}"),
+            ("{{ x if y else\nz }}", "{{ (x if y else z)\n }}"),
+            ("{{ d.items, d.items()[0], l[1:] }}", "{{ __tuple(__attribute(d,'items'),d.items()[0],__slice(l,1,none)) }}"),
+            ("{% for a, (b, c) in x if a is in(y) recursive %}", "{% for a,(b,c) in __iterate(x) if (a is in(y)) recursive %}"),
+            ("{% set ns.a = 1, 2 %}{% set x | upper %}", "{% set ns.a = __tuple(1,2) %}{% set x | upper %}"),
+            ("{% macro f(a, b='x' 'y') %}", "{% macro f(a, b='xy') %}"),
+            ("{% call(q) f(*a, b=c) %}", "{% call(q) f(*a, b=c) %}"),
         ] {
-            let squeeze = |s: &str| s.split_whitespace().collect::<Vec<_>>().join(" ").replace(" )", ")").replace("( ", "(").replace(" ,", ",");
+            let squeeze = |s: &str| s.split(' ').filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" ");
             assert_eq!(squeeze(&rewrite(from)), squeeze(want), "{from}");
         }
     }
 
     #[test]
     fn any_text_is_rewritten_without_a_panic() {
-        for text in ["{", "{{", "{% %", "{{ '", "{% raw %}", "{{ % }}", "{{ ~ }}", "{{ ) % ( }}", "{#", "{{ ä % ö }}", "{%-%}", "{{-}}", "{{ a %}}"] {
+        let deep = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+        let signs = format!("{{{{ {}1 }}}}", "-".repeat(100_000));
+        let nots = format!("{{{{ {}1 }}}}", "not ".repeat(100_000));
+        let cases = ["{", "{{", "{% %", "{{ '", "{% raw %}", "{{ % }}", "{{ ~ }}", "{{ ) % ( }}", "{#", "{{ ä % ö }}", "{%-%}", "{{-}}", "{{ a %}}", "{{ x[ }}", "{% for %}"];
+        for text in cases.into_iter().chain([&deep[..], &signs, &nots]) {
             rewrite(text);
         }
     }

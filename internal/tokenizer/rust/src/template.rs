@@ -1,7 +1,7 @@
 //! Chat templates: Jinja as Hugging Face's `apply_chat_template` renders it.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes};
-use crate::{filters, pymethods, pytext, rewrite};
+use crate::{filters, operators, pymethods, pytext, rewrite};
 use minijinja::{Environment, ErrorKind, Value};
 
 /// How many instructions a template may run: a second, about. It is a program of whoever made the checkpoint, and can loop; the
@@ -32,7 +32,8 @@ pub unsafe extern "C" fn gomlx_template_new(
         env.set_unknown_method_callback(pymethods::call);
         env.set_formatter(|out, _, value| out.write_str(&pytext::str(value)).map_err(Into::into));
         filters::add(&mut env);
-        env.add_template_owned("chat", rewrite::rewrite(source)).map_err(|e| format!("{e:#}"))?;
+        operators::add(&mut env);
+        env.add_template_owned("chat", rewrite::rewrite(source)).map_err(explain)?;
         Ok(Box::into_raw(Box::new(Template { env })))
     })
 }
@@ -59,14 +60,38 @@ pub unsafe extern "C" fn gomlx_template_render(
     err: *mut Bytes,
 ) -> i32 {
     guard(out, err, || {
-        let context: serde_json::Value =
+        let mut context: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(borrow(context, len)).map_err(|e| e.to_string())?;
+        complete(&mut context);
         let template = (*t).env.get_template("chat").map_err(|e| e.to_string())?;
-        let text = template.render(Value::from_serialize(&context)).map_err(|e| match (e.kind(), e.detail()) {
-            (ErrorKind::OutOfFuel, _) => format!("it ran {FUEL} instructions and was not done: it loops"),
-            (_, Some(detail)) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
-            _ => e.to_string(),
-        })?;
+        let text = template.render(Value::from_serialize(&context)).map_err(explain)?;
         Ok(Bytes::from_vec(text.into_bytes()))
     })
+}
+
+/// An error with its line, and without the source, which is not that of the model; see rewrite.rs.
+fn explain(e: minijinja::Error) -> String {
+    match (e.kind(), e.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!("it ran {FUEL} instructions and was not done: it loops"),
+        (_, Some(detail)) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
+        (kind, None) => format!("{kind} (template line {})", e.line().unwrap_or(0)),
+    }
+}
+
+/// Makes of a context what transformers' `apply_chat_template` makes of its arguments.
+fn complete(context: &mut serde_json::Map<String, serde_json::Value>) {
+    use serde_json::Value::{Array, Null, Object};
+    for name in ["tools", "documents"] {
+        context.entry(name).or_insert(Null); // given always, and None where there are none
+    }
+    let Some(Array(messages)) = context.get_mut("messages") else { return };
+    for message in messages {
+        let Object(message) = message else { continue };
+        message.retain(|_, value| !value.is_null());
+        // Thoughts have had three names; templates read one or the other.
+        let Some(reasoning) = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| message.get(*name)).cloned() else { continue };
+        let thinking = message.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+        message.shift_insert(0, "thinking".into(), thinking);
+        message.insert("reasoning_content".into(), reasoning);
+    }
 }

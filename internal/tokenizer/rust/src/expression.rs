@@ -1,0 +1,464 @@
+//! Jinja's expressions, parsed by its grammar and written for minijinja. Operators become calls of functions that compute as Python
+//! does (operators.rs), since minijinja's differ: tuples are lists there, True is no number, a text cannot be formatted, ranges that
+//! go backwards end late, and what is constant is folded by other rules.
+
+use crate::lexer::Token;
+
+/// How deep brackets may be nested. minijinja has a bound of its own at 150 levels, which it reports.
+const MAX_DEPTH: usize = 100;
+
+/// What was read: text for minijinja, and what may follow it there without brackets.
+pub struct Written {
+    pub text: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Constant, // which minijinja would fold
+    Name,    // also what is in brackets
+    Postfix, // a call, an attribute or an item
+    Filter,
+}
+
+impl Written {
+    fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Written { text: text.into(), kind }
+    }
+
+    /// As what an attribute or an item is taken of.
+    fn base(self) -> String {
+        if matches!(self.kind, Kind::Name | Kind::Postfix) {
+            self.text
+        } else {
+            format!("({})", self.text)
+        }
+    }
+
+    /// As what a filter is applied to.
+    fn filtered(self) -> String {
+        if self.kind == Kind::Filter {
+            self.text
+        } else {
+            self.base()
+        }
+    }
+
+    /// As the left side of `and` and `or`: minijinja folds `constant and constant` to a boolean.
+    fn condition(self) -> String {
+        if self.kind == Kind::Constant {
+            format!("__value({})", self.text)
+        } else {
+            self.text
+        }
+    }
+}
+
+/// Methods of dicts and texts. Without a call they are methods, whatever keys a dict has.
+const DICT_METHODS: &[&str] = &["items", "keys", "values", "get", "copy"];
+const TEXT_METHODS: &[&str] = &[
+    "upper", "lower", "strip", "lstrip", "rstrip", "split", "rsplit", "replace", "startswith", "endswith", "title", "capitalize", "join", "find",
+    "format", "splitlines",
+];
+
+pub struct Parser<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    depth: usize,
+}
+
+type Read = Option<Written>; // None: not Jinja, or beyond what is understood here
+
+impl<'a> Parser<'a> {
+    pub fn new(tokens: &'a [Token]) -> Self {
+        Parser { tokens, at: 0, depth: 0 }
+    }
+
+    pub fn done(&self) -> bool {
+        self.at == self.tokens.len()
+    }
+
+    fn peek(&self) -> Option<&'a Token> {
+        self.tokens.get(self.at)
+    }
+
+    pub fn is_mark(&self, mark: &str) -> bool {
+        matches!(self.peek(), Some(Token::Mark(m)) if *m == mark)
+    }
+
+    pub fn skip_mark(&mut self, mark: &str) -> bool {
+        let found = self.is_mark(mark);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn need_mark(&mut self, mark: &str) -> Option<()> {
+        self.skip_mark(mark).then_some(())
+    }
+
+    pub fn is_name(&self, name: &str) -> bool {
+        matches!(self.peek(), Some(Token::Name(n)) if n == name)
+    }
+
+    pub fn skip_name(&mut self, name: &str) -> bool {
+        let found = self.is_name(name);
+        self.at += usize::from(found);
+        found
+    }
+
+    pub fn name(&mut self) -> Option<&'a str> {
+        match self.peek() {
+            Some(Token::Name(n)) => {
+                self.at += 1;
+                Some(n)
+            }
+            _ => None,
+        }
+    }
+
+    /// One of the marks, if it comes next.
+    fn one_of(&mut self, marks: &[&'static str]) -> Option<&'static str> {
+        let found = marks.iter().find(|mark| self.is_mark(mark)).copied();
+        self.at += usize::from(found.is_some());
+        found
+    }
+
+    /// One expression, or several with commas: a tuple. `conditional` allows `a if b else c`; an `end` is a name that ends it.
+    pub fn tuple(&mut self, conditional: bool, end: &str) -> Read {
+        let mut items = Vec::new();
+        let mut is_tuple = false;
+        loop {
+            if !items.is_empty() {
+                self.need_mark(",")?;
+            }
+            if self.done() || self.is_mark(")") || !end.is_empty() && self.is_name(end) {
+                break;
+            }
+            items.push(if conditional { self.expression()? } else { self.or()? });
+            if !self.is_mark(",") {
+                break;
+            }
+            is_tuple = true;
+        }
+        if !is_tuple {
+            return items.pop();
+        }
+        Some(tuple_of(items))
+    }
+
+    pub fn expression(&mut self) -> Read {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let mut value = self.or()?;
+        while self.skip_name("if") {
+            let condition = self.or()?.text;
+            let otherwise = if self.skip_name("else") { Some(self.expression()?.text) } else { None };
+            let text = match otherwise {
+                Some(other) => format!("({} if {condition} else {other})", value.text),
+                None => format!("({} if {condition})", value.text),
+            };
+            value = Written::new(Kind::Name, text);
+        }
+        self.depth -= 1;
+        Some(value)
+    }
+
+    fn logic(&mut self, word: &str, operand: fn(&mut Self) -> Read) -> Read {
+        let first = operand(self)?;
+        if !self.is_name(word) {
+            return Some(first);
+        }
+        let mut text = format!("({}", first.condition());
+        while self.skip_name(word) {
+            text += &format!(" {word} {}", operand(self)?.condition());
+        }
+        Some(Written::new(Kind::Name, text + ")"))
+    }
+
+    fn or(&mut self) -> Read {
+        self.logic("or", Self::and)
+    }
+
+    fn and(&mut self) -> Read {
+        self.logic("and", Self::not)
+    }
+
+    fn not(&mut self) -> Read {
+        if !self.skip_name("not") {
+            return self.compare();
+        }
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let value = self.not()?.text;
+        self.depth -= 1;
+        Some(Written::new(Kind::Name, format!("(not {value})")))
+    }
+
+    fn compare(&mut self) -> Read {
+        let first = self.sum()?;
+        let mut more = String::new();
+        loop {
+            let operator = match self.one_of(&["==", "!=", "<", "<=", ">", ">="]) {
+                Some(mark) => mark,
+                None if self.skip_name("in") => "in",
+                None if self.is_name("not") && matches!(self.tokens.get(self.at + 1), Some(Token::Name(n)) if n == "in") => {
+                    self.at += 2;
+                    "not in"
+                }
+                None => break,
+            };
+            more += &format!(",'{operator}',{}", self.sum()?.text);
+        }
+        if more.is_empty() {
+            return Some(first);
+        }
+        Some(Written::new(Kind::Postfix, format!("__compare({}{more})", first.text)))
+    }
+
+    /// Operators of one precedence, from left to right, as one call.
+    fn arithmetic(&mut self, marks: &[&'static str], operand: fn(&mut Self) -> Read) -> Read {
+        let first = operand(self)?;
+        let mut more = String::new();
+        while let Some(mark) = self.one_of(marks) {
+            more += &format!(",'{mark}',{}", operand(self)?.text);
+        }
+        if more.is_empty() {
+            return Some(first);
+        }
+        Some(Written::new(Kind::Postfix, format!("__compute({}{more})", first.text)))
+    }
+
+    fn sum(&mut self) -> Read {
+        self.arithmetic(&["+", "-"], Self::concatenation)
+    }
+
+    fn concatenation(&mut self) -> Read {
+        self.arithmetic(&["~"], Self::product)
+    }
+
+    fn product(&mut self) -> Read {
+        self.arithmetic(&["*", "/", "//", "%"], Self::power)
+    }
+
+    fn power(&mut self) -> Read {
+        self.arithmetic(&["**"], |p| p.unary(true))
+    }
+
+    fn unary(&mut self, with_filters: bool) -> Read {
+        let value = match self.one_of(&["-", "+"]) {
+            Some(sign) => {
+                self.depth += 1;
+                if self.depth > MAX_DEPTH {
+                    return None;
+                }
+                let value = self.unary(false)?.text;
+                self.depth -= 1;
+                Written::new(Kind::Postfix, format!("__sign('{sign}',{value})"))
+            }
+            None => self.primary()?,
+        };
+        let value = self.postfix(value)?;
+        if with_filters {
+            return self.filters(value);
+        }
+        Some(value)
+    }
+
+    fn primary(&mut self) -> Read {
+        let token = self.peek()?;
+        self.at += 1;
+        match token {
+            Token::Name(name) => Some(match name.as_str() {
+                "true" | "True" => Written::new(Kind::Constant, "true"),
+                "false" | "False" => Written::new(Kind::Constant, "false"),
+                "none" | "None" => Written::new(Kind::Constant, "none"),
+                _ => Written::new(Kind::Name, name.as_str()),
+            }),
+            Token::Text(text) => {
+                let mut text = text.clone();
+                while let Some(Token::Text(more)) = self.peek() {
+                    text += more;
+                    self.at += 1;
+                }
+                Some(Written::new(Kind::Constant, quoted(&text)))
+            }
+            Token::Whole(digits) => Some(Written::new(Kind::Constant, digits.as_str())),
+            // As text: minijinja does not read every form of it.
+            Token::Float(digits) => Some(Written::new(Kind::Postfix, format!("__float('{digits}')"))),
+            Token::Mark("(") => {
+                if self.skip_mark(")") {
+                    return Some(tuple_of(Vec::new()));
+                }
+                self.depth += 1;
+                let value = if self.depth > MAX_DEPTH { None } else { self.tuple(true, "") }?;
+                self.depth -= 1;
+                self.need_mark(")")?;
+                Some(value)
+            }
+            Token::Mark("[") => {
+                let items = self.items("]", |p| Some(p.expression()?.text))?;
+                Some(Written::new(Kind::Constant, format!("[{items}]")))
+            }
+            Token::Mark("{") => {
+                let items = self.items("}", |p| {
+                    let key = p.expression()?.text;
+                    p.need_mark(":")?;
+                    Some(format!("{key}: {}", p.expression()?.text))
+                })?;
+                Some(Written::new(Kind::Constant, format!("{{{items}}}")))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is between commas until a closing mark; the last comma may be followed by nothing.
+    fn items(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Option<String>) -> Option<String> {
+        let mut items = Vec::new();
+        while !self.skip_mark(close) {
+            if !items.is_empty() {
+                self.need_mark(",")?;
+                if self.skip_mark(close) {
+                    break;
+                }
+            }
+            items.push(item(self)?);
+        }
+        Some(items.join(", "))
+    }
+
+    fn postfix(&mut self, mut value: Written) -> Read {
+        loop {
+            if self.skip_mark(".") {
+                let token = self.peek()?;
+                self.at += 1;
+                value = match token {
+                    Token::Name(name) if self.skip_mark("(") => {
+                        let arguments = self.arguments()?;
+                        Written::new(Kind::Postfix, format!("{}.{name}({arguments})", value.base()))
+                    }
+                    Token::Name(name) if DICT_METHODS.contains(&name.as_str()) || TEXT_METHODS.contains(&name.as_str()) => {
+                        Written::new(Kind::Postfix, format!("__attribute({},'{name}')", value.text))
+                    }
+                    Token::Name(name) => Written::new(Kind::Postfix, format!("{}.{name}", value.base())),
+                    Token::Whole(digits) => Written::new(Kind::Postfix, format!("{}[{digits}]", value.base())),
+                    _ => return None,
+                };
+            } else if self.skip_mark("[") {
+                value = self.subscript(value)?;
+            } else if self.skip_mark("(") {
+                let arguments = self.arguments()?;
+                value = Written::new(Kind::Postfix, format!("{}({arguments})", value.base()));
+            } else {
+                return Some(value);
+            }
+        }
+    }
+
+    fn subscript(&mut self, value: Written) -> Read {
+        let mut parts: Vec<Option<String>> = vec![None];
+        loop {
+            if self.skip_mark("]") {
+                break;
+            } else if self.skip_mark(":") {
+                parts.push(None);
+            } else if self.is_mark(",") {
+                return None; // a tuple for an index
+            } else {
+                let part = self.expression()?.text;
+                if parts.last() != Some(&None) || parts.len() > 3 {
+                    return None;
+                }
+                *parts.last_mut()? = Some(part);
+            }
+        }
+        if let [index] = &parts[..] {
+            return Some(Written::new(Kind::Postfix, format!("{}[{}]", value.base(), index.as_ref()?)));
+        }
+        let parts: Vec<String> = parts.into_iter().map(|p| p.unwrap_or_else(|| "none".into())).collect();
+        Some(Written::new(Kind::Postfix, format!("__slice({},{})", value.text, parts.join(","))))
+    }
+
+    /// The arguments of a call; its opening bracket was read.
+    fn arguments(&mut self) -> Option<String> {
+        self.items(")", |p| {
+            for stars in ["**", "*"] {
+                if p.skip_mark(stars) {
+                    return Some(format!("{stars}{}", p.expression()?.text));
+                }
+            }
+            if let (Some(Token::Name(name)), Some(Token::Mark("="))) = (p.peek(), p.tokens.get(p.at + 1)) {
+                p.at += 2;
+                return Some(format!("{name}={}", p.expression()?.text));
+            }
+            Some(p.expression()?.text)
+        })
+    }
+
+    /// A name with points in it.
+    fn dotted(&mut self) -> Option<String> {
+        let mut name = self.name()?.to_owned();
+        while self.skip_mark(".") {
+            name = format!("{name}.{}", self.name()?);
+        }
+        Some(name)
+    }
+
+    fn filters(&mut self, mut value: Written) -> Read {
+        loop {
+            if self.skip_mark("|") {
+                let name = self.dotted()?;
+                let arguments = if self.skip_mark("(") { format!("({})", self.arguments()?) } else { String::new() };
+                value = Written::new(Kind::Filter, format!("{}|{name}{arguments}", value.filtered()));
+            } else if self.skip_name("is") {
+                value = self.test(value)?;
+            } else if self.skip_mark("(") {
+                let arguments = self.arguments()?;
+                value = Written::new(Kind::Postfix, format!("({})({arguments})", value.text));
+            } else {
+                return Some(value);
+            }
+        }
+    }
+
+    fn test(&mut self, value: Written) -> Read {
+        let not = if self.skip_name("not") { "not " } else { "" };
+        let name = self.dotted()?;
+        let argument = match self.peek() {
+            Some(Token::Mark("(")) => {
+                self.at += 1;
+                self.arguments()?
+            }
+            Some(Token::Name(word)) if matches!(word.as_str(), "else" | "or" | "and" | "if" | "is" | "in" | "not" | "recursive") => String::new(),
+            Some(Token::Name(_) | Token::Text(_) | Token::Whole(_) | Token::Float(_) | Token::Mark("[" | "{")) => {
+                let value = self.primary()?;
+                self.postfix(value)?.text
+            }
+            _ => String::new(),
+        };
+        let argument = if argument.is_empty() { argument } else { format!("({argument})") };
+        Some(Written::new(Kind::Name, format!("({} is {not}{name}{argument})", value.base())))
+    }
+}
+
+fn tuple_of(items: Vec<Written>) -> Written {
+    let items: Vec<String> = items.into_iter().map(|item| item.text).collect();
+    Written::new(Kind::Postfix, format!("__tuple({})", items.join(",")))
+}
+
+/// A text as minijinja reads it.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("'");
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\'' => out.push_str("\\'"),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out + "'"
+}
