@@ -174,7 +174,7 @@ func (r *serveRun) run(ctx context.Context, version string, stderr io.Writer) (e
 	for _, name := range models.Names() {
 		log.Info("model", "name", name)
 	}
-	log.Info("serving", "address", "http://"+listener.Addr().String()+"/")
+	log.Info("serving", "address", "http://"+listener.Addr().String()+s.Root())
 	if !r.preload {
 		return s.Serve(ctx, listener, r.drain)
 	}
@@ -276,7 +276,7 @@ func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 			if err != nil {
 				return nil, fmt.Errorf("--models-dir: %w", err)
 			}
-			name = filepath.ToSlash(filepath.Join(filepath.Dir(name), defaultName(name)))
+			name = filepath.ToSlash(filepath.Join(filepath.Dir(name), defaultName(path)))
 			m, err := r.settled(name, path, "") // a name of a folder may hold anything
 			if err != nil {
 				return nil, fmt.Errorf("--models-dir: %w", err)

@@ -128,6 +128,17 @@ func TestFoldersMayHaveAnyName(t *testing.T) {
 	require.NoError(t, models.Close())
 }
 
+// LM Studio keeps each file in a folder of its own, ORG/NAME/FILE.gguf, and hubs' folders are ORG/NAME: the model goes by these two.
+func TestModelsInTheirMakersFolders(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "org", "small"), os.DirFS(testenv.Model(t))))
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "org", "other.v2"), os.DirFS(testenv.Model(t))))
+	models, err := (&serveRun{loadFlags: loadFlags{engine: "native"}, modelsDir: dir}).hosted(slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.Equal(t, []string{"org/other.v2", "org/small"}, models.Names())
+	require.NoError(t, models.Close())
+}
+
 // A model may be given as to every other command: by its place in the arguments, as a GGUF file, by the name of a download.
 func TestModelsAreServedAsTheyAreNamed(t *testing.T) {
 	dir := t.TempDir()

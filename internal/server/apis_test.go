@@ -10,8 +10,8 @@ import (
 )
 
 func TestNamesOfModels(t *testing.T) {
-	s := serve(t, Config{Aliases: []Alias{{"claude-*", "chat"}, {"gpt-4o", "chat"}, {"gpt-*", "domains"}}, DefaultModel: "chat"})
-	for name, want := range map[string]int{"claude-haiku-4-5": 200, "gpt-4o": 200, "chat": 200, "default": 200, "nobody": 404, "": 200} {
+	s := serve(t, Config{Aliases: []Alias{{"claude-*", "chat"}, {"gpt-4o", "chat"}, {"gpt-*", "domains"}, {"openai/*", "chat"}, {"*-large", "chat"}}, DefaultModel: "chat"})
+	for name, want := range map[string]int{"claude-haiku-4-5": 200, "gpt-4o": 200, "chat": 200, "default": 200, "openai/gpt-4o": 200, "openai/org/gpt": 200, "org/some-large": 200, "nobody": 404, "org/nobody": 404, "": 200} {
 		a := s.do("POST", "/v1/chat/completions", fmt.Sprintf(`{"model": %q, "max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}]}`, name))
 		require.Equal(t, want, a.StatusCode, "%s: %s", name, a.body)
 		if want == 200 && name != "" {

@@ -60,8 +60,15 @@ func (s *Server) noteIn(ctx context.Context, h http.Header, notes *turn.Notes) {
 	h.Set(headerIgnored, headerText(strings.Join(names, ", ")))
 }
 
-// Alias lets requests name a model otherwise. The pattern may hold * and ?, as for files.
+// Alias lets requests name a model otherwise. The pattern may hold * and ?, as for files; they stand for slashes, too.
 type Alias struct{ Pattern, Name string }
+
+// matches reports whether a name is of the pattern. The one that is malformed matches nothing.
+func (a Alias) matches(name string) bool {
+	const noSlash = "\x00" // path.Match ends its stars at slashes, of which names of models have some
+	ok, err := path.Match(strings.ReplaceAll(a.Pattern, "/", noSlash), strings.ReplaceAll(name, "/", noSlash))
+	return err == nil && ok
+}
 
 // resolve is the name of the model that a request means.
 func (s *Server) resolve(name string) (string, error) {
@@ -82,7 +89,7 @@ func (s *Server) resolve(name string) (string, error) {
 		}
 	}
 	for _, a := range s.config.Aliases {
-		if ok, err := path.Match(a.Pattern, name); err == nil && ok {
+		if a.matches(name) {
 			return a.Name, nil
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,12 @@ func New(c Config) (*Server, error) {
 	if c.MaxTokens <= 0 {
 		c.MaxTokens = 2048
 	}
+	if c.BasePath = strings.Trim(c.BasePath, "/"); c.BasePath != "" {
+		c.BasePath = "/" + c.BasePath
+		if !basePath.MatchString(c.BasePath) {
+			return nil, fmt.Errorf("the base path %q may have letters, digits and . _ ~ -, with single slashes between them", c.BasePath)
+		}
+	}
 	s := &Server{config: c, log: c.Log, metrics: newMetrics(c.Models), responses: openai.NewResponseStore(c.StoreBytes)}
 	s.after, s.limit = time.After, context.WithTimeout
 	if s.log == nil {
@@ -108,6 +115,8 @@ func New(c Config) (*Server, error) {
 	}
 	return s, nil
 }
+
+var basePath = regexp.MustCompile(`^(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$`)
 
 func (s *Server) routes() (http.Handler, error) {
 	api := http.NewServeMux()
@@ -174,7 +183,7 @@ func (s *Server) routes() (http.Handler, error) {
 
 // below serves everything under the base path, and the health checks at the root, too.
 func (s *Server) below(next http.Handler) http.Handler {
-	base := strings.TrimSuffix(s.config.BasePath, "/")
+	base := s.config.BasePath
 	if base == "" {
 		return next
 	}
@@ -192,6 +201,9 @@ func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
 		return &turn.Error{Kind: turn.NotFound, Code: "not_found", Message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}
 	}).ServeHTTP(w, r)
 }
+
+// Root is the path of everything, "/" without a base path.
+func (s *Server) Root() string { return s.config.BasePath + "/" }
 
 // Warm says that models are to be loaded before the first request: /readyz says no until the func that it returns, which loads
 // them one after the other, has returned. Requests are served meanwhile.

@@ -251,6 +251,27 @@ func TestErrorsOutsideOfRoutes(t *testing.T) {
 	require.Equal(t, "openai", shape(plain.do("GET", "/v1/models/nobody", "")))
 }
 
+// A base path is one with or without its slashes, and what could be none is told at the start.
+func TestBasePathsAsTheyAreWritten(t *testing.T) {
+	for _, given := range []string{"lm", "/lm", "lm/", "/lm/"} {
+		s := serve(t, Config{BasePath: given, Page: true})
+		require.Equal(t, "/lm/", s.Root())
+		for _, path := range []string{"/lm/v1/models", "/lm/", "/lm/page/app.js", "/lm", "/healthz", "/lm/readyz"} {
+			require.Equal(t, 200, s.do("GET", path, "").StatusCode, given+" "+path)
+		}
+		require.Equal(t, 404, s.do("GET", "/v1/models", "").StatusCode)
+		require.Equal(t, 404, s.do("GET", "/lmx/v1/models", "").StatusCode)
+	}
+	deep := serve(t, Config{BasePath: "a/b.c/"})
+	require.Equal(t, 200, deep.do("GET", "/a/b.c/v1/models", "").StatusCode)
+	require.Equal(t, 200, serve(t, Config{BasePath: "/"}).do("GET", "/v1/models", "").StatusCode)
+	models := deep.config.Models
+	for _, given := range []string{"/a{b}", "/a b", "/a//b", "/../a", "/a?b", "/{$}", "/é", "GET /x"} {
+		_, err := New(Config{Models: models, BasePath: given})
+		require.ErrorContains(t, err, "base path", given)
+	}
+}
+
 // A key may come in either header, whatever the other one has, and the scheme's case does not count.
 func TestAPIKeysInEitherHeader(t *testing.T) {
 	s := serve(t, Config{APIKeys: []string{"right"}})

@@ -1,10 +1,12 @@
 // What the page asks of the server.
 
-let key = sessionStorage.getItem("key") ?? "";
+import * as kept from "./keep.js";
+
+let key = kept.recall("key", "sessionStorage") ?? "";
 
 export function setKey(value) {
   key = value;
-  sessionStorage.setItem("key", value);
+  kept.keep("key", value, "sessionStorage");
 }
 
 export const getKey = () => key;

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as chat from "./chat.js";
 import * as classify from "./classify.js";
+import * as kept from "./keep.js";
 import * as status from "./status.js";
 
 const $ = (id) => document.getElementById(id);
@@ -31,13 +32,13 @@ tabs.forEach((tab, i) => {
 
 // Dark or light, as the system has it until somebody says otherwise.
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const theme = localStorage.getItem("go-mlx.theme");
+const theme = kept.recall("go-mlx.theme");
 if (theme) document.documentElement.dataset.theme = theme;
 $("theme").addEventListener("click", () => {
   const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
   const next = now === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
-  localStorage.setItem("go-mlx.theme", next);
+  kept.keep("go-mlx.theme", next);
 });
 
 // On a phone a button opens the conversations.

@@ -8,7 +8,9 @@ export async function attachFiles(input, prompt, notice) {
     try {
       if (file.size > largestAttachment) throw new Error(`it has more than ${largestAttachment / 1000} kB`);
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((m) => m[0].length + 1)));
+      let ticks = 3;
+      for (const [run] of text.matchAll(/`+/g)) ticks = Math.max(ticks, run.length + 1);
+      const fence = "`".repeat(ticks);
       prompt.value = `${prompt.value.trimEnd()}\n\n${file.name}:\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart();
     } catch (e) {
       notice(`${file.name}: ${e instanceof TypeError ? "it is no text" : e.message}`);

@@ -39,11 +39,15 @@ function put(messages, versions, which) {
   messages.push(...part);
 }
 
+const text = (value) => value == null || typeof value === "string";
+
 // sound reports whether messages from a file are what this page makes.
 export function sound(messages) {
   return Array.isArray(messages) && messages.every((m) => {
     if ((m?.role !== "user" && m?.role !== "assistant") || typeof m.content !== "string") return false;
-    if (m.versions === undefined) return true;
-    return Array.isArray(m.versions) && m.versions.every((part, i) => (i === m.at) ? part === null : Array.isArray(part) && part.length > 0 && sound(part)) && m.at in m.versions;
+    if (![m.reasoning, m.model, m.cut, m.stopped].every(text)) return false;
+    if (m.versions === undefined) return m.at === undefined;
+    return Array.isArray(m.versions) && Number.isInteger(m.at) && m.at >= 0 && m.at < m.versions.length &&
+      m.versions.every((part, i) => (i === m.at) ? part === null : Array.isArray(part) && part.length > 0 && sound(part));
   });
 }

@@ -6,6 +6,7 @@ import { giveUp, leave, sound, turnTo } from "./branches.js";
 import { copyText } from "./copy.js";
 import { button, onEnter } from "./dom.js";
 import { followEnd, nearEnd, toEnd } from "./follow.js";
+import * as kept from "./keep.js";
 import { Blocks } from "./markdown.js";
 import { poll } from "./status.js";
 import * as store from "./store.js";
@@ -40,9 +41,9 @@ export function start(selectedModel) {
   $("export-md").addEventListener("click", () => current && store.download("chat.md", "text/markdown", store.asMarkdown(current)));
   $("export-json").addEventListener("click", () => current && store.download("chat.json", "application/json", JSON.stringify(current, null, 2)));
   store.open(changedElsewhere).then((keeps) => {
-    if (!keeps) notice("This browser does not keep conversations; export what you need.");
-    if (!current && !begun) show(store.conversations[0] ?? null);
+    if (!current && !begun && store.conversations.length) show(store.conversations[0]); // that would take a notice away
     else list();
+    if (!keeps) notice("This browser does not keep conversations; export what you need.");
   });
   show(null);
 }
@@ -57,7 +58,7 @@ function changedElsewhere() {
 // instruct keeps the system prompt: with the chat on show, or without one as that of new chats.
 function instruct() {
   const text = $("system").value;
-  if (!current) localStorage.setItem("go-mlx.system", text);
+  if (!current) kept.keep("go-mlx.system", text);
   else if ((current.system ?? "") !== text) {
     current.system = text;
     keep(current);
@@ -67,7 +68,7 @@ function instruct() {
 function show(conversation, focus) {
   current = conversation;
   begun ||= focus === true;
-  $("system").value = conversation?.system ?? localStorage.getItem("go-mlx.system") ?? "";
+  $("system").value = conversation?.system ?? kept.recall("go-mlx.system") ?? "";
   $("figures").textContent = "";
   notice("");
   draw();
@@ -149,7 +150,12 @@ async function importFiles(input) {
 // discard deletes a conversation, which can be undone.
 async function discard(c) {
   if (underWay?.conversation === c) stop();
-  await store.remove(c);
+  try {
+    await store.remove(c);
+  } catch (e) {
+    notice("This browser could not delete the conversation. " + e.message);
+    return list();
+  }
   show(c === current ? (store.conversations[0] ?? null) : current);
   notice(`Deleted “${c.title}”.`, "Undo", async () => {
     await store.restore(c);

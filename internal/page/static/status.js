@@ -1,6 +1,7 @@
 // The model picker, what the models are going through, and the ledger of memory and workers.
 
 import { getJSON, postJSON } from "./api.js";
+import * as kept from "./keep.js";
 
 const $ = (id) => document.getElementById(id);
 const picker = $("model");
@@ -12,7 +13,7 @@ export const selected = () => models.find((m) => m.name === picker.value) ?? { n
 
 export function start() {
   picker.addEventListener("change", () => {
-    localStorage.setItem("go-mlx.model", picker.value);
+    kept.keep("go-mlx.model", picker.value);
     draw();
   });
   $("load").addEventListener("click", async () => {
@@ -52,7 +53,7 @@ export async function poll() {
 function options() {
   const names = models.map((m) => m.name);
   if (names.join("\n") === [...picker.options].map((o) => o.value).join("\n")) return;
-  const before = picker.value || localStorage.getItem("go-mlx.model");
+  const before = picker.value || kept.recall("go-mlx.model");
   picker.replaceChildren(...names.map((n) => new Option(n, n)));
   if (names.includes(before)) picker.value = before;
 }

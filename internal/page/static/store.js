@@ -1,5 +1,7 @@
 // Conversations, kept in this browser: each is a record of its own, so that two tabs do not write over each other.
 
+import { sound } from "./branches.js";
+import * as kept from "./keep.js";
 import { openDB } from "./vendor/idb.js";
 
 // conversations are all that this tab knows of, the one changed last in front.
@@ -49,13 +51,13 @@ const sort = () => conversations.sort((a, b) => b.changed - a.changed);
 // takeOver moves what an earlier version of the page kept elsewhere.
 async function takeOver() {
   const name = "go-mlx.conversations";
-  const old = JSON.parse(localStorage.getItem(name) ?? "[]");
+  const old = kept.recallJSON(name, []);
   if (!Array.isArray(old) || !old.length) return;
   const now = Date.now();
   for (const [i, c] of old.entries()) {
-    if (c && Array.isArray(c.messages)) await db.put("conversations", { ...c, changed: now - i, version: 1 });
+    if (c && sound(c.messages)) await db.put("conversations", { ...create(), ...c, changed: now - i, version: 1 });
   }
-  localStorage.removeItem(name);
+  kept.forget(name);
 }
 
 // save keeps one conversation. If another tab has changed it meanwhile, both are kept: this tab's becomes one of its own.
@@ -67,19 +69,20 @@ export async function save(c) {
   if (!conversations.includes(c)) return true; // deleted meanwhile
   if (!db) return false;
   const write = db.transaction("conversations", "readwrite");
-  const kept = await write.store.get(c.id);
-  if (kept && kept.version !== c.version) {
+  const written = await write.store.get(c.id);
+  if (written && written.version !== c.version) {
     conversations = conversations.filter((other) => other !== c);
-    conversations.push(kept, c);
+    conversations.push(written, c);
     c.id = newID();
     c.title += " (this tab)";
     c.version = 0;
     sort();
   }
-  c.version++;
   const { busy, ...record } = c;
+  record.version++;
   await write.store.put(record);
   await write.done;
+  c.version = record.version; // not before: what could not be written, for want of room, is no version of it
   others.postMessage("changed");
   return true;
 }
@@ -94,10 +97,10 @@ export function create() {
 }
 
 export async function remove(c) {
-  conversations = conversations.filter((other) => other.id !== c.id);
   await opening;
+  if (db) await db.delete("conversations", c.id);
+  conversations = conversations.filter((other) => other.id !== c.id);
   if (!db) return;
-  await db.delete("conversations", c.id);
   others.postMessage("changed");
 }
 
@@ -110,13 +113,13 @@ export async function restore(c) {
 // remember keeps the values of fields over visits.
 export function remember(fields) {
   const key = "go-mlx.settings";
-  const values = JSON.parse(localStorage.getItem(key) ?? "{}");
+  const values = { ...kept.recallJSON(key, {}) };
   for (const f of fields) {
     const property = f.type === "checkbox" ? "checked" : "value";
-    if (f.id in values) f[property] = values[f.id];
+    if (Object.hasOwn(values, f.id)) f[property] = values[f.id];
     f.addEventListener("change", () => {
       values[f.id] = f[property];
-      localStorage.setItem(key, JSON.stringify(values));
+      kept.keep(key, JSON.stringify(values));
     });
   }
 }
