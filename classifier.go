@@ -21,7 +21,8 @@ import (
 )
 
 // Classifier is a linear classifier (multinomial logistic regression) on the hidden states of one layer of a model. It is trained in
-// seconds, its file is small, and it serves the model that it was trained with only. It is safe for concurrent use.
+// seconds, its file is small, and it serves the model that it was trained with only. TrainClassifier and LoadClassifier make one. It is safe for
+// concurrent use.
 type Classifier struct {
 	head *head.Head
 }
@@ -296,10 +297,23 @@ func LoadClassifier(path string) (*Classifier, error) {
 }
 
 // Save writes a classifier's file: safetensors with JSON in its metadata. It holds none of the texts.
-func (c *Classifier) Save(path string) error { return c.head.Save(path) }
+func (c *Classifier) Save(path string) error {
+	if c.head == nil {
+		return errNoHead
+	}
+	return c.head.Save(path)
+}
+
+// errNoHead is the error of a Classifier that a program made itself.
+var errNoHead = fmt.Errorf("%w: the classifier is empty; TrainClassifier and LoadClassifier make one", ErrClassifierFile)
 
 // Info describes the classifier.
-func (c *Classifier) Info() ClassifierInfo { return ClassifierInfo(c.head.Info) }
+func (c *Classifier) Info() ClassifierInfo {
+	if c.head == nil {
+		return ClassifierInfo{}
+	}
+	return ClassifierInfo(c.head.Info)
+}
 
 // How a classifier recognises texts that are unlike all it was trained with; see [Classifier.AbstainBy].
 const (
@@ -310,6 +324,9 @@ const (
 // AbstainBy returns the classifier with another way to recognise texts that are unlike all it was trained with: AbstainByDistance or
 // AbstainByEnergy. The receiver is not changed.
 func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
+	if c.head == nil {
+		return nil, errNoHead
+	}
 	h, err := c.head.By(how)
 	if err != nil {
 		return nil, &OptionError{Option: "AbstainBy", Reason: err.Error()}

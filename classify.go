@@ -87,6 +87,9 @@ func ClassifyAll(ctx context.Context, m TextModel, texts iter.Seq[string], label
 			}
 			return true
 		}
+		if texts == nil {
+			return
+		}
 		for text := range texts {
 			if window = append(window, text); len(window) == classifyWindow && !flush() {
 				return

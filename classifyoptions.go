@@ -49,8 +49,8 @@ type LabelDetails = engine.LabelDetails
 // whose order results have. A text like none of those trained with is marked as abstained; see also WithAbstain. Native engine only.
 func WithClassifier(c *Classifier) ClassifyOption {
 	return ClassifyOption{func(o *classifyOptions) {
-		if o.classifier = c; c == nil {
-			o.fail("WithClassifier", "it is nil; leave the option out to classify by a prompt")
+		if o.classifier = c; c == nil || c.head == nil {
+			o.fail("WithClassifier", "it is nil or empty; leave the option out to classify by a prompt")
 		}
 	}}
 }

@@ -24,6 +24,9 @@ func Collect(stream iter.Seq2[Token, error]) (Completion, error) {
 	var c Completion
 	var text strings.Builder
 	var failed error
+	if stream == nil {
+		return c, nil
+	}
 	for tok, err := range stream {
 		if err != nil {
 			failed = err

@@ -34,7 +34,7 @@ type HostOptions struct {
 	Events func(model string, e Event)
 }
 
-// Host keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
+// Host, which NewHost makes, keeps named models of both engines in one memory budget: a model is loaded when it is first asked for, and closed when it was
 // idle for long or when other models need its memory. It is safe for concurrent use.
 //
 // Requests that need memory wait for it, in the order in which they came, and OnWait says what they wait for. To make room, models
@@ -194,7 +194,11 @@ type Lease struct {
 }
 
 // Release gives the lease back; it may be called again.
-func (l *Lease) Release() { l.lease.Release() }
+func (l *Lease) Release() {
+	if l.lease != nil {
+		l.lease.Release()
+	}
+}
 
 // AcquireOption changes one call of Acquire.
 type AcquireOption func(*acquireOptions)
@@ -211,7 +215,9 @@ func OnWait(f func(Wait)) AcquireOption { return func(o *acquireOptions) { o.tel
 func (h *Host) Acquire(ctx context.Context, name string, options ...AcquireOption) (*Lease, error) {
 	var o acquireOptions
 	for _, option := range options {
-		option(&o)
+		if option != nil {
+			option(&o)
+		}
 	}
 	lease, err := h.registry.Acquire(ctx, name, o.tell)
 	if err != nil {

@@ -90,8 +90,8 @@ func WithMemoryBudget(bytes int64) LoadOption {
 // The func of WithEvents hears what it waits for.
 func WithHost(h *Host) LoadOption {
 	return loadOption(func(o *loadOptions) {
-		if o.host = h; h == nil {
-			o.fail("WithHost", "it is nil; leave the option out for a model without a host")
+		if o.host = h; h == nil || h.registry == nil {
+			o.fail("WithHost", "it is nil, or was not made by NewHost; leave the option out for a model without a host")
 		}
 	})
 }

@@ -271,3 +271,30 @@ func TestCollectKeepsSegmentsAndCalls(t *testing.T) {
 	require.Equal(t, "a", c.Text)
 	require.Len(t, c.Tokens, 1)
 }
+
+// What a caller may pass by mistake, such as nil or a zero value, is an error or does nothing.
+func TestZeroValuesOfPublicTypesAreNoPanics(t *testing.T) {
+	m := load(t, testenv.Model(t))
+	_, err := m.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(&mlx.Classifier{}))
+	requireOption(t, err, "WithClassifier")
+	empty := &mlx.Classifier{}
+	require.Zero(t, empty.Info())
+	require.ErrorIs(t, empty.Save(filepath.Join(t.TempDir(), "c.safetensors")), mlx.ErrClassifierFile)
+	_, err = empty.AbstainBy(mlx.AbstainByEnergy)
+	require.Error(t, err)
+	_, err = mlx.LoadModel(testenv.Model(t), mlx.WithHost(&mlx.Host{}))
+	requireOption(t, err, "WithHost")
+	c, err := mlx.Collect(nil)
+	require.NoError(t, err)
+	require.Empty(t, c)
+	for range mlx.ClassifyAll(t.Context(), m, nil, []string{"a"}) {
+		t.Fatal("there are no texts")
+	}
+	(&mlx.Lease{}).Release()
+	h, err := mlx.NewHost(mlx.HostOptions{}, mlx.HostedModel{Name: "m", Path: testenv.Model(t), Options: []mlx.LoadOption{nil}})
+	require.NoError(t, err)
+	defer h.Close()
+	lease, err := h.Acquire(t.Context(), "m", nil, mlx.OnWait(nil))
+	require.NoError(t, err)
+	lease.Release()
+}

@@ -1,15 +1,16 @@
 """python tools/licenses.py: prints the licences of everything that an installed go-mlx contains, for LICENSES.txt beside it.
 
 These are the Go modules and Rust crates that are linked into the program, MLX and mlx-c, whose libraries are installed with it, and the
-libraries of the chat page. Each text is printed once, after the names that it is for. A part without a licence's text is an error."""
+libraries of the chat page. Each text is printed once, after the names that it is for. A part without a licence's text is
+named as such; tests/outside demands that there is none."""
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MISSING = "No file with a licence was found."
 NAMES = ("licen", "copying", "notice", "unlicense")
 
 
@@ -62,12 +63,9 @@ def mlx():
 
 def main():
     parts = [*mlx(), *crates("cpp/mlx-c-source/Cargo.toml"), *crates("internal/tokenizer/rust/Cargo.toml"), *go_modules()]
-    without = [name for name, found in parts if not found]
-    if without:
-        sys.exit(f"no licence was found of {', '.join(without)}")
     names = {}
     for name, found in parts:
-        for text in found:
+        for text in found or [MISSING]:
             of = names.setdefault(text, [])
             if name not in of:
                 of.append(name)

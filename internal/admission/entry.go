@@ -206,7 +206,8 @@ func (r *Registry) fail(e *entry, err error) {
 	e.requests = nil
 }
 
-// startClosing closes a model beside the caller. evicted says that its memory is needed, by a model whose name is in by if it is one.
+// startClosing closes a model on a goroutine of its own. evicted says that its memory is needed; by is the name of the model that needs
+// it, if it is a model.
 // Caller must hold r.mu.
 func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 	model := e.model
@@ -229,7 +230,8 @@ func (r *Registry) startClosing(e *entry, evicted bool, by string) {
 }
 
 // CloseIdle closes other models without requests, the one used longest ago first, until so many bytes are given back or there is none
-// left, and waits until they are closed. may selects the models that may be closed. It reports whether there were any. It is for memory that no claim was made for: what a model needs to compute a request.
+// left, and waits until they are closed. may selects the models that may be closed. It reports whether there were any.
+// It is for memory that no claim was made for: what a model needs to compute a request.
 func (m *Memory) CloseIdle(ctx context.Context, bytes int64, may func(Model) bool) bool {
 	r := m.registry
 	r.mu.Lock()

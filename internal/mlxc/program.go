@@ -126,7 +126,8 @@ func (p *Program) Close() {
 	}
 }
 
-// RunProgram launches a program. Its parameters are first, the fixed arrays, last, the outputs, the numbers and the layouts. Inputs that a program writes to must not share memory with other arrays: MLX does not notice the writes.
+// RunProgram launches a program. Its parameters are first, the fixed arrays, last, the outputs, the numbers and the layouts.
+// Inputs that a program writes to must not share memory with other arrays: MLX does not notice the writes.
 func (s *Scope) RunProgram(p *Program, launch ProgramLaunch, first, last []*Array) []*Array {
 	out := make([]*Array, len(launch.Outputs))
 	for i := range out {

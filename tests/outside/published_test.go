@@ -55,6 +55,9 @@ func TestPublishedModule(t *testing.T) {
 			t.Errorf("LICENSES.txt has no %q", part)
 		}
 	}
+	if strings.Contains(string(licences), "No file with a licence was found.") {
+		t.Error("LICENSES.txt lacks texts")
+	}
 
 	proxy := publish(t, root)
 	known := strings.TrimSpace(run(t, root, nil, "go", "env", "GOMODCACHE"))
