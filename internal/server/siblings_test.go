@@ -480,3 +480,32 @@ func TestKeepAliveOfNothing(t *testing.T) {
 	s.do("POST", "/api/chat", `{"model": "chat", "stream": false, "keep_alive": "5m", "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 2}}`)
 	require.NotNil(t, s.state("chat").Model)
 }
+
+// The items of a request come back whole, with what the official packages demand, and a page at a time.
+func TestInputItems(t *testing.T) {
+	s := serve(t, Config{StoreBytes: 1 << 20})
+	first := s.do("POST", "/v1/responses", `{"model": "chat", "max_output_tokens": 2, "input": [{"role": "user", "content": "Hello"},
+		{"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "in short"}]},
+		{"type": "message", "id": "msg_1", "role": "assistant", "phase": "commentary", "content": [{"type": "output_text", "text": "a"}]},
+		{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "now", "arguments": ""}, {"type": "function_call_output", "id": "fo_1", "call_id": "c", "output": ""},
+		{"type": "custom_tool_call", "id": "ct_1", "call_id": "d", "name": "g", "input": "i"}, {"role": "user", "id": "msg_2", "content": "more"}]}`)
+	require.Equal(t, 200, first.StatusCode, first.body)
+	address := "/v1/responses/" + field[string](t, first.body, "id")
+	all := s.do("GET", address+"/input_items?order=asc", "").body
+	for path, want := range map[string]any{
+		"data.0.content.0.type": "input_text", "data.1.summary.0.text": "in short", "data.1.content": []any{}, "data.2.content.0.annotations": []any{},
+		"data.3.arguments": "", "data.4.output": "", "data.5.input": "i", "has_more": false, "last_id": "msg_2",
+	} {
+		require.Equal(t, want, field[any](t, all, path), path)
+	}
+	page := s.do("GET", address+"/input_items?limit=2", "").body
+	require.Equal(t, "msg_2", field[string](t, page, "first_id"), "the last one comes first")
+	require.Equal(t, "ct_1", field[string](t, page, "last_id"))
+	require.Equal(t, true, field[bool](t, page, "has_more"))
+	require.Equal(t, "fo_1", field[string](t, s.do("GET", address+"/input_items?limit=2&after=ct_1", "").body, "first_id"))
+	for _, wrong := range []string{"limit=0", "limit=x", "limit=101", "order=up", "after=nobody"} {
+		require.Equal(t, 400, s.do("GET", address+"/input_items?"+wrong, "").StatusCode, wrong)
+	}
+	require.Equal(t, 400, s.do("GET", address+"?stream=true", "").StatusCode, "a client would wait for events")
+	require.Equal(t, 200, s.do("GET", address+"?stream=false", "").StatusCode)
+}
