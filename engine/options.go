@@ -73,8 +73,8 @@ var renderArguments = []string{
 	"truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
 }
 
-// CheckTemplateArguments refuses names that are not the template's.
-func CheckTemplateArguments(arguments map[string]any) error {
+// checkTemplateArguments refuses names that are not the template's.
+func checkTemplateArguments(arguments map[string]any) error {
 	for _, name := range renderArguments {
 		if _, given := arguments[name]; given {
 			return &OptionError{Option: "TemplateArguments", Reason: fmt.Sprintf("%q is no value for the template: it says how a chat is rendered", name)}
@@ -210,7 +210,7 @@ func (o GenerateOptions) Validate(vocabSize int) error {
 			return bad("Tools", "not a JSON list of objects: %v", err)
 		}
 	}
-	if err := CheckTemplateArguments(o.TemplateArguments); err != nil {
+	if err := checkTemplateArguments(o.TemplateArguments); err != nil {
 		return err
 	}
 	if _, err := json.Marshal(o.TemplateArguments); err != nil {
