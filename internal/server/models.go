@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,9 +108,9 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 }
 
 // kept answers with something of the store of responses.
-func (s *Server) kept(get func(id string) (any, error)) handler {
+func (s *Server) kept(get func(id string, query url.Values) (any, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		value, err := get(r.PathValue("id"))
+		value, err := get(r.PathValue("id"), r.URL.Query())
 		if err != nil {
 			return err
 		}

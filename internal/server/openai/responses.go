@@ -2,6 +2,7 @@ package openai
 
 import (
 	"context"
+	"net/url"
 	"time"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -110,44 +111,6 @@ func partOf(kind turn.EventKind, text string) contentPart {
 	return contentPart{Type: "output_text", Text: text, Annotations: &[]string{}, LogProbs: &[]string{}}
 }
 
-// inputItem is an item of the request, as it is given back.
-type inputItem struct {
-	Type      string         `json:"type"`
-	ID        string         `json:"id"`
-	Status    string         `json:"status,omitzero"`
-	Role      string         `json:"role,omitzero"`
-	Content   *[]contentPart `json:"content,omitzero"`
-	CallID    string         `json:"call_id,omitzero"`
-	Name      string         `json:"name,omitzero"`
-	Arguments string         `json:"arguments,omitzero"`
-	Output    string         `json:"output,omitzero"`
-	Summary   *[]string      `json:"summary,omitzero"`
-}
-
-func (q *ResponseRequest) inputItems() []inputItem {
-	out := []inputItem{}
-	for _, item := range q.Input {
-		in := inputItem{Type: item.Type, ID: item.ID, Status: item.Status, Role: item.Role, CallID: item.CallID, Name: item.Name, Arguments: string(item.Arguments), Output: string(item.Output)}
-		if in.ID == "" {
-			in.ID = turn.NewID("item_")
-		}
-		switch item.Type {
-		case "", "message":
-			in.Type, in.Status = "message", "completed"
-			kind := "input_text"
-			if item.Role == "assistant" {
-				kind = "output_text"
-			}
-			in.Content = &[]contentPart{{Type: kind, Text: string(item.Content)}}
-		case "reasoning":
-			in.Summary = &[]string{}
-			in.Content = &[]contentPart{{Type: "reasoning_text", Text: string(item.Content)}}
-		}
-		out = append(out, in)
-	}
-	return out
-}
-
 func (q *ResponseRequest) skeleton(list turn.Tools) *response {
 	orNil := func(text string) *string {
 		if text == "" {
@@ -241,7 +204,10 @@ func (q *ResponseRequest) Fail(out turn.Sink, e *turn.Error) {
 }
 
 // StoredResponse is a response that is kept.
-func (s *ResponseStore) StoredResponse(id string) (any, error) {
+func (s *ResponseStore) StoredResponse(id string, query url.Values) (any, error) {
+	if query.Get("stream") == "true" {
+		return nil, turn.Bad("stream", "a response that is over is not streamed again; ask for it without stream")
+	}
 	stored, ok := s.get(id)
 	if !ok {
 		return nil, noResponse(id)
@@ -249,27 +215,8 @@ func (s *ResponseStore) StoredResponse(id string) (any, error) {
 	return stored.response, nil
 }
 
-// InputItems are the items of the request of a response that is kept.
-func (s *ResponseStore) InputItems(id string) (any, error) {
-	stored, ok := s.get(id)
-	if !ok {
-		return nil, noResponse(id)
-	}
-	list := struct {
-		Object  string      `json:"object"`
-		Data    []inputItem `json:"data"`
-		FirstID string      `json:"first_id"`
-		LastID  string      `json:"last_id"`
-		HasMore bool        `json:"has_more"`
-	}{Object: "list", Data: stored.input}
-	if n := len(stored.input); n > 0 {
-		list.FirstID, list.LastID = stored.input[0].ID, stored.input[n-1].ID
-	}
-	return list, nil
-}
-
 // Delete forgets a response.
-func (s *ResponseStore) Delete(id string) (any, error) {
+func (s *ResponseStore) Delete(id string, _ url.Values) (any, error) {
 	if !s.remove(id) {
 		return nil, noResponse(id)
 	}

@@ -49,6 +49,26 @@ func fits(model mlx.TextModel, bytes int) error {
 	return nil
 }
 
+// fits finds what is too long by far.
+func (w *Spec) fits(model mlx.TextModel) error {
+	if w.Counts {
+		return nil
+	}
+	bytes := 0
+	for _, m := range w.Messages {
+		bytes += len(m.Content)
+	}
+	for _, given := range w.Tools.callable() {
+		bytes += len(given.Description) + len(given.Parameters)
+	}
+	for _, p := range w.Prompts {
+		if err := fits(model, len(p.Text)); err != nil {
+			return err
+		}
+	}
+	return fits(model, bytes)
+}
+
 // Kind is the kind of an error, the same for all APIs.
 type Kind int
 

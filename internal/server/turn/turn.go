@@ -179,26 +179,6 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 	return t, nil
 }
 
-// fits finds what is too long by far.
-func (w *Spec) fits(model mlx.TextModel) error {
-	if w.Counts {
-		return nil
-	}
-	bytes := 0
-	for _, m := range w.Messages {
-		bytes += len(m.Content)
-	}
-	for _, given := range w.Tools.callable() {
-		bytes += len(given.Description) + len(given.Parameters)
-	}
-	for _, p := range w.Prompts {
-		if err := fits(model, len(p.Text)); err != nil {
-			return err
-		}
-	}
-	return fits(model, bytes)
-}
-
 // prepareChat puts messages in order and chooses what goes into the prompt.
 func (t *Turn) prepareChat(ctx context.Context, set Settings) error {
 	w := t.Spec
