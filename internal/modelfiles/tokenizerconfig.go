@@ -33,6 +33,19 @@ func (s *Source) SpecialTokens() (map[string]string, error) {
 	return special, nil
 }
 
+// ControlTokens are the added tokens that tokenizer_config.json lists as controlling chats; nil without such a list, which may be empty.
+func (s *Source) ControlTokens() ([]string, error) {
+	config, err := s.tokenizerConfig()
+	if err != nil || config["chat_control_tokens"] == nil {
+		return nil, err
+	}
+	var listed []string
+	if err := json.Unmarshal(config["chat_control_tokens"], &listed); err != nil {
+		return nil, fmt.Errorf("tokenizer_config.json: chat_control_tokens: %w", err)
+	}
+	return listed, nil
+}
+
 // addOlderTokens puts what special_tokens_map.json names into a config. As in transformers, a config that lists the added tokens needs
 // no such file.
 func (s *Source) addOlderTokens(config *map[string]json.RawMessage) error {
