@@ -122,7 +122,7 @@ func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 // cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.
 func Locate(model string) (string, error) {
 	if model == "" {
-		return "", fmt.Errorf("%w: no model is named: give a folder, a .gguf file or ORG/NAME", modelfiles.ErrNotAModel)
+		return "", fmt.Errorf("%w: no model is named (%w): give a folder, a .gguf file or ORG/NAME", modelfiles.ErrNotAModel, fs.ErrNotExist)
 	}
 	if name, ok := hubName(model); ok {
 		path, err := hub.Find(name)
