@@ -125,6 +125,9 @@ func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 // Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
 // cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.
 func Locate(model string) (string, error) {
+	if model == "" {
+		return "", fmt.Errorf("%w: no model is named (%w): give a folder, a .gguf file or ORG/NAME", modelfiles.ErrNotAModel, fs.ErrNotExist)
+	}
 	if name, ok := hubName(model); ok {
 		path, err := hub.Find(name)
 		if errors.Is(err, hub.ErrNotCached) {

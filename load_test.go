@@ -38,4 +38,7 @@ func TestGGUFFilesAreForTheNativeEngine(t *testing.T) {
 	}
 	_, err := LoadModel("org/none")
 	require.ErrorContains(t, err, "go-mlx pull org/none")
+	t.Chdir(testenv.Model(t))
+	_, err = LoadModel("")
+	require.ErrorContains(t, err, "no model is named", "a variable that is not set is not the working directory")
 }

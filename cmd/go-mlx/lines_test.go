@@ -158,3 +158,8 @@ func TestTextsBeforeABadOneAreAnswered(t *testing.T) {
 	require.Same(t, broken, err)
 	require.Equal(t, 1, calls, "what was not the texts' fault is not tried again")
 }
+
+// Names of tensors come from files that anybody may have made.
+func TestMessagesDoNotSteerTheTerminal(t *testing.T) {
+	require.Equal(t, "unknown tensor a\\x1b[2Jb\\x00\\xff \\u009b é日🦊\ufffd\n\tnext", printable("unknown tensor a\x1b[2Jb\x00\xff \u009b é日🦊\ufffd\n\tnext"))
+}

@@ -11,7 +11,11 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -34,13 +38,30 @@ func main() {
 		fmt.Fprintln(os.Stderr, "go-mlx: interrupted")
 		os.Exit(exitInterrupted)
 	default:
-		fmt.Fprintln(os.Stderr, "go-mlx:", err)
+		fmt.Fprintln(os.Stderr, "go-mlx:", printable(err.Error()))
 		if isUsage(err) {
 			fmt.Fprintf(os.Stderr, "\"%s --help\" says how it is used.\n", cmd.CommandPath())
 			os.Exit(exitUsage)
 		}
 		os.Exit(exitFailure)
 	}
+}
+
+// printable is a message without what would steer the terminal: names in it may come from a file that somebody made.
+func printable(text string) string {
+	var out strings.Builder
+	for i, r := range text {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(text[i:], "\ufffd"):
+			fmt.Fprintf(&out, `\x%02x`, text[i])
+		case r == '\n' || r == '\t' || !unicode.IsControl(r):
+			out.WriteRune(r)
+		default:
+			quoted := strconv.QuoteRune(r)
+			out.WriteString(quoted[1 : len(quoted)-1])
+		}
+	}
+	return out.String()
 }
 
 // usageError is a mistake on the command line that the command itself finds; cobra finds the others.

@@ -14,11 +14,14 @@ import (
 // specialNames are the tokens of tokenizer_config.json that templates may name.
 var specialNames = []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
 
-// SpecialTokens reads the named tokens (bos_token, eos_token, ...) of tokenizer_config.json. A model
-// without that file has none.
+// SpecialTokens reads the named tokens (bos_token, eos_token, ...) of tokenizer_config.json, and in older models those of
+// special_tokens_map.json, which then count first. A model without these files has none.
 func (s *Source) SpecialTokens() (map[string]string, error) {
 	config, err := s.tokenizerConfig()
 	if err != nil {
+		return nil, err
+	}
+	if err := s.addOlderTokens(&config); err != nil {
 		return nil, err
 	}
 	special := map[string]string{}
@@ -28,6 +31,48 @@ func (s *Source) SpecialTokens() (map[string]string, error) {
 		}
 	}
 	return special, nil
+}
+
+// ControlTokens are the added tokens that tokenizer_config.json lists as controlling chats; nil without such a list, which may be empty.
+func (s *Source) ControlTokens() ([]string, error) {
+	config, err := s.tokenizerConfig()
+	if err != nil || config["chat_control_tokens"] == nil {
+		return nil, err
+	}
+	var listed []string
+	if err := json.Unmarshal(config["chat_control_tokens"], &listed); err != nil {
+		return nil, fmt.Errorf("tokenizer_config.json: chat_control_tokens: %w", err)
+	}
+	return listed, nil
+}
+
+// addOlderTokens puts what special_tokens_map.json names into a config. As in transformers, a config that lists the added tokens needs
+// no such file.
+func (s *Source) addOlderTokens(config *map[string]json.RawMessage) error {
+	const name = "special_tokens_map.json"
+	if (*config)["added_tokens_decoder"] != nil || s.GGUF != "" {
+		return nil
+	}
+	data, err := s.Read(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var older map[string]json.RawMessage
+	if err := Unmarshal(data, &older); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if *config == nil {
+		*config = map[string]json.RawMessage{}
+	}
+	for _, name := range specialNames {
+		if _, ok := specialToken(older[name]); ok {
+			(*config)[name] = older[name]
+		}
+	}
+	return nil
 }
 
 func (s *Source) tokenizerConfig() (map[string]json.RawMessage, error) {

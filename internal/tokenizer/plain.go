@@ -76,15 +76,20 @@ func takeIDs(ids C.gomlx_ids) []int32 {
 	return out
 }
 
-// NewGuard knows a tokenizer's control tokens: the special ones, and those that the chat template names.
-func NewGuard(t *Tokenizer, template string) (*Guard, error) {
+// NewGuard knows a tokenizer's control tokens: the special ones, and those added tokens that the model lists as such; where listed is nil,
+// those that the chat template names.
+func NewGuard(t *Tokenizer, template string, listed []string) (*Guard, error) {
 	list, err := t.added()
 	if err != nil {
 		return nil, err
 	}
 	var control []string
 	for _, token := range list {
-		if token.Content != "" && (token.Special || strings.TrimSpace(token.Content) != "" && strings.Contains(template, token.Content)) {
+		named := strings.TrimSpace(token.Content) != "" && strings.Contains(template, token.Content)
+		if listed != nil {
+			named = slices.Contains(listed, token.Content)
+		}
+		if token.Content != "" && (token.Special || named) {
 			control = append(control, token.Content)
 		}
 	}

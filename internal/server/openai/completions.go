@@ -2,8 +2,11 @@ package openai
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
@@ -194,8 +197,20 @@ func (a *completing) add(ctx context.Context, e turn.Event) error {
 	piece := completionChoice{Index: a.choice.Index, Text: e.Text}
 	if a.choice.LogProbs != nil {
 		piece.LogProbs = &completionLogProbs{}
-		if err := piece.LogProbs.add(ctx, a.texts, e.Tokens, &a.offset); err != nil {
+		err := piece.LogProbs.add(ctx, a.texts, e.Tokens)
+		if err != nil {
 			return err
+		}
+		if a.echoed {
+			if piece.LogProbs.TextOffset, err = promptOffsets(ctx, a.texts.Tokenizer, e.Tokens); err != nil {
+				return err
+			}
+			a.offset = utf8.RuneCountInString(e.Text)
+		} else {
+			for _, tok := range e.Tokens {
+				piece.LogProbs.TextOffset = append(piece.LogProbs.TextOffset, a.offset)
+				a.offset += utf8.RuneCountInString(tok.Text)
+			}
 		}
 		if a.echoed {
 			piece.LogProbs.TokenLogProbs[0], piece.LogProbs.TopLogProbs[0] = nil, nil
@@ -215,7 +230,7 @@ func (a *completing) send(choice completionChoice) error {
 	return a.out.Send("", chunk)
 }
 
-func (l *completionLogProbs) add(ctx context.Context, texts *turn.TokenTexts, tokens []mlx.Token, offset *int) error {
+func (l *completionLogProbs) add(ctx context.Context, texts *turn.TokenTexts, tokens []mlx.Token) error {
 	for _, tok := range tokens {
 		text, err := texts.Of(ctx, tok.ID)
 		if err != nil {
@@ -235,10 +250,35 @@ func (l *completionLogProbs) add(ctx context.Context, texts *turn.TokenTexts, to
 		value := finite(tok.LogProb)
 		l.TokenLogProbs = append(l.TokenLogProbs, &value)
 		l.TopLogProbs = append(l.TopLogProbs, &top)
-		l.TextOffset = append(l.TextOffset, *offset)
-		*offset += len([]rune(text))
 	}
 	return nil
+}
+
+// promptOffsets are the places in a prompt's text where its tokens begin, in characters. A token that goes on with a character begins at
+// this character. Tokens are decoded after those before them, since some tokenizers drop a space at the beginning of a text.
+func promptOffsets(ctx context.Context, tokenizer mlx.Tokenizer, tokens []mlx.Token) (offsets []int, err error) {
+	const mostParts = 8               // tokens of one character; what goes on longer is no text
+	var before, open []int32          // the last tokens that ended with a character, and those after them
+	offset, known, length := 0, "", 0 // where open begins; the text of before
+	for _, tok := range tokens {
+		offsets = append(offsets, offset+length)
+		open = append(open, tok.ID)
+		text, err := tokenizer.Decode(ctx, slices.Concat(before, open))
+		if err != nil {
+			return nil, err
+		}
+		whole := strings.TrimRight(text, "\ufffd")
+		length = max(0, utf8.RuneCountInString(whole)-utf8.RuneCountInString(known))
+		if whole != text && len(open) < mostParts {
+			continue
+		}
+		offset += max(0, utf8.RuneCountInString(text)-utf8.RuneCountInString(known))
+		before, open, length = open, nil, 0
+		if known, err = tokenizer.Decode(ctx, before); err != nil {
+			return nil, err
+		}
+	}
+	return offsets, nil
 }
 
 func (l *completionLogProbs) join(more *completionLogProbs) {

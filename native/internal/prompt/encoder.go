@@ -63,7 +63,11 @@ func (e *Encoder) Load(from *modelfiles.Source) (err error) {
 		_, ok := e.Tokenizer.TokenID(token)
 		return ok
 	})
-	if e.plain, err = tokenizer.NewGuard(e.Tokenizer, e.Template.Source()); err != nil {
+	listed, err := from.ControlTokens()
+	if err != nil {
+		return err
+	}
+	if e.plain, err = tokenizer.NewGuard(e.Tokenizer, e.Template.Source(), listed); err != nil {
 		return err
 	}
 	if e.XTCSpared, err = e.Tokenizer.Encode("\n", false); err != nil {

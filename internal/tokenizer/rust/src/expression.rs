@@ -3,56 +3,10 @@
 //! go backwards end late, and what is constant is folded by other rules.
 
 use crate::lexer::Token;
+use crate::written::{quoted, tuple_of, Kind, Written};
 
 /// How deep brackets may be nested. minijinja has a bound of its own at 150 levels, which it reports.
 const MAX_DEPTH: usize = 100;
-
-/// What was read: text for minijinja, and what may follow it there without brackets.
-pub struct Written {
-    pub text: String,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Constant, // which minijinja would fold
-    Name,    // also what is in brackets
-    Postfix, // a call, an attribute or an item
-    Filter,
-}
-
-impl Written {
-    fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Written { text: text.into(), kind }
-    }
-
-    /// As what an attribute or an item is taken of.
-    fn base(self) -> String {
-        if matches!(self.kind, Kind::Name | Kind::Postfix) {
-            self.text
-        } else {
-            format!("({})", self.text)
-        }
-    }
-
-    /// As what a filter is applied to.
-    fn filtered(self) -> String {
-        if self.kind == Kind::Filter {
-            self.text
-        } else {
-            self.base()
-        }
-    }
-
-    /// As the left side of `and` and `or`: minijinja folds `constant and constant` to a boolean.
-    fn condition(self) -> String {
-        if self.kind == Kind::Constant {
-            format!("__value({})", self.text)
-        } else {
-            self.text
-        }
-    }
-}
 
 /// Methods of dicts and texts. Without a call they are methods, whatever keys a dict has.
 const DICT_METHODS: &[&str] = &["items", "keys", "values", "get", "copy"];
@@ -442,23 +396,4 @@ impl<'a> Parser<'a> {
         let argument = if argument.is_empty() { argument } else { format!("({argument})") };
         Some(Written::new(Kind::Name, format!("({} is {not}{name}{argument})", value.base())))
     }
-}
-
-fn tuple_of(items: Vec<Written>) -> Written {
-    let items: Vec<String> = items.into_iter().map(|item| item.text).collect();
-    Written::new(Kind::Postfix, format!("__tuple({})", items.join(",")))
-}
-
-/// A text as minijinja reads it.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("'");
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\'' => out.push_str("\\'"),
-            '\n' => out.push_str("\\n"),
-            c => out.push(c),
-        }
-    }
-    out + "'"
 }

@@ -12,6 +12,7 @@ mod expression;
 mod lexer;
 mod pyjson;
 mod rewrite;
+mod written;
 
 #[cfg(feature = "library")]
 mod abi;
