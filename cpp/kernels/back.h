@@ -3,6 +3,7 @@
 
 #include "dense.h"
 #include "gradients.h"
+#include "integers.h"
 #include "square.h"
 
 namespace {
@@ -37,11 +38,35 @@ inline long transpose_pairs(const char* rows, long row_bytes, long n, long all, 
 }
 #endif
 
+#if defined(__AVX512F__)
+// Interleaved rows, whole sixteens: of these a vector has one column already. Whether the rows are such.
+template <int type> bool transpose_interleaved(const Matrix& w, long first, long count, long at, long all, char* out) {
+  if (!w.bits || !Integers::takes(w.bits) || count % sixteen || !w.woven(first) || !w.woven(first + count - 1)) return false;
+  with_bits<Integers::any_bits>(w.bits, [&]<int bits>() {
+    with_type(w.type, [&]<int numbers>() {
+      for (long g = 0; g < w.columns / w.group; g++)
+        for (long u = g * w.group / 8; u < (g + 1) * w.group / 8; u++)
+          for (long n = 0; n < count; n += sixteen) { // of both sixteens, so that whole lines of the cache are written
+            const Rows16 rows = rows16(w, first + n, nullptr);
+            const vf scale = load_as<numbers>(rows.scales, g * sixteen), bias = rows.biases ? load_as<numbers>(rows.biases, g * sixteen) : scale * vset(rows.middle);
+            const integer::Eight e = integer::eight_columns<bits>(rows.weights + u * bits * sixteen);
+            char* to = out + (u * 8 * all + at + n) * bytes_of<type>;
+            auto store = [&]<int i>() __attribute__((always_inline)) { store_as<type>(to + i * all * bytes_of<type>, 0, vfma(integer::column<bits, i>(e), scale, bias)); };
+            store.template operator()<0>(), store.template operator()<1>(), store.template operator()<2>(), store.template operator()<3>();
+            store.template operator()<4>(), store.template operator()<5>(), store.template operator()<6>(), store.template operator()<7>();
+          }
+    });
+  });
+  return true;
+}
+#endif
+
 // Rows of a matrix to columns of out, from column `at` of `all` on.
 template <int type> void transpose_lines(const Matrix& w, long first, long count, long at, long all, char* out) {
   const long n = w.columns;
   long done = 0;
 #if defined(__AVX512F__)
+  if (transpose_interleaved<type>(w, first, count, at, all, out)) return;
   if (type == 2 && !w.bits && w.type == Type::bf16 && count == transposed_rows)
     done = transpose_pairs((const char*)w.data + first * w.row_bytes(), w.row_bytes(), n, all, (uint16_t*)out + at);
   if (done == n) return;

@@ -136,6 +136,17 @@ template <int bits> INLINE Eight eight_columns(const char* p) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// One of the eight columns as numbers, a row in each lane.
+template <int bits, int n> INLINE vf column(const Eight& e) {
+  const bytes from = (bits == 4 ? n % 2 : n / 4) ? e.second : e.first;
+  constexpr int byte = bits == 4 ? n / 2 : n % 4;
+  if constexpr (byte == 0) return number((vi)_mm512_and_si512(from, _mm512_set1_epi32(255)));
+  else if constexpr (byte == 3) return number((vi)_mm512_srli_epi32(from, 24));
+  else return number((vi)_mm512_and_si512(_mm512_srli_epi32(from, 8 * byte), _mm512_set1_epi32(255)));
+}
+#endif
+
 // Some rows of x as integers. Of each group there are lo of its columns and then hi; for weights of four bits, in each eight columns the even
 // ones come first. For tiles sixteen rows lie side by side. scale and sum are of every row's groups: sum = scale times the group's integers.
 struct Inputs {

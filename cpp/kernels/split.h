@@ -72,12 +72,6 @@ struct Split {
   static INLINE vf rounded(vf w) { return (vf)((vi)w + 0x80); }
   static INLINE vf without_upper(vf w) { return w - (vf)((vi)w & upper_half); }
 
-  template <int byte> static INLINE vf quant(integer::bytes q) {
-    if constexpr (byte == 0) return integer::number((vi)_mm512_and_si512(q, _mm512_set1_epi32(255)));
-    else if constexpr (byte == 3) return integer::number((vi)_mm512_srli_epi32(q, 24));
-    else return integer::number((vi)_mm512_and_si512(_mm512_srli_epi32(q, 8 * byte), _mm512_set1_epi32(255)));
-  }
-
   template <int bits, int type> void expand(int group, const Rows16& rows, char* to) const {
     const char* from = rows.weights;
     const long units = group / 8;
@@ -88,8 +82,7 @@ struct Split {
         const integer::Eight e = integer::eight_columns<bits>(from);
         char* at = to + u / 4 * 4 * tile + u % 4 * 256;
         auto pair = [&]<int p>() __attribute__((always_inline)) {
-          const vf a = rounded(vfma(bits == 4 ? quant<p>(e.first) : quant<p % 2 * 2>(p < 2 ? e.first : e.second), scale, bias));
-          const vf b = rounded(vfma(bits == 4 ? quant<p>(e.second) : quant<p % 2 * 2 + 1>(p < 2 ? e.first : e.second), scale, bias));
+          const vf a = rounded(vfma(integer::column<bits, 2 * p>(e), scale, bias)), b = rounded(vfma(integer::column<bits, 2 * p + 1>(e), scale, bias));
           _mm512_store_si512(at + p * 64, pairs(a, b));
           _mm512_store_si512(at + 2 * tile + p * 64, pairs(without_upper(a), without_upper(b)));
         };
