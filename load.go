@@ -150,6 +150,10 @@ func hubName(model string) (name hub.Name, ok bool) {
 func unfinished(model string, err error) error {
 	name, ok := hubName(model)
 	var bad *CheckpointError
+	var option *OptionError
+	if errors.Is(err, bridge.ErrNoPython) || errors.As(err, &option) { // it is not the model that is missing
+		return err
+	}
 	if ok && (errors.Is(err, fs.ErrNotExist) || errors.As(err, &bad)) && !errors.Is(err, hub.ErrNotCached) {
 		return fmt.Errorf("%w; if the download was not finished: go-mlx pull %s", err, name)
 	}

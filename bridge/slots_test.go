@@ -73,6 +73,16 @@ func TestAReaderThatStandsStillGivesItsSlotBackWhenItsContextEnds(t *testing.T) 
 	stop()
 	require.Zero(t, m.Stat().Workers[0].Active, "it is not given back twice")
 
+	// The reader is told of its context, also where the worker has ended since.
+	for range 8 {
+		_, cancel, next, stop := begin()
+		cancel()
+		require.NoError(t, m.Reset(t.Context()))
+		_, err, _ := next()
+		require.ErrorIs(t, err, context.Canceled)
+		stop()
+	}
+
 	// Nor does Shutdown.
 	_, cancel, _, stop = begin()
 	defer stop()

@@ -70,7 +70,11 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 		// A reader that is busy with a token when ctx ends, or never asks for another one, does not see that. The worker and the
 		// slot do not wait for it.
 		defer context.AfterFunc(ctx, func() { v.over(); end() })()
-		return s.serve(ctx, v, frame)
+		err := s.serve(ctx, v, frame)
+		if err != nil && ctx.Err() != nil { // the worker, of which nothing was wanted any more, may have ended meanwhile
+			return ctx.Err()
+		}
+		return err
 	})
 }
 

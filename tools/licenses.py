@@ -31,7 +31,9 @@ def go_modules():
     for line in sorted(set(run(go, "list", "-deps", "-f", form, "./cmd/go-mlx").split("\n")) - {""}):
         name, folder = line.split("\t")
         yield name, texts(folder)
-    yield "Go's standard library", texts(run(go, "env", "GOROOT").strip())
+    # Distributions keep Go's licence elsewhere; golang.org's modules have the same one.
+    own = texts(run(go, "env", "GOROOT").strip())
+    yield "Go's standard library", own or ["Its licence is that of the modules of golang.org/x in this file."]
 
 
 def crates(manifest):

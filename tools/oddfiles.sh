@@ -3,7 +3,7 @@
 # command would take for an option, and empty files.
 cd "$(dirname "$0")/.." || exit 1
 {
-    git ls-files --cached --ignored --exclude-standard
+    git ls-files --cached --ignored --exclude-per-directory=.gitignore # not by what the user ignores elsewhere
     git ls-files -- '*.o' '*.a' '*.so' '*.dylib' '*.exe' '*.test' '*.prof' '*.orig' '*.rej' '*~' '*.swp' '.DS_Store' '*/.DS_Store' .venv build node_modules
     git ls-files | while read -r name; do
         case /$name in */-*) echo "$name" ;; esac

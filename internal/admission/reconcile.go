@@ -339,6 +339,9 @@ func (r *Registry) sayWait(e *entry) {
 		whom, e.said, e.untold = e.requests, w, false
 	}
 	for _, q := range whom {
+		if q.isDone() { // it came just now, and what it wanted was there
+			continue
+		}
 		r.say(&q.waiter, w)
 		e.untold = e.untold || q.waiter.untold
 	}

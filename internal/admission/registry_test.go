@@ -267,6 +267,30 @@ func TestManyRequestsLoadAModelOnce(t *testing.T) {
 	})
 }
 
+// A request that finds its model loading may get it while it finds out how much that needs. It waits for nothing then.
+func TestWhoGetsALeaseAtOnceIsToldOfNoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Options{})
+		defer r.Close()
+		take := func(d time.Duration) { time.Sleep(d) }
+		require.NoError(t, r.Add(Spec{
+			Name: "a",
+			Size: func() int64 { take(2 * time.Second); return 1 },
+			Open: func(_ context.Context, m *Memory) (Model, error) { take(3 * time.Second); return &fake{claim: m.Claim(1, Needed), closed: func() {}}, nil },
+		}))
+		go func() { // loads from the second second to the fifth
+			lease, err := r.Acquire(t.Context(), "a", nil)
+			require.NoError(t, err)
+			lease.Release()
+		}()
+		take(4 * time.Second)
+		lease, err := r.Acquire(t.Context(), "a", func(w engine.Wait) { t.Errorf("told to wait: %s", w) })
+		require.NoError(t, err)
+		lease.Release()
+		synctest.Wait()
+	})
+}
+
 func TestAnIdleModelIsClosedAfterItsTTLAndNotWhileInUse(t *testing.T) {
 	roomTest(t, Options{IdleTTL: time.Minute}, hundreds("a"), func(t *testing.T, b *bench) {
 		l := b.use("a")

@@ -145,7 +145,7 @@ func TestAllowedToolsOfOtherTypes(t *testing.T) {
 
 // Tools that an item of the input adds are offered, and programs that a vendor's server ran are left out.
 func TestItemsThatAddTools(t *testing.T) {
-	s := serve(t, Config{})
+	s := serve(t, Config{StoreBytes: 1 << 20})
 	add := `{"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "get_weather", "strict": false, "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}, {"type": "web_search"}]}`
 	a := s.do("POST", "/v1/responses", `{"model": "chat", "reasoning": {"effort": "none"}, "input": [`+add+`, {"role": "user", "content": "Weather in Dublin?"}]}`)
 	require.Equal(t, 200, a.StatusCode, a.body)
@@ -161,6 +161,19 @@ func TestItemsThatAddTools(t *testing.T) {
 	a = s.do("POST", "/v1/responses", `{"model": "chat", "input": [{"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "a b"}]}, {"role": "user", "content": "x"}]}`)
 	require.Equal(t, 400, a.StatusCode)
 	require.Contains(t, a.body, "input[0].tools[0].name: ")
+	a = s.do("POST", "/v1/responses", `{"model": "chat", "input": [{"type": "additional_tools", "tools": 3}, {"role": "user", "content": "x"}]}`)
+	require.Equal(t, 400, a.StatusCode)
+	require.Contains(t, a.body, "input[0].tools: not a list of tools")
+
+	// They stay for the next turns, and may be sent again with the history.
+	first := s.do("POST", "/v1/responses", `{"model": "chat", "store": true, "max_output_tokens": 2, "input": [`+add+`, `+add+`, {"role": "user", "content": "Hello"}]}`)
+	require.Equal(t, 200, first.StatusCode, first.body)
+	require.Contains(t, s.do("GET", "/v1/responses/"+field[string](t, first.body, "id")+"/input_items", "").body, `"name":"get_weather"`)
+	a = s.do("POST", "/v1/responses", fmt.Sprintf(`{"model": "chat", "reasoning": {"effort": "none"}, "previous_response_id": %q, "input": "Weather in Dublin?"}`, field[string](t, first.body, "id")))
+	require.Contains(t, a.body, `"type":"function_call"`)
+	// What other items have by that name is theirs.
+	a = s.do("POST", "/v1/responses", `{"model": "chat", "max_output_tokens": 2, "input": [{"type": "tool_search_output", "tools": [{"type": "function", "name": "x", "strict": "no"}, 3]}, {"role": "user", "content": "x"}]}`)
+	require.Equal(t, 200, a.StatusCode, a.body)
 }
 
 // An item that was sent is one, however often it is named: a long answer cannot be made a prompt of gigabytes.

@@ -8,6 +8,7 @@ import "C"
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"unsafe"
 )
@@ -70,9 +71,13 @@ func (v *Vocabulary) NewMatcher(kind, grammar string) (*Matcher, error) {
 	}
 	matcher := &Matcher{m: m, allowed: make([]bool, v.size)}
 	// Some grammars that no text follows, such as one that only refers to itself, are found out when it begins.
-	if allowed, err := matcher.Allowed(); err != nil || !slices.Contains(allowed, true) {
+	allowed, err := matcher.Allowed()
+	if err == nil && !slices.Contains(allowed, true) {
+		err = ErrNothingFollows
+	}
+	if err != nil {
 		matcher.Close()
-		return nil, ErrNothingFollows
+		return nil, err
 	}
 	return matcher, nil
 }
@@ -85,7 +90,7 @@ func (m *Matcher) Accept(id int32) error {
 	m.ready = false
 	var e C.gomlx_bytes
 	if C.gomlx_matcher_accept(m.m, C.uint32_t(id), &e) != 0 {
-		return takeError(e)
+		return m.error(e)
 	}
 	return nil
 }
@@ -98,10 +103,19 @@ func (m *Matcher) Allowed() ([]bool, error) {
 	}
 	var e C.gomlx_bytes
 	if C.gomlx_matcher_mask(m.m, (*C.bool)(unsafe.SliceData(m.allowed)), C.size_t(len(m.allowed)), &e) != 0 {
-		return nil, takeError(e)
+		if err := m.error(e); err.Error() != "NoExtensionBias" { // as the library calls it that no token may follow
+			return nil, err
+		}
+		clear(m.allowed)
 	}
 	m.ready = true
 	return m.allowed, nil
+}
+
+// error is an error of the library without the state of its parser, which it shows after it.
+func (m *Matcher) error(e C.gomlx_bytes) error {
+	text, _, _ := strings.Cut(takeError(e).Error(), "\n<state>")
+	return errors.New(text)
 }
 
 // Close frees the matcher; it may be called again.

@@ -2,7 +2,9 @@ package tokenizer
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +92,36 @@ func TestAClosedVocabularyMakesNoMatchers(t *testing.T) {
 	require.Equal(t, "abc", walk(t, tok, m, func(int) int { return 0 }), "a matcher outlives it")
 	_, err = tok.NewVocabulary(10, nil)
 	require.Error(t, err, "no end token")
+}
+
+// A limit of the library is told as what it is: the text could go on.
+func TestAGrammarThatBecomesTooComplexSaysSo(t *testing.T) {
+	_, v := vocabulary(t)
+	var rules, names []string
+	for i := range 2100 { // more than the library follows at once
+		names = append(names, fmt.Sprintf("s%d", i))
+		rules = append(rules, fmt.Sprintf("s%d: \"a\" s%d | \"b\"", i, i))
+	}
+	m, err := v.NewMatcher("lark", "start: \"x\" many\nmany: "+strings.Join(names, " | ")+"\n"+strings.Join(rules, "\n"))
+	require.NoError(t, err)
+	defer m.Close()
+	allowed, err := m.Allowed()
+	require.NoError(t, err)
+	if err = m.Accept(int32(slices.Index(allowed, true))); err == nil {
+		_, err = m.Allowed()
+	}
+	require.ErrorContains(t, err, "items")
+	require.NotContains(t, err.Error(), "<state>", "nor of what only the library's authors can read")
+
+	m, err = v.NewMatcher("lark", "start: \"a\" b\nb: b \"x\"")
+	require.NoError(t, err)
+	defer m.Close()
+	allowed, err = m.Allowed()
+	require.NoError(t, err)
+	require.NoError(t, m.Accept(int32(slices.Index(allowed, true))))
+	allowed, err = m.Allowed()
+	require.NoError(t, err)
+	require.NotContains(t, allowed, true)
 }
 
 // Whatever a caller gives as a grammar, it ends in a matcher or an error.

@@ -41,7 +41,7 @@ class Grammars:
         # Some grammars that no text follows, such as one that only refers to itself, are found out when it begins.
         first = np.frombuffer(matcher.compute_bitmask(), np.uint32)
         if matcher.is_error() or not first.any():
-            raise RequestError("invalid_option", "no text can follow it", option=option)
+            raise RequestError("invalid_option", stopped(matcher) or "no text can follow it", option=option)
         return Follower(matcher, set(self._tokenizer.eos_token_ids), option)
 
     def _read(self, llguidance):
@@ -127,6 +127,12 @@ def literal(text):
     return "".join(f"\\u{ord(c):04x}" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in quoted)
 
 
+def stopped(matcher):
+    """Why a matcher stopped, without the state of its parser that the library shows after it. "" if no token may follow."""
+    cause = (matcher.get_error() or "").partition("\n<state>")[0] if matcher.is_error() else ""
+    return "" if cause == "NoExtensionBias" else cause
+
+
 class Follower:
     """A logits processor. It finds out by itself what was generated: what has come to the tokens since it was first called, when
     they were the prompt, or its end. Where a draft was rejected, tokens are taken back."""
@@ -146,8 +152,13 @@ class Follower:
         allowed = self._allowed(logits.shape[-1])
         # A part of the grammar that is reached only now, such as one that only refers to itself.
         if self._matcher.is_error() or not allowed.any():
-            raise RequestError("invalid_option", "nothing can follow the text so far", option=self._option)
+            raise self._broken_off()
         return mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))
+
+    def _broken_off(self):
+        cause = stopped(self._matcher)
+        reason = f"the text cannot go on: {cause}" if cause else "nothing can follow the text so far"
+        return RequestError("invalid_option", reason, option=self._option)
 
     def _follow(self, made):
         common = 0
@@ -158,7 +169,7 @@ class Follower:
             del self._taken[common:]
         for token in made[common:]:
             if not self._matcher.consume_token(token):
-                raise ValueError(f"grammar: {self._matcher.get_error()}")
+                raise self._broken_off()
             self._taken.append(token)
 
     def _allowed(self, size):

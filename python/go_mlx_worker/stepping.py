@@ -1,5 +1,7 @@
 """Which streams are computed together: each stream of a worker is in the batch, or steps by itself."""
 
+import sys
+
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
 
@@ -56,7 +58,8 @@ class Stepper:
         elif self._batch is not None and (stream := self.find(request)) is not None:
             try:
                 self._batch.remove(stream)
-            except Exception:
+            except Exception as e:
+                print(f"go_mlx_worker: a stream could not be taken out of its batch: {e}", file=sys.stderr)
                 self._rescue(lost=stream)
 
     def passes(self):
@@ -114,7 +117,8 @@ class Stepper:
         try:
             self._alone[stream.id] = self._batch.leave(stream)
             return True
-        except Exception:
+        except Exception as e:
+            print(f"go_mlx_worker: a stream could not leave its batch: {e}", file=sys.stderr)
             self._rescue(left=stream)
             return False
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
 )
 
@@ -64,12 +65,11 @@ func TestNoRoomForAWhile(t *testing.T) {
 	eval[bool](b, `(window.full = true)`)
 	b.say("Is there room?")
 	b.until(`document.querySelector("#notice").textContent.includes("no room")`)
-	b.click("#conversations .drop")
-	b.until(`document.querySelector("#notice").textContent.includes("could not delete")`)
+	b.glimpse(`document.querySelector("#notice").textContent.includes("could not delete")`, func() { b.click("#conversations .drop") })
 	require.Equal(t, 1, eval[int](b, `document.querySelectorAll("#conversations li").length`), "it is there still")
 	eval[bool](b, `(window.full = false, true)`)
 	b.say("And now?")
-	b.visit(s.URL)
+	b.revisit(s.URL)
 	b.until(`document.querySelectorAll("#conversations li").length === 1 && document.querySelectorAll("#log article").length === 6`)
 	require.Equal(t, "Hello", eval[string](b, `document.querySelector("#conversations .open").textContent`))
 }
@@ -99,4 +99,19 @@ func TestImportingHostileFiles(t *testing.T) {
 	require.Equal(t, "<img src=x onerror=alert(1)>", eval[string](b, `document.querySelector("#conversations .open").textContent`))
 	require.Zero(t, eval[int](b, `document.querySelectorAll("#log img, #log script, #log svg, #log i, #log a").length`))
 	require.True(t, eval[bool](b, `({}).polluted === undefined`))
+}
+
+// The answer that is under way ends with its chat, and does not bring it back.
+func TestAChatThatIsDeletedWhileItsAnswerComes(t *testing.T) {
+	s := startScripted(t)
+	s.set(func(s *scripted) { s.answer = holding("", "Once upon") })
+	b := open(t, s.URL, 1200, 900)
+	b.keys("#prompt", "Hello"+kb.Enter)
+	b.until(`document.querySelector("#log").innerText.includes("Once")`)
+	b.click("#conversations .drop")
+	b.until(`document.querySelectorAll("#conversations li").length === 0 && document.querySelector("#stop").hidden`)
+	b.revisit(s.URL)
+	b.until(`import(new URL("page/store.js", location.href)).then((store) => store.open(() => {}))`) // what is kept has been read
+	require.Zero(t, eval[int](b, `document.querySelectorAll("#conversations li").length`))
+	require.Zero(t, eval[int](b, `import(new URL("page/store.js", location.href)).then((store) => store.conversations.length)`))
 }

@@ -63,8 +63,17 @@ class GrammarTest(unittest.TestCase):
     def test_what_breaks_the_grammar_is_an_error(self):
         follower = self.grammars.follow({"kind": "choices", "text": '["a"]'})
         self.allowed(follower, self.ids("Where"))
-        with self.assertRaisesRegex(ValueError, "grammar"):
+        with self.assertRaisesRegex(RequestError, "the text cannot go on"):
             self.allowed(follower, self.ids("Where") + self.ids("b"))
+
+    def test_a_grammar_that_becomes_too_complex_says_so(self):
+        names = [f"s{i}" for i in range(2100)]  # more than the library follows at once
+        rules = "\n".join(f'{name}: "a" {name} | "b"' for name in names)
+        follower = self.grammars.follow({"kind": "lark", "text": f'start: "x" many\nmany: {" | ".join(names)}\n{rules}'})
+        self.allowed(follower, self.ids("Where"))
+        with self.assertRaisesRegex(RequestError, "the text cannot go on: .*items") as caught:
+            self.allowed(follower, self.ids("Where") + self.ids("x"))
+        self.assertNotIn("<state>", str(caught.exception))
 
     def test_a_missing_package_is_named(self):
         with mock.patch.dict(sys.modules, {"llguidance": None}), self.assertRaises(RequestError) as caught:

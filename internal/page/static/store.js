@@ -97,10 +97,16 @@ export function create() {
 }
 
 export async function remove(c) {
+  conversations = conversations.filter((other) => other.id !== c.id); // first: an answer that ends now is not to save it again
   await opening;
-  if (db) await db.delete("conversations", c.id);
-  conversations = conversations.filter((other) => other.id !== c.id);
   if (!db) return;
+  try {
+    await db.delete("conversations", c.id);
+  } catch (e) {
+    if (!conversations.some((other) => other.id === c.id)) conversations.push(c);
+    sort();
+    throw e;
+  }
   others.postMessage("changed");
 }
 

@@ -91,7 +91,7 @@ func (c *common) spec() *turn.Spec {
 	switch n := o.RepeatLastN; {
 	case n == nil:
 	case *n == 0: // no token is looked back at, so none is punished
-		w.Sampling.RepetitionPenalty = new(float32)
+		w.Sampling.RepetitionPenalty, w.Sampling.PresencePenalty, w.Sampling.FrequencyPenalty = new(float32), new(float32), new(float32)
 	case *n < 0: // the whole context
 		all := turn.Count(math.MaxInt32)
 		w.Sampling.RepetitionContextSize = &all

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
@@ -21,6 +23,7 @@ type inputItem struct {
 	Input     *string        `json:"input,omitzero"`
 	Output    *string        `json:"output,omitzero"`
 	Summary   *[]contentPart `json:"summary,omitzero"`
+	Tools     jsontext.Value `json:"tools,omitzero"`
 }
 
 // partsOf is the only part of a text; none of an empty one.
@@ -50,6 +53,8 @@ func (q *ResponseRequest) inputItems() []inputItem {
 			in.Content = &[]contentPart{part}
 		case "reasoning":
 			in.Summary, in.Content = partsOf("summary_text", string(item.Summary)), partsOf("reasoning_text", string(item.Content))
+		case "additional_tools":
+			in.Tools = item.Tools
 		case "function_call":
 			in.Arguments = &arguments
 		case "custom_tool_call":

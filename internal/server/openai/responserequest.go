@@ -34,6 +34,7 @@ type ResponseRequest struct {
 	Responses *ResponseStore `json:"-"` // where earlier ones are
 
 	conversation []mlx.Message // without instructions, for the next turn
+	added        []turn.Tool   // by items, of earlier turns too
 	live         *responding   // the stream, once it has begun
 }
 
@@ -86,7 +87,7 @@ type responseItem struct {
 	Input     string         `json:"input"` // of a custom tool
 	Output    itemOutput     `json:"output"`
 	Summary   textParts      `json:"summary"`
-	Tools     []responseTool `json:"tools"` // of additional_tools
+	Tools     jsontext.Value `json:"tools"` // of additional_tools, a list of responseTool; of others anything
 }
 
 // itemOutput is what a tool returned: a text, parts of one, or an object, which is given as JSON.
@@ -121,7 +122,7 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 			return nil, &turn.Error{Kind: turn.NotFound, Code: "previous_response_not_found", Param: "previous_response_id",
 				Message: "there is no response " + q.PreviousResponseID + ": it was not stored, or is gone since"}
 		}
-		earlier = stored.conversation
+		earlier, q.added = stored.conversation, stored.added
 	}
 	if err := turn.AtMost("input", len(q.Input), turn.MaxMessages, "items"); err != nil {
 		return nil, err
@@ -141,12 +142,18 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 	if q.Instructions != "" {
 		messages = append([]mlx.Message{{Role: "system", Content: q.Instructions}}, messages...)
 	}
-	list := functions("tools", q.Tools)
 	for i, item := range q.Input {
-		if item.Type == "additional_tools" {
-			list = append(list, functions(turn.At("input", i, "tools"), item.Tools)...)
+		if item.Type != "additional_tools" {
+			continue
 		}
+		var given []responseTool
+		field := turn.At("input", i, "tools")
+		if err := json.Unmarshal(item.Tools, &given); err != nil {
+			return nil, turn.Bad(field, "not a list of tools: %v", err)
+		}
+		q.added = withTools(q.added, functions(field, given))
 	}
+	list := withTools(functions("tools", q.Tools), q.added)
 	w := &turn.Spec{
 		Messages: messages, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), MaxTokens: q.MaxOutputTokens.Int(),
 		Sampling: &q.Sampling, Stop: q.Stop, Session: q.PromptCacheKey, Names: q.Named(),
@@ -163,6 +170,20 @@ func functions(field string, given []responseTool) (list []turn.Tool) {
 	for i, t := range given {
 		if t.Type == "function" || t.Type == "" {
 			list = append(list, t.tool(fmt.Sprintf("%s[%d]", field, i)))
+		}
+	}
+	return list
+}
+
+// withTools adds tools to a list. One of a name that the list has takes that one's place: a client that sends its history again sends the tools
+// of its items again, too.
+func withTools(list, added []turn.Tool) []turn.Tool {
+	list = slices.Clone(list)
+	for _, tool := range added {
+		if i := slices.IndexFunc(list, func(t turn.Tool) bool { return t.Name == tool.Name }); i >= 0 {
+			list[i] = tool
+		} else {
+			list = append(list, tool)
 		}
 	}
 	return list

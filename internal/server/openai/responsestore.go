@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 // ResponseStore keeps responses for those that go on from them, in memory and up to a number of bytes; the one that was used
@@ -26,6 +27,7 @@ type storedResponse struct {
 	response     *response
 	input        []inputItem
 	conversation []mlx.Message // up to and with the answer
+	added        []turn.Tool   // by items, so far
 	bytes        int64
 }
 
@@ -65,7 +67,7 @@ func (s *ResponseStore) item(id string) (outputItem, bool) {
 // put keeps a response, which must not change any more.
 func (s *ResponseStore) put(r *storedResponse) {
 	r.conversation = slices.Clip(r.conversation)
-	for _, part := range []any{r.response, r.conversation, r.input} {
+	for _, part := range []any{r.response, r.conversation, r.added, r.input} {
 		data, err := json.Marshal(part)
 		if err != nil { // it was sent as JSON
 			return

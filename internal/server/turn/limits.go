@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -170,6 +171,9 @@ func plainReason(reason string) string {
 
 var grammarLines = regexp.MustCompile(`\n +\d+ \| `)
 
+// ofLoading are options by which the server loads models: what is wrong with them, no client can change.
+var ofLoading = []string{"WithAdapter", "WithDraftModel", "WithEngine", "WithHost", "Interpreter", "Threads"}
+
 // ErrDraining ends requests that are still under way when the time for draining is over.
 var ErrDraining = errors.New("the server is shutting down")
 
@@ -199,6 +203,12 @@ func Explain(err error, names Names) *Error {
 		return &Error{Kind: Internal, Code: "request_quarantined", Message: "this request ended two workers of the model and is not tried again; the server's log has more"}
 	case errors.As(err, &fault):
 		return &Error{Kind: Internal, Code: "internal", Message: "a fault in the server; its log has more"}
+	case errors.Is(err, mlx.ErrBudget), errors.Is(err, mlx.ErrOutOfMemory): // also while an adapter or a draft model of the server's is loaded
+		return say(Unavailable, "out_of_memory", "", 5*time.Second)
+	case errors.Is(err, ErrDraining), errors.Is(err, mlx.ErrClosed):
+		return say(Unavailable, "shutting_down", "", 5*time.Second)
+	case errors.As(err, &option) && slices.Contains(ofLoading, option.Option):
+		return say(Internal, "internal", "", 0)
 	case errors.As(err, &option):
 		return Bad(names.Of(option.Option), "%s", plainReason(option.Reason))
 	case errors.As(err, &length):
@@ -213,10 +223,6 @@ func Explain(err error, names Names) *Error {
 		return say(Busy, "rate_limit_exceeded", "", time.Second)
 	case errors.Is(err, mlx.ErrCrashLoop):
 		return say(Unavailable, "crash_loop", "", 30*time.Second)
-	case errors.Is(err, mlx.ErrBudget), errors.Is(err, mlx.ErrOutOfMemory):
-		return say(Unavailable, "out_of_memory", "", 5*time.Second)
-	case errors.Is(err, ErrDraining), errors.Is(err, mlx.ErrClosed):
-		return say(Unavailable, "shutting_down", "", 5*time.Second)
 	case errors.Is(err, context.DeadlineExceeded):
 		return say(Timeout, "timeout", "", 0)
 	case errors.Is(err, context.Canceled):

@@ -27,6 +27,8 @@ func TestErrorsByTheirCause(t *testing.T) {
 		{fmt.Errorf("model x: %w", &mlx.RemoteError{Code: "internal", Message: "ValueError: no", Traceback: "Traceback:\n  File x"}), 500, "", "python worker: ValueError: no"},
 		{fmt.Errorf("model x: %w", errors.New("python worker stopped: exit status 1\nlast lines of its stderr:\nTraceback")), 500, "", "model x: python worker stopped: exit status 1"},
 		{fmt.Errorf("text 1: %w", &mlx.ControlTokenError{Token: "<eos>"}), 400, "input", "text 1: " + (&mlx.ControlTokenError{Token: "<eos>"}).Error()},
+		{&mlx.OptionError{Option: "WithDraftModel", Reason: "no memory", Err: mlx.ErrBudget}, 503, "", (&mlx.OptionError{Option: "WithDraftModel", Reason: "no memory"}).Error()},
+		{&mlx.OptionError{Option: "WithAdapter", Reason: "it is gone"}, 500, "", (&mlx.OptionError{Option: "WithAdapter", Reason: "it is gone"}).Error()},
 		{mlx.ErrBusy, 429, "", mlx.ErrBusy.Error()},
 		{mlx.ErrBudget, 503, "", mlx.ErrBudget.Error()},
 		{ErrDraining, 503, "", ErrDraining.Error()},

@@ -90,13 +90,14 @@ func (sc *Scheduler) attempt(ctx context.Context, ids []int32, options engine.Ge
 		matcher.Close() // the scheduler never saw it
 		return false, err
 	}
+	free := sync.OnceValue(st.Close)
 	stop := context.AfterFunc(ctx, func() {
-		_ = st.Close() // the reader is told why the context ended
+		_ = free() // the reader gets the error, too
 		over()
 	})
 	defer func() {
 		stop()
-		err = errors.Join(err, st.Close())
+		err = errors.Join(err, free())
 		computed = st.computed.Load()
 	}()
 	return true, sc.relay(ctx, st, r)

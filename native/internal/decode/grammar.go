@@ -1,7 +1,6 @@
 package decode
 
 import (
-	"fmt"
 	"math"
 	"slices"
 
@@ -21,13 +20,21 @@ func (st *Stream) constrain(s *mlxc.Scope, logits, token *mlxc.Array) (_ *mlxc.A
 			return nil, true, nil
 		}
 		if err := st.matcher.Accept(int32(id)); err != nil {
-			return nil, false, fmt.Errorf("grammar: %w", err)
+			return nil, false, st.brokenOff(err)
 		}
 	}
 	allowed, err := st.matcher.Allowed()
-	if err != nil || !slices.Contains(allowed, true) { // a part of the grammar that is reached only now, such as one that only refers to itself
+	if err != nil {
+		return nil, false, st.brokenOff(err)
+	}
+	if !slices.Contains(allowed, true) { // a part of the grammar that is reached only now, such as one that only refers to itself
 		return nil, false, &engine.OptionError{Option: st.options.Grammar.Option(), Reason: "nothing can follow the text so far"}
 	}
 	never := s.Scalar(math.Inf(-1), logits.DType())
 	return s.Where(s.FromBools(allowed, 1, len(allowed)), logits, never), false, nil
+}
+
+// brokenOff is the error of a text in mid-way: a limit of the grammar library.
+func (st *Stream) brokenOff(err error) error {
+	return &engine.OptionError{Option: st.options.Grammar.Option(), Reason: "the text cannot go on: " + err.Error(), Err: err}
 }
