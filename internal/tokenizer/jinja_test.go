@@ -68,7 +68,7 @@ func TestJinjaIsThatOfTransformers(t *testing.T) {
 			t.Errorf("%s: %v", source, err)
 			continue
 		}
-		got, err := template.Render(messages, false, more)
+		got, err := template.Render(t.Context(), messages, false, more)
 		template.Close()
 		if err != nil || got != want[i] {
 			t.Errorf("%s\n got %q, %v\nwant %q", source, got, err, want[i])
@@ -85,7 +85,7 @@ func FuzzTemplate(f *testing.F) {
 			return // which may well run for ever
 		}
 		if template, err := NewTemplate(source, nil); err == nil {
-			_, _ = template.Render([]any{}, false, nil)
+			_, _ = template.Render(t.Context(), []any{}, false, nil)
 			template.Close()
 		}
 	})

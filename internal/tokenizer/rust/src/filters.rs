@@ -1,8 +1,9 @@
 //! Filters, tests and functions of Jinja's as transformers' templates see them.
 
-use crate::{pyjson, pymethods, pytext};
+use crate::{bounds, pyjson, pymethods, pytext};
+use minijinja::filters as theirs;
 use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 /// The widest indentation of `tojson`; a wider one would only fill the memory.
 const MAX_INDENT: i64 = 100;
@@ -11,36 +12,123 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
+/// Adds a filter that looks at the rendering's bounds before it does anything.
+macro_rules! bounded {
+    ($env:ident, $name:literal, $filter:expr) => {
+        $env.add_filter(concat!("__", $name), $filter);
+        $env.add_filter($name, |state: &State, args: Rest<Value>| {
+            bounds::check()?;
+            if let Some(Ok(number)) = args.get(1).map(|v| i64::try_from(v.clone())) {
+                bounds::argument($name, number)?;
+            }
+            state.apply_filter(concat!("__", $name), &args)
+        });
+    };
+}
+
+/// minijinja's own that go through a list or a text.
+fn add_theirs(env: &mut Environment<'static>) {
+    bounded!(env, "length", theirs::length);
+    bounded!(env, "count", theirs::length);
+    bounded!(env, "dictsort", theirs::dictsort);
+    bounded!(env, "items", theirs::items);
+    bounded!(env, "reverse", theirs::reverse);
+    bounded!(env, "split", theirs::split);
+    bounded!(env, "lines", theirs::lines);
+    bounded!(env, "last", theirs::last);
+    bounded!(env, "min", theirs::min);
+    bounded!(env, "max", theirs::max);
+    bounded!(env, "sort", theirs::sort);
+    bounded!(env, "list", theirs::list);
+    bounded!(env, "batch", theirs::batch);
+    bounded!(env, "slice", theirs::slice);
+    bounded!(env, "sum", theirs::sum);
+    bounded!(env, "indent", theirs::indent);
+    bounded!(env, "select", theirs::select);
+    bounded!(env, "reject", theirs::reject);
+    bounded!(env, "selectattr", theirs::selectattr);
+    bounded!(env, "rejectattr", theirs::rejectattr);
+    bounded!(env, "map", theirs::map);
+    bounded!(env, "groupby", theirs::groupby);
+    bounded!(env, "unique", theirs::unique);
+    bounded!(env, "chain", theirs::chain);
+    bounded!(env, "zip", theirs::zip);
+    env.add_function("range", |lower: isize, upper: Option<isize>, step: Option<isize>| {
+        bounds::check()?;
+        minijinja::functions::range(lower, upper, step)
+    });
+}
+
+/// `a + b + c`.
+fn plus(operands: Rest<Value>) -> Result<Value, Error> {
+    let mut operands = operands.0.into_iter();
+    let first = operands.next().unwrap_or_default();
+    operands.try_fold(first, add_two)
+}
+
+/// `left + right`. What may grow without end is looked at first.
+fn add_two(left: Value, right: Value) -> Result<Value, Error> {
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        bounds::make(a.len() + b.len())?;
+        return Ok(Value::from([a, b].concat()));
+    }
+    let is_list = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable);
+    if is_list(&left) && is_list(&right) {
+        // minijinja would keep both and go through them again and again.
+        let mut items = Vec::new();
+        for item in left.try_iter()?.chain(right.try_iter()?) {
+            items.push(item);
+            if items.len().is_power_of_two() {
+                bounds::make(items.len() * size_of::<Value>())?;
+            }
+        }
+        return Ok(Value::from(items));
+    }
+    bounds::check()?;
+    thread_local! {
+        static PLUS: Environment<'static> = Environment::new();
+    }
+    PLUS.with(|env| env.compile_expression("a + b")?.eval(minijinja::context! { a => left, b => right }))
+}
+
+fn concat(left: Value, right: Value) -> Result<String, Error> {
+    let (left, right) = (pytext::str(&left), pytext::str(&right));
+    bounds::make(left.len() + right.len())?;
+    Ok(left + &right)
+}
+
 /// Adds all of them.
 pub fn add(env: &mut Environment<'static>) {
+    add_theirs(env);
     env.add_function("raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
     env.add_function("strftime_now", strftime_now);
     env.add_function("cycler", minijinja_contrib::globals::cycler);
     env.add_function("joiner", minijinja_contrib::globals::joiner);
-    env.add_filter("tojson", tojson);
-    env.add_filter("string", |v: Value| pytext::str(&v));
-    env.add_filter("join", join);
-    env.add_filter("replace", |v: Value, old: Value, new: Value, count: Option<i64>| {
+    bounded!(env, "tojson", tojson);
+    bounded!(env, "string", |v: Value| pytext::str(&v));
+    bounded!(env, "join", join);
+    bounded!(env, "replace", |v: Value, old: Value, new: Value, count: Option<i64>| {
         pymethods::replace(&pytext::str(&v), &pytext::str(&old), &pytext::str(&new), count)
     });
-    env.add_filter("title", |v: Value| title(&pytext::str(&v)));
-    env.add_filter("upper", |v: Value| pytext::str(&v).to_uppercase());
-    env.add_filter("lower", |v: Value| pytext::str(&v).to_lowercase());
-    env.add_filter("trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
-    env.add_filter("capitalize", |v: Value| capitalize(&pytext::str(&v)));
-    env.add_filter("wordcount", |v: Value| word_count(&pytext::str(&v)));
-    env.add_filter("truncate", truncate);
-    env.add_filter("center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
-    env.add_filter("format", |v: Value, args: Rest<Value>| pytext::modulo(&v, &Value::from(args.0)));
-    env.add_filter("int", int);
-    env.add_filter("float", |v: Value, default: Option<f64>| number(&v).unwrap_or(default.unwrap_or(0.0)));
-    env.add_filter("pprint", |v: Value| pytext::repr(&v));
+    bounded!(env, "title", |v: Value| title(&pytext::str(&v)));
+    bounded!(env, "upper", |v: Value| pytext::str(&v).to_uppercase());
+    bounded!(env, "lower", |v: Value| pytext::str(&v).to_lowercase());
+    bounded!(env, "trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
+    bounded!(env, "capitalize", |v: Value| capitalize(&pytext::str(&v)));
+    bounded!(env, "wordcount", |v: Value| word_count(&pytext::str(&v)));
+    bounded!(env, "truncate", truncate);
+    bounded!(env, "center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
+    bounded!(env, "format", |v: Value, args: Rest<Value>| pytext::modulo(&v, &Value::from(args.0)));
+    bounded!(env, "int", int);
+    bounded!(env, "float", |v: Value, default: Option<f64>| number(&v).unwrap_or(default.unwrap_or(0.0)));
+    bounded!(env, "pprint", |v: Value| pytext::repr(&v));
     env.add_test("sequence", |v: Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map));
     env.add_test("iterable", |v: Value| matches!(v.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined));
     env.add_test("callable", |v: Value| v.kind() == ValueKind::Plain);
     // What rewrite makes of operators.
     env.add_function("__mod", |left: Value, right: Value| pytext::modulo(&left, &right));
-    env.add_function("__concat", |left: Value, right: Value| pytext::str(&left) + &pytext::str(&right));
+    env.add_function("__concat", concat);
+    env.add_function("__plus", plus);
     env.add_function("__value", |v: Value| v);
 }
 
@@ -113,6 +201,7 @@ fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Err
         }
         parts.push(pytext::str(&item));
     }
+    bounds::make(parts.iter().map(|part| part.len() + sep.len()).sum())?;
     Ok(parts.join(&sep))
 }
 

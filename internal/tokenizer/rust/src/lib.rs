@@ -14,6 +14,8 @@ mod rewrite;
 #[cfg(feature = "library")]
 mod abi;
 #[cfg(feature = "library")]
+mod bounds;
+#[cfg(feature = "library")]
 mod bpe;
 #[cfg(feature = "library")]
 mod bpejson;

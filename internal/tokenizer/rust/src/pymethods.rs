@@ -1,12 +1,16 @@
 //! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
 
-use crate::pytext;
+use crate::{bounds, pytext};
 use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Calls a method that a value does not have of its own.
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    bounds::check()?;
     if let Some(s) = value.as_str() {
+        if method == "format" && s.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 6) {
+            return Err(bad("a width of more than a million"));
+        }
         if let Some(result) = string(s, method, args)? {
             return Ok(result);
         }
@@ -150,11 +154,10 @@ pub fn title(s: &str) -> String {
 }
 
 /// `str.replace` with at most `count` replacements.
-pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> String {
-    match count {
-        Some(n) if n >= 0 => s.replacen(old, new, n as usize),
-        _ => s.replace(old, new),
-    }
+pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> Result<String, Error> {
+    let most = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    bounds::make(s.len().saturating_add(s.matches(old).take(most).count().saturating_mul(new.len())))?;
+    Ok(s.replacen(old, new, most))
 }
 
 fn lines(s: &str, keep: bool) -> Vec<&str> {
@@ -209,7 +212,7 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             let (old, new, count, kwargs): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
             let count = count.or(kwargs.get("count")?);
             kwargs.assert_all_used()?;
-            Value::from(replace(s, old, new, count))
+            Value::from(replace(s, old, new, count)?)
         }
         "find" | "rfind" => find(s, args, method == "rfind")?.map_or(Value::from(-1), Value::from),
         "index" | "rindex" => Value::from(find(s, args, method == "rindex")?.ok_or_else(|| bad("substring not found"))?),
@@ -255,6 +258,7 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
                 let text = item.as_str().ok_or_else(|| bad(format!("sequence item {i}: expected str instance, {} found", item.kind())))?;
                 parts.push(text.to_owned());
             }
+            bounds::make(parts.iter().map(|part| part.len() + s.len()).sum())?;
             Value::from(parts.join(s))
         }
         _ => return Ok(None),

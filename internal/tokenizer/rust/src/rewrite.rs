@@ -1,5 +1,5 @@
 //! What Jinja has and minijinja does not, written in terms of what it has, before a template is compiled: `text % values`,
-//! `a ~ b` as Python prints its operands, `literal and x`, and `{% generation %}`.
+//! `a ~ b` as Python prints its operands, `literal and x`, and `{% generation %}`; and `a + b`, whose results are to have bounds.
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Kind {
@@ -123,13 +123,16 @@ fn rewrite_tag(body: &str, statement: bool) -> String {
         }
     }
     let Some(mut tokens) = tokenize(body) else { return body.to_owned() };
-    let relevant = |t: &Token| t.kind == Kind::Operator && (t.text == "%" || t.text == "~") || t.kind == Kind::Name && t.text == "and";
+    let relevant = |t: &Token| {
+        t.kind == Kind::Operator && ["%", "~", "+"].contains(&t.text.as_str()) || t.kind == Kind::Name && t.text == "and"
+    };
     if !tokens.iter().any(relevant) {
         return body.to_owned();
     }
     guard_literals(&mut tokens);
-    replace_operator(&mut tokens, "%", "__mod", &["+", "-", "~"], &["+", "-", "~", "*", "/", "//", "%"]);
-    replace_operator(&mut tokens, "~", "__concat", &["+", "-"], &["+", "-", "~"]);
+    replace_operator(&mut tokens, "%", "__mod", &["+", "-", "~"], &["+", "-", "~", "*", "/", "//", "%"], 0);
+    replace_operator(&mut tokens, "~", "__concat", &["+", "-"], &["+", "-", "~"], 0);
+    replace_operator(&mut tokens, "+", "__plus", &[], &["+", "-"], 0);
     tokens.into_iter().map(|t| t.text).collect()
 }
 
@@ -173,9 +176,12 @@ fn guard_literals(tokens: &mut [Token]) {
     }
 }
 
+/// How many brackets deep operators are looked for; minijinja's parser does not go further either.
+const DEEPEST: usize = 100;
+
 /// Makes calls of an operator, from left to right. Its left operand ends at the operators of `before`, its right one at those of
 /// `after`: the operators that bind less tightly, and those of the same kind.
-fn replace_operator(tokens: &mut Vec<Token>, operator: &str, call: &str, before: &[&str], after: &[&str]) {
+fn replace_operator(tokens: &mut Vec<Token>, operator: &str, call: &str, before: &[&str], after: &[&str], depth: usize) {
     let mut i = 0;
     while i < tokens.len() {
         if tokens[i].kind != Kind::Operator || tokens[i].text != operator {
@@ -185,12 +191,28 @@ fn replace_operator(tokens: &mut Vec<Token>, operator: &str, call: &str, before:
         let first = left_end(tokens, i, before);
         let last = right_end(tokens, i, after);
         let join = |tokens: &[Token]| tokens.iter().map(|t| t.text.as_str()).collect::<String>();
-        let (left, right) = (join(&tokens[first..i]), join(&tokens[i + 1..last]));
-        if left.trim().is_empty() || right.trim().is_empty() {
-            i += 1;
+        // In `a + b is c` the test is of b alone.
+        let tested = tokens[last..].iter().find(|t| t.kind != Kind::Space).is_some_and(|t| t.kind == Kind::Name && t.text == "is");
+        let mut after_it: Vec<Token> = tokens.splice(i + 1..last, []).collect();
+        let last = i + 1;
+        if depth < DEEPEST {
+            replace_operator(&mut after_it, operator, call, before, after, depth + 1); // in its brackets
+        }
+        let (left, right) = (join(&tokens[first..i]), join(&after_it));
+        if left.trim().is_empty() || right.trim().is_empty() || tested || is_sign(tokens, i) {
+            i += 1 + after_it.len();
+            tokens.splice(last..last, after_it);
             continue;
         }
-        let text = format!(" {call}(({}),({})) ", left.trim(), right.trim());
+        // A long chain of additions is one call: calls in calls are more than the parser takes.
+        let chain = left.trim().strip_suffix(')').filter(|_| {
+            let mut operands = tokens[first..i].iter().filter(|t| t.kind != Kind::Space);
+            operands.next().is_some_and(|t| t.kind == Kind::Operand && t.text.starts_with(" __plus(")) && operands.next().is_none()
+        });
+        let text = match chain {
+            Some(begun) if call == "__plus" => format!(" {begun},({})) ", right.trim()),
+            _ => format!(" {call}(({}),({})) ", left.trim(), right.trim()),
+        };
         tokens.splice(first..last, [Token { kind: Kind::Operand, text }]);
         i = first + 1;
     }
@@ -272,7 +294,7 @@ mod tests {
         for (from, want) in [
             ("{{ '%s' % x }}", "{{ __mod(('%s'),(x)) }}"),
             ("{%- if loop.index % 2 == 0 -%}", "{%- if __mod((loop.index),(2)) == 0 -%}"),
-            ("{{ a * b % c % d + e }}", "{{ __mod((__mod((a * b),(c))),(d)) + e }}"),
+            ("{{ a * b % c % d + e }}", "{{ __plus((__mod((__mod((a * b),(c))),(d))),(e)) }}"),
             ("{{ f(a % b, 'x % y') }}", "{{ f(__mod((a),(b)), 'x % y') }}"),
             ("{{- a ~ b | f ~ 'c' -}}", "{{- __concat((__concat((a),(b | f))),('c')) -}}"),
             ("{% generation %}x{%- endgeneration -%}", "{% with %}x{%- endwith -%}"),
@@ -280,6 +302,12 @@ mod tests {
             ("{{ '' and x }}", "{{ __value('') and x }}"),
             ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
             ("{{ -a % -b }}", "{{ __mod((-a),(-b)) }}"),
+            ("{{ a - b + c * -d - e + +f }}", "{{ __plus((__plus((a - b),(c * -d)) - e),(+f)) }}"),
+            ("{%+ if a + b == c + e and d[1 + x:] +%}", "{%+ if __plus((a),(b)) == __plus((c),(e)) and d[ __plus((1),(x)) :] +%}"),
+            ("{{ a + b + c|f + (d + e) + g }}", "{{ __plus((a),(b),(c|f),(( __plus((d),(e)))),(g)) }}"),
+            ("{{ f(x=a + b | g) + {'k': +1 + y}['k'] if z else 'a' + w }}", "{{ __plus((f(x= __plus((a),(b | g)))),({'k': __plus((+1),(y)) }['k'])) if z else __plus(('a'),(w)) }}"),
+            ("{{ a + b is c }}", "{{ a + b is c }}"),
+            ("{{- '+' -}}", "{{- '+' -}}"),
         ] {
             let squeeze = |s: &str| s.split_whitespace().collect::<Vec<_>>().join(" ").replace(" )", ")").replace("( ", "(").replace(" ,", ",");
             assert_eq!(squeeze(&rewrite(from)), squeeze(want), "{from}");
@@ -288,7 +316,8 @@ mod tests {
 
     #[test]
     fn any_text_is_rewritten_without_a_panic() {
-        for text in ["{", "{{", "{% %", "{{ '", "{% raw %}", "{{ % }}", "{{ ~ }}", "{{ ) % ( }}", "{#", "{{ ä % ö }}", "{%-%}", "{{-}}", "{{ a %}}"] {
+        let deep = format!("{{{{ {}a{} }}}}", "a + (".repeat(10_000), ")".repeat(10_000));
+        for text in ["{", "{{", "{% %", "{{ '", "{% raw %}", "{{ % }}", "{{ ~ }}", "{{ + }}", "{{ a + (b + ) }}", &deep, "{{ ) % ( }}", "{#", "{{ ä % ö }}", "{%-%}", "{{-}}", "{{ a %}}"] {
             rewrite(text);
         }
     }
