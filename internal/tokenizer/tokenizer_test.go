@@ -1,14 +1,12 @@
 package tokenizer
 
 import (
-	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -272,102 +270,6 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 	}
 	_, err := LoadTemplate(source(write(map[string]string{"tokenizer_config.json": "{"})))
 	require.ErrorContains(t, err, "tokenizer_config.json")
-}
-
-// A template is a program of whoever made the checkpoint.
-func TestTemplatesThatLoopEnd(t *testing.T) {
-	for name, c := range map[string]struct{ source, want string }{
-		"nested loops": {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it loops"},
-		"macros":       {"{% macro f(n) %}{% for i in range(99) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}", ""},
-		"indent":       {"{{ [1]|tojson(indent=99999999999) }}", "indent is more than"},
-		"other indent": {"{{ 'a'|indent(99999999999) }}", "indent: more than"},
-		"concat":       {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"plus":         {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = '' + (ns.s + ns.s) %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"list":         {"{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"join":         {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s]|join %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"str.join":     {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.join([ns.s, ns.s]) %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"replace":      {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}{{ ns.s }}", `without end|took more than`},
-		"captures":     {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set x %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = x %}{% endfor %}", `without end|took more than`},
-		"output":       {"{% set s = 'x' * 1000000 %}{% for i in range(99999) %}{{ s }}{% endfor %}", `without end|took more than`},
-		"width":        {"{{ '{:>9999999999}'.format(1) }}", "width"},
-		"rows":         {"{{ [1]|batch(9999999999, 0)|list }}", "batch: more than"},
-		"columns":      {"{{ [1]|slice(9999999999)|list }}", "slice: more than"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			template, err := NewTemplate(c.source, nil)
-			require.NoError(t, err)
-			defer template.Close()
-			start := time.Now()
-			_, err = template.Render(t.Context(), []any{}, true, nil)
-			require.Error(t, err)
-			require.Regexp(t, c.want, err.Error())            // a slow machine has no time to fill its memory
-			require.Less(t, time.Since(start), 2*time.Minute) // the loops would take hours
-		})
-	}
-	// A long chat is far from the limit.
-	template, err := NewTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% if loop.last %}!{% endif %}{% endfor %}", nil)
-	require.NoError(t, err)
-	defer template.Close()
-	chat := make([]map[string]string, 10000)
-	for i := range chat {
-		chat[i] = map[string]string{"role": "user", "content": "x"}
-	}
-	text, err := template.Render(t.Context(), chat, true, nil)
-	require.NoError(t, err)
-	require.Len(t, text, 70001)
-}
-
-// Instructions are counted, but one can be much work. Such a rendering ends with its caller; it has a time of its own, too.
-func TestARenderingEndsWithItsCaller(t *testing.T) {
-	loops := map[string]string{
-		"sums":    "{% for i in range(99999) %}{% set x = range(99999)|sum %}{% endfor %}",
-		"sorting": "{% set l = range(99999)|list %}{% for i in range(99999) %}{% set x = l|reverse|sort|list %}{% endfor %}",
-		"methods": "{% set s = 'ab' * 50000 %}{% for i in range(99999) %}{% set x = s.upper() %}{% endfor %}",
-	}
-	for name, source := range loops {
-		template, err := NewTemplate(source, nil)
-		require.NoError(t, err)
-		for range 2 * leftMost {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-			_, err = template.Render(ctx, []any{}, true, nil)
-			cancel()
-			require.ErrorIs(t, err, context.DeadlineExceeded, name)
-			require.Eventually(t, func() bool {
-				template.mu.Lock()
-				defer template.mu.Unlock()
-				return template.renders == 0 && template.left == 0
-			}, time.Minute, time.Millisecond, name) // the loops would take minutes
-		}
-		if testenv.Slow() {
-			_, err = template.Render(t.Context(), []any{}, true, nil)
-			require.ErrorContains(t, err, "took more than 10 s", name)
-		}
-		template.Close()
-		require.Nil(t, template.t)
-	}
-}
-
-// What cannot be ended is left alone: nobody waits for it, and not many of them go on.
-func TestARenderingThatDoesNotEndIsLeft(t *testing.T) {
-	// A key is hashed in one step, here with two million parts.
-	template, err := NewTemplate("{% set l = [1] %}"+strings.Repeat("{% set l = [l, l] %}", 21)+"{{ {l: 1}|length }}", nil)
-	require.NoError(t, err)
-	for range leftMost {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		_, err = template.Render(ctx, []any{}, true, nil)
-		cancel()
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-	}
-	_, err = template.Render(t.Context(), []any{}, true, nil)
-	require.ErrorIs(t, err, ErrTemplateBusy)
-	template.Close()
-	_, err = template.Render(t.Context(), []any{}, true, nil)
-	require.ErrorIs(t, err, ErrClosed)
-	require.Eventually(t, func() bool {
-		template.mu.Lock()
-		defer template.mu.Unlock()
-		return template.t == nil
-	}, 5*time.Minute, time.Millisecond, "the last one frees it")
 }
 
 func FuzzDecodeNeverFails(f *testing.F) {

@@ -105,11 +105,6 @@ pub fn check() -> Result<(), Error> {
     current(|b| b.check(1))
 }
 
-/// Whether the rendering is to end, for what has no result for an error.
-pub fn ended() -> bool {
-    check().is_err()
-}
-
 /// Check, before a text or a list of so many bytes is made.
 pub fn make(bytes: usize) -> Result<(), Error> {
     current(|b| {
@@ -183,7 +178,7 @@ fn arguments(filter: &str, args: &[Value]) -> Result<(), Error> {
     let most = match filter {
         "indent" => WIDTH,
         "batch" | "slice" => ROW,
-        "list" | "reverse" | "unique" | "sort" | "map" | "select" | "reject" | "first" | "last" | "min" | "max" | "zip" | "chain" | "join" => {
+        "list" | "reverse" | "unique" | "sort" | "map" | "select" | "reject" | "first" | "last" | "min" | "max" | "join" => {
             // The characters of a text become a list.
             for text in args.iter().filter_map(Value::as_str).filter(|text| text.len() > MUCH) {
                 make_list(text.len())?;
@@ -206,10 +201,16 @@ where
     Args: for<'a> FunctionArgs<'a>,
 {
     let filter = Value::from_function(filter);
+    // What these make is deeper than what they get.
+    let nests = matches!(name, "batch" | "slice" | "groupby" | "map" | "items" | "dictsort");
     env.add_filter(name, move |state: &State, args: Rest<Value>| {
         before(&args)?;
         arguments(name, &args)?;
-        made(filter.call(state, &args)?)
+        let value = made(filter.call(state, &args)?)?;
+        if nests {
+            return crate::values::shallow(value);
+        }
+        Ok(value)
     });
 }
 
@@ -227,9 +228,9 @@ where
     });
 }
 
-/// What a loop goes through; it ends when the rendering is to end.
+/// What a loop goes through, and how much text stands in the loop. It ends when the rendering is to end.
 #[derive(Debug)]
-pub struct Steps(pub Value);
+pub struct Steps(pub Value, pub usize);
 
 impl Object for Steps {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -238,7 +239,7 @@ impl Object for Steps {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.0.try_iter() {
-            Ok(items) => Enumerator::Iter(Box::new(Items { items })),
+            Ok(items) => Enumerator::Iter(Box::new(Items { items, bytes: self.1 })),
             Err(_) => Enumerator::NonEnumerable,
         }
     }
@@ -246,16 +247,15 @@ impl Object for Steps {
 
 struct Items<I> {
     items: I,
+    bytes: usize,
 }
 
 impl<I: Iterator> Iterator for Items<I> {
     type Item = I::Item;
 
     fn next(&mut self) -> Option<I::Item> {
-        if ended() {
-            return None;
-        }
-        self.items.next()
+        let item = self.items.next()?;
+        make(self.bytes).ok().map(|()| item)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -28,8 +28,10 @@ fn add_theirs(env: &mut Environment<'static>) {
     bounds::filter(env, "rejectattr", theirs::rejectattr);
     bounds::filter(env, "map", theirs::map);
     bounds::filter(env, "unique", theirs::unique);
-    bounds::filter(env, "chain", theirs::chain);
-    bounds::filter(env, "zip", theirs::zip);
+    // Jinja has none of these, and they keep what they go through.
+    for name in ["chain", "zip"] {
+        env.remove_filter(name);
+    }
 }
 
 /// Adds all of them.

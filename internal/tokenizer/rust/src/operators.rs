@@ -16,14 +16,19 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_function("__tuple", |items: Rest<Value>| tuple(items.0));
     env.add_function("__attribute", values::attribute);
     env.add_function("__slice", slice);
-    // What a loop goes through: nothing is not taken for an empty list, and a text has as many items as characters.
-    env.add_function("__iterate", |v: Value| match v.as_str() {
+    env.add_function("__keep", values::keep);
+    env.add_function("__shallow", values::shallow);
+    // The text that stands in a macro, each time it is called.
+    env.add_function("__text", |bytes: usize| bounds::make(bytes));
+    // What a loop goes through: nothing is not taken for an empty list, and a text has as many items as characters. The number is how
+    // much text stands in the loop.
+    env.add_function("__iterate", |v: Value, bytes: usize| match v.as_str() {
         Some(text) => {
             bounds::make_list(text.len())?;
-            Ok(text.chars().map(Value::from).collect())
+            Ok(Value::from_object(bounds::Steps(text.chars().map(Value::from).collect(), bytes)))
         }
         None if v.is_none() => Err(bad("'NoneType' object is not iterable")),
-        None if v.as_object().is_some() => Ok(Value::from_object(bounds::Steps(v))),
+        None if v.as_object().is_some() => Ok(Value::from_object(bounds::Steps(v, bytes))),
         None => Ok(v),
     });
     env.add_function("__sign", |sign: &str, v: Value| match number(&v) {

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn gomlx_template_new(
         });
         filters::add(&mut env);
         operators::add(&mut env);
-        env.add_template_owned("chat", rewrite::rewrite(source)).map_err(explain)?;
+        env.add_template_owned("chat", rewrite::rewrite(source)?).map_err(explain)?;
         Ok(Box::into_raw(Box::new(Template { env })))
     })
 }
@@ -81,8 +81,10 @@ pub unsafe extern "C" fn gomlx_template_render(
 fn explain(e: minijinja::Error) -> String {
     match (e.kind(), e.detail()) {
         (ErrorKind::OutOfFuel, _) => format!("it ran {FUEL} instructions and was not done: it loops"),
-        (_, Some(detail)) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
-        (kind, None) => format!("{kind} (template line {})", e.line().unwrap_or(0)),
+        (kind, detail) => {
+            let message = detail.map_or_else(|| kind.to_string(), str::to_owned);
+            e.line().map_or_else(|| message.clone(), |line| format!("{message} (template line {line})"))
+        }
     }
 }
 
