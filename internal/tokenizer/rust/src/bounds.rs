@@ -25,7 +25,7 @@ const WIDTH: i64 = 1000;
 const ROW: i64 = 1 << 20;
 /// The clock is looked at after so many small steps, or one with so many bytes.
 const STEPS: usize = 64;
-const MUCH: usize = 4096;
+const MUCH: usize = 1 << 16;
 
 struct Bounds {
     stop: *const AtomicI32,

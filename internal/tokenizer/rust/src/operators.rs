@@ -200,6 +200,9 @@ fn float_arithmetic(a: f64, operator: &str, b: f64) -> Result<Value, Error> {
 
 /// `a == b`: numbers by value, a tuple is no list. When the rendering is to end it says no.
 pub fn equal(a: &Value, b: &Value) -> bool {
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        return x == y;
+    }
     let Some(_level) = bounds::deeper() else { return false };
     if let (Some(x), Some(y)) = (number(a), number(b)) {
         return match (x, y) {
@@ -244,7 +247,7 @@ pub fn order(a: &Value, operator: &str, b: &Value) -> Result<Option<Ordering>, E
 }
 
 fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
-    bounds::before(&[a.clone(), b.clone()])?;
+    bounds::check()?;
     let found = match operator {
         "==" => equal(a, b),
         "!=" => !equal(a, b),
@@ -258,7 +261,9 @@ fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
             (Some(o), _) => o.is_ge(),
         },
     };
-    bounds::check()?; // it may have ended early
+    if a.as_object().is_some() || b.as_object().is_some() {
+        bounds::check()?; // it may have ended early
+    }
     Ok(found)
 }
 

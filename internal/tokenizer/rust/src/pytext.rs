@@ -17,10 +17,13 @@ pub fn str(v: &Value) -> String {
 
 /// `repr(value)`. When the rendering is to end it is not whole.
 pub fn repr(v: &Value) -> String {
+    if v.as_object().is_none() {
+        return represented(v);
+    }
     let Some(_level) = bounds::deeper() else { return String::new() };
     let text = represented(v);
     // What is in it was counted, too: values may contain others very many times.
-    if v.as_object().is_some() && bounds::make(text.len()).is_err() {
+    if bounds::make(text.len()).is_err() {
         return String::new();
     }
     text
