@@ -298,8 +298,8 @@ func (m *Model) Decode(ctx context.Context, ids []int32) (string, error) {
 }
 
 // RenderChat applies the chat template and opens the assistant's turn.
-func (m *Model) RenderChat(_ context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
-	return m.encoder.RenderChat(messages, options)
+func (m *Model) RenderChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
+	return m.encoder.RenderChat(ctx, messages, options)
 }
 
 // EncodeChat returns the ids of the prompt that Generate makes of messages, also of one that is too long for the model: they may

@@ -61,7 +61,7 @@ func TestTokensBeyondTheTableAreRefusedWhereverTheyComeFrom(t *testing.T) {
 			good, err := os.ReadFile(file)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(file, append(append(data, '\n'), good...), 0o644))
-			_, _, err = train.ReadData(m.encoder, o)
+			_, _, err = train.ReadData(t.Context(), m.encoder, o)
 			if err != nil {
 				require.ErrorContains(t, err, "train.jsonl, line 1")
 			}

@@ -42,7 +42,7 @@ func BenchmarkRender(b *testing.B) {
 		chat[i] = map[string]string{"role": "user", "content": "x"}
 	}
 	for b.Loop() {
-		_, err := template.Render(map[string]any{"messages": chat}, true, nil)
+		_, err := template.Render(b.Context(), map[string]any{"messages": chat}, true, nil)
 		require.NoError(b, err)
 	}
 }

@@ -52,7 +52,7 @@ int gomlx_tokenizer_vocab_size(const gomlx_tokenizer* t, size_t* out, gomlx_byte
 
 int gomlx_template_new(const uint8_t* source, size_t len, gomlx_template** out, gomlx_bytes* err);
 void gomlx_template_free(gomlx_template* t);
-int gomlx_template_render(const gomlx_template* t, const uint8_t* context, size_t len, gomlx_bytes* out, gomlx_bytes* err);
+int gomlx_template_render(const gomlx_template* t, const uint8_t* context, size_t len, const int32_t* stop, gomlx_bytes* out, gomlx_bytes* err);
 
 int gomlx_vocabulary_new(const gomlx_tokenizer* t, size_t size, const uint32_t* eos, size_t n, gomlx_vocabulary** out, gomlx_bytes* err);
 void gomlx_vocabulary_free(gomlx_vocabulary* v);

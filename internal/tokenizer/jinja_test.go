@@ -124,7 +124,7 @@ func render(t *testing.T, sources []string, messages any, more map[string]any) (
 				return "", err
 			}
 			defer template.Close()
-			return template.Render(messages, false, more)
+			return template.Render(t.Context(), messages, false, more)
 		}()
 		if err != nil {
 			text = "error: " + err.Error()
@@ -199,14 +199,14 @@ func TestChatsWithFunctionsTakeTheirTemplate(t *testing.T) {
 			t.Fatal(err)
 		}
 		messages := []map[string]any{{"role": "user", "content": "a"}}
-		if text, err := template.Render(messages, true, nil); err != nil || text != "plain" {
+		if text, err := template.Render(t.Context(), messages, true, nil); err != nil || text != "plain" {
 			t.Errorf("without functions: %q, %v", text, err)
 		}
-		if text, err := template.Render(messages, true, map[string]any{"tools": []any{1, 2}}); err != nil || text != "2 functions" {
+		if text, err := template.Render(t.Context(), messages, true, map[string]any{"tools": []any{1, 2}}); err != nil || text != "2 functions" {
 			t.Errorf("with functions: %q, %v", text, err)
 		}
 		template.Close()
-		if _, err := template.Render(messages, true, map[string]any{"tools": []any{1}}); !errors.Is(err, ErrClosed) {
+		if _, err := template.Render(t.Context(), messages, true, map[string]any{"tools": []any{1}}); !errors.Is(err, ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
 	}
@@ -221,7 +221,7 @@ func FuzzTemplate(f *testing.F) {
 			return // which may well run for ever
 		}
 		if template, err := NewTemplate(source, nil); err == nil {
-			_, _ = template.Render([]any{}, false, nil)
+			_, _ = template.Render(t.Context(), []any{}, false, nil)
 			template.Close()
 		}
 	})

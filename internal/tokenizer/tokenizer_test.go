@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -92,7 +91,7 @@ func TestIdsAndTextAndChatsAreThoseOfPython(t *testing.T) {
 	require.NoError(t, err)
 	defer template.Close()
 	for i, chat := range chats {
-		text, err := template.Render(chat, true, nil)
+		text, err := template.Render(t.Context(), chat, true, nil)
 		if message, failed := strings.CutPrefix(want.Rendered[i], "error: "); failed {
 			require.ErrorContains(t, err, message)
 			continue
@@ -203,7 +202,7 @@ func TestTemplates(t *testing.T) {
 		template, err := NewTemplate(source, map[string]string{"bos_token": "<s>"})
 		require.NoError(t, err)
 		defer template.Close()
-		text, err := template.Render(messages, false, extra)
+		text, err := template.Render(t.Context(), messages, false, extra)
 		require.NoError(t, err)
 		return text
 	}
@@ -227,13 +226,13 @@ func TestTemplateErrors(t *testing.T) {
 	require.ErrorContains(t, err, "chat template")
 	template, err := NewTemplate("{{ raise_exception('not like this') }}", nil)
 	require.NoError(t, err)
-	_, err = template.Render([]any{}, false, nil)
+	_, err = template.Render(t.Context(), []any{}, false, nil)
 	require.ErrorContains(t, err, "not like this")
-	_, err = template.Render(func() {}, false, nil)
+	_, err = template.Render(t.Context(), func() {}, false, nil)
 	require.Error(t, err)
 	template.Close()
 	template.Close()
-	_, err = template.Render([]any{}, false, nil)
+	_, err = template.Render(t.Context(), []any{}, false, nil)
 	require.ErrorIs(t, err, ErrClosed)
 }
 
@@ -264,43 +263,13 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err, name)
-		text, err := template.Render([]any{}, false, nil)
+		text, err := template.Render(t.Context(), []any{}, false, nil)
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, text, name)
 		template.Close()
 	}
 	_, err := LoadTemplate(source(write(map[string]string{"tokenizer_config.json": "{"})))
 	require.ErrorContains(t, err, "tokenizer_config.json")
-}
-
-// A template is a program of whoever made the checkpoint.
-func TestTemplatesThatLoopEnd(t *testing.T) {
-	for name, c := range map[string]struct{ source, want string }{
-		"nested loops": {"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "it loops"},
-		"macros":       {"{% macro f(n) %}{% for i in range(99) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}", ""},
-		"indent":       {"{{ [1]|tojson(indent=99999999999) }}", "indent is more than"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			template, err := NewTemplate(c.source, nil)
-			require.NoError(t, err)
-			defer template.Close()
-			start := time.Now()
-			_, err = template.Render([]any{}, true, nil)
-			require.ErrorContains(t, err, c.want)
-			require.Less(t, time.Since(start), 10*time.Minute) // the loops would take hours
-		})
-	}
-	// A long chat is far from the limit.
-	template, err := NewTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% if loop.last %}!{% endif %}{% endfor %}", nil)
-	require.NoError(t, err)
-	defer template.Close()
-	chat := make([]map[string]string, 10000)
-	for i := range chat {
-		chat[i] = map[string]string{"role": "user", "content": "x"}
-	}
-	text, err := template.Render(chat, true, nil)
-	require.NoError(t, err)
-	require.Len(t, text, 70001)
 }
 
 func FuzzDecodeNeverFails(f *testing.F) {

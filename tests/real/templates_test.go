@@ -93,7 +93,7 @@ func TestChatTemplatesRenderAsInTransformers(t *testing.T) {
 			for i, request := range requests {
 				more := request.([]any)[2].(map[string]any)
 				open, _ := more["add_generation_prompt"].(bool)
-				got, err := template.Render(request.([]any)[1], open, more)
+				got, err := template.Render(t.Context(), request.([]any)[1], open, more)
 				if strings.HasPrefix(want[i], "error: ") {
 					require.Error(t, err, "chat %d with %v: Python refuses it: %s", i/len(arguments), more, want[i])
 					continue

@@ -11,25 +11,25 @@ import (
 )
 
 // RenderChat applies the chat template and opens the assistant's turn.
-func (e *Encoder) RenderChat(messages []engine.Message, options engine.GenerateOptions) (string, error) {
+func (e *Encoder) RenderChat(ctx context.Context, messages []engine.Message, options engine.GenerateOptions) (string, error) {
 	if err := (engine.Prompt{Messages: messages}).Validate(); err != nil {
 		return "", err
 	}
 	if err := options.ValidateTemplate(); err != nil {
 		return "", err
 	}
-	return e.Render(messages, TemplateExtras(options))
+	return e.Render(ctx, messages, TemplateExtras(options))
 }
 
 // Render gives extras to the template by name.
-func (e *Encoder) Render(messages any, extras map[string]any) (string, error) {
+func (e *Encoder) Render(ctx context.Context, messages any, extras map[string]any) (string, error) {
 	switch {
 	case e.templateErr != nil:
 		return "", fmt.Errorf("%w that the native engine can read: %w; load the model with the python engine to chat", engine.ErrNoChatTemplate, e.templateErr)
 	case e.Template == nil:
 		return "", engine.ErrNoChatTemplate
 	}
-	text, err := e.Template.Render(messages, true, extras)
+	text, err := e.Template.Render(ctx, messages, true, extras)
 	return text, Explain(err)
 }
 
@@ -58,7 +58,7 @@ func (e *Encoder) EncodePrompt(ctx context.Context, p engine.Prompt, extras map[
 // encodeChatPrompt renders messages; the template writes <bos> itself.
 func (e *Encoder) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras map[string]any) ([]int32, error) {
 	if !p.Plain {
-		text, err := e.Render(p.Messages, extras)
+		text, err := e.Render(ctx, p.Messages, extras)
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +82,7 @@ func (e *Encoder) encodeChatPrompt(ctx context.Context, p engine.Prompt, extras 
 	for name, value := range marked.Extras {
 		extras[name] = value
 	}
-	text, err := e.Render(marked.Messages, extras)
+	text, err := e.Render(ctx, marked.Messages, extras)
 	if err != nil {
 		return nil, err
 	}

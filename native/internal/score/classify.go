@@ -113,7 +113,7 @@ func (sc *Scorer) NewLabelTask(ctx context.Context, options engine.ClassifyOptio
 	t := &LabelTask{Scorer: sc, Options: options}
 	// A template may write the date, so the same labels can have another prefix tomorrow: what it makes of a text now belongs
 	// to the key. Parts are quoted, because they may hold any separator.
-	rendered, err := t.render("a")
+	rendered, err := t.render(ctx, "a")
 	if err != nil {
 		return nil, err
 	}
@@ -176,11 +176,11 @@ func (t *LabelTask) Prompt(ctx context.Context, text string) ([]int32, error) {
 func (t *LabelTask) chats() bool { return t.Template != nil && !t.Options.Completes() }
 
 // render is the prompt of a text, as the chat template writes it if one does.
-func (t *LabelTask) render(text string) (string, error) {
+func (t *LabelTask) render(ctx context.Context, text string) (string, error) {
 	if !t.chats() {
 		return t.Options.PlainPrompt(text), nil
 	}
-	return t.Render(userTurn(t.Options.UserText(text)), nil)
+	return t.Render(ctx, userTurn(t.Options.UserText(text)), nil)
 }
 
 func userTurn(content string) []engine.Message {

@@ -53,7 +53,7 @@ func call(f *mlxc.Function, plain func(*mlxc.Scope, []*mlxc.Array) []*mlxc.Array
 // Run trains a LoRA adapter for a model that was loaded from a path, and writes it to options.Out in mlx-lm's form. It stops between
 // iterations when ctx ends; what was saved until then can be resumed.
 func Run(ctx context.Context, n *decoder.Network, e *prompt.Encoder, path string, options engine.TrainOptions) (_ *engine.TrainResult, err error) {
-	batches, validation, err := ReadData(e, options)
+	batches, validation, err := ReadData(ctx, e, options)
 	if err != nil {
 		return nil, err
 	}
@@ -82,12 +82,12 @@ func newTrainer(n *decoder.Network, e *prompt.Encoder, path string, o engine.Tra
 }
 
 // ReadData reads and batches what is trained on.
-func ReadData(e *prompt.Encoder, o engine.TrainOptions) (train, validation []trainBatch, err error) {
+func ReadData(ctx context.Context, e *prompt.Encoder, o engine.TrainOptions) (train, validation []trainBatch, err error) {
 	for _, file := range []struct {
 		name    string
 		batches *[]trainBatch
 	}{{"train.jsonl", &train}, {"valid.jsonl", &validation}} {
-		examples, err := readExamples(e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
+		examples, err := readExamples(ctx, e, filepath.Join(o.Data, file.name), o.MaskPrompt, o.MaxSeqLength)
 		if errors.Is(err, fs.ErrNotExist) && file.name == "valid.jsonl" { // training needs none
 			err = nil
 		}

@@ -59,7 +59,7 @@ func withTrainer(t *testing.T, o engine.TrainOptions, work func(tr *trainer, s *
 func withTrainerOf(t *testing.T, dir string, o engine.TrainOptions, work func(tr *trainer, s *mlxc.Scope, batches []trainBatch) error) {
 	t.Helper()
 	n, e := open(t, dir, engine.NativeOptions{Exact: o.Exact})
-	batches, _, err := ReadData(e, o)
+	batches, _, err := ReadData(t.Context(), e, o)
 	require.NoError(t, err)
 	before := mlxtest.Measure(t)
 	tr := newTrainer(n, e, dir, o)

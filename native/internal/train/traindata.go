@@ -3,6 +3,7 @@ package train
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type trainLine struct {
 }
 
 // readExamples reads a JSONL file.
-func readExamples(enc *prompt.Encoder, path string, maskPrompt bool, longest int) ([]example, error) {
+func readExamples(ctx context.Context, enc *prompt.Encoder, path string, maskPrompt bool, longest int) ([]example, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
@@ -55,7 +56,7 @@ func readExamples(enc *prompt.Encoder, path string, maskPrompt bool, longest int
 		if err := json.Unmarshal(data, &line); err != nil {
 			return nil, fmt.Errorf("train: %s, line %d: %w", path, n, err)
 		}
-		e, err := encodeExample(enc, line, maskPrompt)
+		e, err := encodeExample(ctx, enc, line, maskPrompt)
 		if err == nil {
 			err = enc.CheckVocabulary(e.ids)
 		}
@@ -74,7 +75,7 @@ func readExamples(enc *prompt.Encoder, path string, maskPrompt bool, longest int
 }
 
 // encodeExample tokenises as mlx-lm does.
-func encodeExample(enc *prompt.Encoder, line trainLine, maskPrompt bool) (e example, err error) {
+func encodeExample(ctx context.Context, enc *prompt.Encoder, line trainLine, maskPrompt bool) (e example, err error) {
 	messages := line.Messages
 	switch {
 	case line.Text != nil:
@@ -90,16 +91,16 @@ func encodeExample(enc *prompt.Encoder, line trainLine, maskPrompt bool) (e exam
 	case len(messages) == 0:
 		return e, errors.New("none of text, messages, and prompt with completion")
 	}
-	if e.ids, err = encodeChat(enc, messages, line.Tools, false); err != nil || !maskPrompt {
+	if e.ids, err = encodeChat(ctx, enc, messages, line.Tools, false); err != nil || !maskPrompt {
 		return e, err
 	}
 	last := len(messages) - 1
-	prompt, err := encodeChat(enc, messages[:last], line.Tools, messages[last].Role == "assistant")
+	prompt, err := encodeChat(ctx, enc, messages[:last], line.Tools, messages[last].Role == "assistant")
 	e.offset = len(prompt)
 	return e, err
 }
 
-func encodeChat(enc *prompt.Encoder, messages []engine.Message, tools json.RawMessage, open bool) ([]int32, error) {
+func encodeChat(ctx context.Context, enc *prompt.Encoder, messages []engine.Message, tools json.RawMessage, open bool) ([]int32, error) {
 	if enc.Template == nil {
 		return nil, fmt.Errorf("%w: train on lines with text", engine.ErrNoChatTemplate)
 	}
@@ -107,7 +108,7 @@ func encodeChat(enc *prompt.Encoder, messages []engine.Message, tools json.RawMe
 	if len(tools) > 0 {
 		extras = map[string]any{"tools": tools}
 	}
-	text, err := enc.Template.Render(messages, open, extras)
+	text, err := enc.Template.Render(ctx, messages, open, extras)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 //! Filters, tests and functions of Jinja's as transformers' templates see them.
 
-use crate::{lists, pyjson, pymethods, pytext, values};
+use crate::{bounds, lists, pyjson, pymethods, pytext, values};
+use minijinja::filters as theirs;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
@@ -11,54 +12,77 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
+/// minijinja's own that go through a list or a text.
+fn add_theirs(env: &mut Environment<'static>) {
+    bounds::filter(env, "split", theirs::split);
+    bounds::filter(env, "lines", theirs::lines);
+    bounds::filter(env, "min", theirs::min);
+    bounds::filter(env, "max", theirs::max);
+    bounds::filter(env, "sort", theirs::sort);
+    bounds::filter(env, "list", theirs::list);
+    bounds::filter(env, "batch", theirs::batch);
+    bounds::filter(env, "slice", theirs::slice);
+    bounds::filter(env, "select", theirs::select);
+    bounds::filter(env, "reject", theirs::reject);
+    bounds::filter(env, "selectattr", theirs::selectattr);
+    bounds::filter(env, "rejectattr", theirs::rejectattr);
+    bounds::filter(env, "map", theirs::map);
+    bounds::filter(env, "unique", theirs::unique);
+    // Jinja has none of these, and they keep what they go through.
+    for name in ["chain", "zip"] {
+        env.remove_filter(name);
+    }
+}
+
 /// Adds all of them.
 pub fn add(env: &mut Environment<'static>) {
-    env.add_function("raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
-    env.add_function("strftime_now", strftime_now);
-    env.add_function("cycler", minijinja_contrib::globals::cycler);
-    env.add_function("joiner", minijinja_contrib::globals::joiner);
-    env.add_filter("tojson", tojson);
-    env.add_filter("string", |v: Value| pytext::str(&v));
-    env.add_filter("join", join);
-    env.add_filter("replace", |v: Value, old: Value, new: Value, count: Option<i64>| {
+    bounds::function(env, "raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
+    bounds::function(env, "strftime_now", strftime_now);
+    bounds::function(env, "cycler", minijinja_contrib::globals::cycler);
+    bounds::function(env, "joiner", minijinja_contrib::globals::joiner);
+    bounds::filter(env, "tojson", tojson);
+    bounds::filter(env, "string", |v: Value| pytext::str(&v));
+    bounds::filter(env, "join", join);
+    bounds::filter(env, "replace", |v: Value, old: Value, new: Value, count: Option<i64>| {
         pymethods::replace(&pytext::str(&v), &pytext::str(&old), &pytext::str(&new), count)
     });
-    env.add_filter("title", |v: Value| title(&pytext::str(&v)));
-    env.add_filter("upper", |v: Value| pytext::str(&v).to_uppercase());
-    env.add_filter("lower", |v: Value| pytext::str(&v).to_lowercase());
-    env.add_filter("trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
-    env.add_filter("capitalize", |v: Value| capitalize(&pytext::str(&v)));
-    env.add_filter("wordcount", |v: Value| word_count(&pytext::str(&v)));
-    env.add_filter("truncate", truncate);
-    env.add_filter("center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
-    env.add_filter("format", |v: Value, args: Rest<Value>| -> Result<Value, Error> {
+    bounds::filter(env, "title", |v: Value| title(&pytext::str(&v)));
+    bounds::filter(env, "upper", |v: Value| pytext::str(&v).to_uppercase());
+    bounds::filter(env, "lower", |v: Value| pytext::str(&v).to_lowercase());
+    bounds::filter(env, "trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
+    bounds::filter(env, "capitalize", |v: Value| capitalize(&pytext::str(&v)));
+    bounds::filter(env, "wordcount", |v: Value| word_count(&pytext::str(&v)));
+    bounds::filter(env, "truncate", truncate);
+    bounds::filter(env, "center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
+    bounds::filter(env, "format", |v: Value, args: Rest<Value>| -> Result<Value, Error> {
         let (args, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
         let named = kwargs.args().map(|name| Ok((name.to_owned(), kwargs.get::<Value>(name)?))).collect::<Result<Vec<_>, Error>>()?;
         let values = if named.is_empty() { values::tuple(args.to_vec()) } else { named.into_iter().collect() };
         pytext::modulo(&Value::from(pytext::str(&v)), &values)
     });
-    env.add_filter("int", int);
-    env.add_filter("float", |v: Value, default: Option<f64>, kwargs: Kwargs| -> Result<f64, Error> {
+    bounds::filter(env, "int", int);
+    bounds::filter(env, "float", |v: Value, default: Option<f64>, kwargs: Kwargs| -> Result<f64, Error> {
         let default = default.or(kwargs.get("default")?).unwrap_or(0.0);
         kwargs.assert_all_used()?;
         Ok(number(&v).unwrap_or(default))
     });
-    env.add_filter("pprint", |v: Value| pytext::repr(&v));
-    env.add_filter("abs", |v: Value| -> Result<Value, Error> {
+    bounds::filter(env, "pprint", |v: Value| pytext::repr(&v));
+    bounds::filter(env, "abs", |v: Value| -> Result<Value, Error> {
         match v.kind() {
             ValueKind::Bool => Ok(Value::from(i32::from(v.is_true()))),
             _ => minijinja::filters::abs(v),
         }
     });
-    env.add_filter("round", round);
-    env.add_filter("indent", indent);
+    bounds::filter(env, "round", round);
+    bounds::filter(env, "indent", indent);
     for name in ["e", "escape"] {
-        env.add_filter(name, |v: Value| if v.is_safe() { v } else { Value::from_safe_string(pytext::escape(&pytext::str(&v))) });
+        bounds::filter(env, name, |v: Value| if v.is_safe() { v } else { Value::from_safe_string(pytext::escape(&pytext::str(&v))) });
     }
-    env.add_filter("forceescape", |v: Value| Value::from_safe_string(pytext::escape(&pytext::str(&v))));
-    env.add_filter("safe", |v: Value| Value::from_safe_string(pytext::str(&v)));
-    env.add_filter("striptags", |v: Value| minijinja_contrib::filters::striptags(pytext::str(&v)));
-    env.add_filter("urlencode", |v: Value| url_encode(&pytext::str(&v)));
+    bounds::filter(env, "forceescape", |v: Value| Value::from_safe_string(pytext::escape(&pytext::str(&v))));
+    bounds::filter(env, "safe", |v: Value| Value::from_safe_string(pytext::str(&v)));
+    bounds::filter(env, "striptags", |v: Value| minijinja_contrib::filters::striptags(pytext::str(&v)));
+    bounds::filter(env, "urlencode", |v: Value| url_encode(&pytext::str(&v)));
+    add_theirs(env);
     lists::add(env);
     env.add_test("sequence", |v: Value| match v.kind() {
         ValueKind::Map => values::is_dict(&v),
@@ -72,8 +96,8 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_test("mapping", |v: Value| values::is_dict(&v));
     env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
     env.add_test("callable", |v: Value| matches!(v.kind(), ValueKind::Plain | ValueKind::Undefined) || is_macro(&v));
-    env.add_test("lower", |v: Value| all_cased(&pytext::str(&v), char::is_uppercase));
-    env.add_test("upper", |v: Value| all_cased(&pytext::str(&v), char::is_lowercase));
+    env.add_test("lower", |v: Value| bounds::before(std::slice::from_ref(&v)).map(|()| all_cased(&pytext::str(&v), char::is_uppercase)));
+    env.add_test("upper", |v: Value| bounds::before(std::slice::from_ref(&v)).map(|()| all_cased(&pytext::str(&v), char::is_lowercase)));
 }
 
 /// `str.islower` and `.isupper`: some letters of the case, and none of the other.
@@ -132,7 +156,8 @@ fn indent(v: Value, args: Rest<Value>) -> Result<String, Error> {
     };
     let text = text + "\n";
     let mut out = if first { indention.clone() } else { String::new() };
-    for (i, line) in pymethods::lines(&text, false).into_iter().enumerate() {
+    for (i, line) in pymethods::lines(&text, false)?.into_iter().enumerate() {
+        bounds::grow(out.len(), line.len() + indention.len())?;
         if i > 0 {
             out.push('\n');
             if blank || !line.is_empty() {
@@ -158,6 +183,7 @@ fn url_encode(s: &str) -> String {
 
 fn strftime_now(format: String) -> Result<String, Error> {
     use std::fmt::Write;
+    bounds::make(format.len().saturating_mul(64))?; // each letter of it may become a date
     let mut out = String::new();
     write!(out, "{}", chrono::Local::now().format(&format)).map_err(|_| bad(format!("bad date format {format:?}")))?;
     Ok(out)
@@ -178,6 +204,7 @@ fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
     let indent = match &indent {
         None => None,
         Some(v) => match v.as_str() {
+            Some(text) if text.len() > MAX_INDENT as usize => return Err(bad(&format!("tojson: indent is more than {MAX_INDENT}"))),
             Some(text) => Some(text.to_owned()),
             None => {
                 let width = i64::try_from(v.clone())?.max(0);
@@ -196,7 +223,10 @@ fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
     }
     style.ensure_ascii = ascii.is_some_and(|v| v.is_true());
     style.sort_keys = sorted.is_some_and(|v| v.is_true());
-    Ok(Value::from(pyjson::dumps(&json(&value, 0)?, &style)))
+    let json = json(&value, 0)?;
+    let text = pyjson::dumps_until(&json, &style, bounds::TEXT);
+    bounds::make(text.len())?;
+    Ok(Value::from(text))
 }
 
 /// A value as json.dumps takes it: keys become texts, and what Python's json does not know is refused.
@@ -204,6 +234,7 @@ fn json(v: &Value, depth: usize) -> Result<serde_json::Value, Error> {
     if depth > 500 {
         return Err(bad("tojson: nested too deep"));
     }
+    bounds::make(v.as_str().map_or(size_of::<serde_json::Value>(), str::len))?;
     Ok(match v.kind() {
         ValueKind::None => serde_json::Value::Null,
         ValueKind::Bool => v.is_true().into(),
@@ -238,12 +269,15 @@ fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Err
     if values.is_undefined() {
         return Ok(String::new());
     }
-    let mut parts = Vec::new();
+    let (mut parts, mut length) = (Vec::new(), 0);
     for item in values.try_iter()? {
-        parts.push(pytext::str(&match &attribute {
+        let part = pytext::str(&match &attribute {
             Some(path) => lists::attribute(&item, path)?,
             None => item,
-        }));
+        });
+        bounds::grow(length, part.len() + sep.len())?;
+        length += part.len() + sep.len();
+        parts.push(part);
     }
     Ok(parts.join(&sep))
 }

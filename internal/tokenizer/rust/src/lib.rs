@@ -17,6 +17,8 @@ mod written;
 #[cfg(feature = "library")]
 mod abi;
 #[cfg(feature = "library")]
+mod bounds;
+#[cfg(feature = "library")]
 mod bpe;
 #[cfg(feature = "library")]
 mod bpejson;

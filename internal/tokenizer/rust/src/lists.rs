@@ -2,7 +2,7 @@
 
 use crate::operators::equal;
 use crate::values::{is_dict, tuple, Group};
-use crate::{operators, pytext};
+use crate::{bounds, operators, pytext};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
@@ -12,32 +12,32 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 pub fn add(env: &mut Environment<'static>) {
-    env.add_function("dict", dict);
+    bounds::function(env, "dict", dict);
     for name in ["length", "count"] {
-        env.add_filter(name, |v: Value| match v.len() {
+        bounds::filter(env, name, |v: Value| match v.len() {
             Some(n) => Ok(n),
             None if v.is_undefined() => Ok(0),
             None => Err(bad(format!("object of type '{}' has no len()", pytext::type_name(&v)))),
         });
     }
-    env.add_filter("first", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.first().cloned().unwrap_or_default()) });
-    env.add_filter("last", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.last().cloned().unwrap_or_default()) });
-    env.add_filter("reverse", |v: Value| -> Result<Value, Error> {
+    bounds::filter(env, "first", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.first().cloned().unwrap_or_default()) });
+    bounds::filter(env, "last", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.last().cloned().unwrap_or_default()) });
+    bounds::filter(env, "reverse", |v: Value| -> Result<Value, Error> {
         match v.as_str() {
             Some(text) => Ok(Value::from(text.chars().rev().collect::<String>())),
             None => Ok(list(&v)?.into_iter().rev().collect()),
         }
     });
-    env.add_filter("items", |v: Value| -> Result<Value, Error> {
+    bounds::filter(env, "items", |v: Value| -> Result<Value, Error> {
         match v.kind() {
             ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
             _ if is_dict(&v) => Ok(pairs(&v)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect()),
             _ => Err(bad("Can only get item pairs from a mapping.")),
         }
     });
-    env.add_filter("dictsort", dict_sort);
-    env.add_filter("groupby", group_by);
-    env.add_filter("sum", |v: Value, attribute: Option<Value>, start: Option<Value>, kwargs: Kwargs| -> Result<Value, Error> {
+    bounds::filter(env, "dictsort", dict_sort);
+    bounds::filter(env, "groupby", group_by);
+    bounds::filter(env, "sum", |v: Value, attribute: Option<Value>, start: Option<Value>, kwargs: Kwargs| -> Result<Value, Error> {
         let path = attribute.or(kwargs.get("attribute")?).filter(|v| !v.is_none());
         let mut sum = start.or(kwargs.get("start")?).unwrap_or_else(|| Value::from(0));
         kwargs.assert_all_used()?;
@@ -56,11 +56,16 @@ pub fn add(env: &mut Environment<'static>) {
 fn list(v: &Value) -> Result<Vec<Value>, Error> {
     match v.kind() {
         ValueKind::None => Err(bad("'NoneType' object is not iterable")),
-        _ => Ok(v.try_iter()?.collect()),
+        _ => {
+            // A text has at most as many characters as bytes.
+            bounds::make_list(v.as_str().map_or_else(|| v.len().unwrap_or(0), str::len))?;
+            Ok(v.try_iter()?.collect())
+        }
     }
 }
 
 fn pairs(v: &Value) -> Result<Vec<(Value, Value)>, Error> {
+    bounds::make_list(2 * v.len().unwrap_or(0))?;
     v.try_iter()?.map(|k| Ok((k.clone(), v.get_item(&k)?))).collect()
 }
 
@@ -95,6 +100,7 @@ fn sort_by_key<T>(items: &mut [T], key: impl Fn(&T) -> Value) -> Result<(), Erro
             Ordering::Equal
         }
     });
+    bounds::check()?;
     failed.map_or(Ok(()), Err)
 }
 

@@ -1,13 +1,10 @@
 //! Operators as Python computes them. expression.rs writes calls of these functions.
 
 use crate::values::{is_tuple, tuple};
-use crate::{pytext, values};
+use crate::{bounds, pytext, values};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
-
-/// The longest text or list that a repetition may make.
-const MAX_LENGTH: usize = 100_000_000;
 
 fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
@@ -19,10 +16,19 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_function("__tuple", |items: Rest<Value>| tuple(items.0));
     env.add_function("__attribute", values::attribute);
     env.add_function("__slice", slice);
-    // What a loop goes through: nothing is not taken for an empty list, and a text has as many items as characters.
-    env.add_function("__iterate", |v: Value| match v.as_str() {
-        Some(text) => Ok(text.chars().map(Value::from).collect()),
+    env.add_function("__keep", values::keep);
+    env.add_function("__shallow", values::shallow);
+    // The text that stands in a macro, each time it is called.
+    env.add_function("__text", |bytes: usize| bounds::make(bytes));
+    // What a loop goes through: nothing is not taken for an empty list, and a text has as many items as characters. The number is how
+    // much text stands in the loop.
+    env.add_function("__iterate", |v: Value, bytes: usize| match v.as_str() {
+        Some(text) => {
+            bounds::make_list(text.len())?;
+            Ok(Value::from_object(bounds::Steps(text.chars().map(Value::from).collect(), bytes)))
+        }
         None if v.is_none() => Err(bad("'NoneType' object is not iterable")),
+        None if v.as_object().is_some() => Ok(Value::from_object(bounds::Steps(v, bytes))),
         None => Ok(v),
     });
     env.add_function("__sign", |sign: &str, v: Value| match number(&v) {
@@ -111,8 +117,11 @@ fn same_sequence(like: &Value, items: Vec<Value>) -> Value {
 }
 
 pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
+    bounds::check()?;
     if operator == "~" {
-        return Ok(Value::from(pytext::str(a) + &pytext::str(b)));
+        let (a, b) = (pytext::str(a), pytext::str(b));
+        bounds::make(a.len() + b.len())?;
+        return Ok(Value::from(a + &b));
     }
     if operator == "%" {
         return pytext::modulo(a, b);
@@ -123,6 +132,7 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
     }
     if operator == "+" {
         if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+            bounds::make(x.len() + y.len())?;
             // What was escaped, or marked as safe, escapes what is put to it.
             if !a.is_safe() && !b.is_safe() {
                 return Ok(Value::from(format!("{x}{y}")));
@@ -132,6 +142,7 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
         }
         if let (Some(mut x), Some(y)) = (items(a), items(b)) {
             if is_tuple(a) == is_tuple(b) {
+                bounds::make_list(x.len() + y.len())?;
                 x.extend(y);
                 return Ok(same_sequence(a, x));
             }
@@ -141,13 +152,12 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
         for (many, times) in [(a, b), (b, a)] {
             let Some(Number::Whole(times)) = number(times) else { continue };
             let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
-            let fits = |length: usize| times.checked_mul(length).is_some_and(|n| n <= MAX_LENGTH).then_some(()).ok_or_else(|| bad("the repetition is too long"));
             if let Some(text) = many.as_str() {
-                fits(text.len())?;
+                bounds::make(text.len().saturating_mul(times))?;
                 return Ok(Value::from(text.repeat(times)));
             }
             if let Some(list) = items(many) {
-                fits(list.len() * std::mem::size_of::<Value>())?;
+                bounds::make_list(list.len().saturating_mul(times))?;
                 let length = list.len() * times;
                 return Ok(same_sequence(many, list.into_iter().cycle().take(length).collect()));
             }
@@ -188,8 +198,12 @@ fn float_arithmetic(a: f64, operator: &str, b: f64) -> Result<Value, Error> {
     }))
 }
 
-/// `a == b`: numbers by value, a tuple is no list.
+/// `a == b`: numbers by value, a tuple is no list. When the rendering is to end it says no.
 pub fn equal(a: &Value, b: &Value) -> bool {
+    if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {
+        return x == y;
+    }
+    let Some(_level) = bounds::deeper() else { return false };
     if let (Some(x), Some(y)) = (number(a), number(b)) {
         return match (x, y) {
             (Number::Whole(x), Number::Whole(y)) => x == y,
@@ -203,10 +217,17 @@ pub fn equal(a: &Value, b: &Value) -> bool {
         let same = |k: Value| matches!((a.get_item(&k), b.get_item(&k)), (Ok(x), Ok(y)) if equal(&x, &y));
         return a.len() == b.len() && a.try_iter().is_ok_and(|mut keys| keys.all(same));
     }
+    if let (Some(x), Some(y)) = (a.downcast_object_ref::<values::View>(), b.downcast_object_ref::<values::View>()) {
+        return x.name == y.name && x.items.len() == y.items.len() && x.items.iter().zip(&y.items).all(|(x, y)| equal(x, y));
+    }
+    if a.as_object().is_some() || b.as_object().is_some() {
+        return minijinja::tests::is_sameas(a, b); // namespaces, macros: each is itself only
+    }
     a.kind() == b.kind() && a == b
 }
 
 pub fn order(a: &Value, operator: &str, b: &Value) -> Result<Option<Ordering>, Error> {
+    let Some(_level) = bounds::deeper() else { return bounds::check().map(|()| None) };
     if let (Some(x), Some(y)) = (number(a), number(b)) {
         return Ok(match (x, y) {
             (Number::Whole(x), Number::Whole(y)) => Some(x.cmp(&y)),
@@ -226,7 +247,8 @@ pub fn order(a: &Value, operator: &str, b: &Value) -> Result<Option<Ordering>, E
 }
 
 fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
-    Ok(match operator {
+    bounds::check()?;
+    let found = match operator {
         "==" => equal(a, b),
         "!=" => !equal(a, b),
         "in" => contains(b, a)?,
@@ -238,7 +260,11 @@ fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
             (Some(o), ">") => o.is_gt(),
             (Some(o), _) => o.is_ge(),
         },
-    })
+    };
+    if a.as_object().is_some() || b.as_object().is_some() {
+        bounds::check()?; // it may have ended early
+    }
+    Ok(found)
 }
 
 /// `item in container`.
@@ -268,9 +294,11 @@ fn slice(v: Value, start: Value, stop: Option<Value>, step: Option<Value>) -> Re
         return Err(bad("slice step cannot be zero"));
     }
     if let Some(text) = v.as_str() {
+        bounds::make(text.len())?;
         let chars: Vec<char> = text.chars().collect();
         return Ok(Value::from(places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
     }
+    bounds::make_list(v.len().unwrap_or(0))?;
     let list = items(&v).ok_or_else(|| bad(format!("'{}' object is not subscriptable", pytext::type_name(&v))))?;
     Ok(same_sequence(&v, places(list.len(), start, stop, step).map(|i| list[i].clone()).collect()))
 }

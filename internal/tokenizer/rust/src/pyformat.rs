@@ -1,5 +1,6 @@
 //! Python's `str.format`.
 
+use crate::bounds;
 use crate::pytext::{python_float, repr, str, type_name};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
@@ -62,7 +63,9 @@ impl Fields<'_> {
                 other => return Err(bad(format!("Unknown conversion specifier '{other}'"))),
             };
             let spec = self.fill(spec, levels - 1)?;
-            out.push_str(&apply(&value, &spec)?);
+            let text = apply(&value, &spec)?;
+            bounds::grow(out.len(), text.len())?;
+            out.push_str(&text);
         }
         out.push_str(rest);
         Ok(out)

@@ -22,7 +22,12 @@ impl Style {
 
 /// `json.dumps(value)` in a style.
 pub fn dumps(value: &Value, style: &Style) -> String {
-    let mut w = Writer { out: String::new(), style };
+    dumps_until(value, style, usize::MAX)
+}
+
+/// As `dumps`, but no further value is written after so many bytes.
+pub fn dumps_until(value: &Value, style: &Style, most: usize) -> String {
+    let mut w = Writer { out: String::new(), style, most };
     w.value(value, 0);
     w.out
 }
@@ -30,10 +35,14 @@ pub fn dumps(value: &Value, style: &Style) -> String {
 struct Writer<'a> {
     out: String,
     style: &'a Style,
+    most: usize,
 }
 
 impl Writer<'_> {
     fn value(&mut self, v: &Value, depth: usize) {
+        if self.out.len() > self.most {
+            return;
+        }
         match v {
             Value::Null => self.out.push_str("null"),
             Value::Bool(b) => self.out.push_str(if *b { "true" } else { "false" }),
@@ -73,6 +82,9 @@ impl Writer<'_> {
         self.out.push(open);
         let mut empty = true;
         for item in items {
+            if self.out.len() > self.most {
+                break;
+            }
             if !empty {
                 self.out.push_str(&self.style.item);
             }

@@ -1,12 +1,18 @@
 //! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
 
 use crate::values::{is_dict, tuple, View};
-use crate::{operators, pyformat, pytext};
+use crate::{bounds, operators, pyformat, pytext};
 use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Calls a method that a value does not have of its own.
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    bounds::before(std::slice::from_ref(value))?;
+    let made = call_unbounded(state, value, method, args)?;
+    bounds::made(made)
+}
+
+fn call_unbounded(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(s) = value.as_str() {
         if let Some(result) = string(s, method, args)? {
             return Ok(result);
@@ -15,6 +21,7 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
     match (value.kind(), method) {
         (ValueKind::Map, "items" | "keys" | "values") if is_dict(value) => {
             let () = from_args(args)?;
+            bounds::make_list(2 * value.len().unwrap_or(0))?;
             let (keys, of) = (value.try_iter()?, |k: &Value| value.get_item(k).unwrap_or_default());
             Ok(Value::from_object(match method {
                 "items" => View { name: "dict_items", items: keys.map(|k| tuple(vec![k.clone(), of(&k)])).collect() },
@@ -25,7 +32,14 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
         (ValueKind::Seq, "index") => {
             let (wanted,): (Value,) = from_args(args)?;
             let at = value.try_iter()?.position(|item| operators::equal(&item, &wanted));
+            bounds::check()?;
             at.map(Value::from).ok_or_else(|| bad(format!("{} is not in list", pytext::repr(&wanted))))
+        }
+        (ValueKind::Seq, "count") => {
+            let (wanted,): (Value,) = from_args(args)?;
+            let n = value.try_iter()?.filter(|item| operators::equal(item, &wanted)).count();
+            bounds::check()?;
+            Ok(Value::from(n))
         }
         (ValueKind::Seq | ValueKind::Map, "copy") => {
             let () = from_args(args)?;
@@ -69,6 +83,15 @@ fn find(s: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> {
     Ok(at.map(|at| before + text[..at].chars().count()))
 }
 
+/// Check, before a text becomes a list of parts.
+fn divide(s: &str, parts: impl FnOnce() -> usize) -> Result<(), Error> {
+    if s.len() < 1 << 12 {
+        return Ok(());
+    }
+    // Those parts are kept twice for a while.
+    bounds::make_list(parts().saturating_mul(2))
+}
+
 fn list(parts: Vec<&str>) -> Value {
     parts.into_iter().map(Value::from).collect()
 }
@@ -91,6 +114,7 @@ fn split(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
         if sep.is_empty() {
             return Err(bad("empty separator"));
         }
+        divide(s, || s.matches(sep).count())?;
         return Ok(list(if from_right {
             let mut parts: Vec<_> = s.rsplitn(pieces, sep).collect();
             parts.reverse();
@@ -99,6 +123,7 @@ fn split(s: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
             s.splitn(pieces, sep).collect()
         }));
     }
+    divide(s, || s.split(space).filter(|part| !part.is_empty()).count())?;
     let mut parts = Vec::new();
     // What is left when there are enough pieces keeps the white space at its far end.
     let mut rest = if from_right { s.trim_end_matches(space) } else { s.trim_start_matches(space) };
@@ -167,15 +192,15 @@ pub fn title(s: &str) -> String {
 }
 
 /// `str.replace` with at most `count` replacements.
-pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> String {
-    match count {
-        Some(n) if n >= 0 => s.replacen(old, new, n as usize),
-        _ => s.replace(old, new),
-    }
+pub fn replace(s: &str, old: &str, new: &str, count: Option<i64>) -> Result<String, Error> {
+    let most = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    bounds::make(s.len().saturating_add(s.matches(old).take(most).count().saturating_mul(new.len())))?;
+    Ok(s.replacen(old, new, most))
 }
 
-pub fn lines(s: &str, keep: bool) -> Vec<&str> {
+pub fn lines(s: &str, keep: bool) -> Result<Vec<&str>, Error> {
     let breaks = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    divide(s, || s.matches(breaks).count())?;
     let mut out = Vec::new();
     let mut rest = s;
     while let Some(at) = rest.find(breaks) {
@@ -186,7 +211,7 @@ pub fn lines(s: &str, keep: bool) -> Vec<&str> {
     if !rest.is_empty() {
         out.push(rest);
     }
-    out
+    Ok(out)
 }
 
 fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
@@ -208,7 +233,7 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             let (keep, kwargs): (Option<bool>, Kwargs) = from_args(args)?;
             let keep = keep.or(kwargs.get("keepends")?).unwrap_or(false);
             kwargs.assert_all_used()?;
-            list(lines(s, keep))
+            list(lines(s, keep)?)
         }
         "partition" | "rpartition" => {
             let (sep,): (&str,) = from_args(args)?;
@@ -226,7 +251,7 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             let (old, new, count, kwargs): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
             let count = count.or(kwargs.get("count")?);
             kwargs.assert_all_used()?;
-            Value::from(replace(s, old, new, count))
+            Value::from(replace(s, old, new, count)?)
         }
         "find" | "rfind" => find(s, args, method == "rfind")?.map_or(Value::from(-1), Value::from),
         "index" | "rindex" => Value::from(find(s, args, method == "rindex")?.ok_or_else(|| bad("substring not found"))?),
@@ -264,6 +289,9 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
                     '\t' if width == 0 => {}
                     '\t' => {
                         let n = width - column % width;
+                        if out.len() > bounds::TEXT {
+                            bounds::grow(out.len(), n)?;
+                        }
                         out.push_str(&" ".repeat(n));
                         column += n;
                     }
@@ -315,9 +343,11 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         }
         "join" => {
             let (values,): (Value,) = from_args(args)?;
-            let mut parts = Vec::new();
+            let (mut parts, mut length) = (Vec::new(), 0);
             for (i, item) in values.try_iter()?.enumerate() {
                 let text = item.as_str().ok_or_else(|| bad(format!("sequence item {i}: expected str instance, {} found", item.kind())))?;
+                bounds::grow(length, text.len() + s.len())?;
+                length += text.len() + s.len();
                 parts.push(text.to_owned());
             }
             Value::from(parts.join(s))

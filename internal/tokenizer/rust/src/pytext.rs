@@ -1,6 +1,7 @@
 //! Values as Python prints and formats them.
 
 use crate::pyjson::float_repr;
+use crate::bounds;
 use crate::values::{is_tuple, View};
 use minijinja::{value::ValueKind, Error, ErrorKind, Value};
 use std::fmt::Write;
@@ -14,8 +15,21 @@ pub fn str(v: &Value) -> String {
     }
 }
 
-/// `repr(value)`.
+/// `repr(value)`. When the rendering is to end it is not whole.
 pub fn repr(v: &Value) -> String {
+    if v.as_object().is_none() {
+        return represented(v);
+    }
+    let Some(_level) = bounds::deeper() else { return String::new() };
+    let text = represented(v);
+    // What is in it was counted, too: values may contain others very many times.
+    if bounds::make(text.len()).is_err() {
+        return String::new();
+    }
+    text
+}
+
+fn represented(v: &Value) -> String {
     match v.kind() {
         ValueKind::Undefined => "Undefined".into(),
         ValueKind::None => "None".into(),
@@ -235,7 +249,9 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
                     Some(name) => values.get_attr(name)?,
                     None => next.next().ok_or_else(|| bad("not enough arguments for format string"))?,
                 };
-                out.push_str(&s.format(&value)?);
+                let text = s.format(&value)?;
+                bounds::grow(out.len(), text.len())?;
+                out.push_str(&text);
             }
         }
     }

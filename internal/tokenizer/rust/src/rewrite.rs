@@ -3,48 +3,118 @@
 use crate::expression::Parser;
 use crate::lexer::{string_length, tokens, Token};
 
+/// In a template of more bytes, variables are looked at, too: each could make values one level deeper.
+const LONG: usize = 1 << 16;
+/// minijinja goes deeper into its stack with every operator of a chain and every `elif`; a stack that overflows ends the process. So tags
+/// have a bound of tokens, or of bytes where they are not understood, and templates one of `elif`s. Those of models have a tenth of it.
+const TOKENS: usize = 4000;
+const BYTES: usize = 4000;
+const BRANCHES: usize = 1000;
+/// So much text in a macro is not worth counting each time it is called.
+const LITTLE: usize = 64;
+
+enum Part<'a> {
+    Text(&'a str), // also a comment, and what is raw with its marks
+    Endless(&'a str), // a tag that does not end, and what follows
+    Tag { open: &'a str, body: &'a str, close: &'a str },
+}
+
 /// The template for minijinja. What it does not understand stays as it is, for minijinja to report.
-pub fn rewrite(source: &str) -> String {
+pub fn rewrite(source: &str) -> Result<String, String> {
     // Jinja knows one end of line.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let parts = parts(&source);
+    let texts = texts(&parts);
+    let branches = parts.iter().filter(|part| matches!(part, Part::Tag { open: "{%", body, .. } if word(body) == "elif")).count();
+    if branches > BRANCHES {
+        return Err(format!("it has {branches} elif tags; {BRANCHES} are allowed"));
+    }
     let mut out = String::with_capacity(source.len());
-    let mut rest = &source[..];
+    for (part, bytes) in parts.iter().zip(texts) {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Endless(text) if text.len() > BYTES => return Err("it has a tag that does not end".into()),
+            Part::Endless(text) => out.push_str(text),
+            Part::Tag { open, body, close } => {
+                let place = Place { statement: *open == "{%", bytes, long: source.len() > LONG };
+                out.push_str(open);
+                out.push_str(&rewrite_tag(body, &place)?);
+                out.push_str(close);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn parts(source: &str) -> Vec<Part<'_>> {
+    let mut out = Vec::new();
+    let mut rest = source;
     while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
+        out.push(Part::Text(&rest[..at]));
         rest = &rest[at..];
         let (open, close) = match rest.as_bytes().get(1) {
             Some(b'{') => ("{{", "}}"),
             Some(b'%') => ("{%", "%}"),
             Some(b'#') => {
                 let end = rest.find("#}").map_or(rest.len(), |end| end + 2);
-                out.push_str(&rest[..end]);
+                out.push(Part::Text(&rest[..end]));
                 rest = &rest[end..];
                 continue;
             }
             _ => {
-                out.push('{');
+                out.push(Part::Text(&rest[..1]));
                 rest = &rest[1..];
                 continue;
             }
         };
         let Some(length) = end_of_tag(&rest[2..], close) else {
-            break; // the tag does not end
+            out.push(Part::Endless(rest));
+            return out;
         };
         let (body, tag) = (&rest[2..2 + length], &rest[..length + 4]);
-        rest = &rest[length + 4..];
+        let after = &rest[length + 4..];
         if open == "{%" && word(body) == "raw" {
-            let end = end_of_raw(rest);
-            out.push_str(tag);
-            out.push_str(&rest[..end]);
+            let end = tag.len() + end_of_raw(after);
+            out.push(Part::Text(&rest[..end]));
             rest = &rest[end..];
             continue;
         }
-        out.push_str(open);
-        out.push_str(&rewrite_tag(body, open == "{%"));
-        out.push_str(close);
+        out.push(Part::Tag { open, body, close });
+        rest = after;
     }
-    out.push_str(rest);
+    out.push(Part::Text(rest));
     out
+}
+
+/// How much text stands in each loop, macro and call, by the index of its tag; not in those inside of it.
+fn texts(parts: &[Part]) -> Vec<usize> {
+    let mut out = vec![0; parts.len()];
+    let mut inside = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        match part {
+            Part::Text(text) => {
+                if let Some(&tag) = inside.last() {
+                    out[tag] += text.len();
+                }
+            }
+            Part::Tag { open: "{%", body, .. } => match word(body) {
+                "for" | "macro" | "call" => inside.push(i),
+                "endfor" | "endmacro" | "endcall" => {
+                    inside.pop();
+                }
+                _ => {}
+            },
+            Part::Tag { .. } | Part::Endless(_) => {}
+        }
+    }
+    out
+}
+
+/// What is known of a tag beside its own text.
+struct Place {
+    statement: bool,
+    bytes: usize, // of the text that stands in it
+    long: bool,   // the template is
 }
 
 /// The first word of a tag, after the sign that controls white space.
@@ -84,27 +154,44 @@ fn end_of_tag(body: &str, close: &str) -> Option<usize> {
 }
 
 /// What is between a tag's marks.
-fn rewrite_tag(body: &str, statement: bool) -> String {
+fn rewrite_tag(body: &str, place: &Place) -> Result<String, String> {
     let sign = |found: Option<char>| found.filter(|c| "-+".contains(*c)).map_or("", |c| if c == '-' { "-" } else { "+" });
     let first = sign(body.chars().next());
     let last = if body.len() > first.len() { sign(body.chars().last()) } else { "" };
     let core = &body[first.len()..body.len() - last.len()];
-    let Some(tokens) = tokens(core) else { return body.to_owned() };
-    let text = if statement {
-        rewrite_statement(&tokens)
+    let as_it_is = || {
+        if body.len() > BYTES {
+            return Err(format!("it has a tag of {} bytes that is not understood; {BYTES} are allowed", body.len()));
+        }
+        Ok(body.to_owned())
+    };
+    let Some(tokens) = tokens(core) else { return as_it_is() };
+    if tokens.len() > TOKENS {
+        return Err(format!("it has a tag with {} names, numbers and marks; {TOKENS} are allowed", tokens.len()));
+    }
+    let text = if place.statement {
+        rewrite_statement(&tokens, place)
     } else {
         let mut p = Parser::new(&tokens);
         p.tuple(true, "").filter(|_| p.done()).map(|value| value.text)
     };
     match text {
         // Errors name lines: the tag keeps its number of them.
-        Some(text) => format!("{first} {text}{} {last}", "\n".repeat(core.matches('\n').count())),
-        None => body.to_owned(),
+        Some(text) => {
+            let lines = "\n".repeat(core.matches('\n').count());
+            // A macro is a function: no loop counts what it writes.
+            let count = match word(body) {
+                "macro" | "call" if place.statement && place.bytes > LITTLE => format!("%}}{{% set __bytes = __text({}) ", place.bytes),
+                _ => String::new(),
+            };
+            Ok(format!("{first} {text}{lines} {count}{last}"))
+        }
+        None => as_it_is(),
     }
 }
 
 /// A statement, or None for one that stays as it is.
-fn rewrite_statement(tokens: &[Token]) -> Option<String> {
+fn rewrite_statement(tokens: &[Token], place: &Place) -> Option<String> {
     let mut p = Parser::new(tokens);
     let text = match p.name()? {
         // A block of its own, as in transformers: what is set inside stays inside.
@@ -116,11 +203,12 @@ fn rewrite_statement(tokens: &[Token]) -> Option<String> {
             let values = p.tuple(false, "recursive")?.text;
             let condition = if p.skip_name("if") { format!(" if {}", p.expression()?.text) } else { String::new() };
             let recursive = if p.skip_name("recursive") { " recursive" } else { "" };
-            format!("for {target} in __iterate({values}){condition}{recursive}")
+            format!("for {target} in __iterate({values},{}){condition}{recursive}", place.bytes)
         }
         "set" => {
             let target = target(&mut p, "=")?;
-            format!("set {target} = {}", p.tuple(true, "")?.text)
+            let value = p.tuple(true, "")?.text;
+            format!("set {target} = {}", kept(value, target.contains('.'), place.long))
         }
         "macro" => {
             let name = p.name()?;
@@ -137,13 +225,24 @@ fn rewrite_statement(tokens: &[Token]) -> Option<String> {
                     return None;
                 }
                 let target = target(&mut p, "=")?;
-                parts.push(format!("{target} = {}", p.expression()?.text));
+                parts.push(format!("{target} = {}", kept(p.expression()?.text, false, place.long)));
             }
             format!("with {}", parts.join(", "))
         }
         _ => return None,
     };
     p.done().then_some(text)
+}
+
+/// A value that a name gets, which is looked at; see values.rs.
+fn kept(value: String, in_namespace: bool, long: bool) -> String {
+    let simple = matches!(&value[..], "true" | "false" | "none") || value.bytes().all(|b| b.is_ascii_digit()) || value.starts_with("__compare(");
+    match (in_namespace, long) {
+        _ if simple => value,
+        (true, _) => format!("__keep({value})"),
+        (false, true) => format!("__shallow({value})"),
+        (false, false) => value,
+    }
 }
 
 /// The names that get values, up to a mark or a word, which is passed over: `a`, `a, b`, `a, (b, c)`, `ns.a`.
@@ -199,13 +298,15 @@ mod tests {
             ("{{ -a ** -b }}", "{{ __compute(__sign('-',a),'**',__sign('-',b)) }}"),
             ("{{ x if y else\nz }}", "{{ (x if y else z)\n }}"),
             ("{{ d.items, d.items()[0], l[1:] }}", "{{ __tuple(__attribute(d,'items'),d.items()[0],__slice(l,1,none)) }}"),
-            ("{% for a, (b, c) in x if a is in(y) recursive %}", "{% for a,(b,c) in __iterate(x) if (a is in(y)) recursive %}"),
-            ("{% set ns.a = 1, 2 %}{% set x | upper %}", "{% set ns.a = __tuple(1,2) %}{% set x | upper %}"),
+            ("{% for a, (b, c) in x if a is in(y) recursive %}", "{% for a,(b,c) in __iterate(x,0) if (a is in(y)) recursive %}"),
+            ("{% set ns.a = 1, 2 %}{% set x | upper %}", "{% set ns.a = __keep(__tuple(1,2)) %}{% set x | upper %}"),
             ("{% macro f(a, b='x' 'y') %}", "{% macro f(a, b='xy') %}"),
+            ("{% macro f() -%}LONG{%- for i in x %}a{% endfor %}{%- endmacro %}", "{% macro f() %}{% set __bytes = __text(70) -%}LONG{%- for i in __iterate(x,1) %}a{% endfor %}{%- endmacro %}"),
             ("{% call(q) f(*a, b=c) %}", "{% call(q) f(*a, b=c) %}"),
         ] {
             let squeeze = |s: &str| s.split(' ').filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" ");
-            assert_eq!(squeeze(&rewrite(from)), squeeze(want), "{from}");
+            let long = |s: &str| s.replace("LONG", &"x".repeat(70));
+            assert_eq!(squeeze(&rewrite(&long(from)).unwrap()), squeeze(&long(want)), "{from}");
         }
     }
 
@@ -216,7 +317,7 @@ mod tests {
         let nots = format!("{{{{ {}1 }}}}", "not ".repeat(100_000));
         let cases = ["{", "{{", "{% %", "{{ '", "{% raw %}", "{{ % }}", "{{ ~ }}", "{{ ) % ( }}", "{#", "{{ ä % ö }}", "{%-%}", "{{-}}", "{{ a %}}", "{{ x[ }}", "{% for %}"];
         for text in cases.into_iter().chain([&deep[..], &signs, &nots]) {
-            rewrite(text);
+            let _ = rewrite(text);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Chat templates: Jinja as Hugging Face's `apply_chat_template` renders it.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes};
-use crate::{filters, operators, pymethods, pytext, rewrite};
+use crate::{bounds, filters, operators, pymethods, pytext, rewrite};
 use minijinja::{Environment, ErrorKind, Value};
+use std::sync::atomic::AtomicI32;
 
 /// How many instructions a template may run: a second, about. It is a program of whoever made the checkpoint, and can loop; the
 /// longest chats take some thousands an exchange.
@@ -30,10 +31,14 @@ pub unsafe extern "C" fn gomlx_template_new(
         env.set_lstrip_blocks(true);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_unknown_method_callback(pymethods::call);
-        env.set_formatter(|out, _, value| out.write_str(&pytext::str(value)).map_err(Into::into));
+        env.set_formatter(|out, _, value| {
+            let text = pytext::str(value);
+            bounds::make(text.len())?;
+            out.write_str(&text).map_err(Into::into)
+        });
         filters::add(&mut env);
         operators::add(&mut env);
-        env.add_template_owned("chat", rewrite::rewrite(source)).map_err(explain)?;
+        env.add_template_owned("chat", rewrite::rewrite(source)?).map_err(explain)?;
         Ok(Box::into_raw(Box::new(Template { env })))
     })
 }
@@ -50,21 +55,24 @@ pub unsafe extern "C" fn gomlx_template_free(t: *mut Template) {
 /// Renders with a context given as a JSON object, whose key order is kept.
 ///
 /// # Safety
-/// `t` must be live; `context` must point to `len` bytes; `out` and `err` must be valid for writes.
+/// `t` must be live; `context` must point to `len` bytes; `stop` to a number that is not 0 when the call is to end early; `out` and
+/// `err` must be valid for writes.
 #[no_mangle]
 pub unsafe extern "C" fn gomlx_template_render(
     t: *const Template,
     context: *const u8,
     len: usize,
+    stop: *const AtomicI32,
     out: *mut Bytes,
     err: *mut Bytes,
 ) -> i32 {
     guard(out, err, || {
+        let _bounds = bounds::begin(stop);
         let mut context: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(borrow(context, len)).map_err(|e| e.to_string())?;
         complete(&mut context);
         let template = (*t).env.get_template("chat").map_err(|e| e.to_string())?;
-        let text = template.render(Value::from_serialize(&context)).map_err(explain)?;
+        let text = template.render(Value::from_serialize(&context)).and_then(|text| bounds::check().map(|()| text)).map_err(explain)?;
         Ok(Bytes::from_vec(text.into_bytes()))
     })
 }
@@ -73,8 +81,10 @@ pub unsafe extern "C" fn gomlx_template_render(
 fn explain(e: minijinja::Error) -> String {
     match (e.kind(), e.detail()) {
         (ErrorKind::OutOfFuel, _) => format!("it ran {FUEL} instructions and was not done: it loops"),
-        (_, Some(detail)) => format!("{detail} (template line {})", e.line().unwrap_or(0)),
-        (kind, None) => format!("{kind} (template line {})", e.line().unwrap_or(0)),
+        (kind, detail) => {
+            let message = detail.map_or_else(|| kind.to_string(), str::to_owned);
+            e.line().map_or_else(|| message.clone(), |line| format!("{message} (template line {line})"))
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Values of Python's that minijinja does not have: tuples, the views of a dict, and methods that are not called.
 
-use crate::{pymethods, pytext};
+use crate::{bounds, pymethods, pytext};
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
-use minijinja::{Error, State, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt;
 use std::sync::Arc;
 
@@ -94,6 +94,51 @@ impl Object for Method {
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<built-in method {} of {} object>", self.name, pytext::type_name(&self.of))
     }
+}
+
+/// How deep the values of a namespace, or of variables in a very long template, may be in each other.
+const KEPT_DEPTH: usize = 200;
+
+/// Check, before a namespace keeps a value. A loop could otherwise nest values until going through them, even to free them, overflows the
+/// stack, which ends the process; or a namespace could be in itself.
+pub fn keep(v: Value) -> Result<Value, Error> {
+    look(&v, 0, true)?;
+    Ok(v)
+}
+
+/// An error for values that are too deep in each other.
+pub fn shallow(v: Value) -> Result<Value, Error> {
+    look(&v, 0, false)?;
+    Ok(v)
+}
+
+fn look(v: &Value, depth: usize, to_keep: bool) -> Result<(), Error> {
+    let Some(object) = v.as_object() else { return Ok(()) };
+    let bad = |message: String| Err(Error::new(ErrorKind::InvalidOperation, message));
+    if depth >= KEPT_DEPTH {
+        return bad(format!("values are nested more than {KEPT_DEPTH} deep"));
+    }
+    bounds::check()?;
+    if let Some(Group(key, items)) = object.downcast_ref::<Group>() {
+        return look(key, depth + 1, to_keep).and_then(|()| look(items, depth + 1, to_keep));
+    }
+    match v.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {}
+        ValueKind::Map if is_dict(v) => {
+            for key in v.try_iter()? {
+                look(&v.get_item(&key)?, depth + 1, to_keep)?;
+                look(&key, depth + 1, to_keep)?;
+            }
+            return Ok(());
+        }
+        // Macros and methods have values in them that cannot be looked at.
+        _ if !to_keep => return Ok(()),
+        _ => return bad("a namespace keeps texts, numbers, lists and dicts, no namespaces and nothing that is called".into()),
+    }
+    for item in v.try_iter()? {
+        look(&item, depth + 1, to_keep)?;
+    }
+    Ok(())
 }
 
 /// A dict: a namespace is none, nor a macro.
