@@ -276,7 +276,10 @@ func TestWhoGetsALeaseAtOnceIsToldOfNoWait(t *testing.T) {
 		require.NoError(t, r.Add(Spec{
 			Name: "a",
 			Size: func() int64 { take(2 * time.Second); return 1 },
-			Open: func(_ context.Context, m *Memory) (Model, error) { take(3 * time.Second); return &fake{claim: m.Claim(1, Needed), closed: func() {}}, nil },
+			Open: func(_ context.Context, m *Memory) (Model, error) {
+				take(3 * time.Second)
+				return &fake{claim: m.Claim(1, Needed), closed: func() {}}, nil
+			},
 		}))
 		go func() { // loads from the second second to the fifth
 			lease, err := r.Acquire(t.Context(), "a", nil)
