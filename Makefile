@@ -132,6 +132,7 @@ test-more: build
 	@GO_MLX_SLOW=1 $(GOTEST) -run GreedyTokens ./tests/parity
 	@GO_MLX_SLOW=1 $(GOTEST) -run ABatchOfRequests ./native
 	@GO_MLX_SLOW=1 $(GOTEST) -run TheKernel ./internal/fused
+	@GO_MLX_SLOW=1 $(GOTEST) -run TemplatesThatLoop ./internal/tokenizer
 	@echo "==> More requests, kills and cancels"
 	@GO_MLX_SLOW=1 SOAK_REQUESTS=300 $(GOTEST) -run 'RealSoak|RealOneWorker' ./bridge
 	@echo "==> The tokenizer library against the tokenizers crate"

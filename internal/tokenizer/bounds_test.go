@@ -56,6 +56,9 @@ func TestTemplatesThatLoopEnd(t *testing.T) {
 		"a macro of macros": {"{% set ns = namespace() %}{% for i in range(99999) %}{% set p = ns.m %}{% macro f() %}{{ p }}{% endmacro %}{% set ns.m = f %}{% endfor %}", "a namespace keeps"},
 		"printed deep":      {strings.Repeat("{% set x = [x] %}", 1000) + "{{ x }}", "nested"},
 	} {
+		if name == "kept lists" && !testenv.Slow() { // it ends when its ten seconds are over
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			template, err := NewTemplate(c.source, nil)
 			require.NoError(t, err)
