@@ -86,16 +86,22 @@ func (h *Header) readTokenizer() (*tokenizer, error) {
 	}
 }
 
+// readBoth reads the tokenizer, and makes the JSON of all that tokenizer.json has beside the model.
+func (h *Header) readBoth() (*tokenizer, []byte, error) {
+	t, err := h.readTokenizer()
+	if err != nil {
+		return nil, nil, err
+	}
+	rest, err := t.rest()
+	return t, rest, err
+}
+
 // Parts are the tokenizer's; nil if the file holds a whole tokenizer.json, which Tokenizer gives.
 func (h *Header) Parts() (*Parts, error) {
 	if h.text(wholeTokenizer) != "" {
 		return nil, nil
 	}
-	t, err := h.readTokenizer()
-	if err != nil {
-		return nil, err
-	}
-	rest, err := t.rest()
+	t, rest, err := h.readBoth()
 	if err != nil {
 		return nil, err
 	}

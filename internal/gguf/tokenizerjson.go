@@ -15,11 +15,7 @@ func (h *Header) Tokenizer() ([]byte, error) {
 	if whole := h.text(wholeTokenizer); whole != "" {
 		return []byte(whole), nil
 	}
-	t, err := h.readTokenizer()
-	if err != nil {
-		return nil, err
-	}
-	rest, err := t.rest()
+	t, rest, err := h.readBoth()
 	if err != nil {
 		return nil, err
 	}

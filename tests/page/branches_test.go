@@ -54,15 +54,7 @@ func TestBranches(t *testing.T) {
 // A new answer that fails leaves the old one.
 func TestANewAnswerThatFailsKeepsTheOldOne(t *testing.T) {
 	var broken atomic.Bool
-	b := open(t, serveThrough(t, server.Config{}, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if broken.Load() && r.Method == http.MethodPost {
-				http.Error(w, `{"error": {"message": "out of order"}}`, http.StatusServiceUnavailable)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	}), 1200, 900)
+	b := open(t, serveThrough(t, server.Config{}, refuseWhile(&broken)), 1200, 900)
 	b.pick("assistant")
 	before := b.say("Hello")
 	broken.Store(true)
@@ -112,6 +104,19 @@ func recordBodies(last *atomic.Value) func(http.Handler) http.Handler {
 				body, _ := io.ReadAll(r.Body)
 				last.Store(string(body))
 				r.Body = io.NopCloser(bytes.NewReader(body))
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+}
+
+// refuseWhile answers questions to the model with an error while something is broken.
+func refuseWhile(broken *atomic.Bool) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if broken.Load() && r.Method == http.MethodPost {
+				http.Error(w, `{"error": {"message": "out of order"}}`, http.StatusServiceUnavailable)
+				return
 			}
 			h.ServeHTTP(w, r)
 		})

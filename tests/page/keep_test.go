@@ -1,7 +1,6 @@
 package page_test
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -95,15 +94,7 @@ func TestTwoTabs(t *testing.T) {
 func TestAFailureIsTriedAgain(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
-	url := serveThrough(t, server.Config{}, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if broken.Load() && r.Method == http.MethodPost {
-				http.Error(w, `{"error": {"message": "out of order"}}`, http.StatusServiceUnavailable)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
+	url := serveThrough(t, server.Config{}, refuseWhile(&broken))
 	b := open(t, url, 1200, 900)
 	b.pick("assistant")
 	b.set("#prompt", strings.Repeat("Hello\n", 80)) // longer than the screen
@@ -148,15 +139,11 @@ func TestFindingRenamingAndImporting(t *testing.T) {
 	b.until(`document.querySelector("#conversations .open")?.textContent === "Greeting"`)
 	eval[bool](b, `(document.querySelector("#search").value = "", document.querySelector("#search").dispatchEvent(new Event("input")), true)`)
 
-	give := func(input, name, text string) {
-		eval[bool](b, fmt.Sprintf(`(() => { const files = new DataTransfer(); files.items.add(new File([%q], %q));
-			const input = document.querySelector(%q); input.files = files.files; input.dispatchEvent(new Event("change")); return true })()`, text, name, input))
-	}
-	give("#import-file", "chat.json", exported)
+	b.give("#import-file", "chat.json", exported)
 	b.until(`document.querySelectorAll("#conversations li").length === 3 && document.querySelectorAll("#log article").length === 2`)
-	give("#import-file", "bad.json", `{"messages": 3}`)
+	b.give("#import-file", "bad.json", `{"messages": 3}`)
 	b.until(`document.querySelector("#notice").textContent.includes("no conversation")`)
-	give("#attach-file", "notes.txt", "first line")
+	b.give("#attach-file", "notes.txt", "first line")
 	b.until("document.querySelector(\"#prompt\").value === \"notes.txt:\\n```\\nfirst line\\n```\\n\"")
 	b.revisit(url)
 	b.until(`[...document.querySelectorAll("#conversations .open")].some((e) => e.textContent === "Greeting")`)
