@@ -18,6 +18,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -165,6 +166,28 @@ const kept = `(async () => {
 		db.close();
 	}
 })()`
+
+// holdDatabase lets the next visits wait for what a function of the browser's database returns: window.held counts those that wait, until
+// letDatabase.
+func (b *browser) holdDatabase(function string) {
+	b.t.Helper()
+	owner, name := function[:strings.LastIndex(function, ".")], function[strings.LastIndex(function, ".")+1:]
+	_, err := chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: fmt.Sprintf(`{
+		const owner = %s, real = owner[%q];
+		let open;
+		window.held = 0;
+		window.hold = () => (open = new Promise((done) => (window.letGo = done)));
+		window.hold();
+		owner[%[2]q] = function (...a) {
+			const request = real.apply(this, a), listen = request.addEventListener.bind(request), until = open;
+			request.addEventListener = (type, f, ...rest) => listen(type, type !== "success" ? f : (e) => (window.held++, until.then(() => f(e))), ...rest);
+			return request;
+		};
+	}`, owner, name)})
+	require.NoError(b.t, err)
+}
+
+func (b *browser) letDatabase() { b.t.Helper(); eval[bool](b, `(window.letGo(), true)`) }
 
 // click clicks what a CSS selector or, beginning with //, an XPath finds, once it is there, enabled and not covered. Looking and
 // clicking are one step of the page's thread: between them nothing can move or be replaced.

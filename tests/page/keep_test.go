@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
@@ -170,21 +169,70 @@ func TestANewChatStaysWhileKeptOnesAreRead(t *testing.T) {
 	b := open(t, s.URL, 1200, 900)
 	b.say("Hello")
 	b.until(`document.querySelectorAll("#conversations li").length === 1`)
-	// The next visit's database opens when the test lets it.
-	_, err := chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
-		const opened = new Promise((done) => (window.letOpen = done)), open = IDBFactory.prototype.open;
-		IDBFactory.prototype.open = function (...a) {
-			const request = open.apply(this, a), listen = request.addEventListener.bind(request);
-			request.addEventListener = (type, f) => listen(type, type === "success" ? (e) => opened.then(() => f(e)) : f);
-			return request;
-		};`})
-	require.NoError(t, err)
+	b.holdDatabase("IDBFactory.prototype.open")
 	b.revisit(s.URL)
 	b.click("#new")
 	require.Zero(t, eval[int](b, `document.querySelectorAll("#conversations li").length`))
-	eval[bool](b, `(window.letOpen(), true)`)
+	b.letDatabase()
 	b.until(`document.querySelectorAll("#conversations li").length === 1`)
 	require.Zero(t, eval[int](b, `document.querySelectorAll("#log article").length`))
+}
+
+// What is said while the database is opened or read is in the list at once, and is kept.
+func TestAQuestionAskedWhileKeptOnesAreReadIsKept(t *testing.T) {
+	for _, step := range []string{"IDBFactory.prototype.open", "IDBObjectStore.prototype.getAll"} {
+		t.Run(step, func(t *testing.T) {
+			s := startScripted(t)
+			b := open(t, s.URL, 1200, 900)
+			b.say("The first visit")
+			b.holdDatabase(step)
+			b.revisit(s.URL)
+			b.click("#new")
+			b.keys("#prompt", "Hello"+kb.Enter)
+			b.answer()
+			b.until(`window.held && document.querySelector("#conversations .open")?.textContent === "Hello"`)
+			b.letDatabase()
+			b.until(`document.querySelectorAll("#conversations li").length === 2`)
+			b.until(kept)
+			b.visit(s.URL)
+			b.letDatabase()
+			b.until(`document.querySelectorAll("#conversations li").length === 2`)
+		})
+	}
+}
+
+// While another tab's change is read, what this tab changes or deletes stays changed or deleted.
+func TestWhatIsDoneWhileAnotherTabsChangeIsReadStays(t *testing.T) {
+	s := startScripted(t)
+	one := open(t, s.URL, 1200, 900)
+	one.say("First")
+	one.click("#new")
+	one.say("Second")
+	one.until(kept)
+	one.holdDatabase("IDBObjectStore.prototype.getAll")
+	one.visit(s.URL)
+	one.letDatabase()
+	one.until(`document.querySelectorAll("#conversations li").length === 2`)
+
+	eval[bool](one, `(window.held = 0, window.hold(), true)`)
+	two := openTab(t, one.ctx, s.URL, 1200, 900)
+	two.click("#new")
+	two.say("Third")
+	one.until(`window.held`)
+	one.click(`//*[@id="conversations"]/li[button[text()="First"]]/button[@class="drop"]`)
+	one.click(`//*[@id="conversations"]/li[button[text()="Second"]]/button[@class="rename"]`)
+	one.keys("#conversations input", "Renamed"+kb.Enter)
+	one.click("#new")
+	one.keys("#prompt", "Fourth"+kb.Enter)
+	one.answer()
+	one.letDatabase()
+	const titles = `[...document.querySelectorAll("#conversations .open")].map((e) => e.textContent).sort().join()`
+	one.until(titles + ` === "Fourth,Renamed,Third"`)
+	one.until(kept)
+	two.until(titles + ` === "Fourth,Renamed,Third"`)
+	one.visit(s.URL)
+	one.letDatabase()
+	one.until(titles + ` === "Fourth,Renamed,Third"`)
 }
 
 // An answer that ends while somebody types a title does not take the field away.
@@ -211,4 +259,30 @@ func TestATitleIsTypedWhileAnAnswerEnds(t *testing.T) {
 	b.until(kept)
 	b.keys("#conversations input", "ting"+kb.Enter)
 	b.until(`document.querySelector("#conversations .open")?.textContent === "Greeting"`)
+}
+
+// Who goes through the list by the keyboard stays where they are when the list is drawn anew.
+func TestTheListKeepsTheFocus(t *testing.T) {
+	s := startScripted(t)
+	b := open(t, s.URL, 1200, 900)
+	b.say("First")
+	b.click("#new")
+	b.say("Second")
+	b.until(kept)
+	const focus = `document.activeElement.closest("li")?.querySelector(".open").textContent + " " + document.activeElement.className`
+	eval[bool](b, `(document.querySelectorAll("#conversations .rename")[1].focus(), true)`)
+	require.Equal(t, "First rename", eval[string](b, focus))
+	b.press(kb.Enter)
+	b.keys("#conversations input", "Gone"+kb.Escape)
+	require.Equal(t, "First rename", eval[string](b, focus))
+	b.press(kb.Enter)
+	b.keys("#conversations input", "One"+kb.Enter)
+	require.Equal(t, "One rename", eval[string](b, focus))
+
+	// Another tab begins a conversation, which comes first.
+	two := openTab(t, b.ctx, s.URL, 1200, 900)
+	two.click("#new")
+	two.say("Third")
+	b.until(`document.querySelectorAll("#conversations li").length === 3`)
+	require.Equal(t, "One rename", eval[string](b, focus))
 }

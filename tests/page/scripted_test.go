@@ -19,6 +19,7 @@ type scripted struct {
 	models []map[string]any
 	answer http.HandlerFunc // of POST requests
 	status int              // of GET /v1/status, if it is an error
+	late   chan struct{}    // the next GET /v1/status is answered when it is closed, with what was true when it came
 }
 
 func startScripted(t *testing.T) *scripted {
@@ -28,7 +29,14 @@ func startScripted(t *testing.T) *scripted {
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		models, answer, status := s.models, s.answer, s.status
+		var late chan struct{}
+		if r.URL.Path == "/v1/status" {
+			late, s.late = s.late, nil
+		}
 		s.mu.Unlock()
+		if late != nil {
+			<-late
+		}
 		switch {
 		case r.Method == http.MethodPost:
 			answer(w, r)

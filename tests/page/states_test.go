@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -290,6 +291,27 @@ func TestEveryStateFitsEveryScreen(t *testing.T) {
 	phase("not answer")
 	b.look("server-gone")
 	b.forget("ERR_CONNECTION_REFUSED")
+}
+
+// An answer about the models that was overtaken by a newer one is not shown after it.
+func TestAnOldStatusIsNotShownAfterANewOne(t *testing.T) {
+	s := startScripted(t)
+	b := open(t, s.URL, 1200, 900)
+	b.until(`document.querySelector("#phase").textContent.startsWith("ready")`)
+	late := make(chan struct{})
+	s.set(func(s *scripted) { s.models, s.late = []map[string]any{model("gemma-3-1b", "cold")}, late })
+	eval[bool](b, `import(new URL("page/status.js", location.href)).then((s) => { window.poll = s.poll; window.old = s.poll(); return true })`)
+	require.Eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.late == nil // it has come
+	}, time.Minute, time.Millisecond)
+	s.set(func(s *scripted) { s.models = []map[string]any{model("gemma-3-1b", "loading")} })
+	eval[bool](b, `window.poll().then(() => true)`)
+	require.Equal(t, "loading", eval[string](b, `document.querySelector("#phase").textContent`))
+	close(late)
+	eval[bool](b, `window.old.then(() => true)`)
+	require.Equal(t, "loading", eval[string](b, `document.querySelector("#phase").textContent`))
 }
 
 // picture keeps a screenshot in the folder that GO_MLX_PICTURES names.

@@ -39,7 +39,7 @@ async function ask(path, options = {}) {
   } catch {
     throw new APIError("The API key has characters that a key cannot have.");
   }
-  const response = await reached(fetch(new URL(path, base), { ...options, headers }));
+  const response = await reached(fetch(new URL(path, base), { cache: "no-store", ...options, headers }));
   if (response.ok) return response;
   let message = `${response.status} ${response.statusText}`;
   try {

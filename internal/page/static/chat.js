@@ -82,10 +82,18 @@ function matches(c) {
   return !wanted || c.title.toLowerCase().includes(wanted) || c.messages.some((m) => m.content.toLowerCase().includes(wanted));
 }
 
+let listed = []; // what the list shows: {c, title, shown, item}
+
+// list draws the list of conversations, if it is another one; what has the focus keeps it.
 function list() {
   if (renaming) return; // the list is drawn when the name is there
   const found = store.conversations.filter(matches);
-  const items = found.map((c) => {
+  const none = !found.length && $("search").value.trim() !== "";
+  const same = (c, i) => listed[i].c === c && listed[i].title === c.title && listed[i].shown === (c === current);
+  if (!none && found.length === listed.length && found.length === $("conversations").children.length && found.every(same)) return;
+  const focused = listed.find(({ item }) => item.contains(document.activeElement));
+  const part = document.activeElement.className;
+  listed = found.map((c) => {
     const item = document.createElement("li");
     const open = button(c.title, () => show(c, true), "open");
     open.setAttribute("aria-current", c === current);
@@ -94,15 +102,17 @@ function list() {
     const name = button("✎", () => rename(c, item), "rename");
     name.setAttribute("aria-label", "Rename " + c.title);
     item.append(open, name, drop);
-    return item;
+    return { c, title: c.title, shown: c === current, item };
   });
-  if (!found.length && $("search").value.trim()) {
-    const none = document.createElement("li");
-    none.className = "none";
-    none.textContent = "No conversation has this.";
-    items.push(none);
+  const items = listed.map(({ item }) => item);
+  if (none) {
+    const line = document.createElement("li");
+    line.className = "none";
+    line.textContent = "No conversation has this.";
+    items.push(line);
   }
   $("conversations").replaceChildren(...items);
+  listed.find(({ c }) => c === focused?.c)?.item.querySelector(`.${part}`)?.focus();
 }
 
 let renaming = false; // a field for a title is in the list
@@ -117,16 +127,22 @@ function rename(c, item) {
     if (over) return; // the field loses the focus when it goes
     over = true;
     renaming = false;
+    listed = []; // the field goes, whatever the title is
     if (taken && field.value.trim()) c.title = field.value.trim();
     keep(c);
   };
-  field.addEventListener("keydown", (e) => {
-    if (e.key !== "Enter" && e.key !== "Escape") return;
+  const endByKey = (e, taken) => {
+    e.preventDefault();
     e.stopPropagation(); // it is meant for the field, not for what closes or stops by Escape
-    end(e.key === "Enter");
-  });
+    end(taken);
+    listed.find((l) => l.c === c)?.item.querySelector(".rename").focus();
+  };
+  const form = document.createElement("form"); // a browser submits it by Enter, when the key's press is over and cannot fall on a button
+  form.append(field);
+  form.addEventListener("submit", (e) => endByKey(e, true));
+  field.addEventListener("keydown", (e) => e.key === "Escape" && endByKey(e, false));
   field.addEventListener("blur", () => end(true));
-  item.replaceChildren(field);
+  item.replaceChildren(form);
   renaming = true;
   field.select();
 }
@@ -313,7 +329,9 @@ function ask(text, branch) {
 
 async function keep(conversation) {
   try {
-    await store.save(conversation);
+    const saved = store.save(conversation);
+    list(); // the database may take its time
+    await saved;
   } catch (e) {
     notice("This browser has no room for the conversation; export what you need. " + e.message);
   }

@@ -33,16 +33,21 @@ export function start() {
 }
 
 let timer = 0;
+let asked = 0, shown = 0; // numbers of polls: answers may overtake each other, and an old one is not shown after a new one
 
 // poll asks often while something happens, rarely otherwise, and not at all while nobody looks.
 export async function poll() {
   clearTimeout(timer);
   if (document.hidden) return;
-  try {
-    models = (await getJSON("v1/status")).models;
+  const mine = ++asked;
+  const [status, e] = await getJSON("v1/status").then((s) => [s, null], (e) => [null, e]);
+  if (mine < shown) return;
+  shown = mine;
+  if (status) {
+    models = status.models;
     options();
     draw();
-  } catch (e) {
+  } else {
     phase(e.status === 401 ? "The server asks for an API key: write it under Settings." : e.message, "failed");
     $("load").hidden = true; // it could do nothing
   }

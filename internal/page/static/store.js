@@ -8,15 +8,25 @@ import { openDB } from "./vendor/idb.js";
 export let conversations = [];
 
 let db = null; // null where the browser keeps nothing
-let opening = Promise.resolve(); // what is said before the database is open is kept when it is
 const others = new BroadcastChannel("go-mlx.conversations");
+
+// Opening, reading and writing happen one after the other, in the order in which they were asked for. While one of them waits, what this
+// tab knows is newer than the database: what is unsaved or being deleted is not replaced by what is read.
+let last = Promise.resolve();
+const unsaved = new Map(); // how many writes of a conversation are waiting or under way
+const removing = new Set(); // ids of the conversations to be deleted
+
+function inTurn(work) {
+  const done = last.then(work);
+  last = done.catch(() => {}); // the one who asked is told
+  return done;
+}
 
 // open reads what was kept; changed is called when another tab has changed something.
 export async function open(changed) {
-  opening = openDatabase();
-  await opening;
+  await inTurn(openDatabase);
   others.addEventListener("message", async () => {
-    await read();
+    await inTurn(read);
     changed();
   });
   return db !== null;
@@ -34,15 +44,15 @@ async function openDatabase() {
 
 async function read() {
   if (!db) return;
-  const known = new Map(conversations.map((c) => [c.id, c]));
-  const kept = await db.getAll("conversations");
+  const kept = (await db.getAll("conversations")).filter((c) => !removing.has(c.id));
+  const known = new Map(conversations.map((c) => [c.id, c])); // as they are now: some were begun while the database was read
+  const newer = (c) => c.busy || unsaved.has(c) || !c.version;
   // A conversation that is on show stays the same object.
   conversations = kept.map((c) => {
     const before = known.get(c.id);
-    if (!before || before.busy) return before ?? c;
-    return Object.assign(before, c);
+    return !before ? c : newer(before) ? before : Object.assign(before, c);
   });
-  for (const c of known.values()) if ((c.busy || !c.version) && !conversations.includes(c)) conversations.push(c);
+  for (const c of known.values()) if (newer(c) && !conversations.includes(c)) conversations.push(c);
   sort();
 }
 
@@ -60,16 +70,26 @@ async function takeOver() {
   kept.forget(name);
 }
 
-// save keeps one conversation. If another tab has changed it meanwhile, both are kept: this tab's becomes one of its own.
+// save keeps one conversation; false where the browser keeps nothing.
 export async function save(c) {
   c.changed = Date.now();
   if (!conversations.includes(c)) conversations.push(c);
   sort();
-  await opening;
+  unsaved.set(c, (unsaved.get(c) ?? 0) + 1);
+  try {
+    return await inTurn(() => write(c));
+  } finally {
+    if (unsaved.get(c) === 1) unsaved.delete(c);
+    else unsaved.set(c, unsaved.get(c) - 1);
+  }
+}
+
+// write puts a conversation into the database. If another tab has changed it meanwhile, both are kept: this tab's becomes one of its own.
+async function write(c) {
   if (!conversations.includes(c)) return true; // deleted meanwhile
   if (!db) return false;
-  const write = db.transaction("conversations", "readwrite");
-  const written = await write.store.get(c.id);
+  const writing = db.transaction("conversations", "readwrite");
+  const written = await writing.store.get(c.id);
   if (written && written.version !== c.version) {
     conversations = conversations.filter((other) => other !== c);
     conversations.push(written, c);
@@ -80,8 +100,8 @@ export async function save(c) {
   }
   const { busy, ...record } = c;
   record.version++;
-  await write.store.put(record);
-  await write.done;
+  await writing.store.put(record);
+  await writing.done;
   c.version = record.version; // not before: what could not be written, for want of room, is no version of it
   others.postMessage("changed");
   return true;
@@ -98,14 +118,15 @@ export function create() {
 
 export async function remove(c) {
   conversations = conversations.filter((other) => other.id !== c.id); // first: an answer that ends now is not to save it again
-  await opening;
-  if (!db) return;
+  removing.add(c.id);
   try {
-    await db.delete("conversations", c.id);
+    await inTurn(() => db?.delete("conversations", c.id));
   } catch (e) {
     if (!conversations.some((other) => other.id === c.id)) conversations.push(c);
     sort();
     throw e;
+  } finally {
+    removing.delete(c.id);
   }
   others.postMessage("changed");
 }
