@@ -21,16 +21,17 @@ var (
 	}
 )
 
-// environment is the whole environment of a worker. Without online, Hugging Face's libraries do not touch the network.
+// environment is the whole environment of a worker. Without online, Hugging Face's libraries do not touch the network. Where MLX runs on an
+// NVIDIA GPU, its caches of CUDA graphs and attention plans fail every op after some hundred different lengths, unless their check is off.
 func environment(online bool) []string {
 	env := []string{
 		"PYTHONSAFEPATH=1", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "PYTHONIOENCODING=utf-8",
-		"TOKENIZERS_PARALLELISM=false", "TERM=xterm",
+		"TOKENIZERS_PARALLELISM=false", "TERM=xterm", "MLX_ENABLE_CACHE_THRASHING_CHECK=0",
 	}
 	if !online {
 		env = append(env, "HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1")
 	}
-	for _, entry := range os.Environ() {
+	for _, entry := range os.Environ() { // of two values of a variable the last one counts
 		name, _, _ := strings.Cut(entry, "=")
 		hasPrefix := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
 		if slices.Contains(passed, name) || slices.ContainsFunc(passedPrefixes, hasPrefix) || online && slices.Contains(passedOnline, name) {

@@ -123,3 +123,12 @@ func requireNear(t *testing.T, want, got []float32, bound float64, format string
 		require.Less(t, relative, bound)
 	}
 }
+
+// A process lives through more different lengths than MLX's caches of attention plans have places; see mlxc's cudacaches.go.
+func TestRequestsOfManyLengthsGoOn(t *testing.T) {
+	m := openWith(t, engine.NativeOptions{Exact: true})
+	for length := 2; length < 600; length++ {
+		_, err := m.PromptLogProbs(t.Context(), someIDs(t, m, length), 0)
+		require.NoError(t, err, "%d tokens", length)
+	}
+}

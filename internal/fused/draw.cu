@@ -3,13 +3,14 @@
   // probability beside the largest (above 0: any), and how many of the most likely tokens to draw from (0: all). keys are two words of each draw.
   //
   // Log-probabilities are rounded to T, as MLX's op leaves them. What is kept is found by their bits, eight at a time from the highest: masses are added
-  // up as whole numbers, so that they do not depend on who comes first.
+  // up as whole numbers, so that they do not depend on who comes first. Then each warp has a part of the row, neighbours beside each other in its
+  // lanes, in which ties and sums are in the tokens' order.
   __shared__ float shared[32];
   __shared__ GoMLXSearch search;
-  __shared__ float starts[DRAW_THREADS + 1];
-  __shared__ int ties[DRAW_THREADS + 1];
+  __shared__ float starts[33];
+  __shared__ int ties[33];
   __shared__ unsigned drawer;
-  const int thread = threadIdx.x;
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const T* row = logits + static_cast<int64_t>(which[blockIdx.x]) * V;
   const float inverse = rounded(settings[4 * blockIdx.x]), top_p = settings[4 * blockIdx.x + 1], min_p = settings[4 * blockIdx.x + 2];
   const unsigned top_k = static_cast<unsigned>(settings[4 * blockIdx.x + 3]);
@@ -44,49 +45,67 @@
   }
   const bool cut = spare > 0;
 
-  // Every thread has neighbours, in which ties and sums are in order.
-  constexpr int EACH = (V + DRAW_THREADS - 1) / DRAW_THREADS;
-  const int begin = thread * EACH < V ? thread * EACH : V, end = begin + EACH < V ? begin + EACH : V;
+  static_assert(DRAW_THREADS == 32 * 32, "a warp adds up what the warps have");
+  constexpr int EACH = (V + DRAW_THREADS - 1) / DRAW_THREADS * 32;
+  const int begin = warp * EACH < V ? warp * EACH : V, end = begin + EACH < V ? begin + EACH : V;
   if (cut) {
     int mine = 0;
-    for (int i = begin; i < end; i++) {
+#pragma unroll 4
+    for (int i = begin + lane; i < end; i += 32) {
       mine += go_mlx_order(rounded(static_cast<float>(row[i]) - whole)) == last;
     }
-    ties[thread] = mine;
-    go_mlx_sums_before<DRAW_THREADS>(ties);
+    mine = go_mlx_warp_sum(mine);
+    if (lane == 0) {
+      ties[warp] = mine;
+    }
+    go_mlx_sums_before(ties);
   }
   const float largest = rounded(best * inverse);
-  int tie = cut ? ties[thread] : 0;
-  auto weight = [&](int i) {
-    const float x = rounded(static_cast<float>(row[i]) - whole);
+  int tie = cut ? ties[warp] : 0; // so many ties are before these 32 tokens
+  auto weight = [&](int from) {
+    const int i = from + lane;
+    const float x = i < end ? rounded(static_cast<float>(row[i]) - whole) : LOWEST;
     const uint32_t order = go_mlx_order(x);
-    const bool kept = order >= least && !(cut && order == last && tie++ >= spare);
+    bool kept = i < end && order >= least;
+    if (cut) {
+      const bool tied = i < end && order == last;
+      const unsigned all = __ballot_sync(0xffffffff, tied);
+      kept = kept && !(tied && tie + __popc(all & ((1u << lane) - 1)) >= spare);
+      tie += __popc(all);
+    }
     return kept ? __expf(rounded(x * inverse) - largest) : 0.f;
   };
   float sum = 0;
-  for (int i = begin; i < end; i++) {
-    sum += weight(i);
+#pragma unroll 4
+  for (int from = begin; from < end; from += 32) {
+    sum += weight(from);
   }
-  starts[thread] = sum;
+  sum = go_mlx_warp_sum(sum);
+  if (lane == 0) {
+    starts[warp] = sum;
+  }
   if (thread == 0) {
     drawer = 0;
   }
-  go_mlx_sums_before<DRAW_THREADS>(starts);
-  const float at = go_mlx_uniform(keys[2 * blockIdx.x], keys[2 * blockIdx.x + 1]) * starts[DRAW_THREADS];
-  if (sum > 0 && starts[thread] <= at) {
-    atomicMax(&drawer, static_cast<unsigned>(thread)); // the last one that begins before it
+  go_mlx_sums_before(starts);
+  const float at = go_mlx_uniform(keys[2 * blockIdx.x], keys[2 * blockIdx.x + 1]) * starts[32];
+  if (lane == 0 && sum > 0 && starts[warp] <= at) {
+    atomicMax(&drawer, static_cast<unsigned>(warp)); // the last one that begins before it
   }
   __syncthreads();
-  if (thread == static_cast<int>(drawer)) {
-    float before = starts[thread];
+  if (warp == static_cast<int>(drawer)) {
+    float before = starts[warp];
     unsigned token = begin < V ? begin : 0;
-    tie = cut ? ties[thread] : 0;
-    for (int i = begin; i < end; i++) {
-      const float w = weight(i);
-      if (w > 0 && before <= at) {
-        token = i;
+    tie = cut ? ties[warp] : 0;
+    for (int from = begin; from < end; from += 32) {
+      const float mine = weight(from), start = before + go_mlx_before(mine);
+      const unsigned reached = __ballot_sync(0xffffffff, mine > 0 && start <= at);
+      if (reached) {
+        token = from + 31 - __clz(reached);
       }
-      before += w;
+      before = __shfl_sync(0xffffffff, start + mine, 31);
     }
-    out[blockIdx.x] = token;
+    if (lane == 0) {
+      out[blockIdx.x] = token;
+    }
   }

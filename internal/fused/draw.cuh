@@ -11,9 +11,13 @@ __device__ __forceinline__ uint32_t go_mlx_order(float x) {
   return ELEMENT == 0 ? bits : bits >> 16;
 }
 
-// What a search over the bits of numbers goes by: how much of each of 256 values there is, and what was found.
+// What a search over the bits of numbers goes by: how much of each of 256 values there is, and what was found. Many numbers have the same few
+// values, and sums in one place would wait for each other: there are COPIES of each, one for every other lane, and of a mass the high
+// and the low bits, since only sums of 32 bits are fast.
 struct GoMLXSearch {
-  unsigned long long amounts[256], left; // left: of what is to be reached, less what larger numbers have
+  static constexpr int COPIES = 16;
+  unsigned high[256][COPIES], low[256][COPIES]; // of 24 and 16 bits of a mass
+  unsigned long long amounts[256], left;        // left: of what is to be reached, less what larger numbers have
   uint32_t prefix;
 };
 
@@ -29,29 +33,62 @@ __device__ __forceinline__ E go_mlx_before(E x) {
   return sum - x;
 }
 
+// The sum of a warp; every lane gets it.
+template <class E>
+__device__ __forceinline__ E go_mlx_warp_sum(E x) {
+  for (int step = 16; step > 0; step /= 2) {
+    x += __shfl_xor_sync(0xffffffff, x, step);
+  }
+  return x;
+}
+
 // Where the numbers that are kept end: the value of go_mlx_order at which so many are reached, from the largest down, or at which a part of all mass is (with
 // most 0). search.left is how many with that value are wanted then.
 template <int THREADS>
 __device__ uint32_t go_mlx_cut(const T* row, int count, float whole, float part, unsigned most, GoMLXSearch& search) {
-  constexpr int BITS = ELEMENT == 0 ? 32 : 16;
-  const int lane = threadIdx.x;
+  static_assert(THREADS == 4 * 256, "four threads add up the copies of a value");
+  constexpr int BITS = ELEMENT == 0 ? 32 : 16, COPIES = GoMLXSearch::COPIES;
+  const int thread = threadIdx.x, lane = thread % 32;
   for (int shift = BITS - 8; shift >= 0; shift -= 8) {
     const bool first = shift == BITS - 8;
     const uint32_t prefix = first ? 0 : search.prefix;
     __syncthreads();
-    for (int i = threadIdx.x; i < 256; i += THREADS) {
-      search.amounts[i] = 0;
+    for (int i = thread; i < 256 * COPIES; i += THREADS) {
+      search.high[i / COPIES][i % COPIES] = search.low[i / COPIES][i % COPIES] = 0;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < count; i += THREADS) {
+#pragma unroll 4
+    for (int i = thread; i < count; i += THREADS) {
       const float x = rounded(static_cast<float>(row[i]) - whole);
       const uint32_t order = go_mlx_order(x);
       if (first || order >> (shift + 8) == prefix) {
-        atomicAdd(&search.amounts[order >> shift & 255], most > 0 ? 1ull : static_cast<unsigned long long>(__expf(x) * 0x1p40f));
+        const uint32_t value = order >> shift & 255;
+        if (most > 0) {
+          atomicAdd(&search.low[value][lane % COPIES], 1u);
+        } else {
+          const float mass = __expf(x) * 0x1p24f;
+          const unsigned high = static_cast<unsigned>(mass), low = static_cast<unsigned>((mass - static_cast<float>(high)) * 0x1p16f);
+          if (high > 0) {
+            atomicAdd(&search.high[value][lane % COPIES], high);
+          }
+          if (low > 0) {
+            atomicAdd(&search.low[value][lane % COPIES], low);
+          }
+        }
       }
     }
     __syncthreads();
-    if (threadIdx.x < 32) { // a lane has eight values, the first lane the largest ones
+    unsigned long long amount = 0;
+    for (int copy = thread % 4; copy < COPIES; copy += 4) {
+      amount += (static_cast<unsigned long long>(search.high[thread / 4][copy]) << 16) + search.low[thread / 4][copy];
+    }
+    amount += __shfl_xor_sync(0xffffffff, amount, 1);
+    amount += __shfl_xor_sync(0xffffffff, amount, 2);
+    if (thread % 4 == 0) {
+      search.amounts[thread / 4] = amount;
+    }
+    __syncthreads();
+    if (thread < 32) { // a lane has eight values, the first lane the largest ones
       unsigned long long mine = 0;
       for (int i = 0; i < 8; i++) {
         mine += search.amounts[255 - 8 * lane - i];
@@ -79,25 +116,15 @@ __device__ uint32_t go_mlx_cut(const T* row, int count, float whole, float part,
   return search.prefix;
 }
 
-// The sums of all numbers before each, in place, and of all behind the last. The numbers are those of the block's threads.
-template <int THREADS, class E>
+// The sums of all 32 numbers before each, in place, and of all behind the last.
+template <class E>
 __device__ void go_mlx_sums_before(E* numbers) {
-  static_assert(THREADS == 1024, "a lane has 32 numbers");
   __syncthreads();
   if (threadIdx.x < 32) {
-    E* mine = numbers + 32 * threadIdx.x;
-    E sum = 0;
-    for (int i = 0; i < 32; i++) {
-      sum += mine[i];
-    }
-    E before = go_mlx_before(sum);
-    for (int i = 0; i < 32; i++) {
-      const E number = mine[i];
-      mine[i] = before;
-      before += number;
-    }
+    const E mine = numbers[threadIdx.x], before = go_mlx_before(mine);
+    numbers[threadIdx.x] = before;
     if (threadIdx.x == 31) {
-      numbers[THREADS] = before;
+      numbers[32] = before + mine;
     }
   }
   __syncthreads();

@@ -17,7 +17,7 @@ import (
 
 // wanted is what a drawing may draw from: each token's weight, by the rules of native/internal/decode's sampler, from log-probabilities that are rounded
 // already. round rounds to the type of the logits.
-func wanted(logprobs []float64, d fused.Drawing, round func(float64) float64) []float64 {
+func wanted(logprobs []float64, d fused.Drawing, round func(...float64) []float64) []float64 {
 	n := len(logprobs)
 	order := make([]int, n) // the most likely first
 	for i := range order {
@@ -48,13 +48,17 @@ func wanted(logprobs []float64, d fused.Drawing, round func(float64) float64) []
 	}
 	best := logprobs[order[0]]
 	if d.MinP > 0 {
-		least = max(least, round(best+round(math.Log(float64(d.MinP)))))
+		least = max(least, round(best + round(math.Log(float64(d.MinP)))[0])[0])
 	}
-	inverse := round(1 / float64(d.Temperature))
-	weights := make([]float64, n)
+	inverse := round(1 / float64(d.Temperature))[0]
+	scaled, weights := make([]float64, n), make([]float64, n)
+	for i, x := range logprobs {
+		scaled[i] = x * inverse
+	}
+	scaled = round(scaled...)
 	for rank, i := range order {
 		if logprobs[i] >= least && (d.TopK == 0 || rank < d.TopK) {
-			weights[i] = math.Exp(round(logprobs[i]*inverse) - round(best*inverse))
+			weights[i] = math.Exp(scaled[i] - scaled[order[0]])
 		}
 	}
 	return weights
@@ -64,10 +68,18 @@ func wanted(logprobs []float64, d fused.Drawing, round func(float64) float64) []
 // that a grammar forbids: what comes is the token that MLX's ops take with the same key.
 func checkDraws(t *testing.T, s *mlxc.Scope, dtype mlxc.DType, vocab int, draw func(logitsWhichSettingsKeys ...*mlxc.Array) []uint32) {
 	rng := rand.New(rand.NewPCG(3, uint64(vocab)))
-	round := func(x float64) float64 {
-		v, err := s.AsType(s.AsType(s.FromFloats([]float32{float32(x)}, 1), dtype), mlxc.Float32).Floats()
+	round := func(numbers ...float64) []float64 {
+		narrow := make([]float32, len(numbers))
+		for i, x := range numbers {
+			narrow[i] = float32(x)
+		}
+		rounded, err := s.AsType(s.AsType(s.FromFloats(narrow, len(narrow)), dtype), mlxc.Float32).Floats()
 		require.NoError(t, err)
-		return float64(v[0])
+		wide := make([]float64, len(rounded))
+		for i, x := range rounded {
+			wide[i] = float64(x)
+		}
+		return wide
 	}
 	plain := fused.Drawing{Temperature: 1, TopP: 1}
 	near := 0

@@ -14,7 +14,7 @@ import (
 
 func init() {
 	C.gomlx_install_error_handler()
-	roomForGraphs()
+	roomForCUDA()
 }
 
 // Error is a failure that MLX reported.

@@ -293,6 +293,8 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
   for (int i = 0; i < 32; i++) votes |= all[i][0] << i;
   return votes;
 }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(unsigned x) { return x == 0 ? 32 : __builtin_clz(x); }
 inline int __ffs(unsigned x) { return x == 0 ? 0 : __builtin_ctz(x) + 1; }
 
 template <class E> inline E atomicAdd(E* at, E x) { return __atomic_fetch_add(at, x, __ATOMIC_SEQ_CST); }
