@@ -163,20 +163,21 @@ async function importFiles(input) {
   input.value = "";
 }
 
-// discard deletes a conversation, which can be undone.
+// discard deletes a conversation, which can be undone. It is gone from the page at once; the database may take its time.
 async function discard(c) {
   if (underWay?.conversation === c) stop();
-  try {
-    await store.remove(c);
-  } catch (e) {
-    notice("This browser could not delete the conversation. " + e.message);
-    return list();
-  }
+  const removed = store.remove(c);
   show(c === current ? (store.conversations[0] ?? null) : current);
   notice(`Deleted “${c.title}”.`, "Undo", async () => {
     await store.restore(c);
     show(c, true);
   });
+  try {
+    await removed;
+  } catch (e) {
+    notice("This browser could not delete the conversation. " + e.message);
+    list();
+  }
 }
 
 // draw shows the conversation, from its end if that is wished for.
