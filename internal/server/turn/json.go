@@ -144,3 +144,17 @@ func (c *Count) Int() *int {
 	n := int(*c)
 	return &n
 }
+
+// Part reads a part of a request that was left as JSON; at is where the request has it.
+func Part(at string, value jsontext.Value, into any) error {
+	err := json.Unmarshal(value, into)
+	var semantic *json.SemanticError
+	if !errors.As(err, &semantic) {
+		return err
+	}
+	at = fieldName(at, semantic.JSONPointer)
+	if semantic.Err != nil {
+		return Bad(at, "%v", semantic.Err)
+	}
+	return Bad(at, "a JSON %s cannot stand here", semantic.JSONKind)
+}
