@@ -70,6 +70,14 @@ func (s *Server) resolve(name string) (string, error) {
 	return name, nil
 }
 
+// choose names the model of a request that names none; the answer says which one it was.
+func (s *Server) choose(name *string) (err error) {
+	if *name == "" {
+		*name, err = s.resolve("")
+	}
+	return err
+}
+
 // acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what the request waits for.
 func (s *Server) acquire(ctx context.Context, given string, header func(func(http.Header)), waits func(mlx.Wait)) (*mlx.Lease, error) {
 	name, err := s.resolve(given)
@@ -159,6 +167,13 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 			return err
 		}
 		visitOf(r.Context()).names = q.Named()
+		name := q.ModelName()
+		if err := s.choose(&name); err != nil {
+			return err
+		}
+		if q.ModelName() == "" {
+			q.UseModel(name)
+		}
 		if l, ok := q.(loader); ok && l.Loads() {
 			if l.Unloads() {
 				return s.unload(w, r, q.ModelName(), func(string) any { return l.Loaded() })

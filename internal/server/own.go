@@ -86,6 +86,9 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 	if err := q.check(); err != nil {
 		return err
 	}
+	if err := s.choose(&q.Model); err != nil {
+		return err
+	}
 	if !q.Stream {
 		return s.withModel(w, r, q.Model, func(ctx context.Context, m mlx.TextModel) (any, error) {
 			return s.classifyTexts(ctx, m, &q, q.Texts, 0)

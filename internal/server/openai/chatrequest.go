@@ -179,6 +179,9 @@ type chatFormat struct {
 // ModelName is the model that the request names.
 func (q *ChatRequest) ModelName() string { return q.Model }
 
+// UseModel names the model of a request that names none.
+func (q *ChatRequest) UseModel(name string) { q.Model = name }
+
 // Streams says whether the answer is streamed.
 func (q *ChatRequest) Streams() bool { return q.Stream }
 

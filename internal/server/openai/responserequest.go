@@ -146,6 +146,9 @@ func (o *itemOutput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 // ModelName is the model that the request names.
 func (q *ResponseRequest) ModelName() string { return q.Model }
 
+// UseModel names the model of a request that names none.
+func (q *ResponseRequest) UseModel(name string) { q.Model = name }
+
 // Streams says whether the answer is streamed.
 func (q *ResponseRequest) Streams() bool { return q.Stream }
 
