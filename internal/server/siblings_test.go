@@ -323,6 +323,8 @@ func TestItemsAboutTheConversation(t *testing.T) {
 		`{"type": "configuration_update", "reasoning": {"effort": 5}}`:             "input[1].reasoning.effort",
 		`{"type": "configuration_update", "text": {"format": {"type": "xml"}}}`:    "input[1].text.format.type",
 		`{"type": "additional_tools", "tools": [{"type": "function", "name": 5}]}`: "input[1].tools[0].name",
+		`{"type": "additional_tools"}`:                                             "input[1].tools",
+		`{"type": "additional_tools", "tools": null}`:                              "input[1].tools",
 		`{"type": "compaction_trigger"}`:                                           "input[1].type",
 	} {
 		a := ask(items, "")
