@@ -290,3 +290,8 @@ func WithDimensions(n int) EmbedOption {
 		}
 	}}
 }
+
+// WithTokenIDs gives texts as token ids, which are taken as they are: those at i stand for the text at i, unless they are nil.
+func WithTokenIDs(ids [][]int32) EmbedOption {
+	return EmbedOption{func(o *embedOptions) { o.IDs = ids }}
+}

@@ -11,7 +11,7 @@ import (
 // publicNames are the functions of this package that set an option of the engines, where they have another name.
 var publicNames = map[string]string{
 	"MaxTokens": "WithMaxTokens", "Temperature": "WithTemperature", "Stop": "WithStop", "Tools": "WithTools",
-	"StatesPrompt": "Prompt", "PromptName": "WithPromptName", "Dimensions": "WithDimensions",
+	"StatesPrompt": "Prompt", "PromptName": "WithPromptName", "Dimensions": "WithDimensions", "TokenIDs": "WithTokenIDs",
 	"Calibration": "WithCalibration", "Abstain": "WithAbstain", "Prior": "LabelPrior",
 	"Messages": "messages",
 	"Batch":    "WithBatch", "PromptCache": "WithPromptCache", "MemoryBudget": "WithMemoryBudget",

@@ -89,7 +89,7 @@ func badValuesAreNamed(t *testing.T, m mlx.TextModel) {
 	_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Content: "x"}}))
 	requireOption(t, err, "messages")
 	if m.Info().Engine == mlx.EngineNative {
-		for name, option := range map[string]mlx.EmbedOption{"WithPromptName": mlx.WithPromptName("query"), "WithDimensions": mlx.WithDimensions(-1)} {
+		for name, option := range map[string]mlx.EmbedOption{"WithPromptName": mlx.WithPromptName("query"), "WithDimensions": mlx.WithDimensions(-1), "WithTokenIDs": mlx.WithTokenIDs([][]int32{{1}, {2}})} {
 			_, err = m.Embed(t.Context(), []string{"x"}, option)
 			requireOption(t, err, name)
 		}

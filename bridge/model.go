@@ -236,7 +236,7 @@ func (m *Model) begin() (end func(), err error) {
 
 // Embed: mlx-lm has no embeddings.
 func (m *Model) Embed(context.Context, []string, engine.EmbedOptions) ([][]float32, error) {
-	return nil, &engine.OptionError{Option: "Embed", Reason: "only the native engine has it"}
+	return nil, &engine.OptionError{Option: "Embed", Reason: "only the native engine has embeddings, and this model runs on the python engine"}
 }
 
 // Encode returns token ids.

@@ -8,12 +8,20 @@ type EmbedOptions struct {
 	Prompt string
 	// Dimensions cuts vectors of models trained for it (Matryoshka, arXiv:2205.13147) and norms them anew; 0 for all.
 	Dimensions int
+	// IDs are texts given as token ids, which are taken as they are: those at i stand for the text at i, unless they are nil. Nil for none.
+	IDs [][]int32
 }
 
 // Validate checks the options and the texts.
 func (o EmbedOptions) Validate(texts []string) error {
 	if o.Dimensions < 0 {
 		return &OptionError{Option: "Dimensions", Reason: fmt.Sprintf("%d is negative", o.Dimensions)}
+	}
+	if o.IDs != nil && len(o.IDs) != len(texts) {
+		return &OptionError{Option: "TokenIDs", Reason: fmt.Sprintf("they are for %d texts, and there are %d", len(o.IDs), len(texts))}
+	}
+	if o.IDs != nil && o.Prompt != "" {
+		return &OptionError{Option: "TokenIDs", Reason: "token ids are taken as they are, so a prompt cannot go before them"}
 	}
 	return checkTexts(texts)
 }

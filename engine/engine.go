@@ -135,9 +135,9 @@ type Token struct {
 	FinishReason FinishReason
 	// StopString is, on the last token, the stop string that ended the stream; "" for every other end.
 	StopString string
-	// PromptTokens is the number of prompt tokens. It is set on the last token.
+	// PromptTokens is the number of prompt tokens. It is set on the first token and the last.
 	PromptTokens int
-	// CachedTokens is how many of them the prompt cache had. It is set on the last token.
+	// CachedTokens is how many of them the prompt cache had. It is set on the first token and the last.
 	CachedTokens int
 	// Segments is, with the Segments option, the text that became certain with this token by kind, without
 	// the marks between kinds.

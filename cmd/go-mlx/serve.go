@@ -44,7 +44,7 @@ type serveRun struct {
 	requestTimeout, writeTimeout time.Duration
 	maxBody, store               int64 // MiB
 	maxRequests, maxTokens       int
-	preload                      bool
+	preload, budgeted            bool // budgeted: a budget was given, which may be none
 	noPage, strict               bool
 	controlTokens                bool
 	aliases                      []string
@@ -78,6 +78,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 			if len(run.models) == 0 && run.modelsDir == "" {
 				return usageError{errors.New("name models, as MODEL or with --model, or a folder of them with --models-dir")}
 			}
+			run.budgeted = cmd.Flags().Changed("memory-budget")
 			return run.run(cmd.Context(), cmd.Root().Version, cmd.ErrOrStderr())
 		},
 	}
@@ -95,7 +96,7 @@ variable ` + keysVariable + ` (separated by commas) and from --api-key.`,
 	flags.StringArrayVar(&run.origins, "cors-origin", nil, "web origin whose pages may ask, e.g. https://example.com; may be given again")
 	flags.StringArrayVar(&run.hosts, "allowed-host", nil, "name in the Host header to answer to, besides localhost; may be given again")
 	flags.DurationVar(&run.ttl, "ttl", 0, "close a model that had no requests for so long; 0 keeps it")
-	flags.Lookup("memory-budget").Usage = "MiB that all models may hold together, with prompt caches and KV; 0 for no limit"
+	flags.Lookup("memory-budget").Usage = "MiB that all models may hold together, with prompt caches and KV; 0 for no limit (default of several models: three quarters of the memory)"
 	flags.BoolVar(&run.preload, "preload", false, "load all models before the first request")
 	flags.IntVar(&run.maxRequests, "max-requests", 256, "requests at once; one more gets 429")
 	flags.Int64Var(&run.maxBody, "max-body", 8, "MiB of a request")
@@ -295,7 +296,13 @@ func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 		}
 		models = append(models, m)
 	}
-	options := mlx.HostOptions{IdleTTL: r.ttl, Budget: r.budget << 20, Logger: log, Events: func(name string, e mlx.Event) {
+	budget := r.budget << 20
+	if !r.budgeted && len(models) > 1 { // clients may ask for one after the other until the memory is full
+		if budget = systemMemory() / 4 * 3; budget > 0 {
+			log.Info("memory budget of all models", "mib", budget>>20, "change", "--memory-budget")
+		}
+	}
+	options := mlx.HostOptions{IdleTTL: r.ttl, Budget: budget, Logger: log, Events: func(name string, e mlx.Event) {
 		if e.Kind == mlx.EventRestart {
 			log.Warn("a worker ended and is replaced", "model", name, "error", e.Err)
 		}

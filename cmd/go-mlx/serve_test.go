@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -198,5 +200,48 @@ func TestManualPagesAndCompletions(t *testing.T) {
 		out, _, err := run(t, "", "completion", shell)
 		require.NoError(t, err)
 		require.Contains(t, out, "go-mlx")
+	}
+}
+
+// Several models have a budget also where nobody gives one: clients may ask for one after the other.
+func TestSeveralModelsHaveABudget(t *testing.T) {
+	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+		t.Skip("the system does not say how much memory it has")
+	}
+	total := systemMemory()
+	require.Greater(t, total, int64(256<<20))
+	model := testenv.Model(t)
+	one, two := []string{"a=" + model}, []string{"a=" + model, "b=" + model}
+	for _, c := range []struct {
+		models   []string
+		budgeted bool
+		budget   int64 // MiB
+		want     string
+	}{
+		{one, false, 0, ""}, {two, true, 0, ""}, {two, true, 500, ""}, {two, false, 0, fmt.Sprintf("mib=%d", total/4*3>>20)},
+	} {
+		var log testenv.Log
+		run := serveRun{loadFlags: loadFlags{budget: c.budget}, models: c.models, budgeted: c.budgeted}
+		host, err := run.hosted(slog.New(slog.NewTextHandler(&log, nil)))
+		require.NoError(t, err)
+		require.NoError(t, host.Close())
+		if c.want == "" {
+			require.NotContains(t, log.String(), "memory budget")
+			continue
+		}
+		require.Contains(t, log.String(), c.want)
+	}
+	// A container may have less than the system.
+	if runtime.GOOS == "linux" {
+		before := limitsOfMemory
+		t.Cleanup(func() { limitsOfMemory = before })
+		limitsOfMemory = nil
+		whole := systemMemory()
+		limit := filepath.Join(t.TempDir(), "memory.max")
+		limitsOfMemory = []string{filepath.Join(t.TempDir(), "none"), limit}
+		for text, want := range map[string]int64{"max\n": whole, "104857600\n": 100 << 20, "": whole, "9223372036854771712\n": whole} {
+			require.NoError(t, os.WriteFile(limit, []byte(text), 0o644))
+			require.Equal(t, want, systemMemory(), text)
+		}
 	}
 }

@@ -10,6 +10,33 @@ import (
 	"strings"
 )
 
+// limitsOfMemory are where Linux says how much memory a group of processes may have, such as those of a container.
+var limitsOfMemory = []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
+
+// systemMemory is how many bytes of memory this process may use, as far as the system says it; 0 where it does not.
+func systemMemory() int64 {
+	var total int64
+	switch runtime.GOOS {
+	case "darwin":
+		if out, err := exec.Command("sysctl", "-n", "hw.memsize").Output(); err == nil {
+			_, _ = fmt.Sscan(string(out), &total)
+		}
+	case "linux":
+		_, _ = fmt.Sscan(fileField("/proc/meminfo", "MemTotal", ":"), &total) // in KiB
+		total <<= 10
+		for _, path := range limitsOfMemory {
+			var limit int64
+			if data, err := os.ReadFile(path); err == nil {
+				_, _ = fmt.Sscan(string(data), &limit) // "max" is none
+			}
+			if limit > 0 {
+				total = min(total, limit)
+			}
+		}
+	}
+	return total
+}
+
 // examineSystem names the operating system and the processor, as far as they say it.
 func examineSystem(ctx context.Context) []finding {
 	ask := func(name string, args ...string) string {

@@ -36,6 +36,7 @@ type Cutter struct {
 	name    string
 	begun   bool // the call under way was reported
 	refused bool // the call is of a function that was not offered
+	started bool // a call, or what could become one, has begun in this segment
 	growing bool // its arguments are under way
 	grown   []byte
 	failed  bool // what came is in no order that a call has
@@ -92,6 +93,37 @@ func (c *Cutter) Rest() string {
 	return strings.TrimSpace(c.object.String())
 }
 
+var mistralName = regexp.MustCompile(`^([\w.-]+)\s*\[(?:ARGS|CALL_ID)\]`)
+
+// Unbegun reports whether the segment, if it is cut off here, ends in the beginning of a call that was not reported, and its name, if
+// it is known and was offered. Where calls have no mark, what has no such name may be any JSON.
+func (c *Cutter) Unbegun() (id, name string, ok bool) {
+	marked := !notations[c.notation].bare
+	switch {
+	case c.failed || c.begun || c.refused:
+		return "", "", false
+	case c.state == between:
+		return "", "", marked && !c.started
+	}
+	id, name = c.id, c.name
+	if c.state == inHead {
+		text := c.object.String()
+		if found := mistralName.FindStringSubmatch(text); found != nil {
+			name = found[1]
+		}
+		if found := mistralID.FindStringSubmatch(text); found != nil {
+			id = found[1]
+		}
+	}
+	switch {
+	case name == "":
+		return "", "", marked
+	case !c.offered(name):
+		return "", "", false
+	}
+	return id, name, true
+}
+
 func (c *Cutter) add(b byte) {
 	switch c.state {
 	case between:
@@ -115,10 +147,10 @@ func (c *Cutter) between(b byte) {
 	case strings.IndexByte(" \n\t\r;", b) >= 0 || c.notation == "mistral" && strings.IndexByte("[],", b) >= 0:
 		return
 	case b == '{':
-		c.state, c.json = inCall, structure{}
+		c.state, c.json, c.started = inCall, structure{}, true
 		c.call(b)
 	case c.notation == "mistral":
-		c.state = inHead
+		c.state, c.started = inHead, true
 		c.object.WriteByte(b)
 	default:
 		c.failed = true

@@ -18,7 +18,15 @@ func TestNamesOfModels(t *testing.T) {
 			require.Contains(t, a.body, `"model":"`+name+`"`, "a client gets the name back that it gave")
 		}
 	}
-	require.Equal(t, 200, s.do("POST", "/v1/chat/completions", `{"max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}]}`).StatusCode)
+	for path, body := range map[string]string{
+		"/v1/chat/completions": `"max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}]`, "/v1/completions": `"max_tokens": 2, "prompt": "Hello", "stream": true`,
+		"/v1/responses": `"max_output_tokens": 2, "input": "Hello"`, "/v1/messages": `"max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}], "model": null`,
+		"/api/chat": `"messages": [], "model": ""`, "/v1/embeddings": `"input": "a"`, "/api/embed": `"input": "a"`, "/v1/classify": `"texts": ["a"], "labels": ["x", "y"]`,
+	} {
+		a := s.do("POST", path, "{"+body+"}")
+		require.Equal(t, 200, a.StatusCode, a.body)
+		require.Contains(t, a.body, `"model":"chat"`, "a client that names none learns which one it got: %s", path)
+	}
 	list := s.do("GET", "/v1/models", "").body
 	require.Contains(t, list, `"id":"gpt-4o"`)
 	require.NotContains(t, list, `claude-*`)

@@ -37,6 +37,8 @@ func TestUsageTellsOfTheCache(t *testing.T) {
 		for i, c := range []struct{ path, prompt, cached, body string }{
 			{"/v1/chat/completions", "prompt_tokens", "cached_tokens", `"max_tokens": 2, "messages": [{"role": "user", "content": "WORDS"}]`},
 			{"/v1/chat/completions", "prompt_tokens", "cached_tokens", `"max_tokens": 2, "stream": true, "stream_options": {"include_usage": true}, "messages": [{"role": "user", "content": "WORDS"}]`},
+			{"/v1/chat/completions", "prompt_tokens", "cached_tokens", `"max_tokens": 9, "thinking": {"type": "enabled", "budget_tokens": 2}, "messages": [{"role": "user", "content": "WORDS"}]`},
+			{"/v1/chat/completions", "prompt_tokens", "cached_tokens", `"max_tokens": 99, "parallel_tool_calls": false, "tool_choice": "required", "tools": [` + tool("f") + `], "messages": [{"role": "user", "content": "WORDS"}]`},
 			{"/v1/completions", "prompt_tokens", "cached_tokens", `"max_tokens": 2, "prompt": "WORDS"`},
 			{"/v1/responses", "input_tokens", "cached_tokens", `"max_output_tokens": 2, "input": "WORDS"`},
 			{"/v1/messages", "input_tokens", "cache_read_input_tokens", `"max_tokens": 2, "messages": [{"role": "user", "content": "WORDS"}]`},

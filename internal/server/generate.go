@@ -2,10 +2,7 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"path"
 	"strings"
@@ -15,34 +12,11 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
-// mayBeJSON reports whether a body may be read as JSON. One whose Content-Type is JSON may. One without a type, or with that of curl -d, as in
-// Ollama's own examples, may unless a browser sends it: pages of other origins can send such bodies without asking first.
-func mayBeJSON(r *http.Request) bool {
-	h := r.Header
-	kind, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	if err == nil && kind == "application/json" {
-		return true
-	}
-	unsaid := h.Get("Content-Type") == "" || err == nil && kind == "application/x-www-form-urlencoded"
-	return unsaid && h.Get("Origin") == "" && h.Get("Sec-Fetch-Site") == ""
-}
-
 // decode reads a request's JSON; what has no effect is named in a header and in the log.
 func (s *Server) decode(w http.ResponseWriter, r *http.Request, table *turn.Table, value any) (*turn.Notes, error) {
-	if !mayBeJSON(r) {
-		return nil, &turn.Error{Kind: turn.MediaType, Message: "Content-Type must be application/json"}
-	}
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return nil, &turn.Error{Kind: turn.MediaType, Code: "unsupported_encoding", Message: fmt.Sprintf("Content-Encoding is %q; send the body as it is", turn.Short(encoding, maxParam))}
-	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, tooLarge
-		}
-		return nil, &turn.Error{Kind: turn.Invalid, Code: "invalid_request", Message: "the body ended too soon: " + err.Error()}
-	}
+	v := visitOf(r.Context())
+	body := v.body
+	v.body = nil // may be garbage while the answer is made
 	notes, err := table.Decode(body, value, s.config.Strict)
 	if err != nil {
 		return nil, err
@@ -94,6 +68,14 @@ func (s *Server) resolve(name string) (string, error) {
 		}
 	}
 	return name, nil
+}
+
+// choose names the model of a request that names none; the answer says which one it was.
+func (s *Server) choose(name *string) (err error) {
+	if *name == "" {
+		*name, err = s.resolve("")
+	}
+	return err
 }
 
 // acquire takes the model that a request names. It says in the headers which engine runs it, and why. waits is called with what the request waits for.
@@ -185,6 +167,13 @@ func (s *Server) generating(d *dialect, table *turn.Table, fresh func() turn.Req
 			return err
 		}
 		visitOf(r.Context()).names = q.Named()
+		name := q.ModelName()
+		if err := s.choose(&name); err != nil {
+			return err
+		}
+		if q.ModelName() == "" {
+			q.UseModel(name)
+		}
 		if l, ok := q.(loader); ok && l.Loads() {
 			if l.Unloads() {
 				return s.unload(w, r, q.ModelName(), func(string) any { return l.Loaded() })

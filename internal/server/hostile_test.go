@@ -37,7 +37,17 @@ func TestHostileClientsBesideGoodOnes(t *testing.T) {
 	}
 	embed := `{"model": "domains", "input": ` + list(1000, func(int) string { return `"a"` }) + `}`
 	noisy := `{"model": "chat", "prompt": "x", "max_tokens": 2000, "logit_bias": {"2": -100}, "stream": true, "logprobs": 100}`
+	promised := func() { // a body that never comes
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{")
+		until(conn)
+	}
 	hostile := []func(){
+		promised, promised, promised, promised, promised, promised,
 		func() { raw("/v1/embeddings", embed, until) },
 		func() { raw("/v1/completions", noisy, until) },
 		func() { raw("/v1/completions", noisy, func(net.Conn) {}) }, // leaves at once
@@ -73,7 +83,7 @@ func TestHostileClientsBesideGoodOnes(t *testing.T) {
 	}
 	bad.Wait()
 	require.Eventually(t, func() bool {
-		return len(s.slots) == 0 && s.state("chat").Active == 0 && s.state("domains").Active == 0
+		return len(s.slots) == 0 && s.coming() == 0 && s.state("chat").Active == 0 && s.state("domains").Active == 0
 	}, 3*time.Minute, 10*time.Millisecond)
 	metrics, err := s.state("chat").Model.Metrics(t.Context())
 	require.NoError(t, err)

@@ -35,6 +35,7 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 type visit struct {
 	id, route     string
 	model, engine string
+	body          []byte
 	ignored       []string   // fields that had no effect
 	names         turn.Names // what the API calls its fields
 	status        int
@@ -256,22 +257,24 @@ func (s *Server) light(d *dialect, h handler) http.Handler {
 	})
 }
 
-// work wraps handlers that use a model: it limits the body, the time, and the number of requests at once.
+// work wraps handlers that use a model: it reads the body, and limits it, the time, and the number of requests at once.
 func (s *Server) work(d *dialect, h handler) http.Handler {
 	return s.light(d, func(w http.ResponseWriter, r *http.Request) error {
 		if s.draining.Load() {
 			return turn.ErrDraining
 		}
+		body, err := s.read(w, r)
+		if err != nil {
+			return err
+		}
+		visitOf(r.Context()).body = body
 		if s.slots != nil {
 			select {
 			case s.slots <- struct{}{}:
 				defer func() { <-s.slots }()
 			default:
-				return &turn.Error{Kind: turn.Busy, Code: "rate_limit_exceeded", Message: "too many requests at once", Retry: time.Second}
+				return errNoRoom
 			}
-		}
-		if s.config.MaxBody > 0 {
-			r.Body = http.MaxBytesReader(w, r.Body, s.config.MaxBody)
 		}
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
@@ -281,7 +284,7 @@ func (s *Server) work(d *dialect, h handler) http.Handler {
 			ctx, stop = s.limit(ctx, s.config.RequestTimeout)
 			defer stop()
 		}
-		err := h(w, r.WithContext(ctx))
+		err = h(w, r.WithContext(ctx))
 		// The engines report that the context ended; its cause says why.
 		if err != nil && ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 			err = context.Cause(ctx)

@@ -98,6 +98,9 @@ func (s *Server) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err := q.Check(); err != nil {
 		return err
 	}
+	if err := s.choose(&q.Model); err != nil {
+		return err
+	}
 	return s.withModel(w, r, q.Model, func(ctx context.Context, m mlx.TextModel) (any, error) {
 		a, err := q.Answer(ctx, m)
 		if err == nil {
@@ -142,6 +145,9 @@ func (s *Server) ollamaEmbed(w http.ResponseWriter, r *http.Request) error {
 	}
 	visitOf(r.Context()).names = turn.Names{"Prompt": "input"}
 	if err := q.Check(); err != nil {
+		return err
+	}
+	if err := s.choose(&q.Model); err != nil {
 		return err
 	}
 	return s.withModel(w, r, q.ModelName(), func(ctx context.Context, m mlx.TextModel) (any, error) {

@@ -16,7 +16,8 @@ var (
 		turn.Honour("model", "texts", "labels", "prompt", "prior", "temperature", "abstain_below", "scores", "stream"),
 		turn.NoEffect("it names a request and changes nothing", "user", "metadata"))
 	tokenizeFields = turn.NewTable("POST /v1/tokenize",
-		turn.Honour("model", "text", "content", "prompt", "add_special", "add_special_tokens", "with_pieces"))
+		turn.Honour("model", "text", "content", "prompt", "add_special", "add_special_tokens", "with_pieces"),
+		turn.OnlyAt("parse_special", "what spells a special token is one", "true"))
 	detokenizeFields = turn.NewTable("POST /v1/detokenize", turn.Honour("model", "tokens"))
 	loadFields       = turn.NewTable("POST /v1/load, /v1/unload", turn.Honour("model"))
 )
@@ -83,6 +84,9 @@ func (s *Server) classify(w http.ResponseWriter, r *http.Request) error {
 	}
 	visitOf(r.Context()).names = turn.Names{"Prompt": "texts"}
 	if err := q.check(); err != nil {
+		return err
+	}
+	if err := s.choose(&q.Model); err != nil {
 		return err
 	}
 	if !q.Stream {

@@ -71,8 +71,9 @@ type Server struct {
 	responses *openai.ResponseStore
 	facts     turn.FactBook
 	slots     chan struct{} // nil without a limit
-	warming   atomic.Bool   // models are loaded before the first request
-	leaving   atomic.Bool   // shutdown was announced: /readyz says no, requests are still served
+	arrivals  arrivals
+	warming   atomic.Bool // models are loaded before the first request
+	leaving   atomic.Bool // shutdown was announced: /readyz says no, requests are still served
 	draining  atomic.Bool
 	ended     context.Context // of all requests
 	end       context.CancelCauseFunc
@@ -102,11 +103,13 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{config: c, log: c.Log, metrics: newMetrics(c.Models), responses: openai.NewResponseStore(c.StoreBytes)}
 	s.after, s.limit = time.After, context.WithTimeout
+	s.arrivals.slow = slowBody
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if c.MaxRequests > 0 {
 		s.slots = make(chan struct{}, c.MaxRequests)
+		s.arrivals.room = c.MaxRequests + moreBodies
 	}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	var err error

@@ -163,7 +163,7 @@ func TestItemsThatAddTools(t *testing.T) {
 	require.Contains(t, a.body, "input[0].tools[0].name: ")
 	a = s.do("POST", "/v1/responses", `{"model": "chat", "input": [{"type": "additional_tools", "tools": 3}, {"role": "user", "content": "x"}]}`)
 	require.Equal(t, 400, a.StatusCode)
-	require.Contains(t, a.body, "input[0].tools: not a list of tools")
+	require.Contains(t, a.body, "input[0].tools: a JSON number cannot stand here")
 
 	// They stay for the next turns, and may be sent again with the history.
 	first := s.do("POST", "/v1/responses", `{"model": "chat", "store": true, "max_output_tokens": 2, "input": [`+add+`, `+add+`, {"role": "user", "content": "Hello"}]}`)
@@ -290,4 +290,93 @@ func TestInputItems(t *testing.T) {
 	}
 	require.Equal(t, 400, s.do("GET", address+"?stream=true", "").StatusCode, "a client would wait for events")
 	require.Equal(t, 200, s.do("GET", address+"?stream=false", "").StatusCode)
+}
+
+// Items by which Codex sets how the answers that follow are, or hands on what another agent said.
+func TestItemsAboutTheConversation(t *testing.T) {
+	s := serve(t, Config{StoreBytes: 1 << 20})
+	ask := func(items, more string) answer {
+		return s.do("POST", "/v1/responses", `{"model": "chat", "max_output_tokens": 40, "input": [{"role": "user", "content": "Hello"}, `+items+`]`+more+`}`)
+	}
+	const calm = `{"type": "configuration_update", "reasoning": {"effort": "none"}}`
+	a := ask(`{"type": "configuration_update", "id": "c", "reasoning": {"effort": "high"}, "text": null}`, `, "reasoning": {"effort": "none"}`)
+	require.Equal(t, 200, a.StatusCode, a.body)
+	require.Contains(t, a.body, `"type":"reasoning"`)
+	require.Empty(t, a.Header.Get(headerIgnored))
+	a = ask(calm, "")
+	require.Equal(t, 200, a.StatusCode, a.body)
+	require.NotContains(t, a.body, `"type":"reasoning"`)
+	next := s.do("POST", "/v1/responses", fmt.Sprintf(`{"model": "chat", "max_output_tokens": 40, "input": "Hello", "previous_response_id": %q}`, field[string](t, a.body, "id")))
+	require.NotContains(t, next.body, `"type":"reasoning"`, "it holds until another one says otherwise")
+	a = ask(`{"type": "configuration_update", "text": {"format": {"type": "json_schema", "name": "n", "schema": {"const": 5}}}}`, "")
+	require.Equal(t, 200, a.StatusCode, a.body)
+	require.Equal(t, "5", field[string](t, a.body, "output.0.content.0.text"))
+
+	whole := ask(`{"type": "agent_message", "author": "/root/a", "recipient": "/root", "content": [{"type": "input_text", "text": "one two three four"}, {"type": "encrypted_content", "encrypted_content": "x"}]}`, "")
+	require.Equal(t, 200, whole.StatusCode, whole.body)
+	require.Equal(t, "input[].author, input[].recipient, input[].content[].encrypted_content", whole.Header.Get(headerIgnored))
+	none := ask(`{"type": "context_compaction", "encrypted_content": "x"}`, "")
+	require.Equal(t, 200, none.StatusCode, none.body)
+	require.Greater(t, field[float64](t, whole.body, "usage.input_tokens"), field[float64](t, none.body, "usage.input_tokens"))
+
+	for items, where := range map[string]string{
+		`{"type": "configuration_update", "reasoning": {"effort": 5}}`:             "input[1].reasoning.effort",
+		`{"type": "configuration_update", "text": {"format": {"type": "xml"}}}`:    "input[1].text.format.type",
+		`{"type": "additional_tools", "tools": [{"type": "function", "name": 5}]}`: "input[1].tools[0].name",
+		`{"type": "additional_tools"}`:                                             "input[1].tools",
+		`{"type": "additional_tools", "tools": null}`:                              "input[1].tools",
+		`{"type": "compaction_trigger"}`:                                           "input[1].type",
+	} {
+		a := ask(items, "")
+		require.Equal(t, 400, a.StatusCode, a.body)
+		require.Contains(t, a.body, `"param":"`+where+`"`)
+		require.NotContains(t, a.body, "Go ", "a type of this program says nothing to a client")
+	}
+}
+
+// A limit of the thought goes by several names.
+func TestLimitsOfThoughtsByTheirNames(t *testing.T) {
+	s := serve(t, Config{})
+	ask := func(path, more string) answer {
+		return s.do("POST", path, `{"model": "chat", "max_tokens": 60, "messages": [{"role": "user", "content": "Hello"}], `+more+`}`)
+	}
+	for _, name := range []string{"thinking_budget", "thinking_token_budget", "thinking_budget_tokens"} {
+		for limit, thought := range map[string]float64{"3": 3, "3.0": 3, "-1": 18, "null": 18, "0": 0} {
+			a := ask("/v1/chat/completions", fmt.Sprintf("%q: %s", name, limit))
+			require.Equal(t, 200, a.StatusCode, a.body)
+			require.InDelta(t, thought, field[float64](t, a.body, "usage.completion_tokens_details.reasoning_tokens"), 0, "%s %s", name, limit)
+		}
+		a := ask("/v1/chat/completions", fmt.Sprintf(`%q: 5, "enable_thinking": false`, name))
+		require.InDelta(t, 0, field[float64](t, a.body, "usage.completion_tokens_details.reasoning_tokens"), 0)
+		a = ask("/v1/chat/completions", fmt.Sprintf(`%q: -5`, name))
+		require.Equal(t, 400, a.StatusCode)
+		require.Contains(t, a.body, name+": ")
+		a = s.do("POST", "/v1/chat/completions", fmt.Sprintf(`{"model": "domains", "max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}], %q: 5}`, name))
+		require.Equal(t, 200, a.StatusCode, a.body)
+		require.Equal(t, name, a.Header.Get(headerIgnored), "the model does not think")
+	}
+}
+
+// How samplers work that are at nothing is no reason to refuse, and neither is what is so anyway.
+func TestSettingsOfSamplersThatAreAtNothing(t *testing.T) {
+	s := serve(t, Config{})
+	for _, c := range [][3]string{
+		{"/v1/chat/completions", chatOpen + `, "dynatemp_range": 0, "dynatemp_exponent": 1.0, "dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["x"], "mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "top_n_sigma": -1, "min_keep": 0, "n_keep": 0}`,
+			"dynatemp_exponent, dry_base, dry_allowed_length, dry_penalty_last_n, dry_sequence_breakers, mirostat_tau, mirostat_eta, n_keep"},
+		{"/v1/chat/completions", chatOpen + `, "reasoning_format": "auto"}`, ""},
+		{"/v1/messages", messagesOpen + `, "context_hint": {"enabled": true, "target_tokens_saved": 5}}`, "context_hint"},
+		{"/tokenize", `{"model": "chat", "content": "x", "parse_special": true}`, ""},
+	} {
+		a := s.do("POST", c[0], c[1])
+		require.Equal(t, 200, a.StatusCode, a.body)
+		require.Equal(t, c[2], a.Header.Get(headerIgnored))
+	}
+	for _, c := range [][3]string{
+		{"/v1/chat/completions", chatOpen + `, "dynatemp_range": 0.5}`, "dynatemp_range"}, {"/v1/completions", completeOpen + `, "top_n_sigma": 1}`, "top_n_sigma"},
+		{"/v1/chat/completions", chatOpen + `, "reasoning_format": "none"}`, "reasoning_format"}, {"/tokenize", `{"model": "chat", "content": "x", "parse_special": false}`, "parse_special"},
+	} {
+		a := s.do("POST", c[0], c[1])
+		require.Equal(t, 400, a.StatusCode, a.body)
+		require.Contains(t, a.body, c[2])
+	}
 }

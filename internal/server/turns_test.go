@@ -100,7 +100,7 @@ func TestErrorsNameTheFieldOfTheirAPI(t *testing.T) {
 		{"/v1/embeddings", `{"model": "domains", "input": [[1], [99999999]]}`, "input[1]"},
 		{"/v1/embeddings", `{"model": "chat", "input": [[]]}`, "input[0]"},
 		{"/v1/embeddings", `{"model": "chat", "input": ["a", ""]}`, "input[1]"},
-		{"/v1/embeddings", `{"model": "chat", "input": [[5], [0, 1]]}`, "input[1]"},
+		{"/v1/embeddings", `{"model": "domains", "prompt_name": "query", "input": [[5]]}`, "input"},
 		{"/api/chat", `{"model": "chat", "options": {"repeat_penalty": -1}, "messages": [{"role": "user", "content": "x"}]}`, "options.repeat_penalty"},
 		{"/v1/responses", `{"model": "chat", "input": "x", "tool_choice": "required"}`, "tool_choice"},
 		{"/v1/responses", `{"model": "chat", "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}`, "input[0].content[0].type"},

@@ -198,15 +198,15 @@ class Server:
     def _cancel(self, request):
         """Answers a cancel: every one is acknowledged once, also of a request that is over."""
         if request not in self._acknowledged:
-            self._fail(request, Cancelled())
+            self._fail(request, Cancelled(), keep=True)  # no pass is under way, so the KV is that of the stream's tokens
         self._acknowledged.discard(request)
         self._cancelled.pop(request, None)
         self._outbox.flush()
 
-    def _fail(self, request, error):
-        """Ends one request; the others go on."""
+    def _fail(self, request, error, keep=False):
+        """Ends one request; the others go on. keep puts the KV of a stream into the prompt cache."""
         stream = self._stepper.find(request) if self._stepper else None
-        self._drop(request)
+        self._drop(request, keep)
         # A request that was broken off by its cancel counts as cancelled, whatever exception it raised.
         if request in self._cancelled and request not in self._acknowledged:
             self._acknowledged.add(request)
@@ -216,7 +216,7 @@ class Server:
             return
         self._outbox.put_error(request, error)
 
-    def _drop(self, request):
+    def _drop(self, request, keep=False):
         self._jobs.pop(request, None)
         if self._stepper is not None:
-            self._stepper.remove(request)
+            self._stepper.remove(request, keep)

@@ -51,13 +51,17 @@ class Stepper:
         else:
             self._batch.add(self._put, stream)
 
-    def remove(self, request):
+    def remove(self, request, keep=False):
+        """Takes out a stream that does not go on. keep, which is for the time between passes, puts the KV that it has into the prompt
+        cache: the next request often begins with the same prompt."""
         alone = self._alone.pop(request, None)
         if alone is not None:
+            if keep and not alone.prefilling:
+                self._keep(alone)
             alone.close()
         elif self._batch is not None and (stream := self.find(request)) is not None:
             try:
-                self._batch.remove(stream)
+                self._batch.remove(stream, keep=keep and self._batch.past_prompt(stream))
             except Exception as e:
                 print(f"go_mlx_worker: a stream could not be taken out of its batch: {e}", file=sys.stderr)
                 self._rescue(lost=stream)
@@ -153,6 +157,9 @@ class Stepper:
             mx.synchronize(generation_stream)
         if alone.stream.finished:
             del self._alone[alone.stream.id]
-            if isinstance(alone, Alone) and self._batch is not None and not alone.stream.options["solo"]:
-                self._prompts.keep(alone.ids, alone.cache)
+            self._keep(alone)
             alone.close()
+
+    def _keep(self, alone):
+        if isinstance(alone, Alone) and self._batch is not None and not alone.stream.options["solo"]:
+            self._prompts.keep(alone.ids, alone.cache)

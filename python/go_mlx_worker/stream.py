@@ -104,7 +104,7 @@ class Stream:
             message["top"] = self._top_logprobs(logprobs)
         self._add(token, self.made, message)
         self.finished = "finish" in message
-        if self.finished:
+        if self.finished or self.made == 1:  # a reader may leave before the last token
             message["prompt_tokens"] = len(self.prompt)
             if self.cached:
                 message["cached_tokens"] = self.cached

@@ -34,7 +34,7 @@ func fields(route string, generates func(...string) []turn.Field, refusing func(
 		turn.Honour("output_format", "output_format.type", "output_format.schema"), turn.NoEffect(elsehow, "output_format.*"),
 		turn.NoEffect("it names a request and changes nothing", "metadata"),
 		turn.Default("service_tier", elsehow, `"auto"`, `"standard_only"`), turn.Default("speed", elsehow, `"standard"`),
-		turn.NoEffect(elsehow, "context_management", "cache_control", "inference_geo", "betas", "anthropic_beta", "diagnostics", "fallbacks",
+		turn.NoEffect(elsehow, "context_management", "cache_control", "inference_geo", "betas", "anthropic_beta", "diagnostics", "context_hint", "fallbacks",
 			"billing_policy", "fallback_credit_token", "user_profile_id", "workspace_id"),
 		refusing("this server keeps no conversations of this API", "thread"), refusing("this server makes no summaries of its own", "compaction"),
 		turn.OnlyAt("mcp_servers", "this server asks no others", "[]"), turn.Refuse("there are no containers here", "container"),

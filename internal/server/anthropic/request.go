@@ -98,6 +98,9 @@ type thinking struct {
 // ModelName is the model that the request names.
 func (q *Request) ModelName() string { return q.Model }
 
+// UseModel names the model of a request that names none.
+func (q *Request) UseModel(name string) { q.Model = name }
+
 // Streams says whether the answer is streamed.
 func (q *Request) Streams() bool { return q.Stream && !q.Counting }
 

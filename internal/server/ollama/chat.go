@@ -62,6 +62,9 @@ func (t *think) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 // ModelName is the model that the request names.
 func (c *common) ModelName() string { return modelName(c.Model) }
 
+// UseModel names the model of a request that names none.
+func (c *common) UseModel(name string) { c.Model = name }
+
 // Streams says whether the answer is streamed.
 func (c *common) Streams() bool { return c.Stream == nil || *c.Stream }
 

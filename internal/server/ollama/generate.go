@@ -125,11 +125,10 @@ func (q *EmbedRequest) Answer(ctx context.Context, m mlx.TextModel) (any, int, e
 	for _, text := range q.Input {
 		in = append(in, turn.Prompt{Text: text})
 	}
-	texts, tokens, err := turn.EmbeddingTexts(ctx, m, "input", in)
-	if err != nil {
-		return nil, 0, err
-	}
-	if a.Embeddings, err = m.Embed(ctx, texts, turn.EmbedOptions("", int(q.Dimensions))...); err != nil {
+	e := turn.Embedding{Input: in, Field: "input", Dimensions: int(q.Dimensions)}
+	var tokens int
+	var err error
+	if a.Embeddings, tokens, err = e.Vectors(ctx, m); err != nil {
 		return nil, 0, err
 	}
 	a.PromptEvalCount, a.TotalDuration = tokens, int64(time.Since(start))

@@ -31,6 +31,9 @@ type ChatRequest struct {
 	Reasoning            *reasoning    `json:"reasoning"`
 	Thinking             *thinking     `json:"thinking"`
 	EnableThinking       *bool         `json:"enable_thinking"`
+	ThinkingBudget       *turn.Count   `json:"thinking_budget"`        // as in Qwen's API
+	ThinkingTokenBudget  *turn.Count   `json:"thinking_token_budget"`  // as in vLLM
+	ThinkingBudgetTokens *turn.Count   `json:"thinking_budget_tokens"` // as in llama.cpp's server
 	PromptCacheKey       string        `json:"prompt_cache_key"`
 	ContinueFinalMessage bool          `json:"continue_final_message"` // as in vLLM
 	AddGenerationPrompt  *bool         `json:"add_generation_prompt"`
@@ -85,7 +88,31 @@ func (q *ChatRequest) effort(w *turn.Spec) error {
 	case q.EnableThinking != nil:
 		say("enable_thinking", *q.EnableThinking, nil)
 	}
+	q.limitThought(w)
 	return nil
+}
+
+// limitThought takes a limit of the thought that has a field of its own: -1 is none, and 0 leaves no room to think.
+func (q *ChatRequest) limitThought(w *turn.Spec) {
+	field, budget := "thinking_budget", q.ThinkingBudget
+	if budget == nil {
+		field, budget = "thinking_token_budget", q.ThinkingTokenBudget
+	}
+	if budget == nil {
+		field, budget = "thinking_budget_tokens", q.ThinkingBudgetTokens
+	}
+	if budget == nil || *budget == -1 || w.Effort != nil && *w.Effort == "none" {
+		return
+	}
+	names := maps.Clone(w.Names)
+	if names == nil {
+		names = turn.Names{}
+	}
+	names["Budget"], w.Names, w.Budget = field, names, int(*budget)
+	if *budget == 0 {
+		none := "none"
+		names["Effort"], w.Effort = field, &none
+	}
 }
 
 type usageOption struct {
@@ -151,6 +178,9 @@ type chatFormat struct {
 
 // ModelName is the model that the request names.
 func (q *ChatRequest) ModelName() string { return q.Model }
+
+// UseModel names the model of a request that names none.
+func (q *ChatRequest) UseModel(name string) { q.Model = name }
 
 // Streams says whether the answer is streamed.
 func (q *ChatRequest) Streams() bool { return q.Stream }

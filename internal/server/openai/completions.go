@@ -52,6 +52,9 @@ type completionLogProbs struct {
 // ModelName is the model that the request names.
 func (q *CompletionRequest) ModelName() string { return q.Model }
 
+// UseModel names the model of a request that names none.
+func (q *CompletionRequest) UseModel(name string) { q.Model = name }
+
 // Streams says whether the answer is streamed.
 func (q *CompletionRequest) Streams() bool { return q.Stream }
 

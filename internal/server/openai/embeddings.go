@@ -49,11 +49,8 @@ func (q *EmbeddingRequest) Check() error {
 
 // Answer embeds the texts.
 func (q *EmbeddingRequest) Answer(ctx context.Context, m mlx.TextModel) (*EmbeddingAnswer, error) {
-	texts, tokens, err := turn.EmbeddingTexts(ctx, m, "input", q.Input)
-	if err != nil {
-		return nil, err
-	}
-	vectors, err := m.Embed(ctx, texts, turn.EmbedOptions(q.PromptName, int(q.Dimensions))...)
+	e := turn.Embedding{Input: q.Input, Field: "input", PromptName: q.PromptName, Dimensions: int(q.Dimensions)}
+	vectors, tokens, err := e.Vectors(ctx, m)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,8 @@ func (q *ResponseRequest) inputItems() []inputItem {
 			in.Content = &[]contentPart{part}
 		case "reasoning":
 			in.Summary, in.Content = partsOf("summary_text", string(item.Summary)), partsOf("reasoning_text", string(item.Content))
+		case "agent_message":
+			in.Content = partsOf("input_text", string(item.Content))
 		case "additional_tools":
 			in.Tools = item.Tools
 		case "function_call":

@@ -48,7 +48,8 @@ func (p *partType) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if err := json.UnmarshalDecode(d, &name); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal"}, name) {
+	// Of what is encrypted there is no text.
+	if !slices.Contains([]string{"text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal", "encrypted_content"}, name) {
 		return errors.New("this server takes parts of text only, not " + name)
 	}
 	*p = partType(name)

@@ -35,6 +35,7 @@ type ResponseRequest struct {
 
 	conversation []mlx.Message // without instructions, for the next turn
 	added        []turn.Tool   // by items, of earlier turns too
+	changed      changes       // by items, of earlier turns too
 	live         *responding   // the stream, once it has begun
 }
 
@@ -52,6 +53,11 @@ type responseFormat struct {
 	Description string         `json:"description,omitzero"`
 	Schema      jsontext.Value `json:"schema,omitzero"`
 	Strict      *bool          `json:"strict,omitzero"`
+}
+
+// form is the format as all APIs share it; field is where the request has it.
+func (f responseFormat) form(field string) turn.Format {
+	return turn.Format{Type: f.Type, Schema: f.Schema, Loose: f.Strict == nil || !*f.Strict, Field: field}
 }
 
 type responseTool struct {
@@ -87,7 +93,42 @@ type responseItem struct {
 	Input     string         `json:"input"` // of a custom tool
 	Output    itemOutput     `json:"output"`
 	Summary   textParts      `json:"summary"`
-	Tools     jsontext.Value `json:"tools"` // of additional_tools, a list of responseTool; of others anything
+	Tools     jsontext.Value `json:"tools"`     // of additional_tools, a list of responseTool; of others anything
+	Reasoning jsontext.Value `json:"reasoning"` // of configuration_update, a responseEffort
+	Text      jsontext.Value `json:"text"`      // of configuration_update, a responseText
+}
+
+// changes are what items of configuration_update have set; each stays until another one sets it again.
+type changes struct {
+	Effort *string
+	Format *turn.Format
+}
+
+// update takes what an item sets.
+func (c *changes) update(i int, item responseItem) error {
+	var effort responseEffort
+	var text struct {
+		Format *responseFormat `json:"format"`
+	}
+	for name, part := range map[string]struct {
+		from jsontext.Value
+		to   any
+	}{"reasoning": {item.Reasoning, &effort}, "text": {item.Text, &text}} {
+		if len(part.from) == 0 {
+			continue
+		}
+		if err := turn.Part(turn.At("input", i, name), part.from, part.to); err != nil {
+			return err
+		}
+	}
+	if effort.Effort != nil {
+		c.Effort = effort.Effort
+	}
+	if text.Format != nil {
+		format := text.Format.form(turn.At("input", i, "text.format"))
+		c.Format = &format
+	}
+	return nil
 }
 
 // itemOutput is what a tool returned: a text, parts of one, or an object, which is given as JSON.
@@ -104,6 +145,9 @@ func (o *itemOutput) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 
 // ModelName is the model that the request names.
 func (q *ResponseRequest) ModelName() string { return q.Model }
+
+// UseModel names the model of a request that names none.
+func (q *ResponseRequest) UseModel(name string) { q.Model = name }
 
 // Streams says whether the answer is streamed.
 func (q *ResponseRequest) Streams() bool { return q.Stream }
@@ -122,7 +166,7 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 			return nil, &turn.Error{Kind: turn.NotFound, Code: "previous_response_not_found", Param: "previous_response_id",
 				Message: "there is no response " + q.PreviousResponseID + ": it was not stored, or is gone since"}
 		}
-		earlier, q.added = stored.conversation, stored.added
+		earlier, q.added, q.changed = stored.conversation, stored.added, stored.changed
 	}
 	if err := turn.AtMost("input", len(q.Input), turn.MaxMessages, "items"); err != nil {
 		return nil, err
@@ -143,13 +187,18 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 		messages = append([]mlx.Message{{Role: "system", Content: q.Instructions}}, messages...)
 	}
 	for i, item := range q.Input {
+		if item.Type == "configuration_update" {
+			if err := q.changed.update(i, item); err != nil {
+				return nil, err
+			}
+		}
 		if item.Type != "additional_tools" {
 			continue
 		}
 		var given []responseTool
 		field := turn.At("input", i, "tools")
-		if err := json.Unmarshal(item.Tools, &given); err != nil {
-			return nil, turn.Bad(field, "not a list of tools: %v", err)
+		if err := turn.Part(field, item.Tools, &given); err != nil {
+			return nil, err
 		}
 		q.added = withTools(q.added, functions(field, given))
 	}
@@ -157,10 +206,16 @@ func (q *ResponseRequest) Spec() (*turn.Spec, error) {
 	w := &turn.Spec{
 		Messages: messages, Tools: toolsOf(list, q.ToolChoice, q.ParallelToolCalls), MaxTokens: q.MaxOutputTokens.Int(),
 		Sampling: &q.Sampling, Stop: q.Stop, Session: q.PromptCacheKey, Names: q.Named(),
-		Format: turn.Format{Type: q.Text.Format.Type, Schema: q.Text.Format.Schema, Loose: q.Text.Format.Strict == nil || !*q.Text.Format.Strict, Field: "text.format"},
+		Format: q.Text.Format.form("text.format"),
 	}
 	if q.Reasoning != nil {
 		w.Effort = q.Reasoning.Effort
+	}
+	if c := q.changed; c.Effort != nil {
+		w.Effort = c.Effort
+	}
+	if c := q.changed; c.Format != nil {
+		w.Format = *c.Format
 	}
 	return w, nil
 }
@@ -274,9 +329,13 @@ func (b *conversation) add(i int, item responseItem) error {
 			text = string(item.Summary)
 		}
 		b.thought(text)
+	case "agent_message": // of another agent, to this one
+		b.other(mlx.Message{Role: "user", Content: string(item.Content)})
 	case "item_reference":
 		return b.reference(i, item.ID)
-	case "additional_tools": // they are among the tools of the request
+	case "additional_tools", "configuration_update": // they are about the request as a whole
+	case "compaction_trigger":
+		return turn.Bad(turn.At("input", i, "type"), "this server makes no summaries of its own (compaction_trigger)")
 	default:
 		if othersItem(item.Type) {
 			return nil
@@ -290,8 +349,8 @@ func (b *conversation) add(i int, item responseItem) error {
 // for themselves: a model here would not know of it.
 func othersItem(kind string) bool {
 	return strings.HasSuffix(kind, "_call") || strings.HasSuffix(kind, "_call_output") || strings.HasSuffix(kind, "_search_output") ||
-		slices.Contains([]string{"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "compaction", "compaction_summary", "ghost_snapshot",
-			"program", "program_output"}, kind)
+		slices.Contains([]string{"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "compaction", "compaction_summary", "context_compaction",
+			"ghost_snapshot", "program", "program_output"}, kind)
 }
 
 // reference adds an item of a response that is kept.

@@ -185,7 +185,7 @@ func (q *ResponseRequest) finish(a *responding, r turn.Reply) error {
 				answer.ToolCalls = append(answer.ToolCalls, b.Call)
 			}
 		}
-		q.Responses.put(&storedResponse{response: a.response, input: q.inputItems(), added: q.added, conversation: append(q.conversation[:len(q.conversation):len(q.conversation)], answer)})
+		q.Responses.put(&storedResponse{response: a.response, input: q.inputItems(), added: q.added, changed: q.changed, conversation: append(q.conversation[:len(q.conversation):len(q.conversation)], answer)})
 	}
 	return a.snapshot("response." + a.Status)
 }

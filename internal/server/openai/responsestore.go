@@ -28,6 +28,7 @@ type storedResponse struct {
 	input        []inputItem
 	conversation []mlx.Message // up to and with the answer
 	added        []turn.Tool   // by items, so far
+	changed      changes       // by items, so far
 	bytes        int64
 }
 
@@ -67,7 +68,7 @@ func (s *ResponseStore) item(id string) (outputItem, bool) {
 // put keeps a response, which must not change any more.
 func (s *ResponseStore) put(r *storedResponse) {
 	r.conversation = slices.Clip(r.conversation)
-	for _, part := range []any{r.response, r.conversation, r.added, r.input} {
+	for _, part := range []any{r.response, r.conversation, r.added, r.changed, r.input} {
 		data, err := json.Marshal(part)
 		if err != nil { // it was sent as JSON
 			return

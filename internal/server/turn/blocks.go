@@ -106,6 +106,8 @@ type Sink interface {
 type Request interface {
 	// ModelName is the model that the request names; "" for none.
 	ModelName() string
+	// UseModel names the model of a request that names none.
+	UseModel(name string)
 	Streams() bool
 	Spec() (*Spec, error)
 	// AnswerWhole generates the answer in one piece.

@@ -53,7 +53,7 @@ func (t *eventBuilder) add(tok mlx.Token, segments []mlx.Segment) error {
 	for _, s := range segments {
 		t.enter(s.Kind, tok)
 		if s.Kind == mlx.SegmentTool {
-			if err := t.tool(s, tok.FinishReason == mlx.FinishLength); err != nil {
+			if err := t.tool(s, tok.FinishReason == mlx.FinishLength || tok.StopString != ""); err != nil {
 				return err
 			}
 			continue
@@ -165,13 +165,24 @@ func (t *eventBuilder) begin(call mlx.ToolCall) error {
 	return t.emit(Event{Kind: Call, Call: call})
 }
 
-// tool emits the calls of a segment that were not emitted while it grew. One that calls nothing, or a function that was not offered, is text with its marks.
+// tool emits the calls of a segment that were not emitted while it grew. One that calls nothing, or a function that was not offered, is text
+// with its marks. The beginning of a call that was cut off is no text: it is a call without arguments, or, without a name, nothing.
 func (t *eventBuilder) tool(s mlx.Segment, cutOff bool) error {
 	if err := t.grow(s.Text[t.cut:]); err != nil {
 		return err
 	}
 	cutter, begun := t.cutter, t.begun
 	t.cutter, t.cut, t.begun = nil, 0, false
+	mayCall := len(t.tools.callable()) > 0
+	if cutOff && mayCall && cutter != nil {
+		if id, name, ok := cutter.Unbegun(); ok {
+			t.pending = nil
+			if name == "" {
+				return nil
+			}
+			return t.begin(mlx.ToolCall{ID: id, Function: mlx.FunctionCall{Name: name}})
+		}
+	}
 	if begun {
 		if rest := cutter.Rest(); rest != "" && cutter.Endless() {
 			return t.text(mlx.SegmentNormal, rest)
@@ -186,6 +197,10 @@ func (t *eventBuilder) tool(s mlx.Segment, cutOff bool) error {
 	}
 	if len(offered) == 0 {
 		start, end := segment.ToolMarks(t.template)
+		if cutOff && mayCall && cutter == nil && len(s.Calls) == 0 && start != "" {
+			t.pending = nil // what of a call in a notation that is read as a whole was cut off
+			return nil
+		}
 		text := start + s.Text
 		if !cutOff {
 			text += end

@@ -97,7 +97,7 @@ func grown(t *testing.T, template, text string, size int, tools *Tools) []string
 	for rest := text; rest != ""; {
 		n := min(size, len(rest))
 		tok := mlx.Token{Segments: splitter.Add(rest[:n], n == len(rest)), CallText: splitter.CallText()}
-		if n == len(rest) && !strings.HasSuffix(text, marks.ToolEnd) {
+		if n == len(rest) && (marks.ToolEnd == "" || !strings.HasSuffix(text, marks.ToolEnd)) {
 			tok.FinishReason = mlx.FinishLength
 		}
 		if err := builder.add(tok, tok.Segments); err != nil {
@@ -112,7 +112,7 @@ func grown(t *testing.T, template, text string, size int, tools *Tools) []string
 
 // Calls come in pieces, and what comes does not depend on the pieces that the engine has.
 func TestCallsGrowInEveryNotation(t *testing.T) {
-	const json, mistral, llama = "<tool_call> tool_call.name", "[TOOL_CALLS]", "<|python_tag|>"
+	const json, mistral, llama, gemma = "<tool_call> tool_call.name", "[TOOL_CALLS]", "<|python_tag|>", "<start_function_call>"
 	tools, one := &Tools{List: []Tool{{Name: "f"}, {Name: "g"}}}, &Tools{List: []Tool{{Name: "f"}}, OneCall: true}
 	for _, c := range []struct {
 		template, text string
@@ -122,7 +122,27 @@ func TestCallsGrowInEveryNotation(t *testing.T) {
 		{json, "look:\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n</tool_call>\n<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>", tools,
 			[]string{"look:", "call f", `{"a": [1]}`, "call g", "{}"}},
 		{json, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1", tools, []string{"call f", `{"a": [1`}},
-		{json, "<tool_call>\n{\"name\": \"f\", \"argu", tools, []string{"<tool_call>\n{\"name\": \"f\", \"argu"}},
+		{json, "<tool_call>\n{\"name\": \"f\", \"argu", tools, []string{"call f"}},
+		{json, "look:\n<tool_call>\n{\"name\": \"f", tools, []string{"look:"}},
+		{json, "look:\n<tool_call>\n", tools, []string{"look:"}},
+		{json, "<tool_call>\n{\"arguments\": {\"a\": 1", tools, nil},
+		{json, "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"na", tools, []string{"call f", "{}"}},
+		{json, "<tool_call>\n{\"name\": \"h\", \"argu", tools, []string{"<tool_call>\n{\"name\": \"h\", \"argu"}},
+		{json, "<tool_call>\n{\"name\": \"h\", \"arguments\": {}}", tools, []string{"<tool_call>\n{\"name\": \"h\", \"arguments\": {}}"}},
+		{json, "<tool_call> is a mark", tools, []string{"<tool_call> is a mark"}},
+		{json, "<tool_call>\n{\"name\": \"f\", \"argu", &Tools{}, []string{"<tool_call>\n{\"name\": \"f\", \"argu"}},
+		{json, "<tool_call>\n{\"na", &Tools{}, []string{"<tool_call>\n{\"na"}},
+		{mistral, `so [TOOL_CALLS]f[AR`, tools, []string{"so "}},
+		{mistral, `so [TOOL_CALLS]f[ARGS]`, tools, []string{"so ", "call f"}},
+		{mistral, `so [TOOL_CALLS]h[ARGS]`, tools, []string{"so [TOOL_CALLS]h[ARGS]"}},
+		{mistral, `[TOOL_CALLS][{"name": "f", "arguments": {}}, {"name": "g"`, tools, []string{"call f", "{}", "call g"}},
+		{mistral, `[TOOL_CALLS][{"name": "f", "arguments": {}}, {"na`, tools, []string{"call f", "{}"}},
+		{gemma, `<start_function_call>call:f{a:<esc`, tools, nil},
+		{gemma, `<start_function_call>call:f{a:<esc`, &Tools{}, []string{"<start_function_call>call:f{a:<esc"}},
+		{llama, `{"name": "f", "para`, tools, []string{"call f"}},
+		{llama, `{"name": "h", "para`, tools, []string{`{"name": "h", "para`}},
+		{llama, `{"na`, tools, []string{`{"na`}},
+		{llama, `{"answer": "f`, tools, []string{`{"answer": "f`}},
 		{json, "<tool_call>\n{\"name\": \"h\", \"arguments\": {}}\n</tool_call>", tools, []string{"<tool_call>\n{\"name\": \"h\", \"arguments\": {}}\n</tool_call>"}},
 		{json, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", one,
 			[]string{"call f", `{"a": 1}`}},

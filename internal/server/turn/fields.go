@@ -325,7 +325,7 @@ func explainJSON(err error) error {
 	}
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) {
-		field := fieldName(semantic.JSONPointer)
+		field := fieldName("", semantic.JSONPointer)
 		switch {
 		case errors.Is(semantic.Err, json.ErrUnknownName):
 			return &Error{Kind: Invalid, Code: "unsupported_parameter", Param: field, Message: field + ": this server does not know the field"}
@@ -337,9 +337,10 @@ func explainJSON(err error) error {
 	return &Error{Kind: Invalid, Code: "invalid_json", Message: "the body is not JSON: " + err.Error()}
 }
 
-// fieldName writes /messages/0/content as messages[0].content, as clients know it.
-func fieldName(p jsontext.Pointer) string {
+// fieldName writes /messages/0/content as messages[0].content, as clients know it; at is where the pointer begins.
+func fieldName(at string, p jsontext.Pointer) string {
 	var b strings.Builder
+	b.WriteString(at)
 	for token := range p.Tokens() {
 		if strings.Trim(token, "0123456789") == "" && token != "" && b.Len() > 0 {
 			b.WriteString("[" + token + "]")

@@ -144,3 +144,23 @@ func (c *Count) Int() *int {
 	n := int(*c)
 	return &n
 }
+
+// Part reads a part of a request that was left as JSON; at is where the request has it.
+func Part(at string, value jsontext.Value, into any) error {
+	if len(value) == 0 {
+		return Bad(at, "it is missing")
+	}
+	err := json.Unmarshal(value, into)
+	if err == nil {
+		return nil
+	}
+	var semantic *json.SemanticError
+	if !errors.As(err, &semantic) {
+		return Bad(at, "%v", err)
+	}
+	at = fieldName(at, semantic.JSONPointer)
+	if semantic.Err != nil {
+		return Bad(at, "%v", semantic.Err)
+	}
+	return Bad(at, "a JSON %s cannot stand here", semantic.JSONKind)
+}

@@ -153,7 +153,7 @@ var commonNames = Names{
 	"FrequencyPenalty": "frequency_penalty", "LogitBias": "logit_bias", "XTC": "xtc_probability", "WithStop": "stop",
 	"TopLogProbs": "top_logprobs", "Segments": "tools", "WithTools": "tools", "TemplateArguments": "chat_template_kwargs",
 	"JSONSchema": "response_format", "Grammar": "tools", "Embed": "model", "WithDimensions": "dimensions", "labels": "labels",
-	"LabelPrompt": "prompt", "WithCalibration": "temperature", "LabelPrior": "prior", "WithAbstain": "abstain_below", "messages": "messages", "WithPromptName": "prompt_name",
+	"LabelPrompt": "prompt", "WithCalibration": "temperature", "LabelPrior": "prior", "WithAbstain": "abstain_below", "messages": "messages", "WithPromptName": "prompt_name", "WithTokenIDs": "input",
 	"Prompt": "messages", "Effort": "reasoning_effort", "Budget": "thinking.budget_tokens", "ToolChoice": "tool_choice",
 }
 

@@ -115,12 +115,3 @@ func (p *Sampling) seedFor(choice int) []mlx.GenerateOption {
 	}
 	return []mlx.GenerateOption{mlx.WithSeed(uint64(*p.Seed) + uint64(choice))}
 }
-
-// EmbedOptions are those of a request for embeddings; an empty name is no prompt, and 0 dimensions are all.
-func EmbedOptions(promptName string, dimensions int) []mlx.EmbedOption {
-	options := []mlx.EmbedOption{mlx.WithPromptName(promptName)}
-	if dimensions != 0 {
-		options = append(options, mlx.WithDimensions(dimensions))
-	}
-	return options
-}

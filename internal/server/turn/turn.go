@@ -125,12 +125,9 @@ func Prepare(ctx context.Context, model mlx.TextModel, facts *Facts, w *Spec, se
 	if t.most == 0 && len(w.Prompts) == 0 { // only APIs that can return prompts may ask for no tokens
 		return nil, Bad(w.Names.Of("WithMaxTokens"), "0 is not positive")
 	}
-	size := model.Info().VocabSize
 	for _, p := range w.Prompts {
-		for _, id := range p.IDs {
-			if id < 0 || size > 0 && int(id) >= size {
-				return nil, Bad(w.Names.Of("Prompt"), "the vocabulary of %d tokens has no id %d", size, id)
-			}
+		if err := p.inVocabulary(model, w.Names.Of("Prompt")); err != nil {
+			return nil, err
 		}
 	}
 	if err := w.fits(model); err != nil {

@@ -144,15 +144,15 @@ func (sc *Scheduler) relay(ctx context.Context, st *Stream, r *reader) error {
 		if token.StopString != "" {
 			token.FinishReason = engine.FinishStop
 		}
-		if token.FinishReason != "" {
+		if len(r.had) == 1 || token.FinishReason != "" {
 			token.PromptTokens, token.CachedTokens = len(st.prompt), st.cached
-			if token.StopString == "" {
-				var tail string
-				if tail, token.StopString, err = text.finish(); err != nil {
-					return prompt.Explain(err)
-				}
-				token.Text += tail
+		}
+		if token.FinishReason != "" && token.StopString == "" {
+			var tail string
+			if tail, token.StopString, err = text.finish(); err != nil {
+				return prompt.Explain(err)
 			}
+			token.Text += tail
 		}
 		if r.splitter != nil {
 			token.Segments, token.CallText = r.splitter.Add(token.Text, token.FinishReason != ""), r.splitter.CallText()

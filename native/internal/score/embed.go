@@ -29,7 +29,13 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 
 	rows := make([]ScoreRow, len(texts))
 	for i, text := range texts {
-		ids, err := sc.Encode(ctx, prompt+text, true)
+		var ids []int32
+		if options.IDs != nil {
+			ids = slices.Clone(options.IDs[i])
+		}
+		if ids == nil {
+			ids, err = sc.Encode(ctx, prompt+text, true)
+		}
 		if err == nil {
 			err = sc.CheckIDs(ids)
 		}
