@@ -108,11 +108,21 @@ func TestErrorsNameTheFieldOfTheirAPI(t *testing.T) {
 		{"/v1/messages", `{"model": "chat", "max_tokens": 5, "top_k": -2, "messages": [{"role": "user", "content": "x"}]}`, "top_k"},
 		{"/v1/detokenize", `{"model": "chat", "tokens": [1, -1]}`, "tokens[1]"},
 		{"/v1/chat/completions", `{"model": "chat", "seed": 1.5, "messages": [{"role": "user", "content": "x"}]}`, "seed: not a whole number"},
+		{"/v1/chat/completions", `{"model": "chat", ` + athens + `, "tools": [` + tool("get_weather") + `], "response_format": ` + format(lookAhead) + `}`, `"message":"response_format: `},
+		{"/v1/responses", `{"model": "chat", "input": "x", "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}], "text": {"format": {"type": "json_schema", "name": "x", "strict": true, "schema": ` + lookAhead + `}}}`, `"message":"text.format: `},
+		{"/v1/chat/completions", `{"model": "chat", ` + athens + `, "tools": [{"type": "function", "function": {"name": "f", "strict": true, "parameters": {"type": "object", "additionalProperties": false, "required": ["a"], "properties": {"a": ` + lookAhead + `}}}}], "response_format": ` + format(`{"type": "string"}`) + `}`, `"message":"tools`},
 	} {
 		a := s.do("POST", c[0], c[1])
 		require.Equal(t, 400, a.StatusCode, a.body)
 		require.Contains(t, a.body, c[2])
 	}
+}
+
+// lookAhead is a schema that cannot be enforced.
+const lookAhead = `{"type": "string", "pattern": "(?=a)b"}`
+
+func format(schema string) string {
+	return `{"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": ` + schema + `}}`
 }
 
 const athens = `"messages": [{"role": "user", "content": "What is the weather in Athens?"}]`

@@ -169,6 +169,17 @@ func plainReason(reason string) string {
 	return strings.Join(strings.Fields(reason), " ")
 }
 
+// blamed is the option of a client's that is to blame for an option's error: a grammar of calls has the format of a text in it (grammarFor), which
+// may be what cannot be honoured. Errors of grammars show the lines up to where they are, and a mark below it.
+func blamed(option *mlx.OptionError) string {
+	if option.Option == "Grammar" && markedText.MatchString(option.Reason) {
+		return "JSONSchema"
+	}
+	return option.Option
+}
+
+var markedText = regexp.MustCompile(`\| text: .*\n +\^`)
+
 var grammarLines = regexp.MustCompile(`\n +\d+ \| `)
 
 // ofLoading are options by which the server loads models: what is wrong with them, no client can change.
@@ -210,7 +221,7 @@ func Explain(err error, names Names) *Error {
 	case errors.As(err, &option) && slices.Contains(ofLoading, option.Option):
 		return say(Internal, "internal", "", 0)
 	case errors.As(err, &option):
-		return Bad(names.Of(option.Option), "%s", plainReason(option.Reason))
+		return Bad(names.Of(blamed(option)), "%s", plainReason(option.Reason))
 	case errors.As(err, &length):
 		e := say(Invalid, "context_length_exceeded", names.Of("Prompt"), 0)
 		e.Tokens, e.Limit = length.Tokens, length.Limit
