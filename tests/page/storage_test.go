@@ -67,6 +67,7 @@ func TestNoRoomForAWhile(t *testing.T) {
 	b.until(`document.querySelector("#notice").textContent.includes("no room")`)
 	b.glimpse(`document.querySelector("#notice").textContent.includes("could not delete")`, func() { b.click("#conversations .drop") })
 	require.Equal(t, 1, eval[int](b, `document.querySelectorAll("#conversations li").length`), "it is there still")
+	require.Equal(t, 4, eval[int](b, `document.querySelectorAll("#log article").length`), "and on show")
 	eval[bool](b, `(window.full = false, true)`)
 	b.say("And now?")
 	b.revisit(s.URL)

@@ -167,7 +167,8 @@ async function importFiles(input) {
 async function discard(c) {
   if (underWay?.conversation === c) stop();
   const removed = store.remove(c);
-  show(c === current ? (store.conversations[0] ?? null) : current);
+  const before = current, next = c === current ? (store.conversations[0] ?? null) : current;
+  show(next);
   notice(`Deleted “${c.title}”.`, "Undo", async () => {
     await store.restore(c);
     show(c, true);
@@ -175,8 +176,9 @@ async function discard(c) {
   try {
     await removed;
   } catch (e) {
+    if (current === next) show(before);
+    else list();
     notice("This browser could not delete the conversation. " + e.message);
-    list();
   }
 }
 
