@@ -93,7 +93,7 @@ func loadWith(ctx context.Context, path string, o loadOptions) (*model, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", path, named(err))
+		return nil, whileDoing("load", path, named(err))
 	}
 	return m, nil
 }

@@ -36,6 +36,13 @@ func TestGGUFFilesAreForTheNativeEngine(t *testing.T) {
 		require.ErrorAs(t, err, &bad)
 		require.ErrorContains(t, err, "go-mlx convert m.gguf")
 	}
+	t.Chdir(filepath.Dir(file))
+	for _, name := range []string{file, "m.gguf"} { // an error names the file once
+		_, err := LoadModel(name)
+		require.ErrorContains(t, err, "load "+file+": malformed GGUF file")
+		_, err = Inspect(name)
+		require.ErrorContains(t, err, "inspect "+file+": malformed GGUF file")
+	}
 	_, err := LoadModel("org/none")
 	require.ErrorContains(t, err, "go-mlx pull org/none")
 	t.Chdir(testenv.Model(t))

@@ -215,10 +215,12 @@ func (s *Source) read(name string) ([]byte, error) {
 	return data, err
 }
 
-// missing is the error of a file that is not there and whose contents the GGUF file does not have.
-func missing(name string, reason error) error {
-	return fmt.Errorf("%s: %w: %w", name, reason, fs.ErrNotExist)
-}
+// missing is the error of a file that is not there and whose contents the GGUF file does not have. It is a fs.ErrNotExist, which it does
+// not say: what to do about it is in the reason.
+type missing struct{ reason error }
+
+func (m *missing) Error() string   { return m.reason.Error() }
+func (m *missing) Unwrap() []error { return []error{m.reason, fs.ErrNotExist} }
 
 // derived is a file made from the metadata of the GGUF file.
 func (s *Source) derived(name string) ([]byte, error) {
@@ -230,7 +232,7 @@ func (s *Source) derived(name string) ([]byte, error) {
 	case "tokenizer.json":
 		data, err := h.Tokenizer()
 		if err != nil { // a file beside may still have it
-			return nil, missing(name, fmt.Errorf("%s: %w", s.GGUF, err))
+			return nil, &missing{fmt.Errorf("%s: %w", s.GGUF, err)}
 		}
 		return data, nil
 	case "tokenizer_config.json":
@@ -238,7 +240,7 @@ func (s *Source) derived(name string) ([]byte, error) {
 			return json.Marshal(h.TokenizerConfig())
 		}
 	}
-	return nil, missing(name, errors.New("a GGUF file has none"))
+	return nil, &missing{fmt.Errorf("%s has no %s", s.GGUF, name)}
 }
 
 // config is the config by the GGUF file's metadata, which override a config in the folder: they describe the weights in the file.

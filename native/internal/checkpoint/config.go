@@ -26,7 +26,7 @@ func ReadConfig(from *modelfiles.Source) (*Config, error) {
 	const path = "config.json"
 	data, err := from.Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from.Dir, err)
+		return nil, err // names the file
 	}
 	if data, err = modelfiles.CleanConfig(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(from.Dir, path), err)
