@@ -8,11 +8,15 @@ import (
 	"reflect"
 	"strings"
 	"unicode/utf8"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, and a byte order mark is passed over.
+// Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, a byte order mark is passed over, and keys are
+// taken as they are written, where encoding/json also takes those in other letters.
 func Unmarshal(data []byte, into any) error {
-	return json.Unmarshal(withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), into)
+	return jsonv2.Unmarshal(withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), into, jsonv1.DefaultOptionsV1(), jsonv2.MatchCaseInsensitiveNames(false))
 }
 
 // CleanConfig is a config as encoding/json can read it: see Unmarshal, and without keys that it would take for others.

@@ -26,6 +26,7 @@ func Tensors(dir string) ([]string, error) {
 	}
 	wanted := map[string]bool{}
 	for _, file := range files {
+		wanted[filepath.Base(file)] = true // it may be a link to what is no more
 		name := shardName.FindStringSubmatch(filepath.Base(file))
 		if name == nil {
 			continue
@@ -37,7 +38,7 @@ func Tensors(dir string) ([]string, error) {
 	}
 	index := indexed(dir)
 	// An index that names none of the files was left over when these were joined, split anew, or renamed.
-	if slices.ContainsFunc(files, func(file string) bool { return index[filepath.Base(file)] }) {
+	if len(files) == 0 || slices.ContainsFunc(files, func(file string) bool { return index[filepath.Base(file)] }) {
 		maps.Copy(wanted, index)
 	}
 	var problems []string

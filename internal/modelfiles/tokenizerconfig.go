@@ -170,8 +170,10 @@ func specialToken(raw json.RawMessage) (string, bool) {
 	if json.Unmarshal(raw, &text) == nil && len(raw) > 0 {
 		return text, text != ""
 	}
-	var added struct{ Content string }
-	if json.Unmarshal(raw, &added) == nil {
+	var added struct {
+		Content string `json:"content"`
+	}
+	if Unmarshal(raw, &added) == nil {
 		return added.Content, added.Content != ""
 	}
 	return "", false
@@ -190,8 +192,11 @@ func namedTemplates(raw json.RawMessage) (map[string]string, error) {
 	if json.Unmarshal(raw, &templates) == nil {
 		return templates, nil
 	}
-	var list []struct{ Name, Template *string }
-	if err := json.Unmarshal(raw, &list); err != nil {
+	var list []struct {
+		Name     *string `json:"name"`
+		Template *string `json:"template"`
+	}
+	if err := Unmarshal(raw, &list); err != nil {
 		return nil, fmt.Errorf("the model's chat_template is %w: it should be a text, or a list of texts with names", ErrTemplate)
 	}
 	templates = map[string]string{}
