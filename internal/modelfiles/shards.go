@@ -14,13 +14,16 @@ import (
 
 var shardName = regexp.MustCompile(`(?s)^(model.*)-(\d{5})-of-(\d{5})\.safetensors$`)
 
+// modelPattern are the weight files that both engines load; others may lie beside them, as a copy of the weights in their makers' own form.
+const modelPattern = "model*.safetensors"
+
 // mostShards is more than any model has; a file's name may claim anything.
 const mostShards = 10000
 
 // Tensors are the weight files of a folder in Hugging Face's layout. It is an error if one is not there that the names of the others or the
 // index count: what is missing is otherwise told tensor by tensor, or not at all.
 func Tensors(dir string) ([]string, error) {
-	files, err := Files(dir, "model*.safetensors")
+	files, err := Files(dir, modelPattern)
 	if err != nil {
 		return nil, err
 	}

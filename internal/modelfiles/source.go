@@ -50,7 +50,7 @@ func Find(path string) (*Source, error) {
 		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	}
 	s := &Source{Dir: path}
-	tensors, err := Files(path, "model*.safetensors")
+	tensors, err := Files(path, modelPattern)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +288,7 @@ func (s *Source) config(path string) ([]byte, error) {
 // Bytes is about what loading will need.
 func (s *Source) Bytes() int64 {
 	if s.GGUF == "" {
-		return Bytes(s.Dir, "*.safetensors")
+		return Bytes(s.Dir, modelPattern)
 	}
 	stat, err := os.Stat(s.GGUF)
 	if err != nil {
