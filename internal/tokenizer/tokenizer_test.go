@@ -248,14 +248,14 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 		files map[string]string
 		want  string
 	}{
-		"a string":        {map[string]string{"tokenizer_config.json": `{"chat_template": "S{{ eos_token }}", "eos_token": {"content": "E"}}`}, "SE"},
-		"a list":          {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]}`}, "D"},
-		"a file":          {map[string]string{"chat_template.jinja": "F{{ bos_token }}", "tokenizer_config.json": `{"bos_token": "B", "chat_template": "S"}`}, "FB"},
-		"a file alone":    {map[string]string{"chat_template.jinja": "F"}, "F"},
-		"nothing":         {nil, ""},
-		"null":            {map[string]string{"tokenizer_config.json": `{"chat_template": null}`}, ""},
-		"no default":      {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}]}`}, ""},
-		"an object":       {map[string]string{"tokenizer_config.json": `{"chat_template": {"rag": "R", "default": "D"}}`}, "D"},
+		"a string":     {map[string]string{"tokenizer_config.json": `{"chat_template": "S{{ eos_token }}", "eos_token": {"content": "E"}}`}, "SE"},
+		"a list":       {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]}`}, "D"},
+		"a file":       {map[string]string{"chat_template.jinja": "F{{ bos_token }}", "tokenizer_config.json": `{"bos_token": "B", "chat_template": "S"}`}, "FB"},
+		"a file alone": {map[string]string{"chat_template.jinja": "F"}, "F"},
+		"nothing":      {nil, ""},
+		"null":         {map[string]string{"tokenizer_config.json": `{"chat_template": null}`}, ""},
+		"no default":   {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}]}`}, ""},
+		"an object":    {map[string]string{"tokenizer_config.json": `{"chat_template": {"rag": "R", "default": "D"}}`}, "D"},
 	} {
 		template, err := LoadTemplate(source(write(c.files)))
 		if c.want == "" {
