@@ -41,7 +41,7 @@ func (s *Source) ControlTokens() ([]string, error) {
 		return nil, err
 	}
 	var listed []string
-	if err := json.Unmarshal(config["chat_control_tokens"], &listed); err != nil {
+	if err := Unmarshal(config["chat_control_tokens"], &listed); err != nil {
 		return nil, fmt.Errorf("tokenizer_config.json: chat_control_tokens: %w", err)
 	}
 	return listed, nil
