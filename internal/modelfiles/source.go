@@ -42,7 +42,10 @@ func Find(path string) (*Source, error) {
 		if to, _ := os.Readlink(path); to != "" {
 			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, path, to, err)
 		}
-		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = &missing{fmt.Errorf("there is no file or folder %s; a model of the hub is named ORG/NAME", path)}
+		}
+		return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
 	case !stat.IsDir():
 		if err := isGGUF(path, stat); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
