@@ -3,6 +3,8 @@ package mlx
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 )
@@ -17,9 +19,27 @@ type ModelDescription struct {
 func Inspect(model string) (ModelDescription, error) {
 	d, err := inspect(model)
 	if err != nil {
-		return d, fmt.Errorf("inspect %s: %w", model, unfinished(model, err))
+		return d, whileDoing("inspect", model, unfinished(model, err))
 	}
 	return d, nil
+}
+
+// whileDoing says what was done with a model, which the error may have named already.
+func whileDoing(what, model string, err error) error {
+	for _, name := range []string{model, absolute(model)} {
+		if strings.HasPrefix(err.Error(), name+": ") {
+			return fmt.Errorf("%s %w", what, err)
+		}
+	}
+	return fmt.Errorf("%s %s: %w", what, model, err)
+}
+
+// absolute is a path from the root, or the path itself where there is no working directory.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 func inspect(model string) (d ModelDescription, err error) {

@@ -93,7 +93,7 @@ func loadWith(ctx context.Context, path string, o loadOptions) (*model, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", path, named(err))
+		return nil, whileDoing("load", path, named(err))
 	}
 	return m, nil
 }
@@ -123,11 +123,12 @@ func loadNativeIn(ctx context.Context, path string, o loadOptions, reason string
 func computesHere(m admission.Model) bool { return m.(*model).claim != nil }
 
 // Locate returns the folder or the file of a model: of a path itself, and of a name ORG/NAME[@REVISION][:FILE.gguf] the place in the
-// cache that huggingface_hub and all that is built on it share. A path that exists comes before a name.
+// cache that huggingface_hub and all that is built on it share. A path that exists comes before a name, and may begin with ~.
 func Locate(model string) (string, error) {
 	if model == "" {
 		return "", fmt.Errorf("%w: no model is named (%w): give a folder, a .gguf file or ORG/NAME", modelfiles.ErrNotAModel, fs.ErrNotExist)
 	}
+	model = pathOf(model)
 	if name, ok := hubName(model); ok {
 		path, err := hub.Find(name)
 		if errors.Is(err, hub.ErrNotCached) {
@@ -136,6 +137,14 @@ func Locate(model string) (string, error) {
 		return path, err
 	}
 	return filepath.Abs(model)
+}
+
+// pathOf is a path in which ~ is the user's home, unless there is something of that very name.
+func pathOf(path string) string {
+	if _, err := os.Stat(path); err != nil {
+		return hub.AtHome(path)
+	}
+	return path
 }
 
 // hubName reads what is no path as a name on the hub.
@@ -193,12 +202,13 @@ func (o *loadOptions) find() error {
 		}
 		*draft = found
 	}
-	for _, adapter := range []string{o.native.Adapter, o.bridge.Adapter} {
-		if adapter == "" {
+	for _, adapter := range []*string{&o.native.Adapter, &o.bridge.Adapter} {
+		if *adapter == "" {
 			continue
 		}
-		if err := verifyAdapter(adapter); err != nil {
-			return optionFile("WithAdapter", adapter, err)
+		*adapter = pathOf(*adapter)
+		if err := verifyAdapter(*adapter); err != nil {
+			return optionFile("WithAdapter", *adapter, err)
 		}
 	}
 	return nil
@@ -223,7 +233,7 @@ func describeSource(what, path string) (string, error) {
 		}
 		text = fmt.Sprintf("GGUF of %s: %s", h.Types(), from.GGUF)
 	}
-	if _, err := os.Stat(what); err != nil {
+	if _, ok := hubName(pathOf(what)); ok {
 		text = what + " in the hub's cache: " + text
 	}
 	return text, nil
@@ -259,7 +269,7 @@ func loadFound(ctx context.Context, path string, o loadOptions) (*model, error) 
 // Names on the hub are looked up as LoadModel does; a model that is not found counts as 0 bytes.
 func WeightFileBytes(path string, options ...LoadOption) int64 {
 	return loadOptionsOf(options).everyProcess(func(x loadOptions) int64 {
-		return modelfiles.Weights(located(path), located(x.native.Draft), x.native.Adapter)
+		return modelfiles.Weights(located(path), located(x.native.Draft), pathOf(x.native.Adapter))
 	}, func(x loadOptions) int { return x.bridge.Workers })
 }
 
@@ -267,7 +277,7 @@ func WeightFileBytes(path string, options ...LoadOption) int64 {
 // and an adapter, KV for a request, and the prompt cache.
 func need(path string, o loadOptions) int64 {
 	return o.everyProcess(func(x loadOptions) int64 {
-		return modelfiles.Need(located(path), located(x.native.Draft), x.native.Adapter) + x.native.PromptCache
+		return modelfiles.Need(located(path), located(x.native.Draft), pathOf(x.native.Adapter)) + x.native.PromptCache
 	}, func(x loadOptions) int { return x.bridge.FirstWorkers() })
 }
 

@@ -36,9 +36,42 @@ func TestGGUFFilesAreForTheNativeEngine(t *testing.T) {
 		require.ErrorAs(t, err, &bad)
 		require.ErrorContains(t, err, "go-mlx convert m.gguf")
 	}
+	t.Chdir(filepath.Dir(file))
+	for _, name := range []string{file, "m.gguf"} { // an error names the file once
+		_, err := LoadModel(name)
+		require.ErrorContains(t, err, "load "+file+": malformed GGUF file")
+		_, err = Inspect(name)
+		require.ErrorContains(t, err, "inspect "+file+": malformed GGUF file")
+	}
 	_, err := LoadModel("org/none")
 	require.ErrorContains(t, err, "go-mlx pull org/none")
 	t.Chdir(testenv.Model(t))
 	_, err = LoadModel("")
 	require.ErrorContains(t, err, "no model is named", "a variable that is not set is not the working directory")
+}
+
+// A shell leaves ~ as it is in quotes and after a =.
+func TestPathsMayBeginAtHome(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("HF_HOME", "~/none")
+	require.NoError(t, os.CopyFS(filepath.Join(home, "my models", "one"), os.DirFS(testenv.Model(t))))
+	found, err := Locate("~/my models/one")
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(home, "my models", "one"), found)
+	d, err := Inspect("~/my models/one")
+	require.NoError(t, err)
+	require.Equal(t, "safetensors in "+found, d.Source)
+	m, err := LoadModel("~/my models/one", WithEngine(EngineNative))
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
+	require.Positive(t, WeightFileBytes("~/my models/one"))
+	_, err = LoadModel("~/my models/one", WithEngine(EngineNative), WithAdapter("~/none"))
+	require.ErrorContains(t, err, filepath.Join(home, "none"))
+	// What has that very name comes first.
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.Mkdir("~", 0o755))
+	found, err = Locate("~")
+	require.NoError(t, err)
+	require.Equal(t, "~", filepath.Base(found))
 }

@@ -13,6 +13,7 @@ import (
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 	"forge.lthn.ai/core/go-mlx/native/internal/checkpoint"
 	"forge.lthn.ai/core/go-mlx/native/internal/mlxtest"
@@ -96,4 +97,28 @@ func TestAdaptersAreWrittenInMLXLMsForm(t *testing.T) {
 	require.Equal(t, "lora", c["fine_tune_type"])
 	require.EqualValues(t, 3, c["num_layers"])
 	require.EqualValues(t, 8, c["lora_parameters"].(map[string]any)["rank"])
+}
+
+// The CPU kernels hold an adapter in float32 whatever it is saved in, and that is what is counted for it.
+func TestAnAdapterInHalfPrecisionHoldsWhatIsCounted(t *testing.T) {
+	whole, half := makeAdapter(t), t.TempDir()
+	require.NoError(t, os.CopyFS(half, os.DirFS(whole)))
+	rewriteFile(t, filepath.Join(half, checkpoint.AdapterWeightsFile), func(s *mlxc.Scope, tensors map[string]*mlxc.Array) {
+		for name, a := range tensors {
+			tensors[name] = s.AsType(a, mlxc.BFloat16)
+		}
+	})
+	active := func(adapter string) int64 {
+		m := openWith(t, engine.NativeOptions{Adapter: adapter})
+		defer m.Close()
+		metrics, err := m.Metrics(t.Context())
+		require.NoError(t, err)
+		return metrics.ActiveBytes
+	}
+	plain, wide, narrow := active(""), active(whole), active(half)
+	require.Equal(t, wide, narrow)
+	model := testenv.Model(t)
+	counted := modelfiles.Weights(model, half) - modelfiles.Weights(model)
+	require.Equal(t, counted, modelfiles.Weights(model, whole)-modelfiles.Weights(model))
+	require.InEpsilon(t, wide-plain, counted, 0.02)
 }

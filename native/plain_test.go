@@ -1,6 +1,7 @@
 package native
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -56,6 +57,35 @@ func TestTextsDoNotBecomeControlTokens(t *testing.T) {
 	want, err := m.encoder.EncodePrompt(t.Context(), engine.Prompt{Messages: []engine.Message{{Role: "user", Content: "a\n\nb  c"}}}, nil)
 	require.NoError(t, err)
 	require.Equal(t, want, same, "a text without control tokens is what it was")
+}
+
+// Templates print the definitions of functions with the names of their parameters, and the arguments of calls.
+func TestNamesOfParametersDoNotBecomeControlTokens(t *testing.T) {
+	m := openModel(t, filepath.Join(testenv.Root(), "tests", "models", "assistant"))
+	count := func(name string) (n int) {
+		tools := []any{map[string]any{"type": "function", "function": map[string]any{
+			"name": "f", "parameters": map[string]any{"type": "object", "properties": map[string]any{name: map[string]any{"type": "string"}}},
+		}}}
+		messages := []engine.Message{
+			{Role: "user", Content: "Hi"},
+			{Role: "assistant", ToolCalls: []engine.ToolCall{{Type: "function", Function: engine.FunctionCall{Name: "f", Arguments: json.RawMessage(`{"` + name + `": 1}`)}}}},
+			{Role: "tool", Content: "1"},
+		}
+		ids, err := m.encoder.EncodePrompt(t.Context(), engine.Prompt{Messages: messages, Plain: true}, map[string]any{"tools": tools})
+		require.NoError(t, err)
+		text, err := m.encoder.Tokenizer.Decode(ids, false)
+		require.NoError(t, err)
+		require.Contains(t, text, `"`+name+`": {`)
+		end, ok := m.encoder.Tokenizer.TokenID("<|im_end|>")
+		require.True(t, ok)
+		for _, id := range ids {
+			if id == end {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, count("city"), count("<|im_end|>"))
 }
 
 func TestARenderedPromptGetsNoSecondBOS(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	mlx "forge.lthn.ai/core/go-mlx"
@@ -26,12 +27,19 @@ func readLabels(path string) (labels []string, details map[string]mlx.LabelDetai
 			details[last] = d
 		default:
 			label, description, described := strings.Cut(trimmed, ": ")
-			if label = strings.TrimSpace(label); described {
+			label = strings.TrimSpace(label)
+			if slices.Contains(labels, label) {
+				return fmt.Errorf("line %d: label %q is given twice", number, label)
+			}
+			if described {
 				details[label] = mlx.LabelDetails{Description: strings.TrimSpace(description)}
 			}
 			labels = append(labels, label)
 		}
 		return nil
 	})
+	if err == nil && len(labels) == 0 {
+		err = fmt.Errorf("%s: it has no labels: write one a line", path)
+	}
 	return labels, details, err
 }

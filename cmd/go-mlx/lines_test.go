@@ -163,3 +163,23 @@ func TestTextsBeforeABadOneAreAnswered(t *testing.T) {
 func TestMessagesDoNotSteerTheTerminal(t *testing.T) {
 	require.Equal(t, "unknown tensor a\\x1b[2Jb\\x00\\xff \\u009b é日🦊\ufffd\n\tnext", printable("unknown tensor a\x1b[2Jb\x00\xff \u009b é日🦊\ufffd\n\tnext"))
 }
+
+// What is wrong with a line is said as what it is.
+func TestWhatIsWrongWithALineIsNamed(t *testing.T) {
+	write := func(text string) string {
+		file := filepath.Join(t.TempDir(), "file.txt")
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	_, err := readLines(write("one\ntwo\x00three\x00\n")) // as of find -print0
+	require.ErrorContains(t, err, "line 2: a byte is zero")
+	require.NotErrorIs(t, err, mlx.ErrInvalidUTF8)
+	_, err = readLines(write("one\n" + strings.Repeat("x", maxLine+1)))
+	require.ErrorContains(t, err, "line 2: it is too long, more than 1048576 bytes")
+	require.NotContains(t, err.Error(), "bufio")
+	_, _, err = readLabels(write("sport\nfood: meals\n e.g. Soup\nsport: games\n"))
+	require.ErrorContains(t, err, `line 4: label "sport" is given twice`)
+	file := write("\ufeff\n \n")
+	_, _, err = readLabels(file)
+	require.ErrorContains(t, err, file+": it has no labels")
+}

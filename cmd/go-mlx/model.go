@@ -119,7 +119,7 @@ func takeModel(path *string, args []string) (rest []string, err error) {
 		return args, nil
 	}
 	if len(args) == 0 {
-		return nil, usageError{errors.New("required flag(s) \"model\" not set: name a model, as MODEL or with --model: a folder, a .gguf file or ORG/NAME")}
+		return nil, usageError{errors.New("name a model, as MODEL or with --model: a folder, a .gguf file or ORG/NAME")}
 	}
 	*path = args[0]
 	return args[1:], nil

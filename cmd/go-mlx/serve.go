@@ -265,6 +265,7 @@ func (r *serveRun) apiKeys() ([]string, error) {
 func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 	var models []mlx.HostedModel
 	if r.modelsDir != "" {
+		r.modelsDir = hub.AtHome(r.modelsDir)
 		found, err := modelfiles.Within(r.modelsDir)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--models-dir: %w", err)}

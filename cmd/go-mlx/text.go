@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,16 +27,29 @@ func counted(n int, name string) string {
 	return fmt.Sprintf("%d %s", n, name)
 }
 
-// checkLine refuses a line that is not UTF-8. Every second byte of UTF-16 in Latin letters is zero, and the rest is UTF-8.
+// checkLine refuses a line that is not UTF-8.
 func checkLine(number int, text []byte) error {
 	utf16 := number == 1 && (bytes.HasPrefix(text, []byte{0xff, 0xfe}) || bytes.HasPrefix(text, []byte{0xfe, 0xff}))
 	switch {
-	case utf16 || bytes.IndexByte(text, 0) >= 0:
+	case utf16 || everySecondIsZero(text):
 		return fmt.Errorf("line %d: %w, it looks like UTF-16: save it as UTF-8", number, mlx.ErrInvalidUTF8)
+	case bytes.IndexByte(text, 0) >= 0:
+		return fmt.Errorf("line %d: a byte is zero, so that it is no text: turn such bytes into line ends (tr '\\0' '\\n') or leave them out", number)
 	case !utf8.Valid(text):
 		return fmt.Errorf("line %d: %w", number, mlx.ErrInvalidUTF8)
 	}
 	return nil
+}
+
+// everySecondIsZero tells UTF-16: there every second byte of Latin letters is zero, and the rest is UTF-8.
+func everySecondIsZero(text []byte) bool {
+	var zeros [2]int // at even places and at odd ones
+	for i, b := range text {
+		if b == 0 {
+			zeros[i%2]++
+		}
+	}
+	return max(zeros[0], zeros[1]) > len(text)/4
 }
 
 // readText is a whole text.
@@ -135,7 +149,10 @@ func (s *lineScanner) split(data []byte, atEOF bool) (int, []byte, error) {
 // next is the next line without its end, io.EOF after the last one.
 func (s *lineScanner) next() (string, error) {
 	if !s.scanner.Scan() {
-		if err := s.scanner.Err(); err != nil {
+		switch err := s.scanner.Err(); {
+		case errors.Is(err, bufio.ErrTooLong):
+			return "", fmt.Errorf("line %d: it is too long, more than %d bytes: divide it into lines", s.number+1, maxLine)
+		case err != nil:
 			return "", fmt.Errorf("line %d: %w", s.number+1, err)
 		}
 		return "", io.EOF

@@ -83,6 +83,9 @@ func OpenHeader(path string, read *Header, packing Packing) (_ *Checkpoint, err 
 	if c.arch, err = familyOf(h); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if err := h.checkArchitecture(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	paths, err := partsOf(path, h)
 	if err != nil {
 		return nil, err

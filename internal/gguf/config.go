@@ -62,7 +62,7 @@ func (c *Checkpoint) Config() (said, assumed map[string]any, err error) {
 
 func (c *Checkpoint) config(out, assumed map[string]any) error {
 	h := c.Header
-	if err := h.checkKinds(h.Architecture()+".", archKinds); err != nil {
+	if err := h.checkKinds("", idKinds); err != nil { // the end tokens are of these
 		return err
 	}
 	for name, key := range map[string]string{
@@ -115,11 +115,11 @@ func (c *Checkpoint) config(out, assumed map[string]any) error {
 
 // ropeConfig is what architectures without further settings have.
 func ropeConfig(h *Header, said, _ map[string]any) error {
+	head, _ := said["head_dim"].(int)
 	if base, ok := h.archFloat("rope.freq_base"); ok {
 		said["rope_theta"] = base
 	}
-	head, _ := h.arch("attention.key_length")
-	if turned, ok := h.arch("rope.dimension_count"); ok && head != 0 && turned != head {
+	if turned, ok := h.arch("rope.dimension_count"); ok && turned != head {
 		return fmt.Errorf("position embeddings of %d of %d values of a head: %w", turned, head, ErrUnsupported)
 	}
 	switch kind := h.text(h.Architecture() + ".rope.scaling.type"); kind {

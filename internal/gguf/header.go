@@ -6,6 +6,7 @@ package gguf
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"math"
 	"math/bits"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -90,8 +92,12 @@ func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 	if magic := r.uint32(); r.err == nil && magic != 0x46554747 {
 		r.fail("it does not begin with GGUF")
 	}
-	if version := r.uint32(); r.err == nil && version != 2 && version != 3 {
-		r.fail("version %d; 2 and 3 are known", version)
+	switch version := r.uint32(); {
+	case r.err != nil || version == 2 || version == 3:
+	case version&0xffff == 0:
+		r.fail("its numbers are big-endian: convert it with gguf-convert-endian FILE little (of the Python package gguf)")
+	default:
+		r.fail("version %d; 2 and 3 are known: get the model anew, or convert it with a llama.cpp of another version", version)
 	}
 	tensors := r.count("tensors", maxCount)
 	h, keys := &Header{Metadata: map[string]any{}}, map[string]bool{}
@@ -115,8 +121,8 @@ func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 	}
 	align := int64(alignment)
 	if given, ok := h.Metadata["general.alignment"].(int64); ok {
-		if align = given; align < 1 || align > 1<<20 {
-			r.fail("alignment %d", align)
+		if align = given; align < 1 || align > 1<<20 || align&(align-1) != 0 {
+			r.fail("general.alignment is %d and should be a power of two up to %d", align, 1<<20)
 			return nil, r.err
 		}
 	}
@@ -130,11 +136,11 @@ func parseHeader(from io.Reader, size int64, outline bool) (*Header, error) {
 		return nil, r.err
 	}
 	start := (r.at + align - 1) / align * align
-	return h, h.place(start, size)
+	return h, h.place(start, size, align)
 }
 
-// place makes offsets those in the file and checks that the data is there.
-func (h *Header) place(start, size int64) error {
+// place makes offsets those in the file and checks that the data is there, each tensor's its own.
+func (h *Header) place(start, size, align int64) error {
 	names := map[string]bool{}
 	for i := range h.Tensors {
 		t := &h.Tensors[i]
@@ -142,13 +148,36 @@ func (h *Header) place(start, size int64) error {
 			return fmt.Errorf("%w: two tensors have the name %q", ErrMalformed, t.Name)
 		}
 		names[t.Name] = true
-		if bytes := t.Bytes(); bytes > 0 && (t.Offset > size-start || bytes > size-start-t.Offset) {
+		switch bytes := t.Bytes(); {
+		case bytes > 0 && (t.Offset > size-start || bytes > size-start-t.Offset):
 			return fmt.Errorf("%w: tensor %q ends at byte %d of the data but the file holds %d: it is truncated, copy it again",
 				ErrMalformed, t.Name, uint64(t.Offset)+uint64(bytes), max(size-start, 0))
+		case t.Offset%align != 0:
+			return fmt.Errorf("%w: tensor %q begins at byte %d of the data, which is no multiple of the alignment %d", ErrMalformed, t.Name, t.Offset, align)
 		}
 		t.Offset += start
 	}
+	var last *Tensor
+	for _, i := range h.byOffset() {
+		t := &h.Tensors[i]
+		if last != nil && t.Offset < last.Offset+last.Bytes() {
+			return fmt.Errorf("%w: tensors %q and %q have bytes in common", ErrMalformed, last.Name, t.Name)
+		}
+		last = t
+	}
 	return nil
+}
+
+// byOffset are the places of the tensors that have bytes, in the order in which they lie.
+func (h *Header) byOffset() []int {
+	var order []int
+	for i, t := range h.Tensors {
+		if t.Bytes() > 0 {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(h.Tensors[a].Offset, h.Tensors[b].Offset) })
+	return order
 }
 
 // tensor reads an entry; its offset counts from the start of the data.

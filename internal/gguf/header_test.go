@@ -95,6 +95,16 @@ func file(t testing.TB, kind Type, dims []uint64, data int) []byte {
 	}, entry{"token_embd.weight", kind, dims, make([]byte, data)})
 }
 
+// moved is a file of which the last tensor begins at another byte of the data.
+func moved(data []byte, to byte) []byte {
+	at := bytes.LastIndex(data, append(binary.LittleEndian.AppendUint64(nil, 1), 'b'))
+	if at < 0 {
+		at = bytes.LastIndex(data, append(binary.LittleEndian.AppendUint64(nil, 1), 'a'))
+	}
+	data[at+9+4+8+4] = to // the name, how many axes, one axis, the type
+	return data
+}
+
 func parse(data []byte) (*Header, error) { return Parse(bytes.NewReader(data), int64(len(data))) }
 
 func TestWholeFilesAreRead(t *testing.T) {
@@ -137,6 +147,12 @@ func TestErrorsNameWhatIsWrongWithAHeader(t *testing.T) {
 		"bytes in a strin": append(file(t, F32, []uint64{8}, 0)[:24], 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0),
 		"split.count":      build(t, map[string]any{"split.count": "2"}),
 		"architecture":     build(t, map[string]any{"general.architecture": 7}),
+		"big-endian":       append([]byte("GGUF\x00\x00\x00\x03"), make([]byte, 16)...),
+		"version 1":        append([]byte("GGUF\x01\x00\x00\x00"), make([]byte, 16)...),
+		"power of two":     build(t, map[string]any{"general.alignment": 24}),
+		"is 2097152":       build(t, map[string]any{"general.alignment": 1 << 21}),
+		"no multiple":      moved(build(t, nil, entry{"a", F32, []uint64{1}, make([]byte, 64)}), 1),
+		"bytes in common":  moved(build(t, nil, entry{"a", F32, []uint64{8}, make([]byte, 64)}, entry{"b", F32, []uint64{8}, make([]byte, 32)}), 0),
 		"two tensors":      build(t, nil, entry{"a", F32, []uint64{1}, make([]byte, 4)}, entry{"a", F32, []uint64{1}, make([]byte, 4)}),
 	} {
 		_, err := parse(data)

@@ -18,9 +18,15 @@ const (
 	textKind
 	flagKind
 	perLayerKind // a whole number, or a list of flags
+	idKind       // any whole number: one that is no token's means that there is none
+	textsKind
+	scoresKind
 )
 
-var kindNames = [...]string{"a whole number from 0 on", "a whole number from 0 on", "a number", "a text", "true or false", "a whole number or a list of flags"}
+var kindNames = [...]string{
+	"a whole number from 0 on", "a whole number from 0 on", "a number", "a text", "true or false", "a whole number or a list of flags",
+	"a whole number", "a list of texts", "a list of floating-point numbers",
+}
 
 // fileKinds are the keys that are read of any file.
 var fileKinds = map[string]kind{"general.architecture": textKind, "general.alignment": countKind, "split.count": countKind, "split.no": countKind}
@@ -34,24 +40,81 @@ var archKinds = map[string]kind{
 	"final_logit_softcapping": numberKind,
 }
 
-// tokenizerKinds are the keys that are read of a tokenizer. Token ids may be outside the vocabulary: then no token has the role.
+// idKinds are the keys of tokens that have a role. Ids may be outside the vocabulary: then no token has it.
+var idKinds = map[string]kind{
+	"tokenizer.ggml.bos_token_id": idKind, "tokenizer.ggml.eos_token_id": idKind, "tokenizer.ggml.eot_token_id": idKind,
+	"tokenizer.ggml.eom_token_id": idKind, "tokenizer.ggml.unknown_token_id": idKind, "tokenizer.ggml.padding_token_id": idKind,
+	"tokenizer.ggml.seperator_token_id": idKind, "tokenizer.ggml.mask_token_id": idKind,
+}
+
+// tokenizerKinds are the keys that are read of a tokenizer, beside those of ids.
 var tokenizerKinds = map[string]kind{
-	"tokenizer.ggml.model": textKind, "tokenizer.ggml.pre": textKind,
+	wholeTokenizer: textKind, "tokenizer.ggml.model": textKind, "tokenizer.ggml.pre": textKind, "tokenizer.ggml.tokens": textsKind,
+	"tokenizer.ggml.merges": textsKind, "tokenizer.ggml.scores": scoresKind,
 	"tokenizer.ggml.add_bos_token": flagKind, "tokenizer.ggml.add_eos_token": flagKind, "tokenizer.ggml.add_space_prefix": flagKind,
 }
 
-// checkKinds names the first value that is not of its kind, of keys with a prefix.
-func (h *Header) checkKinds(prefix string, kinds map[string]kind) error {
-	for _, key := range slices.Sorted(maps.Keys(kinds)) {
-		value, there := h.Metadata[prefix+key]
-		if there && !kinds[key].has(value) {
-			return fmt.Errorf("%w: %s is %.60q and should be %s", ErrMalformed, prefix+key, fmt.Sprint(value), kindNames[kinds[key]])
+// checkTokenizer names the first value of the tokenizer that is not of its kind.
+func (h *Header) checkTokenizer() error {
+	if err := h.checkKinds("", idKinds); err != nil {
+		return err
+	}
+	return h.checkKinds("", tokenizerKinds)
+}
+
+// checkArchitecture names the first value of the architecture that is not of its kind, or a list that is not one of all layers.
+func (h *Header) checkArchitecture() error {
+	prefix := h.Architecture() + "."
+	if err := h.checkKinds(prefix, archKinds); err != nil {
+		return err
+	}
+	layers, known := h.arch("block_count")
+	for _, key := range slices.Sorted(maps.Keys(archKinds)) {
+		value := h.Metadata[prefix+key]
+		n := layers
+		switch list := value.(type) {
+		case []int64:
+			n = len(list)
+		case []bool:
+			n = len(list)
+		}
+		if known && n != layers {
+			return fmt.Errorf("%w: %s has %d values for %d layers", ErrMalformed, prefix+key, n, layers)
 		}
 		if list, ok := value.([]int64); ok && len(slices.Compact(slices.Clone(list))) > 1 {
 			return fmt.Errorf("%s is not the same for all layers (%.60s): %w", prefix+key, fmt.Sprint(value), ErrUnsupported)
 		}
 	}
 	return nil
+}
+
+// checkKinds names the first value that is not of its kind, of keys with a prefix.
+func (h *Header) checkKinds(prefix string, kinds map[string]kind) error {
+	for _, key := range slices.Sorted(maps.Keys(kinds)) {
+		if value, there := h.Metadata[prefix+key]; there && !kinds[key].has(value) {
+			return fmt.Errorf("%w: %s is %s and should be %s", ErrMalformed, prefix+key, shown(value), kindNames[kinds[key]])
+		}
+	}
+	return nil
+}
+
+// shown is a value in an error, with what it is where the digits alone do not tell.
+func shown(value any) string {
+	switch v := value.(type) {
+	case string:
+		return fmt.Sprintf("the text %.60q", v)
+	case float64:
+		return fmt.Sprintf("the floating-point number %v", v)
+	case []string:
+		return fmt.Sprintf("a list of %d texts", len(v))
+	case []float64:
+		return fmt.Sprintf("a list of %d floating-point numbers", len(v))
+	case []int64:
+		return fmt.Sprintf("a list of %d whole numbers", len(v))
+	case []bool:
+		return fmt.Sprintf("a list of %d flags", len(v))
+	}
+	return fmt.Sprint(value)
 }
 
 func (k kind) has(value any) (ok bool) {
@@ -77,6 +140,14 @@ func (k kind) has(value any) (ok bool) {
 		_, ok = value.(string)
 	case flagKind:
 		_, ok = value.(bool)
+	case idKind:
+		if _, ok = value.(int64); !ok {
+			_, ok = value.(uint64)
+		}
+	case textsKind:
+		_, ok = value.([]string)
+	case scoresKind:
+		_, ok = value.([]float64)
 	}
 	return ok
 }

@@ -53,17 +53,17 @@ type tokenizer struct {
 }
 
 func (h *Header) readTokenizer() (*tokenizer, error) {
-	if err := h.checkKinds("", tokenizerKinds); err != nil {
+	if err := h.checkTokenizer(); err != nil {
 		return nil, err
 	}
 	tokens, kinds := h.vocabulary()
+	if len(tokens) == 0 {
+		return nil, fmt.Errorf("%w: the metadata has no tokens (tokenizer.ggml.tokens): put the model's tokenizer.json beside the file", ErrMalformed)
+	}
 	if types, given := h.Metadata["tokenizer.ggml.token_type"]; given {
 		if list, ok := types.([]int64); !ok || len(list) != len(tokens) {
 			return nil, fmt.Errorf("%w: tokenizer.ggml.token_type is no list of a number for each of %d tokens", ErrMalformed, len(tokens))
 		}
-	}
-	if len(tokens) == 0 {
-		return nil, fmt.Errorf("%w: the metadata has no tokens (tokenizer.ggml.tokens): put the model's tokenizer.json beside the file", ErrMalformed)
 	}
 	t := &tokenizer{Header: h, tokens: slices.Clone(tokens), kinds: kinds, unknown: -1}
 	bytes := 0
@@ -99,7 +99,7 @@ func (h *Header) readBoth() (*tokenizer, []byte, error) {
 // Parts are the tokenizer's; nil if the file holds a whole tokenizer.json, which Tokenizer gives.
 func (h *Header) Parts() (*Parts, error) {
 	if h.text(wholeTokenizer) != "" {
-		return nil, nil
+		return nil, h.checkTokenizer()
 	}
 	t, rest, err := h.readBoth()
 	if err != nil {
@@ -295,7 +295,11 @@ func (t *tokenizer) byteLevel() error {
 	if !ok {
 		return fmt.Errorf("texts split as for %q (tokenizer.ggml.pre) are %w: put the model's tokenizer.json beside the file", t.text("tokenizer.ggml.pre"), ErrUnsupported)
 	}
-	t.merges, _ = t.Metadata["tokenizer.ggml.merges"].([]string)
+	merges, given := t.Metadata["tokenizer.ggml.merges"].([]string)
+	if !given {
+		return fmt.Errorf("%w: the metadata has no merges (tokenizer.ggml.merges): put the model's tokenizer.json beside the file", ErrMalformed)
+	}
+	t.merges = merges
 	t.spaces = make([]int, len(t.merges))
 	bytes := 0
 	for i, line := range t.merges {

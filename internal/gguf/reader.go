@@ -10,7 +10,7 @@ import (
 
 const (
 	maxCount  = 1 << 20 // of tensors and of metadata entries
-	maxString = 1 << 24 // a whole tokenizer.json may be one
+	maxString = 1 << 27 // a whole tokenizer.json may be one, and Gemma 3's is 33 MB
 	alignment = 32      // of the data, unless the metadata says otherwise
 )
 

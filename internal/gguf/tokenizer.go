@@ -76,6 +76,11 @@ func (h *Header) TokenizerConfig() map[string]any {
 			out["chat_template"] = []map[string]string{{"name": "default", "template": template}, {"name": "tool_use", "template": tools}}
 		}
 	}
+	if value, there := h.Metadata["tokenizer.chat_template"]; there {
+		if _, ok := value.(string); !ok {
+			out["chat_template"] = false // which is no template either: chats say so
+		}
+	}
 	out["tokenizer_class"] = "PreTrainedTokenizerFast"
 	return out
 }

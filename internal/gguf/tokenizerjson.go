@@ -13,7 +13,7 @@ import (
 // Tokenizer is what tokenizer.json would hold, for other programs.
 func (h *Header) Tokenizer() ([]byte, error) {
 	if whole := h.text(wholeTokenizer); whole != "" {
-		return []byte(whole), nil
+		return []byte(whole), h.checkTokenizer()
 	}
 	t, rest, err := h.readBoth()
 	if err != nil {

@@ -46,7 +46,7 @@ func (t Type) String() string {
 	if l, ok := layouts[t]; ok {
 		return l.name
 	}
-	return fmt.Sprintf("type %d", uint32(t))
+	return fmt.Sprintf("number %d", uint32(t))
 }
 
 // TypeError is a tensor of a type that cannot be read.
@@ -56,6 +56,6 @@ type TypeError struct {
 }
 
 func (e *TypeError) Error() string {
-	return fmt.Sprintf("tensor %q has the type %v, which is not supported; there are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, "+
+	return fmt.Sprintf("tensor %q is of type %v, which is not supported; there are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, "+
 		"IQ4_NL and IQ4_XS: get the model in one of these, or make it with llama-quantize --allow-requantize FILE OUT Q8_0", e.Tensor, e.Type)
 }

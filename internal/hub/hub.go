@@ -68,15 +68,23 @@ func CacheDir() (string, error) {
 	return filepath.Join(home, ".cache", "huggingface", "hub"), nil
 }
 
+// AtHome puts the user's home folder in the place of a ~ at a path's beginning, which a shell leaves where it stands in quotes or after a =.
+func AtHome(path string) string {
+	rest, ok := strings.CutPrefix(path, "~")
+	if !ok || rest != "" && !os.IsPathSeparator(rest[0]) {
+		return path
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	return home + rest
+}
+
 // folderOf is the value of an environment variable that names a folder. Where no shell has read it, as in a service's file, ~ and other
 // variables are still in it; huggingface_hub replaces them, too.
 func folderOf(variable string) string {
-	dir := os.Getenv(variable)
-	if rest, ok := strings.CutPrefix(dir, "~"); ok && (rest == "" || os.IsPathSeparator(rest[0])) {
-		if home, err := os.UserHomeDir(); err == nil {
-			dir = home + rest
-		}
-	}
+	dir := AtHome(os.Getenv(variable))
 	if !strings.Contains(dir, "$") {
 		return dir
 	}

@@ -3,9 +3,7 @@ package modelfiles
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -113,14 +111,4 @@ func (s *Source) describeTensors(info *engine.Info, group int) error {
 	}
 	info.DType = strings.Join(slices.Sorted(maps.Keys(types)), ", ")
 	return nil
-}
-
-// HasTemplate reports whether the model has a chat template. A file that is there and cannot be read, such as a folder of that name, is
-// none: it costs chats, and nothing else.
-func (s *Source) HasTemplate() (bool, error) {
-	source, err := s.ChatTemplate()
-	if unread := (*fs.PathError)(nil); errors.As(err, &unread) {
-		err = nil
-	}
-	return source != "", err
 }

@@ -79,6 +79,14 @@ func TestFilesWithoutAnEndingAreToldByTheirFirstBytes(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotAModel)
 }
 
+func TestAPathThatIsNotThereIsSaidPlainly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none.gguf")
+	_, err := Find(path)
+	require.ErrorIs(t, err, ErrNotAModel)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.EqualError(t, err, "not a model folder: there is no file or folder "+path+"; a model of the hub is named ORG/NAME")
+}
+
 func TestLinksThatLeadNowhereSayWhere(t *testing.T) {
 	dir := t.TempDir()
 	gone := filepath.Join(dir, "blobs", "gone")

@@ -5,21 +5,32 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, and a byte order mark is passed over.
+// Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, a byte order mark is passed over, and keys are
+// taken as they are written, where encoding/json also takes those in other letters.
 func Unmarshal(data []byte, into any) error {
-	return json.Unmarshal(withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff"))), into)
+	data = withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff")))
+	err := jsonv2.Unmarshal(data, into, jsonv1.DefaultOptionsV1(), jsonv2.MatchCaseInsensitiveNames(false))
+	if wrong := (*jsonv1.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return wrongKind(wrong.Field, wrong.Value, wrong.Type)
+	}
+	return err
 }
 
 // CleanConfig is a config as encoding/json can read it: see Unmarshal, and without keys that it would take for others.
 func CleanConfig(data []byte) ([]byte, error) {
 	data = withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff")))
-	var value any
-	if err := json.Unmarshal(data, &value); err != nil {
+	var whole json.RawMessage // numbers of any size are JSON
+	if err := json.Unmarshal(data, &whole); err != nil {
 		return nil, err
 	}
 	return exactKeys(data)
@@ -92,8 +103,34 @@ func exactKeys(data []byte) ([]byte, error) {
 			object[key] = clean
 		}
 		return json.Marshal(object)
+	case bytes.HasPrefix(trimmed, []byte("[")):
+		var list []json.RawMessage
+		if err := json.Unmarshal(data, &list); err != nil {
+			return nil, err
+		}
+		for i, value := range list {
+			clean, err := exactKeys(value)
+			if err != nil {
+				return nil, err
+			}
+			list[i] = clean
+		}
+		return json.Marshal(list)
+	default:
+		return wholeNumber(trimmed), nil
 	}
-	return data, nil
+}
+
+// wholeNumber writes 2048.0 and 1e6 as whole numbers, which they are where Python counts with them.
+func wholeNumber(value []byte) []byte {
+	if len(value) == 0 || !bytes.ContainsAny(value[:1], "-0123456789") || !bytes.ContainsAny(value, ".eE") {
+		return value
+	}
+	f, err := strconv.ParseFloat(string(value), 64)
+	if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		return value
+	}
+	return strconv.AppendInt(nil, int64(f), 10)
 }
 
 // UnmarshalConfig is json.Unmarshal for what CleanConfig made, with errors that name the setting and no type of Go.
@@ -103,11 +140,14 @@ func UnmarshalConfig(data []byte, into any) error {
 	if !errors.As(err, &wrong) {
 		return err
 	}
-	field := wrong.Field
+	return wrongKind(wrong.Field, wrong.Value, wrong.Type)
+}
+
+func wrongKind(field, value string, should reflect.Type) error {
 	if field == "" {
 		field = "it"
 	}
-	return fmt.Errorf("%s is %s and should be %s", field, given(wrong.Value), wanted(wrong.Type))
+	return fmt.Errorf("%s is %s and should be %s", field, given(value), wanted(should))
 }
 
 func given(value string) string {

@@ -1,6 +1,11 @@
 package modelfiles
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"path/filepath"
+
+	"forge.lthn.ai/core/go-mlx/internal/safetensors"
+)
 
 // needTokens is for how many tokens of KV a model is expected to need memory: one request of moderate length. What longer or more
 // requests hold is measured while they run.
@@ -29,14 +34,34 @@ func Weights(model string, others ...string) int64 {
 	return total
 }
 
-// weights is the size of a model's weight files. In a folder with GGUF files only those of one model count.
+// weights is the size of a model's weight files, or what an adapter holds in memory. In a folder with GGUF files only those of one model
+// count, and files that are not loaded, such as a second form of the weights or earlier states of an adapter, do not.
 func weights(path string) int64 {
+	if held := adapterBytes(path); held > 0 {
+		return held
+	}
 	if s, err := Find(path); err == nil && s.GGUF != "" {
 		if info, err := s.Describe(); err == nil && info.WeightBytes > 0 {
 			return info.WeightBytes
 		}
 	}
-	return Bytes(path, "*.safetensors", ggufPattern)
+	return Bytes(path, modelPattern, ggufPattern)
+}
+
+// adapterBytes is what a folder's adapter holds in memory, in float32 as the CPU kernels keep it; 0 of a folder with a model, or without an adapter.
+func adapterBytes(dir string) int64 {
+	if files, err := Files(dir, modelPattern); err != nil || len(files) > 0 {
+		return 0
+	}
+	tensors, err := safetensors.ReadFile(filepath.Join(dir, "adapters.safetensors"))
+	if err != nil {
+		return 0
+	}
+	var total int64
+	for _, t := range tensors {
+		total += 4 * t.Elements()
+	}
+	return total
 }
 
 // kvConfig is what the size of KV depends on.

@@ -14,18 +14,22 @@ import (
 
 var shardName = regexp.MustCompile(`(?s)^(model.*)-(\d{5})-of-(\d{5})\.safetensors$`)
 
+// modelPattern are the weight files that both engines load; others may lie beside them, as a copy of the weights in their makers' own form.
+const modelPattern = "model*.safetensors"
+
 // mostShards is more than any model has; a file's name may claim anything.
 const mostShards = 10000
 
 // Tensors are the weight files of a folder in Hugging Face's layout. It is an error if one is not there that the names of the others or the
 // index count: what is missing is otherwise told tensor by tensor, or not at all.
 func Tensors(dir string) ([]string, error) {
-	files, err := Files(dir, "model*.safetensors")
+	files, err := Files(dir, modelPattern)
 	if err != nil {
 		return nil, err
 	}
 	wanted := map[string]bool{}
 	for _, file := range files {
+		wanted[filepath.Base(file)] = true // it may be a link to what is no more
 		name := shardName.FindStringSubmatch(filepath.Base(file))
 		if name == nil {
 			continue
@@ -37,7 +41,7 @@ func Tensors(dir string) ([]string, error) {
 	}
 	index := indexed(dir)
 	// An index that names none of the files was left over when these were joined, split anew, or renamed.
-	if slices.ContainsFunc(files, func(file string) bool { return index[filepath.Base(file)] }) {
+	if len(files) == 0 || slices.ContainsFunc(files, func(file string) bool { return index[filepath.Base(file)] }) {
 		maps.Copy(wanted, index)
 	}
 	var problems []string

@@ -24,6 +24,7 @@ func TestShardsThatAreMissingAreNamed(t *testing.T) {
 		"two are missing":                  {[]string{two}, "", []string{one, three}},
 		"an index of another splitting":    {[]string{"model-00001-of-00001.safetensors"}, index, nil},
 		"the index counts more":            {[]string{one, "model-language-00001-of-00001.safetensors"}, index, []string{two, three}},
+		"an index alone":                   {nil, index, []string{one, two, three}},
 		"joined, and the index stayed":     {[]string{"model.safetensors"}, index, nil},
 		"an index that cannot be read":     {[]string{one, two, three}, "{", nil},
 		"a name that claims too much":      {[]string{"model-00001-of-99999.safetensors"}, "", nil},
@@ -54,4 +55,8 @@ func TestShardsThatAreMissingAreNamed(t *testing.T) {
 	require.NoError(t, os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, two)))
 	_, err := Tensors(dir)
 	require.ErrorContains(t, err, two)
+	dir = t.TempDir()
+	require.NoError(t, os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, "model.safetensors")))
+	_, err = Tensors(dir)
+	require.ErrorContains(t, err, "the file model.safetensors is missing")
 }

@@ -42,7 +42,10 @@ func Find(path string) (*Source, error) {
 		if to, _ := os.Readlink(path); to != "" {
 			return nil, fmt.Errorf("%w: %s is a link to %s, which is not there: download or copy the model again: %w", ErrNotAModel, path, to, err)
 		}
-		return nil, fmt.Errorf("%w and not a .gguf file: %w", ErrNotAModel, err)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = &missing{fmt.Errorf("there is no file or folder %s; a model of the hub is named ORG/NAME", path)}
+		}
+		return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
 	case !stat.IsDir():
 		if err := isGGUF(path, stat); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrNotAModel, err)
@@ -50,7 +53,7 @@ func Find(path string) (*Source, error) {
 		return &Source{Dir: filepath.Dir(path), GGUF: path, alone: true}, nil
 	}
 	s := &Source{Dir: path}
-	tensors, err := Files(path, "model*.safetensors")
+	tensors, err := Files(path, modelPattern)
 	if err != nil {
 		return nil, err
 	}
@@ -215,10 +218,12 @@ func (s *Source) read(name string) ([]byte, error) {
 	return data, err
 }
 
-// missing is the error of a file that is not there and whose contents the GGUF file does not have.
-func missing(name string, reason error) error {
-	return fmt.Errorf("%s: %w: %w", name, reason, fs.ErrNotExist)
-}
+// missing is the error of a file that is not there and whose contents the GGUF file does not have. It is a fs.ErrNotExist, which it does
+// not say: what to do about it is in the reason.
+type missing struct{ reason error }
+
+func (m *missing) Error() string   { return m.reason.Error() }
+func (m *missing) Unwrap() []error { return []error{m.reason, fs.ErrNotExist} }
 
 // derived is a file made from the metadata of the GGUF file.
 func (s *Source) derived(name string) ([]byte, error) {
@@ -230,7 +235,7 @@ func (s *Source) derived(name string) ([]byte, error) {
 	case "tokenizer.json":
 		data, err := h.Tokenizer()
 		if err != nil { // a file beside may still have it
-			return nil, missing(name, fmt.Errorf("%s: %w", s.GGUF, err))
+			return nil, &missing{fmt.Errorf("%s: %w", s.GGUF, err)}
 		}
 		return data, nil
 	case "tokenizer_config.json":
@@ -238,7 +243,7 @@ func (s *Source) derived(name string) ([]byte, error) {
 			return json.Marshal(h.TokenizerConfig())
 		}
 	}
-	return nil, missing(name, errors.New("a GGUF file has none"))
+	return nil, &missing{fmt.Errorf("%s has no %s", s.GGUF, name)}
 }
 
 // config is the config by the GGUF file's metadata, which override a config in the folder: they describe the weights in the file.
@@ -286,7 +291,7 @@ func (s *Source) config(path string) ([]byte, error) {
 // Bytes is about what loading will need.
 func (s *Source) Bytes() int64 {
 	if s.GGUF == "" {
-		return Bytes(s.Dir, "*.safetensors")
+		return Bytes(s.Dir, modelPattern)
 	}
 	stat, err := os.Stat(s.GGUF)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +41,7 @@ func (s *Source) ControlTokens() ([]string, error) {
 		return nil, err
 	}
 	var listed []string
-	if err := json.Unmarshal(config["chat_control_tokens"], &listed); err != nil {
+	if err := Unmarshal(config["chat_control_tokens"], &listed); err != nil {
 		return nil, fmt.Errorf("tokenizer_config.json: chat_control_tokens: %w", err)
 	}
 	return listed, nil
@@ -90,13 +91,25 @@ func (s *Source) tokenizerConfig() (map[string]json.RawMessage, error) {
 	return config, nil
 }
 
-// AllTemplates reads the Jinja sources of a model's chat templates, one after the other: what a chat may be rendered with.
+// ErrTemplate is wrapped by errors about settings that are no chat template. Like a file that cannot be read they cost chats, and nothing else.
+var ErrTemplate = errors.New("not a chat template")
+
+// readable passes over errors of templates alone.
+func readable(templates map[string]string, err error) (map[string]string, error) {
+	if unread := (*fs.PathError)(nil); errors.Is(err, ErrTemplate) || errors.As(err, &unread) {
+		return nil, nil
+	}
+	return templates, err
+}
+
+// AllTemplates reads the Jinja sources of a model's chat templates, one after the other: what a chat may be rendered with. Of one that
+// cannot be read there is none.
 func AllTemplates(path string) (string, error) {
 	s, err := Find(path)
 	if err != nil {
 		return "", err
 	}
-	templates, err := s.ChatTemplates()
+	templates, err := readable(s.ChatTemplates())
 	if more := templates["tool_use"]; more != "" {
 		return templates["default"] + "\n" + more, err
 	}
@@ -109,8 +122,14 @@ func (s *Source) ChatTemplate() (string, error) {
 	return templates["default"], err
 }
 
+// HasTemplate reports whether the model has a chat template. One that cannot be read is none.
+func (s *Source) HasTemplate() (bool, error) {
+	templates, err := readable(s.ChatTemplates())
+	return templates["default"] != "", err
+}
+
 // ChatTemplates reads the model's chat templates by name: chat_template.jinja, which is the default, and those in the folder
-// additional_chat_templates; or chat_template in tokenizer_config.json, a string or a list of named ones. A model without any has
+// additional_chat_templates; or chat_template in tokenizer_config.json, a string or several with names. A model without any has
 // none.
 func (s *Source) ChatTemplates() (map[string]string, error) {
 	const name, folder = "chat_template.jinja", "additional_chat_templates"
@@ -142,7 +161,7 @@ func (s *Source) ChatTemplates() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return namedTemplates(config["chat_template"]), nil
+	return namedTemplates(config["chat_template"])
 }
 
 // specialToken reads a token given as a string or as an AddedToken object.
@@ -151,24 +170,41 @@ func specialToken(raw json.RawMessage) (string, bool) {
 	if json.Unmarshal(raw, &text) == nil && len(raw) > 0 {
 		return text, text != ""
 	}
-	var added struct{ Content string }
-	if json.Unmarshal(raw, &added) == nil {
+	var added struct {
+		Content string `json:"content"`
+	}
+	if Unmarshal(raw, &added) == nil {
 		return added.Content, added.Content != ""
 	}
 	return "", false
 }
 
-func namedTemplates(raw json.RawMessage) map[string]string {
-	var text string
-	if json.Unmarshal(raw, &text) == nil && text != "" {
-		return map[string]string{"default": text}
-	}
-	var named []struct{ Name, Template string }
-	templates := map[string]string{}
-	if json.Unmarshal(raw, &named) == nil {
-		for _, t := range named {
-			templates[t.Name] = t.Template
+// namedTemplates reads a string, a list of {"name", "template"}, or an object with the names as keys, as transformers takes them.
+func namedTemplates(raw json.RawMessage) (map[string]string, error) {
+	var text *string
+	if len(raw) == 0 || json.Unmarshal(raw, &text) == nil {
+		if text == nil || *text == "" {
+			return nil, nil
 		}
+		return map[string]string{"default": *text}, nil
 	}
-	return templates
+	var templates map[string]string
+	if json.Unmarshal(raw, &templates) == nil {
+		return templates, nil
+	}
+	var list []struct {
+		Name     *string `json:"name"`
+		Template *string `json:"template"`
+	}
+	if err := Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("the model's chat_template is %w: it should be a text, or a list of texts with names", ErrTemplate)
+	}
+	templates = map[string]string{}
+	for i, t := range list {
+		if t.Name == nil || t.Template == nil {
+			return nil, fmt.Errorf("the model's chat_template: entry %d is %w: it has no name or no template", i, ErrTemplate)
+		}
+		templates[*t.Name] = *t.Template
+	}
+	return templates, nil
 }

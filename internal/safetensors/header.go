@@ -7,7 +7,6 @@ package safetensors
 import (
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,9 @@ import (
 	"math/bits"
 	"os"
 	"slices"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // ErrMalformed is wrapped by every error about a file's contents.
@@ -93,25 +95,29 @@ func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[stri
 	}
 	var length uint64
 	if err := binary.Read(r, binary.LittleEndian, &length); err != nil {
-		return fail("shorter than 8 bytes")
+		return fail("shorter than 8 bytes: download or copy it again")
 	}
-	if length > maxHeader || int64(length) > size-8 {
-		return fail("header of %d bytes in a file of %d", length, size)
+	if length > maxHeader {
+		return fail("header of %d bytes: it is no safetensors file, or is damaged", length)
+	}
+	if int64(length) > size-8 {
+		return fail("header of %d bytes in a file of %d: it is truncated, copy it again", length, size)
 	}
 	data := make([]byte, length)
 	if _, err := io.ReadFull(r, data); err != nil {
 		return fail("header is cut off: %v", err)
 	}
-	var entries map[string]json.RawMessage
-	if err := json.Unmarshal(data, &entries); err != nil {
-		return fail("header: %v", err)
+	// Other than encoding/json this package takes no key for another one, in capitals, and none twice.
+	var entries map[string]jsontext.Value
+	if err := json.Unmarshal(data, &entries); err != nil || entries == nil {
+		return fail("the header is no JSON object%s", because(err))
 	}
 	available := size - 8 - int64(length)
 	tensors = make(map[string]Tensor, len(entries))
 	for name, raw := range entries {
 		if name == "__metadata__" {
 			if err := json.Unmarshal(raw, &metadata); err != nil {
-				return fail("metadata: %v", err)
+				return fail("__metadata__ is no object of texts")
 			}
 			continue
 		}
@@ -120,8 +126,8 @@ func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[stri
 			Shape       []int   `json:"shape"`
 			DataOffsets []int64 `json:"data_offsets"`
 		}
-		if err := json.Unmarshal(raw, &entry); err != nil {
-			return fail("tensor %q: %v", name, err)
+		if err := json.Unmarshal(raw, &entry); err != nil || entry.Shape == nil {
+			return fail("tensor %q: its entry is %.120s, and not a dtype, a shape and data_offsets", name, raw)
 		}
 		if len(entry.DataOffsets) != 2 {
 			return fail("tensor %q: data_offsets has %d values, want 2", name, len(entry.DataOffsets))
@@ -164,6 +170,14 @@ func Read(r io.Reader, size int64) (tensors map[string]Tensor, metadata map[stri
 		}
 	}
 	return tensors, metadata, nil
+}
+
+// because is what a parser says, without the name of its package.
+func because(err error) string {
+	if syntax := (*jsontext.SyntacticError)(nil); errors.As(err, &syntax) {
+		return fmt.Sprintf(": %v at byte %d", syntax.Err, syntax.ByteOffset)
+	}
+	return ""
 }
 
 // TypeName is the name that MLX gives a type, "bfloat16" of "BF16", of those in which models compute.

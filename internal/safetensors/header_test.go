@@ -58,10 +58,21 @@ func TestMalformedFilesAreRefused(t *testing.T) {
 		"unknown dtype":      entry(`{"dtype":"Q3","shape":[1],"data_offsets":[0,4]}`),
 		"shape of strings":   entry(`{"dtype":"F32","shape":["1"],"data_offsets":[0,4]}`),
 		"entry is a number":  entry(`3`),
+		"no shape":           entry(`{"dtype":"F32","data_offsets":[0,4]}`),
+		"a key twice":        entry(`{"dtype":"F32","shape":[1],"data_offsets":[0,4],"shape":[1]}`),
+		"a tensor twice":     file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}`, 8),
+		"null":               file(`null`, 8),
 	} {
 		_, err := read(b)
 		require.ErrorIs(t, err, ErrMalformed, name)
 	}
+}
+
+// Keys in capitals are others, which are passed over.
+func TestKeysAreTakenAsTheyAreWritten(t *testing.T) {
+	tensors, err := read(file(`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"Shape":[2],"DTYPE":"U8","other":null}}`, 4))
+	require.NoError(t, err)
+	require.Equal(t, map[string]Tensor{"a": {DType: "F32", Shape: []int{1}, Offset: [2]int64{0, 4}}}, tensors)
 }
 
 func FuzzRead(f *testing.F) {

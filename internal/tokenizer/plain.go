@@ -122,18 +122,14 @@ func (g *Guard) Mark(text string) string {
 	return out.String()
 }
 
-// MarkJSON marks every text in a JSON value but keys.
+// MarkJSON marks every text in a JSON value. Keys are marked, too, other than by transformers: templates print those of functions' parameters, and no
+// template asks for a key with a control token in it.
 func (g *Guard) MarkJSON(data json.RawMessage) (json.RawMessage, error) {
 	if g.control == nil || len(data) == 0 {
 		return data, nil
 	}
 	var out []byte
-	err := walkStrings(data, func(text string, key bool) string {
-		if key {
-			return text
-		}
-		return g.Mark(text)
-	}, &out)
+	err := walkStrings(data, g.Mark, &out)
 	return out, err
 }
 

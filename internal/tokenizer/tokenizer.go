@@ -39,7 +39,10 @@ const largeFile = 4 << 20
 // Load reads a model's tokenizer.json, or what a GGUF file has in its place.
 func Load(from *modelfiles.Source) (*Tokenizer, error) {
 	data, parts, err := from.Tokenizer()
-	if err != nil {
+	switch {
+	case err != nil && from.GGUF != "":
+		return nil, fmt.Errorf("tokenizer: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("tokenizer: %w (the native engine needs tokenizer.json; the python engine also reads other formats)", err)
 	}
 	if parts != nil {

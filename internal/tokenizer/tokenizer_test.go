@@ -248,14 +248,14 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 		files map[string]string
 		want  string
 	}{
-		"a string":        {map[string]string{"tokenizer_config.json": `{"chat_template": "S{{ eos_token }}", "eos_token": {"content": "E"}}`}, "SE"},
-		"a list":          {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]}`}, "D"},
-		"a file":          {map[string]string{"chat_template.jinja": "F{{ bos_token }}", "tokenizer_config.json": `{"bos_token": "B", "chat_template": "S"}`}, "FB"},
-		"a file alone":    {map[string]string{"chat_template.jinja": "F"}, "F"},
-		"nothing":         {nil, ""},
-		"null":            {map[string]string{"tokenizer_config.json": `{"chat_template": null}`}, ""},
-		"no default":      {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}]}`}, ""},
-		"no such content": {map[string]string{"tokenizer_config.json": `{"chat_template": 3}`}, ""},
+		"a string":     {map[string]string{"tokenizer_config.json": `{"chat_template": "S{{ eos_token }}", "eos_token": {"content": "E"}}`}, "SE"},
+		"a list":       {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]}`}, "D"},
+		"a file":       {map[string]string{"chat_template.jinja": "F{{ bos_token }}", "tokenizer_config.json": `{"bos_token": "B", "chat_template": "S"}`}, "FB"},
+		"a file alone": {map[string]string{"chat_template.jinja": "F"}, "F"},
+		"nothing":      {nil, ""},
+		"null":         {map[string]string{"tokenizer_config.json": `{"chat_template": null}`}, ""},
+		"no default":   {map[string]string{"tokenizer_config.json": `{"chat_template": [{"name": "rag", "template": "R"}]}`}, ""},
+		"an object":    {map[string]string{"tokenizer_config.json": `{"chat_template": {"rag": "R", "default": "D"}}`}, "D"},
 	} {
 		template, err := LoadTemplate(source(write(c.files)))
 		if c.want == "" {
@@ -267,6 +267,17 @@ func TestWhereTemplatesComeFrom(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, c.want, text, name)
 		template.Close()
+	}
+	for _, other := range []string{"3", "true", `["x"]`, `[{"name": "default"}]`, `[{"template": "x"}]`, `{"default": {"a": 1}}`} {
+		from := source(write(map[string]string{"config.json": "{}", "tokenizer_config.json": `{"chat_template": ` + other + "}"}))
+		_, err := LoadTemplate(from)
+		require.ErrorIs(t, err, modelfiles.ErrTemplate, other)
+		has, err := from.HasTemplate()
+		require.NoError(t, err, "it costs chats and nothing else")
+		require.False(t, has, other)
+		text, err := modelfiles.AllTemplates(from.Dir)
+		require.NoError(t, err)
+		require.Empty(t, text)
 	}
 	_, err := LoadTemplate(source(write(map[string]string{"tokenizer_config.json": "{"})))
 	require.ErrorContains(t, err, "tokenizer_config.json")

@@ -7,8 +7,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// walkStrings copies a JSON value and changes its texts; the order of keys and the numbers stay as they are.
-func walkStrings(data json.RawMessage, change func(text string, key bool) string, out *[]byte) error {
+// walkStrings copies a JSON value and changes its texts and keys; the order of keys and the numbers stay as they are.
+func walkStrings(data json.RawMessage, change func(text string) string, out *[]byte) error {
 	decoder := jsontext.NewDecoder(bytes.NewReader(data), jsontext.AllowDuplicateNames(true))
 	var buffer bytes.Buffer
 	encoder := jsontext.NewEncoder(&buffer, jsontext.AllowDuplicateNames(true))
@@ -18,8 +18,7 @@ func walkStrings(data json.RawMessage, change func(text string, key bool) string
 			return err
 		}
 		if token.Kind() == '"' {
-			kind, n := decoder.StackIndex(decoder.StackDepth())
-			token = jsontext.String(change(token.String(), kind == '{' && n%2 == 1))
+			token = jsontext.String(change(token.String()))
 		}
 		if err := encoder.WriteToken(token); err != nil {
 			return err

@@ -1,8 +1,10 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -26,7 +28,7 @@ func ReadConfig(from *modelfiles.Source) (*Config, error) {
 	const path = "config.json"
 	data, err := from.Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from.Dir, err)
+		return nil, err // names the file
 	}
 	if data, err = modelfiles.CleanConfig(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(from.Dir, path), err)
@@ -45,8 +47,8 @@ func ReadConfig(from *modelfiles.Source) (*Config, error) {
 	}
 	c := &Config{Raw: data, ModelType: top.ModelType, EOS: top.EOS}
 	if text, ok := multimodal[top.ModelType]; ok {
-		if len(top.TextConfig) == 0 {
-			return nil, fmt.Errorf("%s: model_type %q without text_config", path, top.ModelType)
+		if !bytes.HasPrefix(top.TextConfig, []byte("{")) {
+			return nil, fmt.Errorf("%s: model_type %q without a text_config, which should be an object", path, top.ModelType)
 		}
 		c.Raw, c.ModelType = top.TextConfig, text
 	}
@@ -90,8 +92,8 @@ type tokenList []int32
 
 // UnmarshalJSON takes one id, a list, or null.
 func (l *tokenList) UnmarshalJSON(data []byte) error {
-	var one *int32
-	many := []*int32{}
+	var one *float64
+	many := []*float64{}
 	if json.Unmarshal(data, &one) == nil {
 		many = append(many, one)
 	} else if err := json.Unmarshal(data, &many); err != nil {
@@ -99,8 +101,14 @@ func (l *tokenList) UnmarshalJSON(data []byte) error {
 	}
 	*l = nil
 	for _, id := range many {
-		if id != nil {
-			*l = append(*l, *id)
+		switch {
+		case id == nil:
+		case *id != math.Trunc(*id):
+			return fmt.Errorf("%v is no token id", *id)
+		case math.Abs(*id) > math.MaxInt32:
+			*l = append(*l, -1) // which no token has either
+		default:
+			*l = append(*l, int32(*id))
 		}
 	}
 	return nil

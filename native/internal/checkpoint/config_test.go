@@ -27,6 +27,9 @@ func TestEndTokensOfConfigs(t *testing.T) {
 		"null in a list":                 {"[null, 7]", "", []int32{7}},
 		"only null in generation's list": {"7", "[null]", []int32{7}},
 		"null in generation's list":      {"7", "[8, null, 9]", []int32{8, 9}},
+		"as Python counts":               {"7.0", "[8.0, 1e1]", []int32{8, 10}},
+		"more than any vocabulary has":   {"99999999999999999999", "", []int32{-1}},
+		"none by number":                 {"7", "-1", []int32{-1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -58,6 +61,24 @@ func TestEndTokensAreReadByTheirExactName(t *testing.T) {
 	cfg, err := ReadConfig(source)
 	require.NoError(t, err)
 	require.Equal(t, []int32{7}, []int32(cfg.EOS))
+}
+
+// Sizes may be written with a point; a text model that is none is told as such.
+func TestOtherNumbersAndPartsOfConfigs(t *testing.T) {
+	read := func(text string) (*Config, error) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o644))
+		source, err := modelfiles.Find(dir)
+		require.NoError(t, err)
+		return ReadConfig(source)
+	}
+	cfg, err := read(`{"model_type": "llama", "max_position_embeddings": 2048.0, "other": 1e999}`)
+	require.NoError(t, err)
+	require.Equal(t, 2048, cfg.Context)
+	for _, text := range []string{"null", `"x"`, "[]"} {
+		_, err := read(`{"model_type": "gemma3", "text_config": ` + text + `}`)
+		require.ErrorContains(t, err, "text_config, which should be an object")
+	}
 }
 
 func TestInvalidEndTokensAreRefused(t *testing.T) {

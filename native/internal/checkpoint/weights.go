@@ -40,6 +40,7 @@ type Weights struct {
 	Close        func() error // of the file that tensors are read from; nil for MLX's own
 	Fuse         bool         // join what layers compute together, for the CUDA kernels
 	Kernels      bool         // compute with the CPU kernels
+	vectors      string       // see kernelType; "" until it is looked for
 	files        []*weightFile
 	// BeforeLast, unless nil, is called before the last part of the weights is read for the CPU kernels. It may be called again.
 	BeforeLast func()
@@ -159,6 +160,19 @@ func (w *Weights) tensor(name string, shape ...int) *mlxc.Array {
 	return w.arrays[name]
 }
 
+// floating are the types in which models compute.
+var floating = []string{"BF16", "F16", "F32"}
+
+// floats is tensor for what may only be of a floating type.
+func (w *Weights) floats(name string, shape ...int) *mlxc.Array {
+	a := w.tensor(name, shape...)
+	if dtype := w.Headers[w.Key(name)].DType; a != nil && !slices.Contains(floating, dtype) {
+		w.Add("tensor %s is of type %s, and the native engine computes with BF16, F16 and F32", w.Key(name), dtype)
+		return nil
+	}
+	return a
+}
+
 // CheckLayers refuses more layers than there are tensors: the list of missing tensors would be endless.
 func (w *Weights) CheckLayers(n int) error {
 	if n > len(w.Headers) {
@@ -172,14 +186,28 @@ func (w *Weights) Ignore(name string) { w.ignored[w.Key(name)] = true }
 
 // Norm returns the weight of an RMSNorm, to which offset is added as mlx-lm does before each use.
 func (w *Weights) Norm(name string, size int, offset float64) *mlxc.Array {
-	a := w.tensor(name+".weight", size)
+	a := w.floats(name+".weight", size)
 	if a == nil || offset == 0 {
-		return a
+		return w.fitting(a)
 	}
 	scalar := w.Scope.Scalar(offset, a.DType())
 	sum := w.Scope.Add(scalar, a)
-	w.derived, w.spent = append(w.derived, sum), append(w.spent, scalar, a)
+	w.spent = append(w.spent, scalar, a)
+	if fits := w.fitting(sum); fits != sum {
+		return fits
+	}
+	w.derived = append(w.derived, sum)
 	return sum
+}
+
+// fitting is a vector in the type in which the CPU kernels compute. MLX's ops take vectors of any type.
+func (w *Weights) fitting(a *mlxc.Array) *mlxc.Array {
+	if a == nil || !w.Kernels || a.DType().String() == w.DType() {
+		return a
+	}
+	fits := w.Scope.AsType(a, fileTypes[w.kernelType()])
+	w.derived, w.spent = append(w.derived, fits), append(w.spent, a)
+	return fits
 }
 
 // Linear returns a layer [out, in], quantised if the checkpoint has scales for it.
@@ -188,7 +216,7 @@ func (w *Weights) Linear(name string, in, out int) *nn.Linear {
 		packed, scales, biases, q := w.packed(name, in, out)
 		return w.Linears.add(name, nn.NewQuantizedLinear(packed, scales, biases, q))
 	}
-	weight := w.tensor(name+".weight", out, in)
+	weight := w.floats(name+".weight", out, in)
 	if weight == nil {
 		return nil
 	}
@@ -209,7 +237,7 @@ func (w *Weights) LinearBias(name string, in, out int, biased bool) *nn.Linear {
 	if !biased {
 		return l
 	}
-	bias := w.tensor(name+".bias", out)
+	bias := w.fitting(w.floats(name+".bias", out))
 	if l == nil || bias == nil {
 		return nil
 	}
@@ -222,7 +250,7 @@ func (w *Weights) Embedding(name string, vocab, hidden int) *nn.Embedding {
 		packed, scales, biases, q := w.packed(name, hidden, vocab)
 		return nn.NewQuantizedEmbedding(packed, scales, biases, q)
 	}
-	weight := w.tensor(name+".weight", vocab, hidden)
+	weight := w.floats(name+".weight", vocab, hidden)
 	if weight == nil {
 		return nil
 	}
@@ -318,9 +346,30 @@ func (w *Weights) Finish() error {
 	return errors.Join(errs...)
 }
 
-// DType is MLX's name of the type in which the model computes: that of its norms.
+// DType is MLX's name of the type in which the model computes: that of its last norm, and with the CPU kernels that of all its vectors.
 func (w *Weights) DType() string {
+	if w.Kernels {
+		return safetensors.TypeName(w.kernelType())
+	}
 	return safetensors.TypeName(w.Headers[w.Key("model.norm.weight")].DType)
+}
+
+// kernelType is the type of all norms and biases. Where they are of several it is float32, which holds them all exactly, and to which MLX's
+// ops promote, too.
+func (w *Weights) kernelType() string {
+	if w.vectors != "" {
+		return w.vectors
+	}
+	types := map[string]bool{}
+	for name, t := range w.Headers {
+		if slices.Contains(floating, t.DType) && w.relevant(name) && (strings.HasSuffix(name, "norm.weight") || strings.HasSuffix(name, ".bias")) {
+			types[t.DType] = true
+		}
+	}
+	if w.vectors = "F32"; len(types) == 1 {
+		w.vectors = slices.Collect(maps.Keys(types))[0]
+	}
+	return w.vectors
 }
 
 // Summary adds what the headers tell to the model's description.

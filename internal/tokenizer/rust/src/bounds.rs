@@ -4,20 +4,23 @@
 //! Bounds belong to the thread that renders. Whatever a template calls looks at them, also at every item that it goes through. A bound
 //! that was passed stays so: what has no result for an error ends early, and the next look, at the latest that at the end, fails.
 
+use crate::{memory, values};
 use minijinja::functions::Function;
-use minijinja::value::{Enumerator, FunctionArgs, FunctionResult, Object, ObjectRepr, Rest, ValueKind};
+use minijinja::value::{Enumerator, FunctionArgs, FunctionResult, Kwargs, Object, ObjectRepr, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A template may take so long, as in the python engine.
 const TIME: Duration = Duration::from_secs(10);
-/// Bytes that a rendering may make, those of texts that it makes anew each time they grow included; and of one text or list. A prompt is
-/// far below.
+/// Bytes that a rendering may make, those of texts that it makes anew each time they grow included; that it may hold at once, beside what it
+/// was given; and of one text or list, also of the prompt that comes out. Prompts of models are far below.
 const BYTES: usize = 1 << 30;
-pub const TEXT: usize = 64 << 20;
+const HELD: usize = 256 << 20;
+pub const TEXT: usize = 32 << 20;
 /// How deep values may be in each other where they are printed or compared.
 const DEPTH: usize = 500;
 /// The widest indentation, and the longest row of `batch` and `slice`.
@@ -31,6 +34,7 @@ struct Bounds {
     stop: *const AtomicI32,
     until: Instant,
     bytes: Cell<usize>,
+    held: isize, // by the thread, when the rendering began
     steps: Cell<usize>,
     depth: Cell<usize>,
     passed: Cell<Option<&'static str>>, // what was too much
@@ -42,6 +46,14 @@ impl Bounds {
         Err(over(what))
     }
 
+    /// An error if the rendering would hold too much with so many bytes more.
+    fn room_for(&self, bytes: usize) -> Result<(), Error> {
+        if memory::held().wrapping_sub(self.held) > HELD as isize - bytes.min(HELD) as isize {
+            return self.pass("it fills the memory without end");
+        }
+        Ok(())
+    }
+
     fn check(&self, steps: usize) -> Result<(), Error> {
         if let Some(what) = self.passed.get() {
             return Err(over(what));
@@ -50,6 +62,7 @@ impl Bounds {
         if unsafe { &*self.stop }.load(Ordering::Relaxed) != 0 {
             return self.pass("it was given up");
         }
+        self.room_for(0)?;
         self.steps.set(self.steps.get() + steps);
         if self.steps.get() >= STEPS {
             self.steps.set(0);
@@ -83,6 +96,7 @@ pub unsafe fn begin(stop: *const AtomicI32) -> Section {
         stop,
         until: Instant::now() + TIME,
         bytes: Cell::new(BYTES),
+        held: memory::held(),
         steps: Cell::new(0),
         depth: Cell::new(0),
         passed: Cell::new(None),
@@ -112,6 +126,7 @@ pub fn make(bytes: usize) -> Result<(), Error> {
         if bytes > TEXT || bytes > b.bytes.get() {
             return b.pass("it makes texts without end");
         }
+        b.room_for(bytes)?;
         b.bytes.set(b.bytes.get() - bytes);
         Ok(())
     })
@@ -126,6 +141,24 @@ pub fn make_list(items: usize) -> Result<(), Error> {
 pub fn grow(length: usize, more: usize) -> Result<(), Error> {
     make(more)?;
     current(|b| if length.saturating_add(more) > TEXT { b.pass("it makes texts without end") } else { Ok(()) })
+}
+
+/// The prompt that comes out, as it is written.
+#[derive(Default)]
+pub struct Prompt(pub Vec<u8>);
+
+impl Write for Prompt {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        let whole = self.0.len().saturating_add(more.len());
+        let fits = current(|b| if whole > TEXT { b.pass("it makes texts without end") } else { b.check(1) });
+        fits.map_err(io::Error::other)?;
+        self.0.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Goes one level deeper into a value until the result is dropped; None if the rendering is to end, or the level is too deep.
@@ -175,6 +208,10 @@ pub fn made(value: Value) -> Result<Value, Error> {
 
 /// An error for a filter's arguments that would only fill the memory.
 fn arguments(filter: &str, args: &[Value]) -> Result<(), Error> {
+    let attribute = args.last().cloned().and_then(|last| Kwargs::try_from(last).ok()).and_then(|kwargs| kwargs.peek::<Value>("attribute").ok());
+    if let ("map", Some(attribute)) = (filter, attribute) {
+        values::index(attribute)?;
+    }
     let most = match filter {
         "indent" => WIDTH,
         "batch" | "slice" => ROW,
@@ -208,7 +245,7 @@ where
         arguments(name, &args)?;
         let value = made(filter.call(state, &args)?)?;
         if nests {
-            return crate::values::shallow(value);
+            return values::shallow(value);
         }
         Ok(value)
     });

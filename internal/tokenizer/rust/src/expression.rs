@@ -3,7 +3,7 @@
 //! go backwards end late, and what is constant is folded by other rules.
 
 use crate::lexer::Token;
-use crate::written::{quoted, tuple_of, Kind, Written};
+use crate::written::{self, quoted, tuple_of, Kind, Written};
 
 /// How deep brackets may be nested. minijinja has a bound of its own at 150 levels, which it reports.
 const MAX_DEPTH: usize = 100;
@@ -259,7 +259,7 @@ impl<'a> Parser<'a> {
             }
             Token::Mark("{") => {
                 let items = self.items("}", |p| {
-                    let key = p.expression()?.text;
+                    let key = written::key(&p.expression()?.text);
                     p.need_mark(":")?;
                     Some(format!("{key}: {}", p.expression()?.text))
                 })?;
@@ -290,6 +290,10 @@ impl<'a> Parser<'a> {
                 let token = self.peek()?;
                 self.at += 1;
                 value = match token {
+                    Token::Name(name) if name == "changed" && self.skip_mark("(") => {
+                        let arguments = self.arguments()?;
+                        Written::new(Kind::Postfix, format!("{}.{name}(__seen({arguments}))", value.base()))
+                    }
                     Token::Name(name) if self.skip_mark("(") => {
                         let arguments = self.arguments()?;
                         Written::new(Kind::Postfix, format!("{}.{name}({arguments})", value.base()))
@@ -330,7 +334,7 @@ impl<'a> Parser<'a> {
             }
         }
         if let [index] = &parts[..] {
-            return Some(Written::new(Kind::Postfix, format!("{}[{}]", value.base(), index.as_ref()?)));
+            return Some(Written::new(Kind::Postfix, format!("{}[{}]", value.base(), written::index(index.as_ref()?))));
         }
         let parts: Vec<String> = parts.into_iter().map(|p| p.unwrap_or_else(|| "none".into())).collect();
         Some(Written::new(Kind::Postfix, format!("__slice({},{})", value.text, parts.join(","))))

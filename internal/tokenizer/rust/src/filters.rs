@@ -4,6 +4,7 @@ use crate::{bounds, lists, pyjson, pymethods, pytext, values};
 use minijinja::filters as theirs;
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
+use std::collections::HashSet;
 
 /// The widest indentation of `tojson`; a wider one would only fill the memory.
 const MAX_INDENT: i64 = 100;
@@ -16,9 +17,6 @@ fn bad(message: impl Into<String>) -> Error {
 fn add_theirs(env: &mut Environment<'static>) {
     bounds::filter(env, "split", theirs::split);
     bounds::filter(env, "lines", theirs::lines);
-    bounds::filter(env, "min", theirs::min);
-    bounds::filter(env, "max", theirs::max);
-    bounds::filter(env, "sort", theirs::sort);
     bounds::filter(env, "list", theirs::list);
     bounds::filter(env, "batch", theirs::batch);
     bounds::filter(env, "slice", theirs::slice);
@@ -27,7 +25,6 @@ fn add_theirs(env: &mut Environment<'static>) {
     bounds::filter(env, "selectattr", theirs::selectattr);
     bounds::filter(env, "rejectattr", theirs::rejectattr);
     bounds::filter(env, "map", theirs::map);
-    bounds::filter(env, "unique", theirs::unique);
     // Jinja has none of these, and they keep what they go through.
     for name in ["chain", "zip"] {
         env.remove_filter(name);
@@ -284,7 +281,10 @@ fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Err
 
 fn trim(s: &str, chars: Option<&str>) -> String {
     match chars {
-        Some(set) => s.trim_matches(|c| set.contains(c)).to_owned(),
+        Some(set) => {
+            let set: HashSet<char> = set.chars().collect();
+            s.trim_matches(|c| set.contains(&c)).to_owned()
+        }
         None => s.trim_matches(pymethods::space).to_owned(),
     }
 }

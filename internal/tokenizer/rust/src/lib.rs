@@ -33,6 +33,8 @@ mod lists;
 #[cfg(feature = "library")]
 mod load;
 #[cfg(feature = "library")]
+mod memory;
+#[cfg(feature = "library")]
 mod operators;
 #[cfg(feature = "library")]
 mod pyformat;

@@ -16,6 +16,9 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_function("__tuple", |items: Rest<Value>| tuple(items.0));
     env.add_function("__attribute", values::attribute);
     env.add_function("__slice", slice);
+    env.add_function("__key", values::key);
+    env.add_function("__index", values::index);
+    env.add_function("__seen", values::seen);
     env.add_function("__keep", values::keep);
     env.add_function("__shallow", values::shallow);
     // The text that stands in a macro, each time it is called.
@@ -96,6 +99,15 @@ fn whole(n: i128) -> Value {
 
 fn too_large() -> Error {
     bad("a whole number of more than 127 bits")
+}
+
+/// A number as a text that is the same for equal ones; None for anything else.
+pub fn canonical(v: &Value) -> Option<String> {
+    Some(match number(v)? {
+        Number::Float(f) if f.fract() == 0.0 && f.abs() < 1e30 => (f as i128).to_string(),
+        Number::Whole(n) => n.to_string(),
+        Number::Float(f) => f.to_string(),
+    })
 }
 
 /// The items of a list or a tuple; None for anything else.
@@ -272,6 +284,9 @@ fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
     if let Some(text) = container.as_str() {
         let part = item.as_str().ok_or_else(|| bad(format!("'in <string>' requires string as left operand, not {}", pytext::type_name(item))))?;
         return Ok(text.contains(part));
+    }
+    if values::is_dict(container) {
+        values::key(item.clone())?;
     }
     match container.kind() {
         ValueKind::Undefined => Ok(false),

@@ -1,9 +1,10 @@
 //! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
 
 use crate::values::{is_dict, tuple, View};
-use crate::{bounds, operators, pyformat, pytext};
+use crate::{bounds, operators, pyformat, pytext, values};
 use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
+use std::collections::HashSet;
 
 /// Calls a method that a value does not have of its own.
 pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
@@ -40,6 +41,11 @@ fn call_unbounded(state: &State, value: &Value, method: &str, args: &[Value]) ->
             let n = value.try_iter()?.filter(|item| operators::equal(item, &wanted)).count();
             bounds::check()?;
             Ok(Value::from(n))
+        }
+        (ValueKind::Map, "get") if is_dict(value) => {
+            let (wanted, default): (Value, Option<Value>) = from_args(args)?;
+            let found = value.get_item(&values::key(wanted)?)?;
+            Ok(if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found })
         }
         (ValueKind::Seq | ValueKind::Map, "copy") => {
             let () = from_args(args)?;
@@ -218,7 +224,7 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
     let all = |test: fn(char) -> bool| !s.is_empty() && s.chars().all(test);
     let strip = |left: bool, right: bool| -> Result<Value, Error> {
         let (chars,): (Option<Value>,) = from_args(args)?;
-        let chars: Option<Vec<char>> = chars.as_ref().and_then(Value::as_str).map(|c| c.chars().collect());
+        let chars: Option<HashSet<char>> = chars.as_ref().and_then(Value::as_str).map(|c| c.chars().collect());
         let drop = |c: char| chars.as_ref().map_or_else(|| space(c), |set| set.contains(&c));
         let text = if left { s.trim_start_matches(drop) } else { s };
         Ok(Value::from(if right { text.trim_end_matches(drop) } else { text }))

@@ -302,6 +302,8 @@ mod tests {
             ("{% set ns.a = 1, 2 %}{% set x | upper %}", "{% set ns.a = __keep(__tuple(1,2)) %}{% set x | upper %}"),
             ("{% macro f(a, b='x' 'y') %}", "{% macro f(a, b='xy') %}"),
             ("{% macro f() -%}LONG{%- for i in x %}a{% endfor %}{%- endmacro %}", "{% macro f() %}{% set __bytes = __text(70) -%}LONG{%- for i in __iterate(x,1) %}a{% endfor %}{%- endmacro %}"),
+            ("{{ {'a': 1, x: 2, 3: [x]}[y]['z'][0][-1] }}", "{{ ({'a': 1, __key(x): 2, 3: [x]})[__index(y)]['z'][0][__index(__sign('-',1))] }}"),
+            ("{% if loop.changed(a, b) %}", "{% if loop.changed(__seen(a, b)) %}"),
             ("{% call(q) f(*a, b=c) %}", "{% call(q) f(*a, b=c) %}"),
         ] {
             let squeeze = |s: &str| s.split(' ').filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" ");

@@ -67,13 +67,16 @@ pub unsafe extern "C" fn gomlx_template_render(
     err: *mut Bytes,
 ) -> i32 {
     guard(out, err, || {
-        let _bounds = bounds::begin(stop);
         let mut context: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(borrow(context, len)).map_err(|e| e.to_string())?;
         complete(&mut context);
         let template = (*t).env.get_template("chat").map_err(|e| e.to_string())?;
-        let text = template.render(Value::from_serialize(&context)).and_then(|text| bounds::check().map(|()| text)).map_err(explain)?;
-        Ok(Bytes::from_vec(text.into_bytes()))
+        let context = Value::from_serialize(&context);
+        let _bounds = bounds::begin(stop); // what it was given does not count
+        let mut prompt = bounds::Prompt::default();
+        let rendered = template.render_captured_to(context, &mut prompt).map(drop);
+        rendered.and_then(|()| bounds::check()).map_err(|e| explain(if e.kind() == ErrorKind::WriteFailure { bounds::check().err().unwrap_or(e) } else { e }))?;
+        Ok(Bytes::from_vec(prompt.0))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Values of Python's that minijinja does not have: tuples, the views of a dict, and methods that are not called.
 
 use crate::{bounds, pymethods, pytext};
-use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt;
 use std::sync::Arc;
@@ -139,6 +139,67 @@ fn look(v: &Value, depth: usize, to_keep: bool) -> Result<(), Error> {
         look(&item, depth + 1, to_keep)?;
     }
     Ok(())
+}
+
+/// How many values a key may have in it. minijinja goes through all of them in one step.
+const KEY_PARTS: usize = 10_000;
+/// The same for values that `loop.changed` compares.
+const SEEN_PARTS: usize = 100_000;
+
+/// What may be a key: as in Python no list and no dict; and no tuple that contains others so many times that it never ends.
+pub fn key(v: Value) -> Result<Value, Error> {
+    let mut left = KEY_PARTS;
+    hashable(&v, &mut left)?;
+    Ok(v)
+}
+
+/// What may be an index: as in Jinja an item that no key can name is not defined, and no error.
+pub fn index(v: Value) -> Result<Value, Error> {
+    match hashable(&v, &mut KEY_PARTS.clone()) {
+        Err(e) if e.detail().is_some_and(|text| text.starts_with(UNHASHABLE)) => Ok(Value::UNDEFINED),
+        found => found.map(|()| v),
+    }
+}
+
+const UNHASHABLE: &str = "unhashable type";
+
+fn hashable(v: &Value, left: &mut usize) -> Result<(), Error> {
+    let bad = |message: String| Err(Error::new(ErrorKind::InvalidOperation, message));
+    match v.kind() {
+        ValueKind::Seq if is_tuple(v) => {
+            for item in v.try_iter()? {
+                if *left == 0 {
+                    return bad(format!("a key of more than {KEY_PARTS} values"));
+                }
+                *left -= 1;
+                hashable(&item, left)?;
+            }
+            Ok(())
+        }
+        ValueKind::Seq | ValueKind::Iterable => bad(format!("{UNHASHABLE}: '{}'", pytext::type_name(v))),
+        ValueKind::Map if is_dict(v) => bad(format!("{UNHASHABLE}: 'dict'")),
+        _ => Ok(()),
+    }
+}
+
+/// The arguments of `loop.changed`, which compares them in one step.
+pub fn seen(values: Rest<Value>) -> Result<Value, Error> {
+    let all = tuple(values.0);
+    let mut left = SEEN_PARTS;
+    count(&all, &mut left)?;
+    Ok(all)
+}
+
+fn count(v: &Value, left: &mut usize) -> Result<(), Error> {
+    if *left == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("changed: a value with more than {SEEN_PARTS} in it")));
+    }
+    *left -= 1;
+    match v.kind() {
+        ValueKind::Seq | ValueKind::Iterable => v.try_iter()?.try_for_each(|item| count(&item, left)),
+        ValueKind::Map if is_dict(v) => v.try_iter()?.try_for_each(|key| count(&v.get_item(&key)?, left)),
+        _ => Ok(()),
+    }
 }
 
 /// A dict: a namespace is none, nor a macro.

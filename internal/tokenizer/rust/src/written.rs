@@ -47,6 +47,26 @@ impl Written {
     }
 }
 
+/// A key of a dict, which is looked at.
+pub fn key(text: &str) -> String {
+    looked_at("__key", text)
+}
+
+/// An index of a list or a dict, which is looked at.
+pub fn index(text: &str) -> String {
+    looked_at("__index", text)
+}
+
+/// A call of a function, unless the value is a text or a number as it stands.
+fn looked_at(function: &str, text: &str) -> String {
+    let simple = text.starts_with('\'') || text.bytes().all(|b| b.is_ascii_digit()) || matches!(text, "true" | "false" | "none");
+    if simple {
+        text.to_owned()
+    } else {
+        format!("{function}({text})")
+    }
+}
+
 pub fn tuple_of(items: Vec<Written>) -> Written {
     let items: Vec<String> = items.into_iter().map(|item| item.text).collect();
     Written::new(Kind::Postfix, format!("__tuple({})", items.join(",")))
