@@ -156,6 +156,74 @@ func TestPoolRefusesWhatTheQueueCannotHold(t *testing.T) {
 	})
 }
 
+// The queue is for new requests: those whose worker died have had a slot, and have it again when the next worker is up.
+func TestRequestsWhoseWorkerDiedTakeNoPlaceInTheQueue(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 8, queue: 2}, func(t *testing.T, b *bench) {
+		var group sync.WaitGroup
+		served := func(ticket *uint64) {
+			m, err := b.acquire(t.Context(), "", ticket)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Second)
+			b.release(m, true)
+		}
+		var tickets [8]uint64
+		var worker *member
+		for i := range tickets {
+			m, err := b.acquire(t.Context(), "", &tickets[i])
+			require.NoError(t, err)
+			worker = m
+		}
+		worker.instance.(*fakeInstance).end(errFakeDeath)
+		for i := range tickets {
+			b.release(worker, false)
+			group.Go(func() { served(&tickets[i]) })
+		}
+		synctest.Wait()
+		require.Equal(t, 8, b.waiting())
+		for range 2 {
+			group.Go(func() { served(new(uint64)) })
+		}
+		synctest.Wait()
+		require.Equal(t, 10, b.waiting())
+		_, err := b.acquire(t.Context(), "", new(uint64))
+		require.ErrorIs(t, err, ErrBusy)
+		group.Wait()
+		require.EqualValues(t, 10, b.stats.served)
+		require.Zero(t, b.resumed)
+	})
+}
+
+// Where no worker is up, none is full: as many requests as the first one takes wait for it, beside those in the queue.
+func TestRequestsForAWorkerThatStartsTakeNoPlaceInTheQueue(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 2}, func(t *testing.T, b *bench) {
+		b.limits.queue = 0 // it holds nobody
+		ask := func() chan error {
+			got := make(chan error, 1)
+			go func() {
+				m, err := b.acquire(t.Context(), "", new(uint64))
+				if got <- err; err == nil {
+					time.Sleep(time.Minute)
+					b.release(m, true)
+				}
+			}()
+			synctest.Wait()
+			return got
+		}
+		first, second, third := ask(), ask(), ask()
+		require.ErrorIs(t, <-third, ErrBusy)
+		require.NoError(t, <-first)
+		require.NoError(t, <-second)
+		require.ErrorIs(t, <-ask(), ErrBusy, "it is up, and full")
+		go func() { _ = b.reset(t.Context()) }()
+		synctest.Wait()
+		require.NoError(t, <-ask(), "the next one is not")
+		time.Sleep(2 * time.Minute)
+	})
+}
+
 // Every request that comes or goes is an event, so what an event costs must not depend on how many wait.
 func TestPoolDoesNotGoThroughALongQueue(t *testing.T) {
 	poolTest(t, limits{min: 1, max: 1, rows: 1, queue: 20000}, func(t *testing.T, b *bench) {
