@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,6 +145,23 @@ func TestStreamGoesOnOverADeathAndAHang(t *testing.T) {
 			require.ErrorIs(t, restarts[0].Err, ErrWorkerStopped)
 		})
 	}
+}
+
+// A worker may die before a request that has its slot is sent, and before it ever said what it computes.
+func TestARequestThatWasNotSentIsNoSuspect(t *testing.T) {
+	w := &worker{conn: newConn(io.Discard), underWay: map[*job]uint64{}}
+	w.conn.fail(errFakeDeath)
+	_, err := w.conn.begin(&encodeRequest{head: head{Type: "encode"}}, false)
+	require.ErrorIs(t, err, errFakeDeath)
+	unsent, sent := &job{key: keyOf(&encodeRequest{Text: "x"})}, &job{key: keyOf(&encodeRequest{Text: "y"})}
+	w.enter(sent, 1)
+	suspected, _, err := w.suspect(unsent)
+	require.NoError(t, err)
+	require.False(t, suspected)
+	suspected, alone, err := w.suspect(sent)
+	require.NoError(t, err)
+	require.True(t, suspected)
+	require.True(t, alone)
 }
 
 func TestCallsSurviveADeath(t *testing.T) {

@@ -206,7 +206,8 @@ func (w *worker) leave(j *job) {
 func (w *worker) suspect(j *job) (suspected, alone bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.conn.computed(w.underWay[j]) {
+	id, sent := w.underWay[j]
+	if !sent || !w.conn.computed(id) {
 		return false, false, nil
 	}
 	own, err := j.key()
