@@ -14,7 +14,7 @@ from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
-from .errors import RequestError, from_json, is_out_of_memory
+from .errors import ENDING, RequestError, from_json, is_out_of_memory, text_of
 from .folders import check_folder, fingerprint, plain_paths
 from .grammar import Grammars
 from .limits import limited
@@ -43,16 +43,25 @@ class LoadedModel:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
+        given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)
-            with plain_paths(path, adapter, draft) as (path, adapter, draft):
-                self._load(path, adapter, draft, trust)
-        except RequestError:
+            with plain_paths(path, adapter, draft) as plain:
+                given = {name: own for name, own in zip(plain, (path, adapter, draft)) if name != own}
+                self._load(*plain, trust)
+        except (RequestError, ENDING):
             raise
-        except Exception as e:
+        except BaseException as e:
             code = "out_of_memory" if is_out_of_memory(e) else "load_failed"
-            raise RequestError(code, f"{type(e).__name__}: {e}") from e
-        if fingerprint(self.path, request.get("adapter"), request.get("draft")) != self.fingerprint:
+            text = f"{type(e).__name__}: {text_of(e)}"
+            for name, own in given.items():
+                text = text.replace(name, own)
+            raise RequestError(code, text) from e
+        try:
+            same = fingerprint(path, adapter, draft) == self.fingerprint
+        except OSError:  # a file or the folder is gone
+            same = False
+        if not same:
             raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
         text = self.config.get("text_config", {})
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0

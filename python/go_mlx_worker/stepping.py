@@ -7,6 +7,7 @@ from mlx_lm.generate import generation_stream
 
 from .alone import Alone
 from .batch import Batch
+from .errors import ENDING, text_of
 from .solo import Solo, check_options, needs_solo
 from .stream import Stream
 
@@ -54,13 +55,24 @@ class Stepper:
     def remove(self, request):
         alone = self._alone.pop(request, None)
         if alone is not None:
-            alone.close()
+            self._close(alone)
         elif self._batch is not None and (stream := self.find(request)) is not None:
             try:
                 self._batch.remove(stream)
-            except Exception as e:
-                print(f"go_mlx_worker: a stream could not be taken out of its batch: {e}", file=sys.stderr)
+            except ENDING:
+                raise
+            except BaseException as e:
+                print(f"go_mlx_worker: a stream could not be taken out of its batch: {text_of(e)}", file=sys.stderr)
                 self._rescue(lost=stream)
+
+    def _close(self, alone):
+        """Lets go of what a stream has used. Its reader has its end already, or is told it by who calls this."""
+        try:
+            alone.close()
+        except ENDING:
+            raise
+        except BaseException as e:  # a generator of mlx-lm computes something when it is closed
+            print(f"go_mlx_worker: a stream could not be closed: {type(e).__name__}: {text_of(e)}", file=sys.stderr)
 
     def passes(self):
         """The passes of one round, which gives every stream whose reader has room for it one token."""
@@ -81,7 +93,9 @@ class Stepper:
         if self.busy:
             try:
                 mx.synchronize(generation_stream)
-            except Exception:
+            except ENDING:
+                raise
+            except BaseException:
                 pass
 
     def _ended(self, stream, error):
@@ -100,7 +114,9 @@ class Stepper:
             for alone in sociable:
                 try:
                     self._batch.join(self._put, alone)
-                except Exception as e:
+                except ENDING:
+                    raise
+                except BaseException as e:
                     self._fail(alone.stream.id, e)
                 else:
                     del self._alone[alone.stream.id]
@@ -117,8 +133,10 @@ class Stepper:
         try:
             self._alone[stream.id] = self._batch.leave(stream)
             return True
-        except Exception as e:
-            print(f"go_mlx_worker: a stream could not leave its batch: {e}", file=sys.stderr)
+        except ENDING:
+            raise
+        except BaseException as e:
+            print(f"go_mlx_worker: a stream could not leave its batch: {text_of(e)}", file=sys.stderr)
             self._rescue(left=stream)
             return False
 
@@ -140,7 +158,9 @@ class Stepper:
             stepped = self._batch.step(self._put)
             if mixed:
                 mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
-        except Exception:
+        except ENDING:
+            raise
+        except BaseException:
             self._rescue()
             return
         for stream in stepped:
@@ -155,4 +175,4 @@ class Stepper:
             del self._alone[alone.stream.id]
             if isinstance(alone, Alone) and self._batch is not None and not alone.stream.options["solo"]:
                 self._prompts.keep(alone.ids, alone.cache)
-            alone.close()
+            self._close(alone)

@@ -1,6 +1,8 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
 import ast
+import asyncio
+import errno
 import hashlib
 import io
 import json
@@ -8,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +25,7 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from go_mlx_worker import limits, model, requirements
+from go_mlx_worker import folders, limits, model, requirements
 from go_mlx_worker.channel import Progress
 from go_mlx_worker.errors import RequestError, error_message
 from go_mlx_worker.folders import fingerprint
@@ -459,6 +462,22 @@ class Faults(unittest.TestCase):
         self.assertEqual(len(self.tokens(sink, 4)), 40)
         self.assertEqual([(m["t"], m["id"]) for m in sink.messages if m["t"] in ("error", "cancelled")], [("cancelled", 3)])
 
+    def test_a_stream_that_cannot_be_closed_ends_nothing_else(self):
+        where = self.alone("Where")
+        server, sink = make_server(draft=MODEL)
+        for request in (2, 3):  # one is cancelled, the other one comes to its end
+            server._serve(GENERATE | {"id": request})
+            server._step()
+            server._stepper._alone[request]._inner = mock.Mock(close=mock.Mock(side_effect=RuntimeError("no memory")))
+        server._cancelled[2] = time.monotonic()
+        server._serve({"t": "cancel", "id": 2})
+        server._serve(GENERATE | {"id": 4, "text": "Where", "max_tokens": 40, "draft_tokens": -1})
+        run(server)
+        self.assertEqual([m["id"] for m in sink.messages if m["t"] == "cancelled"], [2])
+        self.assertEqual([m for m in sink.messages if m["t"] == "error"], [])
+        self.assertEqual(len(self.tokens(sink, 3)), 12)
+        self.assertEqual(self.tokens(sink, 4), where)
+
     def test_kv_that_cannot_be_kept_ends_nothing(self):
         server, sink = make_server(prompt_cache=1 << 20)
         patch, failed = self.failing(mx, "eval", "keep")
@@ -571,9 +590,90 @@ class Faults(unittest.TestCase):
             "[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed buffer size of 2 bytes.",
             "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
             "[cuda::malloc] failed", "cudaMallocAsync(&data, size, stream) failed: out of memory", "std::bad_alloc",
+            "[metal::malloc] Resource limit (499000) exceeded.", "[cuda_malloc] 12 bytes", "CUDA_ERROR_OUT_OF_MEMORY",
+            "cuBLAS call failed: CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+            "[Errno 12] Cannot allocate memory", "could not allocate 7 bytes", "not enough memory: you tried to allocate 7 bytes",
+            "kIOGPUCommandBufferCallbackErrorOutOfMemory", "out of device memory", "memory allocation failed",
         ):
             self.assertEqual(error_message(1, RuntimeError(text))["code"], "out_of_memory", text)
-        self.assertEqual(error_message(1, RuntimeError("[matmul] shapes"))["code"], "internal")
+        self.assertEqual(error_message(1, OSError(errno.ENOMEM, "x"))["code"], "out_of_memory")
+        for text in ("[matmul] shapes", "no room for that token", "memory", "run out of tokens; memory is fine"):
+            self.assertEqual(error_message(1, RuntimeError(text))["code"], "internal", text)
+
+    def test_an_error_that_comes_of_one_about_memory_is_one(self):
+        def chain(raise_second):
+            try:
+                try:
+                    raise MemoryError("all gone")
+                except MemoryError as e:
+                    raise_second(e)
+            except Exception as e:
+                return error_message(1, e)["code"]
+
+        def from_it(e):
+            raise ValueError("the model is broken") from e
+
+        def while_handling_it(e):
+            raise ValueError("the model is broken")
+
+        def instead_of_it(e):
+            raise ValueError("the model is broken") from None
+
+        self.assertEqual(chain(from_it), "out_of_memory")
+        self.assertEqual(chain(while_handling_it), "out_of_memory")
+        self.assertEqual(chain(instead_of_it), "internal")
+
+    def test_what_is_no_exception_of_python_ends_its_request_only(self):
+        """Libraries in Rust tell a panic by a BaseException, and a checkpoint's own code may call exit()."""
+
+        class Panic(BaseException):
+            pass
+
+        want, where = self.alone(), self.alone("Where")
+        for error in (Panic("index out of bounds"), SystemExit(3), GeneratorExit(), asyncio.CancelledError()):
+            name = type(error).__name__
+
+            def fail(*_, **__):
+                raise error
+
+            # As it is let in, in a small call, in a template, in its text, in a processor of the batch, and in the pass.
+            server, sink = make_server()
+            with mock.patch.object(server._loaded.tokenizer._tokenizer, "encode", fail):
+                server._serve(GENERATE | {"id": 2})
+                server._serve({"t": "encode", "id": 3, "text": "x", "special": True})
+            with mock.patch.object(server._loaded.tokenizer._tokenizer, "apply_chat_template", fail):
+                server._serve({"t": "render", "id": 4, "messages": "[]"})
+            server._serve(GENERATE | {"id": 5})
+            server._stepper.find(5)._matcher.add = fail
+            with mock.patch("go_mlx_worker.stream.make_processors", lambda _: [fail]):
+                server._serve(GENERATE | {"id": 6})
+            server._serve(GENERATE | {"id": 8, "text": "Where", "max_tokens": 40})
+            run(server)
+            errors = {m["id"]: m["code"] for m in sink.messages if m["t"] == "error"}
+            self.assertEqual(sorted(errors), [2, 3, 4, 5, 6], name)
+            self.assertEqual(self.tokens(sink, 8), where, name)
+            # What a pass of several ends in is one request's, too.
+            server, sink = make_server()
+            server._serve(GENERATE | {"id": 2, "max_tokens": 40})
+            server._serve(GENERATE | {"id": 9, "text": "", "ids": [5, 4100, 7, 8]})
+            loaded = server._loaded.model
+
+            class Broken(type(loaded)):
+                def __call__(self, inputs, *args, **kwargs):
+                    if 4100 in inputs.flatten().tolist():
+                        raise error
+                    return super().__call__(inputs, *args, **kwargs)
+
+            loaded.__class__ = Broken
+            run(server)
+            self.assertEqual([m["id"] for m in sink.messages if m["t"] == "error"], [9], name)
+            self.assertEqual(self.tokens(sink, 2), want, name)
+
+    def test_an_interrupt_ends_the_worker(self):
+        server, _ = make_server()
+        with mock.patch.object(server._loaded.tokenizer._tokenizer, "encode", side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                server._serve({"t": "encode", "id": 3, "text": "x", "special": True})
 
     def test_errors_that_cause_each_other_have_an_end(self):
         one, other = ValueError("one"), ValueError("other")
@@ -609,6 +709,70 @@ class Loading(unittest.TestCase):
             self.assertNotEqual(fingerprint(str(folder), "", None), first)
             self.assertNotEqual(fingerprint(MODEL, MODEL, None), fingerprint(MODEL, "", MODEL))
 
+    def test_a_change_anywhere_changes_the_fingerprint(self):
+        """Also where size and time of the last change stay what they were."""
+        for size in (1 << 20, 4 << 20):
+            with tempfile.TemporaryDirectory() as folder, mock.patch.object(folders, "WHOLE", 2 << 20):
+                weights = Path(folder, "model.safetensors")
+                with open(weights, "wb") as file:
+                    file.truncate(size)
+                before, status = fingerprint(folder), weights.stat()
+                self.assertEqual(fingerprint(folder), before)
+                for at in (0, 5000, size // 2 + 12345, size - 1):
+                    time.sleep(0.02)  # two changes within one tick of the clock of a file system look like one
+                    with open(weights, "r+b") as file:
+                        file.seek(at)
+                        file.write(b"x")
+                    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+                    after = fingerprint(folder)
+                    self.assertNotEqual(after, before, (size, at))
+                    before = after
+                for name in ("qwen.tiktoken", "chat_template.jinja"):
+                    Path(folder, name).write_text("x")
+                    after = fingerprint(folder)
+                    self.assertNotEqual(after, before, name)
+                    before = after
+
+    def test_a_copy_in_the_folder_s_place_has_its_fingerprint(self):
+        with tempfile.TemporaryDirectory() as temp:
+            first, other = Path(temp, "model"), Path(temp, "other")
+            shutil.copytree(MODEL, first)
+            shutil.copytree(MODEL, other)
+            before = fingerprint(str(first))
+            first.rename(Path(temp, "old"))
+            other.rename(first)
+            self.assertEqual(fingerprint(str(first)), before)
+
+    @unittest.skipUnless(Path("/proc/self/fd").is_dir(), "only Linux names open files")
+    def test_nothing_is_left_of_a_load_that_is_killed(self):
+        """A folder that libraries cannot be given by its name has another name while it is loaded."""
+        for name in ("model[1]", os.fsdecode(b"model\xff")):
+            with tempfile.TemporaryDirectory() as temp:
+                folder, temporary = Path(temp, name), Path(temp, "temporary")
+                shutil.copytree(MODEL, folder)
+                temporary.mkdir()
+                weights = folder / "model.safetensors"
+                weights.unlink()
+                os.mkfifo(weights)  # a load from it waits
+                code = (
+                    "import sys; sys.path.insert(0, sys.argv[1])\n"
+                    "from go_mlx_worker import model\n"
+                    "model.fingerprint = lambda *_: ''\n"
+                    "model.LoadedModel({'path': sys.argv[2], 'trust_remote_code': False})\n"
+                )
+                load = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "python"), str(folder)], env=os.environ | {"TMPDIR": str(temporary)})
+                opened = None
+                while opened is None and load.poll() is None:
+                    try:
+                        opened = os.open(weights, os.O_WRONLY | os.O_NONBLOCK)  # works when the load reads
+                    except OSError:
+                        time.sleep(0.005)
+                self.assertIsNone(load.poll())
+                load.kill()
+                load.wait()
+                os.close(opened)
+                self.assertEqual(list(temporary.iterdir()), [])
+
     def test_folders_with_odd_names_load(self):
         for name in ("model[1]", os.fsdecode(b"model\xff")):
             with tempfile.TemporaryDirectory() as temp:
@@ -618,6 +782,31 @@ class Loading(unittest.TestCase):
                 server._serve(GENERATE | {"id": 2})
                 run(server)
                 self.assertEqual(sum(m["t"] == "token" for m in sink.messages), 12)
+
+    def test_a_folder_that_goes_while_it_is_loaded_is_told(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model")
+            shutil.copytree(MODEL, folder)
+            load = model.LoadedModel._load
+
+            def meanwhile(*args):
+                load(*args)
+                shutil.rmtree(folder)
+
+            with mock.patch.object(model.LoadedModel, "_load", meanwhile), self.assertRaises(RequestError) as failed:
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+            self.assertEqual(failed.exception.code, "load_failed")
+            self.assertIn("was changed while it was loaded", str(failed.exception))
+
+    def test_errors_name_the_folder_as_it_was_given(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model[1]")
+            shutil.copytree(MODEL, folder)
+            (folder / "model.safetensors").unlink()
+            with self.assertRaises(RequestError) as failed:
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+            self.assertIn(str(folder), str(failed.exception))
+            self.assertNotIn("/proc", str(failed.exception))
 
     def test_names_that_batching_needs_are_there(self):
         self.assertEqual(requirements.missing(), [])
