@@ -22,7 +22,8 @@ def from_json(text, what):
     """What JSON from the Go side says. It is whole there, but Python takes no numbers of thousands of digits, and not everything
     that lies deep in each other."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return _printable_all(value) if _HALF.search(text) else value
     except (ValueError, RecursionError) as e:
         raise RequestError("bad_request", f"{what}: {e}") from e
 
@@ -37,8 +38,21 @@ def encodable(text):
 
 
 def printable(text):
-    """text with what UTF-8 cannot encode replaced."""
-    return text if encodable(text) else text.encode(errors="replace").decode()
+    """text with what UTF-8 cannot encode replaced, as other readers of JSON do."""
+    return text if encodable(text) else re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; the other half may follow
+
+
+def _printable_all(value):
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable_all(v) for v in value]
+    if isinstance(value, dict):
+        return {printable(k): _printable_all(v) for k, v in value.items()}
+    return value
 
 
 # Libraries in Rust tell a panic by a BaseException that is no Exception, and a checkpoint's own code may call exit(). Those are errors

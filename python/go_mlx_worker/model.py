@@ -14,7 +14,7 @@ from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
-from .errors import ENDING, RequestError, from_json, is_out_of_memory, text_of
+from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
 from .grammar import Grammars
 from .limits import limited
@@ -148,7 +148,8 @@ class LoadedModel:
             except Exception as e:
                 raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
-        return limited(RENDER_SECONDS, "the chat template", render)
+        rendered = limited(RENDER_SECONDS, "the chat template", render)
+        return printable(rendered) if isinstance(rendered, str) else rendered
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""

@@ -406,6 +406,28 @@ class Faults(unittest.TestCase):
         self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
         encode_frame({"name": name, "arguments": arguments})
 
+    def test_half_a_surrogate_pair_in_a_template_s_text_is_a_character_of_its_own(self):
+        """JSON can say it, and UTF-8 cannot. The native engine gives templates U+FFFD, too."""
+        half = '{"a\\ud800": ["\\udc00\\ud83d\\ude00", 1]}'
+        server, sink = make_server()
+        tokenizer = server._loaded.tokenizer._tokenizer
+        tokenizer.chat_template = (
+            "{{ messages[0].tool_calls[0].function.arguments | tojson }}{{ tools | tojson if tools }}{{ x | tojson if x }}"
+            + r'{{ "\udfff" }}'
+        )
+        call = '[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": %s}}]}]' % half
+        chat = {"messages": call, "tools": "[%s]" % half, "template_arguments": '{"x": %s}' % half}
+        said = '{"a\ufffd": ["\ufffd\U0001f600", 1]}'
+        server._serve({"t": "render", "id": 2, **chat})
+        self.assertEqual(sink.messages[-1], {"t": "result", "id": 2, "text": f"{said}[{said}]{said}\ufffd"})
+        server._serve(GENERATE | {"id": 3, "text": "", "max_tokens": 3, "segments": True, **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 3)), 3, sink.messages[-1])
+        tokenizer.chat_template = tokenizer.chat_template.replace(r"\udfff", "")  # which a plain chat cannot have
+        server._serve(GENERATE | {"id": 4, "text": "", "max_tokens": 3, "plain": True, **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 4)), 3, sink.messages[-1])
+
     def test_numbers_that_json_does_not_have_make_no_call(self):
         tokenizer = Thinking()
         tokenizer.tool_parser = lambda text, tools: json.loads(text)
