@@ -162,7 +162,11 @@ func (m *Model) start(ctx context.Context, cmd command, o Options, request loadR
 		}
 		return nil, err
 	}
-	m.described.Store(describe(m.path, w.info, w.versions))
+	before := m.described.Swap(describe(m.path, w.info, w.versions))
+	if before != nil && before.fingerprint != w.info.Fingerprint {
+		m.log.Info("the model's files have changed: workers with the old ones take no more requests")
+		m.expected.Store(m.workerNeed())
+	}
 	return w, nil
 }
 

@@ -46,6 +46,7 @@ type pool struct {
 	watchers   []*watcher // those who wait until there are workers
 	orphans    int        // requests whose worker died and that hold its slot until they have another
 	generation int
+	weights    string // of the generation's workers; "" before one is up
 	nextID     uint64
 	nextTicket uint64
 	crashes    backoff // workers that died at work
@@ -247,6 +248,7 @@ func (p *pool) explained(crashes int) {
 func (p *pool) reset(ctx context.Context) error {
 	p.mu.Lock()
 	p.generation++
+	p.weights = ""
 	p.crashes.reset()
 	p.failures.reset()
 	p.reconcile()

@@ -158,6 +158,11 @@ func (m *poolModel) Step() {
 			m.other = m.bench.registry.Join("other").Claim(1, admission.Needed)
 		}
 	case k < 85:
+		m.op = "the model's files change"
+		m.bench.mu.Lock()
+		m.files = fmt.Sprint("weights ", m.rng.IntN(100))
+		m.bench.mu.Unlock()
+	case k < 86:
 		m.op = "a culprit was found"
 		m.explained(1 + m.rng.IntN(3))
 	default:
@@ -227,6 +232,7 @@ func (m *poolModel) Check() {
 		held[a.member]++
 	}
 	free, becoming, ready, newest := false, 0, 0, 0
+	loaded := map[string]bool{}
 	for _, x := range m.members {
 		if x.active != held[x] {
 			bad("member %d (%v) has %d requests, want %d", x.id, x.state, x.active, held[x])
@@ -249,9 +255,13 @@ func (m *poolModel) Check() {
 				becoming++
 			} else {
 				ready++
+				loaded[x.instance.(*fakeInstance).loaded] = true
 				free = free || x.active < m.limits.rows
 			}
 		}
+	}
+	if len(loaded) > 1 {
+		bad("workers with different weights serve: %v", loaded)
 	}
 	if newest > m.limits.max {
 		bad("%d members, at most %d are allowed", newest, m.limits.max)

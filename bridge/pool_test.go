@@ -23,12 +23,15 @@ type fakeInstance struct {
 	once sync.Once
 	slow time.Duration // from stop to the end
 	err  error
+
+	loaded string // weights
 }
 
 var errFakeDeath = errors.New("killed by the test")
 
 func (f *fakeInstance) done() <-chan struct{} { return f.gone }
 func (f *fakeInstance) failure() error        { return f.err }
+func (f *fakeInstance) weights() string       { return f.loaded }
 func (f *fakeInstance) end(err error) {
 	f.once.Do(func() {
 		f.err = err
@@ -51,13 +54,14 @@ type bench struct {
 	memory   *admission.Memory
 	fail     error
 	stopTime time.Duration
+	files    string // the weights that a start loads
 	started  []*fakeInstance
 }
 
 func newBench(l limits) *bench { return newBenchIn(l, admission.New(admission.Options{})) }
 
 func newBenchIn(l limits, registry *admission.Registry) *bench {
-	b := &bench{registry: registry, memory: registry.Join("bench")}
+	b := &bench{registry: registry, memory: registry.Join("bench"), files: "the first"}
 	if l.queue == 0 {
 		l.queue = 1000
 	}
@@ -73,7 +77,7 @@ func newBenchIn(l limits, registry *admission.Registry) *bench {
 		if b.fail != nil {
 			return nil, b.fail
 		}
-		f := &fakeInstance{gone: make(chan struct{}), slow: b.stopTime}
+		f := &fakeInstance{gone: make(chan struct{}), slow: b.stopTime, loaded: b.files}
 		b.started = append(b.started, f)
 		return f, nil
 	})

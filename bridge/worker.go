@@ -231,6 +231,8 @@ func (w *worker) done() <-chan struct{} { return w.conn.done }
 
 func (w *worker) failure() error { return w.conn.failure() }
 
+func (w *worker) weights() string { return w.info.Fingerprint }
+
 // load makes the worker load a model; onProgress sees how many bytes are loaded.
 func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {
 	r.head = head{Type: "load"}
