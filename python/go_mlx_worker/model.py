@@ -16,11 +16,15 @@ from transformers.utils.chat_template_utils import _get_control_token_patterns, 
 
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
+from .frames import MAX_FRAME
 from .grammar import Grammars
-from .limits import limited
+from .limits import bounded, limited
 
 # How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
+# What it may take for its values beside what is there, and how long its text may be: longer than a message is nothing of use.
+RENDER_BYTES = 1 << 30
+RENDER_CHARS = MAX_FRAME
 # What transformers' function takes besides a template's variables: whoever may set these has a template of their own run, or
 # prompts cut off or filled up.
 RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"documents", "kwargs"}
@@ -134,22 +138,30 @@ class LoadedModel:
                 "invalid_option", f"{', '.join(reserved)} cannot be given to a template", option="TemplateArguments"
             )
 
-        def render():
+        def apply(**form):
             try:
                 return self.tokenizer.apply_chat_template(
                     from_json(request["messages"], "messages"),
                     tools=from_json(request.get("tools") or "null", "Tools"),
                     add_generation_prompt=True,
-                    **(plain if request.get("plain") else {"tokenize": False}),
+                    **form,
                     **arguments,
                 )
             except RequestError:
                 raise
+            except MemoryError as e:
+                raise RequestError("out_of_memory", f"chat template: it takes more than {RENDER_BYTES >> 20} MiB") from e
             except Exception as e:
                 raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
-        rendered = limited(RENDER_SECONDS, "the chat template", render)
-        return printable(rendered) if isinstance(rendered, str) else rendered
+        def render():
+            text = bounded(RENDER_BYTES, lambda: apply(tokenize=False))
+            if len(text) > RENDER_CHARS:
+                raise RequestError("bad_request", f"chat template: its text has {len(text)} characters, more than {RENDER_CHARS}")
+            # Without that bound: the tokenizer's library ends the process when it gets no memory.
+            return apply(**plain) if request.get("plain") else printable(text)
+
+        return limited(RENDER_SECONDS, "the chat template", render)
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -596,6 +597,32 @@ class Faults(unittest.TestCase):
         server._serve(GENERATE | {"id": 3, "text": "", "messages": '[{"role":"user","content":"hi"}]'})
         timer.join()
         self.assertEqual((sink.messages[-1]["t"], sink.messages[-1]["id"]), ("cancelled", 3))
+
+    @unittest.skipUnless(sys.platform == "linux", "other systems have no such limit")
+    def test_templates_that_fill_the_memory_end(self):
+        double = "{%% set ns = namespace(s='x' * 1000) %%}{%% for i in range(%d) %%}{%% set ns.s = ns.s ~ ns.s %%}{%% endfor %%}{{ ns.s }}"
+        for template, code in (
+            ("{{ 'x' * (3 * 10 ** 9) }}", "out_of_memory"),
+            ("{% set x = [0] * (10 ** 9) %}{{ x | length }}", "out_of_memory"),
+            (double % 22, "out_of_memory"),
+            (double % 17, "bad_request"),  # it fits, and is longer than any message
+        ):
+            server, sink = make_server()
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            server._loaded.tokenizer._tokenizer.chat_template = template
+            chat = {"messages": '[{"role": "user", "content": "x"}]'}
+            server._serve({"t": "render", "id": 2, **chat})
+            server._serve(GENERATE | {"id": 3, "text": "", **chat})
+            server._serve(GENERATE | {"id": 4, "text": "", "plain": True, **chat})
+            self.assertEqual([(m["id"], m.get("code")) for m in sink.messages[1:]], [(2, code), (3, code), (4, code)], template)
+            self.assertIn("chat template: ", sink.messages[-1]["message"])
+            self.assertEqual(resource.getrlimit(resource.RLIMIT_AS), before)
+            self.assertLess(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used, 2 << 20, template)  # KiB
+        server._loaded.tokenizer._tokenizer.chat_template = "{{ messages[0].content }}"
+        server._serve(GENERATE | {"id": 5, "text": "", **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 5)), 12)
 
     def test_a_limit_that_passes_in_c_code_ends_the_request_and_not_the_worker(self):
         limits.install()
