@@ -71,8 +71,8 @@ def bounded(more, do):
     """What do returns; a MemoryError when it takes so many bytes more than the process has. Only Linux says how many that are and keeps
     to the limit; elsewhere there is none. Nothing else must be computed meanwhile, for it has the same limit."""
     try:
-        with open("/proc/self/statm") as file:
-            has = int(file.read().split()[0]) * resource.getpagesize()
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            has = int(file.read(64).split()[0]) * resource.getpagesize()
         before = resource.getrlimit(resource.RLIMIT_AS)
     except (OSError, ValueError):
         return do()

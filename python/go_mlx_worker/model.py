@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
@@ -30,6 +30,26 @@ RENDER_CHARS = MAX_FRAME
 RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"documents", "kwargs"}
 # Some checkpoints say 1e30 for "no limit".
 MAX_CONTEXT = 1 << 30
+
+
+def _bound_rendering():
+    """Puts the bounds of memory around what transformers does with a template, and not around the tokenizing that it does with the
+    text then: the tokenizer's library ends the process when it gets no memory."""
+    theirs = tokenization_utils_base.render_jinja_template
+
+    def ours(*args, **kwargs):
+        try:
+            texts, indices = bounded(RENDER_BYTES, lambda: theirs(*args, **kwargs))
+        except MemoryError as e:
+            raise RequestError("out_of_memory", f"chat template: it takes more than {RENDER_BYTES >> 20} MiB") from e
+        if (longest := max(map(len, texts), default=0)) > RENDER_CHARS:
+            raise RequestError("bad_request", f"chat template: its text has {longest} characters, more than {RENDER_CHARS}")
+        return texts, indices
+
+    tokenization_utils_base.render_jinja_template = ours
+
+
+_bound_rendering()
 
 
 def checkpoint_bytes(*folders):
@@ -138,30 +158,22 @@ class LoadedModel:
                 "invalid_option", f"{', '.join(reserved)} cannot be given to a template", option="TemplateArguments"
             )
 
-        def apply(**form):
+        def render():
             try:
                 return self.tokenizer.apply_chat_template(
                     from_json(request["messages"], "messages"),
                     tools=from_json(request.get("tools") or "null", "Tools"),
                     add_generation_prompt=True,
-                    **form,
+                    **(plain if request.get("plain") else {"tokenize": False}),
                     **arguments,
                 )
             except RequestError:
                 raise
-            except MemoryError as e:
-                raise RequestError("out_of_memory", f"chat template: it takes more than {RENDER_BYTES >> 20} MiB") from e
             except Exception as e:
                 raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
-        def render():
-            text = bounded(RENDER_BYTES, lambda: apply(tokenize=False))
-            if len(text) > RENDER_CHARS:
-                raise RequestError("bad_request", f"chat template: its text has {len(text)} characters, more than {RENDER_CHARS}")
-            # Without that bound: the tokenizer's library ends the process when it gets no memory.
-            return apply(**plain) if request.get("plain") else printable(text)
-
-        return limited(RENDER_SECONDS, "the chat template", render)
+        rendered = limited(RENDER_SECONDS, "the chat template", render)
+        return printable(rendered) if isinstance(rendered, str) else rendered
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
