@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from go_mlx_worker import folders, limits, model, requirements
+from go_mlx_worker import folders, limits, model, requirements, scoring
 from go_mlx_worker.channel import Progress
 from go_mlx_worker.errors import RequestError, error_message
 from go_mlx_worker.folders import fingerprint
@@ -597,6 +597,40 @@ class Faults(unittest.TestCase):
         server._serve(GENERATE | {"id": 3, "text": "", "messages": '[{"role":"user","content":"hi"}]'})
         timer.join()
         self.assertEqual((sink.messages[-1]["t"], sink.messages[-1]["id"]), ("cancelled", 3))
+
+    def test_a_list_of_texts_is_prepared_in_turns_with_streams(self):
+        """Each text may take as long as its template does: the others must not wait for all, nor the supervisor take it for a hang."""
+        server, sink = make_server()
+        server._serve(GENERATE | {"id": 2, "max_tokens": 30})
+        prompt_ids = server._loaded.prompt_ids
+
+        def slowly(form):
+            time.sleep(2 * scoring.TURN)
+            return prompt_ids(form)
+
+        with mock.patch.object(server._loaded, "prompt_ids", slowly):
+            texts = [f"text {i}" for i in range(20)]
+            server._serve({"t": "classify", "id": 3, "from": 0, "texts": texts, "labels": ["a", "b"], "completes": True})
+            work = server._progress.work
+            for _ in range(20):
+                server._step()
+                self.assertGreater(server._progress.work, work)
+                work = server._progress.work
+            self.assertFalse([m for m in sink.messages if m["id"] == 3])
+            self.assertGreaterEqual(len(self.tokens(sink, 2)), 15)
+            run(server)
+        (result,) = [m for m in sink.messages if m["id"] == 3]
+        self.assertEqual(len(result["scores"]), 20)
+        # Where that takes no time it takes no turns either.
+        steps = []
+        with mock.patch.object(scoring.time, "monotonic", lambda: 0):
+            job = scoring.classify(server._loaded, {"from": 0, "texts": texts, "labels": ["a", "b"], "completes": True})
+            try:
+                while True:
+                    steps.append(next(job))
+            except StopIteration as end:
+                self.assertEqual(end.value["scores"], result["scores"])
+        self.assertLess(len(steps), 5)
 
     @unittest.skipUnless(sys.platform == "linux", "other systems have no such limit")
     def test_templates_that_fill_the_memory_end(self):
