@@ -207,6 +207,9 @@ func serveFake(fault string, m fields) {
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
 	case "encode":
+		if text, _ := m["text"].(string); fault == "dies of poison" && text == "poison" {
+			os.Exit(1)
+		}
 		reply(fields{"t": "result", "id": id, "ids": []int{1}})
 	case "memory":
 		reply(fields{"t": "result", "id": id, "active": 7})

@@ -66,7 +66,7 @@ func (j *job) run(ctx context.Context, serve func(visit) error) error {
 	for {
 		retry, err := j.attempt(ctx, serve)
 		if err == nil {
-			q.served(j)
+			q.absolve(j)
 			return nil
 		}
 		if !retry {
@@ -123,7 +123,7 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
 		return false, err
 	}
-	return j.afterDeath(ctx, w, err)
+	return j.afterDeath(ctx, m, err)
 }
 
 // apart returns between which numbers of tokens the request is computed in passes of its own.
@@ -139,7 +139,8 @@ func (j *job) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
+func (j *job) afterDeath(ctx context.Context, m *member, cause error) (retry bool, err error) {
+	w := m.worker()
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -152,7 +153,7 @@ func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry boo
 	}
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
-		j.model.pool.explained(explained)
+		j.model.pool.explained(m, explained)
 	}
 	if err != nil {
 		return false, err

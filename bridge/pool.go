@@ -234,10 +234,14 @@ func (p *pool) works(m *member) {
 	p.proven(m)
 }
 
-// explained takes crashes back: it was found what caused them, and that is no reason to start no more workers.
-func (p *pool) explained(crashes int) {
+// explained takes crashes back, of which that of m is the last: it was found what caused them, and that is no reason to start no more
+// workers.
+func (p *pool) explained(m *member, crashes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !m.alive() {
+		p.died(m) // the request may see the end before the pool does
+	}
 	p.crashes.forgive(crashes)
 	p.failures.forgive(crashes)
 	p.reconcile()

@@ -164,7 +164,18 @@ func (m *poolModel) Step() {
 		m.bench.mu.Unlock()
 	case k < 86:
 		m.op = "a culprit was found"
-		m.explained(1 + m.rng.IntN(3))
+		ended := &member{state: memberGone} // one that the pool has forgotten, or that it does not know to be dead
+		m.bench.mu.Lock()
+		for _, x := range m.members {
+			if x.instance != nil && m.rng.IntN(2) == 0 {
+				ended = x
+			}
+		}
+		m.bench.mu.Unlock()
+		if ended.instance != nil {
+			ended.instance.(*fakeInstance).end(errFakeDeath)
+		}
+		m.explained(ended, 1+m.rng.IntN(3))
 	default:
 		m.op = "time"
 		time.Sleep(time.Duration(m.rng.ExpFloat64() * float64(2*time.Second)))

@@ -192,6 +192,35 @@ func TestEqualKillingRequestsEndTwoWorkersAndFailNoOtherRequest(t *testing.T) {
 	}
 }
 
+// A text may be what ends a tokenizer, and small calls are not quarantined. Other requests are served all the same, and so is the same small
+// call, as often as it comes.
+func TestASmallCallThatKillsItsWorkersFailsNoOtherRequest(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "dies of poison")
+	ctx, cancel := context.WithTimeout(t.Context(), breakPeriod)
+	defer cancel()
+	for i := range 6 {
+		_, err := m.Encode(ctx, "poison", true)
+		require.ErrorIs(t, err, ErrWorkerStopped)
+		require.NotErrorIs(t, err, ErrCrashLoop)
+		require.Eventually(t, func() bool { return m.Stat().Crashes >= int64(2*(i+1)) }, aWhile, time.Millisecond)
+		require.EqualValues(t, 2*(i+1), m.Stat().Crashes, "as many workers as a request may end")
+		if i%2 == 0 {
+			_, err = m.Encode(ctx, "innocent", true)
+		} else {
+			_, err = drain(ctx, m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
+		}
+		require.NoError(t, err)
+	}
+	require.Zero(t, m.Stat().Quarantined)
+	// Where nothing is served in between, it may be the workers.
+	var err error
+	for range breakAfter {
+		_, err = m.Encode(ctx, "poison", true)
+	}
+	require.ErrorIs(t, err, ErrCrashLoop)
+}
+
 // The worker says what it computes: a request that was not in it is no suspect, however many workers die under it.
 func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
 	noLeaks(t)
