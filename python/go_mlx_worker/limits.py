@@ -63,7 +63,12 @@ def limited(seconds, what, do):
         finally:
             _disarm()
     except _Interrupted:
-        _disarm()  # the signal may have come while that was being done
+        while True:
+            try:
+                _disarm()  # the signal may have come while that was being done
+                break
+            except _Interrupted:  # and so may the next one
+                pass
         raise RequestError("bad_request", f"{what} took more than {seconds} s, or was cancelled") from None
 
 

@@ -556,6 +556,30 @@ class Faults(unittest.TestCase):
             thread.join()
             limits.watch(None)
 
+    def test_signals_in_a_row_end_a_section_once(self):
+        """Each cancel of any request sends one, so that several may come while the first one is being answered."""
+        disarm, came = limits._disarm, []
+
+        def with_signals():
+            if len(came) < 3:  # a signal is delivered as a func begins
+                came.append(1)
+                signal.raise_signal(signal.SIGALRM)
+            disarm()
+
+        before = signal.getsignal(signal.SIGALRM)
+        limits.install()
+        try:
+            limits.watch(lambda: True)
+            with mock.patch.object(limits, "_disarm", with_signals), self.assertRaises(RequestError):
+                limits.limited(60, "this", lambda: time.sleep(60))
+            self.assertEqual(len(came), 3)
+            self.assertIsNone(limits._guard.until)
+            self.assertEqual(signal.getitimer(signal.ITIMER_REAL), (0.0, 0.0))
+        finally:
+            disarm()
+            limits.watch(None)
+            signal.signal(signal.SIGALRM, before)
+
     def test_arguments_of_a_template_are_its_variables_only(self):
         server, sink = make_server()
         render = {"t": "render", "messages": '[{"role":"user","content":"hi"}]'}
