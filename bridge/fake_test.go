@@ -221,6 +221,11 @@ func serveFake(fault string, m fields) {
 				fault = "waits"
 			}
 		}
+		if fault == "hangs of poison" && text == "poison" {
+			reply(fields{"t": "pass", "id": 0, "requests": []any{id}})
+			reply(token(id, "one "))
+			time.Sleep(time.Hour)
+		}
 		if strings.HasPrefix(fault, "dies of poison") && text == "poison" {
 			fault = "dies in mid-stream"
 		}

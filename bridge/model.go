@@ -119,6 +119,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		go func() {
 			<-w.done()
 			release()
+			m.blameGivenUp(w)
 		}()
 		return w, nil
 	})
@@ -185,7 +186,7 @@ func describe(path string, i *workerInfo, v Versions) *description {
 // call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
 // given to another one. It returns the fingerprint of the weights that served it.
 func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
-	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, left: func() bool { return false }, key: keyOf(r.copy())}
 	err = j.run(ctx, func(v visit) (err error) {
 		e, err := v.worker.conn.begin(r, false)
 		if err != nil {
@@ -223,7 +224,7 @@ func (m *Model) small(ctx context.Context, r request) (*message, error) {
 		}
 		if deaths == 2 {
 			if m.quarantine.culprit() {
-				m.pool.explained(member, deaths)
+				m.pool.explained(w, deaths)
 			}
 			return nil, err
 		}

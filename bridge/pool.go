@@ -234,13 +234,13 @@ func (p *pool) works(m *member) {
 	p.proven(m)
 }
 
-// explained takes crashes back, of which that of m is the last: it was found what caused them, and that is no reason to start no more
+// explained takes crashes back, of which that of last is the last: it was found what caused them, and that is no reason to start no more
 // workers.
-func (p *pool) explained(m *member, crashes int) {
+func (p *pool) explained(last instance, crashes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !m.alive() {
-		p.died(m) // the request may see the end before the pool does
+	if at := slices.IndexFunc(p.members, func(m *member) bool { return m.instance != nil && m.instance == last }); at >= 0 && !p.members[at].alive() {
+		p.died(p.members[at]) // a request may see the end before the pool does
 	}
 	p.crashes.forgive(crashes)
 	p.failures.forgive(crashes)

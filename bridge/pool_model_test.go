@@ -175,7 +175,7 @@ func (m *poolModel) Step() {
 		if ended.instance != nil {
 			ended.instance.(*fakeInstance).end(errFakeDeath)
 		}
-		m.explained(ended, 1+m.rng.IntN(3))
+		m.explained(ended.instance, 1+m.rng.IntN(3))
 	default:
 		m.op = "time"
 		time.Sleep(time.Duration(m.rng.ExpFloat64() * float64(2*time.Second)))
