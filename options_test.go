@@ -140,7 +140,7 @@ func TestTemplatesSeeTheSameInBothEngines(t *testing.T) {
 	dir := testenv.CopyModel(t)
 	template := `{{ bos_token }}{{ messages[0].content }} {{ tools | tojson }} {{ enable_thinking }}{% for c in messages[1].tool_calls %} {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}`
 	require.NoError(t, os.WriteFile(dir+"/chat_template.jinja", []byte(template), 0o644))
-	call := mlx.ToolCall{Type: "function", Function: mlx.FunctionCall{Name: "weather", Arguments: []byte(`{"z":1,"city":"Lisbon"}`)}}
+	call := mlx.ToolCall{Type: "function", Function: mlx.FunctionCall{Name: "weather", Arguments: []byte(`{"z":1,"city":"Lisbon \ud83d"}`)}} // half an emoji, as of a call that was cut off
 	messages := []mlx.Message{{Role: "user", Content: "hi"}, {Role: "assistant", ToolCalls: []mlx.ToolCall{call}}}
 	options := []mlx.GenerateOption{
 		mlx.WithTools([]byte(`[{"type":"function","function":{"name":"weather","b":1,"a":[2,3]}}]`)),

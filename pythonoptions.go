@@ -54,7 +54,7 @@ func IdleTTL(d time.Duration) PythonOption {
 }
 
 // Queue sets how many requests may wait when all workers are full; the default is 1024. One more fails with ErrBusy. A request that waits
-// for a further worker to start counts as one that waits.
+// for a further worker to start counts as one that waits; one that the first worker will take when it is up, or whose worker died, does not.
 func Queue(n int) PythonOption {
 	return pythonOption("Queue", func(o *loadOptions) {
 		if n < 0 {

@@ -20,12 +20,12 @@ type conn struct {
 	mu      sync.Mutex // guards what follows
 	nextID  uint64
 	pending map[uint64]*exchange
-	queue   []outgoing // frames that are not written yet
-	writing bool       // a goroutine writes the queue
-	cancels int        // cancelled requests that the worker has not acknowledged yet
-	stops   Stops      // the sum of what the acknowledgements reported
-	pass    []uint64   // requests that the worker last said it was computing; nil if it never said
-	err     error      // why the session ended
+	queue   []outgoing      // frames that are not written yet
+	writing bool            // a goroutine writes the queue
+	cancels map[uint64]bool // requests whose cancels the worker has not acknowledged yet
+	stops   Stops           // the sum of what the acknowledgements reported
+	pass    []uint64        // requests that the worker last said it was computing; nil if it never said
+	err     error           // why the session ended
 
 	done chan struct{} // closed when the session ended
 
@@ -65,7 +65,7 @@ const streamCredit = 64
 var errProtocol = errors.New("bridge: worker broke the protocol")
 
 func newConn(w io.Writer) *conn {
-	return &conn{w: w, pending: map[uint64]*exchange{}, done: make(chan struct{})}
+	return &conn{w: w, pending: map[uint64]*exchange{}, cancels: map[uint64]bool{}, done: make(chan struct{})}
 }
 
 // serve reads messages until the session ends and returns why. The end of the stream is io.EOF.
@@ -95,8 +95,8 @@ func (c *conn) deliver(m *message) error {
 		return nil
 	}
 	e := c.pending[m.ID]
-	if m.Type == "cancelled" && c.cancels > 0 {
-		c.cancels--
+	if m.Type == "cancelled" && c.cancels[m.ID] {
+		delete(c.cancels, m.ID)
 		c.stops.Count++
 		c.stops.Tokens += int64(m.Tokens)
 		c.stops.Longest = max(c.stops.Longest, time.Duration(m.Seconds*float64(time.Second)))
@@ -159,6 +159,13 @@ func (c *conn) computed(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pass == nil || slices.Contains(c.pass, id)
+}
+
+// lingers reports whether a request was cancelled and the worker has not said that it is through with it.
+func (c *conn) lingers(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cancels[id]
 }
 
 // begin registers a request and queues it for the worker. Progress is kept for next only if it is asked for.
@@ -305,7 +312,7 @@ func (c *conn) cancel(e *exchange) {
 		return
 	}
 	if err == nil && c.enqueue(outgoing{e.id, false, frame}) == nil {
-		c.cancels++
+		c.cancels[e.id] = true
 	}
 }
 

@@ -58,6 +58,9 @@ func forLong(each time.Duration, do func(i int)) {
 // onceVariable names a file: a fault that is to happen once makes it, and does not happen if it is there.
 const onceVariable = "FAKE_ONCE"
 
+// weightsVariable names a file whose content is the fingerprint of what a worker loads.
+const weightsVariable = "FAKE_WEIGHTS"
+
 func firstTime() bool {
 	f, err := os.OpenFile(os.Getenv(onceVariable), os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -194,7 +197,8 @@ func serveFake(fault string, m fields) {
 			beat("load", 1)
 			time.Sleep(time.Hour)
 		}
-		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10}})
+		weights, _ := os.ReadFile(os.Getenv(weightsVariable))
+		reply(fields{"t": "result", "id": id, "info": fields{"architecture": "fake", "vocab_size": 10, "fingerprint": string(weights)}})
 	case "shutdown":
 		if fault == "healthy" || fault == "default" || fault == "waits" {
 			os.Exit(0)
@@ -203,6 +207,9 @@ func serveFake(fault string, m fields) {
 		fmt.Fprintln(os.Stderr, "cancelled")
 		reply(fields{"t": "cancelled", "id": id, "tokens": 1, "seconds": 0.0})
 	case "encode":
+		if text, _ := m["text"].(string); fault == "dies of poison" && text == "poison" {
+			os.Exit(1)
+		}
 		reply(fields{"t": "result", "id": id, "ids": []int{1}})
 	case "memory":
 		reply(fields{"t": "result", "id": id, "active": 7})
@@ -213,6 +220,11 @@ func serveFake(fault string, m fields) {
 			if text != "poison" {
 				fault = "waits"
 			}
+		}
+		if fault == "hangs of poison" && text == "poison" {
+			reply(fields{"t": "pass", "id": 0, "requests": []any{id}})
+			reply(token(id, "one "))
+			time.Sleep(time.Hour)
 		}
 		if strings.HasPrefix(fault, "dies of poison") && text == "poison" {
 			fault = "dies in mid-stream"

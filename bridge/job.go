@@ -19,6 +19,7 @@ type job struct {
 	frame   request                    // what is written to the repro file
 	onGap   func(error)                // told of a death that the request survives
 	made    func() []int32             // tokens made so far
+	left    func() bool                // whether the reader wanted no more before the end
 	weights string                     // fingerprint of what made them; "" before there are any
 
 	dead   *slot // of the worker that died under it; it is given back when the request has another, or gives up
@@ -44,7 +45,7 @@ type visit struct {
 	from, until int             // between these numbers of tokens it is to have passes of its own
 	begun       func(id uint64) // to be told the request's id on the worker
 	works       func()          // to be told when it has got something done
-	over        func()          // to be told that nothing more comes, if that is before serve returns
+	over        func()          // to be told that nothing more is wanted, if that is before serve returns; after the worker was told
 }
 
 // slot is a request's place on a worker. It is given back once, by whoever is first to do so.
@@ -66,7 +67,11 @@ func (j *job) run(ctx context.Context, serve func(visit) error) error {
 	for {
 		retry, err := j.attempt(ctx, serve)
 		if err == nil {
-			q.served(j)
+			if j.left() { // what would have come of it is not known
+				q.served()
+			} else {
+				q.absolve(j)
+			}
 			return nil
 		}
 		if !retry {
@@ -126,6 +131,24 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	return j.afterDeath(ctx, w, err)
 }
 
+// afterwards is what is kept of a request that was given up, in case that it is what ends its worker.
+func (j *job) afterwards() *job {
+	return &job{model: j.model, key: j.key, frame: j.frame, held: j.held, deaths: j.deaths, made: func() []int32 { return nil }}
+}
+
+// blameGivenUp looks, after a worker's death, for what ended it among the requests that were given up: whoever asked for one that hangs
+// has gone long before the worker is ended, and asks again.
+func (m *Model) blameGivenUp(w *worker) {
+	if w.stopping.Load() {
+		return
+	}
+	for j, alone := range w.suspectsGivenUp() {
+		if explained, _ := m.quarantine.judge(j, w, alone, w.failure()); explained > 0 {
+			m.pool.explained(w, explained)
+		}
+	}
+}
+
 // apart returns between which numbers of tokens the request is computed in passes of its own.
 func (j *job) apart() (from, until int) {
 	switch {
@@ -152,7 +175,7 @@ func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry boo
 	}
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
-		j.model.pool.explained(explained)
+		j.model.pool.explained(w, explained)
 	}
 	if err != nil {
 		return false, err

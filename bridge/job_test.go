@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -144,6 +147,66 @@ func TestStreamGoesOnOverADeathAndAHang(t *testing.T) {
 			require.ErrorIs(t, restarts[0].Err, ErrWorkerStopped)
 		})
 	}
+}
+
+// The folder was changed, and one of two workers dies. The other one has the old weights still: it must not answer beside the new one.
+func TestWorkersWithOtherWeightsReplaceThoseBefore(t *testing.T) {
+	noLeaks(t)
+	weights := filepath.Join(t.TempDir(), "weights")
+	change := func(to string) { require.NoError(t, os.WriteFile(weights, []byte(to), 0o600)) }
+	change("old")
+	o := Options{QuarantineDir: t.TempDir(), Workers: 2}
+	m, err := load(t.Context(), "/nowhere", o, fakeCommand("waits", weightsVariable+"="+weights))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	classify := func() error {
+		_, err := m.Classify(t.Context(), []string{"x"}, engine.ClassifyOptions{Labels: []string{"a"}, Prompt: engine.DefaultLabelPrompt})
+		return err
+	}
+	require.NoError(t, classify())
+	release := hold(t, m, 2) // one request on each
+	change("new")
+	before := m.Stat().Workers
+	require.NoError(t, syscall.Kill(before[1].PID, syscall.SIGKILL))
+	loaded := func() (out []string) {
+		m.pool.mu.Lock()
+		defer m.pool.mu.Unlock()
+		for _, x := range m.pool.members {
+			if x.state == memberReady {
+				out = append(out, x.worker().info.Fingerprint)
+			}
+		}
+		return out
+	}
+	require.Eventually(t, func() bool { return slices.Equal(loaded(), []string{"new", "new"}) }, aWhile, time.Millisecond)
+	require.True(t, running(before[0].PID), "its request ends on the old weights")
+	for range 4 {
+		require.NoError(t, classify())
+	}
+	release()
+	require.Eventually(t, func() bool { return len(m.Stat().Workers) == 2 && !running(before[0].PID) }, aWhile, time.Millisecond)
+	require.EqualValues(t, 1, m.Stat().Crashes)
+	// A worker that is replaced without a change of the weights replaces no others.
+	require.NoError(t, syscall.Kill(m.Stat().Workers[1].PID, syscall.SIGKILL))
+	require.Eventually(t, func() bool { return m.Stat().Starts == 5 && len(loaded()) == 2 }, aWhile, time.Millisecond)
+	require.Equal(t, 1, m.Stat().Workers[0].Generation)
+}
+
+// A worker may die before a request that has its slot is sent, and before it ever said what it computes.
+func TestARequestThatWasNotSentIsNoSuspect(t *testing.T) {
+	w := &worker{conn: newConn(io.Discard), underWay: map[*job]uint64{}}
+	w.conn.fail(errFakeDeath)
+	_, err := w.conn.begin(&encodeRequest{head: head{Type: "encode"}}, false)
+	require.ErrorIs(t, err, errFakeDeath)
+	unsent, sent := &job{key: keyOf(&encodeRequest{Text: "x"})}, &job{key: keyOf(&encodeRequest{Text: "y"})}
+	w.enter(sent, 1)
+	suspected, _, err := w.suspect(unsent)
+	require.NoError(t, err)
+	require.False(t, suspected)
+	suspected, alone, err := w.suspect(sent)
+	require.NoError(t, err)
+	require.True(t, suspected)
+	require.True(t, alone)
 }
 
 func TestCallsSurviveADeath(t *testing.T) {

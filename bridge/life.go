@@ -27,6 +27,7 @@ func (p *pool) run(ctx context.Context, m *member) {
 	}
 	p.mu.Lock()
 	m.instance, m.state, m.started, m.idle = inst, memberReady, time.Now(), time.Now()
+	p.adopt(m)
 	p.reconcile()
 	p.mu.Unlock()
 
@@ -38,6 +39,20 @@ func (p *pool) run(ctx context.Context, m *member) {
 	if m.crashed {
 		p.onCrash(inst.failure())
 	}
+}
+
+// adopt begins a new generation with a member that has other weights than those before: the model's files were changed. Otherwise one
+// worker would answer with the new ones and another one with the old. Caller must hold p.mu.
+func (p *pool) adopt(m *member) {
+	weights := m.instance.weights()
+	if weights == "" || m.generation != p.generation {
+		return
+	}
+	if p.weights != "" && p.weights != weights {
+		p.generation++
+		m.generation = p.generation
+	}
+	p.weights = weights
 }
 
 func (p *pool) bringUp(ctx context.Context, m *member) (instance, error) {

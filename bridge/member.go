@@ -12,6 +12,7 @@ type instance interface {
 	done() <-chan struct{} // closed when it is gone
 	failure() error        // why it is gone
 	stop()                 // ends it the gentle way and returns when it is gone
+	weights() string       // names what it has loaded; "" if it does not say
 }
 
 // memberState is what a member of a pool goes through, in this order; states may be left out.
@@ -30,8 +31,8 @@ func (s memberState) String() string {
 	return [...]string{"waiting", "starting", "ready", "draining", "stopping", "gone"}[s]
 }
 
-// member is a place in the pool. Its fields are guarded by the pool's mutex, but for id, generation, claim and, once it is ready,
-// instance, which do not change.
+// member is a place in the pool. Its fields are guarded by the pool's mutex, but for id, claim and, once it is ready, instance, which do
+// not change.
 type member struct {
 	id         uint64
 	generation int

@@ -119,6 +119,7 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 		go func() {
 			<-w.done()
 			release()
+			m.blameGivenUp(w)
 		}()
 		return w, nil
 	})
@@ -162,7 +163,11 @@ func (m *Model) start(ctx context.Context, cmd command, o Options, request loadR
 		}
 		return nil, err
 	}
-	m.described.Store(describe(m.path, w.info, w.versions))
+	before := m.described.Swap(describe(m.path, w.info, w.versions))
+	if before != nil && before.fingerprint != w.info.Fingerprint {
+		m.log.Info("the model's files have changed: workers with the old ones take no more requests")
+		m.expected.Store(m.workerNeed())
+	}
 	return w, nil
 }
 
@@ -181,7 +186,7 @@ func describe(path string, i *workerInfo, v Versions) *description {
 // call gives one request a slot on a worker of the pool and waits for its reply. A request whose worker dies is
 // given to another one. It returns the fingerprint of the weights that served it.
 func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weights string, err error) {
-	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, key: keyOf(r.copy())}
+	j := &job{model: m, frame: r, onGap: func(error) {}, made: func() []int32 { return nil }, left: func() bool { return false }, key: keyOf(r.copy())}
 	err = j.run(ctx, func(v visit) (err error) {
 		e, err := v.worker.conn.begin(r, false)
 		if err != nil {
@@ -193,24 +198,6 @@ func (m *Model) call(ctx context.Context, r slotRequest) (reply *message, weight
 		return err
 	})
 	return reply, j.weights, err
-}
-
-// smallTries is how many workers a small call is given to: the first may end, being idle or killed.
-const smallTries = 3
-
-// small gives a call that computes next to nothing to any worker, without a slot: see pool.anyWorker.
-func (m *Model) small(ctx context.Context, r request) (*message, error) {
-	for try := 1; ; try++ {
-		member, err := m.pool.anyWorker(ctx)
-		if err != nil {
-			return nil, err
-		}
-		w := member.worker()
-		reply, err := w.conn.call(ctx, r, nil)
-		if err == nil || w.alive() || try == smallTries || ctx.Err() != nil {
-			return reply, err
-		}
-	}
 }
 
 // begin counts a request until the returned func is called.

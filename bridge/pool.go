@@ -41,10 +41,12 @@ type pool struct {
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
 	waiters    []*waiter  // by ticket
+	resumed    int        // of these, those that had a worker before, which died
 	small      []*waiter  // small calls that wait for a worker
 	watchers   []*watcher // those who wait until there are workers
 	orphans    int        // requests whose worker died and that hold its slot until they have another
 	generation int
+	weights    string // of the generation's workers; "" before one is up
 	nextID     uint64
 	nextTicket uint64
 	crashes    backoff // workers that died at work
@@ -106,8 +108,11 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	w.ticket, w.fresh = *ticket, fresh
 	at, _ := p.place(w.ticket)
 	p.waiters = slices.Insert(p.waiters, at, w)
+	if !fresh {
+		p.resumed++
+	}
 	p.reconcile()
-	if fresh && w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
+	if fresh && w.member == nil && w.err == nil && len(p.waiters)-p.resumed > p.limits.queue+p.coming() {
 		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
 		p.withdraw(w)
 		p.stats.refused++
@@ -117,6 +122,15 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	}
 	p.mu.Unlock()
 	return p.await(ctx, w)
+}
+
+// coming is how many new requests wait because no worker is up yet, and not because all are full: as many as the first one takes, beside
+// those whose worker died, which have their slots again then. Caller must hold p.mu.
+func (p *pool) coming() int {
+	if p.serving() > 0 {
+		return 0
+	}
+	return max(0, p.limits.rows-p.resumed)
 }
 
 // anyWorker gives a small call a worker that lives, however many requests that has. If there is none, the call waits for the one that
@@ -220,10 +234,14 @@ func (p *pool) works(m *member) {
 	p.proven(m)
 }
 
-// explained takes crashes back: it was found what caused them, and that is no reason to start no more workers.
-func (p *pool) explained(crashes int) {
+// explained takes crashes back, of which that of last is the last: it was found what caused them, and that is no reason to start no more
+// workers.
+func (p *pool) explained(last instance, crashes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if at := slices.IndexFunc(p.members, func(m *member) bool { return m.instance != nil && m.instance == last }); at >= 0 && !p.members[at].alive() {
+		p.died(p.members[at]) // a request may see the end before the pool does
+	}
 	p.crashes.forgive(crashes)
 	p.failures.forgive(crashes)
 	p.reconcile()
@@ -234,6 +252,7 @@ func (p *pool) explained(crashes int) {
 func (p *pool) reset(ctx context.Context) error {
 	p.mu.Lock()
 	p.generation++
+	p.weights = ""
 	p.crashes.reset()
 	p.failures.reset()
 	p.reconcile()

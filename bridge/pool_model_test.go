@@ -158,8 +158,24 @@ func (m *poolModel) Step() {
 			m.other = m.bench.registry.Join("other").Claim(1, admission.Needed)
 		}
 	case k < 85:
+		m.op = "the model's files change"
+		m.bench.mu.Lock()
+		m.files = fmt.Sprint("weights ", m.rng.IntN(100))
+		m.bench.mu.Unlock()
+	case k < 86:
 		m.op = "a culprit was found"
-		m.explained(1 + m.rng.IntN(3))
+		ended := &member{state: memberGone} // one that the pool has forgotten, or that it does not know to be dead
+		m.bench.mu.Lock()
+		for _, x := range m.members {
+			if x.instance != nil && m.rng.IntN(2) == 0 {
+				ended = x
+			}
+		}
+		m.bench.mu.Unlock()
+		if ended.instance != nil {
+			ended.instance.(*fakeInstance).end(errFakeDeath)
+		}
+		m.explained(ended.instance, 1+m.rng.IntN(3))
 	default:
 		m.op = "time"
 		time.Sleep(time.Duration(m.rng.ExpFloat64() * float64(2*time.Second)))
@@ -205,11 +221,18 @@ func (m *poolModel) Check() {
 	if waiting != len(m.waiters) || small != len(m.small) {
 		bad("%d requests and %d small calls wait, the pool has %d and %d", waiting, small, len(m.waiters), len(m.small))
 	}
+	resumed := 0
 	for i, w := range m.waiters {
+		if !w.fresh {
+			resumed++
+		}
 		oldest = min(oldest, w.ticket)
 		if i > 0 && m.waiters[i-1].ticket >= w.ticket {
 			bad("the row is out of order")
 		}
+	}
+	if resumed != m.resumed {
+		bad("%d of those that wait had a worker, the pool counts %d", resumed, m.resumed)
 	}
 	// A request that asked again after a death comes before those that asked later, so no slot is granted past the first in the queue.
 	if lastGranted > oldest {
@@ -220,6 +243,7 @@ func (m *poolModel) Check() {
 		held[a.member]++
 	}
 	free, becoming, ready, newest := false, 0, 0, 0
+	loaded := map[string]bool{}
 	for _, x := range m.members {
 		if x.active != held[x] {
 			bad("member %d (%v) has %d requests, want %d", x.id, x.state, x.active, held[x])
@@ -242,9 +266,13 @@ func (m *poolModel) Check() {
 				becoming++
 			} else {
 				ready++
+				loaded[x.instance.(*fakeInstance).loaded] = true
 				free = free || x.active < m.limits.rows
 			}
 		}
+	}
+	if len(loaded) > 1 {
+		bad("workers with different weights serve: %v", loaded)
 	}
 	if newest > m.limits.max {
 		bad("%d members, at most %d are allowed", newest, m.limits.max)

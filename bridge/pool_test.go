@@ -23,12 +23,15 @@ type fakeInstance struct {
 	once sync.Once
 	slow time.Duration // from stop to the end
 	err  error
+
+	loaded string // weights
 }
 
 var errFakeDeath = errors.New("killed by the test")
 
 func (f *fakeInstance) done() <-chan struct{} { return f.gone }
 func (f *fakeInstance) failure() error        { return f.err }
+func (f *fakeInstance) weights() string       { return f.loaded }
 func (f *fakeInstance) end(err error) {
 	f.once.Do(func() {
 		f.err = err
@@ -51,13 +54,14 @@ type bench struct {
 	memory   *admission.Memory
 	fail     error
 	stopTime time.Duration
+	files    string // the weights that a start loads
 	started  []*fakeInstance
 }
 
 func newBench(l limits) *bench { return newBenchIn(l, admission.New(admission.Options{})) }
 
 func newBenchIn(l limits, registry *admission.Registry) *bench {
-	b := &bench{registry: registry, memory: registry.Join("bench")}
+	b := &bench{registry: registry, memory: registry.Join("bench"), files: "the first"}
 	if l.queue == 0 {
 		l.queue = 1000
 	}
@@ -73,7 +77,7 @@ func newBenchIn(l limits, registry *admission.Registry) *bench {
 		if b.fail != nil {
 			return nil, b.fail
 		}
-		f := &fakeInstance{gone: make(chan struct{}), slow: b.stopTime}
+		f := &fakeInstance{gone: make(chan struct{}), slow: b.stopTime, loaded: b.files}
 		b.started = append(b.started, f)
 		return f, nil
 	})
@@ -153,6 +157,74 @@ func TestPoolRefusesWhatTheQueueCannotHold(t *testing.T) {
 		require.Zero(t, b.waiting())
 		require.EqualValues(t, 1, b.stats.refused)
 		b.release(two, true)
+	})
+}
+
+// The queue is for new requests: those whose worker died have had a slot, and have it again when the next worker is up.
+func TestRequestsWhoseWorkerDiedTakeNoPlaceInTheQueue(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 8, queue: 2}, func(t *testing.T, b *bench) {
+		var group sync.WaitGroup
+		served := func(ticket *uint64) {
+			m, err := b.acquire(t.Context(), "", ticket)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Second)
+			b.release(m, true)
+		}
+		var tickets [8]uint64
+		var worker *member
+		for i := range tickets {
+			m, err := b.acquire(t.Context(), "", &tickets[i])
+			require.NoError(t, err)
+			worker = m
+		}
+		worker.instance.(*fakeInstance).end(errFakeDeath)
+		for i := range tickets {
+			b.release(worker, false)
+			group.Go(func() { served(&tickets[i]) })
+		}
+		synctest.Wait()
+		require.Equal(t, 8, b.waiting())
+		for range 2 {
+			group.Go(func() { served(new(uint64)) })
+		}
+		synctest.Wait()
+		require.Equal(t, 10, b.waiting())
+		_, err := b.acquire(t.Context(), "", new(uint64))
+		require.ErrorIs(t, err, ErrBusy)
+		group.Wait()
+		require.EqualValues(t, 10, b.stats.served)
+		require.Zero(t, b.resumed)
+	})
+}
+
+// Where no worker is up, none is full: as many requests as the first one takes wait for it, beside those in the queue.
+func TestRequestsForAWorkerThatStartsTakeNoPlaceInTheQueue(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 2}, func(t *testing.T, b *bench) {
+		b.limits.queue = 0 // it holds nobody
+		ask := func() chan error {
+			got := make(chan error, 1)
+			go func() {
+				m, err := b.acquire(t.Context(), "", new(uint64))
+				if got <- err; err == nil {
+					time.Sleep(time.Minute)
+					b.release(m, true)
+				}
+			}()
+			synctest.Wait()
+			return got
+		}
+		first, second, third := ask(), ask(), ask()
+		require.ErrorIs(t, <-third, ErrBusy)
+		require.NoError(t, <-first)
+		require.NoError(t, <-second)
+		require.ErrorIs(t, <-ask(), ErrBusy, "it is up, and full")
+		go func() { _ = b.reset(t.Context()) }()
+		synctest.Wait()
+		require.NoError(t, <-ask(), "the next one is not")
+		time.Sleep(2 * time.Minute)
 	})
 }
 

@@ -76,7 +76,13 @@ func cacheDir() string {
 	return filepath.Join(cache, "go-mlx")
 }
 
-func temporaryDir() string { return filepath.Join(os.TempDir(), fmt.Sprintf("go-mlx-%d", os.Getuid())) }
+func temporaryDir() string {
+	dir := os.TempDir()
+	if abs, err := filepath.Abs(dir); err == nil { // workers run in another folder
+		dir = abs
+	}
+	return filepath.Join(dir, fmt.Sprintf("go-mlx-%d", os.Getuid()))
+}
 
 // workerSource makes sure the worker's Python files are on disk and returns the folder to import from.
 // It is named by their contents, so programs of different versions do not meet. What is there already is not trusted: only the

@@ -130,9 +130,16 @@ func TestAHomeThatCannotBeWrittenToIsLikeNone(t *testing.T) {
 		require.Equal(t, temporary, filepath.Dir(filepath.Dir(dir)), home)
 		require.FileExists(t, filepath.Join(dir, "go_mlx_worker", "server.py"))
 	}
+	// Workers run in another folder, so what is relative to this one would not be found.
+	t.Chdir(t.TempDir())
+	t.Setenv("TMPDIR", "temporary")
+	dir, err := workerSource()
+	require.NoError(t, err)
+	require.True(t, filepath.IsAbs(dir), dir)
+	require.FileExists(t, filepath.Join(dir, "go_mlx_worker", "server.py"))
 	t.Setenv("TMPDIR", file)
 	t.Setenv("HOME", file)
-	_, err := workerSource()
+	_, err = workerSource()
 	require.ErrorContains(t, err, "XDG_CACHE_HOME")
 	// What others can write to is refused, and nothing else is taken in its place.
 	t.Setenv("TMPDIR", temporary)

@@ -41,7 +41,7 @@ type quarantine struct {
 
 	suspicion time.Duration // the constant; tests on slow machines have a longer one
 
-	culprits atomic.Int64 // requests that were held since one was last served
+	culprits atomic.Int64 // requests that were found guilty since one was last served
 
 	mu       sync.Mutex // guards what follows
 	held     map[requestKey]*heldRequest
@@ -146,9 +146,7 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 		h.wait = min(2*before.wait, holdMost)
 	}
 	h.until = time.Now().Add(h.wait)
-	// One request that was found guilty explains the deaths it caused. Several in succession, with nothing served in between, say
-	// that the worker is broken.
-	if h.absolves = q.culprits.Add(1) == 1; h.absolves {
+	if h.absolves = q.culprit(); h.absolves {
 		explained = s.deaths
 	}
 	if q.held == nil || len(q.held) >= heldAtMost {
@@ -159,11 +157,20 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 	return explained, h.err
 }
 
-// served forgets the deaths that a request was suspected of.
-func (q *quarantine) served(j *job) {
+// culprit counts a request that was found guilty, and reports whether it explains the deaths it caused. Several in succession, with
+// nothing served in between, say that the worker is broken.
+func (q *quarantine) culprit() bool { return q.culprits.Add(1) == 1 }
+
+// served notes that workers serve requests.
+func (q *quarantine) served() {
 	if q.culprits.Load() != 0 {
 		q.culprits.Store(0)
 	}
+}
+
+// absolve forgets the deaths that a request was suspected of, for it was served.
+func (q *quarantine) absolve(j *job) {
+	q.served()
 	if !j.held && j.deaths == 0 {
 		return
 	}

@@ -305,7 +305,11 @@ func (p *pool) withdraw(w *waiter) {
 		p.small = slices.DeleteFunc(p.small, func(x *waiter) bool { return x == w })
 		return
 	}
-	switch at, found := p.place(w.ticket); {
+	at, found := p.place(w.ticket)
+	if found && !w.fresh {
+		p.resumed--
+	}
+	switch {
 	case found && at == 0:
 		p.waiters[0] = nil
 		p.waiters = p.waiters[1:]
@@ -329,5 +333,5 @@ func (p *pool) failAll(err error) {
 		w.err = err
 		close(w.done)
 	}
-	p.waiters, p.small, p.watchers = nil, nil, nil
+	p.waiters, p.resumed, p.small, p.watchers = nil, 0, nil, nil
 }

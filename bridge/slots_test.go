@@ -192,6 +192,91 @@ func TestEqualKillingRequestsEndTwoWorkersAndFailNoOtherRequest(t *testing.T) {
 	}
 }
 
+// Whoever asked has gone long before a worker that hangs is ended, and asks again. The worker has not said that it is through with the
+// request: that one is what ended it.
+func TestARequestThatHangsItsWorkersIsFoundThoughItWasGivenUp(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "hangs of poison")
+	suspects := func() int {
+		m.quarantine.mu.Lock()
+		defer m.quarantine.mu.Unlock()
+		return len(m.quarantine.suspects)
+	}
+	ask := func(end func(cancel context.CancelFunc) (goOn bool)) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for _, err := range m.Generate(ctx, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions()) {
+			if err != nil {
+				return err
+			}
+			if !end(cancel) {
+				break
+			}
+		}
+		return nil
+	}
+	kill := func(deaths int64) {
+		require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL)) // as the watchdog does
+		require.Eventually(t, func() bool { return m.Stat().Crashes == deaths }, aWhile, time.Millisecond)
+	}
+	require.ErrorIs(t, ask(func(cancel context.CancelFunc) bool { cancel(); return true }), context.Canceled)
+	kill(1)
+	require.Eventually(t, func() bool { return suspects() == 1 }, aWhile, time.Millisecond)
+	require.NoError(t, ask(func(context.CancelFunc) bool { return false }), "a reader that leaves its loop")
+	kill(2)
+	require.Eventually(t, func() bool { return m.Stat().Quarantined == 1 }, aWhile, time.Millisecond)
+	require.ErrorIs(t, ask(func(context.CancelFunc) bool { return true }), ErrQuarantined)
+	require.Eventually(t, func() bool { return m.Stat().CrashesInARow == 0 }, aWhile, time.Millisecond, "the deaths are put down to it")
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
+	require.NoError(t, err)
+}
+
+func TestARequestThatItsWorkerIsThroughWithIsNoSuspect(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "waits")
+	hold(t, m, 3)() // given up, and acknowledged:
+	require.Eventually(t, func() bool { return m.Stat().Stops.Count == 3 }, aWhile, time.Millisecond)
+	release := hold(t, m, 1)
+	w := m.pool.members[0].worker()
+	w.mu.Lock()
+	require.Len(t, w.underWay, 1, "those that are over are not kept")
+	w.mu.Unlock()
+	release()
+	require.Eventually(t, func() bool { return m.Stat().Stops.Count == 4 }, aWhile, time.Millisecond)
+	require.NoError(t, syscall.Kill(pid(m), syscall.SIGKILL))
+	require.Eventually(t, func() bool { return m.Stat().Starts == 2 }, aWhile, time.Millisecond)
+	require.Empty(t, m.quarantine.suspects)
+}
+
+// A text may be what ends a tokenizer, and small calls are not quarantined. Other requests are served all the same, and so is the same small
+// call, as often as it comes.
+func TestASmallCallThatKillsItsWorkersFailsNoOtherRequest(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "dies of poison")
+	ctx, cancel := context.WithTimeout(t.Context(), breakPeriod)
+	defer cancel()
+	for i := range 6 {
+		_, err := m.Encode(ctx, "poison", true)
+		require.ErrorIs(t, err, ErrWorkerStopped)
+		require.NotErrorIs(t, err, ErrCrashLoop)
+		require.Eventually(t, func() bool { return m.Stat().Crashes >= int64(2*(i+1)) }, aWhile, time.Millisecond)
+		require.EqualValues(t, 2*(i+1), m.Stat().Crashes, "as many workers as a request may end")
+		if i%2 == 0 {
+			_, err = m.Encode(ctx, "innocent", true)
+		} else {
+			_, err = drain(ctx, m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
+		}
+		require.NoError(t, err)
+	}
+	require.Zero(t, m.Stat().Quarantined)
+	// Where nothing is served in between, it may be the workers.
+	var err error
+	for range breakAfter {
+		_, err = m.Encode(ctx, "poison", true)
+	}
+	require.ErrorIs(t, err, ErrCrashLoop)
+}
+
 // The worker says what it computes: a request that was not in it is no suspect, however many workers die under it.
 func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
 	noLeaks(t)

@@ -33,7 +33,7 @@ type Stat struct {
 type WorkerStat struct {
 	PID        int    // 0 while it starts
 	State      string // "waiting" (for memory), "starting", "ready", "draining" or "stopping"
-	Generation int    // counts the model's resets
+	Generation int    // counts the model's resets, and changes of its weights
 	Active     int    // requests under way
 	Served     int64  // requests answered
 	Device     string // that it was started for (see Options.Devices); empty for MLX's default

@@ -62,14 +62,13 @@ func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
 	}
 	j := &job{
 		model: m, session: s.options.Session, frame: frame, made: func() []int32 { return s.made },
+		left:  func() bool { return s.left },
 		key:   keyOf(&clean),
 		onGap: func(err error) { s.event(engine.Event{Kind: engine.EventGap, Done: int64(len(s.made)), Err: err}) },
 	}
 	return j.run(ctx, func(v visit) error {
 		frame.Resume, frame.AloneFrom, frame.AloneUntil = s.made, v.from, v.until
-		// A reader that is busy with a token when ctx ends, or never asks for another one, does not see that. The worker and the
-		// slot do not wait for it.
-		defer context.AfterFunc(ctx, func() { v.over(); end() })()
+		defer context.AfterFunc(ctx, end)()
 		err := s.serve(ctx, v, frame)
 		if err != nil && ctx.Err() != nil { // the worker, of which nothing was wanted any more, may have ended meanwhile
 			return ctx.Err()
@@ -93,7 +92,12 @@ func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) err
 		return err
 	}
 	v.begun(e.id)
-	defer context.AfterFunc(ctx, func() { w.conn.cancel(e) })()
+	// A reader that is busy with a token when ctx ends, or never asks for another one, does not see that. The worker and the slot do not
+	// wait for it.
+	defer context.AfterFunc(ctx, func() {
+		w.conn.cancel(e)
+		v.over()
+	})()
 	over := false
 	defer func() {
 		if over {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -67,6 +68,7 @@ type worker struct {
 	mu       sync.Mutex      // guards what follows
 	cause    error           // why the supervisor killed it; nil if it did not
 	underWay map[*job]uint64 // requests under way with a slot, and their ids; of a worker that died, those that it then had
+	givenUp  map[uint64]*job // by id: requests that were given up, and that the worker may not be through with
 }
 
 // startWorker starts a process and waits for its hello. A worker that gives no sign of life for stall is
@@ -80,7 +82,7 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, told lis
 		}
 		return nil, e
 	}
-	w := &worker{underWay: map[*job]uint64{}, process: p, conn: newConn(p.stdin)}
+	w := &worker{underWay: map[*job]uint64{}, givenUp: map[uint64]*job{}, process: p, conn: newConn(p.stdin)}
 	w.watchdog = newWatchdog(stall, func() int64 { return p.log.size() }, w.hung)
 	w.conn.onBeat = func(m *message) {
 		w.watchdog.beat(m)
@@ -190,14 +192,20 @@ func (w *worker) enter(j *job, id uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.underWay[j] = id
+	maps.DeleteFunc(w.givenUp, func(id uint64, _ *job) bool { return w.alive() && !w.conn.lingers(id) })
 }
 
 // leave notes that a request is over. A dead worker keeps the requests that it then had: they are the suspects.
 func (w *worker) leave(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.alive() {
-		delete(w.underWay, j)
+	id, found := w.underWay[j]
+	if !found || !w.alive() {
+		return
+	}
+	delete(w.underWay, j)
+	if w.conn.lingers(id) {
+		w.givenUp[id] = j.afterwards()
 	}
 }
 
@@ -206,15 +214,47 @@ func (w *worker) leave(j *job) {
 func (w *worker) suspect(j *job) (suspected, alone bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.conn.computed(w.underWay[j]) {
+	id, sent := w.underWay[j]
+	if !sent {
+		return false, false, nil
+	}
+	return w.judge(j, id)
+}
+
+// suspectsGivenUp are the requests that were given up and can be what ended the worker, and whether each was alone. Called after the
+// worker's death.
+func (w *worker) suspectsGivenUp() map[*job]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := map[*job]bool{}
+	for id, j := range w.givenUp {
+		if suspected, alone, err := w.judge(j, id); suspected && err == nil && w.conn.lingers(id) {
+			found[j] = alone
+		}
+	}
+	return found
+}
+
+// judge is suspect for a request with an id. Caller must hold w.mu.
+func (w *worker) judge(j *job, id uint64) (suspected, alone bool, err error) {
+	if !w.conn.computed(id) {
 		return false, false, nil
 	}
 	own, err := j.key()
 	if err != nil {
 		return true, false, err
 	}
+	others := map[uint64]*job{}
 	for other, id := range w.underWay {
-		if other == j || !w.conn.computed(id) {
+		others[id] = other
+	}
+	for id, other := range w.givenUp {
+		if w.conn.lingers(id) {
+			others[id] = other
+		}
+	}
+	for id, other := range others {
+		if !w.conn.computed(id) {
 			continue
 		}
 		if key, err := other.key(); err != nil || key != own {
@@ -229,6 +269,8 @@ func (w *worker) alive() bool { return w.conn.failure() == nil }
 func (w *worker) done() <-chan struct{} { return w.conn.done }
 
 func (w *worker) failure() error { return w.conn.failure() }
+
+func (w *worker) weights() string { return w.info.Fingerprint }
 
 // load makes the worker load a model; onProgress sees how many bytes are loaded.
 func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {

@@ -128,6 +128,7 @@ func (t *Template) Render(ctx context.Context, messages any, addGenerationPrompt
 	if err != nil {
 		return "", fmt.Errorf("chat template: %w", err)
 	}
+	data = wholePairs(data)
 	r, err := t.begin()
 	if err != nil {
 		return "", err

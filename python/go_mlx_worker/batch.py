@@ -5,6 +5,7 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import greedy_sampler
 
 from .alone import PREFILL_CHUNK, Alone
+from .errors import ENDING
 
 # The generator never ends a stream: streams check stop strings and limits themselves.
 NO_LIMIT = 1 << 60
@@ -20,7 +21,9 @@ class Guarded:
     def __call__(self, *args):
         try:
             return self._call(*args)
-        except Exception as e:
+        except ENDING:
+            raise
+        except BaseException as e:
             self.error = self.error or e
             return self._fallback(*args)
 
@@ -137,7 +140,9 @@ class Batch:
             if error is None:
                 try:
                     stream.give(put, response.token, response.logprobs)
-                except Exception as e:
+                except ENDING:
+                    raise
+                except BaseException as e:
                     error = e
             if error is not None:
                 self.remove(stream)

@@ -1,5 +1,6 @@
 """Errors that the Go side knows by code."""
 
+import errno
 import json
 import re
 import traceback
@@ -21,7 +22,8 @@ def from_json(text, what):
     """What JSON from the Go side says. It is whole there, but Python takes no numbers of thousands of digits, and not everything
     that lies deep in each other."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return _printable_all(value) if _HALF.search(text) else value
     except (ValueError, RecursionError) as e:
         raise RequestError("bad_request", f"{what}: {e}") from e
 
@@ -36,16 +38,34 @@ def encodable(text):
 
 
 def printable(text):
-    """text with what UTF-8 cannot encode replaced."""
-    return text if encodable(text) else text.encode(errors="replace").decode()
+    """text with what UTF-8 cannot encode replaced, as other readers of JSON do."""
+    return text if encodable(text) else re.sub("[\ud800-\udfff]", "\ufffd", text)
 
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON; the other half may follow
+
+
+def _printable_all(value):
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable_all(v) for v in value]
+    if isinstance(value, dict):
+        return {printable(k): _printable_all(v) for k, v in value.items()}
+    return value
+
+
+# Libraries in Rust tell a panic by a BaseException that is no Exception, and a checkpoint's own code may call exit(). Those are errors
+# of a request, too: what a request does is caught by `except BaseException`, after this one, which ends the worker.
+ENDING = KeyboardInterrupt
 
 # MLX has no exception type of its own for memory. Its back ends say: "[malloc_or_wait] Unable to allocate", "[metal::malloc]
 # Attempting to allocate ... maximum allowed buffer size", "[METAL] Command buffer execution failed: Insufficient Memory",
-# "[cuda::malloc]", cudaErrorMemoryAllocation.
+# "[cuda::malloc]", cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY, CUBLAS_STATUS_ALLOC_FAILED. Systems say "Cannot allocate memory".
 _MEMORY = re.compile(
-    r"\[(\w+::)?malloc|out of memory|outofmemory|insufficient memory|maximum allowed buffer size|memoryallocation"
-    r"|bad_alloc|(unable|failed|attempting) to allocate",
+    r"\[(\w+(::|_))?malloc|out[ _]?of[ _]?(\w+[ _])?memory|(insufficient|not enough) memory|maximum allowed buffer size"
+    r"|memory ?allocation|alloc(ation)?_failed|bad_alloc"
+    r"|(unable to|failed to|attempting to|cannot|can't|could not|couldn't) allocate",
     re.IGNORECASE,
 )
 
@@ -60,10 +80,11 @@ def text_of(error):
 def is_out_of_memory(error):
     seen = set()  # causes can go round in a circle
     while error is not None and id(error) not in seen:
-        if isinstance(error, MemoryError) or _MEMORY.search(text_of(error)):
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _MEMORY.search(text_of(error)):
             return True
         seen.add(id(error))
-        error = error.__cause__
+        # What was raised while another error was being handled most often comes of that one.
+        error = error.__context__ if error.__cause__ is None and not error.__suppress_context__ else error.__cause__
     return False
 
 

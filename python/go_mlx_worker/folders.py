@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .errors import RequestError, encodable
 
-# The fingerprint of a large weight file covers this many blocks of this many bytes.
+# The fingerprint covers all of a file of so many bytes, and of a larger one this many blocks of this many bytes.
+WHOLE = 64 << 20
 BLOCKS, BLOCK = 64, 4096
 
 
@@ -24,25 +25,36 @@ def plain_paths(*folders):
     """The folders under names that any library can read: a name with a bracket would be taken for a pattern, and one that is
     not UTF-8 cannot be given to the tokenizer's library."""
     with ExitStack() as stack:
-        out = []
-        for folder in folders:
-            if folder and (glob.has_magic(folder) or not encodable(folder)):
-                temp = stack.enter_context(tempfile.TemporaryDirectory(prefix="go-mlx-"))
-                link = Path(temp, "model")
-                link.symlink_to(os.path.abspath(folder), target_is_directory=True)
-                folder = str(link)
-            out.append(folder)
-        yield out
+        yield [
+            _plain(folder, stack) if folder and (glob.has_magic(folder) or not encodable(folder)) else folder for folder in folders
+        ]
+
+
+def _plain(folder, stack):
+    # Linux has a name for every open file, and that is gone with the process, however this ends.
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, opened)
+    name = f"/proc/self/fd/{opened}"
+    if Path(name).is_dir():
+        return name
+    temp = stack.enter_context(tempfile.TemporaryDirectory(prefix="go-mlx-"))
+    link = Path(temp, "model")
+    link.symlink_to(os.path.abspath(folder), target_is_directory=True)
+    return str(link)
+
+
+# What mlx-lm and transformers read of a model's folder.
+READ = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
 
 
 def fingerprint(*folders):
     """Names what a model was loaded from: two loads with the same fingerprint have the same weights, tokenizer and template.
-    Of large files the size, the time of the last change and blocks from all over the file count; of others everything."""
+    Of very large files the size, the times of the last change and blocks from all over the file count; of others everything."""
     digest = hashlib.sha256()
     for folder in folders:
         digest.update(b"\0folder\0" if folder else b"\0none\0")
         for file in sorted(Path(folder).iterdir()) if folder else []:
-            if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt", ".py") and file.is_file():
+            if file.suffix in READ and file.is_file():
                 digest.update(os.fsencode(file.name) + b"\0")
                 _add(digest, file)
     return digest.hexdigest()[:32]
@@ -53,10 +65,12 @@ def _add(digest, path):
         status = os.fstat(file.fileno())
         size = status.st_size
         digest.update(b"%d\0" % size)
-        if size <= BLOCKS * BLOCK:
-            digest.update(file.read())
+        if size <= WHOLE:
+            while block := file.read(1 << 20):
+                digest.update(block)
             return
-        digest.update(b"%d\0" % status.st_mtime_ns)
+        # The second of these times cannot be set to what it was.
+        digest.update(b"%d %d\0" % (status.st_mtime_ns, status.st_ctime_ns))
         for i in range(BLOCKS):
             file.seek(i * (size - BLOCK) // (BLOCKS - 1))
             digest.update(file.read(BLOCK))

@@ -1,5 +1,6 @@
-"""Time limits for Python code that others wrote: chat templates and parsers."""
+"""Limits of time and memory for Python code that others wrote: chat templates and parsers."""
 
+import resource
 import signal
 import threading
 import time
@@ -62,8 +63,30 @@ def limited(seconds, what, do):
         finally:
             _disarm()
     except _Interrupted:
-        _disarm()  # the signal may have come while that was being done
+        while True:
+            try:
+                _disarm()  # the signal may have come while that was being done
+                break
+            except _Interrupted:  # and so may the next one
+                pass
         raise RequestError("bad_request", f"{what} took more than {seconds} s, or was cancelled") from None
+
+
+def bounded(more, do):
+    """What do returns; a MemoryError when it takes so many bytes more than the process has. Only Linux says how many that are and keeps
+    to the limit; elsewhere there is none. Nothing else must be computed meanwhile, for it has the same limit."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            has = int(file.read(64).split()[0]) * resource.getpagesize()
+        before = resource.getrlimit(resource.RLIMIT_AS)
+    except (OSError, ValueError):
+        return do()
+    limit = min([has + more] + [b for b in before if b != resource.RLIM_INFINITY])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        return do()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _disarm():

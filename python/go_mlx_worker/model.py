@@ -11,21 +11,45 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
-from .errors import RequestError, from_json, is_out_of_memory
+from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
+from .frames import MAX_FRAME
 from .grammar import Grammars
-from .limits import limited
+from .limits import bounded, limited
 
 # How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
+# What it may take for its values beside what is there, and how long its text may be: longer than a message is nothing of use.
+RENDER_BYTES = 1 << 30
+RENDER_CHARS = MAX_FRAME
 # What transformers' function takes besides a template's variables: whoever may set these has a template of their own run, or
 # prompts cut off or filled up.
 RESERVED = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {"documents", "kwargs"}
 # Some checkpoints say 1e30 for "no limit".
 MAX_CONTEXT = 1 << 30
+
+
+def _bound_rendering():
+    """Puts the bounds of memory around what transformers does with a template, and not around the tokenizing that it does with the
+    text then: the tokenizer's library ends the process when it gets no memory."""
+    theirs = tokenization_utils_base.render_jinja_template
+
+    def ours(*args, **kwargs):
+        try:
+            texts, indices = bounded(RENDER_BYTES, lambda: theirs(*args, **kwargs))
+        except MemoryError as e:
+            raise RequestError("out_of_memory", f"chat template: it takes more than {RENDER_BYTES >> 20} MiB") from e
+        if (longest := max(map(len, texts), default=0)) > RENDER_CHARS:
+            raise RequestError("bad_request", f"chat template: its text has {longest} characters, more than {RENDER_CHARS}")
+        return texts, indices
+
+    tokenization_utils_base.render_jinja_template = ours
+
+
+_bound_rendering()
 
 
 def checkpoint_bytes(*folders):
@@ -43,16 +67,25 @@ class LoadedModel:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
+        given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)
-            with plain_paths(path, adapter, draft) as (path, adapter, draft):
-                self._load(path, adapter, draft, trust)
-        except RequestError:
+            with plain_paths(path, adapter, draft) as plain:
+                given = {name: own for name, own in zip(plain, (path, adapter, draft)) if name != own}
+                self._load(*plain, trust)
+        except (RequestError, ENDING):
             raise
-        except Exception as e:
+        except BaseException as e:
             code = "out_of_memory" if is_out_of_memory(e) else "load_failed"
-            raise RequestError(code, f"{type(e).__name__}: {e}") from e
-        if fingerprint(self.path, request.get("adapter"), request.get("draft")) != self.fingerprint:
+            text = f"{type(e).__name__}: {text_of(e)}"
+            for name, own in given.items():
+                text = text.replace(name, own)
+            raise RequestError(code, text) from e
+        try:
+            same = fingerprint(path, adapter, draft) == self.fingerprint
+        except OSError:  # a file or the folder is gone
+            same = False
+        if not same:
             raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
         text = self.config.get("text_config", {})
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
@@ -139,7 +172,8 @@ class LoadedModel:
             except Exception as e:
                 raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
 
-        return limited(RENDER_SECONDS, "the chat template", render)
+        rendered = limited(RENDER_SECONDS, "the chat template", render)
+        return printable(rendered) if isinstance(rendered, str) else rendered
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""

@@ -5,7 +5,7 @@ import sys
 import mlx.core as mx
 from mlx_lm.models.cache import LRUPromptCache
 
-from .errors import text_of
+from .errors import ENDING, text_of
 
 
 class PromptCache:
@@ -36,5 +36,7 @@ class PromptCache:
             mx.eval([c.state for c in cache])
             if sum(c.nbytes for c in cache) <= self.max_bytes:
                 self._lru.insert_cache("", list(ids), cache)
-        except Exception as e:  # the request that leaves it here has its answer already; that of the next one is only slower
+        except ENDING:
+            raise
+        except BaseException as e:  # the request that leaves it here has its answer already; that of the next one is only slower
             print(f"go_mlx_worker: KV is not kept: {type(e).__name__}: {text_of(e)}", file=sys.stderr)

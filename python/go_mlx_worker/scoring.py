@@ -1,6 +1,7 @@
 """Scores: the mean log-probability of each label's tokens after a prompt, and those of a prompt's own tokens."""
 
 import json
+import time
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -10,6 +11,7 @@ from .errors import RequestError
 
 # Bounds of one pass: rows, and bytes of float32 logits, which generic models make for every position.
 MAX_ROWS = 64
+TURN = 0.02  # seconds in which prompts are made before streams have their turn
 MAX_LOGIT_BYTES = 256 << 20
 
 
@@ -23,6 +25,7 @@ def classify(loaded, request):
         loaded.check_option_ids(ids, "labels")
     longest = max(len(label) for label in labels)
     prompts = []
+    turn = time.monotonic()
     for i, text in enumerate(request["texts"]):
         chats = loaded.has_template and not request.get("completes")
         form = {"messages": json.dumps([{"role": "user", "content": text}])} if chats else {"text": text}
@@ -40,6 +43,9 @@ def classify(loaded, request):
                 text=request["from"] + i,
             )
         prompts.append(ids)
+        if time.monotonic() - turn > TURN:  # templates and tokenizers take their time
+            yield
+            turn = time.monotonic()
 
     # All labels' first tokens share the prompt's pass; labels that go on need a row each.
     scores = [[0.0] * len(labels) for _ in prompts]

@@ -8,7 +8,7 @@ import time
 import mlx.core as mx
 
 from . import limits, scoring
-from .errors import Cancelled, RequestError, text_of
+from .errors import ENDING, Cancelled, RequestError, text_of
 from .frames import FrameError, read_frame, text_error
 from .model import LoadedModel, checkpoint_bytes
 from .outbox import Outbox
@@ -169,7 +169,9 @@ class Server:
                 self._check_cancelled(request)
                 limits.watch(lambda: request in self._cancelled)
             step.run()
-        except Exception as e:
+        except ENDING:
+            raise
+        except BaseException as e:
             for request in step.requests:
                 self._fail(request, e)
         finally:

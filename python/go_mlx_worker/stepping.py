@@ -7,6 +7,7 @@ from mlx_lm.generate import generation_stream
 
 from .alone import Alone
 from .batch import Batch
+from .errors import ENDING, text_of
 from .solo import Solo, check_options, needs_solo
 from .stream import Stream
 
@@ -56,15 +57,27 @@ class Stepper:
         cache: the next request often begins with the same prompt."""
         alone = self._alone.pop(request, None)
         if alone is not None:
-            if keep and not alone.prefilling:
-                self._keep(alone)
-            alone.close()
+            self._close(alone, keep and not alone.prefilling)
         elif self._batch is not None and (stream := self.find(request)) is not None:
             try:
                 self._batch.remove(stream, keep=keep and self._batch.past_prompt(stream))
-            except Exception as e:
-                print(f"go_mlx_worker: a stream could not be taken out of its batch: {e}", file=sys.stderr)
+            except ENDING:
+                raise
+            except BaseException as e:
+                print(f"go_mlx_worker: a stream could not be taken out of its batch: {text_of(e)}", file=sys.stderr)
                 self._rescue(lost=stream)
+
+    def _close(self, alone, keep):
+        """Lets go of what a stream has used; keep puts its KV into the prompt cache. Its reader has its end already, or is told it by
+        who calls this."""
+        try:
+            if keep and isinstance(alone, Alone) and self._batch is not None and not alone.stream.options["solo"]:
+                self._prompts.keep(alone.ids, alone.cache)
+            alone.close()
+        except ENDING:
+            raise
+        except BaseException as e:  # a generator of mlx-lm computes something when it is closed
+            print(f"go_mlx_worker: a stream could not be closed: {type(e).__name__}: {text_of(e)}", file=sys.stderr)
 
     def passes(self):
         """The passes of one round, which gives every stream whose reader has room for it one token."""
@@ -85,7 +98,9 @@ class Stepper:
         if self.busy:
             try:
                 mx.synchronize(generation_stream)
-            except Exception:
+            except ENDING:
+                raise
+            except BaseException:
                 pass
 
     def _ended(self, stream, error):
@@ -104,7 +119,9 @@ class Stepper:
             for alone in sociable:
                 try:
                     self._batch.join(self._put, alone)
-                except Exception as e:
+                except ENDING:
+                    raise
+                except BaseException as e:
                     self._fail(alone.stream.id, e)
                 else:
                     del self._alone[alone.stream.id]
@@ -121,8 +138,10 @@ class Stepper:
         try:
             self._alone[stream.id] = self._batch.leave(stream)
             return True
-        except Exception as e:
-            print(f"go_mlx_worker: a stream could not leave its batch: {e}", file=sys.stderr)
+        except ENDING:
+            raise
+        except BaseException as e:
+            print(f"go_mlx_worker: a stream could not leave its batch: {text_of(e)}", file=sys.stderr)
             self._rescue(left=stream)
             return False
 
@@ -144,7 +163,9 @@ class Stepper:
             stepped = self._batch.step(self._put)
             if mixed:
                 mx.synchronize(generation_stream)  # an error of what was begun here must not be raised in another stream's pass
-        except Exception:
+        except ENDING:
+            raise
+        except BaseException:
             self._rescue()
             return
         for stream in stepped:
@@ -157,9 +178,4 @@ class Stepper:
             mx.synchronize(generation_stream)
         if alone.stream.finished:
             del self._alone[alone.stream.id]
-            self._keep(alone)
-            alone.close()
-
-    def _keep(self, alone):
-        if isinstance(alone, Alone) and self._batch is not None and not alone.stream.options["solo"]:
-            self._prompts.keep(alone.ids, alone.cache)
+            self._close(alone, keep=True)

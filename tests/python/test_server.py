@@ -1,12 +1,13 @@
 """Tests of the worker's server and samplers in this process, on the trained model."""
 
-import ast
+import asyncio
+import errno
 import hashlib
 import io
 import json
 import os
 import random
-import shutil
+import resource
 import signal
 import sys
 import tempfile
@@ -22,10 +23,9 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from go_mlx_worker import limits, model, requirements
+from go_mlx_worker import limits, model, scoring
 from go_mlx_worker.channel import Progress
 from go_mlx_worker.errors import RequestError, error_message
-from go_mlx_worker.folders import fingerprint
 from go_mlx_worker.frames import encode_frame, read_frame
 from go_mlx_worker.prompts import PromptCache
 from go_mlx_worker.sampling import Keys, Sampler, SpeculativeSampler
@@ -403,6 +403,28 @@ class Faults(unittest.TestCase):
         self.assertEqual(json.loads(arguments), {"x": "\ud83d"})
         encode_frame({"name": name, "arguments": arguments})
 
+    def test_half_a_surrogate_pair_in_a_template_s_text_is_a_character_of_its_own(self):
+        """JSON can say it, and UTF-8 cannot. The native engine gives templates U+FFFD, too."""
+        half = '{"a\\ud800": ["\\udc00\\ud83d\\ude00", 1]}'
+        server, sink = make_server()
+        tokenizer = server._loaded.tokenizer._tokenizer
+        tokenizer.chat_template = (
+            "{{ messages[0].tool_calls[0].function.arguments | tojson }}{{ tools | tojson if tools }}{{ x | tojson if x }}"
+            + r'{{ "\udfff" }}'
+        )
+        call = '[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": %s}}]}]' % half
+        chat = {"messages": call, "tools": "[%s]" % half, "template_arguments": '{"x": %s}' % half}
+        said = '{"a\ufffd": ["\ufffd\U0001f600", 1]}'
+        server._serve({"t": "render", "id": 2, **chat})
+        self.assertEqual(sink.messages[-1], {"t": "result", "id": 2, "text": f"{said}[{said}]{said}\ufffd"})
+        server._serve(GENERATE | {"id": 3, "text": "", "max_tokens": 3, "segments": True, **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 3)), 3, sink.messages[-1])
+        tokenizer.chat_template = tokenizer.chat_template.replace(r"\udfff", "")  # which a plain chat cannot have
+        server._serve(GENERATE | {"id": 4, "text": "", "max_tokens": 3, "plain": True, **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 4)), 3, sink.messages[-1])
+
     def test_numbers_that_json_does_not_have_make_no_call(self):
         tokenizer = Thinking()
         tokenizer.tool_parser = lambda text, tools: json.loads(text)
@@ -459,6 +481,22 @@ class Faults(unittest.TestCase):
         self.assertEqual(len(self.tokens(sink, 4)), 40)
         self.assertEqual([(m["t"], m["id"]) for m in sink.messages if m["t"] in ("error", "cancelled")], [("cancelled", 3)])
 
+    def test_a_stream_that_cannot_be_closed_ends_nothing_else(self):
+        where = self.alone("Where")
+        server, sink = make_server(draft=MODEL)
+        for request in (2, 3):  # one is cancelled, the other one comes to its end
+            server._serve(GENERATE | {"id": request})
+            server._step()
+            server._stepper._alone[request]._inner = mock.Mock(close=mock.Mock(side_effect=RuntimeError("no memory")))
+        server._cancelled[2] = time.monotonic()
+        server._serve({"t": "cancel", "id": 2})
+        server._serve(GENERATE | {"id": 4, "text": "Where", "max_tokens": 40, "draft_tokens": -1})
+        run(server)
+        self.assertEqual([m["id"] for m in sink.messages if m["t"] == "cancelled"], [2])
+        self.assertEqual([m for m in sink.messages if m["t"] == "error"], [])
+        self.assertEqual(len(self.tokens(sink, 3)), 12)
+        self.assertEqual(self.tokens(sink, 4), where)
+
     def test_kv_that_cannot_be_kept_ends_nothing(self):
         server, sink = make_server(prompt_cache=1 << 20)
         patch, failed = self.failing(mx, "eval", "keep")
@@ -514,6 +552,30 @@ class Faults(unittest.TestCase):
             thread.join()
             limits.watch(None)
 
+    def test_signals_in_a_row_end_a_section_once(self):
+        """Each cancel of any request sends one, so that several may come while the first one is being answered."""
+        disarm, came = limits._disarm, []
+
+        def with_signals():
+            if len(came) < 3:  # a signal is delivered as a func begins
+                came.append(1)
+                signal.raise_signal(signal.SIGALRM)
+            disarm()
+
+        before = signal.getsignal(signal.SIGALRM)
+        limits.install()
+        try:
+            limits.watch(lambda: True)
+            with mock.patch.object(limits, "_disarm", with_signals), self.assertRaises(RequestError):
+                limits.limited(60, "this", lambda: time.sleep(60))
+            self.assertEqual(len(came), 3)
+            self.assertIsNone(limits._guard.until)
+            self.assertEqual(signal.getitimer(signal.ITIMER_REAL), (0.0, 0.0))
+        finally:
+            disarm()
+            limits.watch(None)
+            signal.signal(signal.SIGALRM, before)
+
     def test_arguments_of_a_template_are_its_variables_only(self):
         server, sink = make_server()
         render = {"t": "render", "messages": '[{"role":"user","content":"hi"}]'}
@@ -556,6 +618,66 @@ class Faults(unittest.TestCase):
         timer.join()
         self.assertEqual((sink.messages[-1]["t"], sink.messages[-1]["id"]), ("cancelled", 3))
 
+    def test_a_list_of_texts_is_prepared_in_turns_with_streams(self):
+        """Each text may take as long as its template does: the others must not wait for all, nor the supervisor take it for a hang."""
+        server, sink = make_server()
+        server._serve(GENERATE | {"id": 2, "max_tokens": 30})
+        prompt_ids = server._loaded.prompt_ids
+
+        def slowly(form):
+            time.sleep(2 * scoring.TURN)
+            return prompt_ids(form)
+
+        with mock.patch.object(server._loaded, "prompt_ids", slowly):
+            texts = [f"text {i}" for i in range(20)]
+            server._serve({"t": "classify", "id": 3, "from": 0, "texts": texts, "labels": ["a", "b"], "completes": True})
+            work = server._progress.work
+            for _ in range(20):
+                server._step()
+                self.assertGreater(server._progress.work, work)
+                work = server._progress.work
+            self.assertFalse([m for m in sink.messages if m["id"] == 3])
+            self.assertGreaterEqual(len(self.tokens(sink, 2)), 15)
+            run(server)
+        (result,) = [m for m in sink.messages if m["id"] == 3]
+        self.assertEqual(len(result["scores"]), 20)
+        # Where that takes no time it takes no turns either.
+        steps = []
+        with mock.patch.object(scoring.time, "monotonic", lambda: 0):
+            job = scoring.classify(server._loaded, {"from": 0, "texts": texts, "labels": ["a", "b"], "completes": True})
+            try:
+                while True:
+                    steps.append(next(job))
+            except StopIteration as end:
+                self.assertEqual(end.value["scores"], result["scores"])
+        self.assertLess(len(steps), 5)
+
+    @unittest.skipUnless(sys.platform == "linux", "other systems have no such limit")
+    def test_templates_that_fill_the_memory_end(self):
+        double = "{%% set ns = namespace(s='x' * 1000) %%}{%% for i in range(%d) %%}{%% set ns.s = ns.s ~ ns.s %%}{%% endfor %%}{{ ns.s }}"
+        for template, code in (
+            ("{{ 'x' * (3 * 10 ** 9) }}", "out_of_memory"),
+            ("{% set x = [0] * (10 ** 9) %}{{ x | length }}", "out_of_memory"),
+            (double % 22, "out_of_memory"),
+            (double % 17, "bad_request"),  # it fits, and is longer than any message
+        ):
+            server, sink = make_server()
+            before = resource.getrlimit(resource.RLIMIT_AS)
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            server._loaded.tokenizer._tokenizer.chat_template = template
+            chat = {"messages": '[{"role": "user", "content": "x"}]'}
+            server._serve({"t": "render", "id": 2, **chat})
+            server._serve(GENERATE | {"id": 3, "text": "", **chat})
+            server._serve(GENERATE | {"id": 4, "text": "", "plain": True, **chat})
+            self.assertEqual([(m["id"], m.get("code")) for m in sink.messages[1:]], [(2, code), (3, code), (4, code)], template)
+            self.assertIn("chat template: ", sink.messages[-1]["message"])
+            self.assertEqual(resource.getrlimit(resource.RLIMIT_AS), before)
+            self.assertLess(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used, 2 << 20, template)  # KiB
+        server._loaded.tokenizer._tokenizer.chat_template = "{{ messages[0].content }}"
+        server._serve(GENERATE | {"id": 5, "text": "", **chat})
+        run(server)
+        self.assertEqual(len(self.tokens(sink, 5)), 12)
+
     def test_a_limit_that_passes_in_c_code_ends_the_request_and_not_the_worker(self):
         limits.install()
         for _ in range(5):
@@ -571,9 +693,90 @@ class Faults(unittest.TestCase):
             "[metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum allowed buffer size of 2 bytes.",
             "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
             "[cuda::malloc] failed", "cudaMallocAsync(&data, size, stream) failed: out of memory", "std::bad_alloc",
+            "[metal::malloc] Resource limit (499000) exceeded.", "[cuda_malloc] 12 bytes", "CUDA_ERROR_OUT_OF_MEMORY",
+            "cuBLAS call failed: CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+            "[Errno 12] Cannot allocate memory", "could not allocate 7 bytes", "not enough memory: you tried to allocate 7 bytes",
+            "kIOGPUCommandBufferCallbackErrorOutOfMemory", "out of device memory", "memory allocation failed",
         ):
             self.assertEqual(error_message(1, RuntimeError(text))["code"], "out_of_memory", text)
-        self.assertEqual(error_message(1, RuntimeError("[matmul] shapes"))["code"], "internal")
+        self.assertEqual(error_message(1, OSError(errno.ENOMEM, "x"))["code"], "out_of_memory")
+        for text in ("[matmul] shapes", "no room for that token", "memory", "run out of tokens; memory is fine"):
+            self.assertEqual(error_message(1, RuntimeError(text))["code"], "internal", text)
+
+    def test_an_error_that_comes_of_one_about_memory_is_one(self):
+        def chain(raise_second):
+            try:
+                try:
+                    raise MemoryError("all gone")
+                except MemoryError as e:
+                    raise_second(e)
+            except Exception as e:
+                return error_message(1, e)["code"]
+
+        def from_it(e):
+            raise ValueError("the model is broken") from e
+
+        def while_handling_it(e):
+            raise ValueError("the model is broken")
+
+        def instead_of_it(e):
+            raise ValueError("the model is broken") from None
+
+        self.assertEqual(chain(from_it), "out_of_memory")
+        self.assertEqual(chain(while_handling_it), "out_of_memory")
+        self.assertEqual(chain(instead_of_it), "internal")
+
+    def test_what_is_no_exception_of_python_ends_its_request_only(self):
+        """Libraries in Rust tell a panic by a BaseException, and a checkpoint's own code may call exit()."""
+
+        class Panic(BaseException):
+            pass
+
+        want, where = self.alone(), self.alone("Where")
+        for error in (Panic("index out of bounds"), SystemExit(3), GeneratorExit(), asyncio.CancelledError()):
+            name = type(error).__name__
+
+            def fail(*_, **__):
+                raise error
+
+            # As it is let in, in a small call, in a template, in its text, in a processor of the batch, and in the pass.
+            server, sink = make_server()
+            with mock.patch.object(server._loaded.tokenizer._tokenizer, "encode", fail):
+                server._serve(GENERATE | {"id": 2})
+                server._serve({"t": "encode", "id": 3, "text": "x", "special": True})
+            with mock.patch.object(server._loaded.tokenizer._tokenizer, "apply_chat_template", fail):
+                server._serve({"t": "render", "id": 4, "messages": "[]"})
+            server._serve(GENERATE | {"id": 5})
+            server._stepper.find(5)._matcher.add = fail
+            with mock.patch("go_mlx_worker.stream.make_processors", lambda _: [fail]):
+                server._serve(GENERATE | {"id": 6})
+            server._serve(GENERATE | {"id": 8, "text": "Where", "max_tokens": 40})
+            run(server)
+            errors = {m["id"]: m["code"] for m in sink.messages if m["t"] == "error"}
+            self.assertEqual(sorted(errors), [2, 3, 4, 5, 6], name)
+            self.assertEqual(self.tokens(sink, 8), where, name)
+            # What a pass of several ends in is one request's, too.
+            server, sink = make_server()
+            server._serve(GENERATE | {"id": 2, "max_tokens": 40})
+            server._serve(GENERATE | {"id": 9, "text": "", "ids": [5, 4100, 7, 8]})
+            loaded = server._loaded.model
+
+            class Broken(type(loaded)):
+                def __call__(self, inputs, *args, **kwargs):
+                    if 4100 in inputs.flatten().tolist():
+                        raise error
+                    return super().__call__(inputs, *args, **kwargs)
+
+            loaded.__class__ = Broken
+            run(server)
+            self.assertEqual([m["id"] for m in sink.messages if m["t"] == "error"], [9], name)
+            self.assertEqual(self.tokens(sink, 2), want, name)
+
+    def test_an_interrupt_ends_the_worker(self):
+        server, _ = make_server()
+        with mock.patch.object(server._loaded.tokenizer._tokenizer, "encode", side_effect=KeyboardInterrupt):
+            with self.assertRaises(KeyboardInterrupt):
+                server._serve({"t": "encode", "id": 3, "text": "x", "special": True})
 
     def test_errors_that_cause_each_other_have_an_end(self):
         one, other = ValueError("one"), ValueError("other")
@@ -591,47 +794,6 @@ class Faults(unittest.TestCase):
                 raise RuntimeError("no text")
 
         self.assertEqual(error_message(1, Odd())["code"], "internal")
-
-
-class Loading(unittest.TestCase):
-    def test_fingerprints_name_what_is_loaded(self):
-        with tempfile.TemporaryDirectory() as temp:
-            folder = Path(temp, "model[1]")
-            shutil.copytree(MODEL, folder)
-            first = fingerprint(str(folder), "", None)
-            self.assertEqual(fingerprint(str(folder), "", None), first)
-            weights = folder / "model.safetensors"
-            data = bytearray(weights.read_bytes())
-            status = weights.stat()
-            data[-1] ^= 1
-            weights.write_bytes(data)
-            os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
-            self.assertNotEqual(fingerprint(str(folder), "", None), first)
-            self.assertNotEqual(fingerprint(MODEL, MODEL, None), fingerprint(MODEL, "", MODEL))
-
-    def test_folders_with_odd_names_load(self):
-        for name in ("model[1]", os.fsdecode(b"model\xff")):
-            with tempfile.TemporaryDirectory() as temp:
-                folder = Path(temp, name)
-                shutil.copytree(MODEL, folder)
-                server, sink = make_server(path=str(folder))
-                server._serve(GENERATE | {"id": 2})
-                run(server)
-                self.assertEqual(sum(m["t"] == "token" for m in sink.messages), 12)
-
-    def test_names_that_batching_needs_are_there(self):
-        self.assertEqual(requirements.missing(), [])
-        lost = requirements.missing(lambda name: None if name == "mlx_lm.generate" else requirements.find(name))
-        self.assertIn("GenerationBatch._next_tokens", lost)
-        self.assertIn("mlx_lm.generate.generation_stream", lost)
-        self.assertNotIn("mlx_lm.utils.load", lost)
-
-    def test_every_name_that_is_imported_from_mlx_lm_is_looked_for(self):
-        for file in Path(requirements.__file__).parent.glob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlx_lm"):
-                    for name in node.names:
-                        self.assertIn(name.name, requirements.NAMES.get(node.module, []), f"{file.name}: {node.module}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+package bridge
+
+import "context"
+
+// smallTries is how many workers a small call is given to: the first may end, being idle or killed.
+const smallTries = 3
+
+// small gives a call that computes next to nothing to any worker, without a slot: see pool.anyWorker. It is not quarantined. If it is what
+// the second worker computed when it ended, too, it gets no third one, and the deaths are put down to it.
+func (m *Model) small(ctx context.Context, r request) (*message, error) {
+	for try, deaths := 1, 0; ; try++ {
+		member, err := m.pool.anyWorker(ctx)
+		if err != nil {
+			return nil, err
+		}
+		w := member.worker()
+		reply, err := w.conn.call(ctx, r, nil)
+		if err == nil {
+			m.quarantine.served()
+		}
+		if err == nil || w.alive() || try == smallTries || ctx.Err() != nil {
+			return reply, err
+		}
+		if w.conn.computed(r.header().ID) {
+			deaths++
+		}
+		if deaths == 2 {
+			if m.quarantine.culprit() {
+				m.pool.explained(w, deaths)
+			}
+			return nil, err
+		}
+	}
+}

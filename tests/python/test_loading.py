@@ -1,0 +1,152 @@
+"""Tests of what a worker loads: folders with any name, what changes meanwhile, and the names that it needs of mlx-lm."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from test_server import GENERATE, MODEL, ROOT, make_server, run
+
+from go_mlx_worker import folders, model, requirements
+from go_mlx_worker.errors import RequestError
+from go_mlx_worker.folders import fingerprint
+
+
+class Loading(unittest.TestCase):
+    def test_fingerprints_name_what_is_loaded(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model[1]")
+            shutil.copytree(MODEL, folder)
+            first = fingerprint(str(folder), "", None)
+            self.assertEqual(fingerprint(str(folder), "", None), first)
+            weights = folder / "model.safetensors"
+            data = bytearray(weights.read_bytes())
+            status = weights.stat()
+            data[-1] ^= 1
+            weights.write_bytes(data)
+            os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+            self.assertNotEqual(fingerprint(str(folder), "", None), first)
+            self.assertNotEqual(fingerprint(MODEL, MODEL, None), fingerprint(MODEL, "", MODEL))
+
+    def test_a_change_anywhere_changes_the_fingerprint(self):
+        """Also where size and time of the last change stay what they were."""
+        for size in (1 << 20, 4 << 20):
+            with tempfile.TemporaryDirectory() as folder, mock.patch.object(folders, "WHOLE", 2 << 20):
+                weights = Path(folder, "model.safetensors")
+                with open(weights, "wb") as file:
+                    file.truncate(size)
+                before, status = fingerprint(folder), weights.stat()
+                self.assertEqual(fingerprint(folder), before)
+                for at in (0, 5000, size // 2 + 12345, size - 1):
+                    time.sleep(0.02)  # two changes within one tick of the clock of a file system look like one
+                    with open(weights, "r+b") as file:
+                        file.seek(at)
+                        file.write(b"x")
+                    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+                    after = fingerprint(folder)
+                    self.assertNotEqual(after, before, (size, at))
+                    before = after
+                for name in ("qwen.tiktoken", "chat_template.jinja"):
+                    Path(folder, name).write_text("x")
+                    after = fingerprint(folder)
+                    self.assertNotEqual(after, before, name)
+                    before = after
+
+    def test_a_copy_in_the_folder_s_place_has_its_fingerprint(self):
+        with tempfile.TemporaryDirectory() as temp:
+            first, other = Path(temp, "model"), Path(temp, "other")
+            shutil.copytree(MODEL, first)
+            shutil.copytree(MODEL, other)
+            before = fingerprint(str(first))
+            first.rename(Path(temp, "old"))
+            other.rename(first)
+            self.assertEqual(fingerprint(str(first)), before)
+
+    @unittest.skipUnless(Path("/proc/self/fd").is_dir(), "only Linux names open files")
+    def test_nothing_is_left_of_a_load_that_is_killed(self):
+        """A folder that libraries cannot be given by its name has another name while it is loaded."""
+        for name in ("model[1]", os.fsdecode(b"model\xff")):
+            with tempfile.TemporaryDirectory() as temp:
+                folder, temporary = Path(temp, name), Path(temp, "temporary")
+                shutil.copytree(MODEL, folder)
+                temporary.mkdir()
+                weights = folder / "model.safetensors"
+                weights.unlink()
+                os.mkfifo(weights)  # a load from it waits
+                code = (
+                    "import sys; sys.path.insert(0, sys.argv[1])\n"
+                    "from go_mlx_worker import model\n"
+                    "model.fingerprint = lambda *_: ''\n"
+                    "model.LoadedModel({'path': sys.argv[2], 'trust_remote_code': False})\n"
+                )
+                load = subprocess.Popen([sys.executable, "-c", code, str(ROOT / "python"), str(folder)], env=os.environ | {"TMPDIR": str(temporary)})
+                opened = None
+                while opened is None and load.poll() is None:
+                    try:
+                        opened = os.open(weights, os.O_WRONLY | os.O_NONBLOCK)  # works when the load reads
+                    except OSError:
+                        time.sleep(0.005)
+                self.assertIsNone(load.poll())
+                load.kill()
+                load.wait()
+                os.close(opened)
+                self.assertEqual(list(temporary.iterdir()), [])
+
+    def test_folders_with_odd_names_load(self):
+        for name in ("model[1]", os.fsdecode(b"model\xff")):
+            with tempfile.TemporaryDirectory() as temp:
+                folder = Path(temp, name)
+                shutil.copytree(MODEL, folder)
+                server, sink = make_server(path=str(folder))
+                server._serve(GENERATE | {"id": 2})
+                run(server)
+                self.assertEqual(sum(m["t"] == "token" for m in sink.messages), 12)
+
+    def test_a_folder_that_goes_while_it_is_loaded_is_told(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model")
+            shutil.copytree(MODEL, folder)
+            load = model.LoadedModel._load
+
+            def meanwhile(*args):
+                load(*args)
+                shutil.rmtree(folder)
+
+            with mock.patch.object(model.LoadedModel, "_load", meanwhile), self.assertRaises(RequestError) as failed:
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+            self.assertEqual(failed.exception.code, "load_failed")
+            self.assertIn("was changed while it was loaded", str(failed.exception))
+
+    def test_errors_name_the_folder_as_it_was_given(self):
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model[1]")
+            shutil.copytree(MODEL, folder)
+            (folder / "model.safetensors").unlink()
+            with self.assertRaises(RequestError) as failed:
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+            self.assertIn(str(folder), str(failed.exception))
+            self.assertNotIn("/proc", str(failed.exception))
+
+    def test_names_that_batching_needs_are_there(self):
+        self.assertEqual(requirements.missing(), [])
+        lost = requirements.missing(lambda name: None if name == "mlx_lm.generate" else requirements.find(name))
+        self.assertIn("GenerationBatch._next_tokens", lost)
+        self.assertIn("mlx_lm.generate.generation_stream", lost)
+        self.assertNotIn("mlx_lm.utils.load", lost)
+
+    def test_every_name_that_is_imported_from_mlx_lm_is_looked_for(self):
+        for file in Path(requirements.__file__).parent.glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlx_lm"):
+                    for name in node.names:
+                        self.assertIn(name.name, requirements.NAMES.get(node.module, []), f"{file.name}: {node.module}")
+
+
+if __name__ == "__main__":
+    unittest.main()
