@@ -123,7 +123,7 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
 		return false, err
 	}
-	return j.afterDeath(ctx, w, err)
+	return j.afterDeath(ctx, m, w, err)
 }
 
 // apart returns between which numbers of tokens the request is computed in passes of its own.
@@ -139,7 +139,7 @@ func (j *job) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
+func (j *job) afterDeath(ctx context.Context, m *member, w *worker, cause error) (retry bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -150,6 +150,7 @@ func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry boo
 	if !suspected {
 		return true, cause
 	}
+	j.model.pool.gone(m) // so that this death is counted before it may be explained
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
 		j.model.pool.explained(explained)

@@ -41,6 +41,7 @@ type pool struct {
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
 	waiters    []*waiter  // by ticket
+	fresh      int        // of these, how many no worker had before: only they count in the queue's length
 	small      []*waiter  // small calls that wait for a worker
 	watchers   []*watcher // those who wait until there are workers
 	orphans    int        // requests whose worker died and that hold its slot until they have another
@@ -106,9 +107,12 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	w.ticket, w.fresh = *ticket, fresh
 	at, _ := p.place(w.ticket)
 	p.waiters = slices.Insert(p.waiters, at, w)
+	if fresh {
+		p.fresh++
+	}
 	p.reconcile()
-	if fresh && w.member == nil && w.err == nil && len(p.waiters) > p.limits.queue {
-		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
+	if fresh && w.member == nil && w.err == nil && p.fresh > p.limits.queue {
+		err := &BusyError{Waiting: p.fresh - 1, Workers: p.live()}
 		p.withdraw(w)
 		p.stats.refused++
 		p.reconcile()
@@ -220,7 +224,15 @@ func (p *pool) works(m *member) {
 	p.proven(m)
 }
 
-// explained takes crashes back: it was found what caused them, and that is no reason to start no more workers.
+// gone says that a worker has died, which whoever used it may know before the pool does.
+func (p *pool) gone(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.died(m)
+	p.reconcile()
+}
+
+// explained takes crashes back, of workers that the pool knows to be gone: it was found what caused them, and that is no reason to start no more workers.
 func (p *pool) explained(crashes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -423,7 +423,8 @@ func TestARequestWhoseWorkerDiedOutlivesAStartThatFails(t *testing.T) {
 }
 
 func TestSmallCallsTakeNoSlotAndDisturbNothing(t *testing.T) {
-	poolTest(t, limits{max: 1, rows: 1, queue: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+	// It does not end at the moment of a call, which would be before or after its end by chance.
+	poolTest(t, limits{max: 1, rows: 1, queue: 1, idle: 55 * time.Second}, func(t *testing.T, b *bench) {
 		held := b.take(t, "")
 		go func() {
 			var ticket uint64
@@ -576,5 +577,124 @@ func TestAPoolThatEndsFailsEveryWaitingRequest(t *testing.T) {
 		_, err = b.peek()
 		require.ErrorIs(t, err, engine.ErrClosed)
 		require.Empty(t, b.states())
+	})
+}
+
+// unnoticed is an instance that has ended, while the goroutine that watches it has not run yet.
+type unnoticed struct {
+	*fakeInstance
+	ended chan struct{} // closed when it has ended
+}
+
+func (u *unnoticed) done() <-chan struct{} {
+	select {
+	case <-u.ended:
+		return u.ended
+	default:
+		return u.gone // what is watched
+	}
+}
+
+// A request may learn of its worker's death, and why that is no reason to start no more workers, before the pool has heard of the death.
+func TestADeathIsCountedBeforeItIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(limits{max: 1, rows: 1})
+		defer b.close()
+		start, ended := b.start, make(chan struct{})
+		b.start = func(ctx context.Context, c *admission.Claim) (instance, error) {
+			i, err := start(ctx, c)
+			if f, ok := i.(*fakeInstance); ok {
+				return &unnoticed{f, ended}, nil
+			}
+			return i, err
+		}
+		j := &job{model: &Model{pool: b.pool, quarantine: &quarantine{}}, key: keyOf(&bareRequest{}), made: func() []int32 { return nil }}
+		m, err := b.acquire(t.Context(), "", &j.ticket)
+		require.NoError(t, err)
+		synctest.Wait()
+		key, err := j.key()
+		require.NoError(t, err)
+		// An equal request was found guilty a moment ago.
+		guilty := &QuarantineError{Err: ErrWorkerStopped}
+		j.model.quarantine.held = map[requestKey]*heldRequest{key: {err: guilty, until: time.Now().Add(time.Hour), absolves: true}}
+		w := &worker{conn: newConn(nil), underWay: map[*job]uint64{j: 1}}
+		w.conn.fail(errFakeDeath)
+		close(ended)
+		_, err = j.afterDeath(t.Context(), m, w, errFakeDeath)
+		require.Equal(t, guilty, err)
+		b.release(m, false)
+		m.instance.(*unnoticed).end(errFakeDeath)
+		synctest.Wait()
+		require.EqualValues(t, 1, b.stats.crashed)
+		require.Zero(t, b.crashes.crashes+b.failures.crashes, "what is explained does not count")
+	})
+}
+
+// Who asks while requests wait whose worker died waits behind them: the queue's length is of those that no worker had yet.
+func TestRequestsWhoseWorkerDiedLeaveTheQueueToOthers(t *testing.T) {
+	poolTest(t, limits{max: 1, rows: 4, queue: 1}, func(t *testing.T, b *bench) {
+		var group sync.WaitGroup
+		tickets, members := make([]uint64, 4), make([]*member, 4)
+		for i := range tickets {
+			m, err := b.acquire(t.Context(), "", &tickets[i])
+			require.NoError(t, err)
+			members[i] = m
+		}
+		members[0].instance.(*fakeInstance).end(errFakeDeath)
+		synctest.Wait()
+		for i, m := range members {
+			group.Go(func() {
+				next, err := b.acquire(t.Context(), "", &tickets[i])
+				b.release(m, false)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b.release(next, true)
+			})
+		}
+		synctest.Wait()
+		require.Equal(t, 4, b.waiting())
+		group.Go(func() { b.release(b.take(t, ""), true) })
+		synctest.Wait()
+		require.Equal(t, 5, b.waiting())
+		var busy *BusyError
+		_, err := b.acquire(t.Context(), "", new(uint64))
+		require.ErrorAs(t, err, &busy)
+		require.Equal(t, 1, busy.Waiting)
+		group.Wait()
+		require.EqualValues(t, 5, b.stats.served)
+		require.EqualValues(t, 1, b.stats.refused)
+		ctx, cancel := context.WithCancel(t.Context())
+		held := []*member{b.take(t, ""), b.take(t, ""), b.take(t, ""), b.take(t, "")}
+		for range 3 { // places come back however a request leaves the queue
+			group.Go(func() { _, _ = b.acquire(ctx, "", new(uint64)) })
+			synctest.Wait()
+			require.Equal(t, 1, b.waiting())
+			cancel()
+			group.Wait()
+			ctx, cancel = context.WithCancel(t.Context())
+		}
+		cancel()
+		for _, m := range held {
+			b.release(m, true)
+		}
+	})
+}
+
+// A request whose worker died keeps the next one from ending, as it keeps one on which it has a slot: where its reader stands still, workers
+// are not started and ended in turn.
+func TestAWorkerForARequestWhoseWorkerDiedDoesNotEndBeforeIt(t *testing.T) {
+	poolTest(t, limits{max: 2, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		m := b.take(t, "")
+		m.instance.(*fakeInstance).end(errFakeDeath)
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"ready"}, b.states())
+		require.EqualValues(t, 2, b.stats.starts)
+		b.release(m, false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, b.states())
+		require.EqualValues(t, 2, b.stats.starts)
 	})
 }
