@@ -205,11 +205,17 @@ func (m *poolModel) Check() {
 	if waiting != len(m.waiters) || small != len(m.small) {
 		bad("%d requests and %d small calls wait, the pool has %d and %d", waiting, small, len(m.waiters), len(m.small))
 	}
+	fresh := 0
 	for i, w := range m.waiters {
-		oldest = min(oldest, w.ticket)
+		if oldest = min(oldest, w.ticket); w.fresh {
+			fresh++
+		}
 		if i > 0 && m.waiters[i-1].ticket >= w.ticket {
 			bad("the row is out of order")
 		}
+	}
+	if fresh != m.fresh || fresh > m.limits.queue {
+		bad("%d new requests wait, the pool counts %d, at most %d may", fresh, m.fresh, m.limits.queue)
 	}
 	// A request that asked again after a death comes before those that asked later, so no slot is granted past the first in the queue.
 	if lastGranted > oldest {
