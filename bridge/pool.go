@@ -176,12 +176,16 @@ func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {
 }
 
 // ensure starts workers until n of the newest generation are ready, and returns then, or with the first error.
-func (p *pool) ensure(ctx context.Context, n int) error {
+func (p *pool) ensure(ctx context.Context, n int) error { return p.change(ctx, n, func() {}) }
+
+// change does something to the pool, under its lock, and waits like ensure for what that causes: a start that fails at once is seen, too.
+func (p *pool) change(ctx context.Context, n int, do func()) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return engine.ErrClosed
 	}
+	do()
 	w := &watcher{n: n, generation: p.generation, done: make(chan struct{})}
 	p.watchers = append(p.watchers, w)
 	p.reconcile()
@@ -244,13 +248,11 @@ func (p *pool) explained(crashes int) {
 // reset makes every request from now on go to workers that are started from now on, and returns when the
 // first of them is ready. Requests under way end where they are.
 func (p *pool) reset(ctx context.Context) error {
-	p.mu.Lock()
-	p.generation++
-	p.crashes.reset()
-	p.failures.reset()
-	p.reconcile()
-	p.mu.Unlock()
-	return p.ensure(ctx, 1)
+	return p.change(ctx, 1, func() {
+		p.generation++
+		p.crashes.reset()
+		p.failures.reset()
+	})
 }
 
 // close ends every worker and returns when all are reaped.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -697,4 +699,23 @@ func TestAWorkerForARequestWhoseWorkerDiedDoesNotEndBeforeIt(t *testing.T) {
 		require.Empty(t, b.states())
 		require.EqualValues(t, 2, b.stats.starts)
 	})
+}
+
+// A reset tells how the start ended that it caused, however soon that was.
+func TestAResetTellsOfAStartThatFailsAtOnce(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8)) // the start is likely to be over first
+	for range 2000 {
+		r := admission.New(admission.Options{})
+		memory := r.Join("bench")
+		var starts atomic.Int32
+		p := newPool(limits{min: 1, max: 1, rows: 1}, func(u admission.Urgency) *admission.Claim { return memory.Claim(1, u) }, func(context.Context, *admission.Claim) (instance, error) {
+			if starts.Add(1) == 2 {
+				return nil, errFakeDeath
+			}
+			return &fakeInstance{gone: make(chan struct{})}, nil
+		})
+		require.NoError(t, p.ensure(t.Context(), 1))
+		require.ErrorIs(t, p.reset(t.Context()), errFakeDeath)
+		p.close()
+	}
 }

@@ -70,7 +70,7 @@ func TestTheWorkersFilesMayBeWrittenBySeveralAtOnce(t *testing.T) {
 			cache := filepath.Join(t.TempDir(), "cache")
 			dir, err := writeSource(cache)
 			require.NoError(t, err)
-			for range 20 {
+			for range 5 {
 				require.NoError(t, before(dir))
 				var group sync.WaitGroup
 				start := make(chan struct{})
@@ -136,6 +136,7 @@ func TestTheWorkersFilesAreLookedAtBeforeEveryStart(t *testing.T) {
 	}
 	m, err := load(t.Context(), "/nowhere", Options{QuarantineDir: t.TempDir()}, fake)
 	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	text, err := generateAll(t.Context(), m)
 	require.NoError(t, err)
 	require.Equal(t, "0 1 2 3 4 5 6 7 8 9 ", text)
