@@ -64,7 +64,7 @@ $(VENV)/.ready: $(REQUIREMENTS) requirements-tools.txt $(wildcard build/mlx-devi
 KERNEL_SRC := $(wildcard cpp/kernels/*.h cpp/kernels/*.cpp cpp/primitives/*.h cpp/primitives/*.cpp)
 $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock $(KERNEL_SRC)
 	@echo "==> mlx-c against the environment's libmlx, and the CPU kernels"
-	@$(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml
+	@$(RETRY) $(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml
 	@src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path cpp/mlx-c-source/Cargo.toml | \
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \

@@ -262,6 +262,11 @@ func (c *conn) write() {
 func (c *conn) next(ctx context.Context, e *exchange, onProgress func(*message)) (*message, error) {
 	for {
 		select {
+		case m := <-e.progress: // it came before the reply, if that is there, too
+			onProgress(m)
+		default:
+		}
+		select {
 		case m := <-e.replies:
 			return c.opened(m)
 		default:

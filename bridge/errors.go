@@ -29,7 +29,7 @@ var (
 
 // BusyError is the error of a request that found the queue full.
 type BusyError struct {
-	Waiting int // requests in the queue
+	Waiting int // requests in the queue that no worker had before
 	Workers int // workers at work
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,22 @@ func mayEnd(path string, pid int) string { return fmt.Sprint(path, ".", pid) }
 
 // told is the file that the worker "tells its load" waits for before it goes on: what it told has arrived.
 func told(path string, done int64) string { return fmt.Sprint(path, ".", done) }
+
+// beginnersVariable is how many workers "dies of poison" load at once, if it is set; the later ones wait for the file later.
+const beginnersVariable = "FAKE_BEGINNERS"
+
+func later(path string) string { return path + ".later" }
+
+// beginner takes a place among these.
+func beginner() bool {
+	n, _ := strconv.Atoi(os.Getenv(beginnersVariable))
+	for i := range n {
+		if f, err := os.OpenFile(fmt.Sprint(os.Getenv(onceVariable), ".", i), os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+			return f.Close() == nil
+		}
+	}
+	return false
+}
 
 func awaitFile(path string) {
 	for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
@@ -169,6 +186,12 @@ func readFake(r io.Reader) (fields, error) {
 	return m, msgpack.Unmarshal(body, &m)
 }
 
+// What the worker "dies of poison and tells" has: a request that is none, and the one that is, where that came first.
+var (
+	innocent bool
+	poison   fields
+)
+
 func serveFake(fault string, m fields) {
 	id := m["id"]
 	switch m["t"] {
@@ -186,6 +209,10 @@ func serveFake(fault string, m fields) {
 			}
 		case "waits":
 			beat("load", 1)
+		case "dies of poison":
+			if os.Getenv(beginnersVariable) != "" && !beginner() {
+				awaitFile(later(os.Getenv(onceVariable)))
+			}
 		case "loads for long":
 			forLong(100*time.Millisecond, func(i int) { beat("load", i) })
 		case "tells its load":
@@ -216,9 +243,19 @@ func serveFake(fault string, m fields) {
 	case "generate":
 		text, _ := m["text"].(string)
 		if fault == "dies of poison and tells" {
+			// It dies under both requests, whichever comes first.
+			if text == "poison" && !innocent {
+				poison = m
+				return
+			}
 			reply(fields{"t": "pass", "id": 0, "requests": []any{id}})
 			if text != "poison" {
-				fault = "waits"
+				innocent = true
+				generateFake("waits", id, 0)
+				if poison != nil {
+					serveFake(fault, poison)
+				}
+				return
 			}
 		}
 		if fault == "hangs of poison" && text == "poison" {

@@ -128,7 +128,7 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
 		return false, err
 	}
-	return j.afterDeath(ctx, w, err)
+	return j.afterDeath(ctx, m, w, err)
 }
 
 // afterwards is what is kept of a request that was given up, in case that it is what ends its worker.
@@ -162,7 +162,7 @@ func (j *job) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry bool, err error) {
+func (j *job) afterDeath(ctx context.Context, m *member, w *worker, cause error) (retry bool, err error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -175,7 +175,7 @@ func (j *job) afterDeath(ctx context.Context, w *worker, cause error) (retry boo
 	}
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
-		j.model.pool.explained(w, explained)
+		j.model.pool.explained(m.instance, explained)
 	}
 	if err != nil {
 		return false, err

@@ -26,10 +26,14 @@ func openTerminal() (terminal, child *os.File, err error) {
 	// Wide enough that progress bars keep their figures.
 	_ = pty.Setsize(child, &pty.Winsize{Rows: 24, Cols: 160})
 	// Opened this way the descriptor blocks in read, and closing it would not wake the reader.
+	syscall.ForkLock.RLock() // no worker that starts meanwhile inherits it
 	fd, err := syscall.Dup(int(terminal.Fd()))
-	_ = terminal.Close()
 	if err == nil {
 		syscall.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
+	_ = terminal.Close()
+	if err == nil {
 		err = syscall.SetNonblock(fd, true)
 	}
 	if err != nil {

@@ -41,7 +41,7 @@ type pool struct {
 	mu         sync.Mutex // guards what follows; not held while a worker starts or stops
 	members    []*member
 	waiters    []*waiter  // by ticket
-	resumed    int        // of these, those that had a worker before, which died
+	fresh      int        // of these, how many no worker had before: only they count in the queue's length
 	small      []*waiter  // small calls that wait for a worker
 	watchers   []*watcher // those who wait until there are workers
 	orphans    int        // requests whose worker died and that hold its slot until they have another
@@ -108,12 +108,12 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 	w.ticket, w.fresh = *ticket, fresh
 	at, _ := p.place(w.ticket)
 	p.waiters = slices.Insert(p.waiters, at, w)
-	if !fresh {
-		p.resumed++
+	if fresh {
+		p.fresh++
 	}
 	p.reconcile()
-	if fresh && w.member == nil && w.err == nil && len(p.waiters)-p.resumed > p.limits.queue+p.coming() {
-		err := &BusyError{Waiting: len(p.waiters) - 1, Workers: p.live()}
+	if fresh && w.member == nil && w.err == nil && p.fresh > p.limits.queue+p.coming() {
+		err := &BusyError{Waiting: p.fresh - 1, Workers: p.live()}
 		p.withdraw(w)
 		p.stats.refused++
 		p.reconcile()
@@ -130,7 +130,7 @@ func (p *pool) coming() int {
 	if p.serving() > 0 {
 		return 0
 	}
-	return max(0, p.limits.rows-p.resumed)
+	return max(0, p.limits.rows-(len(p.waiters)-p.fresh))
 }
 
 // anyWorker gives a small call a worker that lives, however many requests that has. If there is none, the call waits for the one that
@@ -186,12 +186,16 @@ func (p *pool) await(ctx context.Context, w *waiter) (*member, error) {
 }
 
 // ensure starts workers until n of the newest generation are ready, and returns then, or with the first error.
-func (p *pool) ensure(ctx context.Context, n int) error {
+func (p *pool) ensure(ctx context.Context, n int) error { return p.change(ctx, n, func() {}) }
+
+// change does something to the pool, under its lock, and waits like ensure for what that causes: a start that fails at once is seen, too.
+func (p *pool) change(ctx context.Context, n int, do func()) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return engine.ErrClosed
 	}
+	do()
 	w := &watcher{n: n, generation: p.generation, done: make(chan struct{})}
 	p.watchers = append(p.watchers, w)
 	p.reconcile()
@@ -250,14 +254,12 @@ func (p *pool) explained(last instance, crashes int) {
 // reset makes every request from now on go to workers that are started from now on, and returns when the
 // first of them is ready. Requests under way end where they are.
 func (p *pool) reset(ctx context.Context) error {
-	p.mu.Lock()
-	p.generation++
-	p.weights = ""
-	p.crashes.reset()
-	p.failures.reset()
-	p.reconcile()
-	p.mu.Unlock()
-	return p.ensure(ctx, 1)
+	return p.change(ctx, 1, func() {
+		p.generation++
+		p.weights = ""
+		p.crashes.reset()
+		p.failures.reset()
+	})
 }
 
 // close ends every worker and returns when all are reaped.

@@ -221,18 +221,17 @@ func (m *poolModel) Check() {
 	if waiting != len(m.waiters) || small != len(m.small) {
 		bad("%d requests and %d small calls wait, the pool has %d and %d", waiting, small, len(m.waiters), len(m.small))
 	}
-	resumed := 0
+	fresh := 0
 	for i, w := range m.waiters {
-		if !w.fresh {
-			resumed++
+		if oldest = min(oldest, w.ticket); w.fresh {
+			fresh++
 		}
-		oldest = min(oldest, w.ticket)
 		if i > 0 && m.waiters[i-1].ticket >= w.ticket {
 			bad("the row is out of order")
 		}
 	}
-	if resumed != m.resumed {
-		bad("%d of those that wait had a worker, the pool counts %d", resumed, m.resumed)
+	if fresh != m.fresh {
+		bad("%d new requests wait, the pool counts %d", fresh, m.fresh)
 	}
 	// A request that asked again after a death comes before those that asked later, so no slot is granted past the first in the queue.
 	if lastGranted > oldest {

@@ -136,7 +136,17 @@ func writeSource(cache string) (string, error) {
 	if holds(dir, files) {
 		return dir, nil
 	}
-	// Written beside and renamed: another program may do the same right now.
+	// Another program, or another worker's start in this one, may be about to do the same, and to let its worker begin in the folder: what is
+	// good is never replaced.
+	unlock, err := lockFolder(cache)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if holds(dir, files) {
+		return dir, nil
+	}
+	// Written beside and renamed, so that what is there is whole.
 	temp, err := os.MkdirTemp(cache, "worker-*.tmp")
 	if err != nil {
 		return "", err
@@ -150,6 +160,9 @@ func writeSource(cache string) (string, error) {
 		if err := os.WriteFile(target, data, 0o600); err != nil {
 			return "", err
 		}
+	}
+	if err := os.Rename(temp, dir); err == nil || holds(dir, files) { // where there are no locks, somebody may have been quicker
+		return dir, nil
 	}
 	// What is there is not what it should be: a copy that was broken off, or changed by hand.
 	if err := os.Rename(dir, temp+".old"); err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -57,6 +58,47 @@ func TestTheWorkersFilesAreComparedBeforeTheyAreUsed(t *testing.T) {
 	require.Len(t, entries, 1, "nothing is left beside it")
 }
 
+// Several programs, or several workers of one, start for the first time at once. None of them loses the folder that it begins to work in.
+func TestTheWorkersFilesMayBeWrittenBySeveralAtOnce(t *testing.T) {
+	for name, before := range map[string]func(dir string) error{
+		"nothing is there": os.RemoveAll,
+		"what is there is damaged": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "go_mlx_worker", "server.py"), nil, 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cache := filepath.Join(t.TempDir(), "cache")
+			dir, err := writeSource(cache)
+			require.NoError(t, err)
+			for range 5 {
+				require.NoError(t, before(dir))
+				var group sync.WaitGroup
+				start := make(chan struct{})
+				seen, errs := make([]os.FileInfo, 8), make([]error, 8)
+				for i := range seen {
+					group.Go(func() {
+						<-start
+						if _, errs[i] = writeSource(cache); errs[i] == nil {
+							seen[i], errs[i] = os.Stat(dir) // a worker's working directory from now on
+						}
+					})
+				}
+				close(start)
+				group.Wait()
+				require.NoError(t, errors.Join(errs...))
+				now, err := os.Stat(dir)
+				require.NoError(t, err)
+				for _, was := range seen {
+					require.True(t, os.SameFile(was, now), "it was replaced under a worker that had begun")
+				}
+			}
+			entries, err := os.ReadDir(cache)
+			require.NoError(t, err)
+			require.Len(t, entries, 1, "nothing is left beside it")
+		})
+	}
+}
+
 // A worker is started again hours after the first one. Folders of caches and for temporary files are cleared, and may be changed, meanwhile.
 func TestTheWorkersFilesAreLookedAtBeforeEveryStart(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
@@ -94,6 +136,7 @@ func TestTheWorkersFilesAreLookedAtBeforeEveryStart(t *testing.T) {
 	}
 	m, err := load(t.Context(), "/nowhere", Options{QuarantineDir: t.TempDir()}, fake)
 	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	text, err := generateAll(t.Context(), m)
 	require.NoError(t, err)
 	require.Equal(t, "0 1 2 3 4 5 6 7 8 9 ", text)

@@ -135,7 +135,7 @@ func (p *pool) retire(now time.Time) {
 
 // offer tells which members may end at once if another model needs their memory: idle ones beyond those that are to be kept.
 func (p *pool) offer() {
-	spare := p.count() - p.limits.min
+	spare := p.count() - p.least()
 	for _, m := range p.members {
 		idle := m.state == memberReady && m.active == 0 && m.generation == p.generation && spare > 0 && len(p.watchers) == 0 && !p.closed
 		if idle {
@@ -164,22 +164,31 @@ func (p *pool) giveUp(m *member) {
 
 // expiry is when a member ends if no request comes.
 func (p *pool) expiry(m *member) (time.Time, bool) {
-	if p.limits.idle <= 0 || m.active > 0 || m.state != memberReady || p.count() <= p.limits.min || len(p.watchers) > 0 {
+	if p.limits.idle <= 0 || m.active > 0 || m.state != memberReady || p.count() <= p.least() || len(p.watchers) > 0 {
 		return time.Time{}, false
 	}
 	return m.idle.Add(p.limits.idle), true
 }
 
+// least is how many members stay even if they have nothing to do. A request whose worker died will come back, if only to find its context
+// ended: without a member another one would be started for it.
+func (p *pool) least() int {
+	if p.orphans > 0 {
+		return max(1, p.limits.min)
+	}
+	return p.limits.min
+}
+
 // needed is how many members the pool should have now, as far as its limits allow.
 func (p *pool) needed() int {
-	n := p.limits.min
+	n := p.least()
 	for _, w := range p.watchers {
 		n = max(n, w.n)
 	}
 	if len(p.waiters) > 0 { // all that serve are full: one more, and the next one when that is ready
 		n = max(n, p.serving()+1)
 	}
-	if len(p.small) > 0 || p.orphans > 0 {
+	if len(p.small) > 0 {
 		n = max(n, 1)
 	}
 	return min(n, p.limits.max)
@@ -306,15 +315,17 @@ func (p *pool) withdraw(w *waiter) {
 		return
 	}
 	at, found := p.place(w.ticket)
-	if found && !w.fresh {
-		p.resumed--
-	}
 	switch {
-	case found && at == 0:
+	case !found:
+		return
+	case at == 0:
 		p.waiters[0] = nil
 		p.waiters = p.waiters[1:]
-	case found:
+	default:
 		p.waiters = slices.Delete(p.waiters, at, at+1)
+	}
+	if w.fresh {
+		p.fresh--
 	}
 }
 
@@ -333,5 +344,5 @@ func (p *pool) failAll(err error) {
 		w.err = err
 		close(w.done)
 	}
-	p.waiters, p.resumed, p.small, p.watchers = nil, 0, nil, nil
+	p.waiters, p.fresh, p.small, p.watchers = nil, 0, nil, nil
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -19,4 +20,39 @@ func TestTheTimeInWhichAProgramWasStoppedIsNoHang(t *testing.T) {
 	err := d.check(now.Add(time.Minute + 2*time.Second))
 	require.ErrorIs(t, err, ErrHung)
 	require.ErrorContains(t, err, "no heartbeat for 1m2s")
+}
+
+// On a busy machine a worker's stack begins late and comes in pieces, between which others compute. A stopped worker prints none.
+func TestAStackThatComesInPiecesIsAwaited(t *testing.T) {
+	for name, c := range map[string]struct {
+		pieces []time.Duration // when they come
+		within time.Duration
+	}{
+		"none":      {nil, stackBegins},
+		"at once":   {[]time.Duration{1}, stackQuiet + 50*time.Millisecond},
+		"late":      {[]time.Duration{stackBegins - 50*time.Millisecond}, stackBegins + stackQuiet},
+		"in pieces": {[]time.Duration{600 * time.Millisecond, 800 * time.Millisecond, time.Second, 1200 * time.Millisecond}, 1200*time.Millisecond + stackQuiet},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				printed := func() (n int64) {
+					for _, at := range c.pieces {
+						if time.Since(begin) >= at {
+							n += 100
+						}
+					}
+					return n
+				}
+				awaitStack(printed)
+				require.EqualValues(t, 100*len(c.pieces), printed())
+				require.LessOrEqual(t, time.Since(begin), c.within)
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		begin, n := time.Now(), int64(0)
+		awaitStack(func() int64 { n++; return n })
+		require.Equal(t, stackMost, time.Since(begin), "one that never ends is not awaited for ever")
+	})
 }

@@ -93,27 +93,42 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, told lis
 	hello := make(chan *message, 1)
 	go w.watch(hello)
 	go w.watchdog.run(p.ended)
-	select {
-	case m := <-hello:
-		w.versions = m.Versions
-		if err := checkVersions(cmd.name, m.Versions); err != nil {
-			w.stop()
-			return nil, err
-		}
-		return w, nil
-	case <-w.conn.done:
-		err := w.conn.failure()
-		w.stop()
-		var ended *WorkerError
-		if errors.As(err, &ended) && ended.Hint == "" && ended.Err == nil {
-			told := *ended
-			told.Hint = "it ended before it said hello; is " + cmd.name + " a Python with mlx-lm?"
-			err = &told
-		}
-		return nil, err
-	case <-ctx.Done():
+	first, err := w.greeting(ctx, hello)
+	switch {
+	case err == nil:
+		w.versions = first.Versions
+		err = checkVersions(cmd.name, w.versions)
+	case ctx.Err() != nil:
 		w.kill()
 		return nil, ctx.Err()
+	}
+	if err == nil {
+		return w, nil
+	}
+	w.stop()
+	var ended *WorkerError
+	if errors.As(err, &ended) && ended.Hint == "" && ended.Err == nil {
+		told := *ended
+		told.Hint = "it ended before it said hello; is " + cmd.name + " a Python with mlx-lm?"
+		err = &told
+	}
+	return nil, err
+}
+
+// greeting waits for the worker's hello. That of a worker which ended right afterwards counts: why it ended is seen by whoever asks it next.
+func (w *worker) greeting(ctx context.Context, hello <-chan *message) (*message, error) {
+	select {
+	case m := <-hello:
+		return m, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-w.conn.done:
+	}
+	select {
+	case m := <-hello:
+		return m, nil
+	default:
+		return nil, w.conn.failure()
 	}
 }
 
@@ -154,17 +169,32 @@ func (w *worker) killFor(cause error) {
 func (w *worker) hung(why error) {
 	before := w.process.log.size()
 	w.process.signal(stackSignal)
-	// The stack is printed by a signal handler, so also if Python itself is stuck. It is whole when
-	// nothing more comes; a stopped process prints nothing.
-	for last, tries := before, 0; tries < 20; tries++ {
-		time.Sleep(25 * time.Millisecond)
-		size := w.process.log.size()
-		if size > before && size == last {
-			break
-		}
-		last = size
-	}
+	awaitStack(func() int64 { return w.process.log.size() - before })
 	w.killFor(why)
+}
+
+const (
+	stackBegins = time.Second            // in which a worker that can print its stack begins to
+	stackQuiet  = 250 * time.Millisecond // without output after which the stack is whole: on a busy machine it comes in pieces
+	stackMost   = 5 * time.Second
+)
+
+// awaitStack waits until a worker has printed its stack; printed is how many bytes have come. The stack is printed by a signal handler, so also if
+// Python itself is stuck. A stopped process prints nothing.
+func awaitStack(printed func() int64) {
+	const tick = 25 * time.Millisecond
+	last, quiet := int64(0), time.Duration(0)
+	for waited := time.Duration(0); waited < stackMost; waited += tick {
+		time.Sleep(tick)
+		size := printed()
+		if size != last {
+			last, quiet = size, 0
+			continue
+		}
+		if quiet += tick; quiet >= stackQuiet && last > 0 || quiet >= stackBegins {
+			return
+		}
+	}
 }
 
 // explain says why the session ended, in the caller's terms.

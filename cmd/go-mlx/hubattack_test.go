@@ -152,7 +152,7 @@ func TestAPullThatIsKilled(t *testing.T) {
 	require.Eventually(t, func() bool {
 		stat, err := os.Stat(partial)
 		return err == nil && stat.Size() > 0
-	}, time.Minute, 10*time.Millisecond)
+	}, 5*time.Minute, 10*time.Millisecond)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
 	_, err = hub.Find(hub.Name{Repo: "org/small", Revision: "main"})

@@ -157,16 +157,20 @@ func (b *bench) closeEndsStream(ctx context.Context, e mlx.Engine) (string, erro
 	}
 }
 
+// ahead is more tokens than a worker computes before its reader asks for more: a stream of so many is not over when its worker is lost, however
+// fast that is.
+const ahead = 128
+
 // interrupted reads a stream, does something to its worker after a few tokens, and compares the whole with a stream that nothing happened to.
 func (b *bench) interrupted(ctx context.Context, harm func(pid int) error, options ...mlx.PythonOption) (detail string, err error) {
 	err = b.with(ctx, python, func(m mlx.TextModel) error {
-		want, err := mlx.Collect(m.Generate(ctx, prompt, endless(48)...))
+		want, err := mlx.Collect(m.Generate(ctx, prompt, endless(ahead)...))
 		if err != nil {
 			return err
 		}
 		text, n := "", 0
 		start := time.Now()
-		for tok, err := range m.Generate(ctx, prompt, endless(48)...) {
+		for tok, err := range m.Generate(ctx, prompt, endless(ahead)...) {
 			if err != nil {
 				return fmt.Errorf("after %d tokens: %w", n, err)
 			}
@@ -181,6 +185,9 @@ func (b *bench) interrupted(ctx context.Context, harm func(pid int) error, optio
 			return fmt.Errorf("the text is another one: %q instead of %q", text, want.Text)
 		}
 		crashes := m.(mlx.Supervised).Stat().Crashes
+		if crashes == 0 {
+			return errors.New("the stream was whole without its worker being missed: nothing was tested")
+		}
 		detail = fmt.Sprintf("workers lost: %d; no token lost or repeated; %.1f s", crashes, time.Since(start).Seconds())
 		return nil
 	}, mlx.WithPython(options...))

@@ -323,6 +323,7 @@ func TestDraining(t *testing.T) {
 				c.Between = hold
 			}
 			s := serve(t, c)
+			s.farewell = time.Hour
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
 			url := "http://" + l.Addr().String()
@@ -353,6 +354,27 @@ func TestDraining(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+// A browser opens connections before it has anything to ask. They are no reason to say that clients were cut off.
+func TestAConnectionThatAsksNothingDoesNotFailTheEnd(t *testing.T) {
+	s := serve(t, Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l, time.Millisecond) }()
+	response, err := http.Get("http://" + l.Addr().String() + "/healthz") // it serves
+	require.NoError(t, err)
+	response.Body.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	response, err = http.Get("http://" + l.Addr().String() + "/healthz")
+	require.NoError(t, err)
+	response.Body.Close()
+	stop()
+	require.NoError(t, <-ended)
 }
 
 func TestMetricsAndStatus(t *testing.T) {

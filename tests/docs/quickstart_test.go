@@ -57,6 +57,8 @@ func TestQuickStartsRunAsWritten(t *testing.T) {
 			// Somebody else may have the port that the page names.
 			commands := strings.ReplaceAll(b[1], "8090", freePort(t))
 			commands = strings.ReplaceAll(commands, "go-mlx serve", "go-mlx serve --port "+freePortOf(commands))
+			// A server that a block leaves behind where it fails would keep its output open, and the failure untold.
+			commands = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + commands
 			cmd := exec.CommandContext(t.Context(), "bash", "-e", "-o", "pipefail", "-c", commands)
 			cmd.Dir = root
 			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=", "GO_MLX_PYTHON="+testenv.Python(t),

@@ -185,7 +185,8 @@ func (q *ResponseRequest) finish(a *responding, r turn.Reply) error {
 				answer.ToolCalls = append(answer.ToolCalls, b.Call)
 			}
 		}
-		q.Responses.put(&storedResponse{response: a.response, input: q.inputItems(), added: q.added, changed: q.changed, conversation: append(q.conversation[:len(q.conversation):len(q.conversation)], answer)})
+		kept := *a.response // Fail changes the other one if its last event cannot be sent
+		q.Responses.put(&storedResponse{response: &kept, input: q.inputItems(), added: q.added, changed: q.changed, conversation: append(q.conversation[:len(q.conversation):len(q.conversation)], answer)})
 	}
 	return a.snapshot("response." + a.Status)
 }

@@ -1,11 +1,15 @@
 package openai
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 func TestStoredResponsesAreBounded(t *testing.T) {
@@ -28,4 +32,32 @@ func TestStoredResponsesAreBounded(t *testing.T) {
 		require.True(t, store.remove(id))
 	}
 	require.Zero(t, store.bytes)
+}
+
+// deaf is a client that goes away before the event of that name.
+type deaf struct{ before string }
+
+func (d deaf) Send(name string, _ any) error {
+	if name == d.before {
+		return errors.New("the client is gone")
+	}
+	return nil
+}
+
+func (deaf) Done() {}
+
+// A response is kept before its last event is sent. Whether a client is there to read that event changes nothing of it.
+func TestAStoredResponseStaysWhatItIsWhenTheClientLeavesAtItsEnd(t *testing.T) {
+	q := &ResponseRequest{Responses: NewResponseStore(1 << 20)}
+	out := deaf{"response.completed"}
+	a := &responding{response: q.skeleton(turn.Tools{}), out: out}
+	q.live = a
+	err := q.finish(a, turn.Reply{Outcome: turn.Outcome{Finish: mlx.FinishStop}})
+	require.Error(t, err)
+	q.Fail(out, &turn.Error{Kind: turn.ClientGone, Message: "gone"}) // as the server does with a stream that has begun
+	require.Equal(t, "failed", a.Status)
+	stored, err := q.Responses.StoredResponse(a.ID, nil)
+	require.NoError(t, err)
+	require.Equal(t, "completed", stored.(*response).Status)
+	require.Nil(t, stored.(*response).Error)
 }

@@ -272,7 +272,7 @@ func (w *Weights) packed(name string, in, out int) (packed, scales, biases *mlxc
 	if !w.centred || w.Has(name+".biases") {
 		biases = w.tensor(name+".biases", out, groups)
 	}
-	if offset := w.Headers[w.Key(name+".biases")]; !floating(scale.DType) || biases != nil && !floating(offset.DType) {
+	if offset := w.Headers[w.Key(name+".biases")]; !slices.Contains(floating, scale.DType) || biases != nil && !slices.Contains(floating, offset.DType) {
 		w.Add("tensor %s: scales %s and biases %s are not those of affine quantisation, the only one that this engine reads; the python engine may read it", name, scale.DType, offset.DType)
 	} else if w.Kernels && !kernelsTake(q, scale.DType, offset.DType) {
 		w.Add("tensor %s: the CPU kernels do not take %d bits in groups of %d with scales %s; Exact may", name, q.Bits, q.GroupSize, scale.DType)
@@ -293,8 +293,6 @@ func kernelsTake(q mlxc.Quantization, scales, biases string) bool {
 	return (q.Bits >= 2 && q.Bits <= 6 || q.Bits == 8) && (slices.Contains([]int{32, 64, 128}, q.GroupSize) || q.GroupSize == 16 && q.Bits != 4) &&
 		(biases == "" || biases == scales)
 }
-
-func floating(dtype string) bool { return slices.Contains([]string{"F32", "F16", "BF16"}, dtype) }
 
 // ignorable are tensors of other parts of a checkpoint and of older formats.
 var ignorable = []string{"vision_tower.", "multi_modal_projector.", "rotary_emb.inv_freq", "rope_freqs.weight"}
