@@ -32,6 +32,13 @@ $(if $(filter-out $(DEVICE),$(or $(file <build/mlx-device),cpu)),$(shell mkdir -
 
 SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
+# So many targets are made side by side: while one waits for a network, for a clock or for the last file of a crate, another computes. Not where
+# several are named, which may be meant in that order (make clean build). The make commands below belong to the one that was called.
+LANES ?= 2
+ifeq ($(MAKELEVEL)$(word 2,$(MAKECMDGOALS)),0)
+MAKEFLAGS += -j$(LANES)
+endif
+
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 .PHONY: help build demo test tools browser stage install release lint check-darwin clean distclean
@@ -120,7 +127,11 @@ demo: build ## classifies held-out sentences with both engines, measures accurac
 # The time is for what hangs: a slow machine takes some minutes for the largest package.
 GOTEST := $(GO) test -count=1 -timeout 45m
 
-test: test-tools build browser lint test-kernels test-go test-race test-python test-rust test-clients test-outside ## all tests of every save but the slow ones
+# What is missing is said before anything is built. Packages are put into .venv before tests run from there; what takes longest begins first.
+test: test-tools ## all tests of every save but the slow ones
+	@$(MAKE) --no-print-directory build browser
+	@$(MAKE) --no-print-directory $(VENV)/.clients
+	@$(MAKE) --no-print-directory lint test-packages test-native race-rest race-bridge-1 race-bridge-2 test-outside test-clients test-python test-kernels test-rust
 	@echo "all tests passed"
 
 # What proves the same with more tokens, more texts and more tries, and so is not in `make test`; CI runs it as a step of its own.
@@ -154,7 +165,7 @@ apidiff: ## what has changed in the public API since the last tag, or SINCE=COMM
 	@$(GOTEST) ./tests/api
 	@git --no-pager diff --no-color --unified=0 $(SINCE) -- docs/api.txt | grep '^[-+][^-+]' || echo "the public API is that of $(SINCE)"
 
-.PHONY: api apidiff lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
+.PHONY: api apidiff lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-packages test-native test-race compiled compiled-race test-python test-rust test-clients test-outside fuzz
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
 RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
@@ -169,22 +180,33 @@ KERNEL_ROUNDS ?= 8
 # Every test runs once: what RACED and RACED_NATIVE name runs in test-race.
 RACED_NATIVE := Close|Concurrent|Ended|Cancel|EveryWay|SlowReader|Panic
 
-test-go: build
+# Go commands that begin together would each compile the same packages: these targets compile them once, for those that follow.
+compiled: build
+	@$(GO) list -test -deps -export ./... >/dev/null
+compiled-race: build
+	@$(GO) list -race -test -deps -export $(RACED) ./native >/dev/null
+
+test-go: test-packages test-native
+
+test-packages: compiled browser
 	@echo "==> Go tests"
-	@$(GOTEST) -skip '$(RACED_NATIVE)' ./native
 	@$(GOTEST) ./tests/parity $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) ./native ./tests/parity)")
 
-# The tests of ./bridge wait for workers to start; two halves side by side use both processors.
-test-race: build
-	@echo "==> Go tests with the race detector"
-	@$(MAKE) --no-print-directory -j2 race-bridge-1 race-bridge-2 race-rest
+test-native: compiled
+	@echo "==> Go tests of the native engine"
+	@$(GOTEST) -skip '$(RACED_NATIVE)' ./native
 
+test-race: race-rest race-bridge-1 race-bridge-2
+
+# The tests of ./bridge wait for workers to start; two halves side by side use both processors.
 .PHONY: race-bridge-1 race-bridge-2 race-rest
-race-bridge-1:
+race-bridge-1: compiled-race
+	@echo "==> Go tests of the workers, with the race detector"
 	@$(GOTEST) -race -run '^TestReal([A-O]|Soak)' ./bridge
-race-bridge-2:
+race-bridge-2: compiled-race
 	@$(GOTEST) -race -skip '^TestReal([A-O]|Soak)' ./bridge
-race-rest:
+race-rest: compiled-race
+	@echo "==> Go tests with the race detector"
 	@$(GOTEST) -race $(filter-out ./bridge,$(RACED))
 	@$(GOTEST) -race -run '$(RACED_NATIVE)' ./native
 
@@ -228,7 +250,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzTemplate -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
-lint: build
+lint: compiled
 	@odd=$$(sh tools/oddfiles.sh); test -z "$$odd" || { echo "committed by mistake:"; echo "$$odd"; exit 1; }
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...
