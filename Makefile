@@ -22,6 +22,8 @@ PKG_CONFIG ?= $(shell command -v pkg-config || echo $(abspath $(VENV))/bin/pkgco
 export CMAKE PKG_CONFIG
 # How many files are compiled at once: with no number CMake starts as many compilers of make's as there are files.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# CMake's make counts its jobs by itself, and would warn of those of the make that called it.
+CMAKE_BUILD = MAKEFLAGS= $(CMAKE) --build
 
 # DEVICE=cuda takes MLX's library for NVIDIA GPUs. What .venv was made for, if not for the CPU, is in build/mlx-device; another DEVICE installs and
 # links anew.
@@ -76,7 +78,7 @@ $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_s
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log && \
-	  $(CMAKE) --build build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
+	  $(CMAKE_BUILD) build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
 	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h cpp/primitives/gomlx_cuda.h build/include/
 	@touch $@
 
@@ -173,7 +175,7 @@ RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/adm
 # The CPU kernels alone, on every instruction set of this processor.
 test-kernels: build
 	@echo "==> CPU kernels"
-	@$(CMAKE) --build build/mlx-c --target kernels_test >build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@$(CMAKE_BUILD) build/mlx-c --target kernels_test >build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@build/mlx-c/kernels/kernels_test $(KERNEL_ROUNDS)
 KERNEL_ROUNDS ?= 8
 
@@ -188,13 +190,16 @@ compiled-race: build
 
 test-go: test-packages test-native
 
+# `make lint` vets every package, with more checks than `go test` has.
+UNVETTED := $(GOTEST) -vet=off
+
 test-packages: compiled browser
 	@echo "==> Go tests"
-	@$(GOTEST) ./tests/parity $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) ./native ./tests/parity)")
+	@$(UNVETTED) ./tests/parity $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) ./native ./tests/parity)")
 
 test-native: compiled
 	@echo "==> Go tests of the native engine"
-	@$(GOTEST) -skip '$(RACED_NATIVE)' ./native
+	@$(UNVETTED) -skip '$(RACED_NATIVE)' ./native
 
 test-race: race-rest race-bridge-1 race-bridge-2
 
@@ -202,13 +207,13 @@ test-race: race-rest race-bridge-1 race-bridge-2
 .PHONY: race-bridge-1 race-bridge-2 race-rest
 race-bridge-1: compiled-race
 	@echo "==> Go tests of the workers, with the race detector"
-	@$(GOTEST) -race -run '^TestReal([A-O]|Soak)' ./bridge
+	@$(UNVETTED) -race -run '^TestReal([A-O]|Soak)' ./bridge
 race-bridge-2: compiled-race
-	@$(GOTEST) -race -skip '^TestReal([A-O]|Soak)' ./bridge
+	@$(UNVETTED) -race -skip '^TestReal([A-O]|Soak)' ./bridge
 race-rest: compiled-race
 	@echo "==> Go tests with the race detector"
-	@$(GOTEST) -race $(filter-out ./bridge,$(RACED))
-	@$(GOTEST) -race -run '$(RACED_NATIVE)' ./native
+	@$(UNVETTED) -race $(filter-out ./bridge,$(RACED))
+	@$(UNVETTED) -race -run '$(RACED_NATIVE)' ./native
 
 test-python: build
 	@echo "==> Python tests"
