@@ -22,6 +22,8 @@ PKG_CONFIG ?= $(shell command -v pkg-config || echo $(abspath $(VENV))/bin/pkgco
 export CMAKE PKG_CONFIG
 # How many files are compiled at once: with no number CMake starts as many compilers of make's as there are files.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# CMake's make counts its jobs by itself, and would warn of those of the make that called it.
+CMAKE_BUILD = MAKEFLAGS= $(CMAKE) --build
 
 # DEVICE=cuda takes MLX's library for NVIDIA GPUs. What .venv was made for, if not for the CPU, is in build/mlx-device; another DEVICE installs and
 # links anew.
@@ -31,6 +33,13 @@ REQUIREMENTS := requirements$(if $(filter cuda,$(DEVICE)),-cuda).txt
 $(if $(filter-out $(DEVICE),$(or $(file <build/mlx-device),cpu)),$(shell mkdir -p build && echo $(DEVICE) >build/mlx-device))
 
 SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
+
+# So many targets are made side by side: while one waits for a network, for a clock or for the last file of a crate, another computes. Not where
+# several are named, which may be meant in that order (make clean build). The make commands below belong to the one that was called.
+LANES ?= 2
+ifeq ($(MAKELEVEL)$(word 2,$(MAKECMDGOALS)),0)
+MAKEFLAGS += -j$(LANES)
+endif
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
@@ -69,7 +78,7 @@ $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_s
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log && \
-	  $(CMAKE) --build build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
+	  $(CMAKE_BUILD) build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }; \
 	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h cpp/primitives/gomlx_cuda.h build/include/
 	@touch $@
 
@@ -120,7 +129,11 @@ demo: build ## classifies held-out sentences with both engines, measures accurac
 # The time is for what hangs: a slow machine takes some minutes for the largest package.
 GOTEST := $(GO) test -count=1 -timeout 45m
 
-test: test-tools build browser lint test-kernels test-go test-race test-python test-rust test-clients test-outside ## all tests of every save but the slow ones
+# What is missing is said before anything is built. Packages are put into .venv before tests run from there; what takes longest begins first.
+test: test-tools ## all tests of every save but the slow ones
+	@$(MAKE) --no-print-directory build browser
+	@$(MAKE) --no-print-directory $(VENV)/.clients
+	@$(MAKE) --no-print-directory lint test-packages test-native race-rest race-bridge-1 race-bridge-2 test-outside test-clients test-python test-kernels test-rust
 	@echo "all tests passed"
 
 # What proves the same with more tokens, more texts and more tries, and so is not in `make test`; CI runs it as a step of its own.
@@ -154,7 +167,7 @@ apidiff: ## what has changed in the public API since the last tag, or SINCE=COMM
 	@$(GOTEST) ./tests/api
 	@git --no-pager diff --no-color --unified=0 $(SINCE) -- docs/api.txt | grep '^[-+][^-+]' || echo "the public API is that of $(SINCE)"
 
-.PHONY: api apidiff lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-race test-python test-rust test-clients test-outside fuzz
+.PHONY: api apidiff lint-platforms test-tools test-short test-slow test-more test-kernels test-go test-packages test-native test-race compiled compiled-race test-python test-rust test-clients test-outside fuzz
 # Where goroutines meet (the worker pool, the owner threads, the public API over both) tests run with the race detector, and
 # once is enough; the other packages run without it.
 RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/admission ./internal/server ./internal/server/turn
@@ -162,31 +175,45 @@ RACED := . ./bridge ./internal/mlxc ./engine ./internal/tokenizer ./internal/adm
 # The CPU kernels alone, on every instruction set of this processor.
 test-kernels: build
 	@echo "==> CPU kernels"
-	@$(CMAKE) --build build/mlx-c --target kernels_test >build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	@$(CMAKE_BUILD) build/mlx-c --target kernels_test >build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@build/mlx-c/kernels/kernels_test $(KERNEL_ROUNDS)
 KERNEL_ROUNDS ?= 8
 
 # Every test runs once: what RACED and RACED_NATIVE name runs in test-race.
 RACED_NATIVE := Close|Concurrent|Ended|Cancel|EveryWay|SlowReader|Panic
 
-test-go: build
+# Go commands that begin together would each compile the same packages: these targets compile them once, for those that follow.
+compiled: build
+	@$(GO) list -test -deps -export ./... >/dev/null
+compiled-race: build
+	@$(GO) list -race -test -deps -export $(RACED) ./native >/dev/null
+
+test-go: test-packages test-native
+
+# `make lint` vets every package, with more checks than `go test` has.
+UNVETTED := $(GOTEST) -vet=off
+
+test-packages: compiled browser
 	@echo "==> Go tests"
-	@$(GOTEST) -skip '$(RACED_NATIVE)' ./native
-	@$(GOTEST) ./tests/parity $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) ./native ./tests/parity)")
+	@$(UNVETTED) ./tests/parity $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACED) ./native ./tests/parity)")
+
+test-native: compiled
+	@echo "==> Go tests of the native engine"
+	@$(UNVETTED) -skip '$(RACED_NATIVE)' ./native
+
+test-race: race-rest race-bridge-1 race-bridge-2
 
 # The tests of ./bridge wait for workers to start; two halves side by side use both processors.
-test-race: build
-	@echo "==> Go tests with the race detector"
-	@$(MAKE) --no-print-directory -j2 race-bridge-1 race-bridge-2 race-rest
-
 .PHONY: race-bridge-1 race-bridge-2 race-rest
-race-bridge-1:
-	@$(GOTEST) -race -run '^TestReal([A-O]|Soak)' ./bridge
-race-bridge-2:
-	@$(GOTEST) -race -skip '^TestReal([A-O]|Soak)' ./bridge
-race-rest:
-	@$(GOTEST) -race $(filter-out ./bridge,$(RACED))
-	@$(GOTEST) -race -run '$(RACED_NATIVE)' ./native
+race-bridge-1: compiled-race
+	@echo "==> Go tests of the workers, with the race detector"
+	@$(UNVETTED) -race -run '^TestReal([A-O]|Soak)' ./bridge
+race-bridge-2: compiled-race
+	@$(UNVETTED) -race -skip '^TestReal([A-O]|Soak)' ./bridge
+race-rest: compiled-race
+	@echo "==> Go tests with the race detector"
+	@$(UNVETTED) -race $(filter-out ./bridge,$(RACED))
+	@$(UNVETTED) -race -run '$(RACED_NATIVE)' ./native
 
 test-python: build
 	@echo "==> Python tests"
@@ -228,7 +255,7 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzTemplate -fuzztime $(FUZZTIME) ./internal/tokenizer
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
-lint: build
+lint: compiled
 	@odd=$$(sh tools/oddfiles.sh); test -z "$$odd" || { echo "committed by mistake:"; echo "$$odd"; exit 1; }
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	@$(GO) vet ./...

@@ -6,14 +6,14 @@
 # The same under the thread sanitizer, and for arm64 under an emulator: needs g++-aarch64-linux-gnu and qemu-user.
 test-kernels-tsan: ## the CPU kernels under the thread sanitizer
 	@$(CMAKE) -S cpp/kernels -B build/kernels-tsan -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-fsanitize=thread >build/kernels.log && \
-	  $(CMAKE) --build build/kernels-tsan --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	  $(CMAKE_BUILD) build/kernels-tsan --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@build/kernels-tsan/kernels_test 3
 
 test-kernels-arm64: ## the CPU kernels for arm64 under an emulator
 	@$(call need,aarch64-linux-gnu-g++,apt-get install g++-aarch64-linux-gnu,use make test-kernels)
 	@$(call need,qemu-aarch64,apt-get install qemu-user,use make test-kernels)
 	@$(CMAKE) -S cpp/kernels -B build/kernels-arm64 -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static >build/kernels.log && \
-	  $(CMAKE) --build build/kernels-arm64 --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
+	  $(CMAKE_BUILD) build/kernels-arm64 --target kernels_test --parallel $(JOBS) >>build/kernels.log || { tail -n 30 build/kernels.log >&2; exit 1; }
 	@qemu-aarch64 build/kernels-arm64/kernels_test 4
 
 # Agents and libraries from npm and PyPI, against the server with a model whose answers are a script. They are installed into

@@ -72,14 +72,15 @@ func TestPublishedModule(t *testing.T) {
 	fetch(t, root, dir, env, "go", "mod", "tidy")
 	model := filepath.Join(root, "tests", "models", "domains")
 
-	run(t, dir, env, "go", "build", "-tags", "pkgconfig", "-o", "native", ".")
+	// With -trimpath, as the program was built that is installed: the modules that both use are not compiled again.
+	run(t, dir, env, "go", "build", "-trimpath", "-tags", "pkgconfig", "-o", "native", ".")
 	same(t, "native sport\n", run(t, dir, env, "./native", model))
 
 	run(t, dir, append(env, "CGO_ENABLED=0"), "go", "build", "-o", "python", ".")
 	same(t, "python sport\n", run(t, dir, env, "./python", model))
 
 	// The command by its module path.
-	fetch(t, root, dir, append(env, "GOBIN="+dir), "go", "install", "-tags", "pkgconfig", modulePath+"/cmd/go-mlx@"+moduleVersion)
+	fetch(t, root, dir, append(env, "GOBIN="+dir), "go", "install", "-trimpath", "-tags", "pkgconfig", modulePath+"/cmd/go-mlx@"+moduleVersion)
 	if got := run(t, dir, env, "./go-mlx", "--version"); !strings.Contains(got, moduleVersion) {
 		t.Fatal(got)
 	}
