@@ -160,46 +160,6 @@ func TestPoolRefusesWhatTheQueueCannotHold(t *testing.T) {
 	})
 }
 
-// The queue is for new requests: those whose worker died have had a slot, and have it again when the next worker is up.
-func TestRequestsWhoseWorkerDiedTakeNoPlaceInTheQueue(t *testing.T) {
-	poolTest(t, limits{max: 1, rows: 8, queue: 2}, func(t *testing.T, b *bench) {
-		var group sync.WaitGroup
-		served := func(ticket *uint64) {
-			m, err := b.acquire(t.Context(), "", ticket)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			time.Sleep(time.Second)
-			b.release(m, true)
-		}
-		var tickets [8]uint64
-		var worker *member
-		for i := range tickets {
-			m, err := b.acquire(t.Context(), "", &tickets[i])
-			require.NoError(t, err)
-			worker = m
-		}
-		worker.instance.(*fakeInstance).end(errFakeDeath)
-		for i := range tickets {
-			b.release(worker, false)
-			group.Go(func() { served(&tickets[i]) })
-		}
-		synctest.Wait()
-		require.Equal(t, 8, b.waiting())
-		for range 2 {
-			group.Go(func() { served(new(uint64)) })
-		}
-		synctest.Wait()
-		require.Equal(t, 10, b.waiting())
-		_, err := b.acquire(t.Context(), "", new(uint64))
-		require.ErrorIs(t, err, ErrBusy)
-		group.Wait()
-		require.EqualValues(t, 10, b.stats.served)
-		require.Zero(t, b.fresh)
-	})
-}
-
 // Where no worker is up, none is full: as many requests as the first one takes wait for it, beside those in the queue.
 func TestRequestsForAWorkerThatStartsTakeNoPlaceInTheQueue(t *testing.T) {
 	poolTest(t, limits{max: 1, rows: 2}, func(t *testing.T, b *bench) {
