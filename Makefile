@@ -35,7 +35,8 @@ $(if $(filter-out $(DEVICE),$(or $(file <build/mlx-device),cpu)),$(shell mkdir -
 SHLIB := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 # So many targets are made side by side: while one waits for a network, for a clock or for the last file of a crate, another computes. Not where
-# several are named, which may be meant in that order (make clean build). The make commands below belong to the one that was called.
+# several are named, which may be meant in that order (make clean build). The make commands below belong to the one that was called. GNU make 3.81
+# takes this number even where -j gives another.
 LANES ?= 2
 ifeq ($(MAKELEVEL)$(word 2,$(MAKECMDGOALS)),0)
 MAKEFLAGS += -j$(LANES)

@@ -285,6 +285,17 @@ func generateFake(fault string, id any, resumed int) {
 	case "dies at prefill":
 		reply(fields{"t": "progress", "id": id, "phase": "prefill", "done": 512, "total": 2048})
 		os.Exit(1)
+	case "tells of its prompt twice":
+		for i := range 3 {
+			t := token(id, "x ")
+			if i != 1 {
+				t["prompt_tokens"] = 5
+			}
+			if i == 2 {
+				t["finish"] = "length"
+			}
+			reply(t)
+		}
 	case "counts and dies once", "counts and hangs once":
 		for i := resumed; i < 10; i++ {
 			if i == 4 && firstTime() {

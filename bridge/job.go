@@ -125,10 +125,18 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 		func() { w.leave(j); held.release(false) },
 	})
 	served = err == nil
-	if served || w.alive() || !errors.Is(err, ErrWorkerStopped) {
+	if w.alive() {
 		return false, err
 	}
-	return j.afterDeath(ctx, m, w, err)
+	if left := ctx.Err() != nil || j.left != nil && j.left(); left && !w.stopping.Load() {
+		// Its reader has gone after its worker's death. It may be what the worker died of all the same.
+		_, _ = j.judge(m, w, w.failure())
+		return false, err
+	}
+	if served || !errors.Is(err, ErrWorkerStopped) {
+		return false, err
+	}
+	return j.afterDeath(m, w, err)
 }
 
 // afterwards is what is kept of a request that was given up, in case that it is what ends its worker.
@@ -162,25 +170,28 @@ func (j *job) apart() (from, until int) {
 }
 
 // afterDeath decides what becomes of a request whose worker died.
-func (j *job) afterDeath(ctx context.Context, m *member, w *worker, cause error) (retry bool, err error) {
-	if ctx.Err() != nil {
-		return false, ctx.Err()
+func (j *job) afterDeath(m *member, w *worker, cause error) (retry bool, err error) {
+	suspected, err := j.judge(m, w, cause)
+	if err != nil {
+		return false, err
 	}
+	return !suspected || j.deaths < maxDeaths, cause
+}
+
+// judge looks whether the request is what its worker died of; an error ends it.
+func (j *job) judge(m *member, w *worker, cause error) (suspected bool, err error) {
 	suspected, alone, err := w.suspect(j)
 	if err != nil {
-		return false, errors.Join(cause, err)
+		return suspected, errors.Join(cause, err)
 	}
 	if !suspected {
-		return true, cause
+		return false, nil
 	}
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
 		j.model.pool.explained(m.instance, explained)
 	}
-	if err != nil {
-		return false, err
-	}
-	return j.deaths < maxDeaths, cause
+	return true, err
 }
 
 // ModelChangedError is the error of a stream that could not go on after the death of its worker, since the model's files are not those

@@ -127,7 +127,7 @@ func (p *pool) acquire(ctx context.Context, session string, ticket *uint64) (*me
 // coming is how many new requests wait because no worker is up yet, and not because all are full: as many as the first one takes, beside
 // those whose worker died, which have their slots again then. Caller must hold p.mu.
 func (p *pool) coming() int {
-	if p.serving() > 0 {
+	if slices.ContainsFunc(p.members, func(m *member) bool { return m.generation == p.generation && m.state == memberReady && m.alive() }) {
 		return 0
 	}
 	return max(0, p.limits.rows-(len(p.waiters)-p.fresh))

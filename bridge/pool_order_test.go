@@ -56,7 +56,7 @@ func TestADeathIsCountedBeforeItIsExplained(t *testing.T) {
 		w := &worker{conn: newConn(nil), underWay: map[*job]uint64{j: 1}}
 		w.conn.fail(errFakeDeath)
 		close(ended)
-		_, err = j.afterDeath(t.Context(), m, w, errFakeDeath)
+		_, err = j.afterDeath(m, w, errFakeDeath)
 		require.Equal(t, guilty, err)
 		b.release(m, false)
 		m.instance.(*unnoticed).end(errFakeDeath)

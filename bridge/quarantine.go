@@ -41,7 +41,8 @@ type quarantine struct {
 
 	suspicion time.Duration // the constant; tests on slow machines have a longer one
 
-	culprits atomic.Int64 // requests that were found guilty since one was last served
+	culprits      atomic.Int64 // requests that were found guilty since one was last served
+	smallCulprits atomic.Int64 // small calls, since one or a request was last served
 
 	mu       sync.Mutex // guards what follows
 	held     map[requestKey]*heldRequest
@@ -163,10 +164,15 @@ func (q *quarantine) culprit() bool { return q.culprits.Add(1) == 1 }
 
 // served notes that workers serve requests.
 func (q *quarantine) served() {
-	if q.culprits.Load() != 0 {
-		q.culprits.Store(0)
-	}
+	q.culprits.Store(0)
+	q.smallCulprits.Store(0)
 }
+
+// smallCulprit is culprit for a small call.
+func (q *quarantine) smallCulprit() bool { return q.smallCulprits.Add(1) == 1 }
+
+// servedSmall notes that workers serve small calls, which does not say that they serve requests.
+func (q *quarantine) servedSmall() { q.smallCulprits.Store(0) }
 
 // absolve forgets the deaths that a request was suspected of, for it was served.
 func (q *quarantine) absolve(j *job) {

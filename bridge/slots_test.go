@@ -243,6 +243,51 @@ func TestARequestThatHangsItsWorkersIsFoundThoughItWasGivenUp(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A reader may be behind its worker, and leave when that has died.
+func TestARequestWhoseReaderLeavesAfterItsWorkersDeathIsFound(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "dies of poison")
+	ask := func(deaths int64, leave func(context.CancelFunc) bool) (err error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for _, e := range m.Generate(ctx, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions()) {
+			if err = e; err != nil {
+				return err
+			}
+			require.Eventually(t, func() bool { return m.Stat().Crashes == deaths }, aWhile, time.Millisecond)
+			if !leave(cancel) {
+				break
+			}
+		}
+		return err
+	}
+	require.NoError(t, ask(1, func(context.CancelFunc) bool { return false }))
+	require.ErrorIs(t, ask(2, func(cancel context.CancelFunc) bool { cancel(); return true }), context.Canceled)
+	require.Equal(t, 1, m.Stat().Quarantined)
+	require.ErrorIs(t, ask(2, nil), ErrQuarantined)
+}
+
+// Small calls that are served do not say that requests are.
+func TestCulpritsAreCountedByKind(t *testing.T) {
+	q := &quarantine{}
+	require.True(t, q.culprit())
+	q.servedSmall()
+	require.False(t, q.culprit(), "two in a row")
+	require.True(t, q.smallCulprit())
+	require.False(t, q.smallCulprit())
+	q.served()
+	require.True(t, q.culprit())
+	require.True(t, q.smallCulprit())
+}
+
+// A prompt's tokens are told with the first token and with the last one.
+func TestTokensOfAPromptCountOnce(t *testing.T) {
+	m := loadFake(t, "tells of its prompt twice")
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "x"}, engine.DefaultGenerateOptions())
+	require.NoError(t, err)
+	require.EqualValues(t, 5, m.counters.prompt.Load())
+}
+
 func TestARequestThatItsWorkerIsThroughWithIsNoSuspect(t *testing.T) {
 	noLeaks(t)
 	m := loadFake(t, "waits")

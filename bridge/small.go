@@ -16,7 +16,7 @@ func (m *Model) small(ctx context.Context, r request) (*message, error) {
 		w := member.worker()
 		reply, err := w.conn.call(ctx, r, nil)
 		if err == nil {
-			m.quarantine.served()
+			m.quarantine.servedSmall()
 		}
 		if err == nil || w.alive() || try == smallTries || ctx.Err() != nil {
 			return reply, err
@@ -25,7 +25,7 @@ func (m *Model) small(ctx context.Context, r request) (*message, error) {
 			deaths++
 		}
 		if deaths == 2 {
-			if m.quarantine.culprit() {
+			if m.quarantine.smallCulprit() {
 				m.pool.explained(w, deaths)
 			}
 			return nil, err

@@ -50,13 +50,14 @@ type WorkerStat struct {
 
 // Stat describes the model's workers and its queue.
 func (m *Model) Stat() Stat {
+	quarantined := m.quarantine.size() // which may wait for a disk: not with the pool's mutex held
 	p := m.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	retry, _ := p.startsIn(time.Now())
 	s := Stat{
 		Path: m.path, Waiting: len(p.waiters), Served: p.stats.served, Refused: p.stats.refused,
-		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: m.quarantine.size(),
+		Abandoned: p.stats.abandoned, Resumed: m.counters.resumed.Load(), Quarantined: quarantined,
 		Starts: p.stats.starts, Crashes: p.stats.crashed,
 		CrashesInARow: max(p.crashes.crashes, p.failures.crashes), RetryIn: retry,
 	}

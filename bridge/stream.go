@@ -29,7 +29,8 @@ type stream struct {
 	options engine.GenerateOptions
 	yield   func(engine.Token, error) bool
 	made    []int32 // ids that the reader has
-	left    bool    // the reader has ended its loop
+	left    bool    // the reader has ended its loop before the end
+	counted bool    // the prompt's tokens; the first token and the last one tell of them
 }
 
 func (s *stream) run(ctx context.Context, prompt engine.Prompt) error {
@@ -121,10 +122,13 @@ func (s *stream) serve(ctx context.Context, v visit, frame *generateRequest) err
 		}
 		s.made = append(s.made, token.ID)
 		s.model.counters.generated.Add(1)
-		s.model.counters.prompt.Add(int64(token.PromptTokens))
+		if token.PromptTokens > 0 && !s.counted {
+			s.counted = true
+			s.model.counters.prompt.Add(int64(token.PromptTokens))
+		}
 		over = token.FinishReason != ""
 		if !s.yield(token, nil) {
-			s.left = true
+			s.left = !over
 			return nil
 		}
 		if over {

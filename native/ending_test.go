@@ -114,13 +114,58 @@ type broken struct{ decoder.Architecture }
 
 func (broken) Hidden(*mlxc.Scope, *mlxc.Array, *kv.Pass) *mlxc.Array { panic("the pass is broken") }
 
-// paused starts streams whose readers wait after their first token until goOn is called, which returns their answers.
+// lockstep lets several goroutines go on only together.
+type lockstep struct {
+	mu         sync.Mutex // guards what follows
+	next       sync.Cond
+	taking     int // part
+	here, turn int
+}
+
+func newLockstep(n int) *lockstep {
+	l := &lockstep{taking: n}
+	l.next.L = &l.mu
+	return l
+}
+
+// meet waits for all others who take part.
+func (l *lockstep) meet() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.here++
+	for turn := l.turn; !l.complete() && turn == l.turn; {
+		l.next.Wait()
+	}
+}
+
+// leave takes part no longer.
+func (l *lockstep) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taking--
+	l.complete()
+}
+
+func (l *lockstep) complete() bool {
+	if l.here < l.taking || l.here == 0 {
+		return false
+	}
+	l.here = 0
+	l.turn++
+	l.next.Broadcast()
+	return true
+}
+
+// paused starts streams whose readers wait after their first token until goOn is called, which returns their answers. From then on each reads its
+// next token when all have read theirs, so that none is through before others begin.
 func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
 	t.Helper()
 	answers, started, reading := make([]answer, n), make(chan struct{}), make(chan struct{})
+	together := newLockstep(n)
 	var all sync.WaitGroup
 	for i := range answers {
 		all.Go(func() {
+			defer together.leave()
 			for tok, err := range m.Generate(t.Context(), engine.Prompt{Text: "Please"}, longAnswer()) {
 				if answers[i].err = err; err != nil {
 					break
@@ -129,6 +174,7 @@ func paused(t *testing.T, m *Model, n int) (goOn func() []answer) {
 					started <- struct{}{}
 					<-reading
 				}
+				together.meet()
 			}
 		})
 	}

@@ -23,3 +23,11 @@ func examineNative(ctx context.Context) (_ finding, cuda string) {
 	}
 	return f, in.CUDA
 }
+
+// modelMemory is how many bytes of memory models may take: on an NVIDIA GPU the card's, and elsewhere the system's; 0 if it is not known.
+func modelMemory(ctx context.Context) int64 {
+	if in, err := native.Inspect(ctx); err == nil && in.CUDA != "" {
+		return int64(in.MemoryBytes)
+	}
+	return systemMemory()
+}

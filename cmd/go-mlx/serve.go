@@ -299,7 +299,7 @@ func (r *serveRun) hosted(log *slog.Logger) (*mlx.Host, error) {
 	}
 	budget := r.budget << 20
 	if !r.budgeted && len(models) > 1 { // clients may ask for one after the other until the memory is full
-		if budget = systemMemory() / 4 * 3; budget > 0 {
+		if budget = modelMemory(context.Background()) / 4 * 3; budget > 0 {
 			log.Info("memory budget of all models", "mib", budget>>20, "change", "--memory-budget")
 		}
 	}

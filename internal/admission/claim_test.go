@@ -121,6 +121,29 @@ func TestALoadGetsAllItsMemoryAtOnce(t *testing.T) {
 	})
 }
 
+// What a try of a load gives back is for the next try, also if that one has asked before.
+func TestATryOfALoadLeavesItsMemoryToTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Options{Budget: 250})
+		m := r.Join("m")
+		require.NoError(t, m.BeginLoad(t.Context(), 200, nil))
+		one, two := m.Claim(100, Needed), m.Claim(100, Needed)
+		third := m.Claim(100, Needed)
+		require.True(t, one.granted())
+		require.True(t, two.granted())
+		require.False(t, third.granted())
+		one.Release()
+		require.True(t, third.granted())
+		m.EndLoad()
+		require.EqualValues(t, 200, r.Stat().Used)
+		two.Release()
+		third.Release()
+		require.Zero(t, r.Stat().Used)
+		m.Leave()
+		require.NoError(t, r.Close())
+	})
+}
+
 // A model that is loaded anew beside its old self waits for what that gives back, and closes no other model for it.
 func TestALoadWaitsForMemoryThatIsBeingReleased(t *testing.T) {
 	roomTest(t, Options{Budget: 200}, hundreds("a", "b"), func(t *testing.T, b *bench) {

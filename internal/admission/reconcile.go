@@ -107,6 +107,11 @@ func (r *Registry) grant(now time.Time) (head *Claim) {
 	before.reset()
 	var fixed fixedMemory
 	for _, c := range slices.Clone(r.claims) {
+		if load := c.memory.load; load != nil && load != c && load.bytes > 0 { // an earlier try of the load has given its part back
+			more := min(c.bytes-c.covered, load.bytes)
+			load.bytes -= more
+			c.covered += more
+		}
 		need := c.bytes - c.covered
 		if budget > 0 && c.bytes > budget {
 			r.refuse(c, &engine.BudgetError{What: "model " + c.memory.name, Needed: c.bytes, Used: r.used, Budget: budget, Pinned: r.fixed().with(c.memory)})

@@ -37,6 +37,7 @@ type Cutter struct {
 	begun   bool // the call under way was reported
 	refused bool // the call is of a function that was not offered
 	started bool // a call, or what could become one, has begun in this segment
+	ended   bool // a call has ended since the last mark, so that what comes may be a text
 	growing bool // its arguments are under way
 	grown   []byte
 	failed  bool // what came is in no order that a call has
@@ -95,6 +96,9 @@ func (c *Cutter) Rest() string {
 
 var mistralName = regexp.MustCompile(`^([\w.-]+)\s*\[(?:ARGS|CALL_ID)\]`)
 
+// Open reports whether the arguments of a call that was reported are under way.
+func (c *Cutter) Open() bool { return c.begun && c.growing }
+
 // Unbegun reports whether the segment, if it is cut off here, ends in the beginning of a call that was not reported, and its name, if
 // it is known and was offered. Where calls have no mark, what has no such name may be any JSON.
 func (c *Cutter) Unbegun() (id, name string, ok bool) {
@@ -117,7 +121,7 @@ func (c *Cutter) Unbegun() (id, name string, ok bool) {
 	}
 	switch {
 	case name == "":
-		return "", "", marked
+		return "", "", marked && !(c.state == inHead && c.ended && !strings.HasPrefix(mistralNext, c.object.String()))
 	case !c.offered(name):
 		return "", "", false
 	}
@@ -169,6 +173,7 @@ func (c *Cutter) head(b byte) {
 	text := c.object.String()
 	if text == mistralNext {
 		c.clear()
+		c.ended = false
 		return
 	}
 	if c.failed = len(text) > longest; c.failed || b != '{' {
@@ -207,7 +212,7 @@ func (c *Cutter) grow(b byte) {
 
 // end reports the end of the arguments under way.
 func (c *Cutter) end() {
-	c.growing = false
+	c.growing, c.ended = false, true
 	if c.begun {
 		c.flush()
 		c.out = append(c.out, CallPiece{Ends: true})

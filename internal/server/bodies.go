@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -100,13 +101,17 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer context.AfterFunc(s.ended, own.stop)()
 	body, err := io.ReadAll(source)
 	var tooLarge *http.MaxBytesError
 	switch gone := s.arrivals.end(own); {
 	case gone:
+		w.Header().Set("Connection", "close") // the deadline in the past may have ended the connection's context
 		return nil, &turn.Error{Kind: turn.Busy, Code: "rate_limit_exceeded", Message: "the body came too slowly while others were waiting", Retry: time.Second}
 	case errors.As(err, &tooLarge):
 		return nil, tooLarge
+	case err != nil && s.ended.Err() != nil:
+		return nil, turn.ErrDraining
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, &turn.Error{Kind: turn.Invalid, Code: "invalid_request", Message: "the body did not come in time"}
 	case err != nil:

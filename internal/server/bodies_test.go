@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/internal/server/turn"
 )
 
 // unfinished sends a request up to the last byte of its body; finish sends that byte, and answer reads what comes.
@@ -95,4 +97,14 @@ func TestBodiesThatAreRefusedTakeNoRoom(t *testing.T) {
 	require.Equal(t, 415, s.do("POST", "/v1/chat/completions", hello, "Content-Encoding", "gzip").StatusCode)
 	require.Zero(t, s.coming())
 	require.Equal(t, 200, s.do("POST", "/v1/chat/completions", hello).StatusCode)
+}
+
+// The end of a server ends bodies that are on their way, too.
+func TestBodiesOnTheirWayEndWithTheServer(t *testing.T) {
+	s := serve(t, Config{MaxRequests: 4})
+	slow := s.unfinished(hello)
+	require.Eventually(t, func() bool { return s.coming() == 1 }, 2*time.Minute, time.Millisecond)
+	s.end(turn.ErrDraining)
+	require.Equal(t, 503, slow.answer())
+	require.Zero(t, s.coming())
 }

@@ -40,3 +40,20 @@ func TestCallsThatAreCutOffAreNoText(t *testing.T) {
 		}
 	}
 }
+
+// A stop string that ends a call ends the answer, and there is no call that a client would make.
+func TestAStopStringInACallIsNoCall(t *testing.T) {
+	s, err := New(Config{Models: bothEngines(t)})
+	require.NoError(t, err)
+	for _, model := range []string{"native", "python"} {
+		for stop, begun := range map[string]bool{`\",`: false, "Athens": true} {
+			for _, stream := range []bool{false, true} {
+				w := post(t, s, "/v1/chat/completions", fmt.Sprintf(`{"model": %q, "stop": "%s", "reasoning_effort": "none", "stream": %t, %s, "tools": [%s]}`, model, stop, stream, athens, tool("get_weather")))
+				require.Equal(t, 200, w.Code, w.Body.String())
+				require.Contains(t, w.Body.String(), `"finish_reason":"stop"`, "%s, %s: %s", model, stop, w.Body)
+				require.NotContains(t, w.Body.String(), "tool_call>")
+				require.Equal(t, begun, strings.Contains(w.Body.String(), `"name":"get_weather"`), "%s, %s: %s", model, stop, w.Body)
+			}
+		}
+	}
+}

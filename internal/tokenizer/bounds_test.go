@@ -50,6 +50,9 @@ func TestTemplatesThatLoopEnd(t *testing.T) {
 		"mapped texts":  {"{% set x = range(99999)|map('string')|map('center', 100000)|list %}", "fills the memory|took more than"},
 		"kept captures": {"{% macro f() %}" + strings.Repeat("text", 25000) + "{% endmacro %}{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [f()] + ns.l %}{% endfor %}", "fills the memory|took more than"},
 		"a long prompt": {"{% set s = 'x' * 30000000 %}{{ s }}{{ s }}", "without end|took more than"},
+		"unique texts":  {"{% set s = 'x' * 30000000 %}{{ [(s,) * 10000]|unique|list }}", "without end|fills the memory"},
+		"keys of texts": {"{% set s = 'x' * 30000000 %}{{ {(s,) * 10000: 1}|length }}", "without end|fills the memory"},
+		"changed texts": {"{% set s = 'x' * 30000000 %}{% for i in [1] %}{{ loop.changed([s] * 90000) }}{% endfor %}", "without end|fills the memory"},
 		"sorted texts":  {"{% set s = 'X' * 1000000 %}{{ ([s] * 20000)|sort|length }}", "fills the memory|took more than"},
 		// What is a key, and what minijinja would hash and compare in one step.
 		"a list as key":     {strings.Repeat("{% set l = [l, l] %}", 60) + "{{ {l: 1}|length }}", "unhashable type: 'list'"},

@@ -19,6 +19,7 @@ class _Guard:
     def __init__(self):
         self.until = None  # when the section under way is over its time; None outside of sections
         self.cancelled = None  # a func that says whether the request was cancelled
+        self.memory = None  # the limits of memory before bounded; None outside of it
 
     def on_signal(self, *_):
         if self.until is None:
@@ -82,13 +83,21 @@ def bounded(more, do):
     except (OSError, ValueError):
         return do()
     limit = min([has + more] + [b for b in before if b != resource.RLIM_INFINITY])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    _guard.memory = before
     try:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
         return do()
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        _unbound()  # if a signal comes first, limited does it
+
+
+def _unbound():
+    if _guard.memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, _guard.memory)
+        _guard.memory = None
 
 
 def _disarm():
     _guard.until = None
+    _unbound()
     signal.setitimer(signal.ITIMER_REAL, 0)

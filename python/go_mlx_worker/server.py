@@ -200,6 +200,7 @@ class Server:
     def _cancel(self, request):
         """Answers a cancel: every one is acknowledged once, also of a request that is over."""
         if request not in self._acknowledged:
+            self._outbox.announce([request])  # to keep its KV is work for it
             self._fail(request, Cancelled(), keep=True)  # no pass is under way, so the KV is that of the stream's tokens
         self._acknowledged.discard(request)
         self._cancelled.pop(request, None)

@@ -95,7 +95,7 @@ class Stepper:
     def settle(self):
         """Waits for what streams have begun ahead of their next token, so that it cannot end another request's pass. An error of
         it shows again in the pass of its own stream."""
-        if self.busy:
+        if self._alone or self._batch:  # also one whose reader has no room: it has begun its next token
             try:
                 mx.synchronize(generation_stream)
             except ENDING:

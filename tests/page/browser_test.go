@@ -18,7 +18,6 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -172,7 +171,7 @@ const kept = `(async () => {
 func (b *browser) holdDatabase(function string) {
 	b.t.Helper()
 	owner, name := function[:strings.LastIndex(function, ".")], function[strings.LastIndex(function, ".")+1:]
-	_, err := chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: fmt.Sprintf(`{
+	b.before(fmt.Sprintf(`{
 		const owner = %s, real = owner[%q];
 		let open;
 		window.held = 0;
@@ -183,8 +182,7 @@ func (b *browser) holdDatabase(function string) {
 			request.addEventListener = (type, f, ...rest) => listen(type, type !== "success" ? f : (e) => (window.held++, until.then(() => f(e))), ...rest);
 			return request;
 		};
-	}`, owner, name)})
-	require.NoError(b.t, err)
+	}`, owner, name))
 }
 
 func (b *browser) letDatabase() { b.t.Helper(); eval[bool](b, `(window.letGo(), true)`) }

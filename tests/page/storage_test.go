@@ -75,6 +75,46 @@ func TestNoRoomForAWhile(t *testing.T) {
 	require.Equal(t, "Hello", eval[string](b, `document.querySelector("#conversations .open").textContent`))
 }
 
+// What could not be written is not replaced by the record before it when another tab changes something.
+func TestWhatCouldNotBeWrittenStaysOnShow(t *testing.T) {
+	s := startScripted(t)
+	b := open(t, s.URL, 1200, 900)
+	b.before(`const put = IDBObjectStore.prototype.put;
+		IDBObjectStore.prototype.put = function (...a) { if (window.full) throw new DOMException("full", "QuotaExceededError"); return put.apply(this, a); };`)
+	b.visit(s.URL)
+	b.say("Hello")
+	b.until(kept)
+	eval[bool](b, `(window.full = true)`)
+	b.say("Is there room?")
+	b.until(`document.querySelector("#notice").textContent.includes("no room")`)
+	two := openTab(t, b.ctx, s.URL, 1200, 900)
+	two.click("#new")
+	two.say("Second")
+	b.until(`document.querySelectorAll("#conversations li").length === 2`)
+	require.Equal(t, 4, eval[int](b, `document.querySelectorAll("#log article").length`))
+	eval[bool](b, `(window.full = false, true)`)
+	b.say("And now?")
+	b.until(kept)
+	two.until(`import(new URL("page/store.js", location.href)).then((s) => s.conversations.some((c) => c.messages.length === 6))`)
+}
+
+// A title that is being typed in one tab does not bring back a conversation that another tab deletes meanwhile.
+func TestATitleIsTypedOfWhatAnotherTabDeletes(t *testing.T) {
+	s := startScripted(t)
+	b := open(t, s.URL, 1200, 900)
+	b.say("Hello")
+	b.until(kept)
+	b.click("#conversations .rename")
+	two := openTab(t, b.ctx, s.URL, 1200, 900)
+	two.click("#conversations .drop")
+	two.until(kept)
+	b.until(`import(new URL("page/store.js", location.href)).then((s) => !s.conversations.length)`)
+	b.keys("#conversations input", "Again"+kb.Enter)
+	b.until(`!document.querySelector("#conversations li")`)
+	b.until(kept)
+	require.Zero(t, eval[int](two, `document.querySelectorAll("#conversations li").length`))
+}
+
 // A file that is no conversation of this page is refused, whatever is wrong with it, and one with the strangest texts is shown as texts.
 func TestImportingHostileFiles(t *testing.T) {
 	s := startScripted(t)

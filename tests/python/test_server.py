@@ -576,6 +576,29 @@ class Faults(unittest.TestCase):
             limits.watch(None)
             signal.signal(signal.SIGALRM, before)
 
+    def test_a_limit_of_memory_ends_with_its_section(self):
+        """Also where signals come just when it is to be taken back."""
+        before, limit = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
+        unbound, came = limits._unbound, []
+
+        def with_signals():
+            if len(came) < 3:
+                came.append(1)
+                signal.raise_signal(signal.SIGALRM)
+            unbound()
+
+        limits.install()
+        try:
+            limits.watch(lambda: bool(came))
+            with mock.patch.object(limits, "_unbound", with_signals), self.assertRaises(RequestError):
+                limits.limited(60, "this", lambda: limits.bounded(1 << 30, lambda: None))
+            self.assertGreater(len(came), 0)
+            self.assertEqual(resource.getrlimit(resource.RLIMIT_AS), limit)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limit)
+            limits.watch(None)
+            signal.signal(signal.SIGALRM, before)
+
     def test_arguments_of_a_template_are_its_variables_only(self):
         server, sink = make_server()
         render = {"t": "render", "messages": '[{"role":"user","content":"hi"}]'}

@@ -101,7 +101,7 @@ type tally struct {
 }
 
 // loadTest sends visitors to each server at several levels and prints a table.
-func loadTest(model, python string, perClient int, onlyHostile bool) error {
+func loadTest(model, python string, engines []string, perClient int, onlyHostile bool) error {
 	model, cleanup, err := endless(model)
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func loadTest(model, python string, perClient int, onlyHostile bool) error {
 	defer cleanup()
 	ctx := context.Background()
 	var servers []*server
-	for _, engine := range []string{"native", "python"} {
+	for _, engine := range engines {
 		s, err := goMLX(model, python, engine)
 		if err != nil {
 			return err
@@ -163,7 +163,7 @@ func loadTest(model, python string, perClient int, onlyHostile bool) error {
 		}
 		return nil
 	}
-	ours := servers[:2]
+	ours := servers[:len(engines)]
 	levels := []int{1, 8, 32, 128, 128, 128}
 	if onlyHostile {
 		levels = nil

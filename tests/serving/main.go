@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,10 +26,11 @@ func main() {
 	cancels := flag.Bool("cancels", true, "measure cancels: the serving process must use no processor time when it is idle")
 	loaded := flag.Bool("load", false, "instead, put the server of this project and mlx_lm.server under load, with clients that leave")
 	hostile := flag.Bool("hostile", false, "with -load: only the level with hostile clients")
+	engines := flag.String("engines", "native,python", "with -load: the engines of this project's server")
 	perClient := flag.Int("per-client", 4, "requests of each client, with -load")
 	flag.Parse()
 	if *loaded {
-		if err := loadTest(*model, *python, *perClient, *hostile); err != nil {
+		if err := loadTest(*model, *python, strings.Split(*engines, ","), *perClient, *hostile); err != nil {
 			fmt.Fprintln(os.Stderr, "serving:", err)
 			os.Exit(1)
 		}

@@ -128,7 +128,9 @@ function rename(c, item) {
     over = true;
     renaming = false;
     listed = []; // the field goes, whatever the title is
-    if (taken && field.value.trim()) c.title = field.value.trim();
+    const title = field.value.trim();
+    if (!taken || !title || title === c.title || !store.conversations.includes(c)) return list(); // another tab may have deleted it
+    c.title = title;
     keep(c);
   };
   const endByKey = (e, taken) => {
@@ -170,7 +172,7 @@ async function discard(c) {
   const before = current, next = c === current ? (store.conversations[0] ?? null) : current;
   show(next);
   notice(`Deleted “${c.title}”.`, "Undo", async () => {
-    await store.restore(c);
+    await store.save(c);
     show(c, true);
   });
   try {

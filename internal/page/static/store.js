@@ -14,6 +14,7 @@ const others = new BroadcastChannel("go-mlx.conversations");
 // tab knows is newer than the database: what is unsaved or being deleted is not replaced by what is read.
 let last = Promise.resolve();
 const unsaved = new Map(); // how many writes of a conversation are waiting or under way
+const failed = new Set(); // conversations whose last write failed
 const removing = new Set(); // ids of the conversations to be deleted
 
 function inTurn(work) {
@@ -46,7 +47,7 @@ async function read() {
   if (!db) return;
   const kept = (await db.getAll("conversations")).filter((c) => !removing.has(c.id));
   const known = new Map(conversations.map((c) => [c.id, c])); // as they are now: some were begun while the database was read
-  const newer = (c) => c.busy || unsaved.has(c) || !c.version;
+  const newer = (c) => c.busy || unsaved.has(c) || failed.has(c) || !c.version;
   // A conversation that is on show stays the same object.
   conversations = kept.map((c) => {
     const before = known.get(c.id);
@@ -77,7 +78,12 @@ export async function save(c) {
   sort();
   unsaved.set(c, (unsaved.get(c) ?? 0) + 1);
   try {
-    return await inTurn(() => write(c));
+    const written = await inTurn(() => write(c));
+    failed.delete(c);
+    return written;
+  } catch (e) {
+    failed.add(c);
+    throw e;
   } finally {
     if (unsaved.get(c) === 1) unsaved.delete(c);
     else unsaved.set(c, unsaved.get(c) - 1);
@@ -90,6 +96,7 @@ async function write(c) {
   if (!db) return false;
   const writing = db.transaction("conversations", "readwrite");
   const written = await writing.store.get(c.id);
+  if (!conversations.includes(c)) return true;
   if (written && written.version !== c.version) {
     conversations = conversations.filter((other) => other !== c);
     conversations.push(written, c);
@@ -117,24 +124,23 @@ export function create() {
 }
 
 export async function remove(c) {
-  conversations = conversations.filter((other) => other.id !== c.id); // first: an answer that ends now is not to save it again
-  removing.add(c.id);
+  const id = c.id; // which a write may change that finds the record of another tab
+  conversations = conversations.filter((other) => other.id !== id); // first: an answer that ends now is not to save it again
+  removing.add(id);
   try {
-    await inTurn(() => db?.delete("conversations", c.id));
+    await inTurn(async () => {
+      await db?.delete("conversations", id);
+      c.version = 0; // it has no record now, should it be saved again
+      failed.delete(c);
+    });
   } catch (e) {
     if (!conversations.some((other) => other.id === c.id)) conversations.push(c);
     sort();
     throw e;
   } finally {
-    removing.delete(c.id);
+    removing.delete(id);
   }
   others.postMessage("changed");
-}
-
-// restore puts a conversation back that was removed.
-export async function restore(c) {
-  c.version = 0;
-  await save(c);
 }
 
 // remember keeps the values of fields over visits.

@@ -53,7 +53,7 @@ func (t *eventBuilder) add(tok mlx.Token, segments []mlx.Segment) error {
 	for _, s := range segments {
 		t.enter(s.Kind, tok)
 		if s.Kind == mlx.SegmentTool {
-			if err := t.tool(s, tok.FinishReason == mlx.FinishLength || tok.StopString != ""); err != nil {
+			if err := t.tool(s, tok.FinishReason == mlx.FinishLength, tok.StopString != ""); err != nil {
 				return err
 			}
 			continue
@@ -166,24 +166,29 @@ func (t *eventBuilder) begin(call mlx.ToolCall) error {
 }
 
 // tool emits the calls of a segment that were not emitted while it grew. One that calls nothing, or a function that was not offered, is text
-// with its marks. The beginning of a call that was cut off is no text: it is a call without arguments, or, without a name, nothing.
-func (t *eventBuilder) tool(s mlx.Segment, cutOff bool) error {
+// with its marks. The beginning of a call that the limit of tokens cuts off is no text: it is a call without arguments, or, without a name,
+// nothing. One that a stop string cuts off is nothing, and what has begun of its arguments does not count as a call: clients would make it.
+func (t *eventBuilder) tool(s mlx.Segment, limited, stopped bool) error {
 	if err := t.grow(s.Text[t.cut:]); err != nil {
 		return err
 	}
+	cutOff := limited || stopped
 	cutter, begun := t.cutter, t.begun
 	t.cutter, t.cut, t.begun = nil, 0, false
 	mayCall := len(t.tools.callable()) > 0
 	if cutOff && mayCall && cutter != nil {
 		if id, name, ok := cutter.Unbegun(); ok {
 			t.pending = nil
-			if name == "" {
+			if name == "" || stopped {
 				return nil
 			}
 			return t.begin(mlx.ToolCall{ID: id, Function: mlx.FunctionCall{Name: name}})
 		}
 	}
 	if begun {
+		if stopped && cutter.Open() {
+			t.calls--
+		}
 		if rest := cutter.Rest(); rest != "" && cutter.Endless() {
 			return t.text(mlx.SegmentNormal, rest)
 		}

@@ -192,8 +192,7 @@ fn unique(v: Value, case_sensitive: Option<bool>, path: Option<Value>, kwargs: K
     for item in list(&v)? {
         let value = values::key(value_of(&item, path.as_ref(), case_sensitive)?)?;
         let mut text = String::new();
-        write_key(&value, &mut text);
-        bounds::make(text.len())?;
+        write_key(&value, &mut text)?;
         if seen.insert(text) {
             out.push(item);
         }
@@ -202,19 +201,20 @@ fn unique(v: Value, case_sensitive: Option<bool>, path: Option<Value>, kwargs: K
 }
 
 /// A key as a text that is the same for equal ones.
-fn write_key(v: &Value, out: &mut String) {
-    if let Some(number) = operators::canonical(v) {
-        out.push_str(&number);
-    } else if is_tuple(v) {
+fn write_key(v: &Value, out: &mut String) -> Result<(), Error> {
+    if is_tuple(v) {
         out.push('(');
-        for item in v.try_iter().into_iter().flatten() {
-            write_key(&item, out);
+        for item in v.try_iter()? {
+            write_key(&item, out)?;
             out.push(',');
         }
         out.push(')');
-    } else {
-        out.push_str(&pytext::repr(v)); // texts in quotes
+        return Ok(());
     }
+    let part = operators::canonical(v).unwrap_or_else(|| pytext::repr(v)); // texts in quotes
+    bounds::grow(out.len(), part.len())?;
+    out.push_str(&part);
+    Ok(())
 }
 
 fn dict(value: Option<Value>, more: Kwargs) -> Result<Value, Error> {

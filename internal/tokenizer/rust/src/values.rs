@@ -172,6 +172,7 @@ fn hashable(v: &Value, left: &mut usize) -> Result<(), Error> {
                     return bad(format!("a key of more than {KEY_PARTS} values"));
                 }
                 *left -= 1;
+                bounds::make(item.as_str().map_or(0, str::len))?; // a tuple may have the same long text many times
                 hashable(&item, left)?;
             }
             Ok(())
@@ -198,7 +199,7 @@ fn count(v: &Value, left: &mut usize) -> Result<(), Error> {
     match v.kind() {
         ValueKind::Seq | ValueKind::Iterable => v.try_iter()?.try_for_each(|item| count(&item, left)),
         ValueKind::Map if is_dict(v) => v.try_iter()?.try_for_each(|key| count(&v.get_item(&key)?, left)),
-        _ => Ok(()),
+        _ => bounds::make(v.as_str().map_or(0, str::len)),
     }
 }
 
