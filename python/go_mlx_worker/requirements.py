@@ -1,5 +1,5 @@
-"""What the worker uses of mlx-lm, looked for before anything else is imported: mlx-lm promises few of these names, and a version
-that moved one is to be told in one line."""
+"""What the worker uses of mlx-lm and transformers, looked for before anything else is imported: they promise few of these names, and a
+version that moved one, or has it not yet, is to be told in one line."""
 
 import importlib
 import sys
@@ -24,6 +24,9 @@ NAMES = {
         "make_logits_processors",
     ],
     "mlx_lm.utils": ["get_total_parameters", "load", "load_config", "load_model"],
+    "transformers": ["PreTrainedTokenizerBase", "tokenization_utils_base"],
+    "transformers.tokenization_utils_base": ["render_jinja_template"],
+    "transformers.utils.chat_template_utils": ["_get_control_token_patterns", "encode_marked_chat", "mark_control_tokens"],
 }
 # Of mlx_lm.generate: class -> attributes that its __init__ must set, and methods
 ATTRIBUTES = {"BatchGenerator": ["_generation_batch"], "GenerationBatch": ["uids", "_next_tokens", "_next_logprobs"]}
@@ -35,7 +38,7 @@ def find(name):
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as e:
-        if e.name is None or not e.name.startswith("mlx_lm."):
+        if e.name is None or not e.name.startswith(("mlx_lm.", "transformers.")):
             raise  # another package is missing; its name is in the error
         return None
     return sys.modules[name]
@@ -56,8 +59,10 @@ def missing(find=find):
 
 
 def check():
-    if lost := missing():
-        sys.exit(
-            f"go_mlx_worker: mlx-lm {metadata.version('mlx-lm')} has moved what the worker needs ({', '.join(lost)}): "
-            "install the version that requirements.txt names"
-        )
+    lost = missing()
+    for package in ("transformers", "mlx-lm"):
+        if names := [name for name in lost if name.startswith("transformers") == (package == "transformers")]:
+            sys.exit(
+                f"go_mlx_worker: {package} {metadata.version(package)} lacks what the worker needs ({', '.join(names)}): "
+                "install the version that requirements.txt names"
+            )

@@ -140,10 +140,17 @@ class Loading(unittest.TestCase):
         self.assertIn("mlx_lm.generate.generation_stream", lost)
         self.assertNotIn("mlx_lm.utils.load", lost)
 
-    def test_every_name_that_is_imported_from_mlx_lm_is_looked_for(self):
+    def test_a_version_without_what_is_needed_is_named(self):
+        for module, package in (("transformers.utils.chat_template_utils", "transformers"), ("mlx_lm.utils", "mlx-lm")):
+            lost = requirements.missing(lambda name, module=module: None if name == module else requirements.find(name))
+            with mock.patch.object(requirements, "missing", lambda lost=lost: lost), self.assertRaises(SystemExit) as ended:
+                requirements.check()
+            self.assertRegex(str(ended.exception), rf"^go_mlx_worker: {package} [\d.]+ lacks .*{module}\..*requirements.txt")
+
+    def test_every_name_that_is_imported_from_mlx_lm_and_transformers_is_looked_for(self):
         for file in Path(requirements.__file__).parent.glob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlx_lm"):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("mlx_lm", "transformers")):
                     for name in node.names:
                         self.assertIn(name.name, requirements.NAMES.get(node.module, []), f"{file.name}: {node.module}")
 

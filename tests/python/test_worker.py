@@ -124,7 +124,7 @@ class Start(unittest.TestCase):
         self.assertIn(b"hello", done.stdout, "the versions are told first")
         lines = [l for l in done.stderr.decode().splitlines() if l]
         self.assertEqual(len(lines), 1, lines)
-        self.assertIn("has moved what the worker needs (mlx_lm.generate.generation_stream)", lines[0])
+        self.assertIn("lacks what the worker needs (mlx_lm.generate.generation_stream)", lines[0])
 
 
 class Stops(unittest.TestCase):
