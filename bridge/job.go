@@ -128,9 +128,14 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if w.alive() {
 		return false, err
 	}
-	if left := ctx.Err() != nil || j.left != nil && j.left(); left && !w.stopping.Load() {
-		// Its reader has gone after its worker's death. It may be what the worker died of all the same.
-		_, _ = j.judge(m, w, w.failure())
+	if ctx.Err() != nil || j.left != nil && j.left() {
+		served = false
+		if !w.stopping.Load() { // its reader has gone after its worker's death: it may be what the worker died of all the same
+			_, _ = j.judge(m, w, w.failure())
+		}
+		if errors.Is(err, ErrWorkerStopped) {
+			err = ctx.Err()
+		}
 		return false, err
 	}
 	if served || !errors.Is(err, ErrWorkerStopped) {
