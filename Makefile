@@ -134,7 +134,7 @@ GOTEST := $(GO) test -count=1 -timeout 45m
 test: test-tools ## all tests of every save but the slow ones
 	@$(MAKE) --no-print-directory build browser
 	@$(MAKE) --no-print-directory $(VENV)/.clients
-	@$(MAKE) --no-print-directory lint test-packages test-native race-rest race-bridge-1 race-bridge-2 test-outside test-clients test-python test-kernels test-rust
+	@$(MAKE) --no-print-directory lint test-packages race-bridge-2 test-native race-bridge-1 race-rest test-outside test-clients test-python test-kernels test-rust
 	@echo "all tests passed"
 
 # What proves the same with more tokens, more texts and more tries, and so is not in `make test`; CI runs it as a step of its own.
