@@ -128,7 +128,7 @@ func (j *job) attempt(ctx context.Context, serve func(visit) error) (retry bool,
 	if w.alive() {
 		return false, err
 	}
-	if ctx.Err() != nil || j.left != nil && j.left() {
+	if ctx.Err() != nil || j.left() {
 		served = false
 		if !w.stopping.Load() { // its reader has gone after its worker's death: it may be what the worker died of all the same
 			_, _ = j.judge(m, w, w.failure())
@@ -156,9 +156,7 @@ func (m *Model) blameGivenUp(w *worker) {
 		return
 	}
 	for j, alone := range w.suspectsGivenUp() {
-		if explained, _ := m.quarantine.judge(j, w, alone, w.failure()); explained > 0 {
-			m.pool.explained(w, explained)
-		}
+		_ = j.blame(w, w, alone, w.failure()) // nobody waits for it
 	}
 }
 
@@ -192,11 +190,16 @@ func (j *job) judge(m *member, w *worker, cause error) (suspected bool, err erro
 	if !suspected {
 		return false, nil
 	}
+	return true, j.blame(m.instance, w, alone, cause)
+}
+
+// blame puts the death of a worker, which is the pool's instance, down to the request, as far as it explains it. An error ends the request.
+func (j *job) blame(dead instance, w *worker, alone bool, cause error) error {
 	explained, err := j.model.quarantine.judge(j, w, alone, cause)
 	if explained > 0 {
-		j.model.pool.explained(m.instance, explained)
+		j.model.pool.explained(dead, explained)
 	}
-	return true, err
+	return err
 }
 
 // ModelChangedError is the error of a stream that could not go on after the death of its worker, since the model's files are not those
