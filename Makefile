@@ -281,16 +281,19 @@ STAGE   := build/stage
 ORIGIN  := $(if $(filter Darwin,$(shell uname -s)),@executable_path,$$ORIGIN)
 TOKENIZER_LIBS := $(if $(filter Darwin,$(shell uname -s)),-framework CoreFoundation,-lm -ldl -lpthread)
 
+# Go keeps what it compiled with the flags of pkg-config, for any folder with the same source (-trimpath), and does not see that they have changed
+# (https://go.dev/issue/24544). So the linker learns where the libraries are from its environment.
 stage: build
-	@rm -rf $(STAGE) && mkdir -p $(STAGE)/bin $(STAGE)/lib/go-mlx/mlx/lib $(STAGE)/lib/pkgconfig $(STAGE)/include/go-mlx build/pkgconfig
+	@rm -rf $(STAGE) && mkdir -p $(STAGE)/bin $(STAGE)/lib/go-mlx/mlx/lib $(STAGE)/lib/pkgconfig $(STAGE)/include/go-mlx
 	@cp $(LIB)/libmlxc.$(SHLIB) $(LIB)/libgomlx_kernels.$(SHLIB) $(LIB)/libgomlx_tokenizer.a $(STAGE)/lib/go-mlx/
 	@cp -RL build/mlx/lib/. $(STAGE)/lib/go-mlx/mlx/lib/
 	@for d in "$$(readlink build/mlx)"/../mlx_*.libs; do test ! -d "$$d" || cp -RL "$$d" $(STAGE)/lib/go-mlx/; done
 	@cp -R build/include/mlx build/include/gomlx_kernels.h build/include/gomlx_cuda.h $(STAGE)/include/go-mlx/
 	@printf 'prefix=$${pcfiledir}/../..\nlibdir=$${prefix}/lib/go-mlx\nName: go-mlx\nDescription: MLX for Go programs\nVersion: %s\nCflags: -I$${prefix}/include/go-mlx\nLibs: -L$${libdir} -lgomlx_kernels -lmlxc -lgomlx_tokenizer %s -Wl,-rpath,$${libdir}\n' \
 	  "$(VERSION)" "$(TOKENIZER_LIBS)" > $(STAGE)/lib/pkgconfig/go-mlx.pc
-	@sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s| -Wl,-rpath,.*||' $(STAGE)/lib/pkgconfig/go-mlx.pc > build/pkgconfig/go-mlx.pc
-	@PKG_CONFIG_PATH=$(abspath build/pkgconfig) $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx
+	@mkdir -p $(STAGE)-pkgconfig && sed 's|^prefix=.*|prefix=$(abspath $(STAGE))|; s|^Libs:.* -lgomlx_kernels \(.*\) -Wl,-rpath,.*|Libs: -lgomlx_kernels \1|' $(STAGE)/lib/pkgconfig/go-mlx.pc > $(STAGE)-pkgconfig/go-mlx.pc
+	@PKG_CONFIG_PATH=$(abspath $(STAGE)-pkgconfig) LIBRARY_PATH=$(abspath $(STAGE))/lib/go-mlx \
+	  $(GO) build -tags pkgconfig -trimpath -ldflags '-s -w -X main.version=$(VERSION) -r $(ORIGIN)/../lib/go-mlx' -o $(STAGE)/bin/go-mlx ./cmd/go-mlx
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(STAGE)/bin/go-mlx man $(STAGE)/share/man/man1
 	@mkdir -p $(STAGE)/share/doc/go-mlx && GO=$(GO) CARGO=$(CARGO) $(VPYTHON) tools/licenses.py > $(STAGE)/share/doc/go-mlx/LICENSES.txt
 	@mkdir -p $(STAGE)/share/bash-completion/completions $(STAGE)/share/zsh/site-functions $(STAGE)/share/fish/vendor_completions.d
@@ -314,7 +317,7 @@ check-darwin: build ## whether the program compiles and links for macOS
 	@sh tests/darwin/check.sh
 
 clean: ## removes what was built; distclean removes what was downloaded, too
-	@rm -rf bin dist build/mlx-c build/lib build/include build/rust build/stage build/darwin build/*.log build/demo.*
+	@rm -rf bin dist build/mlx-c build/lib build/include build/rust build/stage* build/darwin build/*.log build/demo.*
 
 distclean: clean
 	@rm -rf build $(VENV)
