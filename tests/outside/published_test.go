@@ -53,8 +53,11 @@ func TestPublishedModule(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	check(t, err)
 	prefix := filepath.Join(t.TempDir(), "prefix")
-	// Made in another place each time, as by a second clone on the same machine.
-	run(t, root, nil, "make", "install", "PREFIX="+prefix, "STAGE="+filepath.Join(t.TempDir(), "stage"))
+	// Made in another place each time, as by a second clone on the same machine. Not in a temporary folder: make takes no name with a blank.
+	stage, err := os.MkdirTemp(filepath.Join(root, "build"), "stage-")
+	check(t, err)
+	t.Cleanup(func() { check(t, os.RemoveAll(stage)) })
+	run(t, root, nil, "make", "install", "PREFIX="+prefix, "STAGE="+filepath.Join(stage, "stage"))
 	licences, err := os.ReadFile(filepath.Join(prefix, "share", "doc", "go-mlx", "LICENSES.txt"))
 	check(t, err)
 	for _, part := range []string{"\nmlx-sys ", "\ntokenizers ", "\ngithub.com/spf13/cobra ", "Copyright © 2023 Apple Inc.", "=== dompurify "} {
