@@ -9,7 +9,7 @@ import (
 var (
 	// ErrClosed: the model was closed.
 	ErrClosed = engine.ErrClosed
-	// ErrUnsupported: the native engine cannot run this model; the python engine may.
+	// ErrUnsupported: the engine cannot run this model, or do with it what is asked; the other engine may.
 	ErrUnsupported = engine.ErrUnsupported
 	// ErrInvalidUTF8: a prompt, text, label or stop string is not UTF-8.
 	ErrInvalidUTF8 = engine.ErrInvalidUTF8
@@ -64,6 +64,8 @@ type (
 	QuarantineError = bridge.QuarantineError
 	// BudgetError says what was needed and what is free.
 	BudgetError = bridge.BudgetError
+	// EmbedError says why the python engine makes no vectors of a model's architecture.
+	EmbedError = bridge.EmbedError
 	// RemoteError is an error that Python raised.
 	RemoteError = bridge.RemoteError
 	// ModelChangedError says how far a stream was when its model's files had changed.

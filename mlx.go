@@ -67,7 +67,7 @@ type TextModel interface {
 	PromptLogProbs(ctx context.Context, ids []int32, top int) ([]Token, error)
 	// Classify finds the label that fits each text best. Results come in the order of texts.
 	Classify(ctx context.Context, texts, labels []string, options ...ClassifyOption) ([]Classification, error)
-	// Embed returns a vector for each text, all of one length. Native engine only.
+	// Embed returns a vector for each text, all of one length.
 	Embed(ctx context.Context, texts []string, options ...EmbedOption) ([][]float32, error)
 	// Tokenizer gives access to token ids and the chat template.
 	Tokenizer() Tokenizer

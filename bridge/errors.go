@@ -99,6 +99,19 @@ func (e *WorkerError) Unwrap() []error {
 	return []error{ErrWorkerStopped, e.Err}
 }
 
+// EmbedError is the error of Embed for a model whose hidden states mlx-lm does not give. All else the model may do.
+type EmbedError struct {
+	Architecture string
+	Reason       string
+}
+
+func (e *EmbedError) Error() string {
+	return fmt.Sprintf("the python engine makes no vectors with architecture %q: %s; use the native engine if it has this architecture, or another model",
+		e.Architecture, e.Reason)
+}
+
+func (e *EmbedError) Unwrap() error { return engine.ErrUnsupported }
+
 // RemoteError is an error that Python raised while it served a request. The worker goes on.
 type RemoteError struct {
 	Code      string // "load_failed", "bad_request", "internal", ...
@@ -134,6 +147,8 @@ func remoteError(m *message) error {
 		err = &engine.ContextLengthError{Tokens: m.Data.Tokens, Limit: m.Data.Limit}
 	case "control_token":
 		err = &engine.ControlTokenError{Token: m.Data.Token}
+	case "no_embeddings":
+		err = &EmbedError{Architecture: m.Data.Architecture, Reason: m.Message}
 	case "invalid_option":
 		err = &engine.OptionError{Option: m.Data.Option, Reason: m.Message}
 	default:

@@ -268,6 +268,20 @@ func serveFake(fault string, m fields) {
 		}
 		resumed, _ := m["resume"].([]any)
 		generateFake(fault, id, len(resumed))
+	case "embed":
+		if fault == "dies at embed once" && firstTime() || fault == "dies at embed" {
+			reply(fields{"t": "pass", "id": 0, "requests": []any{id}})
+			os.Exit(1)
+		}
+		if fault == "too few numbers" {
+			reply(fields{"t": "result", "id": id, "size": 2, "vectors": []byte{0, 0, 0x80, 0x3f}})
+			return
+		}
+		if fault == "no numbers" {
+			reply(fields{"t": "result", "id": id, "size": 1, "vectors": []byte{0, 0, 0xc0, 0x7f}})
+			return
+		}
+		reply(fields{"t": "result", "id": id, "size": 1, "vectors": []byte{0, 0, 0x80, 0x3f}})
 	case "classify":
 		if fault == "dies at classify once" && firstTime() {
 			os.Exit(1)

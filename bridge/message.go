@@ -45,6 +45,12 @@ type message struct {
 	LogProbs []float64 `msgpack:"logprobs"`
 	Tops     [][]topLP `msgpack:"tops"`
 
+	// result of embed: the numbers of all vectors one after the other, float32 with the lowest byte first; how many are one vector's; and
+	// whether that is to be normed
+	Vectors   []byte `msgpack:"vectors"`
+	Size      int    `msgpack:"size"`
+	Normalize bool   `msgpack:"normalize"`
+
 	// progress; Phase is of a beat too
 	Phase string `msgpack:"phase"`
 	Done  int64  `msgpack:"done"`
@@ -119,6 +125,8 @@ type errorData struct {
 	Limit  int    `msgpack:"limit"`
 	Text   *int   `msgpack:"text"`
 	Token  string `msgpack:"token"`
+
+	Architecture string `msgpack:"architecture"`
 }
 
 // head starts every message to a worker; each kind has its own struct around it.

@@ -221,11 +221,6 @@ func (m *Model) begin() (end func(), err error) {
 	}, nil
 }
 
-// Embed: mlx-lm has no embeddings.
-func (m *Model) Embed(context.Context, []string, engine.EmbedOptions) ([][]float32, error) {
-	return nil, &engine.OptionError{Option: "Embed", Reason: "only the native engine has embeddings, and this model runs on the python engine"}
-}
-
 // Encode returns token ids.
 func (m *Model) Encode(ctx context.Context, text string, special bool) ([]int32, error) {
 	if err := engine.CheckUTF8(text); err != nil {

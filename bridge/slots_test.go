@@ -413,7 +413,7 @@ func TestShutdownWaitsForRequestsUnderWay(t *testing.T) {
 func TestAListIsSpreadOverAllWorkers(t *testing.T) {
 	for _, c := range []struct{ workers, texts, want int }{{1, 512, 256}, {4, 512, 128}, {8, 512, 64}, {8, 10, 32}, {4, 5000, 256}} {
 		m := &Model{pool: newPool(limits{max: c.workers}, nil, nil)}
-		require.Equal(t, c.want, m.classifyChunk(c.texts))
+		require.Equal(t, c.want, m.listChunk(c.texts))
 	}
 }
 

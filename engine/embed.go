@@ -1,6 +1,10 @@
 package engine
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"math"
+)
 
 // EmbedOptions are the settings of one embedding call.
 type EmbedOptions struct {
@@ -24,4 +28,29 @@ func (o EmbedOptions) Validate(texts []string) error {
 		return &OptionError{Option: "TokenIDs", Reason: "token ids are taken as they are, so a prompt cannot go before them"}
 	}
 	return checkTexts(texts)
+}
+
+// Vector makes the vector of one text of what the layers after the pooling gave: it is cut as the options say, and normed where the model
+// says so or it is cut.
+func (o EmbedOptions) Vector(values []float32, normalize bool) ([]float32, error) {
+	for _, x := range values {
+		if x != x || math.IsInf(float64(x), 0) {
+			return nil, errors.New("embed: a value is not a finite number: the model's weights or their dtype are broken")
+		}
+	}
+	if n := o.Dimensions; n > 0 && n < len(values) {
+		values, normalize = values[:n:n], true
+	}
+	if !normalize {
+		return values, nil
+	}
+	var squares float64
+	for _, x := range values {
+		squares += float64(x) * float64(x)
+	}
+	norm := max(math.Sqrt(squares), 1e-12)
+	for i := range values {
+		values[i] = float32(float64(values[i]) / norm)
+	}
+	return values, nil
 }

@@ -10,7 +10,7 @@ import (
 var (
 	// ErrClosed: the model was closed.
 	ErrClosed = errors.New("model is closed")
-	// ErrUnsupported: the native engine has no code for this architecture; the python engine may.
+	// ErrUnsupported: the engine has no code for this architecture, or for what is asked of it; the other engine may.
 	ErrUnsupported = errors.New("not supported by the native engine")
 	// ErrInvalidUTF8: a prompt, text, label or stop string is not UTF-8.
 	ErrInvalidUTF8 = errors.New("text is not valid UTF-8")

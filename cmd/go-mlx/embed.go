@@ -22,7 +22,7 @@ func embedCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "embed MODEL < TEXTS",
 		Short: "Print a vector for each line of standard input",
-		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty. Native engine only.",
+		Long:  "Print a vector, as a JSON list, for each line of standard input that is not empty.",
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
 			return run.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),

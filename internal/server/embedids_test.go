@@ -37,3 +37,47 @@ func TestTokenIDsAreEmbeddedAsTheyAre(t *testing.T) {
 	require.Equal(t, special, field[[]any](t, a.body, "data.0.embedding"))
 	require.InDelta(t, 3, field[float64](t, a.body, "usage.total_tokens"), 0)
 }
+
+// What /v1/embeddings and /api/embed answer does not depend on the engine.
+func TestBothEnginesAnswerRequestsForVectorsAlike(t *testing.T) {
+	s, err := New(Config{Models: bothEngines(t)})
+	require.NoError(t, err)
+	for _, c := range []struct {
+		path, fields string
+		status       int
+	}{
+		{"/v1/embeddings", `"input": "a boat"`, 200},
+		{"/v1/embeddings", `"input": ["a boat", "a clock"], "encoding_format": "float", "dimensions": 8`, 200},
+		{"/v1/embeddings", `"input": "a boat", "encoding_format": "base64"`, 200},
+		{"/v1/embeddings", `"input": [[1, 2, 3]]`, 200},
+		{"/v1/embeddings", `"input": [1, 2, 3]`, 200},
+		{"/v1/embeddings", `"input": ["a", [1, 2]]`, 0},
+		{"/v1/embeddings", `"input": [[1], []]`, 400},
+		{"/v1/embeddings", `"input": [[[1]]]`, 400},
+		{"/v1/embeddings", `"input": [[99999]]`, 400},
+		{"/v1/embeddings", `"input": [[-1]]`, 400},
+		{"/v1/embeddings", `"input": [1.5]`, 400},
+		{"/v1/embeddings", `"input": ""`, 400},
+		{"/v1/embeddings", `"input": ["a", ""]`, 400},
+		{"/v1/embeddings", `"input": []`, 400},
+		{"/v1/embeddings", `"input": "a", "dimensions": 100000`, 400},
+		{"/v1/embeddings", `"input": "a", "dimensions": -1`, 400},
+		{"/v1/embeddings", `"input": "a", "encoding_format": "int8"`, 400},
+		{"/v1/embeddings", `"input": "a", "prompt_name": "poem"`, 400},
+		{"/v1/embeddings", "\"input\": \"a\xff\"", 0},
+		{"/api/embed", `"input": "a boat"`, 200},
+		{"/api/embed", `"input": ["a boat", "a clock"], "dimensions": 8`, 200},
+		{"/api/embed", `"input": []`, 200},
+		{"/api/embed", `"input": "a", "dimensions": 100000`, 400},
+	} {
+		native := post(t, s, c.path, `{"model": "native", `+c.fields+`}`)
+		python := post(t, s, c.path, `{"model": "python", `+c.fields+`}`)
+		require.Equal(t, native.Code, python.Code, "%s: %s\n%s", c.fields, native.Body.String(), python.Body.String())
+		if c.status != 0 {
+			require.Equal(t, c.status, native.Code, "%s: %s", c.fields, native.Body.String())
+		}
+		if native.Code != 200 {
+			require.Equal(t, native.Body.String(), python.Body.String(), c.fields)
+		}
+	}
+}

@@ -53,11 +53,21 @@ def fingerprint(*folders):
     digest = hashlib.sha256()
     for folder in folders:
         digest.update(b"\0folder\0" if folder else b"\0none\0")
-        for file in sorted(Path(folder).iterdir()) if folder else []:
-            if file.suffix in READ and file.is_file():
-                digest.update(os.fsencode(file.name) + b"\0")
-                _add(digest, file)
+        for part in [Path(folder), *_modules(folder)] if folder else []:
+            _add_all(digest, part)
     return digest.hexdigest()[:32]
+
+
+def _modules(folder):
+    """The folders below a model's that hold what follows its states: layers with weights of their own."""
+    return sorted(p.parent for p in Path(folder).glob("*/config.json")) if Path(folder, "modules.json").is_file() else []
+
+
+def _add_all(digest, folder):
+    for file in sorted(folder.iterdir()):
+        if file.suffix in READ and file.is_file():
+            digest.update(os.fsencode(file.name) + b"\0")
+            _add(digest, file)
 
 
 def _add(digest, path):

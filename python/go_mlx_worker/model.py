@@ -14,6 +14,7 @@ from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
+from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
 from .frames import MAX_FRAME
@@ -106,6 +107,7 @@ class LoadedModel:
             trust_remote_code=trust,
             adapter_path=adapter or None,
         )
+        self.embedder = Embedder(self.model, self.config, path)
         self.draft = None
         if draft:
             self.draft, tokenizer = load(
@@ -187,6 +189,14 @@ class LoadedModel:
             ids = self.encode(request["text"], special=not bos or not request["text"].startswith(bos))
         else:
             ids = request.get("ids") or []
+        return self.checked_ids(ids)
+
+    def text_ids(self, text):
+        """The token ids of a text that is to be embedded, as sentence-transformers makes them: what spells a control token counts as one."""
+        return self.checked_ids(self.encode(text, special=True))
+
+    def checked_ids(self, ids):
+        """ids, checked against the model's limits."""
         if not ids:
             raise RequestError("empty_prompt", "prompt is empty")
         if self.context_length and len(ids) >= self.context_length:

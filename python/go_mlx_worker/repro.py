@@ -8,10 +8,15 @@ import faulthandler
 import json
 import sys
 
+from . import scoring
 from .alone import Alone
+from .embedding import embed
 from .model import LoadedModel
 from .solo import Solo, needs_solo
 from .stream import Stream
+
+# What is served by a generator that yields between its passes.
+LISTS = {"classify": scoring.classify, "embed": embed, "prompt_logprobs": scoring.prompt_logprobs}
 
 
 def main(path):
@@ -22,15 +27,13 @@ def main(path):
     loaded = LoadedModel(repro["load"])
     request = repro["request"]
     print("model loaded, request:", {k: v for k, v in request.items() if k != "t"}, file=sys.stderr)
-    if request["t"] == "classify":
-        from . import scoring
-
-        job = scoring.classify(loaded, request)
+    if request["t"] in LISTS:
+        job = LISTS[request["t"]](loaded, request)
         while True:
             try:
                 next(job)
             except StopIteration as result:
-                print(json.dumps(result.value))
+                print(json.dumps(result.value, default=bytes.hex))
                 return
     if request["t"] != "generate":
         print(f"a {request['t']} request: the model is loaded; nothing else to run", file=sys.stderr)

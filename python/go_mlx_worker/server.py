@@ -8,6 +8,7 @@ import time
 import mlx.core as mx
 
 from . import limits, scoring
+from .embedding import embed
 from .errors import ENDING, Cancelled, RequestError, text_of
 from .frames import FrameError, read_frame, text_error
 from .model import LoadedModel, checkpoint_bytes
@@ -117,6 +118,9 @@ class Server:
             return None
         if kind == "classify":
             self._jobs[request] = scoring.classify(self._loaded, message)
+            return None
+        if kind == "embed":
+            self._jobs[request] = embed(self._loaded, message)
             return None
         if kind == "prompt_logprobs":
             self._jobs[request] = scoring.prompt_logprobs(self._loaded, message)

@@ -104,13 +104,14 @@ PRESETS = {
 }
 
 
-def sentence_modules(out, preset, hidden):
-    """The modules after the hidden states, and weights under the names without "model."."""
-    weights = mx.load(str(out / "model.safetensors"))
-    mx.eval(weights)  # before the file is written over
-    weights = {name.removeprefix("model."): value for name, value in weights.items()}
-    mx.save_safetensors(str(out / "model.safetensors"), weights)
-    (out / "model.safetensors.index.json").unlink()
+def sentence_modules(out, preset, hidden, named):
+    """The modules after the hidden states, and weights under the names without "model.", unless they are to keep theirs."""
+    if not named:
+        weights = mx.load(str(out / "model.safetensors"))
+        mx.eval(weights)  # before the file is written over
+        weights = {name.removeprefix("model."): value for name, value in weights.items()}
+        mx.save_safetensors(str(out / "model.safetensors"), weights)
+        (out / "model.safetensors.index.json").unlink()
     kinds = ["Transformer", "Pooling"] + ["Dense", "Dense"] * (preset == "embeddinggemma-small") + ["Normalize"]
     modules = []
     sizes = {2: (hidden, 4 * hidden), 3: (4 * hidden, hidden)}
@@ -160,6 +161,7 @@ def make(argv):
     parser.add_argument("--bits", type=int, choices=(4, 8), help="quantise")
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--named", action="store_true", help="an embedding model whose weights keep mlx-lm's names")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
 
@@ -185,7 +187,7 @@ def make(argv):
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(TOKENIZER / name, args.out / name)
     if "embedding" in args.preset:
-        sentence_modules(args.out, args.preset, config["hidden_size"])
+        sentence_modules(args.out, args.preset, config["hidden_size"], args.named)
     print(args.out)
 
 

@@ -100,9 +100,88 @@ func TestBrokenEmbeddingFoldersAreNamed(t *testing.T) {
 		}
 		require.ErrorContains(t, err, name)
 	}
-	_, err := load(t, mlx.EnginePython).Embed(t.Context(), []string{"x"})
-	var option *mlx.OptionError
-	require.ErrorAs(t, err, &option)
+}
+
+// A folder of the Sentence Transformers' layout whose weights have mlx-lm's names, which the python engine loads.
+func namedEmbedding(t *testing.T) string { return makeModel(t, "qwen3-embedding-small", "--named") }
+
+func TestBothEnginesEmbedAlike(t *testing.T) {
+	texts := append(testenv.Texts(t)[:40], "x", strings.Join(testenv.Texts(t)[:60], " "), "", "<end_of_turn>")
+	texts[42] = texts[0] // as token ids
+	for name, dir := range map[string]string{"domains": testenv.Model(t), "assistant": filepath.Join(testenv.Root(), "tests", "models", "assistant"), "sentence transformers": namedEmbedding(t)} {
+		t.Run(name, func(t *testing.T) {
+			nat, py := loadFrom(t, dir, mlx.EngineNative), loadFrom(t, dir, mlx.EnginePython)
+			ids := make([][]int32, len(texts))
+			var err error
+			ids[42], err = nat.Tokenizer().Encode(t.Context(), texts[42], true)
+			require.NoError(t, err)
+			for _, options := range [][]mlx.EmbedOption{nil, {mlx.WithDimensions(16)}, {mlx.WithTokenIDs(ids)}} {
+				want, err := nat.Embed(t.Context(), texts, options...)
+				require.NoError(t, err)
+				got, err := py.Embed(t.Context(), texts, options...)
+				require.NoError(t, err)
+				for i := range texts {
+					require.Len(t, got[i], len(want[i]))
+					require.Greater(t, dot(want[i], got[i]), 0.9995, "text %d", i)
+					require.InDelta(t, 1, dot(got[i], got[i]), 1e-5)
+				}
+			}
+			all, err := py.Embed(t.Context(), texts)
+			require.NoError(t, err)
+			require.Less(t, dot(all[0], all[1]), 0.9999, "texts differ")
+			for _, i := range []int{0, 7, 40, 41} {
+				alone, err := py.Embed(t.Context(), texts[i:i+1])
+				require.NoError(t, err)
+				require.Greater(t, dot(alone[0], all[i]), 0.9995, "alone and in a batch, text %d", i)
+			}
+			for _, m := range []mlx.TextModel{nat, py} {
+				var option *mlx.OptionError
+				_, err := m.Embed(t.Context(), texts, mlx.WithPromptName("poem"))
+				require.ErrorAs(t, err, &option)
+				require.Equal(t, "WithPromptName", option.Option)
+				_, err = m.Embed(t.Context(), nil, mlx.WithDimensions(100000))
+				require.ErrorAs(t, err, &option)
+				require.Equal(t, "WithDimensions", option.Option)
+				_, err = m.Embed(t.Context(), []string{"a", "a\xff"})
+				require.ErrorIs(t, err, mlx.ErrInvalidUTF8)
+				require.ErrorContains(t, err, "text 1")
+				var token *mlx.TokenError
+				_, err = m.Embed(t.Context(), []string{"a", ""}, mlx.WithTokenIDs([][]int32{nil, {1 << 30}}))
+				require.ErrorAs(t, err, &token)
+				_, err = m.Embed(t.Context(), []string{"a", ""}, mlx.WithTokenIDs([][]int32{nil, {}}))
+				require.ErrorIs(t, err, mlx.ErrEmptyPrompt)
+				require.ErrorContains(t, err, "text 1")
+				var length *mlx.ContextLengthError
+				_, err = m.Embed(t.Context(), []string{"", "a"}, mlx.WithTokenIDs([][]int32{make([]int32, m.Info().ContextLength), nil}))
+				require.ErrorAs(t, err, &length)
+				none, err := m.Embed(t.Context(), nil)
+				require.NoError(t, err)
+				require.Empty(t, none)
+			}
+			if name == "sentence transformers" {
+				for _, m := range []mlx.TextModel{nat, py} {
+					plain, err := m.Embed(t.Context(), []string{"task: search result | query: " + texts[0]})
+					require.NoError(t, err)
+					query, err := m.Embed(t.Context(), texts[:1], mlx.WithPromptName("query"))
+					require.NoError(t, err)
+					require.Equal(t, plain, query)
+				}
+			}
+			// A text that goes through the model in chunks.
+			long := make([]int32, 2200)
+			for i := range long {
+				long[i] = int32(10 + i%200)
+			}
+			if nat.Info().ContextLength > len(long) {
+				option := mlx.WithTokenIDs([][]int32{long})
+				want, err := nat.Embed(t.Context(), []string{""}, option)
+				require.NoError(t, err)
+				got, err := py.Embed(t.Context(), []string{""}, option)
+				require.NoError(t, err)
+				require.Greater(t, dot(want[0], got[0]), 0.9995)
+			}
+		})
+	}
 }
 
 func writeJSON(path string, value any) error {

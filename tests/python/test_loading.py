@@ -34,6 +34,17 @@ class Loading(unittest.TestCase):
             self.assertNotEqual(fingerprint(str(folder), "", None), first)
             self.assertNotEqual(fingerprint(MODEL, MODEL, None), fingerprint(MODEL, "", MODEL))
 
+    def test_layers_after_the_model_are_in_its_fingerprint(self):
+        with tempfile.TemporaryDirectory() as folder:
+            dense = Path(folder, "2_Dense")
+            dense.mkdir()
+            for name in ("config.json", "model.safetensors"):
+                (dense / name).write_text("{}")
+            Path(folder, "modules.json").write_text("[]")
+            before = fingerprint(folder)
+            (dense / "model.safetensors").write_text("[]")
+            self.assertNotEqual(fingerprint(folder), before)
+
     def test_a_change_anywhere_changes_the_fingerprint(self):
         """Also where size and time of the last change stay what they were."""
         for size in (1 << 20, 4 << 20):

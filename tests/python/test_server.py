@@ -111,6 +111,23 @@ class Serving(unittest.TestCase):
                 self.assertEqual(acks[0]["tokens"], len(made))
         self.assertFalse(server._cancelled or server._acknowledged or server._stepper.streams())
 
+    def test_a_list_to_embed_stops_between_its_passes(self):
+        server, sink = make_server()
+        ids = [[2] * 1500] * 20
+        request = {"t": "embed", "from": 0, "texts": [""] * 20, "ids": ids, "prompt": "", "dimensions": 0}
+        server._serve(request | {"id": 3, "texts": [""], "ids": [[2]]})
+        run(server)  # what mlx computes once is there after it
+        before = mx.get_active_memory()
+        server._serve(request | {"id": 2})
+        for _ in range(3):
+            server._step()
+        self.assertTrue(server._busy())
+        self.cancel(server, 2)
+        self.assertFalse(server._busy())
+        self.assertEqual([m["t"] for m in sink.messages if m["id"] == 2], ["cancelled"])
+        self.assertEqual(mx.get_active_memory(), before)
+        self.assertLess(mx.get_cache_memory(), 1 << 16)  # vectors of one pass
+
     def test_a_worker_that_cannot_read_ends_and_says_why(self):
         class Broken:
             def __init__(self, error):

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"forge.lthn.ai/core/go-mlx/engine"
@@ -66,7 +65,9 @@ func (sc *Scorer) Embed(ctx context.Context, texts []string, options engine.Embe
 		}
 	}
 	for i, v := range vectors {
-		vectors[i] = finishVector(v, options.Dimensions, sc.Embedder.normalize)
+		if vectors[i], err = options.Vector(v, sc.Embedder.normalize); err != nil {
+			return nil, fmt.Errorf("text %d: %w", i, err)
+		}
 	}
 	return vectors, nil
 }
@@ -164,23 +165,4 @@ func (sc *Scorer) newPackedTexts(batch []ScoreRow) (row *kv.PackedRow, texts []k
 		return row, texts, kv.NewPackedBothWays(row, texts)
 	}
 	return row, texts, kv.NewPackedPass(row, nil)
-}
-
-// finishVector cuts a vector to its first n values, 0 for all, and norms it: always where it is cut.
-func finishVector(v []float32, n int, normalize bool) []float32 {
-	if n > 0 && n < len(v) {
-		v, normalize = v[:n:n], true
-	}
-	if !normalize {
-		return v
-	}
-	var squares float64
-	for _, x := range v {
-		squares += float64(x) * float64(x)
-	}
-	norm := max(math.Sqrt(squares), 1e-12)
-	for i := range v {
-		v[i] = float32(float64(v[i]) / norm)
-	}
-	return v
 }
