@@ -279,6 +279,12 @@ func (p *pool) close() {
 	p.lives.Wait()
 }
 
+func (p *pool) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
 // live is the number of live workers. Caller must hold p.mu.
 func (p *pool) live() int {
 	n := 0

@@ -377,6 +377,22 @@ func TestASmallCallThatKillsItsWorkersFailsNoOtherRequest(t *testing.T) {
 	require.ErrorIs(t, err, ErrCrashLoop)
 }
 
+// Small calls keep no worker from ending as idle. An end that the pool asked for is no death of which a call could be the cause, and it does not
+// mean that the model is closed.
+func TestASmallCallWhoseWorkersEndAsIdleSaysSo(t *testing.T) {
+	noLeaks(t)
+	cmd := fakeCommand("hangs of poison")
+	cmd.down = &steps{}
+	m, err := load(t.Context(), "/nowhere", Options{QuarantineDir: t.TempDir(), IdleTTL: time.Millisecond, MinWorkers: -1}, cmd)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	_, err = m.Encode(t.Context(), "poison", true)
+	require.ErrorIs(t, err, ErrWorkerStopped)
+	require.NotErrorIs(t, err, engine.ErrClosed)
+	require.GreaterOrEqual(t, m.Stat().Starts, int64(smallTries))
+	require.Zero(t, m.quarantine.smallCulprits.Load())
+}
+
 // The worker says what it computes: a request that was not in it is no suspect, however many workers die under it.
 func TestOnlyTheRequestInThePassIsASuspect(t *testing.T) {
 	noLeaks(t)
