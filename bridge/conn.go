@@ -23,6 +23,7 @@ type conn struct {
 	queue   []outgoing      // frames that are not written yet
 	writing bool            // a goroutine writes the queue
 	cancels map[uint64]bool // requests whose cancels the worker has not acknowledged yet
+	lastOne time.Time       // when the last cancel was sent
 	stops   Stops           // the sum of what the acknowledgements reported
 	pass    []uint64        // requests that the worker last said it was computing; nil if it never said
 	err     error           // why the session ended
@@ -31,6 +32,8 @@ type conn struct {
 
 	// onBeat sees the worker's heartbeats on the reading goroutine; set before serve.
 	onBeat func(*message)
+	// onSettled is called on the reading goroutine when the worker has acknowledged every cancel; set before serve.
+	onSettled func()
 }
 
 // outgoing is a frame that is to be written, the request that it belongs to, and whether it is that request's first.
@@ -94,18 +97,22 @@ func (c *conn) deliver(m *message) error {
 		c.mu.Unlock()
 		return nil
 	}
-	e := c.pending[m.ID]
+	e, settled := c.pending[m.ID], false
 	if m.Type == "cancelled" && c.cancels[m.ID] {
 		delete(c.cancels, m.ID)
 		c.stops.Count++
 		c.stops.Tokens += int64(m.Tokens)
 		c.stops.Longest = max(c.stops.Longest, time.Duration(m.Seconds*float64(time.Second)))
+		settled = len(c.cancels) == 0
 	}
 	if e != nil && m.Type == "token" {
 		e.credit--
 	}
 	over := e != nil && e.credit < 0
 	c.mu.Unlock()
+	if settled && c.onSettled != nil {
+		c.onSettled()
+	}
 	if e == nil {
 		return nil
 	}
@@ -166,6 +173,13 @@ func (c *conn) lingers(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cancels[id]
+}
+
+// lastCancel is when the last request was cancelled, if the worker has not acknowledged all cancels.
+func (c *conn) lastCancel() (at time.Time, lingering bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastOne, len(c.cancels) > 0
 }
 
 // begin registers a request and queues it for the worker. Progress is kept for next only if it is asked for.
@@ -317,7 +331,7 @@ func (c *conn) cancel(e *exchange) {
 		return
 	}
 	if err == nil && c.enqueue(outgoing{e.id, false, frame}) == nil {
-		c.cancels[e.id] = true
+		c.cancels[e.id], c.lastOne = true, time.Now()
 	}
 }
 

@@ -236,6 +236,8 @@ func serveFake(fault string, m fields) {
 	case "encode":
 		if text, _ := m["text"].(string); fault == "dies of poison" && text == "poison" {
 			os.Exit(1)
+		} else if fault == "hangs of poison" && text == "poison" {
+			time.Sleep(time.Hour)
 		}
 		reply(fields{"t": "result", "id": id, "ids": []int{1}})
 	case "memory":

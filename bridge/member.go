@@ -13,6 +13,9 @@ type instance interface {
 	failure() error        // why it is gone
 	stop()                 // ends it the gentle way and returns when it is gone
 	weights() string       // names what it has loaded; "" if it does not say
+	// busyUntil is until when it may be at work for requests that were given up, and is no idle one; zero, or past, if it is not. If
+	// it is through with them sooner, pool.settled is called.
+	busyUntil() time.Time
 }
 
 // memberState is what a member of a pool goes through, in this order; states may be left out.

@@ -142,7 +142,8 @@ func load(ctx context.Context, path string, options Options, cmd command) (*Mode
 func (m *Model) start(ctx context.Context, cmd command, o Options, request loadRequest, claim *admission.Claim) (*worker, error) {
 	expected := m.expected.Load()
 	w, err := startWorker(ctx, cmd, o.StallTimeout, listener{
-		beat: func(b *message) { claim.Resize(max(expected, b.Active)) },
+		beat:    func(b *message) { claim.Resize(max(expected, b.Active)) },
+		settled: func() { m.pool.settled() },
 		bar: func(b bar) {
 			m.events.put(engine.Event{Kind: engine.EventOutput, Label: b.label, Done: b.done, Total: b.total})
 		},

@@ -36,6 +36,8 @@ type listener struct {
 	bar  func(bar)
 	line func(string)   // whole lines that are no progress bars
 	beat func(*message) // heartbeats; not of this log
+	// settled: every cancel was acknowledged; not of this log either
+	settled func()
 }
 
 func newOutputLog(terminal *os.File, told listener) *outputLog {

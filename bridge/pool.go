@@ -238,6 +238,13 @@ func (p *pool) works(m *member) {
 	p.proven(m)
 }
 
+// settled says that a worker is through with what was given up.
+func (p *pool) settled() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reconcile()
+}
+
 // explained takes crashes back, of which that of last is the last: it was found what caused them, and that is no reason to start no more
 // workers.
 func (p *pool) explained(last instance, crashes int) {
@@ -270,6 +277,12 @@ func (p *pool) close() {
 	p.mu.Unlock()
 	p.cancel()
 	p.lives.Wait()
+}
+
+func (p *pool) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 // live is the number of live workers. Caller must hold p.mu.

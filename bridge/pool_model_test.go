@@ -176,6 +176,21 @@ func (m *poolModel) Step() {
 			ended.instance.(*fakeInstance).end(errFakeDeath)
 		}
 		m.explained(ended.instance, 1+m.rng.IntN(3))
+	case k < 89:
+		m.op = "a worker is at work for nobody, or through with that"
+		m.bench.mu.Lock()
+		for _, x := range m.members {
+			if x.instance == nil || m.rng.IntN(2) == 0 {
+				continue
+			}
+			until := time.Time{}
+			if m.rng.IntN(2) == 0 {
+				until = time.Now().Add(time.Duration(m.rng.IntN(30)) * time.Second)
+			}
+			x.instance.(*fakeInstance).work(until)
+		}
+		m.bench.mu.Unlock()
+		m.settled()
 	default:
 		m.op = "time"
 		time.Sleep(time.Duration(m.rng.ExpFloat64() * float64(2*time.Second)))
@@ -285,6 +300,18 @@ func (m *poolModel) Check() {
 	// No request waits without a reason: a worker starts, or all that may be there are full, or a timer will try again.
 	if (waiting > 0 && ready < m.limits.max || small > 0) && becoming == 0 && m.timer == nil {
 		bad("%d requests and %d small calls wait, %d ready, none starts, and no timer is set", waiting, small, ready)
+	}
+	spare, idle, offered := m.count()-m.least(), 0, 0
+	for _, x := range m.members {
+		if x.offered {
+			offered++
+		}
+		if x.state == memberReady && x.active == 0 && !x.instance.(*fakeInstance).busyUntil().After(time.Now()) {
+			idle++
+		}
+	}
+	if want := min(max(spare, 0), idle); len(m.watchers) == 0 && !m.closed && offered != want {
+		bad("%d members are offered to other models, want %d", offered, want)
 	}
 	if m.limits.idle > 0 {
 		for _, x := range m.members {

@@ -25,6 +25,9 @@ type fakeInstance struct {
 	err  error
 
 	loaded string // weights
+
+	mu   sync.Mutex // guards what follows
+	busy time.Time  // until when it is at work for nobody
 }
 
 var errFakeDeath = errors.New("killed by the test")
@@ -32,6 +35,20 @@ var errFakeDeath = errors.New("killed by the test")
 func (f *fakeInstance) done() <-chan struct{} { return f.gone }
 func (f *fakeInstance) failure() error        { return f.err }
 func (f *fakeInstance) weights() string       { return f.loaded }
+
+func (f *fakeInstance) busyUntil() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.busy
+}
+
+// work makes it at work for nobody until a time.
+func (f *fakeInstance) work(until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.busy = until
+}
+
 func (f *fakeInstance) end(err error) {
 	f.once.Do(func() {
 		f.err = err
@@ -292,6 +309,60 @@ func TestPoolEndsAnIdleWorkerThatServedNobody(t *testing.T) {
 }
 
 // Requests that come while the only worker is on its way out wait for the next one.
+// A worker that goes on with a request that was given up is not idle: it does not end before it is through with it, or its watchdog has found that
+// it hangs.
+func TestPoolKeepsAWorkerThatIsAtWorkForNobody(t *testing.T) {
+	poolTest(t, limits{max: 2, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
+		one := b.take(t, "")
+		two := b.take(t, "")
+		f := b.started[0]
+		f.work(time.Now().Add(time.Hour))
+		b.release(one, false)
+		b.release(two, false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states(), "the other one was idle")
+		f.work(time.Time{})
+		b.settled()
+		synctest.Wait()
+		require.Empty(t, b.states())
+		// It does not live for ever where it never says that it is through.
+		one = b.take(t, "")
+		b.started[2].work(time.Now().Add(time.Hour))
+		b.release(one, false)
+		time.Sleep(time.Hour - time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"ready"}, b.states())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Empty(t, b.states())
+	})
+	for _, ends := range []string{"through", "in time"} {
+		synctest.Test(t, func(t *testing.T) {
+			registry := admission.New(admission.Options{Budget: 1})
+			b := newBenchIn(limits{max: 1, rows: 1}, registry)
+			defer b.close()
+			one := b.take(t, "")
+			b.started[0].work(time.Now().Add(time.Hour))
+			b.release(one, false)
+			other := registry.Join("other").Claim(1, admission.Needed)
+			defer other.Release()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Equal(t, []string{"ready"}, b.states())
+			if ends == "through" {
+				b.started[0].work(time.Time{})
+				b.settled()
+			} else {
+				time.Sleep(time.Hour)
+			}
+			synctest.Wait()
+			require.Empty(t, b.states(), ends)
+			require.NoError(t, other.Await(t.Context(), nil))
+		})
+	}
+}
+
 func TestPoolServesRequestsThatComeWhileTheOnlyWorkerEnds(t *testing.T) {
 	poolTest(t, limits{max: 1, rows: 1, idle: time.Minute}, func(t *testing.T, b *bench) {
 		b.stopTime = 5 * time.Second

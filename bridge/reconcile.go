@@ -21,7 +21,7 @@ func (p *pool) reconcile() {
 	}
 	p.grant()
 	p.retire(now)
-	p.offer()
+	p.offer(now)
 	p.launch(now)
 	p.arm(now)
 }
@@ -134,10 +134,11 @@ func (p *pool) retire(now time.Time) {
 }
 
 // offer tells which members may end at once if another model needs their memory: idle ones beyond those that are to be kept.
-func (p *pool) offer() {
+func (p *pool) offer(now time.Time) {
 	spare := p.count() - p.least()
 	for _, m := range p.members {
-		idle := m.state == memberReady && m.active == 0 && m.generation == p.generation && spare > 0 && len(p.watchers) == 0 && !p.closed
+		idle := m.state == memberReady && m.active == 0 && m.generation == p.generation && spare > 0 && len(p.watchers) == 0 && !p.closed &&
+			!now.Before(m.instance.busyUntil())
 		if idle {
 			spare--
 		}
@@ -167,7 +168,11 @@ func (p *pool) expiry(m *member) (time.Time, bool) {
 	if p.limits.idle <= 0 || m.active > 0 || m.state != memberReady || p.count() <= p.least() || len(p.watchers) > 0 {
 		return time.Time{}, false
 	}
-	return m.idle.Add(p.limits.idle), true
+	at := m.idle.Add(p.limits.idle)
+	if busy := m.instance.busyUntil(); busy.After(at) {
+		at = busy
+	}
+	return at, true
 }
 
 // least is how many members stay even if they have nothing to do. A request whose worker died will come back, if only to find its context
@@ -287,6 +292,11 @@ func (p *pool) arm(now time.Time) {
 	for _, m := range p.members {
 		if at, ok := p.expiry(m); ok {
 			consider(at)
+		}
+		if m.state == memberReady && m.active == 0 && !m.offered {
+			if at := m.instance.busyUntil(); at.After(now) { // then it can be offered
+				consider(at)
+			}
 		}
 	}
 	if !p.closed && p.count() < p.needed() {

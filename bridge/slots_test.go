@@ -243,6 +243,49 @@ func TestARequestThatHangsItsWorkersIsFoundThoughItWasGivenUp(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A worker that hangs with what was given up has nothing to do as far as its slots go. If it were ended as idle, before its watchdog finds that it
+// hangs, nobody would be blamed, and the next worker would get the same request again.
+func TestAWorkerThatHangsWithWhatWasGivenUpIsEndedByItsWatchdog(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "hangs of poison", func(o *Options) { o.IdleTTL, o.StallTimeout, o.MinWorkers = time.Millisecond, time.Hour, -1 })
+	for i := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := generateUntil(ctx, m, "poison", cancel)
+		require.ErrorIs(t, err, context.Canceled)
+		m.pool.mu.Lock()
+		require.Len(t, m.pool.members, 1)
+		x := m.pool.members[0]
+		require.Equal(t, memberReady, x.state)
+		at, _ := m.pool.expiry(x)
+		m.pool.mu.Unlock()
+		require.Greater(t, time.Until(at), time.Hour, "its watchdog comes first")
+		require.Zero(t, x.worker().busyUntil().Sub(at))
+		x.worker().hung(ErrHung) // it comes
+		require.Eventually(t, func() bool { return m.Stat().Crashes == int64(i+1) && len(m.Stat().Workers) == 0 }, aWhile, time.Millisecond)
+	}
+	require.Eventually(t, func() bool { return m.Stat().Quarantined == 1 }, aWhile, time.Millisecond)
+	_, err := drain(t.Context(), m, engine.Prompt{Text: "poison"}, engine.DefaultGenerateOptions())
+	require.ErrorIs(t, err, ErrQuarantined)
+	// One that was given up and is over keeps no worker.
+	_, err = drain(t.Context(), m, engine.Prompt{Text: "innocent"}, engine.DefaultGenerateOptions())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return len(m.Stat().Workers) == 0 }, aWhile, time.Millisecond)
+}
+
+// generateUntil calls first when the first token is there, and reads on.
+func generateUntil(ctx context.Context, m *Model, text string, first func()) (out string, err error) {
+	for token, err := range m.Generate(ctx, engine.Prompt{Text: text}, engine.DefaultGenerateOptions()) {
+		if err != nil {
+			return out, err
+		}
+		if out == "" {
+			first()
+		}
+		out += token.Text
+	}
+	return out, nil
+}
+
 // A reader may be behind its worker, and leave when that has died.
 func TestARequestWhoseReaderLeavesAfterItsWorkersDeathIsFound(t *testing.T) {
 	noLeaks(t)
@@ -332,6 +375,22 @@ func TestASmallCallThatKillsItsWorkersFailsNoOtherRequest(t *testing.T) {
 		_, err = m.Encode(ctx, "poison", true)
 	}
 	require.ErrorIs(t, err, ErrCrashLoop)
+}
+
+// Small calls keep no worker from ending as idle. An end that the pool asked for is no death of which a call could be the cause, and it does not
+// mean that the model is closed.
+func TestASmallCallWhoseWorkersEndAsIdleSaysSo(t *testing.T) {
+	noLeaks(t)
+	cmd := fakeCommand("hangs of poison")
+	cmd.down = &steps{}
+	m, err := load(t.Context(), "/nowhere", Options{QuarantineDir: t.TempDir(), IdleTTL: time.Millisecond, MinWorkers: -1}, cmd)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	_, err = m.Encode(t.Context(), "poison", true)
+	require.ErrorIs(t, err, ErrWorkerStopped)
+	require.NotErrorIs(t, err, engine.ErrClosed)
+	require.GreaterOrEqual(t, m.Stat().Starts, int64(smallTries))
+	require.Zero(t, m.quarantine.smallCulprits.Load())
 }
 
 // The worker says what it computes: a request that was not in it is no suspect, however many workers die under it.

@@ -1,6 +1,11 @@
 package bridge
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	"forge.lthn.ai/core/go-mlx/engine"
+)
 
 // smallTries is how many workers a small call is given to: the first may end, being idle or killed.
 const smallTries = 3
@@ -18,10 +23,17 @@ func (m *Model) small(ctx context.Context, r request) (*message, error) {
 		if err == nil {
 			m.quarantine.servedSmall()
 		}
-		if err == nil || w.alive() || try == smallTries || ctx.Err() != nil {
+		if err == nil || w.alive() || ctx.Err() != nil {
 			return reply, err
 		}
-		if w.conn.computed(r.header().ID) {
+		ended := w.stopping.Load() // by the pool, of which the call is no cause
+		if try == smallTries {
+			if ended && errors.Is(err, engine.ErrClosed) && !m.pool.isClosed() {
+				err = &WorkerError{State: "ended as idle, like those before it, while a call was under way that keeps no worker; a longer IdleTTL leaves it more time"}
+			}
+			return nil, err
+		}
+		if !ended && w.conn.computed(r.header().ID) {
 			deaths++
 		}
 		if deaths == 2 {

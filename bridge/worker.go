@@ -90,6 +90,7 @@ func startWorker(ctx context.Context, cmd command, stall time.Duration, told lis
 			told.beat(m)
 		}
 	}
+	w.conn.onSettled = told.settled
 	hello := make(chan *message, 1)
 	go w.watch(hello)
 	go w.watchdog.run(p.ended)
@@ -301,6 +302,16 @@ func (w *worker) done() <-chan struct{} { return w.conn.done }
 func (w *worker) failure() error { return w.conn.failure() }
 
 func (w *worker) weights() string { return w.info.Fingerprint }
+
+// busyUntil gives the watchdog time to find that the worker hangs, if it does not say that it is through with what was cancelled. If it
+// were ended as idle before that, nobody would be blamed, and the next worker would get the same request again.
+func (w *worker) busyUntil() time.Time {
+	at, lingering := w.conn.lastCancel()
+	if !lingering {
+		return time.Time{}
+	}
+	return at.Add(2 * w.watchdog.stall)
+}
 
 // load makes the worker load a model; onProgress sees how many bytes are loaded.
 func (w *worker) load(ctx context.Context, r loadRequest, onProgress func(*message)) error {
