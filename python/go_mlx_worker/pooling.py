@@ -112,7 +112,7 @@ def _pools_last_token(folder):
 
 def _read(file, kind):
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise _broken(f"{file.name}: {e}") from e
     if not isinstance(value, kind):

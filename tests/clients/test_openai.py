@@ -321,9 +321,9 @@ class Others(Case):
         self.assertEqual(plain.data[0].embedding, plain.data[2].embedding)
         self.assertNotEqual(plain.data[0].embedding, plain.data[1].embedding)
         self.assertGreater(plain.usage.prompt_tokens, 6)
-        other = self.client.embeddings.create(model="python", input=texts, encoding_format="float")
-        self.assertEqual(other.usage, plain.usage)
-        for a, b in zip(other.data, plain.data, strict=True):
+        native, python = (self.client.embeddings.create(model=engine, input=texts, encoding_format="float") for engine in ("native", "python"))
+        self.assertEqual(python.usage, native.usage)
+        for a, b in zip(python.data, native.data, strict=True):
             self.assertGreater(sum(x * y for x, y in zip(a.embedding, b.embedding, strict=True)), 0.999)
 
     def test_models(self):
