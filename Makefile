@@ -62,17 +62,22 @@ test-tools:
 	@PYTHON=$(PYTHON) GO=$(GO) CARGO=$(CARGO) sh tools/check.sh browser
 
 # --- set-up ----------------------------------------------------------------------------------------
+LINK_MLX = mkdir -p build && ln -sfn "$$($(VPYTHON) -c 'import mlx, os; print(os.path.abspath(list(mlx.__path__)[0]))')" build/mlx
 $(VENV)/.ready: $(REQUIREMENTS) requirements-tools.txt $(wildcard build/mlx-device) | tools
 	@echo "==> Python environment in $(VENV)"
 	@test -x $(VPYTHON) || $(PYTHON) -m venv $(VENV)
 	@! $(VPYTHON) -m pip show --quiet $(if $(filter cuda,$(DEVICE)),mlx-cpu,mlx-cuda-13) 2>/dev/null || $(VPYTHON) -m pip uninstall --quiet --yes mlx mlx-cpu mlx-cuda-13
 	@$(RETRY) $(VPYTHON) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	@test -z '$(filter $(abspath $(VENV))/%,$(CMAKE) $(PKG_CONFIG))' || $(RETRY) $(VPYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-tools.txt
-	@mkdir -p build && ln -sfn "$$($(VPYTHON) -c 'import mlx, os; print(os.path.abspath(list(mlx.__path__)[0]))')" build/mlx
+	@$(LINK_MLX)
 	@touch $@
 
+# For a build folder that was removed while the environment stayed.
+build/mlx: | $(VENV)/.ready
+	@$(LINK_MLX)
+
 KERNEL_SRC := $(wildcard cpp/kernels/*.h cpp/kernels/*.cpp cpp/primitives/*.h cpp/primitives/*.cpp)
-$(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock $(KERNEL_SRC)
+$(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock $(KERNEL_SRC) | build/mlx
 	@echo "==> mlx-c against the environment's libmlx, and the CPU kernels"
 	@$(RETRY) $(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml
 	@src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path cpp/mlx-c-source/Cargo.toml | \
