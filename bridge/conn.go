@@ -17,16 +17,16 @@ import (
 type conn struct {
 	w io.Writer
 
-	mu      sync.Mutex // guards what follows
-	nextID  uint64
-	pending map[uint64]*exchange
-	queue   []outgoing      // frames that are not written yet
-	writing bool            // a goroutine writes the queue
-	cancels map[uint64]bool // requests whose cancels the worker has not acknowledged yet
-	lastOne time.Time       // when the last cancel was sent
-	stops   Stops           // the sum of what the acknowledgements reported
-	pass    []uint64        // requests that the worker last said it was computing; nil if it never said
-	err     error           // why the session ended
+	mu           sync.Mutex // guards what follows
+	nextID       uint64
+	pending      map[uint64]*exchange
+	queue        []outgoing      // frames that are not written yet
+	writing      bool            // a goroutine writes the queue
+	cancels      map[uint64]bool // requests whose cancels the worker has not acknowledged yet
+	lastCancelAt time.Time       // when the last cancel was sent
+	stops        Stops           // the sum of what the acknowledgements reported
+	pass         []uint64        // requests that the worker last said it was computing; nil if it never said
+	err          error           // why the session ended
 
 	done chan struct{} // closed when the session ended
 
@@ -179,7 +179,7 @@ func (c *conn) lingers(id uint64) bool {
 func (c *conn) lastCancel() (at time.Time, lingering bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lastOne, len(c.cancels) > 0
+	return c.lastCancelAt, len(c.cancels) > 0
 }
 
 // begin registers a request and queues it for the worker. Progress is kept for next only if it is asked for.
@@ -331,7 +331,7 @@ func (c *conn) cancel(e *exchange) {
 		return
 	}
 	if err == nil && c.enqueue(outgoing{e.id, false, frame}) == nil {
-		c.cancels[e.id], c.lastOne = true, time.Now()
+		c.cancels[e.id], c.lastCancelAt = true, time.Now()
 	}
 }
 

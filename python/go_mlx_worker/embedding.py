@@ -1,17 +1,15 @@
 """Vectors of texts: what the model's body computes before the layer of logits, pooled."""
 
-import time
-
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from .alone import PREFILL_CHUNK
 from .errors import ENDING, RequestError, is_out_of_memory, text_of
 from .pooling import Pooling
+from .turns import MAX_ROWS, each_text
 
-# Bounds of one pass, those of the native engine. A longer text goes through the model in chunks, like a prompt.
-MAX_ROWS, MAX_TOKENS = 64, 2048
-TURN = 0.02  # seconds in which texts are encoded before streams have their turn
+# Bound of one pass, that of the native engine. A longer text goes through the model in chunks, like a prompt.
+MAX_TOKENS = 2048
 
 # Where mlx-lm's models keep what computes the states: in one of BODIES, of the model or of its text part.
 TEXT_PART, BODIES = "language_model", ("model", "transformer", "backbone")
@@ -87,16 +85,15 @@ def embed(loaded, request):
     if request["dimensions"] > size:
         raise RequestError("invalid_option", f"the model's vectors have only {size}", option="Dimensions")
     prompt = pooling.prompt(request["prompt"])
-    rows, turn = [], time.monotonic()
-    for i, (text, ids) in enumerate(zip(request["texts"], request.get("ids") or [None] * len(request["texts"]), strict=True)):
-        try:
-            rows.append((loaded.text_ids(prompt + text) if ids is None else loaded.checked_ids(ids), i))
-        except RequestError as e:
-            raise RequestError(e.code, str(e), text=request["from"] + i, **e.data) from e
-        if time.monotonic() - turn > TURN:  # tokenizers take their time
-            yield
-            turn = time.monotonic()
-    rows.sort(key=lambda row: len(row[0]))
+
+    def ids_of(item):
+        text, ids = item
+        return loaded.text_ids(prompt + text) if ids is None else loaded.checked_ids(ids)
+
+    texts = request["texts"]
+    items = zip(texts, request.get("ids") or [None] * len(texts), strict=True)
+    rows = yield from each_text(items, request["from"], ids_of)
+    rows = sorted(((ids, i) for i, ids in enumerate(rows)), key=lambda row: len(row[0]))
     tokens, vectors = sum(len(ids) for ids, _ in rows), [b""] * len(rows)
     try:
         while rows:

@@ -8,15 +8,11 @@ import faulthandler
 import json
 import sys
 
-from . import scoring
 from .alone import Alone
-from .embedding import embed
+from .lists import LISTS
 from .model import LoadedModel
 from .solo import Solo, needs_solo
 from .stream import Stream
-
-# What is served by a generator that yields between its passes.
-LISTS = {"classify": scoring.classify, "embed": embed, "prompt_logprobs": scoring.prompt_logprobs}
 
 
 def main(path):

@@ -1,17 +1,15 @@
 """Scores: the mean log-probability of each label's tokens after a prompt, and those of a prompt's own tokens."""
 
 import json
-import time
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from .alone import PREFILL_CHUNK
 from .errors import RequestError
+from .turns import MAX_ROWS, each_text
 
-# Bounds of one pass: rows, and bytes of float32 logits, which generic models make for every position.
-MAX_ROWS = 64
-TURN = 0.02  # seconds in which prompts are made before streams have their turn
+# Bound of one pass, in bytes of float32 logits, which generic models make for every position.
 MAX_LOGIT_BYTES = 256 << 20
 
 
@@ -24,28 +22,16 @@ def classify(loaded, request):
             raise RequestError("invalid_option", f"label {name!r} has no tokens", option="labels")
         loaded.check_option_ids(ids, "labels")
     longest = max(len(label) for label in labels)
-    prompts = []
-    turn = time.monotonic()
-    for i, text in enumerate(request["texts"]):
+
+    def prompt_ids(text):
         chats = loaded.has_template and not request.get("completes")
         form = {"messages": json.dumps([{"role": "user", "content": text}])} if chats else {"text": text}
-        form["plain"] = True
-        try:
-            ids = loaded.prompt_ids(form)
-        except RequestError as e:
-            raise RequestError(e.code, str(e), text=request["from"] + i, **e.data) from e
+        ids = loaded.prompt_ids(form | {"plain": True})
         if loaded.context_length and len(ids) + longest > loaded.context_length:
-            raise RequestError(
-                "context_length",
-                "text is too long",
-                tokens=len(ids),
-                limit=loaded.context_length - longest + 1,
-                text=request["from"] + i,
-            )
-        prompts.append(ids)
-        if time.monotonic() - turn > TURN:  # templates and tokenizers take their time
-            yield
-            turn = time.monotonic()
+            raise RequestError("context_length", "text is too long", tokens=len(ids), limit=loaded.context_length - longest + 1)
+        return ids
+
+    prompts = yield from each_text(request["texts"], request["from"], prompt_ids)
 
     # All labels' first tokens share the prompt's pass; labels that go on need a row each.
     scores = [[0.0] * len(labels) for _ in prompts]

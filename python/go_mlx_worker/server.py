@@ -7,10 +7,10 @@ import time
 
 import mlx.core as mx
 
-from . import limits, scoring
-from .embedding import embed
+from . import limits
 from .errors import ENDING, Cancelled, RequestError, text_of
 from .frames import FrameError, read_frame, text_error
+from .lists import LISTS
 from .model import LoadedModel, checkpoint_bytes
 from .outbox import Outbox
 from .prompts import PromptCache
@@ -116,14 +116,8 @@ class Server:
         if kind == "generate":
             self._stepper.add(message, lambda: self._on_prefill(request))
             return None
-        if kind == "classify":
-            self._jobs[request] = scoring.classify(self._loaded, message)
-            return None
-        if kind == "embed":
-            self._jobs[request] = embed(self._loaded, message)
-            return None
-        if kind == "prompt_logprobs":
-            self._jobs[request] = scoring.prompt_logprobs(self._loaded, message)
+        if kind in LISTS:
+            self._jobs[request] = LISTS[kind](self._loaded, message)
             return None
         if kind == "encode":
             return {"ids": self._loaded.encode(message["text"], message["special"])}

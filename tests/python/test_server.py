@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from go_mlx_worker import limits, model, scoring
+from go_mlx_worker import limits, model, scoring, turns
 from go_mlx_worker.channel import Progress
 from go_mlx_worker.errors import RequestError, error_message
 from go_mlx_worker.frames import encode_frame, read_frame
@@ -665,7 +665,7 @@ class Faults(unittest.TestCase):
         prompt_ids = server._loaded.prompt_ids
 
         def slowly(form):
-            time.sleep(2 * scoring.TURN)
+            time.sleep(2 * turns.TURN)
             return prompt_ids(form)
 
         with mock.patch.object(server._loaded, "prompt_ids", slowly):
@@ -683,7 +683,7 @@ class Faults(unittest.TestCase):
         self.assertEqual(len(result["scores"]), 20)
         # Where that takes no time it takes no turns either.
         steps = []
-        with mock.patch.object(scoring.time, "monotonic", lambda: 0):
+        with mock.patch.object(turns.time, "monotonic", lambda: 0):
             job = scoring.classify(server._loaded, {"from": 0, "texts": texts, "labels": ["a", "b"], "completes": True})
             try:
                 while True:
