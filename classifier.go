@@ -10,6 +10,7 @@ import (
 	"hash/fnv"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ import (
 	"forge.lthn.ai/core/go-mlx/quality"
 )
 
-// Classifier is a linear classifier (multinomial logistic regression) on the hidden states of one layer of a model. It is trained in
+// Classifier is a linear classifier (a regularised linear discriminant) on the hidden states of one layer of a model. It is trained in
 // seconds, its file is small, and it serves the model that it was trained with only. TrainClassifier and LoadClassifier make one. It is safe for
 // concurrent use.
 type Classifier struct {
@@ -43,8 +44,8 @@ type ClassifierInfo struct {
 	AbstainBy   string    `json:"abstain_by"`
 	MinEnergy   float64   `json:"min_energy"`
 	MaxDistance float64   `json:"max_distance"`
-	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts       int       `json:"texts"`   // how many it was fitted to
+	Shrinkage   float64   `json:"shrinkage"` // of the covariance, from 0 to 1, chosen on the validation part
+	Texts       int       `json:"texts"`     // how many it was fitted to
 	DataDate    time.Time `json:"data_date"`
 	DataHash    string    `json:"data_hash"`  // SHA-256 of labels and texts
 	Validation  *Report   `json:"validation"` // how good it was on texts that were kept back
@@ -69,7 +70,7 @@ var ErrOtherModel = errors.New("the classifier was trained with another model")
 // ClassifierOptions are those of TrainClassifier. The zero value means the defaults.
 type ClassifierOptions struct {
 	// Layers are tried, and the one whose head is best on the validation part is taken. Earlier layers are faster: those after
-	// the chosen one are not computed. The default is the one at eight ninths of the model's depth, with Mean at four ninths.
+	// the chosen one are not computed. The default is the one at five sixths of the model's depth, with Mean at four ninths.
 	Layers []int
 	// Prompt, which has {text} once, is what texts are put into; the hidden state of its last token is read, which tells what the model
 	// is about to say of the text. Empty for DefaultStatesPrompt.
@@ -115,11 +116,11 @@ func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, opt
 	}
 	layers := options.Layers
 	if len(layers) == 0 {
-		ninths := 8
+		depth := 5.0 / 6
 		if options.Mean {
-			ninths = 4
+			depth = 4.0 / 9
 		}
-		layers = []int{max(1, (m.Info().Layers*ninths+4)/9)}
+		layers = []int{max(1, int(math.Round(float64(m.Info().Layers)*depth)))}
 	}
 	plain := make([]string, len(texts))
 	for i, t := range texts {

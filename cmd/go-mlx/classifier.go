@@ -78,7 +78,7 @@ The date of the data is that of the file.`,
 	run.add(cmd)
 	cmd.Flags().StringVar(&run.data, "data", "", "file of LABEL<tab>TEXT[<tab>LANGUAGE[<tab>GROUP]] lines (required)")
 	cmd.Flags().StringVarP(&run.out, "out", "o", "", "file to write (required)")
-	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at eight ninths of the depth, with --mean at four)")
+	cmd.Flags().IntSliceVar(&run.layers, "layer", nil, "layer to read, or several of which the best is taken (default: at five sixths of the depth, with --mean at four ninths)")
 	cmd.Flags().StringVar(&run.prompt, "prompt", "", fmt.Sprintf("what texts are put into; the state after it is read (default %q)", mlx.DefaultStatesPrompt))
 	cmd.Flags().BoolVar(&run.mean, "mean", false, "read the mean over the text's tokens, without a prompt: faster, less good")
 	cmd.Flags().Float64Var(&run.share, "validation", 0.1, "share of the texts that is not fitted to")
@@ -115,7 +115,7 @@ func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error 
 		return err
 	}
 	info := c.Info()
-	r.say(stderr, "fitted to %d texts in %.1f s: layer %d, penalty %v, temperature %.3f", info.Texts, time.Since(start).Seconds(), info.Layer, info.Penalty, info.Temperature)
+	r.say(stderr, "fitted to %d texts in %.1f s: layer %d, shrinkage %v, temperature %.3f", info.Texts, time.Since(start).Seconds(), info.Layer, info.Shrinkage, info.Temperature)
 	return info.Validation.WriteText(out)
 }
 

@@ -11,7 +11,7 @@ import (
 // the head will, and makes it look less right than it is (docs/classification.md).
 const leastLeft = 0.6
 
-// CrossFit fits a head to all data. It chooses penalty, temperature and thresholds by cross-validation: folds has a number from 0 on for each
+// CrossFit fits a head to all data. It chooses shrinkage, temperature and thresholds by cross-validation: folds has a number from 0 on for each
 // vector, and the vectors of each number are held back once and judged by a head that was fitted to the rest. Where folds are such that a fold
 // is unlike the others (other programs, other authors), the head is as unsure of new data as it should be.
 //
@@ -31,15 +31,15 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		return nil, nil, nil, err
 	}
 	var best *outside
-	for _, penalty := range penalties {
-		o, err := fits.fit(info, data, penalty)
+	for _, shrinkage := range shrinkages {
+		o, err := fits.judge(info, data, shrinkage)
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		// After the temperature was applied: heads are too sure of what is unlike the data that they were fitted to, whatever the penalty, and
-		// without it the penalty would be chosen to hide that.
+		// After the temperature was applied: heads are too sure of what is unlike the data that they were fitted to, whatever the shrinkage, and
+		// without it the shrinkage would be chosen to hide that.
 		if best != nil && o.loss >= best.loss {
-			break // weaker penalties fit the other folds only
+			break // less shrinkage fits the other folds only
 		}
 		if !math.IsNaN(o.loss) {
 			best = o
@@ -48,14 +48,14 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 	if best == nil {
 		return nil, nil, nil, errors.New("the fit failed: no finite loss on held-back data")
 	}
-	p := newProblem(ctx, data, len(info.Labels))
-	p.balance()
-	p.penalty = best.penalty
-	at, err := p.minimise(make([]float64, p.k*(p.d+1)))
+	m, err := newMoments(ctx, data, len(info.Labels), true)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	h := p.head(info, at)
+	h, err := m.head(info, best.shrinkage)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	h.Temperature, h.Texts = best.temperature, len(data.X)
 	h.setThresholds(best.logits, best.distances)
 	for n := range fits.held {
@@ -66,10 +66,9 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 
 // foldFits are fits that each lack a fold.
 type foldFits struct {
-	folds    []int
-	held     []int // indices of the vectors that are judged
-	problems []*problem
-	at       [][]float64 // where each fit's last penalty ended
+	folds   []int
+	held    []int // indices of the vectors that are judged
+	moments []*moments
 }
 
 func newFoldFits(ctx context.Context, labels int, data Data, folds []int) (*foldFits, error) {
@@ -78,11 +77,11 @@ func newFoldFits(ctx context.Context, labels int, data Data, folds []int) (*fold
 		if fold < 0 || fold > len(folds) {
 			return nil, fmt.Errorf("vector %d is in fold %d", i, fold)
 		}
-		for len(f.problems) <= fold {
-			f.problems = append(f.problems, nil)
+		for len(f.moments) <= fold {
+			f.moments = append(f.moments, nil)
 		}
 	}
-	for fold := range f.problems {
+	for fold := range f.moments {
 		var rest Data
 		for i := range data.X {
 			if folds[i] != fold {
@@ -92,9 +91,10 @@ func newFoldFits(ctx context.Context, labels int, data Data, folds []int) (*fold
 		if len(rest.X) == 0 || len(rest.X) == len(data.X) {
 			return nil, fmt.Errorf("%d of %d texts to fit to and the others to validate with: there must be some of both", len(rest.X), len(data.X))
 		}
-		p := newProblem(ctx, rest, labels)
-		p.balance()
-		f.problems[fold], f.at = p, append(f.at, make([]float64, p.k*(p.d+1)))
+		var err error
+		if f.moments[fold], err = newMoments(ctx, rest, labels, true); err != nil {
+			return nil, err
+		}
 	}
 	f.held = judged(labels, data, folds)
 	return f, nil
@@ -121,25 +121,21 @@ func judged(labels int, data Data, folds []int) []int {
 	return out
 }
 
-// outside returns the logits that heads of one penalty give the judged vectors, in the order of foldFits.held.
+// outside is what heads of one shrinkage say of the judged vectors, in the order of foldFits.held.
 type outside struct {
-	penalty, temperature, loss float64
-	logits                     [][]float64
-	distances                  []float64
+	shrinkage, temperature, loss float64
+	logits                       [][]float64
+	distances                    []float64
 }
 
-func (f *foldFits) fit(info Info, data Data, penalty float64) (*outside, error) {
-	o := &outside{penalty: penalty, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
+// judge judges each vector by a head that was fitted without its fold.
+func (f *foldFits) judge(info Info, data Data, shrinkage float64) (*outside, error) {
+	o := &outside{shrinkage: shrinkage, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
 	truth := make([]int, len(f.held))
-	for fold, p := range f.problems {
-		p.penalty = penalty
-		var err error
-		if f.at[fold], err = p.minimise(f.at[fold]); err != nil {
+	for fold, m := range f.moments {
+		h, err := m.head(info, shrinkage)
+		if err != nil {
 			return nil, err
-		}
-		h := p.head(info, f.at[fold])
-		if err := h.check(); err != nil {
-			return nil, fmt.Errorf("the fit failed: %w", err)
 		}
 		for n, i := range f.held {
 			if f.folds[i] == fold {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	fileFormat = "go-mlx classifier 2"
+	fileFormat = "go-mlx classifier 3"
 	// maxFile bounds a file: 4,000 labels on the states of the widest models.
 	maxFile = 256 << 20
 )

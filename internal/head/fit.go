@@ -9,7 +9,8 @@ import (
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/blas32"
-	"gonum.org/v1/gonum/optimize"
+	"gonum.org/v1/gonum/floats"
+	"gonum.org/v1/gonum/mat"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 )
@@ -20,21 +21,20 @@ type Data struct {
 	Y []int
 }
 
-// penalties are tried on the validation part, from the strongest, each from where the last one ended.
-var penalties = []float64{0.3, 0.1, 0.03, 0.01, 0.003, 0.001}
+// shrinkages are tried on the validation part, from the strongest. See moments.head.
+var shrinkages = []float64{0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02}
 
 const (
-	// maxSteps bounds the optimiser for one penalty. Fits of standardised states take 30 to 80 steps.
-	maxSteps = 150
-	// enoughGradient ends it: below this no label of a text changes.
-	enoughGradient = 1e-4
-	// widestLogTemperature bounds the temperature: it is between e^-3 and e^3.
-	widestLogTemperature = 3
+	// widestLogTemperature bounds the temperature: it is between e^-6 and e^6. With a strong shrinkage logits are large, since it takes values
+	// that say the same for independent ones.
+	widestLogTemperature = 6
 	// keptKnown is the share of validation texts that the thresholds let through.
 	keptKnown = 0.95
+	// impossible is the bias of a label without a vector to fit to. Whatever the temperature, its probability is 0.
+	impossible = -1e6
 )
 
-// Fit fits a head to training data and chooses its penalty, temperature and thresholds on validation data. Labels, model and layer
+// Fit fits a head to training data and chooses its shrinkage, temperature and thresholds on validation data. Labels, model and layer
 // are those of info.
 func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) {
 	if err := checkLabels(info.Labels); err != nil {
@@ -43,208 +43,173 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 	if len(train.X) == 0 || len(validation.X) == 0 {
 		return nil, fmt.Errorf("%d texts to fit to and %d to validate with: there must be some of both", len(train.X), len(validation.X))
 	}
-	p := newProblem(ctx, train, len(info.Labels))
+	m, err := newMoments(ctx, train, len(info.Labels), false)
+	if err != nil {
+		return nil, err
+	}
 	var best *Head
+	var logits [][]float64
 	bestLoss := math.Inf(1)
-	at := make([]float64, p.k*(p.d+1))
-	for _, penalty := range penalties {
-		p.penalty = penalty
-		var err error
-		if at, err = p.minimise(at); err != nil {
+	for _, shrinkage := range shrinkages {
+		h, err := m.head(info, shrinkage)
+		if err != nil {
 			return nil, err
 		}
-		h := p.head(info, at)
-		if err := h.check(); err != nil {
-			return nil, fmt.Errorf("the fit failed: %w", err)
+		of := make([][]float64, len(validation.X))
+		for i, x := range validation.X {
+			of[i] = h.Logits(x)
 		}
-		// Before the temperature is applied: it would hide that a fit is sure of wrong labels.
-		loss := h.loss(validation)
+		h.Temperature = bestTemperature(of, validation.Y)
+		loss := logLoss(of, validation.Y, h.Temperature)
 		if loss >= bestLoss {
-			break // weaker penalties fit the training part only
+			break // less shrinkage fits the training part only
 		}
-		best, bestLoss = h, loss
+		best, logits, bestLoss = h, of, loss
 	}
 	if best == nil {
 		return nil, errors.New("the fit failed: no finite loss on the validation part")
 	}
-	logits, distances := make([][]float64, len(validation.X)), make([]float64, len(validation.X))
+	distances := make([]float64, len(validation.X))
 	for i, x := range validation.X {
-		logits[i], distances[i] = best.Logits(x), best.Distance(x)
+		distances[i] = best.Distance(x)
 	}
-	best.Temperature, best.Texts = bestTemperature(logits, validation.Y), len(train.X)
+	best.Texts = len(train.X)
 	best.setThresholds(logits, distances)
 	return best, nil
 }
 
-// problem is a regression on standardised vectors.
-type problem struct {
+// moments are what a linear discriminant is made of: the labels' means and the covariance within labels, of the vectors' directions times the
+// square root of their size, so that values are about 1.
+type moments struct {
 	ctx         context.Context
-	x           blas32.General // [n, d], standardised
-	y           []int
-	share       []float64 // of each vector in the loss; together 1
-	n, d, k     int
-	mean, scale []float64
-	penalty     float64
-	logits      blas32.General // [n, k]; scratch
-	w, g        blas32.General // [k, d]; scratch
+	d, k        int
+	mean, scale []float32     // [d]; see direction
+	means       *mat.Dense    // [k, d], of each label; zeros for a label without a vector
+	prior       []float64     // [k], each label's share of the weights
+	within      *mat.SymDense // [d, d]
 }
 
-func newProblem(ctx context.Context, data Data, labels int) *problem {
+// newMoments takes them from data. Where labels are balanced, each counts as much as any other, else each vector does.
+func newMoments(ctx context.Context, data Data, labels int, balanced bool) (*moments, error) {
 	n, d := len(data.X), len(data.X[0])
-	general := func(rows, cols int) blas32.General {
-		return blas32.General{Rows: rows, Cols: cols, Stride: cols, Data: make([]float32, rows*cols)}
-	}
-	p := &problem{ctx: ctx, x: general(n, d), y: data.Y, n: n, d: d, k: labels, mean: make([]float64, d), scale: make([]float64, d),
-		logits: general(n, labels), w: general(labels, d), g: general(labels, d)}
-	p.share = slices.Repeat([]float64{1 / float64(n)}, n)
-	for _, x := range data.X {
-		for j, v := range x {
-			p.mean[j] += float64(v) / float64(n)
-		}
-	}
-	for _, x := range data.X {
-		for j, v := range x {
-			difference := float64(v) - p.mean[j]
-			p.scale[j] += difference * difference / float64(n)
-		}
-	}
-	for j, variance := range p.scale {
-		p.scale[j] = 1
-		if variance > 1e-12 {
-			p.scale[j] = 1 / math.Sqrt(variance)
-		}
-	}
-	for i, x := range data.X {
-		for j, v := range x {
-			p.x.Data[i*d+j] = float32((float64(v) - p.mean[j]) * p.scale[j])
-		}
-	}
-	return p
-}
-
-// balance makes every label that occurs count as much as any other.
-func (p *problem) balance() {
-	counts, labels := make([]int, p.k), 0
-	for _, y := range p.y {
+	m := &moments{ctx: ctx, d: d, k: labels, means: mat.NewDense(labels, d, nil), prior: make([]float64, labels)}
+	m.mean, m.scale = standardisation(data.X)
+	counts, occurring := make([]float64, labels), 0.0
+	for _, y := range data.Y {
 		if counts[y]++; counts[y] == 1 {
-			labels++
+			occurring++
 		}
 	}
-	for i, y := range p.y {
-		p.share[i] = 1 / float64(labels*counts[y])
+	// Rows are what a vector is away from its label's mean, times the square root of its weight: their product is the covariance.
+	rows := blas32.General{Rows: n, Cols: d, Stride: d, Data: make([]float32, n*d)}
+	root := math.Sqrt(float64(d))
+	for i, x := range data.X {
+		mean := m.means.RawRowView(data.Y[i])
+		for j, v := range direction(x, m.mean, m.scale) {
+			rows.Data[i*d+j] = float32(v * root)
+			mean[j] += v * root / counts[data.Y[i]]
+		}
 	}
+	for i, y := range data.Y {
+		weight := 1 / float64(n)
+		if balanced {
+			weight = 1 / (occurring * counts[y])
+		}
+		m.prior[y] += weight
+		mean, row := m.means.RawRowView(y), rows.Data[i*d:][:d]
+		for j := range row {
+			row[j] = float32((float64(row[j]) - mean[j]) * math.Sqrt(weight))
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	product := blas32.General{Rows: d, Cols: d, Stride: d, Data: make([]float32, d*d)}
+	blas32.Gemm(blas.Trans, blas.NoTrans, 1, rows, rows, 0, product)
+	m.within = mat.NewSymDense(d, nil)
+	for i := range d {
+		for j := i; j < d; j++ {
+			m.within.SetSym(i, j, float64(product.Data[i*d+j]))
+		}
+	}
+	return m, ctx.Err()
 }
 
-// minimise finds the weights with the least loss by L-BFGS.
-func (p *problem) minimise(from []float64) ([]float64, error) {
-	// The optimiser asks for loss and gradient at the same place one after the other; most of the work is the same.
-	var last, lastGrad []float64
-	lastLoss := 0.0
-	at := func(v []float64) {
-		if last == nil {
-			last, lastGrad = make([]float64, len(v)), make([]float64, len(v))
-		} else if slices.Equal(last, v) {
-			return
+// standardisation is what brings each value of the vectors to mean 0 and variance 1: a mean to subtract and a scale to multiply with.
+func standardisation(vectors [][]float32) (mean, scale []float32) {
+	n, d := float64(len(vectors)), len(vectors[0])
+	means, variances := make([]float64, d), make([]float64, d)
+	for _, x := range vectors {
+		for j, v := range x {
+			means[j] += float64(v) / n
 		}
-		copy(last, v)
-		lastLoss = p.loss(v, lastGrad)
 	}
-	result, err := optimize.Minimize(optimize.Problem{
-		Func: func(v []float64) float64 { at(v); return lastLoss },
-		Grad: func(grad, v []float64) { at(v); copy(grad, lastGrad) },
-		Status: func() (optimize.Status, error) {
-			if err := p.ctx.Err(); err != nil {
-				return optimize.Failure, err
-			}
-			return optimize.NotTerminated, nil
-		},
-	}, from, &optimize.Settings{GradientThreshold: enoughGradient, MajorIterations: maxSteps,
-		Converger: &optimize.FunctionConverge{Absolute: 1e-6, Relative: 1e-6, Iterations: 8}}, &optimize.LBFGS{})
-	if ctxErr := p.ctx.Err(); ctxErr != nil {
-		return nil, ctxErr
+	for _, x := range vectors {
+		for j, v := range x {
+			difference := float64(v) - means[j]
+			variances[j] += difference * difference / n
+		}
 	}
-	// A line search that cannot go on, since losses are sums in float32, has arrived.
-	if result == nil {
+	mean, scale = make([]float32, d), make([]float32, d)
+	for j, variance := range variances {
+		mean[j], scale[j] = float32(means[j]), 1
+		if variance > 1e-12 {
+			scale[j] = float32(1 / math.Sqrt(variance))
+		}
+	}
+	return mean, scale
+}
+
+// direction is a vector standardised and brought to length 1; zeros stay zeros.
+func direction(x, mean, scale []float32) []float64 {
+	z := make([]float64, len(x))
+	for j, v := range x {
+		z[j] = (float64(v) - float64(mean[j])) * float64(scale[j])
+	}
+	if length := floats.Norm(z, 2); length > 0 {
+		floats.Scale(1/length, z)
+	}
+	return z
+}
+
+// head is the regularised linear discriminant (Friedman 1989, Regularized Discriminant Analysis, doi:10.1080/01621459.1989.10478752): a label's
+// logit is the log-density, up to what all labels share, of a normal distribution around its mean, with the covariance (1 - shrinkage) * within +
+// shrinkage * identity, plus the log of its prior.
+func (m *moments) head(info Info, shrinkage float64) (*Head, error) {
+	if err := m.ctx.Err(); err != nil {
+		return nil, err
+	}
+	covariance := mat.NewSymDense(m.d, nil)
+	covariance.ScaleSym(1-shrinkage, m.within)
+	for j := range m.d {
+		covariance.SetSym(j, j, covariance.At(j, j)+shrinkage)
+	}
+	var cholesky mat.Cholesky
+	var weights mat.Dense // [d, k]
+	if !cholesky.Factorize(covariance) {
+		return nil, errors.New("the fit failed: the hidden states have no finite covariance")
+	}
+	if err := cholesky.SolveTo(&weights, m.means.T()); err != nil {
 		return nil, fmt.Errorf("the fit failed: %w", err)
 	}
-	return result.X, nil
-}
-
-// loss is the mean negative log-probability of the right labels with the penalty; grad takes its gradient if it is not nil. v is the weights
-// [k, d] and the biases [k].
-func (p *problem) loss(v, grad []float64) float64 {
-	for i := range p.w.Data {
-		p.w.Data[i] = float32(v[i])
-	}
-	bias := v[p.k*p.d:]
-	blas32.Gemm(blas.NoTrans, blas.Trans, 1, p.x, p.w, 0, p.logits)
-	total := 0.0
-	biasGrad := make([]float64, p.k)
-	for i, y := range p.y {
-		row := p.logits.Data[i*p.k:][:p.k]
-		best := math.Inf(-1)
-		for k := range row {
-			best = max(best, float64(row[k])+bias[k])
+	h := &Head{Info: info, size: m.d, weight: make([]float32, m.k*m.d), bias: make([]float32, m.k), mean: m.mean, scale: m.scale, centres: m.centres()}
+	h.Temperature, h.Shrinkage, h.AbstainBy = 1, shrinkage, ByDistance
+	for k := range m.k {
+		bias := math.Log(m.prior[k])
+		if m.prior[k] == 0 {
+			bias = impossible
 		}
-		sum := 0.0
-		for k := range row {
-			sum += math.Exp(float64(row[k]) + bias[k] - best)
-		}
-		norm := best + math.Log(sum)
-		total += p.share[i] * (norm - float64(row[y]) - bias[y])
-		if grad == nil {
-			continue
-		}
-		for k := range row {
-			q := math.Exp(float64(row[k]) + bias[k] - norm)
-			if k == y {
-				q--
-			}
-			q *= p.share[i]
-			row[k] = float32(q)
-			biasGrad[k] += q
-		}
-	}
-	for _, w := range v[:p.k*p.d] {
-		total += p.penalty / 2 * w * w
-	}
-	if grad != nil {
-		blas32.Gemm(blas.Trans, blas.NoTrans, 1, p.logits, p.x, 0, p.g)
-		for i, g := range p.g.Data {
-			grad[i] = float64(g) + p.penalty*v[i]
-		}
-		copy(grad[p.k*p.d:], biasGrad)
-	}
-	return total
-}
-
-// head folds the standardisation into the weights.
-func (p *problem) head(info Info, v []float64) *Head {
-	h := &Head{Info: info, size: p.d, weight: make([]float32, p.k*p.d), bias: make([]float32, p.k)}
-	h.Temperature, h.Penalty, h.AbstainBy = 1, p.penalty, ByDistance
-	h.mean, h.scale, h.centres = make([]float32, p.d), make([]float32, p.d), p.centres()
-	for j := range p.d {
-		h.mean[j], h.scale[j] = float32(p.mean[j]), float32(p.scale[j])
-	}
-	for k := range p.k {
-		bias := v[p.k*p.d+k]
-		for j := range p.d {
-			w := v[k*p.d+j] * p.scale[j]
-			h.weight[k*p.d+j] = float32(w)
-			bias -= w * p.mean[j]
+		for j := range m.d {
+			w := weights.At(j, k)
+			bias -= w * m.means.At(k, j) / 2
+			h.weight[k*m.d+j] = float32(w * math.Sqrt(float64(m.d)))
 		}
 		h.bias[k] = float32(bias)
 	}
-	return h
-}
-
-// loss is the mean negative log-probability of the right labels.
-func (h *Head) loss(data Data) float64 {
-	logits := make([][]float64, len(data.X))
-	for i, x := range data.X {
-		logits[i] = h.Logits(x)
+	if err := h.check(); err != nil {
+		return nil, fmt.Errorf("the fit failed: %w", err)
 	}
-	return logLoss(logits, data.Y, 1)
+	return h, nil
 }
 
 // logLoss is the mean negative log-probability of the right labels at a temperature.

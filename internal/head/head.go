@@ -13,14 +13,14 @@ import (
 	"forge.lthn.ai/core/go-mlx/engine"
 )
 
-// Head is a multinomial logistic regression with what is known of it.
+// Head is a linear discriminant with what is known of it.
 type Head struct {
 	Info
-	weight []float32 // [labels, size]
-	bias   []float32 // [labels]
-	size   int
-	// For Distance: what standardises a vector, [size] each, and the labels' mean directions, [labels, size].
-	mean, scale, centres []float32
+	mean, scale []float32 // [size]; see direction, which is all that is read of a vector
+	weight      []float32 // [labels, size]
+	bias        []float32 // [labels]
+	centres     []float32 // [labels, size]: the labels' mean directions, for Distance
+	size        int
 }
 
 // Info is what a head's file says of it besides its numbers.
@@ -39,8 +39,8 @@ type Info struct {
 	AbstainBy   string    `json:"abstain_by"`
 	MinEnergy   float64   `json:"min_energy"`
 	MaxDistance float64   `json:"max_distance"`
-	Penalty     float64   `json:"penalty"` // weight of half the weights' squared norm, chosen on the validation part
-	Texts       int       `json:"texts"`   // how many it was fitted to
+	Shrinkage   float64   `json:"shrinkage"` // of the covariance, from 0 to 1 (moments.head), chosen on the validation part
+	Texts       int       `json:"texts"`     // how many it was fitted to
 	DataDate    time.Time `json:"data_date"`
 	DataHash    string    `json:"data_hash"` // SHA-256 of labels and texts
 	Validation  *Report   `json:"validation"`
@@ -101,11 +101,11 @@ func checkLabels(labels []string) error {
 
 // Logits are the labels' scores for a vector.
 func (h *Head) Logits(x []float32) []float64 {
-	out := make([]float64, len(h.Labels))
+	z, out := direction(x, h.mean, h.scale), make([]float64, len(h.Labels))
 	for k := range out {
 		sum := float64(h.bias[k])
 		for i, w := range h.weight[k*h.size:][:h.size] {
-			sum += float64(w) * float64(x[i])
+			sum += float64(w) * z[i]
 		}
 		out[k] = sum
 	}

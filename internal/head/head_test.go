@@ -13,27 +13,41 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/floats"
+	"gonum.org/v1/gonum/mat"
+	"gonum.org/v1/gonum/stat"
+	"gonum.org/v1/gonum/stat/distmv"
 
 	"forge.lthn.ai/core/go-mlx/quality"
 )
 
-// drawn is n vectors of three labels, whose log-probabilities are linear in the vectors.
+// drawn is n vectors of three labels, whose log-probabilities are linear in the vectors' directions.
 func drawn(seed uint64, n int) Data {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	var data Data
 	for range n {
-		x := make([]float32, 8)
+		x, length := make([]float32, 8), math.Exp(rng.NormFloat64()/2)
 		for i := range x {
-			x[i] = float32(rng.NormFloat64()*float64(i+1) + float64(i)) // of unlike scale and mean
+			x[i] = float32(rng.NormFloat64()*length*float64(i+1) + float64(i)) // of unlike scale and mean
 		}
-		p := probabilities([]float64{float64(x[0]) * 2, float64(x[3]-3) / 2, 0}, 1)
 		u, y := rng.Float64(), 0
+		p := probabilities(drawnFrom(x), 1)
 		for u -= p[0]; u > 0 && y < 2; u -= p[y] {
 			y++
 		}
 		data.X, data.Y = append(data.X, x), append(data.Y, y)
 	}
 	return data
+}
+
+// drawnFrom are the log-probabilities that a vector's label was drawn by.
+func drawnFrom(x []float32) []float64 {
+	z, squares := make([]float64, len(x)), 0.0
+	for i, v := range x {
+		z[i] = (float64(v) - float64(i)) / float64(i+1)
+		squares += z[i] * z[i]
+	}
+	return []float64{6 * z[0] / math.Sqrt(squares), 6 * z[3] / math.Sqrt(squares), 0}
 }
 
 func info() Info {
@@ -56,14 +70,7 @@ func TestAFitIsAsGoodAndAsHonestAsTheDataAllow(t *testing.T) {
 		p := h.Predict(x)
 		p.Truth = h.Labels[test.Y[i]]
 		predictions = append(predictions, p)
-		ideal := []float64{float64(x[0]) * 2, float64(x[3]-3) / 2, 0}
-		top := 0
-		for k := range ideal {
-			if ideal[k] > ideal[top] {
-				top = k
-			}
-		}
-		if top == test.Y[i] {
+		if largest(drawnFrom(x)) == test.Y[i] {
 			best++
 		}
 	}
@@ -235,25 +242,91 @@ func TestTheDistanceIsFromTheNearestMean(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestTheGradientIsThatOfTheLoss(t *testing.T) {
-	p := newProblem(t.Context(), drawn(5, 60), 3)
-	p.penalty = 0.1
-	rng := rand.New(rand.NewPCG(1, 1))
-	v := make([]float64, 3*9)
-	for i := range v {
-		v[i] = rng.NormFloat64()
+// A label's logit is the log-density of a normal distribution with the label's mean and the shrunk covariance within labels, plus the log of its prior.
+func TestAHeadIsALinearDiscriminant(t *testing.T) {
+	data := drawn(4, 600)
+	const d = 8
+	var rows [3][]float64 // of each label's vectors: directions times the square root of d
+	mean, scale := standardisation(data.X)
+	for i, x := range data.X {
+		z := direction(x, mean, scale)
+		floats.Scale(math.Sqrt(d), z)
+		rows[data.Y[i]] = append(rows[data.Y[i]], z...)
 	}
-	grad := make([]float64, len(v))
-	p.loss(v, grad)
-	for i := range v {
-		at := v[i]
-		v[i] = at + 0.02
-		up := p.loss(v, nil)
-		v[i] = at - 0.02
-		down := p.loss(v, nil)
-		v[i] = at
-		require.InDelta(t, (up-down)/0.04, grad[i], 2e-3)
+	for _, balanced := range []bool{false, true} {
+		m, err := newMoments(t.Context(), data, 3, balanced)
+		require.NoError(t, err)
+		var within mat.SymDense
+		var means [3][]float64
+		var priors [3]float64
+		for k := range 3 {
+			n := len(rows[k]) / d
+			if priors[k] = float64(n) / 600; balanced {
+				priors[k] = 1.0 / 3
+			}
+			of := mat.NewDense(n, d, rows[k])
+			for j := range d {
+				means[k] = append(means[k], stat.Mean(mat.Col(nil, j, of), nil))
+			}
+			var covariance mat.SymDense
+			stat.CovarianceMatrix(&covariance, of, nil)
+			covariance.ScaleSym(priors[k]*float64(n-1)/float64(n), &covariance)
+			if within.IsEmpty() {
+				within = *mat.NewSymDense(d, nil)
+			}
+			within.AddSym(&within, &covariance)
+		}
+		for _, shrinkage := range []float64{1e-3, 0.4, 1} {
+			h, err := m.head(info(), shrinkage)
+			require.NoError(t, err)
+			var shrunk mat.SymDense
+			shrunk.ScaleSym(1-shrinkage, &within)
+			for j := range d {
+				shrunk.SetSym(j, j, shrunk.At(j, j)+shrinkage)
+			}
+			for _, x := range data.X[:50] {
+				z := direction(x, mean, scale)
+				floats.Scale(math.Sqrt(d), z)
+				var want [3]float64
+				for k := range want {
+					normal, ok := distmv.NewNormal(means[k], &shrunk, nil)
+					require.True(t, ok)
+					want[k] = normal.LogProb(z) + math.Log(priors[k])
+				}
+				got := h.Logits(x)
+				for k := range want {
+					require.InDelta(t, want[k]-want[0], got[k]-got[0], 1e-3)
+				}
+			}
+		}
 	}
+}
+
+// Data that determine nothing still make a head: values that are always the same, fewer vectors than values, a label without a vector.
+func TestAFitOfPoorDataIsAHead(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 1))
+	var data Data
+	for i := range 12 {
+		x := make([]float32, 40)
+		for j := range x[1:] {
+			x[j+1] = float32(rng.NormFloat64() + float64(i%2)*2)
+		}
+		x[0] = 7
+		data.X, data.Y = append(data.X, x), append(data.Y, i%2)
+	}
+	h, err := Fit(t.Context(), info(), data, Data{X: data.X[:4], Y: data.Y[:4]})
+	require.NoError(t, err)
+	for i, x := range data.X {
+		require.Equal(t, h.Labels[data.Y[i]], h.Predict(x).Label)
+		require.Zero(t, probabilities(h.Logits(x), h.Temperature)[2], "the label that no vector has")
+	}
+	same := Data{X: [][]float32{{1, 1}, {1, 1}}, Y: []int{0, 1}}
+	h, err = Fit(t.Context(), info(), same, same)
+	require.NoError(t, err)
+	require.InDelta(t, 0.5, h.Predict(same.X[0]).Probability, 1e-6)
+	data.X[3][3] = float32(math.Inf(1))
+	_, err = Fit(t.Context(), info(), data, Data{X: data.X[:2], Y: data.Y[:2]})
+	require.ErrorContains(t, err, "the fit failed")
 }
 
 func TestAFileGivesTheHeadBack(t *testing.T) {

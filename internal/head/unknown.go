@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"gonum.org/v1/gonum/floats"
 )
 
 // How a head recognises a text that is unlike all that it was fitted to.
@@ -23,23 +25,15 @@ func Energy(logits []float64) float64 {
 	return best + math.Log(sum)
 }
 
-// Distance is one minus the cosine of a vector, standardised, and the nearest of the labels' mean vectors.
+// Distance is one minus the cosine of a vector, standardised, and the nearest of the labels' mean directions.
 func (h *Head) Distance(x []float32) float64 {
-	squares, best := 0.0, -1.0
-	z := make([]float64, h.size)
-	for i, v := range x {
-		z[i] = (float64(v) - float64(h.mean[i])) * float64(h.scale[i])
-		squares += z[i] * z[i]
-	}
-	if squares == 0 {
-		return 1
-	}
+	z, best := direction(x, h.mean, h.scale), -1.0
 	for k := range h.Labels {
 		sum := 0.0
 		for i, c := range h.centres[k*h.size:][:h.size] {
 			sum += float64(c) * z[i]
 		}
-		best = max(best, sum/math.Sqrt(squares))
+		best = max(best, sum)
 	}
 	return 1 - best
 }
@@ -72,23 +66,14 @@ func (h *Head) setThresholds(logits [][]float64, distances []float64) {
 	h.MaxDistance = quantile(distances, keptKnown)
 }
 
-// centres are the directions of the labels' mean vectors, standardised: [labels, size], each of length 1 or 0.
-func (p *problem) centres() []float32 {
-	sums := make([]float64, p.k*p.d)
-	for i, y := range p.y {
-		for j, v := range p.x.Data[i*p.d:][:p.d] {
-			sums[y*p.d+j] += float64(v)
-		}
-	}
-	out := make([]float32, p.k*p.d)
-	for k := range p.k {
-		squares := 0.0
-		for _, v := range sums[k*p.d:][:p.d] {
-			squares += v * v
-		}
-		for j := range p.d {
-			if squares > 0 {
-				out[k*p.d+j] = float32(sums[k*p.d+j] / math.Sqrt(squares))
+// centres are the directions of the labels' means: [labels, size], each of length 1 or 0.
+func (m *moments) centres() []float32 {
+	out := make([]float32, m.k*m.d)
+	for k := range m.k {
+		mean := m.means.RawRowView(k)
+		if length := floats.Norm(mean, 2); length > 0 {
+			for j, v := range mean {
+				out[k*m.d+j] = float32(v / length)
 			}
 		}
 	}

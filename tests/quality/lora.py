@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 PROMPT = 'Software that says "{}" is used for'
 LONGEST = 28  # tokens of a string with its prompt: longer ones are left out, and shorter ones padded at their ends
-READ, FIRST = 16, 13  # the layer whose output is read, and the first with a LoRA, from 1 on
+READ, FIRST = 15, 12  # the layer whose output is read, and the first with a LoRA, from 1 on
 BATCH, RANK, SCALE = 16, 8, 2.0
 RATE, HEAD_RATE, DECAY = 5e-4, 5e-3, 0.01
 KEYS = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
