@@ -228,7 +228,7 @@ func endless(model string) (dir string, cleanup func(), err error) {
 		}
 		var config map[string]any
 		if err = json.Unmarshal(data, &config); err == nil {
-			config["eos_token_id"], config["eos_token"] = 0, "<pad>" // the model never makes it
+			config["eos_token_id"], config["eos_token"] = 0, "<pad>" // a trained model never makes it, a random one hardly ever
 			if data, err = json.Marshal(config); err == nil {
 				err = os.WriteFile(path, data, 0o644)
 			}
