@@ -51,7 +51,8 @@ type quarantine struct {
 
 // heldRequest is a request that is refused until a time.
 type heldRequest struct {
-	err      *QuarantineError
+	err      *QuarantineError // whole once the file was written, or could not be
+	writing  sync.WaitGroup
 	until    time.Time
 	wait     time.Duration
 	absolves bool // the deaths that it caused are no reason not to start workers
@@ -79,20 +80,35 @@ func createPrivate(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
+// wholeError returns the error of the request with its file. It waits for a disk, so q.mu must not be held.
+func (h *heldRequest) wholeError() *QuarantineError {
+	h.writing.Wait()
+	return h.err
+}
+
 // check returns the error of a request that is held. A request that was held before, or that equals a suspect, becomes a suspect.
 func (q *quarantine) check(j *job) error {
+	h, err := q.find(j)
+	if h != nil {
+		return h.wholeError()
+	}
+	return err
+}
+
+// find is check, but for the error of a request that is held, which may not be whole yet.
+func (q *quarantine) find(j *job) (*heldRequest, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.held)+len(q.suspects) == 0 {
-		return nil
+		return nil, nil
 	}
 	key, err := j.key()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if h := q.held[key]; h != nil {
 		if time.Now().Before(h.until) {
-			return h.err
+			return h, nil
 		}
 		j.deaths, j.held = max(1, j.deaths), true
 	}
@@ -103,7 +119,7 @@ func (q *quarantine) check(j *job) error {
 			delete(q.suspects, key)
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // judge notes that a request was in the pass that ended a worker, alone or not. It returns the error of a request that is
@@ -113,6 +129,19 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 	if err != nil {
 		return 0, errors.Join(cause, err)
 	}
+	h, explained, found := q.sentence(j, key, w, alone, cause)
+	if h == nil {
+		return 0, nil
+	}
+	if found {
+		h.err.File, h.err.FileErr = q.write(j, cause)
+		h.writing.Done()
+	}
+	return explained, h.wholeError()
+}
+
+// sentence is judge without the file. It returns a guilty request, how many deaths that explains, and whether it was found guilty just now.
+func (q *quarantine) sentence(j *job, key requestKey, w *worker, alone bool, cause error) (h *heldRequest, explained int, found bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	before := q.held[key]
@@ -120,7 +149,7 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 		if before.absolves {
 			explained = 1
 		}
-		return explained, before.err
+		return before, explained, false
 	}
 	s := q.suspects[key]
 	if s == nil || time.Since(s.at) >= q.suspicion {
@@ -139,10 +168,11 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 	s.worker, s.at = w, time.Now()
 	j.deaths = max(j.deaths+1, s.deaths)
 	if !alone || s.deaths < 2 {
-		return 0, nil
+		return nil, 0, false
 	}
 	delete(q.suspects, key)
-	h := &heldRequest{err: &QuarantineError{Err: cause}, wait: holdFirst}
+	h = &heldRequest{err: &QuarantineError{Err: cause}, wait: holdFirst}
+	h.writing.Add(1)
 	if before != nil {
 		h.wait = min(2*before.wait, holdMost)
 	}
@@ -154,8 +184,7 @@ func (q *quarantine) judge(j *job, w *worker, alone bool, cause error) (explaine
 		q.held = map[requestKey]*heldRequest{}
 	}
 	q.held[key] = h
-	h.err.File, h.err.FileErr = q.write(j, cause)
-	return explained, h.err
+	return h, explained, true
 }
 
 // culprit counts a request that was found guilty, and reports whether it explains the deaths it caused. Several in succession, with

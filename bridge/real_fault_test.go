@@ -409,6 +409,35 @@ func TestFullDiskForTheReproFile(t *testing.T) {
 	require.EqualValues(t, 2, m.Stat().Crashes)
 }
 
+// A disk that takes its time with a repro file keeps nobody waiting but those who ask for the same.
+func TestASlowDiskForAReproFileDelaysNoOtherRequest(t *testing.T) {
+	noLeaks(t)
+	m := loadFake(t, "dies of poison")
+	asked, disk := make(chan struct{}), make(chan struct{})
+	m.quarantine.create = func(path string) (*os.File, error) {
+		close(asked)
+		<-disk
+		return createPrivate(path)
+	}
+	ask := func(prompt string) error {
+		_, err := drain(t.Context(), m, engine.Prompt{Text: prompt}, longOptions(3))
+		return err
+	}
+	guilty := make(chan error, 2)
+	go func() { guilty <- ask("poison") }()
+	<-asked
+	require.NoError(t, ask("harmless"))
+	go func() { guilty <- ask("poison") }()
+	require.NoError(t, ask("harmless, too"))
+	require.Empty(t, guilty, "their error names the file")
+	close(disk)
+	for range 2 {
+		var q *QuarantineError
+		require.ErrorAs(t, <-guilty, &q)
+		require.FileExists(t, q.File)
+	}
+}
+
 // A stream that runs alone is joined by another whose prompt makes the pass fail, again and again: no token is lost.
 func noTokenIsLost(t *testing.T, m *Model) {
 	o := longOptions(120)
