@@ -113,6 +113,7 @@ func TestGoldenFrames(t *testing.T) {
 		"encode":   &encodeRequest{head: head{Type: "encode", ID: 4}, Text: "é", Special: true},
 		"generate": &generateRequest{head: head{Type: "generate", ID: 6}, IDs: []int32{2, 7}, Resume: []int32{9}, LogitBias: []tokenBias{{ID: 3, Bias: -1.5}}, Seed: 1<<63 + 1, Stop: []string{}, StopTokens: []int32{}, Credit: 64},
 		"classify": &classifyRequest{head: head{Type: "classify", ID: 5}, From: 2, Texts: []string{"a"}, Labels: []string{"x", "y"}},
+		"embed":    &embedRequest{head: head{Type: "embed", ID: 7}, From: 1, Texts: []string{"a"}, IDs: [][]int32{{2}}, Prompt: "query", Dimensions: 128},
 	}
 	seen := 0
 	for line := range strings.Lines(string(data)) {
@@ -133,7 +134,7 @@ func TestGoldenFrames(t *testing.T) {
 			seen++
 		}
 	}
-	require.Equal(t, 11, seen)
+	require.Equal(t, 12, seen)
 }
 
 // FuzzConn gives a session what a worker may never send: any message, for any request, in any order. The

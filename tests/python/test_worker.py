@@ -62,6 +62,7 @@ GO_FRAMES = {
     },
     "encode": {"t": "encode", "id": 4, "text": "é", "special": True},
     "classify": {"t": "classify", "id": 5, "from": 2, "texts": ["a"], "labels": ["x", "y"]},
+    "embed": {"t": "embed", "id": 7, "from": 1, "texts": ["a"], "ids": [[2]], "prompt": "query", "dimensions": 128},
 }
 
 
