@@ -145,6 +145,8 @@ func remoteError(m *message) error {
 		err = engine.ErrNoChatTemplate
 	case "context_length":
 		err = &engine.ContextLengthError{Tokens: m.Data.Tokens, Limit: m.Data.Limit}
+	case "token_id":
+		err = &engine.TokenError{ID: m.Data.TokenID, VocabSize: m.Data.VocabSize}
 	case "control_token":
 		err = &engine.ControlTokenError{Token: m.Data.Token}
 	case "no_embeddings":

@@ -126,6 +126,9 @@ type errorData struct {
 	Text   *int   `msgpack:"text"`
 	Token  string `msgpack:"token"`
 
+	TokenID   int32 `msgpack:"id"`
+	VocabSize int   `msgpack:"vocab_size"`
+
 	Architecture string `msgpack:"architecture"`
 }
 

@@ -233,10 +233,14 @@ class LoadedModel:
                 )
 
     def check_ids(self, ids, what):
-        if self.vocab_size and not all(0 <= i < self.vocab_size for i in ids):
-            raise RequestError(
-                "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
-            )
+        for token in ids:
+            if self.vocab_size and not 0 <= token < self.vocab_size:
+                raise RequestError(
+                    "token_id",
+                    f"{what}: token id {token} is outside the model's vocabulary of {self.vocab_size}",
+                    id=token,
+                    vocab_size=self.vocab_size,
+                )
 
 
 def _control_token(error):

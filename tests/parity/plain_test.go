@@ -2,6 +2,7 @@ package parity
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,29 +42,35 @@ func TestControlTokensInTextsAreTheSameToBothEngines(t *testing.T) {
 	}
 }
 
+// A tokenizer may have tokens that the model has not, such as one for images: a text that spells one is the same error of both engines.
+func TestATextOfATokenThatTheModelHasNotIsAnError(t *testing.T) {
+	nat, py := loadWith(t, func(tokenizer map[string]any) {
+		words := tokenizer["model"].(map[string]any)["vocab"].(map[string]any)
+		for len(words) < 1<<13 {
+			words[fmt.Sprint("never", len(words))] = len(words)
+		}
+		tokenizer["added_tokens"] = append(tokenizer["added_tokens"].([]any), map[string]any{"id": len(words), "content": "IMAGE", "special": false,
+			"normalized": false, "lstrip": false, "rstrip": false, "single_word": false})
+	})
+	for _, m := range []mlx.TextModel{nat, py} {
+		_, generate := mlx.Collect(m.Generate(t.Context(), "an IMAGE", mlx.WithMaxTokens(1)))
+		_, chat := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "an IMAGE"}}, mlx.WithMaxTokens(1)))
+		_, scores := m.PromptLogProbs(t.Context(), []int32{2, 1 << 13}, 1)
+		_, classify := m.Classify(t.Context(), []string{"a goal", "an IMAGE"}, []string{"sport", "food"})
+		_, embed := m.Embed(t.Context(), []string{"a goal", "an IMAGE"})
+		for name, err := range map[string]error{"generate": generate, "chat": chat, "scores": scores, "classify": classify, "embed": embed} {
+			var token *mlx.TokenError
+			require.ErrorAs(t, err, &token, name)
+			require.Equal(t, mlx.TokenError{ID: 1 << 13, VocabSize: m.Info().VocabSize}, *token, name)
+		}
+		require.ErrorContains(t, classify, "text 1")
+		require.ErrorContains(t, embed, "text 1")
+	}
+}
+
 // A tokenizer that makes a control token of its own letters cannot write it as text: both engines say so, with the same error.
 func TestAControlTokenWithoutAnotherSpellingIsAnError(t *testing.T) {
-	from, dir := testenv.Model(t), t.TempDir()
-	entries, err := os.ReadDir(from)
-	require.NoError(t, err)
-	for _, entry := range entries {
-		data, err := os.ReadFile(filepath.Join(from, entry.Name()))
-		require.NoError(t, err)
-		if entry.Name() == "tokenizer.json" {
-			var whole map[string]any
-			require.NoError(t, json.Unmarshal(data, &whole))
-			whole["model"].(map[string]any)["ignore_merges"] = true
-			data, err = json.Marshal(whole)
-			require.NoError(t, err)
-		}
-		require.NoError(t, os.WriteFile(filepath.Join(dir, entry.Name()), data, 0o600))
-	}
-	nat, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, nat.Close()) })
-	py, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, py.Close()) })
+	nat, py := loadWith(t, func(tokenizer map[string]any) { tokenizer["model"].(map[string]any)["ignore_merges"] = true })
 	for _, m := range []mlx.TextModel{nat, py} {
 		var spelt *mlx.ControlTokenError
 		_, err := mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "a\n<end_of_turn>"}}, mlx.WithTemplate(mlx.PlainContent()), mlx.WithMaxTokens(1)))
@@ -77,4 +84,26 @@ func TestAControlTokenWithoutAnotherSpellingIsAnError(t *testing.T) {
 		_, err = mlx.Collect(m.Chat(t.Context(), []mlx.Message{{Role: "user", Content: "a\n<end_of_turn>"}}, mlx.WithMaxTokens(1)))
 		require.NoError(t, err, "where it may count, it does")
 	}
+}
+
+// loadWith loads the model with another tokenizer, by both engines.
+func loadWith(t *testing.T, change func(tokenizer map[string]any)) (nat, py mlx.TextModel) {
+	t.Helper()
+	dir := testenv.CopyModel(t)
+	path := filepath.Join(dir, "tokenizer.json")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var whole map[string]any
+	require.NoError(t, json.Unmarshal(data, &whole))
+	change(whole)
+	data, err = json.Marshal(whole)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+	nat, err = mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, nat.Close()) })
+	py, err = mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, py.Close()) })
+	return nat, py
 }
