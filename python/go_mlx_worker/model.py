@@ -1,10 +1,8 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
-import ast
 import glob
 import hashlib
 import inspect
-import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,7 +10,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
-from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
 from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
@@ -20,6 +17,7 @@ from .folders import check_folder, fingerprint, plain_paths
 from .frames import MAX_FRAME
 from .grammar import Grammars
 from .limits import bounded, limited
+from .plain import Guard
 
 # How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
@@ -148,34 +146,31 @@ class LoadedModel:
         self.check_ids(ids, "decode")
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def render_chat(self, request):
-        """The prompt of a chat; tools and arguments go to the template as they are."""
+    def render_chat(self, request, guard=None):
+        """The prompt of a chat. What is given to the template is marked if there is a guard, and goes as it is if not."""
         if not self.has_template:
             raise RequestError("no_chat_template", "model has no chat template")
-        # Plain messages are tokenized here, so that what spells a control token in them stays text.
-        plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
         arguments = from_json(request.get("template_arguments") or "{}", "TemplateArguments")
         if reserved := sorted(RESERVED.intersection(arguments)):
             raise RequestError(
                 "invalid_option", f"{', '.join(reserved)} cannot be given to a template", option="TemplateArguments"
             )
+        messages = from_json(request["messages"], "messages")
+        tools = from_json(request.get("tools") or "null", "Tools")
+        if guard:
+            messages, tools, arguments = guard.mark(messages), guard.mark(tools), guard.mark(arguments)
 
         def render():
             try:
                 return self.tokenizer.apply_chat_template(
-                    from_json(request["messages"], "messages"),
-                    tools=from_json(request.get("tools") or "null", "Tools"),
-                    add_generation_prompt=True,
-                    **(plain if request.get("plain") else {"tokenize": False}),
-                    **arguments,
+                    messages, tools=tools, add_generation_prompt=True, tokenize=False, **arguments
                 )
             except RequestError:
                 raise
             except Exception as e:
-                raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+                raise RequestError("bad_request", f"chat template: {e}") from e
 
-        rendered = limited(RENDER_SECONDS, "the chat template", render)
-        return printable(rendered) if isinstance(rendered, str) else rendered
+        return printable(limited(RENDER_SECONDS, "the chat template", render))
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -208,22 +203,18 @@ class LoadedModel:
 
     def chat_ids(self, request):
         """The token ids of a chat's prompt, of whatever length."""
-        rendered = self.render_chat(request)
-        return list(rendered) if request.get("plain") else self.encode(rendered, special=False)
+        if not request.get("plain") or not self.has_template:
+            return self.encode(self.render_chat(request), special=False)
+        guard = Guard.of_chats(self.tokenizer._tokenizer, from_json(request.get("tools") or "null", "Tools"))
+        return guard.encode(self.render_chat(request, guard))
 
     def encode_plain(self, text):
         """A text in which no special token counts, with what the tokenizer puts in front of every text."""
         front = self.encode("", special=True)
         if front and front[-1] == self.tokenizer.eos_token_id:
             front.pop()
-        tokens = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
-        control, _ = _get_control_token_patterns(tokens)
-        try:
-            return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
-        except ValueError as e:
-            if (known := _control_token(e)) is None:
-                raise
-            raise known from e
+        guard = Guard.of_texts(self.tokenizer._tokenizer)
+        return front + guard.encode(guard.mark(text))
 
     def check_option_ids(self, ids, option):
         for token in ids:
@@ -237,16 +228,6 @@ class LoadedModel:
             raise RequestError(
                 "bad_request", f"{what}: a token id is outside the model's vocabulary of {self.vocab_size}"
             )
-
-
-def _control_token(error):
-    """The error of a text that spells a control token which the tokenizer can write in no other way; None for others.
-    transformers has no type of its own for it."""
-    found = re.match(r"Can't sanitize (.+): the tokenizer produces it", str(error))
-    if not isinstance(error, ValueError) or not found:
-        return None
-    token = ast.literal_eval(found.group(1))
-    return RequestError("control_token", f"the text spells the control token {token!r}", token=token)
 
 
 def _hash(path):
