@@ -122,11 +122,17 @@ func ropeConfig(h *Header, said, _ map[string]any) error {
 	if turned, ok := h.arch("rope.dimension_count"); ok && turned != head {
 		return fmt.Errorf("position embeddings of %d of %d values of a head: %w", turned, head, ErrUnsupported)
 	}
-	switch kind := h.text(h.Architecture() + ".rope.scaling.type"); kind {
-	case "", "none":
-	case "linear":
-		factor, _ := h.archFloat("rope.scaling.factor")
-		said["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": factor}
+	factor, ok := h.archFloat("rope.scaling.factor")
+	if !ok {
+		factor, _ = h.archFloat("rope.scale_linear") // its name in old files
+	}
+	kind, named := h.Metadata[h.Architecture()+".rope.scaling.type"]
+	switch {
+	case kind == "none":
+	case !named || kind == "linear": // what a factor means by itself, as in llama.cpp, to which 0 is none
+		if factor != 0 {
+			said["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": factor}
+		}
 	default:
 		return fmt.Errorf("scaling of position embeddings by %q: %w", kind, ErrUnsupported)
 	}
