@@ -29,8 +29,10 @@ var kindNames = [...]string{
 }
 
 // fileKinds are the keys that are read of any file.
-var fileKinds = map[string]kind{"general.architecture": textKind, "general.alignment": countKind, "split.count": countKind, "split.no": countKind,
-	"split.tensors.count": countKind}
+var fileKinds = map[string]kind{
+	"general.architecture": textKind, "general.type": textKind, "general.alignment": countKind, "split.count": countKind, "split.no": countKind,
+	"split.tensors.count": countKind,
+}
 
 // archKinds are the keys that are read of an architecture, without its name.
 var archKinds = map[string]kind{

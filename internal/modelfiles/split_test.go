@@ -3,6 +3,7 @@ package modelfiles
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,10 +23,13 @@ func part(metadata map[string]any, tensor string, rows, columns int) []byte {
 	b := long(long(number([]byte("GGUF"), 3), tensors), len(metadata))
 	for key, value := range metadata {
 		b = text(b, key)
-		if s, ok := value.(string); ok {
-			b = text(number(b, 8), s)
-		} else {
-			b = number(number(b, 4), value.(int))
+		switch v := value.(type) {
+		case string:
+			b = text(number(b, 8), v)
+		case float32:
+			b = number(number(b, 6), int(math.Float32bits(v)))
+		case int:
+			b = number(number(b, 4), v)
 		}
 	}
 	if tensor == "" {
@@ -41,7 +45,7 @@ func TestASplitModelIsDescribedAsAWhole(t *testing.T) {
 	for i, data := range [][]byte{
 		part(map[string]any{
 			"general.architecture": "llama", "llama.embedding_length": 8, "llama.block_count": 1, "llama.feed_forward_length": 8,
-			"llama.attention.head_count": 1, "llama.context_length": 16, "split.count": 3, "split.no": 0,
+			"llama.attention.head_count": 1, "llama.context_length": 16, "llama.attention.layer_norm_rms_epsilon": float32(1e-5), "split.count": 3, "split.no": 0,
 		}, "", 0, 0),
 		part(map[string]any{"split.count": 3, "split.no": 1}, "token_embd.weight", 10, 8),
 		part(map[string]any{"split.count": 3, "split.no": 2}, "blk.0.ffn_up.weight", 8, 8),
