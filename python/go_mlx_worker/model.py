@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 
+from .configs import check_file, oddities
 from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
@@ -62,10 +63,13 @@ class LoadedModel:
         self.path = path
         adapter, draft = request.get("adapter"), request.get("draft")
         check_folder(path, "config.json", "model folder")
+        config = check_file(path, "config.json")
         if adapter:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
+            check_file(adapter, "adapter_config.json")
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
+            check_file(draft, "config.json")
         given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)
@@ -79,6 +83,8 @@ class LoadedModel:
             text = f"{type(e).__name__}: {text_of(e)}"
             for name, own in given.items():
                 text = text.replace(name, own)
+            if odd := oddities(config, nulls="None" in text):
+                text += f" (in {Path(path, 'config.json')}: {'; '.join(odd)})"
             raise RequestError(code, text) from e
         try:
             same = fingerprint(path, adapter, draft) == self.fingerprint
@@ -86,10 +92,10 @@ class LoadedModel:
             same = False
         if not same:
             raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
-        text = self.config.get("text_config", {})
+        text = self.config.get("text_config") or {}
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
         limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
-        self.context_length = min(int(limit), MAX_CONTEXT)
+        self.context_length = max(0, min(int(limit), MAX_CONTEXT))
         self.has_template = self.tokenizer.has_chat_template
         self.grammars = Grammars(self.tokenizer, self.vocab_size)
         caches = make_prompt_cache(self.model)
@@ -120,7 +126,7 @@ class LoadedModel:
         parameters = dict(tree_flatten(self.model.parameters()))
         floats = [v.dtype for k, v in parameters.items() if k.endswith("norm.weight")]
         quantization = self.config.get("quantization")
-        text = self.config.get("text_config", self.config)
+        text = self.config.get("text_config") or self.config
         return {
             "architecture": self.config.get("model_type", ""),
             "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")").replace(", ", ":"),
