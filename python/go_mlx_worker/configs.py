@@ -20,7 +20,9 @@ COUNTS = (
     "num_experts",
     "num_local_experts",
 )
-OBJECTS = ("text_config", "rope_scaling", "rope_parameters", "quantization")
+OBJECTS = ("text_config", "quantization")  # null is not one
+OBJECTS_OR_NULL = ("rope_scaling", "rope_parameters")
+TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 KINDS = {type(None): "null", str: "a text", bool: "true or false", list: "a list", dict: "an object", int: "a number", float: "a number"}
 
 
@@ -46,6 +48,57 @@ def check_file(folder, name):
     raise RequestError("load_failed", f"{path}: {wrong}")
 
 
+def check_folder_files(folder):
+    """Reads the files that mlx-lm and transformers will read, and returns the config. A generation config that is no JSON at all is
+    none to mlx-lm."""
+    config = check_file(folder, "config.json")
+    if Path(folder, "tokenizer_config.json").is_file():
+        tokenizer = check_file(folder, "tokenizer_config.json")
+        _refuse(folder, "tokenizer_config.json", _odd_tokenizer(tokenizer))
+    generation = Path(folder, "generation_config.json")
+    if generation.is_file():
+        try:
+            json.loads(generation.read_bytes().decode())
+        except json.JSONDecodeError:
+            return config
+        except (UnicodeDecodeError, RecursionError):
+            pass  # which says what it is
+        value = check_file(folder, "generation_config.json")
+        _refuse(folder, "generation_config.json", _odd_ids(value.get("eos_token_id"), "eos_token_id"))
+    return config
+
+
+def _refuse(folder, name, odd):
+    if odd:
+        raise RequestError("load_failed", f"{Path(folder, name)}: {odd[0]}")
+
+
+def _odd_ids(value, key):
+    """Ids that are none are otherwise found at the first token of the first request."""
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and (isinstance(one, bool) or not isinstance(one, int)):
+            return [f"{key} is {KINDS[type(one)]} ({one!r:.40}) and should be a token's id or a list of them"]
+    return []
+
+
+def _odd_tokenizer(config):
+    """What transformers' tokenizers fail of, some of them only when they are used."""
+    out = []
+    for key in TOKENS:
+        token = config.get(key)
+        if not (token is None or isinstance(token, str) or isinstance(token, dict) and "__type" in token):
+            out.append(f"{key} is {KINDS[type(token)]} and should be a text, or an object with __type AddedToken")
+    for key, kinds in (("model_max_length", (int, float)), ("tokenizer_class", str)):
+        if not isinstance(config.get(key), (type(None), kinds)):
+            out.append(f"{key} is {KINDS[type(config[key])]}")
+    added = config.get("added_tokens_decoder", {})
+    if not isinstance(added, dict):
+        out.append(f"added_tokens_decoder is {KINDS[type(added)]} and no object")
+    elif wrong := [id for id, token in added.items() if not (id.isdecimal() and isinstance(token, dict))]:
+        out.append(f"added_tokens_decoder: {wrong[0]!r:.40} should be a token's id, with an object")
+    return out
+
+
 def oddities(config, nulls):
     """What of a config that did not load is not as it should be, one text for each; nulls are named if nulls is set. Models of all kinds
     are loaded here and some leave out or need what others do not, so this is asked only when a load has failed."""
@@ -57,6 +110,7 @@ def oddities(config, nulls):
         if key in given and (said := _odd_number(given[key], key in COUNTS)):
             out.append(f"{key} is {said}")
     out += [f"{key} is {KINDS[type(given[key])]} and no object" for key in OBJECTS if key in given and not isinstance(given[key], dict)]
+    out += [f"{key} is {KINDS[type(config[key])]} and no object" for key in OBJECTS_OR_NULL if not isinstance(config.get(key), (dict, type(None)))]
     if isinstance(quantization := given.get("quantization"), dict):
         out += [f"quantization has no {key}" for key in ("bits", "group_size") if key not in quantization]
     return out + [f"text_config: {said}" for said in oddities(given.get("text_config"), nulls)]

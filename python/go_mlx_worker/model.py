@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 
-from .configs import check_file, oddities
+from .configs import check_file, check_folder_files, oddities
 from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
@@ -63,13 +63,13 @@ class LoadedModel:
         self.path = path
         adapter, draft = request.get("adapter"), request.get("draft")
         check_folder(path, "config.json", "model folder")
-        config = check_file(path, "config.json")
+        config = check_folder_files(path)
         if adapter:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
             check_file(adapter, "adapter_config.json")
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
-            check_file(draft, "config.json")
+            check_folder_files(draft)
         given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)

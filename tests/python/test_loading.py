@@ -135,12 +135,12 @@ class Loading(unittest.TestCase):
             self.assertEqual(failed.exception.code, "load_failed")
             self.assertIn("was changed while it was loaded", str(failed.exception))
 
-    def failure(self, edit):
-        """The error of a load of the model with another config: edit gets its bytes and returns others."""
+    def failure(self, edit, name="config.json"):
+        """The error of a load of the model with another file of a name: edit gets its bytes and returns others."""
         with tempfile.TemporaryDirectory() as temp:
             folder = Path(temp, "model")
             shutil.copytree(MODEL, folder)
-            file = folder / "config.json"
+            file = folder / name
             file.write_bytes(edit(file.read_bytes()))
             with self.assertRaises(RequestError) as failed:
                 model.LoadedModel({"path": str(folder), "trust_remote_code": False})
@@ -160,6 +160,38 @@ class Loading(unittest.TestCase):
             "recursion": lambda data: b'{"a": ' + b"[" * 9999 + b"]" * 9999 + b"," + data[1:],
         }.items():
             self.assertIn(want, self.failure(edit))
+
+    def test_the_other_files_are_named_too(self):
+        """Some of what is wrong in them would fail at the first request only."""
+        for name, changes in {
+            "tokenizer_config.json": {
+                "bos_token": (3, ["<bos>"], {"content": "<bos>"}),
+                "model_max_length": ("2048",),
+                "tokenizer_class": (3,),
+                "added_tokens_decoder": (None, [], {"0": 3}, {"x": {"content": "a"}}),
+            },
+            "generation_config.json": {"eos_token_id": ("5", 5.0, [[5]], {"a": 1}, True, [1, "<eos>"])},
+        }.items():
+            for key, values in changes.items():
+                for value in values:
+                    self.assertIn(key, self.failure(lambda data, key=key, value=value: json.dumps(json.loads(data) | {key: value}).encode(), name))
+            self.assertIn("a list", self.failure(lambda _: b"[]", name))
+            self.assertIn("UTF-16", self.failure(lambda data: data.decode().encode("utf-16"), name))
+        self.assertIn("Expecting", self.failure(lambda _: b"{", "tokenizer_config.json"))
+
+    def test_files_that_mlx_lm_reads_are_read(self):
+        for name, text in (
+            ("generation_config.json", '{"eos_token_id": '),
+            ("generation_config.json", '{"eos_token_id": null}'),
+            ("generation_config.json", '{"eos_token_id": [1, 5], "temperature": NaN}'),
+            ("tokenizer_config.json", None),
+            ("generation_config.json", None),
+        ):
+            with tempfile.TemporaryDirectory() as temp:
+                folder = Path(temp, "model")
+                shutil.copytree(MODEL, folder)
+                (folder / name).unlink() if text is None else (folder / name).write_text(text)
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
 
     def test_the_key_of_a_config_that_is_wrong_is_named(self):
         """mlx-lm says that int and str cannot be divided by each other."""
