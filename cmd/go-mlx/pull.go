@@ -67,9 +67,9 @@ func pull(ctx context.Context, text, python string, stderr io.Writer) (string, e
 	tool.Stderr = stderr
 	tool.GoOnline()
 	tool.AddEnv("HF_HUB_CACHE=" + cache)
-	args := []string{"-m", "go_mlx_worker.pull", name.Repo, "--revision", name.Revision}
+	args := []string{"-m", "go_mlx_worker.pull", name.Repo, "--revision=" + name.Revision}
 	if name.File != "" {
-		args = append(args, "--file", name.File)
+		args = append(args, "--file="+name.File) // it may begin with a dash
 	}
 	out, err := tool.Run(ctx, args...)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // ErrNotCached is wrapped by errors about models that are not in the cache.
@@ -26,7 +27,7 @@ type Name struct {
 	File     string
 }
 
-var form = regexp.MustCompile(`^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]+))?(?::([^:\\]+))?$`)
+var form = regexp.MustCompile(`^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?(?::([^:\\/][^:\\]*))?$`)
 
 // Parse reads ORG/NAME[@REVISION][:FILE.gguf]; ok is false for what cannot be such a name.
 func Parse(text string) (n Name, ok bool) {
@@ -116,7 +117,7 @@ func Find(n Name) (string, error) {
 	commit := n.Revision
 	if data, err := os.ReadFile(filepath.Join(dir, "refs", filepath.FromSlash(n.Revision))); err == nil {
 		commit = strings.TrimSpace(string(data))
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if !noFile(err) {
 		return "", err
 	}
 	if commit == "" || commit == "." || commit == ".." || strings.ContainsAny(commit, `/\`) {
@@ -127,12 +128,18 @@ func Find(n Name) (string, error) {
 		path = filepath.Join(path, filepath.FromSlash(n.File))
 	}
 	if _, err := os.Stat(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if noFile(err) {
 			return "", absent()
 		}
 		return "", err
 	}
 	return path, nil
+}
+
+// noFile is true of the errors of a path that is not there, also because what should be a folder is a file, or the other way round: the name of a
+// branch may be the beginning of another's, up to a slash.
+func noFile(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
 }
 
 // Model is a model in the cache.

@@ -3,6 +3,7 @@ package hub
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -60,6 +61,11 @@ func TestRevisionsLeadNowhereElse(t *testing.T) {
 		_, err := Find(Name{Repo: "o/m", Revision: revision})
 		require.Error(t, err, "%q", revision)
 	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "models--o--m", "refs", "pr", "1"), 0o755))
+	for _, revision := range []string{"pr", "pr/1", "main/x"} { // a folder of branches, and what would be below a branch
+		_, err := Find(Name{Repo: "o/m", Revision: revision})
+		require.ErrorIs(t, err, ErrNotCached, "%q", revision)
+	}
 	found, err := Find(Name{Repo: "o/m", Revision: "abc"})
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "models--o--m", "snapshots", "abc"), found)
@@ -68,13 +74,15 @@ func TestRevisionsLeadNowhereElse(t *testing.T) {
 func TestNames(t *testing.T) {
 	for text, want := range map[string]Name{
 		"o/m": {"o/m", "main", ""}, "o/m@v1.0": {"o/m", "v1.0", ""}, "o/m@refs/pr/1:a b [c].gguf": {"o/m", "refs/pr/1", "a b [c].gguf"},
+		"o/m@feature/x.y_z:-x.gguf": {"o/m", "feature/x.y_z", "-x.gguf"}, "o/m@" + strings.Repeat("a1", 20): {"o/m", strings.Repeat("a1", 20), ""},
 		"o/m:Q4/m-00001-of-00002.gguf": {"o/m", "main", "Q4/m-00001-of-00002.gguf"},
 	} {
 		got, ok := Parse(text)
 		require.True(t, ok, text)
 		require.Equal(t, want, got)
 	}
-	for _, text := range []string{"m", "o/m/x", "/o/m", "o/m@", "o/m:", "o/m@:x", "o/m:../x", "o/m@..:x", "o/m:a:b", "../m", "o/..", "", "o /m"} {
+	for _, text := range []string{"m", "o/m/x", "/o/m", "o/m@", "o/m:", "o/m@:x", "o/m:../x", "o/m@..:x", "o/m:a:b", "../m", "o/..", "", "o /m",
+		"o/m@/etc/x", "o/m@-x", "o/m@a//b", "o/m@a/", "o/m@.x", "o/m@a/.x", "o/m@a/-b", "o/m@--file", "o/m:/x.gguf"} {
 		_, ok := Parse(text)
 		require.False(t, ok, text)
 	}
