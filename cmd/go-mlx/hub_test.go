@@ -245,6 +245,20 @@ func TestPullThenLoadByName(t *testing.T) {
 	require.ErrorIs(t, err, hub.ErrNotCached)
 }
 
+// The most common trouble is none of the hub's.
+func TestAHubThatCannotBeReachedIsNamed(t *testing.T) {
+	startHub(t)
+	for _, endpoint := range []string{"http://127.0.0.1:1", "http://nowhere.invalid", "127.0.0.1:1", "ftp://x"} {
+		t.Setenv("HF_ENDPOINT", endpoint)
+		_, errOut, err := run(t, "", "pull", "org/small")
+		var refused *PullError
+		require.ErrorAs(t, err, &refused, errOut)
+		require.Equal(t, "network", refused.Code, err)
+		require.ErrorContains(t, err, endpoint+" cannot be reached")
+		require.ErrorContains(t, err, "HTTPS_PROXY")
+	}
+}
+
 // Branches may have slashes in their names, and files dashes in front.
 func TestPullOfOddRevisionsAndFiles(t *testing.T) {
 	h := startHub(t)

@@ -18,7 +18,7 @@ import (
 // PullError says why a model cannot be downloaded.
 type PullError struct {
 	Name    string
-	Code    string // "gated", "missing", "which", "space", "cache", "hash", "length", "busy", "unsafe" or "failed"
+	Code    string // "gated", "missing", "which", "space", "cache", "hash", "length", "busy", "network", "unsafe" or "failed"
 	Message string
 }
 
