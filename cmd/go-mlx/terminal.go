@@ -99,13 +99,19 @@ func (s *lineSource) whole() (string, error) {
 				return strings.TrimSpace(strings.Join(append(lines, before), "\n")), nil
 			}
 			lines = append(lines, rest)
-			if rest, err = s.line(morePrompt); err != nil {
+			if rest, err = s.line(morePrompt); s.ended(err) {
+				return strings.TrimSpace(strings.Join(lines, "\n")), nil
+			}
+			if err != nil {
 				return "", err
 			}
 		}
 	}
 	for strings.HasSuffix(text, `\`) {
 		more, err := s.line(morePrompt)
+		if s.ended(err) {
+			return strings.TrimSuffix(text, `\`), nil
+		}
 		if err != nil {
 			return "", err
 		}
@@ -113,6 +119,9 @@ func (s *lineSource) whole() (string, error) {
 	}
 	return text, nil
 }
+
+// ended is whether the input has ended amid a message, which is then as long as it is. Whoever presses Ctrl-D there does not want it any more.
+func (s *lineSource) ended(err error) bool { return s.terminal == nil && errors.Is(err, io.EOF) }
 
 // keyReader is what a terminal sends, for the line editor. The editor takes Ctrl-C for the end of the input, ends a line at every line end
 // that is pasted, and cuts lines after 4,096 characters. So Ctrl-C clears the line, twice in a row ends the input, and of a long text that
