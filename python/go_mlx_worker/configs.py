@@ -99,6 +99,42 @@ def _odd_tokenizer(config):
     return out
 
 
+def older_keys(config):
+    """What transformers 5 writes in other places, under the keys at which mlx-lm's models look: those that know only these would take
+    their defaults, and compute another model."""
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        more = _older_keys(text, config.get("model_type", ""))
+        return {"text_config": text | more} if more else {}
+    return _older_keys(config, config.get("model_type", ""))
+
+
+def _older_keys(config, kind):
+    out = {}
+    gemma = str(kind).startswith("gemma3") and not str(kind).startswith("gemma3n")
+    rope = config.get("rope_parameters")
+    rope = rope if isinstance(rope, dict) else {}
+    if gemma:
+        sliding, rope = rope.get("sliding_attention") or {}, rope.get("full_attention") or {}
+        if sliding.get("rope_theta"):
+            out["rope_local_base_freq"] = sliding["rope_theta"]
+    if isinstance(rope.get("rope_theta"), (int, float)):
+        out["rope_theta"] = rope["rope_theta"]
+        if config.get("rope_scaling") is None and rope.get("rope_type") not in (None, "default"):
+            out["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    types = config.get("layer_types")
+    if gemma and types and isinstance(types, list) and config.get("sliding_window_pattern") is None:
+        pattern = types.index("full_attention") + 1 if "full_attention" in types else len(types) + 1
+        if len(types) != config.get("num_hidden_layers") or types != [
+            "sliding_attention" if i % pattern else "full_attention" for i in range(1, len(types) + 1)
+        ]:
+            raise RequestError(
+                "load_failed", "config.json: layer_types that are not of every layer, or do not have full_attention in every n-th one"
+            )
+        out["sliding_window_pattern"] = pattern
+    return out
+
+
 def oddities(config, nulls):
     """What of a config that did not load is not as it should be, one text for each; nulls are named if nulls is set. Models of all kinds
     are loaded here and some leave out or need what others do not, so this is asked only when a load has failed."""

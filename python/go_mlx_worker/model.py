@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
 
-from .configs import check_file, check_folder_files, oddities
+from .configs import check_file, check_folder_files, older_keys, oddities
 from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
@@ -67,15 +67,16 @@ class LoadedModel:
         if adapter:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
             check_file(adapter, "adapter_config.json")
+        draft_config = {}
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
-            check_folder_files(draft)
+            draft_config = check_folder_files(draft)
         given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)
             with plain_paths(path, adapter, draft) as plain:
                 given = {name: own for name, own in zip(plain, (path, adapter, draft)) if name != own}
-                self._load(*plain, trust)
+                self._load(*plain, trust, older_keys(config), older_keys(draft_config))
         except (RequestError, ENDING):
             raise
         except BaseException as e:
@@ -103,19 +104,20 @@ class LoadedModel:
         # Whether tokens can be taken back out of the KV at any length.
         self.trimmable = all(c.is_trimmable() and not getattr(c, "max_size", None) for c in caches)
 
-    def _load(self, path, adapter, draft, trust):
+    def _load(self, path, adapter, draft, trust, config, draft_config):
         self.model, self.tokenizer, self.config = load(
             path,
             return_config=True,
             tokenizer_config={"trust_remote_code": trust},
             trust_remote_code=trust,
             adapter_path=adapter or None,
+            model_config=config,
         )
         self.embedder = Embedder(self.model, self.config, path)
         self.draft = None
         if draft:
             self.draft, tokenizer = load(
-                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust, model_config=draft_config
             )
             if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise RequestError(
