@@ -102,7 +102,7 @@ func listCommand() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, m := range models {
-				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, strings.Join(m.Revisions, ", "))
+				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, printable(strings.Join(m.Revisions, ", ")))
 			}
 			return errors.Join(w.Flush(), unread)
 		},

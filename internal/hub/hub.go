@@ -29,6 +29,9 @@ type Name struct {
 
 var form = regexp.MustCompile(`^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?(?::([^:\\/][^:\\]*))?$`)
 
+// commitForm is what may be in the file of a branch, and the name of a snapshot.
+var commitForm = regexp.MustCompile(`^\w[\w.-]{0,99}$`)
+
 // Parse reads ORG/NAME[@REVISION][:FILE.gguf]; ok is false for what cannot be such a name.
 func Parse(text string) (n Name, ok bool) {
 	m := form.FindStringSubmatch(text)
@@ -120,7 +123,7 @@ func Find(n Name) (string, error) {
 	} else if !noFile(err) {
 		return "", err
 	}
-	if commit == "" || commit == "." || commit == ".." || strings.ContainsAny(commit, `/\`) {
+	if !commitForm.MatchString(commit) {
 		return "", absent()
 	}
 	path := filepath.Join(dir, "snapshots", commit)
@@ -170,6 +173,9 @@ func List() ([]Model, error) {
 		org, model, both := strings.Cut(name, "--")
 		if !ok || !both {
 			continue
+		}
+		if _, ok := Parse(org + "/" + model); !ok {
+			continue // no model of the hub has such a name, and nothing can be done with it
 		}
 		m := Model{Name: org + "/" + model, Path: filepath.Join(dir, e.Name())}
 		// A model may be a link to a folder on another disk.
@@ -248,8 +254,8 @@ func size(dir string) (total int64, err error) {
 // Remove deletes a model from the cache, with all its revisions.
 func Remove(repo string) (bytes int64, err error) {
 	n, ok := Parse(repo)
-	if !ok || n.File != "" || n.Revision != "main" {
-		return 0, fmt.Errorf("%q is not the name of a model: ORG/NAME", repo)
+	if !ok || repo != n.Repo { // a revision's files may be those of others, too
+		return 0, fmt.Errorf("%q is not the name of a model, which is deleted as a whole: ORG/NAME", repo)
 	}
 	dir, err := folder(n.Repo)
 	if err != nil {

@@ -26,7 +26,8 @@ func TestWhatCannotBeReadCostsTheListNothingElse(t *testing.T) {
 	dir := put(t, map[string]string{
 		"models--o--a/refs/main": "abc\n", "models--o--a/snapshots/abc/config.json": "{}", "models--o--a/snapshots/def/config.json": "{}",
 		"models--o--damaged/snapshots": "a file", "models--o--z/refs/main": "abc", "models--o--z/snapshots/abc/config.json": "12345",
-		"models--o--file": "", "datasets--o--d/refs/main": "abc", "models--alone/refs/main": "abc", ".locks/x": "",
+		"models--o--file": "", "models----/refs/main": "abc", "models--o--a b/refs/main": "abc", "models--o--\x1b[31m/refs/main": "abc", "models--o--../refs/main": "abc",
+		"datasets--o--d/refs/main": "abc", "models--alone/refs/main": "abc", ".locks/x": "",
 	})
 	elsewhere := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(elsewhere, "snapshots", "abc"), 0o755))
@@ -50,7 +51,7 @@ func TestWhatCannotBeReadCostsTheListNothingElse(t *testing.T) {
 
 func TestRevisionsLeadNowhereElse(t *testing.T) {
 	dir := put(t, map[string]string{"models--o--m/snapshots/abc/config.json": "{}", "models--o--m/config.json": "{}"})
-	for _, commit := range []string{"", ".", "..", "../..", "/etc", `a\b`, " \n"} {
+	for _, commit := range []string{"", ".", "..", "../..", "/etc", `a\b`, " \n", strings.Repeat("\x00", 40), strings.Repeat("a", 5000), "a b", "\x1b[31m", "-x"} {
 		refs := filepath.Join(dir, "models--o--m", "refs")
 		require.NoError(t, os.MkdirAll(refs, 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(refs, "main"), []byte(commit), 0o644))
@@ -69,6 +70,19 @@ func TestRevisionsLeadNowhereElse(t *testing.T) {
 	found, err := Find(Name{Repo: "o/m", Revision: "abc"})
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "models--o--m", "snapshots", "abc"), found)
+}
+
+// Models are deleted as a whole: of a revision, or a file, others may be lost with it.
+func TestOnlyWholeModelsAreDeleted(t *testing.T) {
+	dir := put(t, map[string]string{"models--o--m/refs/main": "abc", "models--o--m/refs/dev": "def", "models--o--m/snapshots/abc/config.json": "{}"})
+	for _, name := range []string{"o/m@main", "o/m@dev", "o/m:x.gguf", "o/m@abc", "o", "../o", "o/*", ""} {
+		_, err := Remove(name)
+		require.ErrorContains(t, err, "ORG/NAME", name)
+		require.DirExists(t, filepath.Join(dir, "models--o--m"))
+	}
+	_, err := Remove("o/m")
+	require.NoError(t, err)
+	require.NoDirExists(t, filepath.Join(dir, "models--o--m"))
 }
 
 func TestNames(t *testing.T) {
