@@ -168,7 +168,7 @@ func gemma3Config(h *Header, said, assumed map[string]any) error {
 	if base, ok := h.archFloat("rope.freq_base_swa"); ok {
 		said["rope_local_base_freq"] = base
 	}
-	scalar, _ := h.arch("attention.key_length")
+	scalar, _ := said["head_dim"].(int)
 	layers, _ := h.arch("block_count")
 	if heads, _ := h.arch("attention.head_count"); layers == 62 && heads > 0 { // the 27B model alone scales by the width of a head
 		width, _ := h.arch("embedding_length")

@@ -55,3 +55,18 @@ func TestAGemmaWithoutWindowsSeesEverything(t *testing.T) {
 		require.Equal(t, c.want != 1, said["sliding_window"] != nil)
 	}
 }
+
+// Where the width of a head is not told, it is the share of the model's width, for the attention's scale too.
+func TestAGemmaWithoutTheWidthOfItsHeads(t *testing.T) {
+	embedding := entry{"token_embd.weight", F32, []uint64{64, 5}, make([]byte, 64*5*4)}
+	for length, want := range map[int]int{0: 16, 32: 32} {
+		metadata := tiny("gemma3")
+		if length > 0 {
+			metadata["gemma3.attention.key_length"] = length
+		}
+		said, assumed, err := open(t, build(t, metadata, embedding), Plain).Config()
+		require.NoError(t, err)
+		require.Equal(t, want, said["head_dim"])
+		require.Equal(t, want, assumed["query_pre_attn_scalar"])
+	}
+}
