@@ -227,11 +227,11 @@ func describeSource(what, path string) (string, error) {
 	}
 	text := "safetensors in " + from.Dir
 	if from.GGUF != "" {
-		h, err := from.Outline()
+		types, err := from.Types()
 		if err != nil {
 			return "", err
 		}
-		text = fmt.Sprintf("GGUF of %s: %s", h.Types(), from.GGUF)
+		text = fmt.Sprintf("GGUF of %s: %s", types, from.GGUF)
 	}
 	if _, ok := hubName(pathOf(what)); ok {
 		text = what + " in the hub's cache: " + text

@@ -106,6 +106,9 @@ func TestTrainingRefusesWhatItCannotDo(t *testing.T) {
 		"no UTF-8": {func(t *testing.T, o *engine.TrainOptions) {
 			require.NoError(t, os.WriteFile(filepath.Join(o.Data, "train.jsonl"), []byte("\ufeff{\"text\": \"a\"}\r\n\r\n{\"text\": \"\xe9t\xe9\"}\r\n"), 0o644))
 		}, "line 3: text is not valid UTF-8"},
+		"UTF-16": {func(t *testing.T, o *engine.TrainOptions) {
+			require.NoError(t, os.WriteFile(filepath.Join(o.Data, "train.jsonl"), []byte("\xff\xfe{\x00}\x00\n\x00"), 0o644))
+		}, "line 1: text is not valid UTF-8, it looks like UTF-16: save it as UTF-8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := mlxtest.TrainOptions(t)

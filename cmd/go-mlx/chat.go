@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	mlx "forge.lthn.ai/core/go-mlx"
+	"forge.lthn.ai/core/go-mlx/internal/hub"
 )
 
 const chatHelp = `Type a message and press Enter. End a line with \ to go on in the next one, or put several lines between two lines of """.
@@ -65,6 +68,9 @@ func chatCommand() *cobra.Command {
 }
 
 func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) error {
+	if name, err := r.settings.check(); err != nil {
+		return usageError{fmt.Errorf("--%s: %w", name, err)}
+	}
 	m, err := r.load(ctx, stderr)
 	if err != nil {
 		return err
@@ -73,15 +79,17 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 	// Ctrl-C stops an answer; /quit, Ctrl-D and SIGTERM end the conversation.
 	quit, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM)
 	defer stop()
-	c := &conversation{model: m, out: out, settings: r.settings, system: r.system}
 	lines := newLineSource(in, out)
 	if lines.terminal != nil {
 		r.say(stderr, "/help lists the commands")
+		out = visible{out}
 	}
+	c := &conversation{model: m, out: &output{to: out}, settings: r.settings, system: r.system}
+	unanswered := 0
 	for quit.Err() == nil {
 		text, err := lines.message()
 		if errors.Is(err, io.EOF) {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
@@ -89,30 +97,57 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		switch text = strings.TrimSpace(text); {
 		case text == "":
 		case text == "/quit" || text == "/exit" || text == "/bye":
-			return nil
+			return c.out.err
 		case strings.HasPrefix(text, "/"):
-			if err := c.command(lines.expand(text)); err != nil {
-				fmt.Fprintln(stderr, err)
-			}
+			err = c.command(lines.expand(text))
 		default:
-			if err := c.answer(quit, lines.expand(text)); err != nil {
-				if errors.Is(err, mlx.ErrNoChatTemplate) {
-					return err // no answer will ever come
-				}
-				fmt.Fprintln(stderr, err)
+			if err = c.answer(quit, lines.expand(text)); err != nil {
+				unanswered++
 			}
 		}
+		if c.out.err != nil || errors.Is(err, mlx.ErrNoChatTemplate) {
+			return cmp.Or(c.out.err, err) // no answer will ever be seen, or come
+		}
+		if err != nil {
+			fmt.Fprintln(stderr, printable(err.Error()))
+		}
+	}
+	if unanswered > 0 && lines.terminal == nil { // a script should know
+		return fmt.Errorf("%s without an answer", counted(unanswered, "message"))
 	}
 	return nil
+}
+
+// output remembers the error of a write: whoever reads is gone, or the disk of a file is full.
+type output struct {
+	to  io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.to.Write(p)
+	o.err = cmp.Or(o.err, err)
+	return n, err
+}
+
+// visible shows on a terminal what would steer it: a model repeats what is in the texts that it is given.
+type visible struct{ terminal io.Writer }
+
+func (v visible) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(v.terminal, printable(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // conversation is the messages so far, and the settings of the next answer.
 type conversation struct {
 	model    mlx.TextModel
-	out      io.Writer
+	out      *output
 	settings chatSettings
 	system   string
 	messages []mlx.Message // without the system message
+	saved    []string      // files that were written here
 }
 
 // all is what the model is given.
@@ -146,6 +181,10 @@ func (c *conversation) answer(ctx context.Context, text string) error {
 			if ctx.Err() != nil {
 				fmt.Fprintln(c.out)
 				return nil
+			}
+			var long *mlx.ContextLengthError
+			if errors.As(err, &long) && len(before) > 0 {
+				return fmt.Errorf("%w, or /clear the conversation", err)
 			}
 			return err
 		}
@@ -190,15 +229,35 @@ func (c *conversation) save(path string) error {
 	if path == "" {
 		return errors.New("/save needs a file")
 	}
+	path = hub.AtHome(path)
+	if _, err := os.Lstat(path); err == nil && !slices.Contains(c.saved, path) {
+		return fmt.Errorf("/save: %s is there already: give another name, or delete it", path)
+	}
 	data, err := json.MarshalIndent(c.all(), "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(path, append(data, '\n'), 0o600); err != nil {
-		return err
+		return fmt.Errorf("/save: %w", err)
 	}
+	c.saved = append(c.saved, path)
 	fmt.Fprintf(c.out, "%d messages are in %s\n", len(c.all()), path)
 	return nil
+}
+
+// check names the first setting that no model can be given.
+func (s chatSettings) check() (name string, err error) {
+	switch {
+	case !(s.temperature >= 0 && s.temperature <= 100): // nor NaN
+		return "temperature", fmt.Errorf("%v is not between 0 and 100", s.temperature)
+	case !(s.topP >= 1e-6 && s.topP <= 1):
+		return "top-p", fmt.Errorf("%v is not between 1e-06 and 1", s.topP)
+	case s.topK < 0:
+		return "top-k", fmt.Errorf("%d is less than 0", s.topK)
+	case s.maxTokens < 1:
+		return "max-tokens", fmt.Errorf("%d is less than 1", s.maxTokens)
+	}
+	return "", nil
 }
 
 func (c *conversation) set(rest string) error {
@@ -206,18 +265,6 @@ func (c *conversation) set(rest string) error {
 	name, value, _ := strings.Cut(rest, " ")
 	value = strings.TrimSpace(value)
 	var err error
-	number := func(low, high float64) (v float64) {
-		if v, err = strconv.ParseFloat(value, 64); err == nil && !(v >= low && v <= high) {
-			err = fmt.Errorf("%s is not between %v and %v", value, low, high)
-		}
-		return v
-	}
-	whole := func(least int) (v int) {
-		if v, err = strconv.Atoi(value); err == nil && v < least {
-			err = fmt.Errorf("%d is less than %d", v, least)
-		}
-		return v
-	}
 	switch name {
 	case "":
 		fmt.Fprintf(c.out, "temperature %v, top-p %v, top-k %d, max-tokens %d", s.temperature, s.topP, s.topK, s.maxTokens)
@@ -226,13 +273,13 @@ func (c *conversation) set(rest string) error {
 		}
 		fmt.Fprintln(c.out)
 	case "temperature":
-		s.temperature = number(0, 100)
+		s.temperature, err = strconv.ParseFloat(value, 64)
 	case "top-p":
-		s.topP = number(1e-6, 1)
+		s.topP, err = strconv.ParseFloat(value, 64)
 	case "top-k":
-		s.topK = whole(0)
+		s.topK, err = strconv.Atoi(value)
 	case "max-tokens":
-		s.maxTokens = whole(1)
+		s.maxTokens, err = strconv.Atoi(value)
 	case "seed":
 		s.seed, err = strconv.ParseUint(value, 10, 64)
 		s.seeded = true
@@ -241,6 +288,9 @@ func (c *conversation) set(rest string) error {
 	}
 	if errors.Is(err, strconv.ErrSyntax) || errors.Is(err, strconv.ErrRange) {
 		err = fmt.Errorf("%q is not such a number", value)
+	}
+	if err == nil {
+		_, err = s.check()
 	}
 	if err != nil {
 		return fmt.Errorf("/set %s: %w", name, err)

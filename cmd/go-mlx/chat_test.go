@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,6 +35,79 @@ func TestChatKeepsTheConversation(t *testing.T) {
 	require.Equal(t, "assistant", messages[1].Role)
 	require.Equal(t, "two\nlines", messages[2].Content)
 	require.NotContains(t, out, "never read")
+}
+
+// A script's last message need not be finished as a user would finish it.
+func TestAMessageEndsWhereTheInputEnds(t *testing.T) {
+	for _, input := range []string{"Bake a cake", "Bake a cake\\", "\"\"\"\nBake a cake\n", "\"\"\"Bake a cake"} {
+		out, errOut, err := run(t, "/set temperature 0\n"+input, "chat", "-q", "-n", "4", testenv.Model(t))
+		require.NoError(t, err, errOut)
+		require.NotEmpty(t, strings.TrimSpace(out), "%q", input)
+	}
+}
+
+func TestChatRefusesBadSettingsBeforeItLoads(t *testing.T) {
+	for flag, values := range map[string][]string{"--temperature": {"-4", "NaN", "101"}, "--top-p": {"0", "7", "NaN"}, "--top-k": {"-1"}, "--max-tokens": {"0", "-3"}} {
+		for _, value := range values {
+			_, _, err := run(t, "Hi\n", "chat", "no/model", flag+"="+value)
+			require.ErrorAs(t, err, new(usageError), "%s %s", flag, value)
+			require.ErrorContains(t, err, flag+": "+value+" is ")
+		}
+	}
+}
+
+func TestAConversationThatIsTooLongSaysWhatToDo(t *testing.T) {
+	long := strings.Repeat("Bake the cake slowly. ", 700)
+	out, errOut, err := run(t, "Hi\n"+long+"\n/clear\n"+long+"\nHi\n", "chat", "-q", "-t", "0", "-n", "3", testenv.Model(t))
+	require.EqualError(t, err, "2 messages without an answer")
+	require.Equal(t, 1, strings.Count(errOut, "or /clear the conversation"), errOut)
+	require.Equal(t, 2, strings.Count(errOut, "shorten the prompt"), errOut)
+	require.Equal(t, 2, strings.Count(out, "\n\n"), "the messages around them are answered")
+}
+
+// full is a disk without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestAnAnswerThatCannotBeWrittenEndsTheConversation(t *testing.T) {
+	for _, input := range []string{"Hi\nHi\n", "/set\nHi\n"} {
+		cmd := rootCommand()
+		var said strings.Builder
+		cmd.SetIn(strings.NewReader(input))
+		cmd.SetOut(full{})
+		cmd.SetErr(&said)
+		cmd.SetArgs([]string{"chat", "-q", "-n", "3", testenv.Model(t)})
+		require.ErrorIs(t, cmd.ExecuteContext(t.Context()), syscall.ENOSPC)
+	}
+}
+
+func TestSavingWritesOverNothingElse(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	other := filepath.Join(home, "other.txt")
+	require.NoError(t, os.WriteFile(other, []byte("keep"), 0o600))
+	require.NoError(t, os.Symlink("nowhere", filepath.Join(home, "link")))
+	_, errOut, err := run(t, "/system Hi\n/save "+other+"\n/save "+filepath.Join(home, "link")+"\n/save ~/chat.json\n/system Ho\n/save ~/chat.json\n/save "+home+"\n/save /proc/x\n", "chat", "-q", testenv.Model(t))
+	require.NoError(t, err)
+	require.Equal(t, 3, strings.Count(errOut, "is there already"), errOut)
+	require.Contains(t, errOut, "/save: open /proc/x")
+	data, err := os.ReadFile(other)
+	require.NoError(t, err)
+	require.Equal(t, "keep", string(data))
+	data, err = os.ReadFile(filepath.Join(home, "chat.json"))
+	require.NoError(t, err)
+	require.Contains(t, string(data), "Ho", "its own file it may write again")
+	require.NoFileExists(t, filepath.Join(home, "nowhere"))
+}
+
+// A model repeats what is in the texts that it is given.
+func TestAnAnswerDoesNotSteerTheTerminal(t *testing.T) {
+	var screen strings.Builder
+	n, err := visible{&screen}.Write([]byte("a\x1b]52;c;eA==\x07b\u009bc\n\té"))
+	require.NoError(t, err)
+	require.Equal(t, 21, n)
+	require.Equal(t, "a\\x1b]52;c;eA==\\ab\\u009bc\n\té", screen.String())
 }
 
 func TestTheModelIsTheFirstArgumentOrAFlag(t *testing.T) {

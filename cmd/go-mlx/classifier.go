@@ -51,6 +51,9 @@ func readLabelled(path string) (out []labelledLine, err error) {
 		out = append(out, labelledLine{label, fields[1], fields[2], fields[3]})
 		return nil
 	})
+	if err == nil && len(out) == 0 {
+		err = fmt.Errorf("%s: it has no texts: write LABEL<tab>TEXT, one a line", path)
+	}
 	return out, err
 }
 

@@ -85,7 +85,7 @@ func (r *classifyRun) run(ctx context.Context, in io.Reader, out, stderr io.Writ
 	if r.calibrate != "" {
 		calibration, err := r.fit(ctx, m, labels, options)
 		if err != nil {
-			return fmt.Errorf("calibrate: %w", err)
+			return fmt.Errorf("--calibrate: %w", err)
 		}
 		r.say(stderr, "calibrated on %d texts: temperature %.3f, expected calibration error %.3f before, %.3f after",
 			calibration.Texts, calibration.Temperature, calibration.ECEBefore, calibration.ECEAfter)
@@ -144,7 +144,7 @@ func (r *classifyRun) fit(ctx context.Context, m mlx.TextModel, labels []string,
 		}
 		return nil
 	}); err != nil {
-		return mlx.Calibration{}, err
+		return mlx.Calibration{}, fmt.Errorf("%s: %w", r.calibrate, err)
 	}
 	return mlx.Calibrate(ctx, m, labelled, labels, options...)
 }

@@ -15,6 +15,16 @@ import (
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
 )
 
+func TestParitySaysWhatItCannotCompare(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "m.gguf")
+	require.NoError(t, os.WriteFile(file, []byte("GGUF"), 0o600))
+	for path, want := range map[string]string{file: "go-mlx convert", file + "x": "not a model folder", os.DevNull: "not a model folder"} {
+		_, _, err := run(t, "", "parity", path)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, path)
+	}
+}
+
 func TestParityPrintsWritesAndChecks(t *testing.T) {
 	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
 	dir := t.TempDir()

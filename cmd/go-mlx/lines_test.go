@@ -164,6 +164,14 @@ func TestMessagesDoNotSteerTheTerminal(t *testing.T) {
 	require.Equal(t, "unknown tensor a\\x1b[2Jb\\x00\\xff \\u009b é日🦊\ufffd\n\tnext", printable("unknown tensor a\x1b[2Jb\x00\xff \u009b é日🦊\ufffd\n\tnext"))
 }
 
+// Two files and the input can be bad: the error says which is.
+func TestABadLineToCalibrateWithNamesItsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "known.tsv")
+	require.NoError(t, os.WriteFile(file, []byte("sport\tgoal\nfood\n"), 0o600))
+	_, err := (&classifyRun{calibrate: file}).fit(t.Context(), nil, nil, nil)
+	require.ErrorContains(t, err, file+": line 2: no tab")
+}
+
 // What is wrong with a line is said as what it is.
 func TestWhatIsWrongWithALineIsNamed(t *testing.T) {
 	write := func(text string) string {
@@ -174,6 +182,11 @@ func TestWhatIsWrongWithALineIsNamed(t *testing.T) {
 	_, err := readLines(write("one\ntwo\x00three\x00\n")) // as of find -print0
 	require.ErrorContains(t, err, "line 2: a byte is zero")
 	require.NotErrorIs(t, err, mlx.ErrInvalidUTF8)
+	_, err = readLines(write("a\x00b\n"))
+	require.ErrorContains(t, err, "line 1: a byte is zero", "one is not UTF-16 yet")
+	empty := write("\ufeff\n\n")
+	_, err = readLabelled(empty)
+	require.ErrorContains(t, err, empty+": it has no texts")
 	_, err = readLines(write("one\n" + strings.Repeat("x", maxLine+1)))
 	require.ErrorContains(t, err, "line 2: it is too long, more than 1048576 bytes")
 	require.NotContains(t, err.Error(), "bufio")

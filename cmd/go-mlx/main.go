@@ -78,7 +78,7 @@ func (e workError) Unwrap() error { return e.error }
 func working(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := run(cmd, args); err != nil {
-			return workError{byFlags(cmd.Flags(), err)}
+			return workError{bySettings(cmd.Flags(), byFlags(cmd.Flags(), err))}
 		}
 		return nil
 	}

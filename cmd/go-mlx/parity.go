@@ -16,6 +16,7 @@ import (
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/bridge"
 	"forge.lthn.ai/core/go-mlx/engine"
+	"forge.lthn.ai/core/go-mlx/internal/modelfiles"
 	"forge.lthn.ai/core/go-mlx/internal/parity"
 	"forge.lthn.ai/core/go-mlx/native"
 )
@@ -74,6 +75,13 @@ func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Wri
 	dir, err := mlx.Locate(model)
 	if err != nil {
 		return err
+	}
+	from, err := modelfiles.Find(dir)
+	if err != nil {
+		return err
+	}
+	if from.GGUF != "" {
+		return fmt.Errorf("%s: mlx-lm, which is what the native engine is compared with, reads no GGUF files: make a folder of it with go-mlx convert", from.GGUF)
 	}
 	r.options.Prompts = parityPrompts
 	if r.prompts != "" {

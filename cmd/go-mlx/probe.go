@@ -101,6 +101,10 @@ func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdou
 	if err != nil {
 		return err
 	}
+	types, err := from.Types()
+	if err != nil {
+		return err
+	}
 	result := probeResult{
 		Probe:  &bridge.Probe{ModelType: h.Architecture(), Reason: "mlx-lm does not read GGUF files", WeightBytes: from.Bytes()},
 		Native: "supported", Smoke: "skipped",
@@ -119,7 +123,7 @@ func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdou
 		w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 		for _, row := range [][2]string{
 			{"model type", result.ModelType}, {"native engine", result.Native}, {"mlx-lm", result.Reason}, {"smoke test", result.Smoke},
-			{"matrices", h.Types()}, {"weights", fmt.Sprintf("%.2f MB", float64(result.WeightBytes)/1e6)},
+			{"matrices", types}, {"weights", fmt.Sprintf("%.2f MB", float64(result.WeightBytes)/1e6)},
 		} {
 			fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
 		}

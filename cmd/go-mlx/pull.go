@@ -18,7 +18,7 @@ import (
 // PullError says why a model cannot be downloaded.
 type PullError struct {
 	Name    string
-	Code    string // "gated", "missing", "which", "space", "cache", "hash", "length", "busy", "unsafe" or "failed"
+	Code    string // "gated", "missing", "which", "space", "cache", "hash", "length", "busy", "network", "unsafe" or "failed"
 	Message string
 }
 
@@ -67,9 +67,9 @@ func pull(ctx context.Context, text, python string, stderr io.Writer) (string, e
 	tool.Stderr = stderr
 	tool.GoOnline()
 	tool.AddEnv("HF_HUB_CACHE=" + cache)
-	args := []string{"-m", "go_mlx_worker.pull", name.Repo, "--revision", name.Revision}
+	args := []string{"-m", "go_mlx_worker.pull", name.Repo, "--revision=" + name.Revision}
 	if name.File != "" {
-		args = append(args, "--file", name.File)
+		args = append(args, "--file="+name.File) // it may begin with a dash
 	}
 	out, err := tool.Run(ctx, args...)
 	if err != nil {
@@ -102,7 +102,7 @@ func listCommand() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, m := range models {
-				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, strings.Join(m.Revisions, ", "))
+				fmt.Fprintf(w, "%s\t%.1f MB\t%s\n", m.Name, float64(m.Bytes)/1e6, printable(strings.Join(m.Revisions, ", ")))
 			}
 			return errors.Join(w.Flush(), unread)
 		},

@@ -62,8 +62,39 @@ func settingsTopic() *cobra.Command {
 	return &cobra.Command{Use: "configuration", Short: "Flags from the environment and from a file", Long: wrapped(settingsHelp)}
 }
 
+// settingSource is the annotation of flags that were not set on the command line: it says where.
+const settingSource = "go-mlx set by"
+
+// bySettings says of the flags that an error is about where they were set, if that was not on the command line, which the user sees.
+func bySettings(flags *pflag.FlagSet, err error) error {
+	text := err.Error()
+	var notes []string
+	flags.VisitAll(func(flag *pflag.Flag) {
+		where := flag.Annotations[settingSource]
+		if len(where) == 0 {
+			return
+		}
+		value := flag.Value.String()
+		isFile := flag.Value.Type() == "string" && len(value) > 2 && strings.Contains(text, value)
+		if _, after, found := strings.Cut(text, "--"+flag.Name); isFile || found && !strings.HasPrefix(after, "-") && !startsWithLetter(after) {
+			notes = append(notes, fmt.Sprintf("--%s is set by %s", flag.Name, where[0]))
+		}
+	})
+	if len(notes) == 0 {
+		return err
+	}
+	return &flagError{text: fmt.Sprintf("%s (%s)", text, strings.Join(notes, "; ")), err: err}
+}
+
+func startsWithLetter(text string) bool {
+	return text != "" && (text[0] >= 'a' && text[0] <= 'z' || text[0] >= '0' && text[0] <= '9')
+}
+
 // afterModel is the annotation of commands that take an argument after the model.
 const afterModel = "after model"
+
+// onlyTyped are flags that a configuration file cannot set.
+var onlyTyped = []string{"config", "help"}
 
 // settings holds a configuration file.
 type settings struct {
@@ -112,6 +143,9 @@ func (s settings) check(root *cobra.Command) error {
 	for _, key := range slices.Sorted(maps.Keys(s.values)) {
 		table, isTable := s.values[key].(map[string]any)
 		if !isTable {
+			if slices.Contains(onlyTyped, key) {
+				return fmt.Errorf("%s: %s is only for the command line", s.path, key)
+			}
 			if !known[key] {
 				return fmt.Errorf("%s: no command has a flag --%s", s.path, key)
 			}
@@ -138,6 +172,9 @@ func (s settings) checkTable(cmd *cobra.Command, table map[string]any) error {
 				}
 				continue
 			}
+		}
+		if slices.Contains(onlyTyped, name) {
+			return fmt.Errorf("%s: %s is only for the command line", s.path, name)
 		}
 		if cmd.Flags().Lookup(name) == nil {
 			return fmt.Errorf("%s: %s has no flag --%s", s.path, tableName(cmd), name)
@@ -232,7 +269,7 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 	given := map[string]bool{}
 	cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = true })
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
-		if given[flag.Name] || flag.Name == "config" || flag.Name == "help" || excluded(flag, given) {
+		if given[flag.Name] || slices.Contains(onlyTyped, flag.Name) || excluded(flag, given) {
 			return
 		}
 		values, where, err := s.find(cmd, flag)
@@ -257,6 +294,9 @@ func (s settings) apply(cmd *cobra.Command, args []string) error {
 			flag.Changed = true
 		} else {
 			err = cmd.Flags().Set(flag.Name, values[0])
+		}
+		if err == nil {
+			err = cmd.Flags().SetAnnotation(flag.Name, settingSource, []string{where})
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", where, err))

@@ -100,6 +100,8 @@ func TestMistakesInSettingsAreNamed(t *testing.T) {
 		"not the inner's flag": {"[classifier.train]\nport = 1", "classifier.train has no flag --port"},
 		"not TOML":             {"a = 1\nb = = 2", "config.toml, line 2"},
 		"wrong type":           {"max-tokens = \"many\"", "max-tokens in "},
+		"another file":         {"config = \"x\"", "config is only for the command line"},
+		"help":                 {"[generate]\nhelp = true", "help is only for the command line"},
 		"a list for one":       {"max-tokens = [1]", "this is a list"},
 		"a table in a table":   {"[generate]\nstop = {a = 1}", "a flag is a text"},
 	} {
@@ -120,6 +122,44 @@ func TestMistakesInSettingsAreNamed(t *testing.T) {
 		_, _, err := run(t, "", "generate", "--config", filepath.Join(t.TempDir(), "none.toml"), testenv.Model(t), "x")
 		require.ErrorContains(t, err, "there is no configuration file")
 	})
+}
+
+// A value may be of the right kind and still be wrong, which shows only when it is used.
+func TestWrongValuesOfSettingsSayWhereTheyAre(t *testing.T) {
+	for flag, c := range map[string]struct {
+		value string
+		args  []string
+	}{
+		"temperature": {"-4", []string{"generate", testenv.Model(t), "x"}}, "max-tokens": {"0", []string{"chat", testenv.Model(t)}}, "engine": {"bogus", []string{"embed", testenv.Model(t)}},
+		"adapter": {"/no/adapter", []string{"generate", testenv.Model(t), "x"}}, "labels": {"/no/labels", []string{"classify", testenv.Model(t)}}, "top-p": {"7", []string{"generate", testenv.Model(t), "x"}},
+		"json-schema": {"/no/schema", []string{"generate", testenv.Model(t), "x"}}, "model": {"/no/model", []string{"info"}}, "stop": {"\n", []string{"generate", "no/model", "--temperature", "-1"}},
+	} {
+		t.Run(flag, func(t *testing.T) {
+			variable := "GO_MLX_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+			note := "--" + flag + " is set by "
+			t.Run("environment", func(t *testing.T) {
+				t.Setenv(variable, c.value)
+				_, _, err := run(t, "x", c.args...)
+				require.Error(t, err)
+				if flag == "stop" { // which is fine
+					require.NotContains(t, err.Error(), note)
+					return
+				}
+				require.ErrorContains(t, err, note+variable)
+			})
+			if flag == "stop" {
+				return
+			}
+			configure(t, "["+c.args[0]+"]\n"+flag+" = '"+c.value+"'\n")
+			_, _, err := run(t, "x", c.args...)
+			require.ErrorContains(t, err, note+flag+" in ["+c.args[0]+"] of ")
+			require.ErrorContains(t, err, "config.toml")
+			configure(t, "")
+		})
+	}
+	_, _, err := run(t, "", "generate", testenv.Model(t), "x", "--temperature", "-4")
+	require.ErrorContains(t, err, "--temperature")
+	require.NotContains(t, err.Error(), "is set by")
 }
 
 // The interpreter of the workers is said by the environment without choosing their engine.

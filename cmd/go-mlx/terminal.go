@@ -31,11 +31,12 @@ func newLineSource(in io.Reader, out io.Writer) *lineSource {
 }
 
 func newTerminalSource(in io.Reader, out io.Writer) *lineSource {
-	keys := &keyReader{in: in}
+	keys := &keyReader{in: in, columns: 80} // as many as the editor takes a terminal for
 	s := &lineSource{keys: keys, terminal: term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{keys, out}, mainPrompt)}
+	}{keys, screen{out}}, mainPrompt)}
+	s.terminal.AutoCompleteCallback = keys.edited
 	keys.say = func(text string) { fmt.Fprintln(s.terminal, text) }
 	return s
 }
@@ -58,14 +59,16 @@ func (s *lineSource) line(prompt string) (string, error) {
 		}
 		defer term.Restore(fd, old)
 		if width, height, err := term.GetSize(fd); err == nil && width > 0 {
-			_ = s.terminal.SetSize(width, height)
+			s.setSize(width, height)
 		}
 	}
 	s.keys.more = prompt == morePrompt
 	s.terminal.SetPrompt(prompt)
 	s.terminal.SetBracketedPasteMode(true)
 	defer s.terminal.SetBracketedPasteMode(false)
+	s.keys.wide = false
 	text, err := s.terminal.ReadLine()
+	text = withoutHalves.Replace(text)
 	if err != nil {
 		return "", err
 	}
@@ -74,6 +77,11 @@ func (s *lineSource) line(prompt string) (string, error) {
 		return "", errGivenUp
 	}
 	return text, nil
+}
+
+func (s *lineSource) setSize(width, height int) {
+	s.keys.columns = max(width, 2)
+	_ = s.terminal.SetSize(width, height) // its error would be of the terminal, and comes again when a line is read
 }
 
 const quotes = `"""`
@@ -99,13 +107,19 @@ func (s *lineSource) whole() (string, error) {
 				return strings.TrimSpace(strings.Join(append(lines, before), "\n")), nil
 			}
 			lines = append(lines, rest)
-			if rest, err = s.line(morePrompt); err != nil {
+			if rest, err = s.line(morePrompt); s.ended(err) {
+				return strings.TrimSpace(strings.Join(lines, "\n")), nil
+			}
+			if err != nil {
 				return "", err
 			}
 		}
 	}
 	for strings.HasSuffix(text, `\`) {
 		more, err := s.line(morePrompt)
+		if s.ended(err) {
+			return strings.TrimSuffix(text, `\`), nil
+		}
 		if err != nil {
 			return "", err
 		}
@@ -113,6 +127,9 @@ func (s *lineSource) whole() (string, error) {
 	}
 	return text, nil
 }
+
+// ended is whether the input has ended amid a message, which is then as long as it is. Whoever presses Ctrl-D there does not want it any more.
+func (s *lineSource) ended(err error) bool { return s.terminal == nil && errors.Is(err, io.EOF) }
 
 // keyReader is what a terminal sends, for the line editor. The editor takes Ctrl-C for the end of the input, ends a line at every line end
 // that is pasted, and cuts lines after 4,096 characters. So Ctrl-C clears the line, twice in a row ends the input, and of a long text that
@@ -128,6 +145,10 @@ type keyReader struct {
 	paste   []byte   // what came of it
 	pasted  []string // texts that have names in the line
 
+	columns int  // of the terminal
+	wide    bool // the line has wide characters
+	change  edit // what the next editKey does
+
 	more    bool // the line is not the first one of its message
 	again   bool // the last key was Ctrl-C
 	givenUp bool // Ctrl-C was pressed in a later line of a message
@@ -135,7 +156,7 @@ type keyReader struct {
 
 const (
 	pasteStart, pasteEnd = "\x1b[200~", "\x1b[201~"
-	ctrlC                = 3
+	ctrlC                = "\x03"
 	clearLine            = "\x05\x15" // to its end, and delete to its beginning
 	shortPaste           = 200        // characters that are put into the line as they are
 )
@@ -173,17 +194,26 @@ func (k *keyReader) take() {
 		if strings.HasPrefix(mark, string(k.raw)) {
 			return // the rest of the mark may follow
 		}
-		key := k.raw[0]
-		k.raw = k.raw[1:]
-		switch {
-		case k.pasting:
-			k.paste = append(k.paste, key)
-		case key == ctrlC:
+		if k.pasting {
+			k.paste = append(k.paste, k.raw[0])
+			k.raw = k.raw[1:]
+			continue
+		}
+		n := keyIn(k.raw)
+		if n == 0 {
+			return // the rest of the key may follow
+		}
+		key := string(k.raw[:n])
+		k.raw = k.raw[n:]
+		switch key {
+		case ctrlC:
 			k.interrupt()
 			ended = true
+		case "\r", "\n":
+			k.ready = append(k.ready, key...)
+			k.again, ended = false, true
 		default:
-			k.ready = append(k.ready, key)
-			k.again, ended = false, key == '\r' || key == '\n'
+			k.again, ended = false, k.press(key)
 		}
 	}
 }
@@ -191,7 +221,7 @@ func (k *keyReader) take() {
 func (k *keyReader) interrupt() {
 	switch {
 	case k.again:
-		k.ready = append(k.ready, ctrlC)
+		k.ready = append(k.ready, ctrlC...)
 	case k.more:
 		k.givenUp = true
 		k.ready = append(k.ready, clearLine+"\r"...)
@@ -211,7 +241,7 @@ func (k *keyReader) insert() {
 		k.pasted = append(k.pasted, text)
 		text = k.name(len(k.pasted) - 1)
 	}
-	k.ready = append(k.ready, text...)
+	k.raw = append([]byte(text), k.raw...) // as if it was typed
 }
 
 func (k *keyReader) name(i int) string {

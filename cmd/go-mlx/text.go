@@ -49,7 +49,7 @@ func everySecondIsZero(text []byte) bool {
 			zeros[i%2]++
 		}
 	}
-	return max(zeros[0], zeros[1]) > len(text)/4
+	return max(zeros[0], zeros[1]) > max(1, len(text)/4) // one alone may be a stray
 }
 
 // readText is a whole text.

@@ -9,8 +9,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -99,7 +97,7 @@ func OpenHeader(path string, read *Header, packing Packing) (_ *Checkpoint, err 
 		if i == 0 {
 			continue
 		}
-		more, err := ReadHeader(path)
+		more, err := laterPart(path, h, i)
 		if err != nil {
 			return nil, err
 		}
@@ -108,47 +106,14 @@ func OpenHeader(path string, read *Header, packing Packing) (_ *Checkpoint, err 
 			h.Tensors = append(h.Tensors, t)
 		}
 	}
+	if all, said := h.Metadata["split.tensors.count"].(int64); said && len(paths) > 1 && all != int64(len(h.Tensors)) {
+		return nil, fmt.Errorf("%w: %s says that its %d parts have %d tensors, and they have %d: they are not of one model, copy them again",
+			ErrMalformed, path, len(paths), all, len(h.Tensors))
+	}
 	if err := c.arrange(packing); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
-}
-
-var splitName = regexp.MustCompile(`(?s)^(.*)-(\d{5})-of-(\d{5})(\.(?i:gguf))$`)
-
-// partsOf are the files of a split model, of which path is the first.
-func partsOf(path string, h *Header) ([]string, error) {
-	count, _ := h.Metadata["split.count"].(int64)
-	if count <= 1 {
-		return []string{path}, nil
-	}
-	name := splitName.FindStringSubmatch(path)
-	if name == nil || name[3] != fmt.Sprintf("%05d", count) {
-		return nil, fmt.Errorf("%s says that it is one of %d parts, but is not named like NAME-00001-of-%05d.gguf: give it its name back", path, count, count)
-	}
-	if number, _ := h.Metadata["split.no"].(int64); number != 0 || name[2] != "00001" {
-		return nil, fmt.Errorf("%s is part %s of a model: give the first part, %s-00001-of-%s%s", path, name[2], name[1], name[3], name[4])
-	}
-	paths := make([]string, count)
-	for i := range paths {
-		paths[i] = fmt.Sprintf("%s-%05d-of-%s%s", name[1], i+1, name[3], name[4])
-	}
-	return paths, nil
-}
-
-// LaterPart reports whether a file's name is that of the second or a later part of a split model.
-func LaterPart(path string) bool {
-	name := splitName.FindStringSubmatch(path)
-	return name != nil && name[2] != "00001"
-}
-
-// ModelName is what a model in a file is called: the file's name without its ending, and without the number of the part.
-func ModelName(path string) string {
-	base := filepath.Base(path)
-	if name := splitName.FindStringSubmatch(base); name != nil {
-		return name[1]
-	}
-	return strings.TrimSuffix(base, filepath.Ext(base))
 }
 
 // Close closes the files.

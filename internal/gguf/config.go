@@ -90,11 +90,17 @@ func (c *Checkpoint) config(out, assumed map[string]any) error {
 	if experts, _ := h.arch("expert_count"); experts > 0 {
 		return fmt.Errorf("a mixture of %d experts is %w in GGUF files: get the model's safetensors for the python engine", experts, ErrUnsupported)
 	}
-	if eps, ok := h.archFloat("attention.layer_norm_rms_epsilon"); ok {
-		out["rms_norm_eps"] = eps
+	eps, ok := h.archFloat("attention.layer_norm_rms_epsilon")
+	if !ok { // models differ in it
+		return fmt.Errorf("%w: the metadata has no %s.attention.layer_norm_rms_epsilon", ErrMalformed, h.Architecture())
 	}
-	if t, ok := h.tensor("token_embd.weight"); ok && len(t.Shape) == 2 {
-		out["vocab_size"] = t.Shape[0]
+	out["rms_norm_eps"] = eps
+	embedding, ok := h.tensor("token_embd.weight")
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: no tensor token_embd.weight: the file holds a vocabulary, or a part of a model, and no whole one", ErrMalformed)
+	case len(embedding.Shape) == 2:
+		out["vocab_size"] = embedding.Shape[0]
 	}
 	_, head := h.tensor("output.weight")
 	out["tie_word_embeddings"] = !head
@@ -122,11 +128,17 @@ func ropeConfig(h *Header, said, _ map[string]any) error {
 	if turned, ok := h.arch("rope.dimension_count"); ok && turned != head {
 		return fmt.Errorf("position embeddings of %d of %d values of a head: %w", turned, head, ErrUnsupported)
 	}
-	switch kind := h.text(h.Architecture() + ".rope.scaling.type"); kind {
-	case "", "none":
-	case "linear":
-		factor, _ := h.archFloat("rope.scaling.factor")
-		said["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": factor}
+	factor, ok := h.archFloat("rope.scaling.factor")
+	if !ok {
+		factor, _ = h.archFloat("rope.scale_linear") // its name in old files
+	}
+	kind, named := h.Metadata[h.Architecture()+".rope.scaling.type"]
+	switch {
+	case kind == "none":
+	case !named || kind == "linear": // what a factor means by itself, as in llama.cpp, to which 0 is none
+		if factor != 0 {
+			said["rope_scaling"] = map[string]any{"rope_type": "linear", "factor": factor}
+		}
 	default:
 		return fmt.Errorf("scaling of position embeddings by %q: %w", kind, ErrUnsupported)
 	}
@@ -147,13 +159,16 @@ func gemma3Config(h *Header, said, assumed map[string]any) error {
 		}
 		said["sliding_window_pattern"] = global
 	}
-	if window, ok := h.arch("attention.sliding_window"); ok {
+	if window, _ := h.arch("attention.sliding_window"); window > 0 {
 		said["sliding_window"] = window
+	} else { // as in llama.cpp: then no layer has one, and all have the same base of position embeddings
+		assumed["sliding_window_pattern"] = 1
+		delete(said, "sliding_window_pattern")
 	}
 	if base, ok := h.archFloat("rope.freq_base_swa"); ok {
 		said["rope_local_base_freq"] = base
 	}
-	scalar, _ := h.arch("attention.key_length")
+	scalar, _ := said["head_dim"].(int)
 	layers, _ := h.arch("block_count")
 	if heads, _ := h.arch("attention.head_count"); layers == 62 && heads > 0 { // the 27B model alone scales by the width of a head
 		width, _ := h.arch("embedding_length")

@@ -27,6 +27,9 @@ var families = map[string]*family{
 
 // familyOf is the architecture that a header names.
 func familyOf(h *Header) (*family, error) {
+	if kind := h.text("general.type"); kind != "" && kind != "model" {
+		return nil, fmt.Errorf("a file of the kind %q (general.type) is %w: it belongs to a model and is none; name the model's own file", kind, ErrUnsupported)
+	}
 	name := h.Architecture()
 	if f, ok := families[name]; ok {
 		return f, nil

@@ -29,7 +29,10 @@ var kindNames = [...]string{
 }
 
 // fileKinds are the keys that are read of any file.
-var fileKinds = map[string]kind{"general.architecture": textKind, "general.alignment": countKind, "split.count": countKind, "split.no": countKind}
+var fileKinds = map[string]kind{
+	"general.architecture": textKind, "general.type": textKind, "general.alignment": countKind, "split.count": countKind, "split.no": countKind,
+	"split.tensors.count": countKind,
+}
 
 // archKinds are the keys that are read of an architecture, without its name.
 var archKinds = map[string]kind{
@@ -37,6 +40,7 @@ var archKinds = map[string]kind{
 	"attention.head_count": wholeKind, "attention.head_count_kv": wholeKind, "attention.key_length": wholeKind, "attention.value_length": wholeKind,
 	"attention.layer_norm_rms_epsilon": numberKind, "attention.sliding_window": wholeKind, "attention.sliding_window_pattern": perLayerKind,
 	"rope.dimension_count": wholeKind, "rope.freq_base": numberKind, "rope.freq_base_swa": numberKind, "rope.scaling.type": textKind, "rope.scaling.factor": numberKind,
+	"rope.scale_linear":       numberKind,
 	"final_logit_softcapping": numberKind,
 }
 

@@ -77,6 +77,7 @@ func TestWindowsMayBeToldLayerByLayer(t *testing.T) {
 	} {
 		metadata := tiny("gemma3")
 		metadata["gemma3.attention.sliding_window_pattern"], metadata["gemma3.block_count"] = c.layers, len(c.layers)
+		metadata["gemma3.attention.sliding_window"] = 512
 		said, _, err := open(t, build(t, metadata, embedding), Plain).Config()
 		if c.want == 0 {
 			require.ErrorIs(t, err, ErrUnsupported, "%v", c.layers)

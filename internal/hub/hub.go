@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // ErrNotCached is wrapped by errors about models that are not in the cache.
@@ -26,7 +27,10 @@ type Name struct {
 	File     string
 }
 
-var form = regexp.MustCompile(`^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]+))?(?::([^:\\]+))?$`)
+var form = regexp.MustCompile(`^([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?(?::([^:\\/][^:\\]*))?$`)
+
+// commitForm is what may be in the file of a branch, and the name of a snapshot.
+var commitForm = regexp.MustCompile(`^\w[\w.-]{0,99}$`)
 
 // Parse reads ORG/NAME[@REVISION][:FILE.gguf]; ok is false for what cannot be such a name.
 func Parse(text string) (n Name, ok bool) {
@@ -116,10 +120,10 @@ func Find(n Name) (string, error) {
 	commit := n.Revision
 	if data, err := os.ReadFile(filepath.Join(dir, "refs", filepath.FromSlash(n.Revision))); err == nil {
 		commit = strings.TrimSpace(string(data))
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if !noFile(err) {
 		return "", err
 	}
-	if commit == "" || commit == "." || commit == ".." || strings.ContainsAny(commit, `/\`) {
+	if !commitForm.MatchString(commit) {
 		return "", absent()
 	}
 	path := filepath.Join(dir, "snapshots", commit)
@@ -127,12 +131,18 @@ func Find(n Name) (string, error) {
 		path = filepath.Join(path, filepath.FromSlash(n.File))
 	}
 	if _, err := os.Stat(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if noFile(err) {
 			return "", absent()
 		}
 		return "", err
 	}
 	return path, nil
+}
+
+// noFile is true of the errors of a path that is not there, also because what should be a folder is a file, or the other way round: the name of a
+// branch may be the beginning of another's, up to a slash.
+func noFile(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
 }
 
 // Model is a model in the cache.
@@ -163,6 +173,9 @@ func List() ([]Model, error) {
 		org, model, both := strings.Cut(name, "--")
 		if !ok || !both {
 			continue
+		}
+		if _, ok := Parse(org + "/" + model); !ok {
+			continue // no model of the hub has such a name, and nothing can be done with it
 		}
 		m := Model{Name: org + "/" + model, Path: filepath.Join(dir, e.Name())}
 		// A model may be a link to a folder on another disk.
@@ -241,8 +254,8 @@ func size(dir string) (total int64, err error) {
 // Remove deletes a model from the cache, with all its revisions.
 func Remove(repo string) (bytes int64, err error) {
 	n, ok := Parse(repo)
-	if !ok || n.File != "" || n.Revision != "main" {
-		return 0, fmt.Errorf("%q is not the name of a model: ORG/NAME", repo)
+	if !ok || repo != n.Repo { // a revision's files may be those of others, too
+		return 0, fmt.Errorf("%q is not the name of a model, which is deleted as a whole: ORG/NAME", repo)
 	}
 	dir, err := folder(n.Repo)
 	if err != nil {

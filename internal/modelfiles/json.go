@@ -13,11 +13,16 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // Unmarshal reads the JSON of model files as Python does: NaN and Infinity are taken for null, a byte order mark is passed over, and keys are
 // taken as they are written, where encoding/json also takes those in other letters.
 func Unmarshal(data []byte, into any) error {
+	if err := checkEncoding(data); err != nil {
+		return err
+	}
 	data = withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff")))
 	err := jsonv2.Unmarshal(data, into, jsonv1.DefaultOptionsV1(), jsonv2.MatchCaseInsensitiveNames(false))
 	if wrong := (*jsonv1.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
@@ -28,12 +33,26 @@ func Unmarshal(data []byte, into any) error {
 
 // CleanConfig is a config as encoding/json can read it: see Unmarshal, and without keys that it would take for others.
 func CleanConfig(data []byte) ([]byte, error) {
+	if err := checkEncoding(data); err != nil {
+		return nil, err
+	}
 	data = withoutNaN(bytes.TrimPrefix(data, []byte("\ufeff")))
 	var whole json.RawMessage // numbers of any size are JSON
 	if err := json.Unmarshal(data, &whole); err != nil {
 		return nil, err
 	}
 	return exactKeys(data)
+}
+
+// checkEncoding refuses what is not UTF-8, in which decoders would put other characters in the place of what they cannot read.
+func checkEncoding(data []byte) error {
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return fmt.Errorf("it is UTF-16: save it as UTF-8: %w", engine.ErrInvalidUTF8)
+	case !utf8.Valid(data):
+		return fmt.Errorf("save it as UTF-8: %w", engine.ErrInvalidUTF8)
+	}
+	return nil
 }
 
 // UnmarshalSettings is Unmarshal for files of settings, whose keys are in small letters: encoding/json would take others for them.

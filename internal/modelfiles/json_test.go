@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"forge.lthn.ai/core/go-mlx/engine"
 )
 
 // As in Python a key in other letters is another key, the last of two equal ones counts, and null is no value.
@@ -52,4 +54,17 @@ func TestNumbersOfConfigs(t *testing.T) {
 	}
 	_, err := CleanConfig([]byte(`{"a": 1.}`))
 	require.Error(t, err)
+}
+
+// Decoders put other characters in the place of what is not UTF-8; Python refuses it.
+func TestFilesThatAreNotUTF8AreRefused(t *testing.T) {
+	for text, want := range map[string]string{"\xff\xfe{\x00}\x00": "UTF-16", "\xfe\xff\x00{\x00}": "UTF-16", "{\"a\": \"caf\xe9\"}": "UTF-8"} {
+		_, err := CleanConfig([]byte(text))
+		require.ErrorIs(t, err, engine.ErrInvalidUTF8)
+		require.ErrorContains(t, err, want)
+		var into map[string]any
+		err = Unmarshal([]byte(text), &into)
+		require.ErrorIs(t, err, engine.ErrInvalidUTF8)
+		require.ErrorContains(t, err, want)
+	}
 }

@@ -293,9 +293,26 @@ func (s *Source) Bytes() int64 {
 	if s.GGUF == "" {
 		return Bytes(s.Dir, modelPattern)
 	}
-	stat, err := os.Stat(s.GGUF)
-	if err != nil {
+	c, err := s.OpenGGUF(gguf.Plain)
+	if err != nil { // then it will not load either
+		if stat, err := os.Stat(s.GGUF); err == nil {
+			return stat.Size()
+		}
 		return 0
 	}
-	return stat.Size()
+	defer c.Close()
+	var bytes int64
+	for _, t := range c.Header.Tensors { // of all parts
+		bytes += t.Bytes()
+	}
+	return bytes
+}
+
+// Types are the types of the GGUF file's matrices, those of all parts.
+func (s *Source) Types() (string, error) {
+	c, err := s.OpenGGUF(gguf.Plain)
+	if err != nil {
+		return "", err
+	}
+	return c.Types(), c.Close()
 }

@@ -28,13 +28,17 @@ type modelEntry struct {
 	MaxModelLen   int    `json:"max_model_len,omitzero"` // the same, as vLLM's clients look for it
 }
 
-// modified is when a model's folder was written.
+// modified is when a model was written: its config, or its file or folder where there is none.
 func modified(path string) time.Time {
-	info, err := os.Stat(filepath.Join(path, "config.json"))
-	if err != nil {
-		return time.Unix(0, 0)
+	if place, err := mlx.Locate(path); err == nil { // of a name on the hub
+		path = place
 	}
-	return info.ModTime()
+	for _, file := range []string{filepath.Join(path, "config.json"), path} {
+		if info, err := os.Stat(file); err == nil {
+			return info.ModTime()
+		}
+	}
+	return time.Unix(0, 0)
 }
 
 func (s *Server) entryOf(name, path string) modelEntry {

@@ -22,6 +22,9 @@ const (
 	controlEnd   = "\U000F0001"
 )
 
+// escapedMarks are the marks as templates print them where they escape what they print: JSON in ASCII, and Python's form of a text.
+var escapedMarks = [][2]string{{`\udb80\udc00`, `\udb80\udc01`}, {`\U000f0000`, `\U000f0001`}}
+
 // Guard keeps users' texts from becoming control tokens: text that spells one, such as <end_of_turn>, is encoded as the plain text that
 // it is. It is safe for concurrent use.
 type Guard struct {
@@ -122,7 +125,7 @@ func (g *Guard) Mark(text string) string {
 	return out.String()
 }
 
-// MarkJSON marks every text in a JSON value. Keys are marked, too, other than by transformers: templates print those of functions' parameters, and no
+// MarkJSON marks every text in a JSON value. Keys are marked, too, which transformers does not do: templates print those of functions' parameters, and no
 // template asks for a key with a control token in it.
 func (g *Guard) MarkJSON(data json.RawMessage) (json.RawMessage, error) {
 	if g.control == nil || len(data) == 0 {
@@ -137,6 +140,9 @@ func (g *Guard) MarkJSON(data json.RawMessage) (json.RawMessage, error) {
 func (g *Guard) Encode(text string) ([]int32, error) {
 	if g.control == nil {
 		return g.tokenizer.Encode(text, false)
+	}
+	for _, marks := range escapedMarks {
+		text = g.unescape(text, marks[0], marks[1])
 	}
 	var ids []int32
 	behind := false
@@ -169,6 +175,30 @@ func (g *Guard) Encode(text string) ([]int32, error) {
 			return nil, &engine.ControlTokenError{Token: token}
 		}
 	}
+}
+
+// unescape puts the marks themselves around control tokens that stand between start and end.
+func (g *Guard) unescape(text, start, end string) string {
+	var out strings.Builder
+	for {
+		before, rest, found := strings.Cut(text, start)
+		if !found {
+			break
+		}
+		out.WriteString(before)
+		n := g.control.prefix(rest)
+		if n == 0 || !strings.HasPrefix(rest[n:], end) { // letters of the user's
+			out.WriteString(start)
+			text = rest
+			continue
+		}
+		out.WriteString(controlStart + rest[:n] + controlEnd)
+		text = rest[n+len(end):]
+	}
+	if out.Len() == 0 {
+		return text
+	}
+	return out.String() + text
 }
 
 // encodePiece encodes a piece. Tokenizers may put a space before the first word of a text: after other pieces, a newline goes

@@ -1,10 +1,8 @@
 """A loaded mlx-lm model: prompts, limits and description."""
 
-import ast
 import glob
 import hashlib
 import inspect
-import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,14 +10,15 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load
 from transformers import PreTrainedTokenizerBase, tokenization_utils_base
-from transformers.utils.chat_template_utils import _get_control_token_patterns, encode_marked_chat, mark_control_tokens
 
+from .configs import check_file, check_folder_files, older_keys, oddities
 from .embedding import Embedder
 from .errors import ENDING, RequestError, from_json, is_out_of_memory, printable, text_of
 from .folders import check_folder, fingerprint, plain_paths
 from .frames import MAX_FRAME
 from .grammar import Grammars
 from .limits import bounded, limited
+from .plain import Guard
 
 # How long a chat template may take. It is a program that came with the checkpoint, and can loop.
 RENDER_SECONDS = 10
@@ -64,16 +63,20 @@ class LoadedModel:
         self.path = path
         adapter, draft = request.get("adapter"), request.get("draft")
         check_folder(path, "config.json", "model folder")
+        config = check_folder_files(path)
         if adapter:
             check_folder(adapter, "adapter_config.json", "folder of an adapter")
+            check_file(adapter, "adapter_config.json")
+        draft_config = {}
         if draft:
             check_folder(draft, "config.json", "model folder (draft)")
+            draft_config = check_folder_files(draft)
         given = {}  # plain name -> the folder's own
         try:
             self.fingerprint = fingerprint(path, adapter, draft)
             with plain_paths(path, adapter, draft) as plain:
                 given = {name: own for name, own in zip(plain, (path, adapter, draft)) if name != own}
-                self._load(*plain, trust)
+                self._load(*plain, trust, older_keys(config), older_keys(draft_config))
         except (RequestError, ENDING):
             raise
         except BaseException as e:
@@ -81,6 +84,8 @@ class LoadedModel:
             text = f"{type(e).__name__}: {text_of(e)}"
             for name, own in given.items():
                 text = text.replace(name, own)
+            if odd := oddities(config, nulls="None" in text):
+                text += f" (in {Path(path, 'config.json')}: {'; '.join(odd)})"
             raise RequestError(code, text) from e
         try:
             same = fingerprint(path, adapter, draft) == self.fingerprint
@@ -88,10 +93,10 @@ class LoadedModel:
             same = False
         if not same:
             raise RequestError("load_failed", f"{self.path} was changed while it was loaded; load it again")
-        text = self.config.get("text_config", {})
+        text = self.config.get("text_config") or {}
         self.vocab_size = self.config.get("vocab_size") or text.get("vocab_size") or 0
         limit = self.config.get("max_position_embeddings") or text.get("max_position_embeddings") or 0
-        self.context_length = min(int(limit), MAX_CONTEXT)
+        self.context_length = max(0, min(int(limit), MAX_CONTEXT))
         self.has_template = self.tokenizer.has_chat_template
         self.grammars = Grammars(self.tokenizer, self.vocab_size)
         caches = make_prompt_cache(self.model)
@@ -99,19 +104,20 @@ class LoadedModel:
         # Whether tokens can be taken back out of the KV at any length.
         self.trimmable = all(c.is_trimmable() and not getattr(c, "max_size", None) for c in caches)
 
-    def _load(self, path, adapter, draft, trust):
+    def _load(self, path, adapter, draft, trust, config, draft_config):
         self.model, self.tokenizer, self.config = load(
             path,
             return_config=True,
             tokenizer_config={"trust_remote_code": trust},
             trust_remote_code=trust,
             adapter_path=adapter or None,
+            model_config=config,
         )
         self.embedder = Embedder(self.model, self.config, path)
         self.draft = None
         if draft:
             self.draft, tokenizer = load(
-                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust
+                draft, tokenizer_config={"trust_remote_code": trust}, trust_remote_code=trust, model_config=draft_config
             )
             if tokenizer.get_vocab() != self.tokenizer.get_vocab():
                 raise RequestError(
@@ -122,7 +128,7 @@ class LoadedModel:
         parameters = dict(tree_flatten(self.model.parameters()))
         floats = [v.dtype for k, v in parameters.items() if k.endswith("norm.weight")]
         quantization = self.config.get("quantization")
-        text = self.config.get("text_config", self.config)
+        text = self.config.get("text_config") or self.config
         return {
             "architecture": self.config.get("model_type", ""),
             "device": str(mx.default_device()).removeprefix("Device(").removesuffix(")").replace(", ", ":"),
@@ -148,34 +154,31 @@ class LoadedModel:
         self.check_ids(ids, "decode")
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def render_chat(self, request):
-        """The prompt of a chat; tools and arguments go to the template as they are."""
+    def render_chat(self, request, guard=None):
+        """The prompt of a chat. What is given to the template is marked if there is a guard, and goes as it is if not."""
         if not self.has_template:
             raise RequestError("no_chat_template", "model has no chat template")
-        # Plain messages are tokenized here, so that what spells a control token in them stays text.
-        plain = {"tokenize": True, "return_dict": False, "sanitize_control_tokens": True}
         arguments = from_json(request.get("template_arguments") or "{}", "TemplateArguments")
         if reserved := sorted(RESERVED.intersection(arguments)):
             raise RequestError(
                 "invalid_option", f"{', '.join(reserved)} cannot be given to a template", option="TemplateArguments"
             )
+        messages = from_json(request["messages"], "messages")
+        tools = from_json(request.get("tools") or "null", "Tools")
+        if guard:
+            messages, tools, arguments = guard.mark(messages), guard.mark(tools), guard.mark(arguments)
 
         def render():
             try:
                 return self.tokenizer.apply_chat_template(
-                    from_json(request["messages"], "messages"),
-                    tools=from_json(request.get("tools") or "null", "Tools"),
-                    add_generation_prompt=True,
-                    **(plain if request.get("plain") else {"tokenize": False}),
-                    **arguments,
+                    messages, tools=tools, add_generation_prompt=True, tokenize=False, **arguments
                 )
             except RequestError:
                 raise
             except Exception as e:
-                raise _control_token(e) or RequestError("bad_request", f"chat template: {e}") from e
+                raise RequestError("bad_request", f"chat template: {e}") from e
 
-        rendered = limited(RENDER_SECONDS, "the chat template", render)
-        return printable(rendered) if isinstance(rendered, str) else rendered
+        return printable(limited(RENDER_SECONDS, "the chat template", render))
 
     def prompt_ids(self, request):
         """The token ids of any form of prompt, checked against the model's limits."""
@@ -208,22 +211,18 @@ class LoadedModel:
 
     def chat_ids(self, request):
         """The token ids of a chat's prompt, of whatever length."""
-        rendered = self.render_chat(request)
-        return list(rendered) if request.get("plain") else self.encode(rendered, special=False)
+        if not request.get("plain") or not self.has_template:
+            return self.encode(self.render_chat(request), special=False)
+        guard = Guard.of_chats(self.tokenizer._tokenizer, from_json(request.get("tools") or "null", "Tools"))
+        return guard.encode(self.render_chat(request, guard))
 
     def encode_plain(self, text):
         """A text in which no special token counts, with what the tokenizer puts in front of every text."""
         front = self.encode("", special=True)
         if front and front[-1] == self.tokenizer.eos_token_id:
             front.pop()
-        tokens = tuple(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
-        control, _ = _get_control_token_patterns(tokens)
-        try:
-            return front + encode_marked_chat(self.tokenizer._tokenizer, mark_control_tokens(text, control))
-        except ValueError as e:
-            if (known := _control_token(e)) is None:
-                raise
-            raise known from e
+        guard = Guard.of_texts(self.tokenizer._tokenizer)
+        return front + guard.encode(guard.mark(text))
 
     def check_option_ids(self, ids, option):
         for token in ids:
@@ -241,16 +240,6 @@ class LoadedModel:
                     id=token,
                     vocab_size=self.vocab_size,
                 )
-
-
-def _control_token(error):
-    """The error of a text that spells a control token which the tokenizer can write in no other way; None for others.
-    transformers has no type of its own for it."""
-    found = re.match(r"Can't sanitize (.+): the tokenizer produces it", str(error))
-    if not isinstance(error, ValueError) or not found:
-        return None
-    token = ast.literal_eval(found.group(1))
-    return RequestError("control_token", f"the text spells the control token {token!r}", token=token)
 
 
 def _hash(path):

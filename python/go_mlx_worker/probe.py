@@ -94,7 +94,7 @@ def _file_of(cls):
 
 def _kv_bytes(config, layers, weights):
     """Of an attention that keeps keys and values of every head; 0 where config.json does not say how many there are."""
-    text = config.get("text_config", config)
+    text = config.get("text_config") or config
     heads = text.get("num_attention_heads") or 0
     kv_heads = text.get("num_key_value_heads") or heads
     head_dim = text.get("head_dim") or (text.get("hidden_size", 0) // heads if heads else 0)

@@ -47,6 +47,10 @@ constants.DOWNLOAD_CHUNK_SIZE = 256 << 10
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
+# What huggingface_hub speaks HTTP with, by version. Their errors that are none of the hub's answers are the network's.
+HTTP_LIBRARIES = ("httpx", "requests")
+
+
 class Refused(Exception):
     def __init__(self, code, message):
         super().__init__(message)
@@ -215,6 +219,11 @@ def explain(e, name):
         return "busy", "the hub answers too many requests (429): wait some minutes and pull again; what came is kept"
     if isinstance(e, HfHubHTTPError) and e.response is not None and e.response.status_code in (401, 403):
         return "gated", f"the hub refuses {name} ({e.response.status_code}): {login}"
+    if not isinstance(e, HfHubHTTPError) and type(e).__module__.startswith(HTTP_LIBRARIES):
+        return "network", (
+            f"{constants.ENDPOINT} cannot be reached ({type(e).__name__}: {e}): check the network, HF_ENDPOINT if it is set, and "
+            "HTTPS_PROXY if there is a proxy"
+        )
     return "failed", f"{type(e).__name__}: {e}"
 
 

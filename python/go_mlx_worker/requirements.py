@@ -28,9 +28,13 @@ NAMES = {
     "transformers.tokenization_utils_base": ["render_jinja_template"],
     "transformers.utils.chat_template_utils": ["_get_control_token_patterns", "encode_marked_chat", "mark_control_tokens"],
 }
-# Of mlx_lm.generate: class -> attributes that its __init__ must set, and methods
+# Of mlx_lm.generate: class -> attributes that its __init__ must set
 ATTRIBUTES = {"BatchGenerator": ["_generation_batch"], "GenerationBatch": ["uids", "_next_tokens", "_next_logprobs"]}
-METHODS = {"BatchGenerator": ["insert", "remove", "next", "extract_cache"]}
+# module -> class -> methods
+METHODS = {
+    "mlx_lm.generate": {"BatchGenerator": ["insert", "remove", "next", "extract_cache"]},
+    "transformers": {"PreTrainedTokenizerBase": ["_encode_without_added_tokens", "_get_control_tokens"]},
+}
 
 
 def find(name):
@@ -53,8 +57,9 @@ def missing(find=find):
     for name, attributes in ATTRIBUTES.items():
         names = getattr(getattr(getattr(generate, name, None), "__init__", None), "__code__", None)
         out += [f"{name}.{a}" for a in attributes if names is None or a not in names.co_names]
-    for name, methods in METHODS.items():
-        out += [f"{name}.{m}" for m in methods if not hasattr(getattr(generate, name, None), m)]
+    for module, classes in METHODS.items():
+        for name, methods in classes.items():
+            out += [f"{name}.{m}" for m in methods if not hasattr(getattr(find(module), name, None), m)]
     return out
 
 

@@ -1,6 +1,7 @@
 """Tests of what a worker loads: folders with any name, what changes meanwhile, and the names that it needs of mlx-lm."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -133,6 +134,82 @@ class Loading(unittest.TestCase):
                 model.LoadedModel({"path": str(folder), "trust_remote_code": False})
             self.assertEqual(failed.exception.code, "load_failed")
             self.assertIn("was changed while it was loaded", str(failed.exception))
+
+    def failure(self, edit, name="config.json"):
+        """The error of a load of the model with another file of a name: edit gets its bytes and returns others."""
+        with tempfile.TemporaryDirectory() as temp:
+            folder = Path(temp, "model")
+            shutil.copytree(MODEL, folder)
+            file = folder / name
+            file.write_bytes(edit(file.read_bytes()))
+            with self.assertRaises(RequestError) as failed:
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+            self.assertEqual(failed.exception.code, "load_failed")
+            self.assertIn(str(file), str(failed.exception))
+            return str(failed.exception)
+
+    def test_a_config_that_cannot_be_read_is_named(self):
+        for want, edit in {
+            "UTF-16": lambda data: data.decode().encode("utf-16"),
+            "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+            "not valid UTF-8, at byte 7": lambda data: b'{"a": "\xe9",' + data[1:],
+            "a list": lambda data: b"[" + data + b"]",
+            "null": lambda data: b"null",
+            "Expecting value": lambda data: b"",
+            "Expecting property name": lambda data: b"{/* x */" + data[1:],
+            "recursion": lambda data: b'{"a": ' + b"[" * 9999 + b"]" * 9999 + b"," + data[1:],
+        }.items():
+            self.assertIn(want, self.failure(edit))
+
+    def test_the_other_files_are_named_too(self):
+        """Some of what is wrong in them would fail at the first request only."""
+        for name, changes in {
+            "tokenizer_config.json": {
+                "bos_token": (3, ["<bos>"], {"content": "<bos>"}),
+                "model_max_length": ("2048",),
+                "tokenizer_class": (3,),
+                "added_tokens_decoder": (None, [], {"0": 3}, {"x": {"content": "a"}}),
+            },
+            "generation_config.json": {"eos_token_id": ("5", 5.0, [[5]], {"a": 1}, True, [1, "<eos>"])},
+        }.items():
+            for key, values in changes.items():
+                for value in values:
+                    self.assertIn(key, self.failure(lambda data, key=key, value=value: json.dumps(json.loads(data) | {key: value}).encode(), name))
+            self.assertIn("a list", self.failure(lambda _: b"[]", name))
+            self.assertIn("UTF-16", self.failure(lambda data: data.decode().encode("utf-16"), name))
+        self.assertIn("Expecting", self.failure(lambda _: b"{", "tokenizer_config.json"))
+
+    def test_files_that_mlx_lm_reads_are_read(self):
+        for name, text in (
+            ("generation_config.json", '{"eos_token_id": '),
+            ("generation_config.json", '{"eos_token_id": null}'),
+            ("generation_config.json", '{"eos_token_id": [1, 5], "temperature": NaN}'),
+            ("tokenizer_config.json", None),
+            ("generation_config.json", None),
+        ):
+            with tempfile.TemporaryDirectory() as temp:
+                folder = Path(temp, "model")
+                shutil.copytree(MODEL, folder)
+                (folder / name).unlink() if text is None else (folder / name).write_text(text)
+                model.LoadedModel({"path": str(folder), "trust_remote_code": False})
+
+    def test_the_key_of_a_config_that_is_wrong_is_named(self):
+        """mlx-lm says that int and str cannot be divided by each other."""
+        for key, value, want in (
+            ("hidden_size", None, "hidden_size is null"),
+            ("hidden_size", "128", "hidden_size is a text"),
+            ("hidden_size", [128], "hidden_size is a list"),
+            ("num_hidden_layers", 6.0, "num_hidden_layers is 6.0"),
+            ("query_pre_attn_scalar", 0, "query_pre_attn_scalar is 0"),
+            ("num_key_value_heads", 0, "num_key_value_heads is 0"),
+            ("quantization", {}, "quantization has no bits"),
+            ("quantization", False, "quantization is true or false and no object"),
+            ("rope_scaling", "linear", "rope_scaling is a text and no object"),
+        ):
+            said = self.failure(lambda data, key=key, value=value: json.dumps(json.loads(data) | {key: value}).encode())
+            self.assertIn(want, said)
+            if value is not None:
+                self.assertNotIn("is null", said)  # as rope_scaling is, and may be
 
     def test_errors_name_the_folder_as_it_was_given(self):
         with tempfile.TemporaryDirectory() as temp:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "python"))
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from go_mlx_worker import limits, model, scoring, turns
+from go_mlx_worker import limits, model, plain, scoring, turns
 from go_mlx_worker.channel import Progress
 from go_mlx_worker.errors import RequestError, error_message
 from go_mlx_worker.frames import encode_frame, read_frame
@@ -823,7 +823,7 @@ class Faults(unittest.TestCase):
         one.__cause__, other.__cause__ = other, one
         self.assertEqual(error_message(1, one)["code"], "internal")
         server, sink = make_server()
-        with mock.patch.object(model, "encode_marked_chat", side_effect=ValueError("of the library")):
+        with mock.patch.object(plain, "encode_marked_chat", side_effect=ValueError("of the library")):
             server._serve({"t": "classify", "id": 2, "from": 0, "texts": ["a"], "labels": ["x", "y"], "completes": True})
             run(server)
         self.assertEqual((sink.messages[-1]["id"], sink.messages[-1]["code"]), (2, "internal"))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
@@ -27,9 +28,14 @@ type gemma3Config struct {
 	RopeScaling          *ropeScaling `json:"rope_scaling"`
 	QueryPreAttnScalar   float64      `json:"query_pre_attn_scalar"`
 	SlidingWindow        int          `json:"sliding_window"`
-	SlidingWindowPattern int          `json:"sliding_window_pattern"`
-	Activation           string       `json:"hidden_activation"`
-	Bidirectional        bool         `json:"use_bidirectional_attention"`
+	SlidingWindowPattern *int         `json:"sliding_window_pattern"`
+	LayerTypes           []string     `json:"layer_types"`
+	RopeParameters       *struct {
+		Global  *ropeParameters `json:"full_attention"`
+		Sliding *ropeParameters `json:"sliding_attention"`
+	} `json:"rope_parameters"`
+	Activation    string `json:"hidden_activation"`
+	Bidirectional bool   `json:"use_bidirectional_attention"`
 }
 
 // newGemma3 reads the Gemma 3 text model (Gemma Team 2025, arXiv:2503.19786): grouped-query attention with
@@ -39,13 +45,16 @@ func newGemma3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (
 	cfg := gemma3Config{
 		HiddenSize: 1152, Layers: 26, IntermediateSize: 6912, Heads: 4, KVHeads: 1, HeadDim: 256,
 		RMSNormEps: 1e-6, VocabSize: 262144, RopeTheta: 1e6, RopeLocalBaseFreq: 1e4,
-		QueryPreAttnScalar: 256, SlidingWindow: 512, SlidingWindowPattern: 6,
+		QueryPreAttnScalar: 256, SlidingWindow: 512,
 		Activation: "gelu_pytorch_tanh",
 	}
 	if w.Prefix != "" { // the text part of a multimodal checkpoint has other defaults
 		cfg.Heads, cfg.KVHeads = 8, 4
 	}
 	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if err := cfg.readNewer(); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
 	// Multimodal configs give the vocabulary beside the text part, or nowhere; the table knows it.
@@ -97,11 +106,49 @@ func newGemma3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (
 	return newDecoder(spec, w, lease)
 }
 
+// readNewer takes over what transformers 5 writes in other places: the pattern of windows, layer by layer, and the position embeddings by kind of layer.
+func (c *gemma3Config) readNewer() error {
+	if c.SlidingWindowPattern == nil {
+		pattern := 6 // of all models
+		if len(c.LayerTypes) > 0 {
+			if pattern = slices.Index(c.LayerTypes, "full_attention") + 1; pattern == 0 {
+				pattern = len(c.LayerTypes) + 1
+			}
+		}
+		for i, kind := range c.LayerTypes {
+			if len(c.LayerTypes) != c.Layers || (kind == "full_attention") != ((i+1)%pattern == 0) || kind != "full_attention" && kind != "sliding_attention" {
+				return fmt.Errorf("layer_types that are not of every layer, or do not have full_attention in every n-th one: %w", engine.ErrUnsupported)
+			}
+		}
+		c.SlidingWindowPattern = &pattern
+	}
+	if c.RopeParameters == nil {
+		return nil
+	}
+	if p := c.RopeParameters.Global; p != nil {
+		if p.Theta != 0 {
+			c.RopeTheta = p.Theta
+		}
+		if c.RopeScaling == nil {
+			c.RopeScaling = &p.ropeScaling
+		}
+	}
+	if p := c.RopeParameters.Sliding; p != nil {
+		if p.Theta != 0 {
+			c.RopeLocalBaseFreq = p.Theta
+		}
+		if kind := p.kind(); kind != "" && kind != "default" {
+			return fmt.Errorf("rope_parameters: type %q of sliding_attention: %w", kind, engine.ErrUnsupported)
+		}
+	}
+	return nil
+}
+
 func (c gemma3Config) validate() error {
 	positive := map[string]int{
 		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim,
-		"vocab_size": c.VocabSize, "sliding_window": c.SlidingWindow, "sliding_window_pattern": c.SlidingWindowPattern,
+		"vocab_size": c.VocabSize, "sliding_window": c.SlidingWindow, "sliding_window_pattern": *c.SlidingWindowPattern,
 	}
 	floats := map[string]float64{
 		"rope_theta": c.RopeTheta, "rope_local_base_freq": c.RopeLocalBaseFreq, "query_pre_attn_scalar": c.QueryPreAttnScalar,
@@ -120,7 +167,7 @@ func (c gemma3Config) validate() error {
 
 // window is the sliding window of a layer, 0 for a global one.
 func (c gemma3Config) window(layer int) int {
-	if (layer+1)%c.SlidingWindowPattern == 0 {
+	if (layer+1)%*c.SlidingWindowPattern == 0 {
 		return 0
 	}
 	return c.SlidingWindow

@@ -2,7 +2,9 @@ package decoder
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"math"
 
 	"forge.lthn.ai/core/go-mlx/engine"
 	"forge.lthn.ai/core/go-mlx/internal/mlxc"
@@ -41,7 +43,7 @@ type ropeParameters struct {
 }
 
 func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
-	cfg := llamaConfig{RopeTheta: 10000, Tied: true}
+	cfg := llamaConfig{RMSNormEps: math.NaN(), RopeTheta: 10000, Tied: true}
 	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
@@ -55,7 +57,7 @@ func newLlama(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 }
 
 func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
-	cfg := llamaConfig{RopeTheta: 1e6, Tied: true}
+	cfg := llamaConfig{RMSNormEps: math.NaN(), RopeTheta: 1e6, Tied: true}
 	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
@@ -64,7 +66,7 @@ func newQwen2(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (A
 }
 
 func newQwen3(c *checkpoint.Config, w *checkpoint.Weights, lease *mlxc.Lease) (Architecture, error) {
-	var cfg llamaConfig
+	cfg := llamaConfig{RMSNormEps: math.NaN()}
 	if err := modelfiles.UnmarshalConfig(c.Raw, &cfg); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
@@ -133,6 +135,9 @@ func newLlamaFamily(cfg llamaConfig, w *checkpoint.Weights, lease *mlxc.Lease) (
 }
 
 func (c llamaConfig) validate() error {
+	if math.IsNaN(c.RMSNormEps) { // models differ in it
+		return errors.New("no rms_norm_eps")
+	}
 	positive := map[string]int{
 		"hidden_size": c.HiddenSize, "num_hidden_layers": c.Layers, "intermediate_size": c.IntermediateSize,
 		"num_attention_heads": c.Heads, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadDim, "vocab_size": c.VocabSize,

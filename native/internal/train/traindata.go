@@ -43,6 +43,9 @@ func readExamples(ctx context.Context, enc *prompt.Encoder, path string, maskPro
 	var out []example
 	for n := 1; lines.Scan(); n++ {
 		data := lines.Bytes()
+		if n == 1 && (bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff"))) {
+			return nil, fmt.Errorf("train: %s, line 1: %w, it looks like UTF-16: save it as UTF-8", path, engine.ErrInvalidUTF8)
+		}
 		if n == 1 {
 			data = bytes.TrimPrefix(data, []byte("\ufeff"))
 		}
