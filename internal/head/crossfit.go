@@ -2,7 +2,6 @@ package head
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 )
@@ -31,8 +30,9 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		return nil, nil, nil, err
 	}
 	var best *outside
+	scratch := make([]float64, len(data.X[0])*len(data.X[0]))
 	for _, shrinkage := range shrinkages {
-		o, err := fits.judge(info, data, shrinkage)
+		o, err := fits.judge(ctx, info, data, shrinkage, scratch)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -46,13 +46,14 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		}
 	}
 	if best == nil {
-		return nil, nil, nil, errors.New("the fit failed: no finite loss on held-back data")
+		return nil, nil, nil, errNoLoss
 	}
+	fits.moments = nil // the memory is used again
 	m, err := newMoments(ctx, data, len(info.Labels), true)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	h, err := m.head(info, best.shrinkage)
+	h, err := m.head(ctx, info, best.shrinkage, scratch)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -129,21 +130,27 @@ type outside struct {
 }
 
 // judge judges each vector by a head that was fitted without its fold.
-func (f *foldFits) judge(info Info, data Data, shrinkage float64) (*outside, error) {
+func (f *foldFits) judge(ctx context.Context, info Info, data Data, shrinkage float64, scratch []float64) (*outside, error) {
 	o := &outside{shrinkage: shrinkage, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
 	truth := make([]int, len(f.held))
 	for fold, m := range f.moments {
-		h, err := m.head(info, shrinkage)
+		h, err := m.head(ctx, info, shrinkage, scratch)
 		if err != nil {
 			return nil, err
 		}
 		for n, i := range f.held {
 			if f.folds[i] == fold {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
 				o.logits[n], o.distances[n], truth[n] = h.Logits(data.X[i]), h.Distance(data.X[i]), data.Y[i]
 			}
 		}
 	}
-	o.temperature = consistentTemperature(o.logits, truth)
+	var err error
+	if o.temperature, err = consistentTemperature(ctx, o.logits, truth); err != nil {
+		return nil, err
+	}
 	o.loss = evenLoss(o.logits, truth, o.temperature)
 	return o, nil
 }
@@ -151,7 +158,7 @@ func (f *foldFits) judge(info Info, data Data, shrinkage float64) (*outside, err
 // consistentTemperature is the temperature at which the probability of the chosen labels is, in the mean, the share of vectors that they are right for
 // (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
 // least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
-func consistentTemperature(logits [][]float64, truth []int) float64 {
+func consistentTemperature(ctx context.Context, logits [][]float64, truth []int) (float64, error) {
 	counts := countsOf(truth)
 	surplus := func(temperature float64) float64 { // of probability over what is right
 		sum := 0.0
@@ -166,13 +173,16 @@ func consistentTemperature(logits [][]float64, truth []int) float64 {
 	}
 	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
 	for range 40 { // it falls as the temperature rises
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
 		if middle := (low + high) / 2; surplus(math.Exp(middle)) > 0 {
 			low = middle
 		} else {
 			high = middle
 		}
 	}
-	return math.Exp((low + high) / 2)
+	return math.Exp((low + high) / 2), nil
 }
 
 // evenLoss is the mean over labels of their mean negative log-probability at a temperature.

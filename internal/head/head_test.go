@@ -211,15 +211,22 @@ func TestATemperatureIsConsistentWithWhatIsRight(t *testing.T) {
 		labels[y]++
 		logits, truth = append(logits, z), append(truth, y)
 	}
-	temperature := consistentTemperature(logits, truth)
+	consistent := func(logits [][]float64, truth []int) float64 {
+		temperature, err := consistentTemperature(t.Context(), logits, truth)
+		require.NoError(t, err)
+		return temperature
+	}
+	temperature := consistent(logits, truth)
 	for i, z := range logits {
 		p := probabilities(z, temperature)
 		share += p[largest(p)] / labels[truth[i]] / 2
 	}
 	require.InDelta(t, 0.8, share, 0.02)
-	require.Greater(t, bestTemperature(logits, truth), 1.5*temperature, "the least loss makes all of them doubtful")
-	require.InDelta(t, math.Exp(-widestLogTemperature), consistentTemperature([][]float64{{2, 0}, {0, 1}}, []int{0, 1}), 1e-6, "all right")
-	require.InDelta(t, math.Exp(widestLogTemperature), consistentTemperature([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1e-3, "all wrong")
+	best, err := bestTemperature(t.Context(), logits, truth)
+	require.NoError(t, err)
+	require.Greater(t, best, 1.5*temperature, "the least loss makes all of them doubtful")
+	require.InDelta(t, math.Exp(-widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{0, 1}), 1e-6, "all right")
+	require.InDelta(t, math.Exp(widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1e-3, "all wrong")
 }
 
 // A vector in the direction of a label's mean is near, one that points away from all is far, and each way of telling unknown texts has its threshold.
@@ -247,7 +254,8 @@ func TestAHeadIsALinearDiscriminant(t *testing.T) {
 	data := drawn(4, 600)
 	const d = 8
 	var rows [3][]float64 // of each label's vectors: directions times the square root of d
-	mean, scale := standardisation(data.X)
+	mean, scale, err := standardisation(t.Context(), data.X)
+	require.NoError(t, err)
 	for i, x := range data.X {
 		z := direction(x, mean, scale)
 		floats.Scale(math.Sqrt(d), z)
@@ -277,7 +285,7 @@ func TestAHeadIsALinearDiscriminant(t *testing.T) {
 			within.AddSym(&within, &covariance)
 		}
 		for _, shrinkage := range []float64{1e-3, 0.4, 1} {
-			h, err := m.head(info(), shrinkage)
+			h, err := m.head(t.Context(), info(), shrinkage, make([]float64, d*d))
 			require.NoError(t, err)
 			var shrunk mat.SymDense
 			shrunk.ScaleSym(1-shrinkage, &within)
