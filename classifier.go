@@ -77,7 +77,8 @@ type ClassifierOptions struct {
 	Prompt string
 	// Mean reads the mean over the text's tokens instead, without a prompt: faster, and in new languages and packages less often right.
 	Mean bool
-	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth. Texts with groups need none.
+	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth. Texts with groups need none. A label whose
+	// texts would all be kept back is fitted to all of them.
 	Validation float64
 	// DataDate is the date of the data; the zero value for now.
 	DataDate time.Time
@@ -100,7 +101,8 @@ const noStates = "only the native engine gives hidden states away; load the mode
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, such as packages, each quarter of every label's groups is judged by a fit to the other quarters instead, and at the end
 // weights are fitted to all texts, every label with the same weight: probabilities and thresholds then hold for texts of groups that the
-// classifier has never seen, and the validation table too. Groups that hold much of a label's texts are not judged.
+// classifier has never seen, and the validation table too. Groups that hold much of a label's texts are not judged. Where some texts have groups, those
+// without one are a group together.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {
@@ -129,6 +131,13 @@ func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, opt
 	vectors, err := states.States(ctx, plain, engine.StatesOptions{Layers: layers, Prompt: info.Prompt})
 	if err != nil {
 		return nil, fmt.Errorf("train a classifier: %w", err)
+	}
+	for _, of := range vectors {
+		for i, x := range of {
+			if slices.ContainsFunc(x, func(v float32) bool { return v-v != 0 }) {
+				return nil, fmt.Errorf("train a classifier: the hidden state of text %d is not finite: the model's weights or their dtype are broken", i)
+			}
+		}
 	}
 	share := options.Validation
 	if share == 0 {
@@ -176,7 +185,7 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 	}
 	slices.Sort(info.Labels)
 	if len(info.Labels) < 2 {
-		return info, nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("%d texts have %d labels; two are the least", len(texts), len(info.Labels))}
+		return info, nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("two labels are the least, and the texts have %d", len(info.Labels))}
 	}
 	for i, label := range info.Labels {
 		index[label] = i
@@ -199,16 +208,23 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	var predictions []Prediction
 	var err error
 	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
-		h, held, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, foldsOf(texts))
+		folds := foldsOf(texts)
+		if slices.Max(folds) == 0 {
+			return nil, &OptionError{Option: "texts", Reason: fmt.Sprintf("there are %d, too few to be judged by each other: give more, or more groups", len(texts))}
+		}
+		h, held, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, folds)
 		if err != nil {
 			return nil, err
 		}
 	} else {
+		if held = heldBack(texts, share); len(held) == 0 {
+			return nil, &OptionError{Option: "Validation", Reason: fmt.Sprintf("a share of %v keeps none of %d texts back, by which the fit would be judged: give more texts, or a larger share", share, len(texts))}
+		}
 		var train, validation head.Data
-		for i, t := range texts {
+		for i := range texts {
 			part := &train
-			if hashShare(t.Text) < share {
-				part, held = &validation, append(held, i)
+			if _, found := slices.BinarySearch(held, i); found {
+				part = &validation
 			}
 			part.X, part.Y = append(part.X, vectors[i]), append(part.Y, truth[i])
 		}
@@ -227,6 +243,21 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 	}
 	h.Validation.Mistakes = nil // the file holds none of the texts
 	return &Classifier{h}, nil
+}
+
+// heldBack are the indices of the texts of a share, by their hash, in order. Where these are all texts of a label, none of them are: nothing would be known
+// of the label.
+func heldBack(texts []LabelledText, share float64) (held []int) {
+	left := map[string]bool{} // labels with texts to fit to
+	for _, t := range texts {
+		left[t.Label] = left[t.Label] || hashShare(t.Text) >= share
+	}
+	for i, t := range texts {
+		if left[t.Label] && hashShare(t.Text) < share {
+			held = append(held, i)
+		}
+	}
+	return held
 }
 
 // groupFolds is how many folds the groups are divided into. With more of them fits know more of the data, and take longer.

@@ -3,6 +3,7 @@ package mlx_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,4 +204,32 @@ func TestAClassifierReadsWhatItWasTrainedOn(t *testing.T) {
 	require.NotEqual(t, abstained(standard), abstained(byEnergy))
 	_, err = standard.AbstainBy("luck")
 	requireOption(t, err, "AbstainBy")
+}
+
+// A label with one text is fitted to it, even where the text's hash would keep it back: else the classifier could never give the label.
+func TestEveryLabelIsFittedTo(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	for i := range 40 { // of which about four would be kept back
+		texts = append(texts, mlx.LabelledText{Text: fmt.Sprint("The only text, number ", i), Label: fmt.Sprint("rare ", i)})
+	}
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	results, err := m.Classify(t.Context(), []string{"The only text, number 7"}, nil, mlx.WithClassifier(c))
+	require.NoError(t, err)
+	for _, s := range results[0].Scores {
+		require.Greater(t, s.Score, -1e6, s.Label)
+	}
+}
+
+// What cannot be judged is an error that says what to do.
+func TestTooFewTextsAreAnError(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	few := []mlx.LabelledText{{Text: "one", Label: "a"}, {Text: "two", Label: "b"}}
+	_, err := mlx.TrainClassifier(t.Context(), m, few, mlx.ClassifierOptions{})
+	requireOption(t, err, "Validation")
+	require.ErrorContains(t, err, "give more texts")
+	grouped := []mlx.LabelledText{{Text: "one", Label: "a", Group: "x"}, {Text: "one", Label: "b", Group: "x"}}
+	_, err = mlx.TrainClassifier(t.Context(), m, grouped, mlx.ClassifierOptions{})
+	requireOption(t, err, "texts")
 }

@@ -156,33 +156,18 @@ func (f *foldFits) judge(ctx context.Context, info Info, data Data, shrinkage fl
 }
 
 // consistentTemperature is the temperature at which the probability of the chosen labels is, in the mean, the share of vectors that they are right for
-// (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
+// (expectation consistency, Clarté et al. 2023, arXiv:2303.02644), or likelyShare if that is less; each label's vectors count as much as another's. The temperature with the
 // least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
 func consistentTemperature(ctx context.Context, logits [][]float64, truth []int) (float64, error) {
 	counts := countsOf(truth)
-	surplus := func(temperature float64) float64 { // of probability over what is right
-		sum := 0.0
-		for i, y := range truth {
-			p := probabilities(logits[i], temperature)
-			best := largest(p)
-			if sum += p[best] / counts[y]; best == y {
-				sum -= 1 / counts[y]
-			}
-		}
-		return sum
-	}
-	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
-	for range 40 { // it falls as the temperature rises
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		if middle := (low + high) / 2; surplus(math.Exp(middle)) > 0 {
-			low = middle
-		} else {
-			high = middle
+	weight := func(label int) float64 { return 1 / (counts[label] * float64(len(counts))) }
+	right := 0.0
+	for i, y := range truth {
+		if largest(logits[i]) == y {
+			right += weight(y)
 		}
 	}
-	return math.Exp((low + high) / 2), nil
+	return temperatureOf(ctx, logits, truth, weight, min(right, likelyShare(len(truth))))
 }
 
 // evenLoss is the mean over labels of their mean negative log-probability at a temperature.

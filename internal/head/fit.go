@@ -20,13 +20,13 @@ type Data struct {
 var shrinkages = []float64{0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02}
 
 const (
-	// widestLogTemperature bounds the temperature: it is between e^-6 and e^6. With a strong shrinkage logits are large, since it takes values
-	// that say the same for independent ones.
-	widestLogTemperature = 6
+	// widestLogTemperature bounds the temperature: it is between e^-12 and e^12. With a strong shrinkage logits are large, since it takes values
+	// that say the same for independent ones: with few vectors to fit to they reach the number of values.
+	widestLogTemperature = 12
 	// keptKnown is the share of validation texts that the thresholds let through.
 	keptKnown = 0.95
 	// impossible is the bias of a label without a vector to fit to. Whatever the temperature, its probability is 0.
-	impossible = -1e6
+	impossible = -1e9
 )
 
 // Fit fits a head to training data and chooses its shrinkage, temperature and thresholds on validation data. Labels, model and layer
@@ -91,7 +91,8 @@ func logLoss(logits [][]float64, truth []int, temperature float64) float64 {
 	return total / float64(len(truth))
 }
 
-// bestTemperature is the temperature with the least loss.
+// bestTemperature is the temperature with the least loss, or the higher one at which the mean probability of the chosen labels is likelyShare: where
+// all vectors are told apart, the least loss is at a temperature of 0.
 func bestTemperature(ctx context.Context, logits [][]float64, truth []int) (float64, error) {
 	temperature := engine.BestTemperature(func(temperature float64) float64 {
 		if ctx.Err() != nil {
@@ -99,7 +100,33 @@ func bestTemperature(ctx context.Context, logits [][]float64, truth []int) (floa
 		}
 		return logLoss(logits, truth, temperature)
 	}, widestLogTemperature)
-	return temperature, ctx.Err()
+	weight := func(int) float64 { return 1 / float64(len(truth)) }
+	least, err := temperatureOf(ctx, logits, truth, weight, likelyShare(len(truth)))
+	return max(temperature, least), err
+}
+
+// likelyShare is the largest share of right labels that n vectors can make likely, by the rule of succession: that all n were right does not show that the next
+// one will be.
+func likelyShare(n int) float64 { return float64(n+1) / float64(n+2) }
+
+// temperatureOf is the temperature at which the mean probability of the chosen labels is a share; weight is what a vector of a label counts, one in total.
+func temperatureOf(ctx context.Context, logits [][]float64, truth []int, weight func(label int) float64, share float64) (float64, error) {
+	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
+	for range 40 { // the probability falls as the temperature rises
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		middle, mean := (low+high)/2, 0.0
+		for i, y := range truth {
+			mean += weight(y) * slices.Max(probabilities(logits[i], math.Exp(middle)))
+		}
+		if mean > share {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return math.Exp((low + high) / 2), nil
 }
 
 // quantile is the value below which a share of the values lies.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -225,8 +226,31 @@ func TestATemperatureIsConsistentWithWhatIsRight(t *testing.T) {
 	best, err := bestTemperature(t.Context(), logits, truth)
 	require.NoError(t, err)
 	require.Greater(t, best, 1.5*temperature, "the least loss makes all of them doubtful")
-	require.InDelta(t, math.Exp(-widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{0, 1}), 1e-6, "all right")
 	require.InDelta(t, math.Exp(widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1e-3, "all wrong")
+}
+
+// That a few texts were all right does not make the head sure of the next one: not of texts that are told apart by a wide margin either.
+func TestFewTextsMakeNoCertainty(t *testing.T) {
+	for _, n := range []int{1, 6, 20, 2000} {
+		var logits [][]float64
+		var truth []int
+		for i := range n {
+			z := []float64{0, 0, impossible}
+			z[i%2] = 500 + float64(i%7)
+			logits, truth = append(logits, z), append(truth, i%2)
+		}
+		best, err := bestTemperature(t.Context(), logits, truth)
+		require.NoError(t, err)
+		consistent, err := consistentTemperature(t.Context(), logits, truth)
+		require.NoError(t, err)
+		for _, temperature := range []float64{best, consistent} {
+			mean := 0.0
+			for i := range truth {
+				mean += slices.Max(probabilities(logits[i], temperature)) / float64(n)
+			}
+			require.InDelta(t, float64(n+1)/float64(n+2), mean, 0.02, "%d texts", n)
+		}
+	}
 }
 
 // A vector in the direction of a label's mean is near, one that points away from all is far, and each way of telling unknown texts has its threshold.
