@@ -25,6 +25,8 @@ const (
 	widestLogTemperature = 12
 	// keptKnown is the share of validation texts that the thresholds let through.
 	keptKnown = 0.95
+	// leastGain is how much less loss makes a weaker shrinkage better. Less is rounding, where all held-back vectors are right.
+	leastGain = 1e-6
 	// impossible is the bias of a label without a vector to fit to. Whatever the temperature, its probability is 0.
 	impossible = -1e9
 )
@@ -62,13 +64,16 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 			return nil, err
 		}
 		loss := logLoss(of, validation.Y, h.Temperature)
-		if !(loss < bestLoss) {
+		if !(loss < bestLoss-leastGain) {
 			break // less shrinkage fits the training part only
 		}
 		best, logits, bestLoss = h, of, loss
 	}
 	if best == nil {
 		return nil, errNoLoss
+	}
+	if best.Temperature, err = modest(ctx, best.Temperature, logits, validation.Y, func(int) float64 { return 1 / float64(len(validation.Y)) }); err != nil {
+		return nil, err
 	}
 	distances := make([]float64, len(validation.X))
 	for i, x := range validation.X {
@@ -91,8 +96,7 @@ func logLoss(logits [][]float64, truth []int, temperature float64) float64 {
 	return total / float64(len(truth))
 }
 
-// bestTemperature is the temperature with the least loss, or the higher one at which the mean probability of the chosen labels is likelyShare: where
-// all vectors are told apart, the least loss is at a temperature of 0.
+// bestTemperature is the temperature with the least loss.
 func bestTemperature(ctx context.Context, logits [][]float64, truth []int) (float64, error) {
 	temperature := engine.BestTemperature(func(temperature float64) float64 {
 		if ctx.Err() != nil {
@@ -100,14 +104,16 @@ func bestTemperature(ctx context.Context, logits [][]float64, truth []int) (floa
 		}
 		return logLoss(logits, truth, temperature)
 	}, widestLogTemperature)
-	weight := func(int) float64 { return 1 / float64(len(truth)) }
-	least, err := temperatureOf(ctx, logits, truth, weight, likelyShare(len(truth)))
-	return max(temperature, least), err
+	return temperature, ctx.Err()
 }
 
-// likelyShare is the largest share of right labels that n vectors can make likely, by the rule of succession: that all n were right does not show that the next
-// one will be.
-func likelyShare(n int) float64 { return float64(n+1) / float64(n+2) }
+// modest is a temperature, raised if the mean probability of the chosen labels would be more than n vectors can make likely: (n+1)/(n+2), by the rule of
+// succession. Where all of them are right, a temperature of 0 fits best, which would make the head certain of whatever comes next.
+func modest(ctx context.Context, temperature float64, logits [][]float64, truth []int, weight func(label int) float64) (float64, error) {
+	n := float64(len(truth))
+	least, err := temperatureOf(ctx, logits, truth, weight, (n+1)/(n+2))
+	return max(temperature, least), err
+}
 
 // temperatureOf is the temperature at which the mean probability of the chosen labels is a share; weight is what a vector of a label counts, one in total.
 func temperatureOf(ctx context.Context, logits [][]float64, truth []int, weight func(label int) float64, share float64) (float64, error) {

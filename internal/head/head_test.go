@@ -226,7 +226,8 @@ func TestATemperatureIsConsistentWithWhatIsRight(t *testing.T) {
 	best, err := bestTemperature(t.Context(), logits, truth)
 	require.NoError(t, err)
 	require.Greater(t, best, 1.5*temperature, "the least loss makes all of them doubtful")
-	require.InDelta(t, math.Exp(widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1e-3, "all wrong")
+	require.InDelta(t, math.Exp(-widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{0, 1}), 1e-6, "all right")
+	require.InDelta(t, math.Exp(widestLogTemperature), consistent([][]float64{{2, 0}, {0, 1}}, []int{1, 0}), 1, "all wrong")
 }
 
 // That a few texts were all right does not make the head sure of the next one: not of texts that are told apart by a wide margin either.
@@ -239,11 +240,12 @@ func TestFewTextsMakeNoCertainty(t *testing.T) {
 			z[i%2] = 500 + float64(i%7)
 			logits, truth = append(logits, z), append(truth, i%2)
 		}
-		best, err := bestTemperature(t.Context(), logits, truth)
-		require.NoError(t, err)
-		consistent, err := consistentTemperature(t.Context(), logits, truth)
-		require.NoError(t, err)
-		for _, temperature := range []float64{best, consistent} {
+		for _, temperature := range []float64{1e-5, 1, 1e5} {
+			temperature, err := modest(t.Context(), temperature, logits, truth, evenWeight(truth))
+			require.NoError(t, err)
+			if temperature == 1e5 {
+				continue // modest already
+			}
 			mean := 0.0
 			for i := range truth {
 				mean += slices.Max(probabilities(logits[i], temperature)) / float64(n)
@@ -449,4 +451,30 @@ func FuzzParse(f *testing.F) {
 		var b bytes.Buffer
 		require.NoError(t, h.Write(&b), "what was read can be written")
 	})
+}
+
+// Where all held-back vectors are right at many shrinkages, the strongest of these is taken, and the head is as sure as their number allows.
+func TestAFitThatIsAllRightIsShrunk(t *testing.T) {
+	data, folds := wide(90, 9)
+	for i, x := range data.X {
+		x[data.Y[i]] += 20
+	}
+	h, err := Fit(t.Context(), info(), Data{X: data.X[:60], Y: data.Y[:60]}, Data{X: data.X[60:], Y: data.Y[60:]})
+	require.NoError(t, err)
+	crossed, _, predictions, err := CrossFit(t.Context(), info(), data, folds)
+	require.NoError(t, err)
+	require.Equal(t, []float64{shrinkages[0], shrinkages[0]}, []float64{h.Shrinkage, crossed.Shrinkage})
+	mean := 0.0
+	for i, x := range data.X[60:] {
+		p := h.Predict(x)
+		require.Equal(t, h.Labels[data.Y[60+i]], p.Label)
+		mean += p.Probability / 30
+	}
+	require.InDelta(t, 31./32, mean, 1e-6)
+	mean = 0
+	for i, p := range predictions {
+		require.Equal(t, crossed.Labels[data.Y[i]], p.Label)
+		mean += p.Probability / 90
+	}
+	require.InDelta(t, 91./92, mean, 1e-6)
 }
