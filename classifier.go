@@ -242,8 +242,14 @@ func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, ve
 		return nil, err
 	}
 	h.Validation.Mistakes = nil // the file holds none of the texts
+	if len(info.Labels) > maxConfusion {
+		h.Validation.Confusion = nil
+	}
 	return &Classifier{h}, nil
 }
+
+// maxConfusion is how many labels have their confusions in a classifier's file: a table of thousands of labels would be most of it.
+const maxConfusion = 256
 
 // heldBack are the indices of the texts of a share, by their hash, in order. Where these are all texts of a label, none of them are: nothing would be known
 // of the label.

@@ -423,11 +423,12 @@ func TestBrokenFilesAreErrors(t *testing.T) {
 		"exactly once":          set("prompt", "a text"),
 		"temperature 0":         set("temperature", 0),
 		"cannot unmarshal":      set("labels", 7),
-		"its format is":         altered(t, data, func(h, _ map[string]any) { h["__metadata__"].(map[string]any)["format"] = "other" }),
-		"want F32 [8]":          altered(t, data, func(h, _ map[string]any) { h["mean"].(map[string]any)["dtype"] = "I32" }),
-		"want F32 [3]":          altered(t, data, func(h, _ map[string]any) { h["bias"].(map[string]any)["dtype"] = "I32" }),
-		"it abstains by":        set("abstain_by", "luck"),
-		"weight with two":       altered(t, data, func(h, _ map[string]any) { delete(h, "weight") }),
+		"it is no classifier's": altered(t, data, func(h, _ map[string]any) { h["__metadata__"].(map[string]any)["format"] = "other" }),
+		"another version of go-mlx wrote it; write one with `go-mlx classifier train`": altered(t, data, func(h, _ map[string]any) { h["__metadata__"].(map[string]any)["format"] = "go-mlx classifier 2" }),
+		"want F32 [8]":    altered(t, data, func(h, _ map[string]any) { h["mean"].(map[string]any)["dtype"] = "I32" }),
+		"want F32 [3]":    altered(t, data, func(h, _ map[string]any) { h["bias"].(map[string]any)["dtype"] = "I32" }),
+		"it abstains by":  set("abstain_by", "luck"),
+		"weight with two": altered(t, data, func(h, _ map[string]any) { delete(h, "weight") }),
 	} {
 		_, err := Parse(file)
 		require.ErrorIs(t, err, ErrFile, want)
