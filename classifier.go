@@ -336,7 +336,7 @@ func LoadClassifier(path string) (*Classifier, error) {
 
 // Save writes a classifier's file: safetensors with JSON in its metadata. It holds none of the texts.
 func (c *Classifier) Save(path string) error {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return errNoHead
 	}
 	return c.head.Save(path)
@@ -345,12 +345,18 @@ func (c *Classifier) Save(path string) error {
 // errNoHead is the error of a Classifier that a program made itself.
 var errNoHead = fmt.Errorf("%w: the classifier is empty; TrainClassifier and LoadClassifier make one", ErrClassifierFile)
 
-// Info describes the classifier.
+// Info describes the classifier. What is done to the list of labels changes no classifier.
 func (c *Classifier) Info() ClassifierInfo {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return ClassifierInfo{}
 	}
-	return ClassifierInfo(c.head.Info)
+	info := ClassifierInfo(c.head.Info)
+	info.Labels = slices.Clone(info.Labels)
+	if info.Validation != nil {
+		validation := *info.Validation
+		info.Validation = &validation
+	}
+	return info
 }
 
 // How a classifier recognises texts that are unlike all it was trained with; see [Classifier.AbstainBy].
@@ -362,7 +368,7 @@ const (
 // AbstainBy returns the classifier with another way to recognise texts that are unlike all it was trained with: AbstainByDistance or
 // AbstainByEnergy. The receiver is not changed.
 func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return nil, errNoHead
 	}
 	h, err := c.head.By(how)
@@ -372,6 +378,14 @@ func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
 	return &Classifier{h}, nil
 }
 
+// checkLabels refuses labels that are neither nil nor, in any order, the classifier's.
+func (c *Classifier) checkLabels(labels []string) error {
+	if labels != nil && !slices.Equal(slices.Sorted(slices.Values(labels)), slices.Sorted(slices.Values(c.head.Labels))) {
+		return &OptionError{Option: "labels", Reason: fmt.Sprintf("%q are not the classifier's %q", labels, c.head.Labels)}
+	}
+	return nil
+}
+
 // classifyByHead classifies with a trained classifier.
 func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
 	h := o.classifier.head
@@ -379,11 +393,14 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 	if !ok {
 		return nil, &OptionError{Option: "WithClassifier", Reason: noStates}
 	}
+	if err := o.classifier.checkLabels(o.Labels); err != nil {
+		return nil, err
+	}
 	switch {
-	case o.Labels != nil && !slices.Equal(slices.Sorted(slices.Values(o.Labels)), slices.Sorted(slices.Values(h.Labels))):
-		return nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("%q are not the classifier's %q", o.Labels, h.Labels)}
 	case o.Prompt != "" || o.Details != nil || o.prior != "":
 		return nil, &OptionError{Option: "WithClassifier", Reason: "a trained classifier has no use for a prompt, details of labels or a prior"}
+	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
+		return nil, &OptionError{Option: "WithCalibration", Reason: fmt.Sprintf("temperature %v is not a number from 0 up", o.Temperature)}
 	case !(o.MinProbability >= 0 && o.MinProbability <= 1):
 		return nil, &OptionError{Option: "WithAbstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
@@ -411,20 +428,21 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 
 // matches checks that a classifier was trained with the model.
 func (m *model) matches(states HiddenStates, c *Classifier) error {
-	if m.matched.Load() == c {
-		return nil
+	known := m.fingerprint.Load()
+	if known == nil {
+		hash, err := states.Fingerprint()
+		if err != nil {
+			return err
+		}
+		known = &hash
+		m.fingerprint.Store(known)
 	}
-	hash, err := states.Fingerprint()
-	if err != nil {
-		return err
-	}
-	info := m.engine.Info()
+	hash, info := *known, m.engine.Info()
 	if c.head.Model != hash {
 		return fmt.Errorf("%w: its hash is %.12s (%s), this model's %.12s (%s); train a classifier with this model", ErrOtherModel, c.head.Model, c.head.Architecture, hash, info.Architecture)
 	}
 	if c.head.Size() != info.HiddenSize || c.head.Layer > info.Layers {
 		return fmt.Errorf("%w: it reads %d values of layer %d", ErrClassifierFile, c.head.Size(), c.head.Layer)
 	}
-	m.matched.Store(c)
 	return nil
 }
