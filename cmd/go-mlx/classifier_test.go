@@ -98,4 +98,7 @@ func TestALabelWithoutItsDescriptionIsALabel(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("\n: eating\n"), 0o644))
 	_, _, err = readLabels(path)
 	require.ErrorContains(t, err, "line 2: there is no label before the colon")
+	require.NoError(t, os.WriteFile(path, []byte("sport\n  e.g. \n"), 0o644))
+	_, _, err = readLabels(path)
+	require.ErrorContains(t, err, "line 2: an example without a text", "it is no label that is called e.g.")
 }

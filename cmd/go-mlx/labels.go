@@ -17,6 +17,8 @@ func readLabels(path string) (labels []string, details map[string]mlx.LabelDetai
 		example, isExample := strings.CutPrefix(trimmed, "e.g. ")
 		switch {
 		case trimmed == "":
+		case trimmed == "e.g." && line[0] != 'e':
+			return fmt.Errorf("line %d: an example without a text", number)
 		case isExample && line[0] != 'e':
 			if len(labels) == 0 {
 				return fmt.Errorf("line %d: an example without a label above it", number)
