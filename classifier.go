@@ -7,9 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -77,7 +74,8 @@ type ClassifierOptions struct {
 	Prompt string
 	// Mean reads the mean over the text's tokens instead, without a prompt: faster, and in new languages and packages less often right.
 	Mean bool
-	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth. Texts with groups need none.
+	// Validation is the share of the texts, chosen by their hash, that is not fitted to; 0 for a tenth. Texts with groups need none. A label whose
+	// texts would all be kept back is fitted to all of them.
 	Validation float64
 	// DataDate is the date of the data; the zero value for now.
 	DataDate time.Time
@@ -100,7 +98,8 @@ const noStates = "only the native engine gives hidden states away; load the mode
 // TrainClassifier fits a classifier to labelled texts. Texts are split by their hash, so that a text that occurs twice is not on both sides.
 // Where texts have groups, such as packages, each quarter of every label's groups is judged by a fit to the other quarters instead, and at the end
 // weights are fitted to all texts, every label with the same weight: probabilities and thresholds then hold for texts of groups that the
-// classifier has never seen, and the validation table too. Groups that hold much of a label's texts are not judged.
+// classifier has never seen, and the validation table too. Groups that hold much of a label's texts are not judged. Where some texts have groups, those
+// without one are a group together.
 func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, options ClassifierOptions) (*Classifier, error) {
 	states, ok := m.(HiddenStates)
 	if !ok {
@@ -129,6 +128,13 @@ func TrainClassifier(ctx context.Context, m TextModel, texts []LabelledText, opt
 	vectors, err := states.States(ctx, plain, engine.StatesOptions{Layers: layers, Prompt: info.Prompt})
 	if err != nil {
 		return nil, fmt.Errorf("train a classifier: %w", err)
+	}
+	for _, of := range vectors {
+		for i, x := range of {
+			if slices.ContainsFunc(x, func(v float32) bool { return v-v != 0 }) {
+				return nil, fmt.Errorf("train a classifier: the hidden state of text %d is not finite: the model's weights or their dtype are broken", i)
+			}
+		}
 	}
 	share := options.Validation
 	if share == 0 {
@@ -176,7 +182,7 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 	}
 	slices.Sort(info.Labels)
 	if len(info.Labels) < 2 {
-		return info, nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("%d texts have %d labels; two are the least", len(texts), len(info.Labels))}
+		return info, nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("two labels are the least, and the texts have %d", len(info.Labels))}
 	}
 	for i, label := range info.Labels {
 		index[label] = i
@@ -192,102 +198,6 @@ func classifierInfo(texts []LabelledText, options ClassifierOptions) (info head.
 	return info, truth, nil
 }
 
-// fitClassifier fits to vectors. Without groups the texts of a share are held back; with groups CrossFit is used.
-func fitClassifier(ctx context.Context, info head.Info, texts []LabelledText, vectors [][]float32, truth []int, share float64) (*Classifier, error) {
-	var h *head.Head
-	var held []int
-	var predictions []Prediction
-	var err error
-	if slices.ContainsFunc(texts, func(t LabelledText) bool { return t.Group != "" }) {
-		h, held, predictions, err = head.CrossFit(ctx, info, head.Data{X: vectors, Y: truth}, foldsOf(texts))
-		if err != nil {
-			return nil, err
-		}
-	} else {
-		var train, validation head.Data
-		for i, t := range texts {
-			part := &train
-			if hashShare(t.Text) < share {
-				part, held = &validation, append(held, i)
-			}
-			part.X, part.Y = append(part.X, vectors[i]), append(part.Y, truth[i])
-		}
-		if h, err = head.Fit(ctx, info, train, validation); err != nil {
-			return nil, err
-		}
-		for _, x := range validation.X {
-			predictions = append(predictions, h.Predict(x))
-		}
-	}
-	for n, i := range held {
-		predictions[n].Truth, predictions[n].Text = texts[i].Label, texts[i].Text
-	}
-	if h.Validation, err = quality.NewReport(info.Labels, predictions); err != nil {
-		return nil, err
-	}
-	h.Validation.Mistakes = nil // the file holds none of the texts
-	return &Classifier{h}, nil
-}
-
-// groupFolds is how many folds the groups are divided into. With more of them fits know more of the data, and take longer.
-const groupFolds = 4
-
-// foldsOf divides the groups of each label among folds, the largest first, each to the fold that has the fewest of the label's texts. The texts of
-// a label with a single group are divided by their hash.
-func foldsOf(texts []LabelledText) []int {
-	type place struct{ label, group string }
-	sizes := map[place]int{}
-	groups := map[string]int{} // how many a label has
-	for _, t := range texts {
-		p := place{t.Label, t.Group}
-		if sizes[p] == 0 {
-			groups[t.Label]++
-		}
-		sizes[p]++
-	}
-	places := slices.SortedFunc(maps.Keys(sizes), func(a, b place) int {
-		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), strings.Compare(a.label, b.label), strings.Compare(a.group, b.group))
-	})
-	fold := map[place]int{}
-	for n, label := range slices.Sorted(maps.Keys(groups)) {
-		var loads [groupFolds]int
-		for _, p := range places {
-			if p.label != label {
-				continue
-			}
-			// Labels begin with different folds, so that no fold has the largest group of all of them.
-			best := n % groupFolds
-			for i := range groupFolds {
-				if other := (n + i) % groupFolds; loads[other] < loads[best] {
-					best = other
-				}
-			}
-			fold[p] = best
-			loads[best] += sizes[p]
-		}
-	}
-	out := make([]int, len(texts))
-	for i, t := range texts {
-		if out[i] = fold[place{t.Label, t.Group}]; groups[t.Label] == 1 {
-			out[i] = int(hashShare(t.Text) * groupFolds)
-		}
-	}
-	// With few texts some folds are empty; the others are numbered without gaps.
-	used := slices.Compact(slices.Sorted(slices.Values(out)))
-	for i, f := range out {
-		out[i], _ = slices.BinarySearch(used, f)
-	}
-	return out
-}
-
-// hashShare is a number from 0 up to 1 that follows from a text.
-func hashShare(text string) float64 {
-	hash := fnv.New64a()
-	_, _ = io.WriteString(hash, text)
-	// The last bits of FNV are its best ones.
-	return float64(hash.Sum64()%100003) / 100003
-}
-
 // LoadClassifier reads a classifier's file.
 func LoadClassifier(path string) (*Classifier, error) {
 	h, err := head.Load(path)
@@ -299,7 +209,7 @@ func LoadClassifier(path string) (*Classifier, error) {
 
 // Save writes a classifier's file: safetensors with JSON in its metadata. It holds none of the texts.
 func (c *Classifier) Save(path string) error {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return errNoHead
 	}
 	return c.head.Save(path)
@@ -308,12 +218,18 @@ func (c *Classifier) Save(path string) error {
 // errNoHead is the error of a Classifier that a program made itself.
 var errNoHead = fmt.Errorf("%w: the classifier is empty; TrainClassifier and LoadClassifier make one", ErrClassifierFile)
 
-// Info describes the classifier.
+// Info describes the classifier. What is done to the list of labels changes no classifier.
 func (c *Classifier) Info() ClassifierInfo {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return ClassifierInfo{}
 	}
-	return ClassifierInfo(c.head.Info)
+	info := ClassifierInfo(c.head.Info)
+	info.Labels = slices.Clone(info.Labels)
+	if info.Validation != nil {
+		validation := *info.Validation
+		info.Validation = &validation
+	}
+	return info
 }
 
 // How a classifier recognises texts that are unlike all it was trained with; see [Classifier.AbstainBy].
@@ -325,7 +241,7 @@ const (
 // AbstainBy returns the classifier with another way to recognise texts that are unlike all it was trained with: AbstainByDistance or
 // AbstainByEnergy. The receiver is not changed.
 func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
-	if c.head == nil {
+	if c == nil || c.head == nil {
 		return nil, errNoHead
 	}
 	h, err := c.head.By(how)
@@ -335,6 +251,14 @@ func (c *Classifier) AbstainBy(how string) (*Classifier, error) {
 	return &Classifier{h}, nil
 }
 
+// checkLabels refuses labels that are neither nil nor, in any order, the classifier's.
+func (c *Classifier) checkLabels(labels []string) error {
+	if labels != nil && !slices.Equal(slices.Sorted(slices.Values(labels)), slices.Sorted(slices.Values(c.head.Labels))) {
+		return &OptionError{Option: "labels", Reason: fmt.Sprintf("%q are not the classifier's %q", labels, c.head.Labels)}
+	}
+	return nil
+}
+
 // classifyByHead classifies with a trained classifier.
 func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOptions) ([]Classification, error) {
 	h := o.classifier.head
@@ -342,11 +266,14 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 	if !ok {
 		return nil, &OptionError{Option: "WithClassifier", Reason: noStates}
 	}
+	if err := o.classifier.checkLabels(o.Labels); err != nil {
+		return nil, err
+	}
 	switch {
-	case o.Labels != nil && !slices.Equal(slices.Sorted(slices.Values(o.Labels)), slices.Sorted(slices.Values(h.Labels))):
-		return nil, &OptionError{Option: "labels", Reason: fmt.Sprintf("%q are not the classifier's %q", o.Labels, h.Labels)}
 	case o.Prompt != "" || o.Details != nil || o.prior != "":
 		return nil, &OptionError{Option: "WithClassifier", Reason: "a trained classifier has no use for a prompt, details of labels or a prior"}
+	case !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0):
+		return nil, &OptionError{Option: "WithCalibration", Reason: fmt.Sprintf("temperature %v is not a number from 0 up", o.Temperature)}
 	case !(o.MinProbability >= 0 && o.MinProbability <= 1):
 		return nil, &OptionError{Option: "WithAbstain", Reason: fmt.Sprintf("probability %v is not between 0 and 1", o.MinProbability)}
 	}
@@ -374,20 +301,21 @@ func (m *model) classifyByHead(ctx context.Context, texts []string, o classifyOp
 
 // matches checks that a classifier was trained with the model.
 func (m *model) matches(states HiddenStates, c *Classifier) error {
-	if m.matched.Load() == c {
-		return nil
+	known := m.fingerprint.Load()
+	if known == nil {
+		hash, err := states.Fingerprint()
+		if err != nil {
+			return err
+		}
+		known = &hash
+		m.fingerprint.Store(known)
 	}
-	hash, err := states.Fingerprint()
-	if err != nil {
-		return err
-	}
-	info := m.engine.Info()
+	hash, info := *known, m.engine.Info()
 	if c.head.Model != hash {
 		return fmt.Errorf("%w: its hash is %.12s (%s), this model's %.12s (%s); train a classifier with this model", ErrOtherModel, c.head.Model, c.head.Architecture, hash, info.Architecture)
 	}
 	if c.head.Size() != info.HiddenSize || c.head.Layer > info.Layers {
 		return fmt.Errorf("%w: it reads %d values of layer %d", ErrClassifierFile, c.head.Size(), c.head.Layer)
 	}
-	m.matched.Store(c)
 	return nil
 }

@@ -3,12 +3,16 @@ package mlx_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 	"forge.lthn.ai/core/go-mlx/internal/testenv"
@@ -203,4 +207,110 @@ func TestAClassifierReadsWhatItWasTrainedOn(t *testing.T) {
 	require.NotEqual(t, abstained(standard), abstained(byEnergy))
 	_, err = standard.AbstainBy("luck")
 	requireOption(t, err, "AbstainBy")
+}
+
+// A label with one text is fitted to it, even where the text's hash would keep it back: else the classifier could never give the label.
+func TestEveryLabelIsFittedTo(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	for i := range 40 { // of which about four would be kept back
+		texts = append(texts, mlx.LabelledText{Text: fmt.Sprint("The only text, number ", i), Label: fmt.Sprint("rare ", i)})
+	}
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	results, err := m.Classify(t.Context(), []string{"The only text, number 7"}, nil, mlx.WithClassifier(c))
+	require.NoError(t, err)
+	for _, s := range results[0].Scores {
+		require.Greater(t, s.Score, -1e6, s.Label)
+	}
+}
+
+// What cannot be judged is an error that says what to do.
+func TestTooFewTextsAreAnError(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	few := []mlx.LabelledText{{Text: "one", Label: "a"}, {Text: "two", Label: "b"}}
+	_, err := mlx.TrainClassifier(t.Context(), m, few, mlx.ClassifierOptions{})
+	requireOption(t, err, "Validation")
+	require.ErrorContains(t, err, "give more texts")
+	grouped := []mlx.LabelledText{{Text: "one", Label: "a", Group: "x"}, {Text: "one", Label: "b", Group: "x"}}
+	_, err = mlx.TrainClassifier(t.Context(), m, grouped, mlx.ClassifierOptions{})
+	requireOption(t, err, "texts")
+}
+
+// A calibration with a classifier is the same whatever order its labels are named in, and one that is no temperature is refused.
+func TestAClassifierIsCalibratedInItsOwnOrder(t *testing.T) {
+	m := load(t, testenv.Model(t), mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	c, err := mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{})
+	require.NoError(t, err)
+	var held []mlx.LabelledText
+	for _, s := range testenv.Heldout(t) {
+		held = append(held, mlx.LabelledText{Text: s.Text, Label: s.Domain})
+	}
+	want, err := mlx.Calibrate(t.Context(), m, held, c.Info().Labels, mlx.WithClassifier(c))
+	require.NoError(t, err)
+	turned := c.Info().Labels
+	slices.Reverse(turned)
+	for _, labels := range [][]string{nil, turned} {
+		got, err := mlx.Calibrate(t.Context(), m, held, labels, mlx.WithClassifier(c))
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	_, err = mlx.Calibrate(t.Context(), m, held, turned[1:], mlx.WithClassifier(c))
+	requireOption(t, err, "labels")
+	require.True(t, slices.IsSorted(c.Info().Labels), "what is done to the list of labels changes no classifier")
+	for _, temperature := range []float64{-1, math.NaN(), math.Inf(1)} {
+		_, err = m.Classify(t.Context(), []string{"x"}, nil, mlx.WithClassifier(c), mlx.WithCalibration(mlx.Calibration{Temperature: temperature}))
+		requireOption(t, err, "WithCalibration")
+	}
+}
+
+// A classifier that is none is an error, too.
+func TestNoClassifierIsAnError(t *testing.T) {
+	for _, none := range []*mlx.Classifier{nil, {}} {
+		require.Empty(t, none.Info().Labels)
+		require.ErrorIs(t, none.Save(filepath.Join(t.TempDir(), "c")), mlx.ErrClassifierFile)
+		_, err := none.AbstainBy(mlx.AbstainByEnergy)
+		require.ErrorIs(t, err, mlx.ErrClassifierFile)
+	}
+}
+
+// Classifiers are used by many callers at once, each with its own way to abstain, and the model's files are read for the first of them only.
+func TestClassifiersAreUsedInTurn(t *testing.T) {
+	dir := testenv.CopyModel(t)
+	m := load(t, dir, mlx.WithEngine(mlx.EngineNative))
+	texts := trainingLines(t)
+	var classifiers [2]*mlx.Classifier
+	var want [2][]mlx.Classification
+	for i := range classifiers {
+		var err error
+		classifiers[i], err = mlx.TrainClassifier(t.Context(), m, texts, mlx.ClassifierOptions{Layers: []int{i + 1}})
+		require.NoError(t, err)
+		want[i], err = m.Classify(t.Context(), testenv.Texts(t), nil, mlx.WithClassifier(classifiers[i]))
+		require.NoError(t, err)
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "config.json")))
+	var group errgroup.Group
+	for g := range 6 {
+		group.Go(func() error {
+			for i := range 4 {
+				n := (g + i) % 2
+				c, err := classifiers[n].AbstainBy([]string{mlx.AbstainByDistance, mlx.AbstainByEnergy}[g/2%2])
+				if err != nil {
+					return err
+				}
+				results, err := m.Classify(t.Context(), testenv.Texts(t), nil, mlx.WithClassifier(c))
+				if err != nil {
+					return err
+				}
+				for j, r := range results {
+					if r.Label != want[n][j].Label || r.Probability != want[n][j].Probability {
+						return fmt.Errorf("text %d: %v and %v", j, r, want[n][j])
+					}
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
 }

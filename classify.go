@@ -109,10 +109,17 @@ type LabelledText struct {
 }
 
 // Calibrate classifies labelled texts and fits the temperature that makes probabilities match how often they are right, to be
-// given to WithCalibration. Do not use texts that the model was trained on: their probabilities are too high.
+// given to WithCalibration. With WithClassifier, labels are nil or the classifier's. Do not use texts that the model, or the classifier, was trained on: their
+// probabilities are too high.
 func Calibrate(ctx context.Context, m TextModel, texts []LabelledText, labels []string, options ...ClassifyOption) (Calibration, error) {
 	plain := make([]string, len(texts))
 	truth := make([]int, len(texts))
+	if c := classifyOptionsOf(labels, options).classifier; c != nil && c.head != nil {
+		if err := c.checkLabels(labels); err != nil {
+			return Calibration{}, err
+		}
+		labels = c.head.Labels // in the order of results
+	}
 	for i, t := range texts {
 		plain[i] = t.Text
 		if truth[i] = slices.Index(labels, t.Label); truth[i] < 0 {

@@ -102,7 +102,7 @@ type model struct {
 	shadow *shadow // nil without
 	priors priors  // of the label sets used most recently
 
-	matched atomic.Pointer[Classifier] // the last one that was found to be of this model
+	fingerprint atomic.Pointer[string] // nil until a classifier is first used: it is made of the model's files
 
 	// The model's part of a memory budget; nil without one.
 	claim       *admission.Claim  // of the native engine; the python engine claims memory for each worker

@@ -271,9 +271,7 @@ func (m *Model) Embed(ctx context.Context, texts []string, options engine.EmbedO
 	return m.scorer.Embed(ctx, texts, options)
 }
 
-// States returns, for each of the layers, a vector for each text: the mean over its tokens of what the layer puts out, every token's first
-// divided by its root mean square, so that no token outweighs the others. What the tokenizer puts in front of every text does not
-// count. Texts are cut to as many tokens as a pass holds.
+// States returns, for each of the layers, a vector for each text; see score.Scorer.
 func (m *Model) States(ctx context.Context, texts []string, options engine.StatesOptions) ([][][]float32, error) {
 	return m.scorer.States(ctx, texts, options)
 }

@@ -14,6 +14,17 @@ var page string
 // plotSize is the side of a plot's square, in its own units.
 const plotSize = 240
 
+// darkest is how strong the colour behind a number may be, with which it can still be read.
+const darkest = 0.7
+
+// maxShown is how many labels have their confusions on the page and in the text; for thousands of labels that would be gigabytes.
+const maxShown = 60
+
+// showsConfusion reports whether the confusions are shown. They may also be missing, as in a classifier's file of many labels.
+func (r *Report) showsConfusion() bool {
+	return len(r.Confusion) == len(r.Labels) && len(r.Labels) <= maxShown
+}
+
 var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"percent": func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
 	"shade": func(counts []int, n int) template.CSS { // of a cell of the confusion matrix, by its share of the row
@@ -21,8 +32,9 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 		for _, c := range counts {
 			total += c
 		}
-		return template.CSS(fmt.Sprintf("background:rgba(20,100,200,%.2f)", 0.85*ratio(float64(n), float64(total))))
+		return template.CSS(fmt.Sprintf("background:rgba(20,100,200,%.2f)", darkest*ratio(float64(n), float64(total))))
 	},
+	"confusion": (*Report).showsConfusion,
 	"calibration": func(bins []Bin) string {
 		var points [][2]float64
 		for _, b := range bins {

@@ -48,7 +48,7 @@ type Cover struct {
 type Report struct {
 	Texts     int     `json:"texts"`
 	Accuracy  float64 `json:"accuracy"`
-	MacroF1   float64 `json:"macro_f1"` // mean over the labels
+	MacroF1   float64 `json:"macro_f1"` // mean over the labels that texts have
 	ECE       float64 `json:"ece"`      // expected calibration error over ten bins
 	Labels    []Row   `json:"labels"`
 	Languages []Row   `json:"languages,omitempty"`
@@ -73,7 +73,10 @@ func NewReport(labels []string, predictions []Prediction) (*Report, error) {
 		return nil, fmt.Errorf("no labelled texts to measure with")
 	}
 	labels = slices.Clone(labels)
-	for _, p := range predictions {
+	for i, p := range predictions {
+		if !(p.Probability >= 0 && p.Probability <= 1+1e-6) || math.IsNaN(p.Confidence) {
+			return nil, fmt.Errorf("prediction %d: probability %v is not between 0 and 1, or confidence %v not a number", i, p.Probability, p.Confidence)
+		}
 		for _, l := range []string{p.Truth, p.Label} {
 			if !slices.Contains(labels, l) {
 				labels = append(labels, l)
@@ -210,8 +213,11 @@ func Compare(a, b []Prediction) (Comparison, error) {
 		return c, fmt.Errorf("%d predictions and %d: both must be of the same texts", len(a), len(b))
 	}
 	for i := range a {
-		if a[i].Text != b[i].Text || a[i].Truth != b[i].Truth {
-			return c, fmt.Errorf("text %d is %q in one and %q in the other: both must be of the same texts", i+1, a[i].Text, b[i].Text)
+		if a[i].Text != b[i].Text {
+			return c, fmt.Errorf("text %d is %.60q in one and %.60q in the other: both must be of the same texts", i+1, a[i].Text, b[i].Text)
+		}
+		if a[i].Truth != b[i].Truth {
+			return c, fmt.Errorf("the right label of text %d, %.60q, is %q in one and %q in the other: both must be of the same data", i+1, a[i].Text, a[i].Truth, b[i].Truth)
 		}
 		rightA, rightB := a[i].Label == a[i].Truth, b[i].Label == b[i].Truth
 		if a[i].Label == b[i].Label {

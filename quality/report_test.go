@@ -1,6 +1,9 @@
 package quality
 
 import (
+	"math"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +29,10 @@ func TestAReportByHand(t *testing.T) {
 	require.InDelta(t, 2./3, r.Languages[1].F1, 1e-12)
 	_, err = NewReport(nil, nil)
 	require.Error(t, err)
+	for _, bad := range []float64{math.NaN(), math.Inf(1), -0.1, 1.1} {
+		_, err = NewReport(nil, []Prediction{p("en", "a", "a", bad)})
+		require.ErrorContains(t, err, "prediction 0")
+	}
 }
 
 func TestMcNemar(t *testing.T) {
@@ -55,4 +62,13 @@ func TestMcNemar(t *testing.T) {
 	require.Equal(t, 1.0, same.PValue)
 	_, err = Compare(a, b[1:])
 	require.ErrorContains(t, err, "same texts")
+	other := slices.Clone(a)
+	other[3].Truth = "z"
+	_, err = Compare(a, other)
+	require.ErrorContains(t, err, `is "x" in one and "z" in the other`)
+	other = slices.Clone(a)
+	other[3].Text = strings.Repeat("long ", 1000)
+	_, err = Compare(a, other)
+	require.ErrorContains(t, err, "same texts")
+	require.Less(t, len(err.Error()), 300)
 }

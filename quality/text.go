@@ -23,17 +23,20 @@ func (r *Report) WriteText(out io.Writer) error {
 			fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\n", row.Name, row.Texts, 100*row.Accuracy, 100*row.F1)
 		}
 	}
-	fmt.Fprintf(w, "\nright \\ given")
-	for _, row := range r.Labels {
-		fmt.Fprintf(w, "\t%.9s", row.Name)
-	}
-	for i, counts := range r.Confusion {
-		fmt.Fprintf(w, "\n%s", r.Labels[i].Name)
-		for _, n := range counts {
-			fmt.Fprintf(w, "\t%d", n)
+	if r.showsConfusion() {
+		fmt.Fprintf(w, "\nright \\ given")
+		for _, row := range r.Labels {
+			fmt.Fprintf(w, "\t%.9s", row.Name)
 		}
+		for i, counts := range r.Confusion {
+			fmt.Fprintf(w, "\n%s", r.Labels[i].Name)
+			for _, n := range counts {
+				fmt.Fprintf(w, "\t%d", n)
+			}
+		}
+		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "\n\nprobability\ttexts\taccuracy\n")
+	fmt.Fprintf(w, "\nprobability\ttexts\taccuracy\n")
 	for _, b := range r.Calibration {
 		if b.Texts > 0 {
 			fmt.Fprintf(w, "%.2f\t%d\t%.2f\n", b.Confidence, b.Texts, b.Accuracy)

@@ -45,8 +45,11 @@ func readLabelled(path string) (out []labelledLine, err error) {
 		}
 		fields = append(fields, "", "")
 		label := strings.TrimSpace(fields[0])
-		if label == "" {
+		switch {
+		case label == "":
 			return fmt.Errorf("line %d has no label before the tab", number)
+		case strings.TrimSpace(fields[1]) == "":
+			return fmt.Errorf("line %d has no text after the tab: leave it out", number)
 		}
 		out = append(out, labelledLine{label, fields[1], fields[2], fields[3]})
 		return nil
@@ -70,11 +73,14 @@ func classifierTrainCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train MODEL --data FILE --out FILE",
 		Short: "Train a classifier",
-		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is kept back: the penalty, the temperature and
+		Long: `Train a linear classifier on a model's hidden states. A tenth of the texts is kept back: the shrinkage, the temperature and
 the thresholds for unknown domains are chosen on it, and the printed table is measured on it. Where texts have groups, each quarter of
 every label's groups is kept back once instead, and judged by a fit to the other quarters; the classifier is then fitted to all texts.
 The date of the data is that of the file.`,
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
+			if run.share == 0 {
+				return usageError{errors.New("--validation: texts must be kept back, by which the fit is judged: give a share above 0")}
+			}
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
 	}
@@ -91,6 +97,9 @@ The date of the data is that of the file.`,
 }
 
 func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error {
+	if err := checkOutput("out", r.out); err != nil {
+		return err
+	}
 	lines, err := readLabelled(r.data)
 	if err != nil {
 		return err
@@ -140,6 +149,9 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 			if (run.classifier == "") == (run.labels == "") {
 				return usageError{errors.New("give --classifier or --labels")}
 			}
+			if run.abstain != "" && run.classifier == "" {
+				return usageError{errors.New("--abstain-by goes with --classifier")}
+			}
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
 	}
@@ -158,6 +170,9 @@ language, confusion, calibration, what abstaining brings, and the surest mistake
 }
 
 func (r *classifierEval) run(ctx context.Context, out, stderr io.Writer) error {
+	if err := checkOutputs(map[string]string{"html": r.html, "results": r.report}); err != nil {
+		return err
+	}
 	lines, err := readLabelled(r.data)
 	if err != nil {
 		return err
@@ -240,14 +255,11 @@ func classifierCompareCommand() *cobra.Command {
 			var reports [2]mlx.Report
 			for i, path := range args {
 				data, err := readTextFile(path)
-				if err == nil {
-					err = json.Unmarshal([]byte(data), &reports[i])
-				}
-				if err == nil && len(reports[i].Predictions) == 0 {
-					err = errors.New("it holds no predictions: write it with `go-mlx classifier eval --results`")
-				}
 				if err != nil {
-					return fmt.Errorf("%s: %w", path, err)
+					return err
+				}
+				if err := json.Unmarshal([]byte(data), &reports[i]); err != nil || len(reports[i].Predictions) == 0 {
+					return fmt.Errorf("%s: it holds no predictions: write it with `go-mlx classifier eval --results`", path)
 				}
 			}
 			c, err := quality.Compare(reports[0].Predictions, reports[1].Predictions)

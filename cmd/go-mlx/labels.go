@@ -17,6 +17,8 @@ func readLabels(path string) (labels []string, details map[string]mlx.LabelDetai
 		example, isExample := strings.CutPrefix(trimmed, "e.g. ")
 		switch {
 		case trimmed == "":
+		case trimmed == "e.g." && line[0] != 'e':
+			return fmt.Errorf("line %d: an example without a text", number)
 		case isExample && line[0] != 'e':
 			if len(labels) == 0 {
 				return fmt.Errorf("line %d: an example without a label above it", number)
@@ -26,13 +28,16 @@ func readLabels(path string) (labels []string, details map[string]mlx.LabelDetai
 			d.Examples = append(d.Examples, example)
 			details[last] = d
 		default:
-			label, description, described := strings.Cut(trimmed, ": ")
+			label, description, _ := strings.Cut(trimmed+" ", ": ") // a description may still be missing
 			label = strings.TrimSpace(label)
 			if slices.Contains(labels, label) {
 				return fmt.Errorf("line %d: label %q is given twice", number, label)
 			}
-			if described {
-				details[label] = mlx.LabelDetails{Description: strings.TrimSpace(description)}
+			if label == "" {
+				return fmt.Errorf("line %d: there is no label before the colon", number)
+			}
+			if description = strings.TrimSpace(description); description != "" {
+				details[label] = mlx.LabelDetails{Description: description}
 			}
 			labels = append(labels, label)
 		}

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -145,6 +148,46 @@ Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupt
 		return err
 	})
 	return root
+}
+
+// checkOutput refuses a file that could not be written, before the work that it would be the result of. The flag is for the message.
+func checkOutput(flag, path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case path == "":
+		err = errors.New("it is empty: name a file")
+	case errors.Is(err, os.ErrNotExist):
+		var file *os.File
+		if file, err = os.CreateTemp(filepath.Dir(path), ".go-mlx-*"); err == nil {
+			err = errors.Join(file.Close(), os.Remove(file.Name()))
+		} else {
+			err = fmt.Errorf("%s: no file can be made in this folder: %w", path, errors.Unwrap(err))
+		}
+	case err == nil && info.IsDir():
+		err = fmt.Errorf("%s is a folder: name a file", path)
+	case err == nil && info.Mode().IsRegular():
+		var file *os.File
+		if file, err = os.OpenFile(path, os.O_WRONLY, 0); err == nil {
+			err = file.Close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("--%s: %w", flag, err)
+	}
+	return nil
+}
+
+// checkOutputs is checkOutput for flags that may be left out.
+func checkOutputs(paths map[string]string) error {
+	for _, flag := range slices.Sorted(maps.Keys(paths)) {
+		if paths[flag] == "" {
+			continue
+		}
+		if err := checkOutput(flag, paths[flag]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeFile makes a file of what write writes.

@@ -72,6 +72,9 @@ is named. The exit status is 1 if the engines differ by more than the tolerance.
 var errDiffer = errors.New("the engines differ")
 
 func (r *parityRun) run(ctx context.Context, model string, stdout, stderr io.Writer) error {
+	if err := checkOutputs(map[string]string{"html": r.html}); err != nil {
+		return err
+	}
 	dir, err := mlx.Locate(model)
 	if err != nil {
 		return err

@@ -62,6 +62,9 @@ The exit code is 0 if something was tested and nothing failed, 1 otherwise, and 
 var errSelftest = errors.New("selftest failed")
 
 func (r *selftestRun) run(cmd *cobra.Command) error {
+	if err := checkOutputs(map[string]string{"html": r.html}); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
 	o := selftest.Options{Version: cmd.Root().Version, Model: r.model, Python: r.python, Groups: r.only}
 	for _, f := range append(examineSystem(ctx), examine(ctx, o.Version, r.python)[:4]...) {

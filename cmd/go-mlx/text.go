@@ -213,6 +213,9 @@ func answer[T any](ctx context.Context, batch []line, compute func(texts []strin
 	if err == nil {
 		return use(batch, result)
 	}
+	if option := (*mlx.OptionError)(nil); errors.As(err, &option) {
+		return err // no line is to blame
+	}
 	if len(batch) == 1 || ctx.Err() != nil {
 		return inLines(batch, err)
 	}

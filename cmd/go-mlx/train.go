@@ -87,6 +87,9 @@ func (r *trainRun) run(ctx context.Context, model string, stdout, stderr io.Writ
 	if err := os.MkdirAll(r.Out, 0o755); err != nil {
 		return err
 	}
+	if err := checkOutputs(map[string]string{"plot": r.plot}); err != nil {
+		return err
+	}
 	mode := os.O_TRUNC
 	if r.Resume {
 		mode = os.O_APPEND

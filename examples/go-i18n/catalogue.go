@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/leonelquinteros/gotext"
+	"golang.org/x/text/encoding/htmlindex"
 )
 
 // entry is a string of a catalogue.
@@ -29,8 +33,8 @@ type source struct {
 	close func() error
 }
 
-// openSource opens a file of JSON lines, a gettext catalogue (.po) or a JSON catalogue (.json): an object whose values are strings, lists or such objects.
-// Of a catalogue every string becomes a line with its key.
+// openSource opens a file of JSON lines, a gettext catalogue (.po) or a JSON catalogue (.json): an object or a list whose values are strings or, at any
+// depth, such objects and lists. Of a catalogue every string becomes a line with its key.
 func openSource(path, field string) (*source, error) {
 	var read func([]byte) ([]entry, error)
 	switch strings.ToLower(filepath.Ext(path)) {
@@ -39,26 +43,25 @@ func openSource(path, field string) (*source, error) {
 	case ".json":
 		read = readJSON
 	default:
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		info, err := file.Stat()
-		if err != nil {
-			return nil, err
-		}
-		return &source{file, info.Size(), file.Close}, nil
+		return openLines(path)
+	}
+	if field == "key" || field == "context" {
+		return nil, fmt.Errorf("-field %s: in what a catalogue becomes, that is the name of another field", field)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	entries, err := read(data)
+	if err == nil && len(entries) == 0 {
+		err = errors.New("it has no strings: is it a catalogue?")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Context, b.Context))
+		// Also by text: {"a.b": ""} and {"a": {"b": ""}} have the same key, and a later run must meet them in the same order.
+		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Context, b.Context), strings.Compare(a.Text, b.Text))
 	})
 	var lines bytes.Buffer
 	for _, e := range entries {
@@ -66,17 +69,62 @@ func openSource(path, field string) (*source, error) {
 		if e.Context != "" {
 			record["context"] = e.Context
 		}
-		line, err := json.Marshal(record)
+		line, err := marshal(record)
 		if err != nil {
 			return nil, err
 		}
-		lines.Write(append(line, '\n'))
+		lines.Write(line)
 	}
 	return &source{&lines, int64(lines.Len()), func() error { return nil }}, nil
 }
 
+// openLines opens a file of JSON lines.
+func openLines(path string) (*source, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &source{file, info.Size(), file.Close}, nil
+}
+
+// marshal writes a value as a line, with < and & as they are: texts of user interfaces have many of them.
+func marshal(value any) ([]byte, error) {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(value)
+	return line.Bytes(), err
+}
+
+// charset finds the encoding in the header of a gettext catalogue, which is ASCII in every encoding that gettext knows.
+var charset = regexp.MustCompile(`(?m)^"Content-Type:[^"\n]*\bcharset=([\w.:-]+)`)
+
+// toUTF8 is a gettext catalogue in UTF-8.
+func toUTF8(data []byte) ([]byte, error) {
+	if utf8.Valid(data) { // whatever its header says; templates say CHARSET
+		return data, nil
+	}
+	name := "UTF-8"
+	if found := charset.FindSubmatch(data); found != nil {
+		name = string(found[1])
+	}
+	coding, err := htmlindex.Get(name)
+	if err != nil || strings.EqualFold(name, "UTF-8") || strings.EqualFold(name, "utf8") {
+		return nil, fmt.Errorf("its encoding is not the %q of its header: convert it, such as with msgconv -t UTF-8", name)
+	}
+	return coding.NewDecoder().Bytes(data)
+}
+
 // readPO is the strings of a gettext catalogue: the translation where there is one, else the original.
 func readPO(data []byte) ([]entry, error) {
+	data, err := toUTF8(data)
+	if err != nil {
+		return nil, err
+	}
 	po := gotext.NewPo()
 	po.Parse(data)
 	var out []entry
@@ -97,17 +145,18 @@ func readPO(data []byte) ([]entry, error) {
 			add(context, t)
 		}
 	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("it has no strings: is it a gettext catalogue?")
-	}
 	return out, nil
 }
 
-// readJSON is the strings of a JSON catalogue, with the keys that lead to them joined by dots; places in lists are keys, too.
+// readJSON is the strings of a JSON catalogue, with the keys that lead to them joined by dots; places in lists are keys, too. Numbers, truth values
+// and null, which stands for what is not translated yet, are passed over.
 func readJSON(data []byte) ([]entry, error) {
-	var root map[string]any
+	if !utf8.Valid(data) {
+		return nil, errors.New("it is not UTF-8: convert it")
+	}
+	var root any
 	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\ufeff")), &root); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("it is no JSON catalogue: %w", err)
 	}
 	var out []entry
 	under := func(prefix, key string) string {
@@ -116,8 +165,8 @@ func readJSON(data []byte) ([]entry, error) {
 		}
 		return prefix + "." + key
 	}
-	var walk func(prefix string, value any) error
-	walk = func(prefix string, value any) error {
+	var walk func(prefix string, value any)
+	walk = func(prefix string, value any) {
 		switch v := value.(type) {
 		case string:
 			if strings.TrimSpace(v) != "" {
@@ -125,23 +174,14 @@ func readJSON(data []byte) ([]entry, error) {
 			}
 		case map[string]any:
 			for key, child := range v {
-				if err := walk(under(prefix, key), child); err != nil {
-					return err
-				}
+				walk(under(prefix, key), child)
 			}
 		case []any: // forms of a plural, or lines of a longer text
 			for i, child := range v {
-				if err := walk(under(prefix, strconv.Itoa(i)), child); err != nil {
-					return err
-				}
+				walk(under(prefix, strconv.Itoa(i)), child)
 			}
-		default:
-			return fmt.Errorf("%q is neither a string nor an object or a list of strings", prefix)
 		}
-		return nil
 	}
-	if err := walk("", root); err != nil {
-		return nil, err
-	}
+	walk("", root)
 	return out, nil
 }

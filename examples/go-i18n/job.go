@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	mlx "forge.lthn.ai/core/go-mlx"
 )
@@ -65,6 +67,9 @@ const maxLine = 4 << 20
 // run sorts what is left to sort. Only whole lines are written, so a run that was killed can be taken up.
 func (j job) run(ctx context.Context, m mlx.TextModel) (stats, error) {
 	s := stats{ByDomain: map[string]int{}}
+	if slices.Contains([]string{"domain", "domain_probability", "domain_margin"}, j.field) {
+		return s, fmt.Errorf("-field %s: that is where the domain is written", j.field)
+	}
 	in, err := openSource(j.in, j.field)
 	if err != nil {
 		return s, err
@@ -107,7 +112,9 @@ func (j job) resume(lines *bufio.Reader, out *os.File, s *stats) error {
 		if err != nil {
 			return err
 		}
-		if r == nil || !bytes.Equal(old[j.field], r.fields[j.field]) {
+		// Texts are compared and not how they are written: an output line has other escapes than its input.
+		var text string
+		if r == nil || json.Unmarshal(old[j.field], &text) != nil || text != r.text {
 			return fmt.Errorf("line %d is not from %s; give another output file", s.Done+1, j.in)
 		}
 		var domain string
@@ -131,6 +138,9 @@ func (j job) next(lines *bufio.Reader, s *stats) (*record, error) {
 	for {
 		line, err := lines.ReadBytes('\n')
 		r.end += int64(len(line))
+		if r.end == int64(len(line)) { // the file's first
+			line = bytes.TrimPrefix(line, []byte("\ufeff"))
+		}
 		if len(bytes.TrimSpace(line)) == 0 {
 			if errors.Is(err, io.EOF) {
 				return nil, nil
@@ -143,12 +153,17 @@ func (j job) next(lines *bufio.Reader, s *stats) (*record, error) {
 		if len(line) > maxLine {
 			return nil, fmt.Errorf("sentence %d has more than %d bytes", r.line, maxLine)
 		}
+		if !utf8.Valid(line) {
+			return nil, fmt.Errorf("sentence %d: %w", r.line, mlx.ErrInvalidUTF8)
+		}
 		if err := json.Unmarshal(line, &r.fields); err != nil {
 			return nil, fmt.Errorf("sentence %d: %w", r.line, err)
 		}
-		if err := json.Unmarshal(r.fields[j.field], &r.text); err != nil {
-			return nil, fmt.Errorf("sentence %d has no text in %q: %w", r.line, j.field, err)
+		var text *string
+		if err := json.Unmarshal(r.fields[j.field], &text); err != nil || text == nil {
+			return nil, fmt.Errorf("sentence %d has no text in %q", r.line, j.field)
 		}
+		r.text = *text
 		return r, nil
 	}
 }
@@ -197,11 +212,11 @@ func (j job) sort(ctx context.Context, m mlx.TextModel, lines *bufio.Reader, out
 			}
 			r.fields[name] = data
 		}
-		data, err := json.Marshal(r.fields)
+		data, err := marshal(r.fields)
 		if err != nil {
 			return err
 		}
-		if _, err := out.Write(append(data, '\n')); err != nil {
+		if _, err := out.Write(data); err != nil {
 			return err
 		}
 		s.ByDomain[domain]++

@@ -175,12 +175,74 @@ func TestCataloguesAreSorted(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, string(data), string(again))
 	}
-	for name, text := range map[string]string{"bad.json": `{"a": 1}`, "bad.po": "nothing"} {
+	for name, text := range map[string]string{
+		"bad.json": `{"a": 1}`, "bad.po": "nothing", "empty.json": "{}", "text.json": "a text", "latin.json": "{\"a\": \"\xe4\"}",
+		"latin.po": "msgid \"\"\nmsgstr \"\"\n\"Content-Type: text/plain; charset=UTF-8\\n\"\n\nmsgid \"a\"\nmsgstr \"\xe4\"\n",
+		"other.po": "msgid \"\"\nmsgstr \"\"\n\"Content-Type: text/plain; charset=none\\n\"\n\nmsgid \"a\"\nmsgstr \"\xe4\"\n",
+	} {
 		j.in, j.out = filepath.Join(dir, name), filepath.Join(dir, name+".jsonl")
 		require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))
 		_, err := j.run(t.Context(), m)
 		require.ErrorContains(t, err, name)
+		require.NoFileExists(t, j.out)
 	}
+}
+
+// What an output line looks like is the encoder's choice: a run is resumed by what the line says.
+func TestARunIsResumedWhateverItsInputLooksLike(t *testing.T) {
+	m, j := model(t), newJob(t, 1)
+	lines := "\ufeff{\"prompt\": \"Save the <b>goal</b> & win\", \"n\": 12345678901234567890}\r\n{\"prompt\":\"Caf\\u00e9\\/bar\"}\n{\"prompt\": \"\u2028\\u2028\"}\n"
+	catalogue := `{"a.b": "Bake the <i>cake</i>", "a": {"b": "The match", "c": null, "d": 3, "e": true}, "l": [{"m": "Pay"}]}`
+	for name, text := range map[string]string{"in.jsonl": lines, "in.json": catalogue, "list.json": "[" + catalogue + "]"} {
+		for range 8 { // the order of an object's keys is chance
+			j.in, j.out = filepath.Join(t.TempDir(), name), filepath.Join(t.TempDir(), "out.jsonl")
+			require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))
+			s, err := j.run(t.Context(), m)
+			require.NoError(t, err)
+			require.Equal(t, 3, s.Done)
+			want, err := os.ReadFile(j.out)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(j.out, want[:len(want)-9], 0o600))
+			s, err = j.run(t.Context(), m)
+			require.NoError(t, err)
+			require.Equal(t, 2, s.Before)
+			got, err := os.ReadFile(j.out)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(got))
+			require.NotContains(t, string(got), "u003c", "it can be read")
+		}
+	}
+	for text, want := range map[string]string{`{"prompt": null}`: "has no text", "null": "has no text", "{\"prompt\": \"\xff\"}": "UTF-8"} {
+		j.in = filepath.Join(t.TempDir(), "in.jsonl")
+		require.NoError(t, os.WriteFile(j.in, []byte(text), 0o600))
+		j.out = j.in + ".out"
+		_, err := j.run(t.Context(), m)
+		require.ErrorContains(t, err, want)
+	}
+	for field, name := range map[string]string{"domain": "in.jsonl", "key": "in.json"} {
+		j.field, j.in = field, filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.WriteFile(j.in, []byte(catalogue), 0o600))
+		_, err := j.run(t.Context(), m)
+		require.ErrorContains(t, err, "-field "+field)
+	}
+}
+
+// Catalogues of other encodings say so in their header.
+func TestACatalogueIsReadInItsOwnEncoding(t *testing.T) {
+	header := func(charset string) string {
+		return "msgid \"\"\nmsgstr \"\"\n\"MIME-Version: 1.0\\n\"\n\"Content-Type: text/plain; charset=" + charset + "\\n\"\n\nmsgid \"key\"\nmsgstr "
+	}
+	for _, text := range []string{
+		header("ISO-8859-1") + "\"K\xfcche\"\n", header("iso-8859-15") + "\"K\xfcche\"\n", header("UTF-8") + "\"Küche\"\n", header("CHARSET") + "\"Küche\"\n", "\ufeff" + header("utf-8") + "\"Küche\"\n",
+		strings.ReplaceAll(header("windows-1252")+"\"K\xfcche\"\n", "\n", "\r\n"),
+	} {
+		entries, err := readPO([]byte(text))
+		require.NoError(t, err)
+		require.Equal(t, []entry{{"key", "", "Küche"}}, entries)
+	}
+	entries, err := readPO([]byte(header("KOI8-R") + "\"\xeb\xd5\xc8\xce\xd1\"\n"))
+	require.NoError(t, err)
+	require.Equal(t, "Кухня", entries[0].Text)
 }
 
 func TestAgreementOfTwoModels(t *testing.T) {

@@ -2,7 +2,6 @@ package head
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 )
@@ -31,14 +30,15 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		return nil, nil, nil, err
 	}
 	var best *outside
+	scratch := make([]float64, len(data.X[0])*len(data.X[0]))
 	for _, shrinkage := range shrinkages {
-		o, err := fits.judge(info, data, shrinkage)
+		o, err := fits.judge(ctx, info, data, shrinkage, scratch)
 		if err != nil {
 			return nil, nil, nil, err
 		}
 		// After the temperature was applied: heads are too sure of what is unlike the data that they were fitted to, whatever the shrinkage, and
 		// without it the shrinkage would be chosen to hide that.
-		if best != nil && o.loss >= best.loss {
+		if best != nil && o.loss >= best.loss-leastGain {
 			break // less shrinkage fits the other folds only
 		}
 		if !math.IsNaN(o.loss) {
@@ -46,17 +46,21 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		}
 	}
 	if best == nil {
-		return nil, nil, nil, errors.New("the fit failed: no finite loss on held-back data")
+		return nil, nil, nil, errNoLoss
 	}
+	fits.moments = nil // the memory is used again
 	m, err := newMoments(ctx, data, len(info.Labels), true)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	h, err := m.head(info, best.shrinkage)
+	h, err := m.head(ctx, info, best.shrinkage, scratch)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	h.Temperature, h.Texts = best.temperature, len(data.X)
+	if h.Temperature, err = modest(ctx, best.temperature, best.logits, fits.truth, evenWeight(fits.truth)); err != nil {
+		return nil, nil, nil, err
+	}
+	h.Texts = len(data.X)
 	h.setThresholds(best.logits, best.distances)
 	for n := range fits.held {
 		predictions = append(predictions, h.prediction(best.logits[n], best.distances[n]))
@@ -68,6 +72,7 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 type foldFits struct {
 	folds   []int
 	held    []int // indices of the vectors that are judged
+	truth   []int // their labels
 	moments []*moments
 }
 
@@ -96,7 +101,9 @@ func newFoldFits(ctx context.Context, labels int, data Data, folds []int) (*fold
 			return nil, err
 		}
 	}
-	f.held = judged(labels, data, folds)
+	for _, i := range judged(labels, data, folds) {
+		f.held, f.truth = append(f.held, i), append(f.truth, data.Y[i])
+	}
 	return f, nil
 }
 
@@ -129,65 +136,57 @@ type outside struct {
 }
 
 // judge judges each vector by a head that was fitted without its fold.
-func (f *foldFits) judge(info Info, data Data, shrinkage float64) (*outside, error) {
+func (f *foldFits) judge(ctx context.Context, info Info, data Data, shrinkage float64, scratch []float64) (*outside, error) {
 	o := &outside{shrinkage: shrinkage, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
-	truth := make([]int, len(f.held))
 	for fold, m := range f.moments {
-		h, err := m.head(info, shrinkage)
+		h, err := m.head(ctx, info, shrinkage, scratch)
 		if err != nil {
 			return nil, err
 		}
 		for n, i := range f.held {
 			if f.folds[i] == fold {
-				o.logits[n], o.distances[n], truth[n] = h.Logits(data.X[i]), h.Distance(data.X[i]), data.Y[i]
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
+				o.logits[n], o.distances[n] = h.Logits(data.X[i]), h.Distance(data.X[i])
 			}
 		}
 	}
-	o.temperature = consistentTemperature(o.logits, truth)
-	o.loss = evenLoss(o.logits, truth, o.temperature)
+	var err error
+	if o.temperature, err = consistentTemperature(ctx, o.logits, f.truth); err != nil {
+		return nil, err
+	}
+	o.loss = evenLoss(o.logits, f.truth, o.temperature)
 	return o, nil
 }
 
 // consistentTemperature is the temperature at which the probability of the chosen labels is, in the mean, the share of vectors that they are right for
 // (expectation consistency, Clarté et al. 2023, arXiv:2303.02644); each label's vectors count as much as another's. The temperature with the
 // least loss would let a few sure mistakes, which unlike folds always make, blur what is said of all others.
-func consistentTemperature(logits [][]float64, truth []int) float64 {
-	counts := countsOf(truth)
-	surplus := func(temperature float64) float64 { // of probability over what is right
-		sum := 0.0
-		for i, y := range truth {
-			p := probabilities(logits[i], temperature)
-			best := largest(p)
-			if sum += p[best] / counts[y]; best == y {
-				sum -= 1 / counts[y]
-			}
-		}
-		return sum
-	}
-	low, high := -float64(widestLogTemperature), float64(widestLogTemperature)
-	for range 40 { // it falls as the temperature rises
-		if middle := (low + high) / 2; surplus(math.Exp(middle)) > 0 {
-			low = middle
-		} else {
-			high = middle
+func consistentTemperature(ctx context.Context, logits [][]float64, truth []int) (float64, error) {
+	weight, right := evenWeight(truth), 0.0
+	for i, y := range truth {
+		if largest(logits[i]) == y {
+			right += weight(y)
 		}
 	}
-	return math.Exp((low + high) / 2)
+	return temperatureOf(ctx, logits, truth, weight, right)
 }
 
 // evenLoss is the mean over labels of their mean negative log-probability at a temperature.
 func evenLoss(logits [][]float64, truth []int, temperature float64) float64 {
-	counts, total := countsOf(truth), 0.0
+	weight, total := evenWeight(truth), 0.0
 	for i, y := range truth {
-		total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300)) / counts[y]
+		total -= math.Log(max(probabilities(logits[i], temperature)[y], 1e-300)) * weight(y)
 	}
-	return total / float64(len(counts))
+	return total
 }
 
-func countsOf(truth []int) map[int]float64 {
+// evenWeight is what a vector of a label counts so that every label counts as much as another and all together one.
+func evenWeight(truth []int) func(label int) float64 {
 	counts := map[int]float64{}
 	for _, y := range truth {
 		counts[y]++
 	}
-	return counts
+	return func(label int) float64 { return 1 / (counts[label] * float64(len(counts))) }
 }

@@ -11,14 +11,18 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"forge.lthn.ai/core/go-mlx/internal/safetensors"
 )
 
 const (
-	fileFormat = "go-mlx classifier 3"
+	formatName = "go-mlx classifier "
+	fileFormat = formatName + "3"
 	// maxFile bounds a file: 4,000 labels on the states of the widest models.
 	maxFile = 256 << 20
+	// maxInfo bounds what is not numbers, of which escapes make up to twice as much: the format has a limit of 100 MB.
+	maxInfo = 32 << 20
 )
 
 // ErrFile is wrapped by every error about a classifier file's contents.
@@ -42,9 +46,19 @@ func (h *Head) Write(w io.Writer) error {
 	if err := h.check(); err != nil {
 		return err
 	}
+	size := 0
+	for _, t := range h.tensors() {
+		size += 4 * len(*t.values)
+	}
+	if size > maxFile-maxInfo {
+		return fmt.Errorf("%d labels on states of %d values make a file of %d MB, and %d MB are the most: use fewer labels", len(h.Labels), h.size, size>>20, (maxFile-maxInfo)>>20)
+	}
 	info, err := json.Marshal(h.Info)
 	if err != nil {
 		return err
+	}
+	if len(info) > maxInfo {
+		return fmt.Errorf("labels and validation table are %d MB, and %d MB are the most", len(info)>>20, maxInfo>>20)
 	}
 	header := map[string]any{"__metadata__": map[string]string{"format": fileFormat, "classifier": string(info)}}
 	var values []float32
@@ -72,6 +86,11 @@ func (h *Head) Write(w io.Writer) error {
 
 // Save writes a file. A reader sees the old one or the new one, never half of it.
 func (h *Head) Save(path string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", path, err)
+		}
+	}()
 	file, err := os.CreateTemp(filepath.Dir(path), ".classifier-*")
 	if err != nil {
 		return err
@@ -118,7 +137,11 @@ func Parse(data []byte) (*Head, error) {
 		return fail("%w", err)
 	}
 	if metadata["format"] != fileFormat {
-		return fail("its format is %q and not %q; `go-mlx classifier train` writes one", metadata["format"], fileFormat)
+		what := "it is no classifier's"
+		if strings.HasPrefix(metadata["format"], formatName) {
+			what = "another version of go-mlx wrote it"
+		}
+		return fail("its format is %q and not %q: %s; write one with `go-mlx classifier train`, from the labelled texts", metadata["format"], fileFormat, what)
 	}
 	h := &Head{}
 	if err := json.Unmarshal([]byte(metadata["classifier"]), &h.Info); err != nil {

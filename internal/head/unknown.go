@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-
-	"gonum.org/v1/gonum/floats"
 )
 
 // How a head recognises a text that is unlike all that it was fitted to.
@@ -64,18 +62,4 @@ func (h *Head) setThresholds(logits [][]float64, distances []float64) {
 	}
 	h.MinEnergy = quantile(energies, 1-keptKnown)
 	h.MaxDistance = quantile(distances, keptKnown)
-}
-
-// centres are the directions of the labels' means: [labels, size], each of length 1 or 0.
-func (m *moments) centres() []float32 {
-	out := make([]float32, m.k*m.d)
-	for k := range m.k {
-		mean := m.means.RawRowView(k)
-		if length := floats.Norm(mean, 2); length > 0 {
-			for j, v := range mean {
-				out[k*m.d+j] = float32(v / length)
-			}
-		}
-	}
-	return out
 }

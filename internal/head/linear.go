@@ -1,0 +1,87 @@
+package head
+
+import (
+	"context"
+	"errors"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
+	"gonum.org/v1/gonum/blas/blas64"
+	"gonum.org/v1/gonum/lapack/lapack64"
+)
+
+// Products and factorisations of [size, size] take seconds for wide models. They are computed in parts of some tenths of a second, between which a
+// context that ended is noticed: gonum's own functions for whole matrices cannot be stopped.
+const (
+	productRows  = 1024
+	productCols  = 256
+	factorBlock  = 128
+	solvedAtOnce = 64
+)
+
+var errNotPositive = errors.New("the matrix is not positive definite")
+
+// addProduct adds the upper triangle of rowsᵀ * rows to sum, in blocks of columns.
+func addProduct(ctx context.Context, rows, sum blas32.General) error {
+	for begin := 0; begin < rows.Cols; begin += productCols {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		end := min(begin+productCols, rows.Cols)
+		left, right, out := rows, rows, sum
+		left.Cols = end
+		right.Cols, right.Data = end-begin, rows.Data[begin:]
+		out.Rows, out.Cols, out.Data = end, end-begin, sum.Data[begin:]
+		blas32.Gemm(blas.Trans, blas.NoTrans, 1, left, right, 1, out)
+	}
+	return nil
+}
+
+// factorise is the Cholesky decomposition of a matrix of which the upper triangle is given, which the factor takes the place of. The error is
+// errNotPositive, or the context's.
+func factorise(ctx context.Context, a blas64.Symmetric) (blas64.Triangular, error) {
+	factor := blas64.Triangular{Uplo: blas.Upper, Diag: blas.NonUnit, N: a.N, Stride: a.Stride, Data: a.Data}
+	part := func(row, col, rows, cols int) blas64.General {
+		return blas64.General{Rows: rows, Cols: cols, Stride: a.Stride, Data: a.Data[row*a.Stride+col:]}
+	}
+	for begin := 0; begin < a.N; begin += factorBlock {
+		if err := ctx.Err(); err != nil {
+			return factor, err
+		}
+		n := min(factorBlock, a.N-begin)
+		diagonal := blas64.Symmetric{Uplo: blas.Upper, N: n, Stride: a.Stride, Data: a.Data[begin*a.Stride+begin:]}
+		if begin > 0 { // the block's rows, less what the rows above account for
+			blas64.Syrk(blas.Trans, -1, part(0, begin, begin, n), 1, diagonal)
+		}
+		done, ok := lapack64.Potrf(diagonal)
+		if !ok {
+			return factor, errNotPositive
+		}
+		right := a.N - begin - n
+		if right == 0 {
+			break
+		}
+		rest := part(begin, begin+n, n, right)
+		if begin > 0 {
+			blas64.Gemm(blas.Trans, blas.NoTrans, -1, part(0, begin, begin, n), part(0, begin+n, begin, right), 1, rest)
+		}
+		blas64.Trsm(blas.Left, blas.Trans, 1, done, rest)
+	}
+	return factor, nil
+}
+
+// solve solves (factorᵀ * factor) * x = b for each row b.
+func solve(ctx context.Context, factor blas64.Triangular, b blas64.General) (blas64.General, error) {
+	x := b
+	x.Data = append([]float64(nil), b.Data...)
+	for begin := 0; begin < x.Rows; begin += solvedAtOnce {
+		if err := ctx.Err(); err != nil {
+			return x, err
+		}
+		part := x
+		part.Rows, part.Data = min(solvedAtOnce, x.Rows-begin), x.Data[begin*x.Stride:]
+		blas64.Trsm(blas.Right, blas.NoTrans, 1, factor, part) // xᵀ * factor = ...
+		blas64.Trsm(blas.Right, blas.Trans, 1, factor, part)
+	}
+	return x, nil
+}

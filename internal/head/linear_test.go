@@ -1,0 +1,142 @@
+package head
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
+	"gonum.org/v1/gonum/blas/blas64"
+	"gonum.org/v1/gonum/mat"
+)
+
+// watched is a context that notes when it was asked whether it has ended, and ends when it was asked often enough.
+type watched struct {
+	context.Context
+	last    time.Time
+	longest time.Duration // between two questions
+	asked   atomic.Int64
+	ends    int64 // 0 for never
+}
+
+func (w *watched) Err() error {
+	now := time.Now()
+	if !w.last.IsZero() {
+		w.longest = max(w.longest, now.Sub(w.last))
+	}
+	w.last = now
+	if n := w.asked.Add(1); w.ends > 0 && n > w.ends {
+		return context.Canceled
+	}
+	return nil
+}
+
+// wide is n vectors of d values, with labels and folds.
+func wide(n, d int) (data Data, folds []int) {
+	rng := rand.New(rand.NewPCG(8, 1))
+	for i := range n {
+		x := make([]float32, d)
+		for j := range x {
+			x[j] = float32(rng.NormFloat64())
+		}
+		x[i%3] += 2
+		data.X, data.Y, folds = append(data.X, x), append(data.Y, i%3), append(folds, i/3%2)
+	}
+	return data, folds
+}
+
+// For states of 2,560 values a product or a factorisation as a whole takes seconds: they ask in between.
+func TestNoPartOfAFitTakesMostOfItsTime(t *testing.T) {
+	data, _ := wide(3*productRows, 1024)
+	scratch := make([]float64, 1024*1024)
+	m, err := newMoments(t.Context(), data, 3, true)
+	require.NoError(t, err)
+	for name, part := range map[string]func(ctx context.Context) error{
+		"moments": func(ctx context.Context) error { _, err := newMoments(ctx, data, 3, true); return err },
+		"head":    func(ctx context.Context) error { _, err := m.head(ctx, info(), 0.5, scratch); return err },
+	} {
+		share := 1.0
+		for range 5 { // what else the machine does may fall between two questions
+			ctx := &watched{Context: t.Context()}
+			begin := time.Now()
+			require.NoError(t, errors.Join(ctx.Err(), part(ctx), ctx.Err()))
+			share = min(share, float64(ctx.longest)/float64(time.Since(begin)))
+		}
+		require.Less(t, share, 0.4, "%s: of its time, between two looks at the context", name)
+	}
+}
+
+// Wherever a context ends, the fit ends with its error.
+func TestAFitEndsWhereverItsContextEnds(t *testing.T) {
+	data, folds := wide(60, 300)
+	fits := map[string]func(ctx context.Context) error{
+		"Fit": func(ctx context.Context) error {
+			_, err := Fit(ctx, info(), data, Data{X: data.X[:20], Y: data.Y[:20]})
+			return err
+		},
+		"CrossFit": func(ctx context.Context) error {
+			_, _, _, err := CrossFit(ctx, info(), data, folds)
+			return err
+		},
+	}
+	for name, fit := range fits {
+		all := &watched{Context: t.Context()}
+		require.NoError(t, fit(all))
+		for ends := int64(1); ends < all.asked.Load(); ends += 7 {
+			ctx := &watched{Context: t.Context(), ends: ends}
+			require.ErrorIs(t, fit(ctx), context.Canceled, "%s, after %d questions", name, ends)
+			require.Less(t, ctx.asked.Load(), ends+200, "%s went on after question %d", name, ends)
+		}
+	}
+}
+
+// Products and factors in blocks are those of whole matrices.
+func TestBlocksMakeTheWhole(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	for _, d := range []int{1, 2, factorBlock - 1, factorBlock, factorBlock + 1, 2*productCols + 3} {
+		n := d + 5
+		rows := blas32.General{Rows: n, Cols: d, Stride: d, Data: make([]float32, n*d)}
+		values := make([]float64, n*d)
+		for i := range values {
+			rows.Data[i] = float32(rng.NormFloat64())
+			values[i] = float64(rows.Data[i])
+		}
+		sum := blas32.General{Rows: d, Cols: d, Stride: d, Data: make([]float32, d*d)}
+		require.NoError(t, addProduct(t.Context(), rows, sum))
+		require.NoError(t, addProduct(t.Context(), rows, sum))
+		var want mat.SymDense
+		want.SymOuterK(2, mat.NewDense(n, d, values).T())
+		matrix := blas64.Symmetric{Uplo: blas.Upper, N: d, Stride: d, Data: make([]float64, d*d)}
+		for i := range d {
+			for j := i; j < d; j++ {
+				require.InDelta(t, want.At(i, j), sum.Data[i*d+j], 1e-2)
+				matrix.Data[i*d+j] = want.At(i, j)
+			}
+			matrix.Data[i*d+i] += float64(d)
+			want.SetSym(i, i, want.At(i, i)+float64(d))
+		}
+		b := blas64.General{Rows: solvedAtOnce + 3, Cols: d, Stride: d}
+		for range b.Rows * d {
+			b.Data = append(b.Data, rng.NormFloat64())
+		}
+		factor, err := factorise(t.Context(), matrix)
+		require.NoError(t, err)
+		x, err := solve(t.Context(), factor, b)
+		require.NoError(t, err)
+		var back mat.Dense
+		back.Mul(mat.NewDense(b.Rows, d, x.Data), &want)
+		for i, v := range b.Data {
+			require.InDelta(t, v, back.At(i/d, i%d), 1e-8)
+		}
+	}
+	for _, v := range []float64{0, -1, math.NaN()} {
+		_, err := factorise(t.Context(), blas64.Symmetric{Uplo: blas.Upper, N: 1, Stride: 1, Data: []float64{v}})
+		require.ErrorIs(t, err, errNotPositive)
+	}
+}
