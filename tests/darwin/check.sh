@@ -10,12 +10,14 @@ target=aarch64-macos.14.0
 mkdir -p "$out/bin" "$out/lib" "$out/stubs" "$out/system"
 
 version=$(sed -n 's/^mlx==\([^;]*\);.*darwin.*/\1/p' requirements.txt)
-if [ ! -f "$out/mlx/lib/libmlx.dylib" ]; then
+if [ "$(cat "$out/version" 2>/dev/null)" != "$version" ]; then
+    rm -rf "$out/mlx" "$out"/mlx_metal-*.whl "$out/version"
     echo "==> mlx-metal $version and zig"
-    sh tools/retry.sh "$python" -m pip install --quiet --disable-pip-version-check --target "$out/zig" ziglang==0.15.2
+    sh tools/retry.sh "$python" -m pip install --quiet --disable-pip-version-check --upgrade --target "$out/zig" ziglang==0.15.2
     sh tools/retry.sh "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
         --platform macosx_14_0_arm64 --dest "$out" "mlx-metal==$version"
     "$python" -m zipfile -e "$out"/mlx_metal-*.whl "$out"
+    echo "$version" >"$out/version" # last, when all is there
 fi
 
 # Compilers as programs of one name, which is what cmake, cargo and go expect. Go asks its linker for frameworks that zig has

