@@ -1,5 +1,6 @@
 //! Operators as Python computes them. expression.rs writes calls of these functions.
 
+use crate::sequences::Range;
 use crate::values::{is_tuple, tuple};
 use crate::{bounds, pytext, values};
 use minijinja::value::{Rest, ValueKind};
@@ -17,7 +18,7 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_function("__attribute", values::attribute);
     env.add_function("__slice", slice);
     env.add_function("__key", values::key);
-    env.add_function("__index", values::index);
+    env.add_function("__item", |v: Value, key: Value| values::item(&v, &key));
     env.add_function("__seen", values::seen);
     env.add_function("__keep", values::keep);
     env.add_function("__shallow", values::shallow);
@@ -55,19 +56,6 @@ pub fn add(env: &mut Environment<'static>) {
         }
         Ok(true)
     });
-    for (names, operator) in [
-        (&["eq", "equalto", "=="][..], "=="),
-        (&["ne", "!="], "!="),
-        (&["lt", "lessthan", "<"], "<"),
-        (&["le", "<="], "<="),
-        (&["gt", "greaterthan", ">"], ">"),
-        (&["ge", ">="], ">="),
-        (&["in"], "in"),
-    ] {
-        for name in names {
-            env.add_test(*name, move |a: Value, b: Value| compare(&a, operator, &b));
-        }
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -110,12 +98,14 @@ pub fn canonical(v: &Value) -> Option<String> {
     })
 }
 
+fn is_range(v: &Value) -> bool {
+    v.downcast_object_ref::<Range>().is_some()
+}
+
 /// The items of a list or a tuple; None for anything else.
 fn items(v: &Value) -> Option<Vec<Value>> {
     match v.kind() {
-        ValueKind::Seq => v.try_iter().ok().map(Iterator::collect),
-        // minijinja's own slices and sums of lists.
-        ValueKind::Iterable if v.len().is_some() && v.downcast_object_ref::<values::View>().is_none() => v.try_iter().ok().map(Iterator::collect),
+        ValueKind::Seq if !is_range(v) => v.try_iter().ok().map(Iterator::collect),
         _ => None,
     }
 }
@@ -229,6 +219,10 @@ pub fn equal(a: &Value, b: &Value) -> bool {
         let same = |k: Value| matches!((a.get_item(&k), b.get_item(&k)), (Ok(x), Ok(y)) if equal(&x, &y));
         return a.len() == b.len() && a.try_iter().is_ok_and(|mut keys| keys.all(same));
     }
+    if let (Some(x), Some(y)) = (a.downcast_object_ref::<Range>(), b.downcast_object_ref::<Range>()) {
+        let (n, step) = (x.length(), x.length() < 2 || x.step == y.step);
+        return n == y.length() && (n == 0 || x.start == y.start && step);
+    }
     if let (Some(x), Some(y)) = (a.downcast_object_ref::<values::View>(), b.downcast_object_ref::<values::View>()) {
         return x.name == y.name && x.items.len() == y.items.len() && x.items.iter().zip(&y.items).all(|(x, y)| equal(x, y));
     }
@@ -258,7 +252,7 @@ pub fn order(a: &Value, operator: &str, b: &Value) -> Result<Option<Ordering>, E
     Err(bad(format!("'{operator}' not supported between instances of '{}' and '{}'", pytext::type_name(a), pytext::type_name(b))))
 }
 
-fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
+pub fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
     bounds::check()?;
     let found = match operator {
         "==" => equal(a, b),
@@ -313,18 +307,26 @@ fn slice(v: Value, start: Value, stop: Option<Value>, step: Option<Value>) -> Re
         let chars: Vec<char> = text.chars().collect();
         return Ok(Value::from(places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
     }
+    if let Some(range) = v.downcast_object_ref::<Range>() {
+        let (first, last, step) = indices(range.length(), start, stop, step);
+        return Ok(Value::from_object(range.part(first, last, step)));
+    }
     bounds::make_list(v.len().unwrap_or(0))?;
     let list = items(&v).ok_or_else(|| bad(format!("'{}' object is not subscriptable", pytext::type_name(&v))))?;
     Ok(same_sequence(&v, places(list.len(), start, stop, step).map(|i| list[i].clone()).collect()))
 }
 
-/// The indexes of a slice, as Python's slice.indices gives them.
-fn places(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
-    let length = length as i64;
+/// What Python's slice.indices gives: the first index, that behind the last one, and the step.
+fn indices(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> (i64, i64, i64) {
     let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let place = |i: i64| if i < 0 { i.saturating_add(length).max(lowest) } else { i.min(highest) };
     let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
-    let (start, stop) = (start.map_or(first, place), stop.map_or(last, place));
+    (start.map_or(first, place), stop.map_or(last, place), step)
+}
+
+/// The indexes of a slice.
+fn places(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
+    let (start, stop, step) = indices(length as i64, start, stop, step);
     std::iter::successors(Some(start), move |i| i.checked_add(step))
         .take_while(move |i| if step > 0 { *i < stop } else { *i > stop })
         .map(|i| i as usize)
