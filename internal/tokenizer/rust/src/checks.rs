@@ -41,7 +41,7 @@ pub fn add(env: &mut Environment<'static>) {
     });
     bounds::test(env, "callable", |v: Value| matches!(v.kind(), ValueKind::Plain | ValueKind::Undefined) || is_macro(&v));
     bounds::test(env, "escaped", |v: Value| v.is_safe());
-    bounds::test(env, "sameas", |a: Value, b: Value| theirs::is_sameas(&a, &b));
+    bounds::test(env, "sameas", |a: Value, b: Value| !a.is_undefined() && theirs::is_sameas(&a, &b));
     bounds::test(env, "lower", |v: Value| all_cased(&pytext::str(&v), char::is_uppercase));
     bounds::test(env, "upper", |v: Value| all_cased(&pytext::str(&v), char::is_lowercase));
     let divides = |v: &Value, n: &Value| -> Result<bool, Error> { operators::compare(&pytext::modulo(v, n)?, "==", &Value::from(0)) };

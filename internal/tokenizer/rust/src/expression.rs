@@ -7,6 +7,8 @@ use crate::written::{self, quoted, tuple_of, Kind, Written};
 
 /// How deep brackets may be nested. minijinja has a bound of its own at 150 levels, which it reports.
 const MAX_DEPTH: usize = 100;
+/// Bytes of a chain of comparisons that is written as several.
+const SHORT: usize = 200;
 
 pub struct Parser<'a> {
     pub tokens: &'a [Token],
@@ -154,7 +156,7 @@ impl<'a> Parser<'a> {
 
     fn compare(&mut self) -> Read {
         let first = self.sum()?;
-        let mut more = String::new();
+        let (mut more, mut last, mut parts) = (String::new(), first.text.clone(), Vec::new());
         loop {
             let operator = match self.one_of(&["==", "!=", "<", "<=", ">", ">="]) {
                 Some(mark) => mark,
@@ -165,10 +167,17 @@ impl<'a> Parser<'a> {
                 }
                 None => break,
             };
-            more += &format!(",'{operator}',{}", self.sum()?.text);
+            let next = self.sum()?.text;
+            more += &format!(",'{operator}',{next}");
+            parts.push(format!("__compare({last},'{operator}',{next})"));
+            last = next;
         }
         if more.is_empty() {
             return Some(first);
+        }
+        // As in Python what comes after a comparison that fails is not computed. A long operand is not written twice.
+        if parts.len() > 1 && more.len() < SHORT {
+            return Some(Written::new(Kind::Name, format!("({})", parts.join(" and "))));
         }
         Some(Written::new(Kind::Postfix, format!("__compare({}{more})", first.text)))
     }

@@ -15,7 +15,7 @@ fn bad(message: impl Into<String>) -> Error {
 /// Adds all of them.
 pub fn add(env: &mut Environment<'static>) {
     bounds::filter(env, "tojson", tojson);
-    bounds::filter(env, "string", |v: Value| pytext::str(&v));
+    bounds::filter(env, "string", |v: Value| pytext::like(&v, pytext::str(&v)));
     bounds::filter(env, "join", join);
     bounds::filter(env, "attr", |v: Value, name: String| values::attribute_only(&v, &name));
     for name in ["d", "default"] {
@@ -25,13 +25,13 @@ pub fn add(env: &mut Environment<'static>) {
         pymethods::replace(&pytext::str(&v), &pytext::str(&old), &pytext::str(&new), i64::try_from(count).ok())
     });
     bounds::filter(env, "title", |v: Value| title(&pytext::str(&v)));
-    bounds::filter(env, "upper", |v: Value| pytext::str(&v).to_uppercase());
-    bounds::filter(env, "lower", |v: Value| pytext::str(&v).to_lowercase());
-    bounds::filter(env, "trim", |v: Value, chars: Value| trim(&pytext::str(&v), chars.as_str()));
-    bounds::filter(env, "capitalize", |v: Value| pytext::capitalize(&pytext::str(&v)));
+    bounds::filter(env, "upper", |v: Value| pytext::like(&v, pytext::str(&v).to_uppercase()));
+    bounds::filter(env, "lower", |v: Value| pytext::like(&v, pytext::str(&v).to_lowercase()));
+    bounds::filter(env, "trim", |v: Value, chars: Value| pytext::like(&v, trim(&pytext::str(&v), chars.as_str())));
+    bounds::filter(env, "capitalize", |v: Value| pytext::like(&v, pytext::capitalize(&pytext::str(&v))));
     bounds::filter(env, "wordcount", |v: Value| word_count(&pytext::str(&v)));
     bounds::filter(env, "truncate", truncate);
-    bounds::filter(env, "center", |v: Value, width: i64| pymethods::pad(&pytext::str(&v), width, ' ', "center"));
+    bounds::filter(env, "center", |v: Value, width: i64| pytext::like(&v, pymethods::pad(&pytext::str(&v), width, ' ', "center")));
     bounds::filter(env, "format", |v: Value, args: Rest<Value>| -> Result<Value, Error> {
         let (args, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
         let named = kwargs.args().map(|name| Ok((name.to_owned(), kwargs.get::<Value>(name)?))).collect::<Result<Vec<_>, Error>>()?;
@@ -39,7 +39,7 @@ pub fn add(env: &mut Environment<'static>) {
             return Err(bad("can't handle positional and keyword arguments at the same time"));
         }
         let values = if named.is_empty() { values::tuple(args.to_vec()) } else { named.into_iter().collect() };
-        pytext::modulo(&Value::from(pytext::str(&v)), &values)
+        pytext::modulo(&pytext::like(&v, pytext::str(&v)), &values)
     });
     bounds::filter(env, "int", int);
     bounds::filter(env, "float", |v: Value, default: Value| -> Result<Value, Error> {
@@ -75,6 +75,9 @@ fn round(v: Value, precision: i64, method: String) -> Result<Value, Error> {
         _ => return Err(bad(format!("type {} has no rounding", pytext::type_name(&v)))),
     };
     let power = 10f64.powi(precision);
+    if method != "common" && (power == 0.0 || (power * f).is_infinite()) {
+        return Err(bad("int too large to convert to float"));
+    }
     Ok(match &method[..] {
         "ceil" => Value::from((f * power).ceil() / power),
         "floor" => Value::from((f * power).floor() / power),
@@ -95,7 +98,7 @@ fn round(v: Value, precision: i64, method: String) -> Result<Value, Error> {
     })
 }
 
-fn indent(v: Value, width: Value, first: bool, blank: bool) -> Result<String, Error> {
+fn indent(v: Value, width: Value, first: bool, blank: bool) -> Result<Value, Error> {
     let text = match v.as_str() {
         Some(text) => text.to_owned(),
         None => return Err(bad(format!("indent: a text is needed, not {}", pytext::type_name(&v)))),
@@ -116,7 +119,7 @@ fn indent(v: Value, width: Value, first: bool, blank: bool) -> Result<String, Er
         }
         out.push_str(line);
     }
-    Ok(out)
+    Ok(pytext::like(&v, out))
 }
 
 fn url_encode(s: &str) -> String {
@@ -234,7 +237,7 @@ fn word_count(s: &str) -> usize {
     s.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).count()
 }
 
-fn truncate(v: Value, length: i64, kill: bool, end: String, leeway: Value) -> Result<String, Error> {
+fn truncate(v: Value, length: i64, kill: bool, end: String, leeway: Value) -> Result<Value, Error> {
     let leeway = i64::try_from(leeway).unwrap_or(5);
     let text: Vec<char> = pytext::str(&v).chars().collect();
     let room = length - end.chars().count() as i64;
@@ -242,7 +245,7 @@ fn truncate(v: Value, length: i64, kill: bool, end: String, leeway: Value) -> Re
         return Err(bad(format!("truncate: expected length >= {}, got {length}", end.chars().count())));
     }
     if text.len() as i64 <= length + leeway {
-        return Ok(text.into_iter().collect());
+        return Ok(pytext::like(&v, text.into_iter().collect::<String>()));
     }
     let mut cut: String = text[..room as usize].iter().collect();
     if !kill {
@@ -250,7 +253,7 @@ fn truncate(v: Value, length: i64, kill: bool, end: String, leeway: Value) -> Re
             cut.truncate(at);
         }
     }
-    Ok(cut + &end)
+    Ok(pytext::like(&v, cut + &if v.is_safe() { pytext::escape(&end) } else { end }))
 }
 
 /// A number, or a text that Python would read as one.
@@ -264,13 +267,13 @@ fn number(v: &Value) -> Result<Option<f64>, Error> {
     })
 }
 
-fn int(v: Value, default: Value, base: i64) -> Result<Value, Error> {
+fn int(v: Value, default: Value, base: Value) -> Result<Value, Error> {
     let text = match v.kind() {
         ValueKind::Number if v.is_integer() => return Ok(v),
         ValueKind::String => v.as_str().unwrap_or_default(),
         _ => "",
     };
-    if let Some(n) = u32::try_from(base).ok().and_then(|base| whole(text.trim_matches(pymethods::space), base)) {
+    if let Some(n) = values::whole(&base).and_then(|base| u32::try_from(base).ok()).and_then(|base| whole(text.trim_matches(pymethods::space), base)) {
         return Ok(Value::from(n));
     }
     Ok(match number(&v)? {

@@ -1,7 +1,7 @@
 //! Jinja's functions, and those that transformers adds.
 
 use crate::{bounds, lists, pytext, sequences, values};
-use minijinja::value::{Kwargs, Object, ObjectRepr, Rest};
+use minijinja::value::{Object, ObjectRepr, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ pub fn add(env: &mut Environment<'static>) {
         false => Ok(Value::from_object(Cycler(items.0, AtomicUsize::new(0)))),
     });
     bounds::function(env, "dict", lists::dict);
-    env.add_function("namespace", |value: Option<Value>, more: Kwargs| -> Result<Value, Error> {
-        let attributes = values::shallow(lists::dict(value, more)?)?;
+    env.add_function("namespace", |args: Rest<Value>| -> Result<Value, Error> {
+        let attributes = values::shallow(lists::dict(args)?)?;
         for name in attributes.try_iter()? {
             match name.as_str() {
                 Some(name) if name.starts_with('_') => return Err(bad(format!("a namespace keeps nothing under the name {name}"))),

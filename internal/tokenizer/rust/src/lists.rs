@@ -4,7 +4,7 @@ use crate::operators::equal;
 use crate::sequences::{generator, Generator};
 use crate::values::{is_dict, is_tuple, tuple, Group};
 use crate::{bounds, operators, pytext, values};
-use minijinja::value::{Kwargs, ValueIter, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueIter, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ pub fn add(env: &mut Environment<'static>) {
     });
     bounds::filter(env, "reverse", |v: Value| -> Result<Value, Error> {
         match v.as_str() {
-            Some(text) => Ok(Value::from(text.chars().rev().collect::<String>())),
+            Some(text) => Ok(pytext::like(&v, text.chars().rev().collect::<String>())),
             None if v.downcast_object_ref::<Generator>().is_some() => Ok(list(&v)?.into_iter().rev().collect()),
             None => Ok(generator(list(&v)?.into_iter().rev())),
         }
@@ -62,7 +62,7 @@ pub fn add(env: &mut Environment<'static>) {
 }
 
 /// What can be gone through.
-fn iterate(v: &Value) -> Result<ValueIter, Error> {
+pub fn iterate(v: &Value) -> Result<ValueIter, Error> {
     match v.kind() {
         ValueKind::Map if !is_dict(v) => {}
         ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => return v.try_iter(),
@@ -108,7 +108,13 @@ pub fn named(v: &Value, path: &Value) -> Result<Value, Error> {
     attribute_or(v, path, None)
 }
 
-fn batch(v: Value, count: i64, fill: Value) -> Result<Value, Error> {
+fn batch(v: Value, count: Value, fill: Value) -> Result<Value, Error> {
+    // Rows have so many items; what is no number is never so many.
+    let number = operators::canonical(&count);
+    let count = number.as_ref().and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1);
+    if number.is_none() && !fill.is_none() {
+        return Err(bad(format!("batch: linecount cannot be of the type '{}'", pytext::type_name(&v))));
+    }
     let (mut out, mut row): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     for item in list(&v)? {
         if row.len() as i64 == count {
@@ -265,17 +271,20 @@ fn write_key(v: &Value, out: &mut String) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn dict(value: Option<Value>, more: Kwargs) -> Result<Value, Error> {
-    let mut out: Vec<(Value, Value)> = match value {
-        None => Vec::new(),
-        Some(v) if is_dict(&v) => pairs(&v)?,
-        Some(v) => {
+pub fn dict(args: Rest<Value>) -> Result<Value, Error> {
+    let (values, more): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+    let mut out: Vec<(Value, Value)> = match values {
+        [] => Vec::new(),
+        [v] if v.is_undefined() => return Err(bad("a value is undefined")),
+        [v] if is_dict(v) => pairs(v)?,
+        [v] => {
             let pair = |item: Value| match &list(&item)?[..] {
                 [k, v] => Ok((values::key(k.clone())?, v.clone())),
                 _ => Err(bad("dict: a sequence of pairs is needed")),
             };
-            list(&v)?.into_iter().map(pair).collect::<Result<_, Error>>()?
+            list(v)?.into_iter().map(pair).collect::<Result<_, Error>>()?
         }
+        _ => return Err(bad("dict expected at most 1 argument")),
     };
     for name in more.args() {
         out.push((Value::from(name), more.get(name)?));

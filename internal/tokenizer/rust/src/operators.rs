@@ -2,7 +2,7 @@
 
 use crate::sequences::Range;
 use crate::values::{is_tuple, tuple};
-use crate::{bounds, pytext, values};
+use crate::{bounds, lists, pytext, values};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
@@ -31,9 +31,10 @@ pub fn add(env: &mut Environment<'static>) {
             bounds::make_list(text.len())?;
             Ok(Value::from_object(bounds::Steps(text.chars().map(Value::from).collect(), bytes)))
         }
-        None if v.is_none() => Err(bad("'NoneType' object is not iterable")),
-        None if v.as_object().is_some() => Ok(Value::from_object(bounds::Steps(v, bytes))),
-        None => Ok(v),
+        None => {
+            lists::iterate(&v)?;
+            Ok(Value::from_object(bounds::Steps(v, bytes)))
+        }
     });
     env.add_function("__sign", |sign: &str, v: Value| match number(&v) {
         Some(Number::Whole(n)) if sign == "-" => n.checked_neg().map(whole).ok_or_else(too_large),
@@ -156,7 +157,7 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
             let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
             if let Some(text) = many.as_str() {
                 bounds::make(text.len().saturating_mul(times))?;
-                return Ok(Value::from(text.repeat(times)));
+                return Ok(pytext::like(many, text.repeat(times)));
             }
             if let Some(list) = items(many) {
                 bounds::make_list(list.len().saturating_mul(times))?;
@@ -193,11 +194,22 @@ fn float_arithmetic(a: f64, operator: &str, b: f64) -> Result<Value, Error> {
         "-" => a - b,
         "*" => a * b,
         "/" => a / b,
-        "//" => (a / b).floor(),
+        "//" => floor_divide(a, b),
         _ if a == 0.0 && b < 0.0 => return Err(bad("0.0 cannot be raised to a negative power")),
         _ if a < 0.0 && b.fract() != 0.0 => return Err(bad("a negative number to a power that is no whole number")),
         _ => a.powf(b),
     }))
+}
+
+/// As CPython divides: by way of the remainder, so that 1.0 // 0.1 is 9.
+fn floor_divide(a: f64, b: f64) -> f64 {
+    let remainder = a % b;
+    let exact = (a - remainder) / b - if remainder != 0.0 && (b < 0.0) != (remainder < 0.0) { 1.0 } else { 0.0 };
+    if exact == 0.0 {
+        return 0f64.copysign(a / b);
+    }
+    let floor = exact.floor();
+    floor + if exact - floor > 0.5 { 1.0 } else { 0.0 }
 }
 
 /// `a == b`: numbers by value, a tuple is no list. When the rendering is to end it says no.
@@ -274,12 +286,12 @@ pub fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
 }
 
 /// `item in container`.
-fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
+pub fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
     if let Some(text) = container.as_str() {
         let part = item.as_str().ok_or_else(|| bad(format!("'in <string>' requires string as left operand, not {}", pytext::type_name(item))))?;
         return Ok(text.contains(part));
     }
-    if values::is_dict(container) {
+    if values::is_dict(container) || container.downcast_object_ref::<values::View>().is_some_and(|view| view.name == "dict_keys") {
         values::key(item.clone())?;
     }
     match container.kind() {
@@ -290,22 +302,22 @@ fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
 }
 
 /// `value[start:stop:step]`.
-fn slice(v: Value, start: Value, stop: Option<Value>, step: Option<Value>) -> Result<Value, Error> {
-    let index = |v: Option<Value>| match v {
-        Some(v) if !v.is_none() => match number(&v) {
+fn slice(v: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let index = |i: usize| match args.get(i) {
+        Some(v) if !v.is_none() => match number(v) {
             Some(Number::Whole(n)) => Ok(Some(n.clamp(i64::MIN.into(), i64::MAX.into()) as i64)),
             _ => Err(bad("slice indices must be integers or None")),
         },
         _ => Ok(None),
     };
-    let (start, stop, step) = (index(Some(start))?, index(stop)?, index(step)?.unwrap_or(1));
+    let (start, stop, step) = (index(0)?, index(1)?, index(2)?.unwrap_or(1));
     if step == 0 {
         return Err(bad("slice step cannot be zero"));
     }
     if let Some(text) = v.as_str() {
         bounds::make(text.len())?;
         let chars: Vec<char> = text.chars().collect();
-        return Ok(Value::from(places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
+        return Ok(pytext::like(&v, places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
     }
     if let Some(range) = v.downcast_object_ref::<Range>() {
         let (first, last, step) = indices(range.length(), start, stop, step);

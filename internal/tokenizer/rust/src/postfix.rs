@@ -141,7 +141,7 @@ impl Parser<'_> {
     pub fn filter(&mut self) -> Option<String> {
         let name = self.dotted()?;
         if !names::FILTERS.contains(&name.as_str()) {
-            return self.refuse(format!("no filter is named {name:?}"));
+            return self.refuse(format!("the filter {name} is not known here"));
         }
         let arguments = if self.skip_mark("(") { format!("({})", self.arguments()?) } else { String::new() };
         // Some have the name of another one as their argument.
@@ -157,7 +157,7 @@ impl Parser<'_> {
         let not = if self.skip_name("not") { "not " } else { "" };
         let name = self.dotted()?;
         if !names::TESTS.contains(&name.as_str()) {
-            return self.refuse(format!("no test is named {name:?}"));
+            return self.refuse(format!("the test {name} is not known here"));
         }
         let argument = match self.peek() {
             Some(Token::Mark("(")) => {

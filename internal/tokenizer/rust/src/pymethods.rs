@@ -16,7 +16,7 @@ pub fn call(_: &State, value: &Value, method: &str, args: &[Value]) -> Result<Va
 fn call_unbounded(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(s) = value.as_str() {
         if let Some(result) = string(s, method, args)? {
-            return Ok(result);
+            return if value.is_safe() { of_safe(&result, method) } else { Ok(result) };
         }
     }
     match (value.kind(), method) {
@@ -46,15 +46,33 @@ fn call_unbounded(value: &Value, method: &str, args: &[Value]) -> Result<Value, 
             Ok(Value::from(n))
         }
         (ValueKind::Map, "get") if is_dict(value) => {
-            let (wanted, default): (Value, Option<Value>) = from_args(args)?;
-            let found = value.get_item(&values::key(wanted)?)?;
-            Ok(if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found })
+            let (wanted, default) = match args {
+                [wanted] => (wanted, Value::from(())),
+                [wanted, default] if !default.is_kwargs() => (wanted, default.clone()),
+                _ => return Err(bad("get expected 1 or 2 arguments")),
+            };
+            values::key(wanted.clone())?;
+            let found = value.get_item(wanted)?;
+            // A value that is not defined can be in a dict, too.
+            Ok(if found.is_undefined() && !operators::contains(value, wanted)? { default } else { found })
         }
         (ValueKind::Seq | ValueKind::Map, "copy") if is_dict(value) || !is_tuple(value) && value.kind() == ValueKind::Seq => {
             let () = from_args(args)?;
             Ok(value.clone())
         }
         _ => Err(bad(format!("'{}' object has no method '{method}'", pytext::type_name(value)))),
+    }
+}
+
+/// What a method makes of a text that is escaped is escaped, too; some escape their arguments.
+fn of_safe(made: &Value, method: &str) -> Result<Value, Error> {
+    let safe = |v: Value| v.as_str().map_or(v.clone(), |text| Value::from_safe_string(text.to_owned()));
+    match made.kind() {
+        _ if matches!(method, "format" | "join" | "replace" | "ljust" | "rjust" | "center") => Err(bad(format!("{method} of an escaped text is not known here"))),
+        ValueKind::String => Ok(safe(made.clone())),
+        ValueKind::Seq if is_tuple(made) => Ok(tuple(made.try_iter()?.map(safe).collect())),
+        ValueKind::Seq => Ok(made.try_iter()?.map(safe).collect()),
+        _ => Ok(made.clone()),
     }
 }
 
@@ -234,6 +252,12 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         let text = if left { s.trim_start_matches(drop) } else { s };
         Ok(Value::from(if right { text.trim_end_matches(drop) } else { text }))
     };
+    // None is a place that is not given, or white space; for what else nothing is none.
+    let places = ["find", "rfind", "index", "rindex", "count", "startswith", "endswith", "split", "rsplit", "strip", "lstrip", "rstrip"];
+    let wrong = |v: &Value| v.is_undefined() || v.is_none() && !places.contains(&method);
+    if !matches!(method, "format" | "join") && args.iter().any(wrong) {
+        return Err(bad(format!("{method}: an argument cannot be none or undefined")));
+    }
     Ok(Some(match method {
         "strip" => strip(true, true)?,
         "lstrip" => strip(true, false)?,
@@ -291,8 +315,8 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         }
         "format" => Value::from(pyformat::format(s, args)?),
         "expandtabs" => {
-            let (width, kwargs): (Option<usize>, Kwargs) = from_args(args)?;
-            let width = width.or(kwargs.get("tabsize")?).unwrap_or(8).min(1 << 10);
+            let (width, kwargs): (Option<i64>, Kwargs) = from_args(args)?;
+            let width = width.or(kwargs.get("tabsize")?).unwrap_or(8).clamp(0, 1 << 10) as usize;
             kwargs.assert_all_used()?;
             let (mut out, mut column) = (String::new(), 0);
             for c in s.chars() {

@@ -35,6 +35,7 @@ fn represented(v: &Value) -> String {
         ValueKind::Undefined => "Undefined".into(),
         ValueKind::None => "None".into(),
         ValueKind::Number if !v.is_integer() => f64::try_from(v.clone()).map_or_else(|_| v.to_string(), python_float),
+        ValueKind::String if v.is_safe() => format!("Markup({})", quoted(v.as_str().unwrap_or_default())),
         ValueKind::String => quoted(v.as_str().unwrap_or_default()),
         ValueKind::Iterable if v.downcast_object_ref::<View>().is_some() => v.to_string(),
         ValueKind::Seq if v.downcast_object_ref::<Range>().is_some() => v.to_string(),
@@ -68,15 +69,20 @@ fn object(v: &Value) -> String {
     let name = v.as_object().map_or("", |o| o.type_name());
     let part = |name: &str| v.get_attr(name).unwrap_or_default();
     if is_macro(v) {
-        return format!("<Macro {}>", repr(&part("name")));
+        let name = part("name");
+        // That of a call block has no name in Jinja.
+        return if name.as_str() == Some("caller") { "<Macro anonymous>".into() } else { format!("<Macro {}>", repr(&name)) };
     }
     if name.ends_with("::Loop") {
         return format!("<LoopContext {}/{}>", part("index"), part("length"));
     }
     if name.contains("Namespace") {
         let Ok(keys) = v.try_iter() else { return address() };
-        let entries = keys.map(|k| format!("{}: {}", repr(&k), repr(&v.get_item(&k).unwrap_or_default())));
-        return format!("<Namespace {{{}}}>", entries.collect::<Vec<_>>().join(", "));
+        let entries: Vec<String> = keys.map(|k| format!("{}: {}", repr(&k), repr(&v.get_item(&k).unwrap_or_default()))).collect();
+        if entries.len() > 1 {
+            bounds::fail("it prints a namespace, whose order is not known here");
+        }
+        return format!("<Namespace {{{}}}>", entries.join(", "));
     }
     address()
 }
@@ -99,6 +105,15 @@ pub fn type_name(v: &Value) -> &'static str {
         ValueKind::Seq => "list",
         ValueKind::Map => "dict",
         _ => "object",
+    }
+}
+
+/// A text that was made of another one: escaped, or marked as safe, if that was.
+pub fn like(of: &Value, text: impl Into<String>) -> Value {
+    if of.is_safe() {
+        Value::from_safe_string(text.into())
+    } else {
+        Value::from(text.into())
     }
 }
 
@@ -217,6 +232,9 @@ fn bad(message: impl Into<String>) -> Error {
 /// `left % right`: formats a text, or is the remainder of numbers.
 pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
     if let Some(format) = left.as_str() {
+        if left.is_safe() {
+            return Err(bad("formats that are escaped are not known here"));
+        }
         return percent(format, right).map(Value::from);
     }
     let (left, right) = (&counted(left), &counted(right));
@@ -232,7 +250,11 @@ pub fn modulo(left: &Value, right: &Value) -> Result<Value, Error> {
         (Ok(_), Ok(0.0)) => Err(bad("float modulo by zero")),
         (Ok(a), Ok(b)) => {
             let r = a % b;
-            Ok(Value::from(if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }))
+            Ok(Value::from(match r {
+                0.0 => 0f64.copysign(b),
+                r if (r < 0.0) != (b < 0.0) => r + b,
+                r => r,
+            }))
         }
         _ => Err(bad(format!("unsupported operand types for %: '{}' and '{}'", type_name(left), type_name(right)))),
     }

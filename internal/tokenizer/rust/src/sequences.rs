@@ -1,7 +1,7 @@
 //! Python's ranges, and generators, which can be gone through once.
 
 use crate::{bounds, values};
-use minijinja::value::{Enumerator, Object, ObjectRepr};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,12 +15,13 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 pub fn add(env: &mut Environment<'static>) {
-    env.add_function("range", |first: Value, stop: Option<Value>, step: Option<Value>| {
-        let whole = |v: &Value| values::whole(v).ok_or_else(|| bad("range takes whole numbers"));
-        let step = step.as_ref().map_or(Ok(1), whole)?;
-        let (start, stop) = match &stop {
-            Some(stop) => (whole(&first)?, whole(stop)?),
-            None => (0, whole(&first)?),
+    env.add_function("range", |args: Rest<Value>| {
+        let numbers: Option<Vec<i64>> = args.iter().map(values::whole).collect();
+        let (start, stop, step) = match numbers.as_deref() {
+            Some(&[stop]) => (0, stop, 1),
+            Some(&[start, stop]) => (start, stop, 1),
+            Some(&[start, stop, step]) => (start, stop, step),
+            _ => return Err(bad("range takes one to three whole numbers")),
         };
         if step == 0 {
             return Err(bad("range() arg 3 must not be zero"));
@@ -104,7 +105,7 @@ impl Object for Generator {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Iter(Box::new(Rest(self.clone())))
+        Enumerator::Iter(Box::new(Left(self.clone())))
     }
 
     fn is_true(self: &Arc<Self>) -> bool {
@@ -117,9 +118,9 @@ impl Object for Generator {
     }
 }
 
-struct Rest(Arc<Generator>);
+struct Left(Arc<Generator>);
 
-impl Iterator for Rest {
+impl Iterator for Left {
     type Item = Value;
 
     fn next(&mut self) -> Option<Value> {

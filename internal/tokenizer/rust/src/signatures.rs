@@ -9,6 +9,7 @@ use minijinja::{Error, ErrorKind, Value};
 enum Take {
     Any,
     Truth,
+    Flag, // a boolean or a number
     Whole,
     Text,
 }
@@ -25,7 +26,7 @@ enum Otherwise {
 }
 
 use Otherwise::{False, Needed, True, Undefined};
-use Take::{Any, Text, Truth, Whole};
+use Take::{Any, Flag, Text, Truth, Whole};
 
 type Parameter = (&'static str, Take, Otherwise);
 
@@ -39,20 +40,20 @@ fn of_filter(name: &str) -> Option<&'static [Parameter]> {
     Some(match name {
         "map" | "select" | "reject" | "selectattr" | "rejectattr" | "format" => return None,
         "attr" => &[("name", Text, Needed)],
-        "batch" => &[("linecount", Whole, Needed), ("fill_with", Any, Otherwise::None)],
+        "batch" => &[("linecount", Any, Needed), ("fill_with", Any, Otherwise::None)],
         "slice" => &[("slices", Whole, Needed), ("fill_with", Any, Otherwise::None)],
         "center" => &[("width", Whole, Otherwise::Whole(80))],
         "d" | "default" => &[("default_value", Any, Otherwise::Text("")), ("boolean", Truth, False)],
-        "dictsort" => &[CASE, ("by", Text, Otherwise::Text("key")), ("reverse", Truth, False)],
+        "dictsort" => &[CASE, ("by", Text, Otherwise::Text("key")), ("reverse", Flag, False)],
         "float" => &[("default", Any, Otherwise::Undefined)],
         "groupby" => &[("attribute", Any, Needed), ("default", Any, Otherwise::None), CASE],
         "indent" => &[("width", Any, Otherwise::Whole(4)), ("first", Truth, False), ("blank", Truth, False)],
-        "int" => &[("default", Any, Otherwise::Whole(0)), ("base", Whole, Otherwise::Whole(10))],
+        "int" => &[("default", Any, Otherwise::Whole(0)), ("base", Any, Otherwise::Whole(10))],
         "join" => &[("d", Any, Otherwise::Text("")), ATTRIBUTE],
         "max" | "min" | "unique" => &[CASE, ATTRIBUTE],
         "replace" => &[("old", Any, Needed), ("new", Any, Needed), ("count", Whole, Otherwise::None)],
         "round" => &[("precision", Whole, Otherwise::Whole(0)), ("method", Text, Otherwise::Text("common"))],
-        "sort" => &[("reverse", Truth, False), CASE, ATTRIBUTE],
+        "sort" => &[("reverse", Flag, False), CASE, ATTRIBUTE],
         "sum" => &[ATTRIBUTE, ("start", Any, Otherwise::Whole(0))],
         "tojson" => &[("ensure_ascii", Truth, False), ("indent", Any, Otherwise::None), ("separators", Any, Otherwise::None), ("sort_keys", Truth, False)],
         "trim" => &[("chars", Text, Otherwise::None)],
@@ -119,6 +120,8 @@ fn taken(of: &str, name: &str, take: Take, v: &Value) -> Result<Value, Error> {
     match (take, v.kind()) {
         (Any, _) => Ok(v.clone()),
         (Truth, _) => Ok(Value::from(v.is_true())),
+        (Flag, ValueKind::Bool) => Ok(v.clone()),
+        (Flag, ValueKind::Number) if v.is_integer() => Ok(Value::from(v.is_true())),
         (Whole, ValueKind::Bool) => Ok(Value::from(i64::from(v.is_true()))),
         (Whole, ValueKind::Number) if v.is_integer() => Ok(v.clone()),
         (Text, ValueKind::String) => Ok(v.clone()),

@@ -9,45 +9,95 @@ const LITTLE: usize = 64;
 /// What a macro has beside its parameters, if its body says the name.
 const SPECIAL: [&str; 3] = ["caller", "varargs", "kwargs"];
 
-/// What stands between a tag and the one that ends it.
+/// What is known of a tag from those around it.
 #[derive(Clone, Default)]
 pub struct Body {
-    bytes: usize,       // of text, in no other loop or macro
-    special: [bool; 3], // whether it says the name
-    in_macro: bool,     // whether the tag itself stands in a macro
+    bytes: usize,                  // of text in it, and in no other loop or macro
+    special: [bool; 3],            // whether it says the name
+    in_macro: bool,                // it stands in a macro
+    scope: bool,                   // a loop whose rounds need a scope of their own
+    ends_scope: bool,              // it ends one, or that of a loop's else
+    of_loop: bool,                 // an else that is one of a loop
+    refused: Option<&'static str>, // why
 }
 
-/// The bodies of loops, macros and calls, by the index of the tag.
+/// A tag whose end did not come yet, and that has variables of its own.
+struct Open<'a> {
+    tag: usize,
+    name: &'a str,
+    scope: bool, // of a loop: macros are in it. minijinja keeps what these see from one round to the next
+    left: bool,  // of a loop: break or continue are in it
+    other: bool, // of a loop: its else came
+}
+
+/// What is known of each tag, by its index.
 pub fn bodies(parts: &[Part]) -> Vec<Body> {
     let mut out = vec![Body::default(); parts.len()];
-    let mut inside: Vec<(usize, bool)> = Vec::new(); // the index of a tag, and whether it is a macro or a call
+    let mut inside: Vec<Open> = Vec::new();
+    let mut branches = Vec::new(); // for each if and loop that did not end whether it is a loop
     for (i, part) in parts.iter().enumerate() {
-        match part {
+        let tag = match part {
             Part::Text(text) => {
-                if let Some(&(tag, _)) = inside.last() {
-                    out[tag].bytes += text.len();
+                if let Some(open) = inside.iter().rev().find(|open| matches!(open.name, "for" | "macro" | "call")) {
+                    out[open.tag].bytes += text.len();
+                }
+                continue;
+            }
+            Part::Tag(tag) => tag,
+            Part::Endless => continue,
+        };
+        out[i].in_macro = inside.iter().any(|open| matches!(open.name, "macro" | "call"));
+        for (special, name) in SPECIAL.iter().enumerate() {
+            if tag.tokens.as_ref().is_some_and(|tokens| says(tokens, name)) {
+                inside.iter().for_each(|open| out[open.tag].special[special] = true);
+            }
+        }
+        if tag.open != "{%" {
+            continue;
+        }
+        match word(tag.body) {
+            "if" => branches.push(false),
+            "endif" => drop(branches.pop()),
+            name @ ("for" | "macro" | "call" | "generation" | "with" | "filter" | "set") => {
+                if name == "set" && !tag.tokens.as_ref().is_some_and(|tokens| is_block(tokens)) {
+                    continue;
+                }
+                if let (Some(open), "macro" | "call") = (inside.last_mut(), name) {
+                    open.scope |= open.name == "for" && !open.other;
+                }
+                if name == "for" {
+                    branches.push(true);
+                }
+                inside.push(Open { tag: i, name, scope: false, left: false, other: false });
+            }
+            "else" if branches.last() == Some(&true) => {
+                let Some(open) = inside.last_mut().filter(|open| open.name == "for") else { continue };
+                (out[i].of_loop, out[i].ends_scope, open.other) = (true, open.scope, true);
+            }
+            "break" | "continue" => match inside.last_mut() {
+                // The others have a scope that would be left without its end.
+                Some(open) if open.name == "for" && !open.other => open.left = true,
+                _ => out[i].refused = Some("break or continue in a block of a loop is not known here"),
+            },
+            "endfor" => {
+                branches.pop();
+                let Some(open) = inside.pop() else { continue };
+                out[open.tag].scope = open.scope;
+                out[i].ends_scope = open.scope || open.other;
+                if open.scope && open.left {
+                    out[i].refused = Some("a macro or a call in a loop with break or continue is not known here");
                 }
             }
-            Part::Tag(tag) => {
-                out[i].in_macro = inside.iter().any(|(_, of_macro)| *of_macro);
-                for (special, name) in SPECIAL.iter().enumerate() {
-                    if tag.tokens.as_ref().is_some_and(|tokens| says(tokens, name)) {
-                        inside.iter().for_each(|(tag, _)| out[*tag].special[special] = true);
-                    }
-                }
-                match word(tag.body) {
-                    _ if tag.open != "{%" => {}
-                    name @ ("for" | "macro" | "call") => inside.push((i, name != "for")),
-                    "endfor" | "endmacro" | "endcall" => {
-                        inside.pop();
-                    }
-                    _ => {}
-                }
-            }
-            Part::Endless => {}
+            "endmacro" | "endcall" | "endgeneration" | "endwith" | "endfilter" | "endset" => drop(inside.pop()),
+            _ => {}
         }
     }
     out
+}
+
+/// Whether a `set` is one with a body.
+fn is_block(tokens: &[Token]) -> bool {
+    !tokens.iter().any(|token| *token == Token::Mark("=")) || tokens.iter().find(|token| matches!(token, Token::Mark("=" | "|"))) == Some(&Token::Mark("|"))
 }
 
 /// Whether a variable's name is among the tokens: it is no attribute, and no argument is given under it.
@@ -59,11 +109,20 @@ fn says(tokens: &[Token], name: &str) -> bool {
 
 /// A statement, or None for one that is not understood.
 pub fn rewrite(p: &mut Parser, body: &Body, long: bool) -> Option<String> {
+    if let Some(why) = body.refused {
+        return p.refuse(why.into());
+    }
+    let ends = if body.ends_scope { "endwith %}{% " } else { "" };
     Some(match p.name()? {
+        "else" if body.of_loop => format!("{ends}else %}}{{% with"),
+        "endfor" => format!("{ends}endfor"),
         // A block of its own, as in transformers: what is set inside stays inside.
-        "generation" => "with".to_owned(),
+        "generation" => match SPECIAL.iter().zip(body.special).find(|(_, said)| *said) {
+            Some((name, _)) => return p.refuse(format!("{name} in a generation block is not known here")),
+            None => "with".to_owned(),
+        },
         "endgeneration" => "endwith".to_owned(),
-        word @ ("else" | "endif" | "endfor" | "endmacro" | "endcall" | "endwith" | "endraw" | "break" | "continue") => word.to_owned(),
+        word @ ("else" | "endif" | "endmacro" | "endcall" | "endwith" | "endraw" | "break" | "continue") => word.to_owned(),
         // What is set in these stays inside, too.
         word @ ("endset" | "endfilter") => format!("endwith %}}{{% {word}"),
         "filter" => {
@@ -79,11 +138,15 @@ pub fn rewrite(p: &mut Parser, body: &Body, long: bool) -> Option<String> {
             let values = p.tuple(false, "recursive")?.text;
             let condition = if p.skip_name("if") { format!(" if {}", p.expression()?.text) } else { String::new() };
             let recursive = if p.skip_name("recursive") { " recursive" } else { "" };
-            format!("for {target} in __iterate({values},{}){condition}{recursive}", body.bytes)
+            let scope = if body.scope { " %}{% with" } else { "" };
+            format!("for {target} in __iterate({values},{}){condition}{recursive}{scope}", body.bytes)
         }
         "set" => set(p, body, long)?,
         "macro" => {
-            let name = p.name()?;
+            let name = variable(p)?;
+            if SPECIAL.contains(&&name[..]) {
+                return p.refuse(format!("a macro with the name {name} is not known here"));
+            }
             let (parameters, defaults) = parameters(p, body, long)?;
             format!("macro {name}({parameters}){defaults}")
         }

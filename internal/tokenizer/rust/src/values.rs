@@ -135,7 +135,10 @@ fn look(v: &Value, depth: usize, to_keep: bool) -> Result<(), Error> {
             }
             return Ok(());
         }
-        // Macros and methods have values in them that cannot be looked at.
+        _ if v.downcast_object_ref::<Method>().is_some() => {
+            return v.downcast_object_ref::<Method>().map_or(Ok(()), |method| look(&method.of, depth + 1, to_keep));
+        }
+        // Macros have values in them that cannot be looked at.
         _ if !to_keep => return Ok(()),
         _ => return bad("a namespace keeps texts, numbers, lists and dicts, no namespaces and nothing that is called".into()),
     }
@@ -206,6 +209,7 @@ fn count(v: &Value, left: &mut usize) -> Result<(), Error> {
     match v.kind() {
         ValueKind::Seq | ValueKind::Iterable => v.try_iter()?.try_for_each(|item| count(&item, left)),
         ValueKind::Map if is_dict(v) => v.try_iter()?.try_for_each(|key| count(&v.get_item(&key)?, left)),
+        ValueKind::Plain => Err(Error::new(ErrorKind::InvalidOperation, "changed: a method is not known here")),
         _ => bounds::make(v.as_str().map_or(0, str::len)),
     }
 }
@@ -286,6 +290,7 @@ pub fn item(v: &Value, key: &Value) -> Result<Value, Error> {
     let found = match v.kind() {
         ValueKind::Undefined => v.get_item(key)?,
         ValueKind::Seq | ValueKind::String => match whole(key) {
+            Some(i) if v.is_safe() => v.get_item(&Value::from(i)).map(|c| if c.is_undefined() { c } else { Value::from_safe_string(c.to_string()) })?,
             Some(i) => v.get_item(&Value::from(i))?,
             None => Value::UNDEFINED,
         },
