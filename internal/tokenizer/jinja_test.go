@@ -142,8 +142,18 @@ func render(t *testing.T, sources []string, messages any, more map[string]any) (
 	return want, got
 }
 
+// templates are those of a file, with lines of ==== between them.
+func templates(t testing.TB, file string) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(data), "\n"), "\n====\n")
+}
+
 func TestJinjaIsThatOfTransformers(t *testing.T) {
-	all := slices.Concat(sources, harder)
+	all := slices.Concat(sources, harder, templates(t, "equal.txt"))
 	messages, more := arguments()
 	want, got := render(t, all, messages, more)
 	for i, source := range all {
@@ -157,6 +167,7 @@ func TestJinjaIsThatOfTransformers(t *testing.T) {
 
 func TestWhatJinjaRefusesIsRefused(t *testing.T) {
 	messages, more := arguments()
+	refused := slices.Concat(refused, templates(t, "errors.txt"))
 	want, got := render(t, refused, messages, more)
 	for i, source := range refused {
 		if !strings.HasPrefix(want[i], "error: ") {
@@ -164,6 +175,24 @@ func TestWhatJinjaRefusesIsRefused(t *testing.T) {
 		}
 		if !strings.HasPrefix(got[i], "error: ") {
 			t.Errorf("%s is rendered to %q; Python says %s", source, got[i], want[i])
+		}
+	}
+}
+
+// What Python renders and this renderer cannot is refused before anything is rendered, so that another engine can be taken.
+func TestWhatIsNotKnownIsRefusedWhenItIsRead(t *testing.T) {
+	messages, more := arguments()
+	unknown := templates(t, "unknown.txt")
+	want, _ := render(t, unknown, messages, more)
+	for i, source := range unknown {
+		if strings.HasPrefix(want[i], "error: ") {
+			t.Errorf("%s: the test itself is wrong: %s", source, want[i])
+		}
+		if template, err := NewTemplate(source, nil); err == nil {
+			template.Close()
+			t.Errorf("%s is read", source)
+		} else if !strings.Contains(err.Error(), "not known here (template line") {
+			t.Errorf("%s: %v", source, err)
 		}
 	}
 }

@@ -4,9 +4,9 @@
 //! Bounds belong to the thread that renders. Whatever a template calls looks at them, also at every item that it goes through. A bound
 //! that was passed stays so: what has no result for an error ends early, and the next look, at the latest that at the end, fails.
 
-use crate::{memory, values};
+use crate::{memory, signatures, values};
 use minijinja::functions::Function;
-use minijinja::value::{Enumerator, FunctionArgs, FunctionResult, Kwargs, Object, ObjectRepr, Rest, ValueKind};
+use minijinja::value::{Enumerator, FunctionArgs, FunctionResult, Object, ObjectRepr, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
@@ -143,6 +143,11 @@ pub fn grow(length: usize, more: usize) -> Result<(), Error> {
     current(|b| if length.saturating_add(more) > TEXT { b.pass("it makes texts without end") } else { Ok(()) })
 }
 
+/// Ends the rendering for something that no result can tell.
+pub fn fail(what: &'static str) {
+    let _ = current(|b| b.pass(what));
+}
+
 /// The prompt that comes out, as it is written.
 #[derive(Default)]
 pub struct Prompt(pub Vec<u8>);
@@ -208,10 +213,6 @@ pub fn made(value: Value) -> Result<Value, Error> {
 
 /// An error for a filter's arguments that would only fill the memory.
 fn arguments(filter: &str, args: &[Value]) -> Result<(), Error> {
-    let attribute = args.last().cloned().and_then(|last| Kwargs::try_from(last).ok()).and_then(|kwargs| kwargs.peek::<Value>("attribute").ok());
-    if let ("map", Some(attribute)) = (filter, attribute) {
-        values::index(attribute)?;
-    }
     let most = match filter {
         "indent" => WIDTH,
         "batch" | "slice" => ROW,
@@ -243,11 +244,26 @@ where
     env.add_filter(name, move |state: &State, args: Rest<Value>| {
         before(&args)?;
         arguments(name, &args)?;
+        let args = signatures::of_filter_call(name, &args)?;
         let value = made(filter.call(state, &args)?)?;
         if nests {
             return values::shallow(value);
         }
         Ok(value)
+    });
+}
+
+/// Adds a test that looks at the bounds before.
+pub fn test<F, Rv, Args>(env: &mut Environment<'static>, name: &'static str, test: F)
+where
+    F: Function<Rv, Args>,
+    Rv: FunctionResult,
+    Args: for<'a> FunctionArgs<'a>,
+{
+    let test = Value::from_function(test);
+    env.add_test(name, move |state: &State, args: Rest<Value>| {
+        before(&args)?;
+        test.call(state, &signatures::of_test_call(name, &args)?).map(|passes| passes.is_true())
     });
 }
 

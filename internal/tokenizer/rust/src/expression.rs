@@ -7,32 +7,34 @@ use crate::written::{self, quoted, tuple_of, Kind, Written};
 
 /// How deep brackets may be nested. minijinja has a bound of its own at 150 levels, which it reports.
 const MAX_DEPTH: usize = 100;
-
-/// Methods of dicts and texts. Without a call they are methods, whatever keys a dict has.
-const DICT_METHODS: &[&str] = &["items", "keys", "values", "get", "copy"];
-const TEXT_METHODS: &[&str] = &[
-    "upper", "lower", "strip", "lstrip", "rstrip", "split", "rsplit", "replace", "startswith", "endswith", "title", "capitalize", "join", "find",
-    "format", "splitlines",
-];
+/// Bytes of a chain of comparisons that is written as several.
+const SHORT: usize = 200;
 
 pub struct Parser<'a> {
-    tokens: &'a [Token],
-    at: usize,
+    pub tokens: &'a [Token],
+    pub at: usize,
     depth: usize,
+    pub why: Option<String>, // it is refused, if it is Jinja
 }
 
-type Read = Option<Written>; // None: not Jinja, or beyond what is understood here
+pub type Read = Option<Written>; // None: not Jinja, or beyond what is understood here
 
 impl<'a> Parser<'a> {
     pub fn new(tokens: &'a [Token]) -> Self {
-        Parser { tokens, at: 0, depth: 0 }
+        Parser { tokens, at: 0, depth: 0, why: None }
+    }
+
+    /// None, and why.
+    pub fn refuse<T>(&mut self, why: String) -> Option<T> {
+        self.why.get_or_insert(why);
+        None
     }
 
     pub fn done(&self) -> bool {
         self.at == self.tokens.len()
     }
 
-    fn peek(&self) -> Option<&'a Token> {
+    pub fn peek(&self) -> Option<&'a Token> {
         self.tokens.get(self.at)
     }
 
@@ -154,7 +156,7 @@ impl<'a> Parser<'a> {
 
     fn compare(&mut self) -> Read {
         let first = self.sum()?;
-        let mut more = String::new();
+        let (mut more, mut last, mut parts) = (String::new(), first.text.clone(), Vec::new());
         loop {
             let operator = match self.one_of(&["==", "!=", "<", "<=", ">", ">="]) {
                 Some(mark) => mark,
@@ -165,10 +167,17 @@ impl<'a> Parser<'a> {
                 }
                 None => break,
             };
-            more += &format!(",'{operator}',{}", self.sum()?.text);
+            let next = self.sum()?.text;
+            more += &format!(",'{operator}',{next}");
+            parts.push(format!("__compare({last},'{operator}',{next})"));
+            last = next;
         }
         if more.is_empty() {
             return Some(first);
+        }
+        // As in Python what comes after a comparison that fails is not computed. A long operand is not written twice.
+        if parts.len() > 1 && more.len() < SHORT {
+            return Some(Written::new(Kind::Name, format!("({})", parts.join(" and "))));
         }
         Some(Written::new(Kind::Postfix, format!("__compare({}{more})", first.text)))
     }
@@ -222,7 +231,7 @@ impl<'a> Parser<'a> {
         Some(value)
     }
 
-    fn primary(&mut self) -> Read {
+    pub fn primary(&mut self) -> Read {
         let token = self.peek()?;
         self.at += 1;
         match token {
@@ -230,6 +239,9 @@ impl<'a> Parser<'a> {
                 "true" | "True" => Written::new(Kind::Constant, "true"),
                 "false" | "False" => Written::new(Kind::Constant, "false"),
                 "none" | "None" => Written::new(Kind::Constant, "none"),
+                "lipsum" | "self" | "super" => return self.refuse(format!("{name} is not known here")),
+                // What the rewritten template calls has such names.
+                _ if name.starts_with("__") => return self.refuse(format!("{name} is no name of a variable")),
                 _ => Written::new(Kind::Name, name.as_str()),
             }),
             Token::Text(text) => {
@@ -270,7 +282,7 @@ impl<'a> Parser<'a> {
     }
 
     /// What is between commas until a closing mark; the last comma may be followed by nothing.
-    fn items(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Option<String>) -> Option<String> {
+    pub fn items(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Option<String>) -> Option<String> {
         let mut items = Vec::new();
         while !self.skip_mark(close) {
             if !items.is_empty() {
@@ -282,122 +294,5 @@ impl<'a> Parser<'a> {
             items.push(item(self)?);
         }
         Some(items.join(", "))
-    }
-
-    fn postfix(&mut self, mut value: Written) -> Read {
-        loop {
-            if self.skip_mark(".") {
-                let token = self.peek()?;
-                self.at += 1;
-                value = match token {
-                    Token::Name(name) if name == "changed" && self.skip_mark("(") => {
-                        let arguments = self.arguments()?;
-                        Written::new(Kind::Postfix, format!("{}.{name}(__seen({arguments}))", value.base()))
-                    }
-                    Token::Name(name) if self.skip_mark("(") => {
-                        let arguments = self.arguments()?;
-                        Written::new(Kind::Postfix, format!("{}.{name}({arguments})", value.base()))
-                    }
-                    Token::Name(name) if DICT_METHODS.contains(&name.as_str()) || TEXT_METHODS.contains(&name.as_str()) => {
-                        Written::new(Kind::Postfix, format!("__attribute({},'{name}')", value.text))
-                    }
-                    Token::Name(name) => Written::new(Kind::Postfix, format!("{}.{name}", value.base())),
-                    Token::Whole(digits) => Written::new(Kind::Postfix, format!("{}[{digits}]", value.base())),
-                    _ => return None,
-                };
-            } else if self.skip_mark("[") {
-                value = self.subscript(value)?;
-            } else if self.skip_mark("(") {
-                let arguments = self.arguments()?;
-                value = Written::new(Kind::Postfix, format!("{}({arguments})", value.base()));
-            } else {
-                return Some(value);
-            }
-        }
-    }
-
-    fn subscript(&mut self, value: Written) -> Read {
-        let mut parts: Vec<Option<String>> = vec![None];
-        loop {
-            if self.skip_mark("]") {
-                break;
-            } else if self.skip_mark(":") {
-                parts.push(None);
-            } else if self.is_mark(",") {
-                return None; // a tuple for an index
-            } else {
-                let part = self.expression()?.text;
-                if parts.last() != Some(&None) || parts.len() > 3 {
-                    return None;
-                }
-                *parts.last_mut()? = Some(part);
-            }
-        }
-        if let [index] = &parts[..] {
-            return Some(Written::new(Kind::Postfix, format!("{}[{}]", value.base(), written::index(index.as_ref()?))));
-        }
-        let parts: Vec<String> = parts.into_iter().map(|p| p.unwrap_or_else(|| "none".into())).collect();
-        Some(Written::new(Kind::Postfix, format!("__slice({},{})", value.text, parts.join(","))))
-    }
-
-    /// The arguments of a call; its opening bracket was read.
-    fn arguments(&mut self) -> Option<String> {
-        self.items(")", |p| {
-            for stars in ["**", "*"] {
-                if p.skip_mark(stars) {
-                    return Some(format!("{stars}{}", p.expression()?.text));
-                }
-            }
-            if let (Some(Token::Name(name)), Some(Token::Mark("="))) = (p.peek(), p.tokens.get(p.at + 1)) {
-                p.at += 2;
-                return Some(format!("{name}={}", p.expression()?.text));
-            }
-            Some(p.expression()?.text)
-        })
-    }
-
-    /// A name with points in it.
-    fn dotted(&mut self) -> Option<String> {
-        let mut name = self.name()?.to_owned();
-        while self.skip_mark(".") {
-            name = format!("{name}.{}", self.name()?);
-        }
-        Some(name)
-    }
-
-    fn filters(&mut self, mut value: Written) -> Read {
-        loop {
-            if self.skip_mark("|") {
-                let name = self.dotted()?;
-                let arguments = if self.skip_mark("(") { format!("({})", self.arguments()?) } else { String::new() };
-                value = Written::new(Kind::Filter, format!("{}|{name}{arguments}", value.filtered()));
-            } else if self.skip_name("is") {
-                value = self.test(value)?;
-            } else if self.skip_mark("(") {
-                let arguments = self.arguments()?;
-                value = Written::new(Kind::Postfix, format!("({})({arguments})", value.text));
-            } else {
-                return Some(value);
-            }
-        }
-    }
-
-    fn test(&mut self, value: Written) -> Read {
-        let not = if self.skip_name("not") { "not " } else { "" };
-        let name = self.dotted()?;
-        let argument = match self.peek() {
-            Some(Token::Mark("(")) => {
-                self.at += 1;
-                self.arguments()?
-            }
-            Some(Token::Name(word)) if matches!(word.as_str(), "else" | "or" | "and" | "if" | "is" | "in" | "not" | "recursive") => String::new(),
-            Some(Token::Name(_) | Token::Text(_) | Token::Whole(_) | Token::Float(_) | Token::Mark("[" | "{")) => {
-                let value = self.primary()?;
-                self.postfix(value)?.text
-            }
-            _ => String::new(),
-        };
-        let argument = if argument.is_empty() { argument } else { format!("({argument})") };
-        Some(Written::new(Kind::Name, format!("({} is {not}{name}{argument})", value.base())))
     }
 }

@@ -1,7 +1,6 @@
-//! Filters, tests and functions of Jinja's as transformers' templates see them.
+//! Jinja's filters as transformers' templates see them. Each gets all of its arguments; see signatures.rs.
 
-use crate::{bounds, lists, pyjson, pymethods, pytext, values};
-use minijinja::filters as theirs;
+use crate::{bounds, lists, pyjson, pymethods, pytext, select, values};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::collections::HashSet;
@@ -13,61 +12,45 @@ fn bad(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// minijinja's own that go through a list or a text.
-fn add_theirs(env: &mut Environment<'static>) {
-    bounds::filter(env, "split", theirs::split);
-    bounds::filter(env, "lines", theirs::lines);
-    bounds::filter(env, "list", theirs::list);
-    bounds::filter(env, "batch", theirs::batch);
-    bounds::filter(env, "slice", theirs::slice);
-    bounds::filter(env, "select", theirs::select);
-    bounds::filter(env, "reject", theirs::reject);
-    bounds::filter(env, "selectattr", theirs::selectattr);
-    bounds::filter(env, "rejectattr", theirs::rejectattr);
-    bounds::filter(env, "map", theirs::map);
-    // Jinja has none of these, and they keep what they go through.
-    for name in ["chain", "zip"] {
-        env.remove_filter(name);
-    }
-}
-
 /// Adds all of them.
 pub fn add(env: &mut Environment<'static>) {
-    bounds::function(env, "raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
-    bounds::function(env, "strftime_now", strftime_now);
-    bounds::function(env, "cycler", minijinja_contrib::globals::cycler);
-    bounds::function(env, "joiner", minijinja_contrib::globals::joiner);
     bounds::filter(env, "tojson", tojson);
-    bounds::filter(env, "string", |v: Value| pytext::str(&v));
+    bounds::filter(env, "string", |v: Value| pytext::like(&v, pytext::str(&v)));
     bounds::filter(env, "join", join);
-    bounds::filter(env, "replace", |v: Value, old: Value, new: Value, count: Option<i64>| {
-        pymethods::replace(&pytext::str(&v), &pytext::str(&old), &pytext::str(&new), count)
+    bounds::filter(env, "attr", |v: Value, name: String| values::attribute_only(&v, &name));
+    for name in ["d", "default"] {
+        bounds::filter(env, name, |v: Value, default: Value, boolean: bool| if v.is_undefined() || boolean && !v.is_true() { default } else { v });
+    }
+    bounds::filter(env, "replace", |v: Value, old: Value, new: Value, count: Value| {
+        pymethods::replace(&pytext::str(&v), &pytext::str(&old), &pytext::str(&new), i64::try_from(count).ok())
     });
     bounds::filter(env, "title", |v: Value| title(&pytext::str(&v)));
-    bounds::filter(env, "upper", |v: Value| pytext::str(&v).to_uppercase());
-    bounds::filter(env, "lower", |v: Value| pytext::str(&v).to_lowercase());
-    bounds::filter(env, "trim", |v: Value, chars: Option<String>| trim(&pytext::str(&v), chars.as_deref()));
-    bounds::filter(env, "capitalize", |v: Value| capitalize(&pytext::str(&v)));
+    bounds::filter(env, "upper", |v: Value| pytext::like(&v, pytext::str(&v).to_uppercase()));
+    bounds::filter(env, "lower", |v: Value| pytext::like(&v, pytext::str(&v).to_lowercase()));
+    bounds::filter(env, "trim", |v: Value, chars: Value| pytext::like(&v, trim(&pytext::str(&v), chars.as_str())));
+    bounds::filter(env, "capitalize", |v: Value| pytext::like(&v, pytext::capitalize(&pytext::str(&v))));
     bounds::filter(env, "wordcount", |v: Value| word_count(&pytext::str(&v)));
     bounds::filter(env, "truncate", truncate);
-    bounds::filter(env, "center", |v: Value, width: Option<usize>| center(&pytext::str(&v), width.unwrap_or(80)));
+    bounds::filter(env, "center", |v: Value, width: i64| pytext::like(&v, pymethods::pad(&pytext::str(&v), width, ' ', "center")));
     bounds::filter(env, "format", |v: Value, args: Rest<Value>| -> Result<Value, Error> {
         let (args, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
         let named = kwargs.args().map(|name| Ok((name.to_owned(), kwargs.get::<Value>(name)?))).collect::<Result<Vec<_>, Error>>()?;
+        if !args.is_empty() && !named.is_empty() {
+            return Err(bad("can't handle positional and keyword arguments at the same time"));
+        }
         let values = if named.is_empty() { values::tuple(args.to_vec()) } else { named.into_iter().collect() };
-        pytext::modulo(&Value::from(pytext::str(&v)), &values)
+        pytext::modulo(&pytext::like(&v, pytext::str(&v)), &values)
     });
     bounds::filter(env, "int", int);
-    bounds::filter(env, "float", |v: Value, default: Option<f64>, kwargs: Kwargs| -> Result<f64, Error> {
-        let default = default.or(kwargs.get("default")?).unwrap_or(0.0);
-        kwargs.assert_all_used()?;
-        Ok(number(&v).unwrap_or(default))
+    bounds::filter(env, "float", |v: Value, default: Value| -> Result<Value, Error> {
+        Ok(number(&v)?.map_or_else(|| if default.is_undefined() { Value::from(0.0) } else { default }, Value::from))
     });
     bounds::filter(env, "pprint", |v: Value| pytext::repr(&v));
     bounds::filter(env, "abs", |v: Value| -> Result<Value, Error> {
         match v.kind() {
             ValueKind::Bool => Ok(Value::from(i32::from(v.is_true()))),
-            _ => minijinja::filters::abs(v),
+            ValueKind::Number => minijinja::filters::abs(v),
+            _ => Err(bad(format!("bad operand type for abs(): '{}'", pytext::type_name(&v)))),
         }
     });
     bounds::filter(env, "round", round);
@@ -79,44 +62,22 @@ pub fn add(env: &mut Environment<'static>) {
     bounds::filter(env, "safe", |v: Value| Value::from_safe_string(pytext::str(&v)));
     bounds::filter(env, "striptags", |v: Value| minijinja_contrib::filters::striptags(pytext::str(&v)));
     bounds::filter(env, "urlencode", |v: Value| url_encode(&pytext::str(&v)));
-    add_theirs(env);
     lists::add(env);
-    env.add_test("sequence", |v: Value| match v.kind() {
-        ValueKind::Map => values::is_dict(&v),
-        ValueKind::Iterable => v.downcast_object_ref::<values::View>().is_none() && v.len().is_some(),
-        kind => matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Undefined),
-    });
-    env.add_test("iterable", |v: Value| match v.kind() {
-        ValueKind::Map => values::is_dict(&v),
-        kind => matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Undefined),
-    });
-    env.add_test("mapping", |v: Value| values::is_dict(&v));
-    env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Number | ValueKind::Bool));
-    env.add_test("callable", |v: Value| matches!(v.kind(), ValueKind::Plain | ValueKind::Undefined) || is_macro(&v));
-    env.add_test("lower", |v: Value| bounds::before(std::slice::from_ref(&v)).map(|()| all_cased(&pytext::str(&v), char::is_uppercase)));
-    env.add_test("upper", |v: Value| bounds::before(std::slice::from_ref(&v)).map(|()| all_cased(&pytext::str(&v), char::is_lowercase)));
-}
-
-/// `str.islower` and `.isupper`: some letters of the case, and none of the other.
-fn all_cased(s: &str, other: fn(char) -> bool) -> bool {
-    s.chars().any(|c| c.is_lowercase() || c.is_uppercase()) && !s.chars().any(other)
-}
-
-fn is_macro(v: &Value) -> bool {
-    v.as_object().is_some_and(|o| o.type_name().ends_with("Macro"))
+    select::add(env);
 }
 
 /// Python's round, half to even; `ceil` and `floor` by way of a power of ten, as Jinja does.
-fn round(v: Value, precision: Option<i32>, method: Option<String>, kwargs: Kwargs) -> Result<Value, Error> {
-    let precision = precision.or(kwargs.get("precision")?).unwrap_or(0).clamp(-400, 400);
-    let method = method.or(kwargs.get("method")?).unwrap_or_else(|| "common".into());
-    kwargs.assert_all_used()?;
+fn round(v: Value, precision: i64, method: String) -> Result<Value, Error> {
+    let precision = precision.clamp(-400, 400) as i32;
     let f = match v.kind() {
         ValueKind::Bool => f64::from(i32::from(v.is_true())),
         ValueKind::Number => f64::try_from(v.clone())?,
         _ => return Err(bad(format!("type {} has no rounding", pytext::type_name(&v)))),
     };
     let power = 10f64.powi(precision);
+    if method != "common" && (power == 0.0 || (power * f).is_infinite()) {
+        return Err(bad("int too large to convert to float"));
+    }
     Ok(match &method[..] {
         "ceil" => Value::from((f * power).ceil() / power),
         "floor" => Value::from((f * power).floor() / power),
@@ -137,12 +98,7 @@ fn round(v: Value, precision: Option<i32>, method: Option<String>, kwargs: Kwarg
     })
 }
 
-fn indent(v: Value, args: Rest<Value>) -> Result<String, Error> {
-    let (width, first, blank, kwargs): (Option<Value>, Option<bool>, Option<bool>, Kwargs) = minijinja::value::from_args(&args.0)?;
-    let width = width.or(kwargs.get("width")?).unwrap_or_else(|| Value::from(4));
-    let first = first.or(kwargs.get("first")?).unwrap_or(false);
-    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
-    kwargs.assert_all_used()?;
+fn indent(v: Value, width: Value, first: bool, blank: bool) -> Result<Value, Error> {
     let text = match v.as_str() {
         Some(text) => text.to_owned(),
         None => return Err(bad(format!("indent: a text is needed, not {}", pytext::type_name(&v)))),
@@ -163,7 +119,7 @@ fn indent(v: Value, args: Rest<Value>) -> Result<String, Error> {
         }
         out.push_str(line);
     }
-    Ok(out)
+    Ok(pytext::like(&v, out))
 }
 
 fn url_encode(s: &str) -> String {
@@ -178,26 +134,10 @@ fn url_encode(s: &str) -> String {
     out
 }
 
-fn strftime_now(format: String) -> Result<String, Error> {
-    use std::fmt::Write;
-    bounds::make(format.len().saturating_mul(64))?; // each letter of it may become a date
-    let mut out = String::new();
-    write!(out, "{}", chrono::Local::now().format(&format)).map_err(|_| bad(format!("bad date format {format:?}")))?;
-    Ok(out)
-}
-
 /// `tojson` as Python's json.dumps prints it: Hugging Face replaces Jinja's own HTML-safe one.
-fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
-    let (args, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
-    let take = |i: usize, name: &str| -> Result<Option<Value>, Error> {
-        Ok(match args.get(i) {
-            Some(v) => Some(v.clone()),
-            None => kwargs.get::<Option<Value>>(name)?,
-        }
-        .filter(|v| !v.is_none() && !v.is_undefined()))
-    };
-    let (ascii, indent, separators, sorted) = (take(0, "ensure_ascii")?, take(1, "indent")?, take(2, "separators")?, take(3, "sort_keys")?);
-    kwargs.assert_all_used()?;
+fn tojson(value: Value, ascii: bool, indent: Value, separators: Value, sort_keys: bool) -> Result<Value, Error> {
+    let indent = Some(indent).filter(|v| !v.is_none());
+    let separators = Some(separators).filter(|v| !v.is_none());
     let indent = match &indent {
         None => None,
         Some(v) => match v.as_str() {
@@ -218,8 +158,8 @@ fn tojson(value: Value, args: Rest<Value>) -> Result<Value, Error> {
         let text = |i: usize| pair.get(i).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| bad("tojson: separators must be two strings"));
         (style.item, style.key) = (text(0)?, text(1)?);
     }
-    style.ensure_ascii = ascii.is_some_and(|v| v.is_true());
-    style.sort_keys = sorted.is_some_and(|v| v.is_true());
+    style.ensure_ascii = ascii;
+    style.sort_keys = sort_keys;
     let json = json(&value, 0)?;
     let text = pyjson::dumps_until(&json, &style, bounds::TEXT);
     bounds::make(text.len())?;
@@ -256,22 +196,11 @@ fn json(v: &Value, depth: usize) -> Result<serde_json::Value, Error> {
     })
 }
 
-fn join(values: Value, sep: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
-    let sep = match sep {
-        Some(sep) => pytext::str(&sep),
-        None => kwargs.get::<Option<Value>>("d")?.map_or_else(String::new, |v| pytext::str(&v)),
-    };
-    let attribute: Option<Value> = kwargs.get("attribute")?;
-    kwargs.assert_all_used()?;
-    if values.is_undefined() {
-        return Ok(String::new());
-    }
+fn join(values: Value, sep: Value, path: Value) -> Result<String, Error> {
+    let sep = pytext::str(&sep);
     let (mut parts, mut length) = (Vec::new(), 0);
-    for item in values.try_iter()? {
-        let part = pytext::str(&match &attribute {
-            Some(path) => lists::attribute(&item, path)?,
-            None => item,
-        });
+    for item in lists::list(&values)? {
+        let part = pytext::str(&lists::named(&item, &path)?);
         bounds::grow(length, part.len() + sep.len())?;
         length += part.len() + sep.len();
         parts.push(part);
@@ -287,12 +216,6 @@ fn trim(s: &str, chars: Option<&str>) -> String {
         }
         None => s.trim_matches(pymethods::space).to_owned(),
     }
-}
-
-fn capitalize(s: &str) -> String {
-    let mut chars = s.chars();
-    let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
-    first + &chars.as_str().to_lowercase()
 }
 
 /// Jinja's own: a capital after white space and some punctuation.
@@ -314,26 +237,15 @@ fn word_count(s: &str) -> usize {
     s.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).count()
 }
 
-fn center(s: &str, width: usize) -> String {
-    let missing = width.min(1 << 20).saturating_sub(s.chars().count());
-    let left = missing / 2 + (missing & width & 1);
-    format!("{}{s}{}", " ".repeat(left), " ".repeat(missing - left))
-}
-
-fn truncate(v: Value, args: Rest<Value>) -> Result<String, Error> {
-    let (length, kill, end, leeway, kwargs): (Option<i64>, Option<bool>, Option<String>, Option<i64>, Kwargs) = minijinja::value::from_args(&args.0)?;
-    let length = length.or(kwargs.get("length")?).unwrap_or(255);
-    let kill = kill.or(kwargs.get("killwords")?).unwrap_or(false);
-    let end = end.or(kwargs.get("end")?).unwrap_or_else(|| "...".into());
-    let leeway = leeway.or(kwargs.get("leeway")?).unwrap_or(5);
-    kwargs.assert_all_used()?;
+fn truncate(v: Value, length: i64, kill: bool, end: String, leeway: Value) -> Result<Value, Error> {
+    let leeway = i64::try_from(leeway).unwrap_or(5);
     let text: Vec<char> = pytext::str(&v).chars().collect();
     let room = length - end.chars().count() as i64;
     if room < 0 || leeway < 0 {
         return Err(bad(format!("truncate: expected length >= {}, got {length}", end.chars().count())));
     }
     if text.len() as i64 <= length + leeway {
-        return Ok(text.into_iter().collect());
+        return Ok(pytext::like(&v, text.into_iter().collect::<String>()));
     }
     let mut cut: String = text[..room as usize].iter().collect();
     if !kill {
@@ -341,29 +253,30 @@ fn truncate(v: Value, args: Rest<Value>) -> Result<String, Error> {
             cut.truncate(at);
         }
     }
-    Ok(cut + &end)
+    Ok(pytext::like(&v, cut + &if v.is_safe() { pytext::escape(&end) } else { end }))
 }
 
 /// A number, or a text that Python would read as one.
-fn number(v: &Value) -> Option<f64> {
-    match v.as_str() {
-        Some(text) => text.trim().replace('_', "").parse().ok(),
-        None if v.kind() == ValueKind::Bool => Some(v.is_true() as i32 as f64),
-        None => f64::try_from(v.clone()).ok(),
-    }
+fn number(v: &Value) -> Result<Option<f64>, Error> {
+    Ok(match v.kind() {
+        ValueKind::String => v.as_str().and_then(pytext::parse_float),
+        ValueKind::Bool => Some(f64::from(i32::from(v.is_true()))),
+        ValueKind::Number => f64::try_from(v.clone()).ok(),
+        ValueKind::Undefined => return Err(bad("a value is undefined")),
+        _ => None,
+    })
 }
 
-fn int(v: Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> Result<Value, Error> {
-    let default = default.or(kwargs.get("default")?).unwrap_or_else(|| Value::from(0));
-    let base = base.or(kwargs.get("base")?).unwrap_or(10);
-    kwargs.assert_all_used()?;
-    if v.is_integer() {
-        return Ok(v);
-    }
-    if let Some(n) = v.as_str().and_then(|s| whole(&s.trim().replace('_', "").to_lowercase(), base)) {
+fn int(v: Value, default: Value, base: Value) -> Result<Value, Error> {
+    let text = match v.kind() {
+        ValueKind::Number if v.is_integer() => return Ok(v),
+        ValueKind::String => v.as_str().unwrap_or_default(),
+        _ => "",
+    };
+    if let Some(n) = values::whole(&base).and_then(|base| u32::try_from(base).ok()).and_then(|base| whole(text.trim_matches(pymethods::space), base)) {
         return Ok(Value::from(n));
     }
-    Ok(match number(&v) {
+    Ok(match number(&v)? {
         Some(f) if f.is_finite() => Value::from(f.trunc() as i64),
         _ => default,
     })
@@ -371,6 +284,7 @@ fn int(v: Value, default: Option<Value>, base: Option<u32>, kwargs: Kwargs) -> R
 
 /// Python's `int(text, base)`; base 0 goes by the prefix.
 fn whole(text: &str, base: u32) -> Option<i64> {
+    let text = &pytext::without_underscores(text)?.to_lowercase();
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
         None => ("", text.strip_prefix('+').unwrap_or(text)),

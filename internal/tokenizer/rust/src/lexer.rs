@@ -97,6 +97,9 @@ fn number(s: &str, may_be_float: bool) -> Option<(Token, usize)> {
     if end > whole {
         return Some((Token::Float(plain(&s[..end])), end));
     }
+    if s.starts_with('0') && !plain(&s[..whole]).bytes().all(|b| b == b'0') {
+        return None; // Python knows no 007
+    }
     Some((Token::Whole(plain(&s[..whole])), whole))
 }
 

@@ -10,8 +10,11 @@
 mod bytelevel;
 mod expression;
 mod lexer;
+mod names;
+mod postfix;
 mod pyjson;
 mod rewrite;
+mod statement;
 mod written;
 
 #[cfg(feature = "library")]
@@ -23,9 +26,15 @@ mod bpe;
 #[cfg(feature = "library")]
 mod bpejson;
 #[cfg(feature = "library")]
+mod calls;
+#[cfg(feature = "library")]
+mod checks;
+#[cfg(feature = "library")]
 mod filters;
 #[cfg(feature = "library")]
 mod given;
+#[cfg(feature = "library")]
+mod globals;
 #[cfg(feature = "library")]
 mod grammar;
 #[cfg(feature = "library")]
@@ -42,6 +51,12 @@ mod pyformat;
 mod pymethods;
 #[cfg(feature = "library")]
 mod pytext;
+#[cfg(feature = "library")]
+mod select;
+#[cfg(feature = "library")]
+mod sequences;
+#[cfg(feature = "library")]
+mod signatures;
 #[cfg(feature = "library")]
 mod template;
 #[cfg(feature = "library")]

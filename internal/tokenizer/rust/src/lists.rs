@@ -1,9 +1,10 @@
 //! Jinja's filters over lists and dicts, where minijinja's differ.
 
 use crate::operators::equal;
+use crate::sequences::{generator, Generator};
 use crate::values::{is_dict, is_tuple, tuple, Group};
 use crate::{bounds, operators, pytext, values};
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Rest, ValueIter, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -13,7 +14,6 @@ fn bad(message: impl Into<String>) -> Error {
 }
 
 pub fn add(env: &mut Environment<'static>) {
-    bounds::function(env, "dict", dict);
     for name in ["length", "count"] {
         bounds::filter(env, name, |v: Value| match v.len() {
             Some(n) => Ok(n),
@@ -21,53 +21,62 @@ pub fn add(env: &mut Environment<'static>) {
             None => Err(bad(format!("object of type '{}' has no len()", pytext::type_name(&v)))),
         });
     }
-    bounds::filter(env, "first", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.first().cloned().unwrap_or_default()) });
-    bounds::filter(env, "last", |v: Value| -> Result<Value, Error> { Ok(list(&v)?.last().cloned().unwrap_or_default()) });
+    bounds::filter(env, "list", |v: Value| list(&v).map(Value::from));
+    bounds::filter(env, "first", |v: Value| -> Result<Value, Error> { Ok(iterate(&v)?.next().unwrap_or_default()) });
+    bounds::filter(env, "last", |v: Value| -> Result<Value, Error> {
+        if v.downcast_object_ref::<Generator>().is_some() {
+            return Err(bad("'generator' object is not reversible"));
+        }
+        Ok(list(&v)?.last().cloned().unwrap_or_default())
+    });
     bounds::filter(env, "reverse", |v: Value| -> Result<Value, Error> {
         match v.as_str() {
-            Some(text) => Ok(Value::from(text.chars().rev().collect::<String>())),
-            None => Ok(list(&v)?.into_iter().rev().collect()),
+            Some(text) => Ok(pytext::like(&v, text.chars().rev().collect::<String>())),
+            None if v.downcast_object_ref::<Generator>().is_some() => Ok(list(&v)?.into_iter().rev().collect()),
+            None => Ok(generator(list(&v)?.into_iter().rev())),
         }
     });
     bounds::filter(env, "items", |v: Value| -> Result<Value, Error> {
         match v.kind() {
-            ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
-            _ if is_dict(&v) => Ok(pairs(&v)?.into_iter().map(|(k, v)| tuple(vec![k, v])).collect()),
+            ValueKind::Undefined => Ok(generator([])),
+            _ if is_dict(&v) => Ok(generator(pairs(&v)?.into_iter().map(|(k, v)| tuple(vec![k, v])))),
             _ => Err(bad("Can only get item pairs from a mapping.")),
         }
     });
+    bounds::filter(env, "batch", batch);
+    bounds::filter(env, "slice", slice);
     bounds::filter(env, "sort", sort);
     bounds::filter(env, "unique", unique);
-    bounds::filter(env, "min", |v: Value, case: Option<bool>, path: Option<Value>, kwargs: Kwargs| extreme(&v, false, case, path, &kwargs));
-    bounds::filter(env, "max", |v: Value, case: Option<bool>, path: Option<Value>, kwargs: Kwargs| extreme(&v, true, case, path, &kwargs));
+    bounds::filter(env, "min", |v: Value, case: bool, path: Value| extreme(&v, false, case, &path));
+    bounds::filter(env, "max", |v: Value, case: bool, path: Value| extreme(&v, true, case, &path));
     bounds::filter(env, "dictsort", dict_sort);
     bounds::filter(env, "xmlattr", xml_attributes);
     bounds::filter(env, "groupby", group_by);
-    bounds::filter(env, "sum", |v: Value, attribute: Option<Value>, start: Option<Value>, kwargs: Kwargs| -> Result<Value, Error> {
-        let path = attribute.or(kwargs.get("attribute")?).filter(|v| !v.is_none());
-        let mut sum = start.or(kwargs.get("start")?).unwrap_or_else(|| Value::from(0));
-        kwargs.assert_all_used()?;
+    bounds::filter(env, "sum", |v: Value, path: Value, start: Value| -> Result<Value, Error> {
+        let mut sum = start;
         for item in list(&v)? {
-            let item = match &path {
-                Some(path) => self::attribute(&item, path)?,
-                None => item,
-            };
-            sum = operators::compute(&sum, "+", &item)?;
+            sum = operators::compute(&sum, "+", &named(&item, &path)?)?;
         }
         Ok(sum)
     });
 }
 
-/// What can be gone through, as a list.
-fn list(v: &Value) -> Result<Vec<Value>, Error> {
+/// What can be gone through.
+pub fn iterate(v: &Value) -> Result<ValueIter, Error> {
     match v.kind() {
-        ValueKind::None => Err(bad("'NoneType' object is not iterable")),
-        _ => {
-            // A text has at most as many characters as bytes.
-            bounds::make_list(v.as_str().map_or_else(|| v.len().unwrap_or(0), str::len))?;
-            Ok(v.try_iter()?.collect())
-        }
+        ValueKind::Map if !is_dict(v) => {}
+        ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => return v.try_iter(),
+        _ => {}
     }
+    Err(bad(format!("'{}' object is not iterable", pytext::type_name(v))))
+}
+
+/// What can be gone through, as a list.
+pub fn list(v: &Value) -> Result<Vec<Value>, Error> {
+    let items = iterate(v)?;
+    // A text has at most as many characters as bytes.
+    bounds::make_list(v.as_str().map_or_else(|| v.len().unwrap_or(0), str::len))?;
+    Ok(items.collect())
 }
 
 fn pairs(v: &Value) -> Result<Vec<(Value, Value)>, Error> {
@@ -75,17 +84,72 @@ fn pairs(v: &Value) -> Result<Vec<(Value, Value)>, Error> {
     v.try_iter()?.map(|k| Ok((k.clone(), v.get_item(&k)?))).collect()
 }
 
-/// `a.b.0` of a value, or the item that a number names.
-pub fn attribute(v: &Value, path: &Value) -> Result<Value, Error> {
-    let Some(names) = path.as_str() else { return v.get_item(&values::index(path.clone())?) };
+/// `a.b.0` of a value, or the item that a number names; a default for what is not defined.
+pub fn attribute_or(v: &Value, path: &Value, default: Option<&Value>) -> Result<Value, Error> {
+    let found = |item: Value| match default {
+        Some(default) if item.is_undefined() => default.clone(),
+        _ => item,
+    };
+    let Some(names) = path.as_str() else { return values::item(v, path).map(found) };
     let mut v = v.clone();
     for name in names.split('.') {
-        v = match name.parse::<usize>() {
-            Ok(index) => v.get_item(&Value::from(index))?,
-            Err(_) => v.get_attr(name)?,
-        };
+        let digits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+        let key = name.parse::<usize>().ok().filter(|_| digits).map_or_else(|| Value::from(name), Value::from);
+        v = found(values::item(&v, &key)?);
     }
     Ok(v)
+}
+
+/// An attribute of an item, or the item where none is named.
+pub fn named(v: &Value, path: &Value) -> Result<Value, Error> {
+    if path.is_none() {
+        return Ok(v.clone());
+    }
+    attribute_or(v, path, None)
+}
+
+fn batch(v: Value, count: Value, fill: Value) -> Result<Value, Error> {
+    // Rows have so many items; what is no number is never so many.
+    let number = operators::canonical(&count);
+    let count = number.as_ref().and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1);
+    if number.is_none() && !fill.is_none() {
+        return Err(bad(format!("batch: linecount cannot be of the type '{}'", pytext::type_name(&v))));
+    }
+    let (mut out, mut row): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    for item in list(&v)? {
+        if row.len() as i64 == count {
+            out.push(std::mem::take(&mut row).into());
+        }
+        row.push(item);
+    }
+    if !row.is_empty() {
+        if !fill.is_none() {
+            let missing = count.saturating_sub(row.len() as i64).max(0) as usize;
+            bounds::make_list(missing)?;
+            row.extend(std::iter::repeat_n(fill, missing));
+        }
+        out.push(row.into());
+    }
+    Ok(generator(out))
+}
+
+fn slice(v: Value, count: i64, fill: Value) -> Result<Value, Error> {
+    let items = list(&v)?;
+    if count == 0 {
+        return Err(bad("integer division or modulo by zero"));
+    }
+    let rows = count.max(0) as usize;
+    bounds::make_list(2 * rows)?;
+    let (each, longer) = (items.len() / rows.max(1), items.len() % rows.max(1));
+    let mut rest = items.into_iter();
+    let row = |i: usize| {
+        let mut row: Vec<Value> = rest.by_ref().take(each + usize::from(i < longer)).collect();
+        if !fill.is_none() && i >= longer {
+            row.push(fill.clone());
+        }
+        Value::from(row)
+    };
+    Ok(generator((0..rows).map(row).collect::<Vec<_>>()))
 }
 
 /// A text without its case, unless it counts.
@@ -135,27 +199,23 @@ fn merge_sort<T>(mut left: Vec<(Value, T)>, less: fn(&Value, &Value) -> Result<b
 }
 
 /// The value of an item that filters go by: itself or an attribute, texts without their case unless it counts.
-fn value_of(item: &Value, path: Option<&Value>, case_sensitive: bool) -> Result<Value, Error> {
-    sort_key(&path.map_or_else(|| Ok(item.clone()), |path| attribute(item, path))?, case_sensitive)
+fn value_of(item: &Value, path: &Value, case_sensitive: bool) -> Result<Value, Error> {
+    sort_key(&named(item, path)?, case_sensitive)
 }
 
-fn sort(v: Value, reverse: Option<bool>, case_sensitive: Option<bool>, path: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let reverse = reverse.or(kwargs.get("reverse")?).unwrap_or(false);
-    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?).unwrap_or(false);
-    let path = path.or(kwargs.get("attribute")?).filter(|v| !v.is_none());
-    kwargs.assert_all_used()?;
+fn sort(v: Value, reverse: bool, case_sensitive: bool, path: Value) -> Result<Value, Error> {
     let mut items = list(&v)?;
     if reverse {
         items.reverse(); // so that equal ones keep their order when all are turned round
     }
     // Several attributes may be named, with commas.
-    let paths: Vec<Value> = match path.as_ref().and_then(Value::as_str) {
+    let paths: Vec<Value> = match path.as_str() {
         Some(names) if names.contains(',') => names.split(',').map(Value::from).collect(),
         _ => Vec::new(),
     };
     items = sort_by_key(items, less_in_list, |item| match &paths[..] {
-        [] => value_of(item, path.as_ref(), case_sensitive),
-        paths => paths.iter().map(|path| value_of(item, Some(path), case_sensitive)).collect(),
+        [] => value_of(item, &path, case_sensitive),
+        paths => paths.iter().map(|path| value_of(item, path, case_sensitive)).collect(),
     })?;
     if reverse {
         items.reverse();
@@ -164,13 +224,10 @@ fn sort(v: Value, reverse: Option<bool>, case_sensitive: Option<bool>, path: Opt
 }
 
 /// `min` and `max`: the first of the least or greatest values.
-fn extreme(v: &Value, greatest: bool, case_sensitive: Option<bool>, path: Option<Value>, kwargs: &Kwargs) -> Result<Value, Error> {
-    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?).unwrap_or(false);
-    let path = path.or(kwargs.get("attribute")?).filter(|v| !v.is_none());
-    kwargs.assert_all_used()?;
+fn extreme(v: &Value, greatest: bool, case_sensitive: bool, path: &Value) -> Result<Value, Error> {
     let mut best: Option<(Value, Value)> = None;
     for item in list(v)? {
-        let value = value_of(&item, path.as_ref(), case_sensitive)?;
+        let value = value_of(&item, path, case_sensitive)?;
         let better = match &best {
             None => true,
             Some((best, _)) if greatest => less(best, &value)?,
@@ -184,20 +241,17 @@ fn extreme(v: &Value, greatest: bool, case_sensitive: Option<bool>, path: Option
     Ok(best.map(|(_, item)| item).unwrap_or_default())
 }
 
-fn unique(v: Value, case_sensitive: Option<bool>, path: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?).unwrap_or(false);
-    let path = path.or(kwargs.get("attribute")?).filter(|v| !v.is_none());
-    kwargs.assert_all_used()?;
+fn unique(v: Value, case_sensitive: bool, path: Value) -> Result<Value, Error> {
     let (mut seen, mut out) = (HashSet::new(), Vec::new());
     for item in list(&v)? {
-        let value = values::key(value_of(&item, path.as_ref(), case_sensitive)?)?;
+        let value = values::key(value_of(&item, &path, case_sensitive)?)?;
         let mut text = String::new();
         write_key(&value, &mut text)?;
         if seen.insert(text) {
             out.push(item);
         }
     }
-    Ok(Value::from(out))
+    Ok(generator(out))
 }
 
 /// A key as a text that is the same for equal ones.
@@ -217,17 +271,20 @@ fn write_key(v: &Value, out: &mut String) -> Result<(), Error> {
     Ok(())
 }
 
-fn dict(value: Option<Value>, more: Kwargs) -> Result<Value, Error> {
-    let mut out: Vec<(Value, Value)> = match value {
-        None => Vec::new(),
-        Some(v) if is_dict(&v) => pairs(&v)?,
-        Some(v) => {
+pub fn dict(args: Rest<Value>) -> Result<Value, Error> {
+    let (values, more): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+    let mut out: Vec<(Value, Value)> = match values {
+        [] => Vec::new(),
+        [v] if v.is_undefined() => return Err(bad("a value is undefined")),
+        [v] if is_dict(v) => pairs(v)?,
+        [v] => {
             let pair = |item: Value| match &list(&item)?[..] {
                 [k, v] => Ok((values::key(k.clone())?, v.clone())),
                 _ => Err(bad("dict: a sequence of pairs is needed")),
             };
-            list(&v)?.into_iter().map(pair).collect::<Result<_, Error>>()?
+            list(v)?.into_iter().map(pair).collect::<Result<_, Error>>()?
         }
+        _ => return Err(bad("dict expected at most 1 argument")),
     };
     for name in more.args() {
         out.push((Value::from(name), more.get(name)?));
@@ -235,11 +292,7 @@ fn dict(value: Option<Value>, more: Kwargs) -> Result<Value, Error> {
     Ok(out.into_iter().collect())
 }
 
-fn dict_sort(v: Value, case_sensitive: Option<bool>, by: Option<String>, reverse: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
-    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?).unwrap_or(false);
-    let by = by.or(kwargs.get("by")?).unwrap_or_else(|| "key".into());
-    let reverse = reverse.or(kwargs.get("reverse")?).unwrap_or(false);
-    kwargs.assert_all_used()?;
+fn dict_sort(v: Value, case_sensitive: bool, by: String, reverse: bool) -> Result<Value, Error> {
     if !is_dict(&v) {
         return Err(bad(format!("'{}' object has no attribute 'items'", pytext::type_name(&v))));
     }
@@ -259,15 +312,11 @@ fn dict_sort(v: Value, case_sensitive: Option<bool>, by: Option<String>, reverse
     Ok(items.into_iter().map(|(k, v)| tuple(vec![k, v])).collect())
 }
 
-fn group_by(v: Value, path: Value, default: Option<Value>, case_sensitive: Option<bool>, kwargs: Kwargs) -> Result<Value, Error> {
-    let default = default.or(kwargs.get("default")?);
-    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?).unwrap_or(false);
-    kwargs.assert_all_used()?;
+fn group_by(v: Value, path: Value, default: Value, case_sensitive: bool) -> Result<Value, Error> {
+    let default = Some(default).filter(|v| !v.is_none());
     let mut items = Vec::new();
     for item in list(&v)? {
-        let key = attribute(&item, &path)?;
-        let key = if key.is_undefined() { default.clone().unwrap_or(key) } else { key };
-        items.push((key, item));
+        items.push((attribute_or(&item, &path, default.as_ref())?, item));
     }
     if items.len() > 1 {
         items = sort_by_key(items, less, |(key, _)| sort_key(key, case_sensitive))?;
@@ -283,9 +332,7 @@ fn group_by(v: Value, path: Value, default: Option<Value>, case_sensitive: Optio
 }
 
 /// `name="value"` of a dict's values that are there.
-fn xml_attributes(v: Value, autospace: Option<bool>, kwargs: Kwargs) -> Result<String, Error> {
-    let autospace = autospace.or(kwargs.get("autospace")?).unwrap_or(true);
-    kwargs.assert_all_used()?;
+fn xml_attributes(v: Value, autospace: bool) -> Result<String, Error> {
     if !is_dict(&v) {
         return Err(bad(format!("'{}' object has no attribute 'items'", pytext::type_name(&v))));
     }

@@ -1,7 +1,8 @@
 //! Operators as Python computes them. expression.rs writes calls of these functions.
 
+use crate::sequences::Range;
 use crate::values::{is_tuple, tuple};
-use crate::{bounds, pytext, values};
+use crate::{bounds, lists, pytext, values};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
@@ -17,7 +18,7 @@ pub fn add(env: &mut Environment<'static>) {
     env.add_function("__attribute", values::attribute);
     env.add_function("__slice", slice);
     env.add_function("__key", values::key);
-    env.add_function("__index", values::index);
+    env.add_function("__item", |v: Value, key: Value| values::item(&v, &key));
     env.add_function("__seen", values::seen);
     env.add_function("__keep", values::keep);
     env.add_function("__shallow", values::shallow);
@@ -30,9 +31,10 @@ pub fn add(env: &mut Environment<'static>) {
             bounds::make_list(text.len())?;
             Ok(Value::from_object(bounds::Steps(text.chars().map(Value::from).collect(), bytes)))
         }
-        None if v.is_none() => Err(bad("'NoneType' object is not iterable")),
-        None if v.as_object().is_some() => Ok(Value::from_object(bounds::Steps(v, bytes))),
-        None => Ok(v),
+        None => {
+            lists::iterate(&v)?;
+            Ok(Value::from_object(bounds::Steps(v, bytes)))
+        }
     });
     env.add_function("__sign", |sign: &str, v: Value| match number(&v) {
         Some(Number::Whole(n)) if sign == "-" => n.checked_neg().map(whole).ok_or_else(too_large),
@@ -55,19 +57,6 @@ pub fn add(env: &mut Environment<'static>) {
         }
         Ok(true)
     });
-    for (names, operator) in [
-        (&["eq", "equalto", "=="][..], "=="),
-        (&["ne", "!="], "!="),
-        (&["lt", "lessthan", "<"], "<"),
-        (&["le", "<="], "<="),
-        (&["gt", "greaterthan", ">"], ">"),
-        (&["ge", ">="], ">="),
-        (&["in"], "in"),
-    ] {
-        for name in names {
-            env.add_test(*name, move |a: Value, b: Value| compare(&a, operator, &b));
-        }
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -110,12 +99,14 @@ pub fn canonical(v: &Value) -> Option<String> {
     })
 }
 
+fn is_range(v: &Value) -> bool {
+    v.downcast_object_ref::<Range>().is_some()
+}
+
 /// The items of a list or a tuple; None for anything else.
 fn items(v: &Value) -> Option<Vec<Value>> {
     match v.kind() {
-        ValueKind::Seq => v.try_iter().ok().map(Iterator::collect),
-        // minijinja's own slices and sums of lists.
-        ValueKind::Iterable if v.len().is_some() && v.downcast_object_ref::<values::View>().is_none() => v.try_iter().ok().map(Iterator::collect),
+        ValueKind::Seq if !is_range(v) => v.try_iter().ok().map(Iterator::collect),
         _ => None,
     }
 }
@@ -166,7 +157,7 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
             let times = usize::try_from(times.max(0)).unwrap_or(usize::MAX);
             if let Some(text) = many.as_str() {
                 bounds::make(text.len().saturating_mul(times))?;
-                return Ok(Value::from(text.repeat(times)));
+                return Ok(pytext::like(many, text.repeat(times)));
             }
             if let Some(list) = items(many) {
                 bounds::make_list(list.len().saturating_mul(times))?;
@@ -203,11 +194,22 @@ fn float_arithmetic(a: f64, operator: &str, b: f64) -> Result<Value, Error> {
         "-" => a - b,
         "*" => a * b,
         "/" => a / b,
-        "//" => (a / b).floor(),
+        "//" => floor_divide(a, b),
         _ if a == 0.0 && b < 0.0 => return Err(bad("0.0 cannot be raised to a negative power")),
         _ if a < 0.0 && b.fract() != 0.0 => return Err(bad("a negative number to a power that is no whole number")),
         _ => a.powf(b),
     }))
+}
+
+/// As CPython divides: by way of the remainder, so that 1.0 // 0.1 is 9.
+fn floor_divide(a: f64, b: f64) -> f64 {
+    let remainder = a % b;
+    let exact = (a - remainder) / b - if remainder != 0.0 && (b < 0.0) != (remainder < 0.0) { 1.0 } else { 0.0 };
+    if exact == 0.0 {
+        return 0f64.copysign(a / b);
+    }
+    let floor = exact.floor();
+    floor + if exact - floor > 0.5 { 1.0 } else { 0.0 }
 }
 
 /// `a == b`: numbers by value, a tuple is no list. When the rendering is to end it says no.
@@ -228,6 +230,10 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     if values::is_dict(a) && values::is_dict(b) {
         let same = |k: Value| matches!((a.get_item(&k), b.get_item(&k)), (Ok(x), Ok(y)) if equal(&x, &y));
         return a.len() == b.len() && a.try_iter().is_ok_and(|mut keys| keys.all(same));
+    }
+    if let (Some(x), Some(y)) = (a.downcast_object_ref::<Range>(), b.downcast_object_ref::<Range>()) {
+        let (n, step) = (x.length(), x.length() < 2 || x.step == y.step);
+        return n == y.length() && (n == 0 || x.start == y.start && step);
     }
     if let (Some(x), Some(y)) = (a.downcast_object_ref::<values::View>(), b.downcast_object_ref::<values::View>()) {
         return x.name == y.name && x.items.len() == y.items.len() && x.items.iter().zip(&y.items).all(|(x, y)| equal(x, y));
@@ -258,7 +264,7 @@ pub fn order(a: &Value, operator: &str, b: &Value) -> Result<Option<Ordering>, E
     Err(bad(format!("'{operator}' not supported between instances of '{}' and '{}'", pytext::type_name(a), pytext::type_name(b))))
 }
 
-fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
+pub fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
     bounds::check()?;
     let found = match operator {
         "==" => equal(a, b),
@@ -280,12 +286,12 @@ fn compare(a: &Value, operator: &str, b: &Value) -> Result<bool, Error> {
 }
 
 /// `item in container`.
-fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
+pub fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
     if let Some(text) = container.as_str() {
         let part = item.as_str().ok_or_else(|| bad(format!("'in <string>' requires string as left operand, not {}", pytext::type_name(item))))?;
         return Ok(text.contains(part));
     }
-    if values::is_dict(container) {
+    if values::is_dict(container) || container.downcast_object_ref::<values::View>().is_some_and(|view| view.name == "dict_keys") {
         values::key(item.clone())?;
     }
     match container.kind() {
@@ -296,35 +302,43 @@ fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
 }
 
 /// `value[start:stop:step]`.
-fn slice(v: Value, start: Value, stop: Option<Value>, step: Option<Value>) -> Result<Value, Error> {
-    let index = |v: Option<Value>| match v {
-        Some(v) if !v.is_none() => match number(&v) {
+fn slice(v: Value, args: Rest<Value>) -> Result<Value, Error> {
+    let index = |i: usize| match args.get(i) {
+        Some(v) if !v.is_none() => match number(v) {
             Some(Number::Whole(n)) => Ok(Some(n.clamp(i64::MIN.into(), i64::MAX.into()) as i64)),
             _ => Err(bad("slice indices must be integers or None")),
         },
         _ => Ok(None),
     };
-    let (start, stop, step) = (index(Some(start))?, index(stop)?, index(step)?.unwrap_or(1));
+    let (start, stop, step) = (index(0)?, index(1)?, index(2)?.unwrap_or(1));
     if step == 0 {
         return Err(bad("slice step cannot be zero"));
     }
     if let Some(text) = v.as_str() {
         bounds::make(text.len())?;
         let chars: Vec<char> = text.chars().collect();
-        return Ok(Value::from(places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
+        return Ok(pytext::like(&v, places(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
+    }
+    if let Some(range) = v.downcast_object_ref::<Range>() {
+        let (first, last, step) = indices(range.length(), start, stop, step);
+        return Ok(Value::from_object(range.part(first, last, step)));
     }
     bounds::make_list(v.len().unwrap_or(0))?;
     let list = items(&v).ok_or_else(|| bad(format!("'{}' object is not subscriptable", pytext::type_name(&v))))?;
     Ok(same_sequence(&v, places(list.len(), start, stop, step).map(|i| list[i].clone()).collect()))
 }
 
-/// The indexes of a slice, as Python's slice.indices gives them.
-fn places(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
-    let length = length as i64;
+/// What Python's slice.indices gives: the first index, that behind the last one, and the step.
+fn indices(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> (i64, i64, i64) {
     let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let place = |i: i64| if i < 0 { i.saturating_add(length).max(lowest) } else { i.min(highest) };
     let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
-    let (start, stop) = (start.map_or(first, place), stop.map_or(last, place));
+    (start.map_or(first, place), stop.map_or(last, place), step)
+}
+
+/// The indexes of a slice.
+fn places(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
+    let (start, stop, step) = indices(length as i64, start, stop, step);
     std::iter::successors(Some(start), move |i| i.checked_add(step))
         .take_while(move |i| if step > 0 { *i < stop } else { *i > stop })
         .map(|i| i as usize)

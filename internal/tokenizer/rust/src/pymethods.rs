@@ -1,22 +1,22 @@
 //! Methods of Python's str and list that chat templates use and `minijinja-contrib` does not have, or has otherwise.
 
-use crate::values::{is_dict, tuple, View};
+use crate::values::{is_dict, is_tuple, tuple, View};
 use crate::{bounds, operators, pyformat, pytext, values};
 use minijinja::value::{from_args, Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::collections::HashSet;
 
 /// Calls a method that a value does not have of its own.
-pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub fn call(_: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     bounds::before(std::slice::from_ref(value))?;
-    let made = call_unbounded(state, value, method, args)?;
+    let made = call_unbounded(value, method, args)?;
     bounds::made(made)
 }
 
-fn call_unbounded(state: &State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn call_unbounded(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(s) = value.as_str() {
         if let Some(result) = string(s, method, args)? {
-            return Ok(result);
+            return if value.is_safe() { of_safe(&result, method) } else { Ok(result) };
         }
     }
     match (value.kind(), method) {
@@ -31,10 +31,13 @@ fn call_unbounded(state: &State, value: &Value, method: &str, args: &[Value]) ->
             }))
         }
         (ValueKind::Seq, "index") => {
-            let (wanted,): (Value,) = from_args(args)?;
-            let at = value.try_iter()?.position(|item| operators::equal(&item, &wanted));
+            let (wanted, start, stop): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+            let length = value.len().unwrap_or(0) as i64;
+            let place = |i: i64| if i < 0 { i.saturating_add(length).max(0) } else { i.min(length) } as usize;
+            let (start, stop) = (place(start.unwrap_or(0)), place(stop.unwrap_or(length)));
+            let at = value.try_iter()?.take(stop).skip(start).position(|item| operators::equal(&item, &wanted));
             bounds::check()?;
-            at.map(Value::from).ok_or_else(|| bad(format!("{} is not in list", pytext::repr(&wanted))))
+            at.map(|at| Value::from(start + at)).ok_or_else(|| bad(format!("{} is not in list", pytext::repr(&wanted))))
         }
         (ValueKind::Seq, "count") => {
             let (wanted,): (Value,) = from_args(args)?;
@@ -43,15 +46,33 @@ fn call_unbounded(state: &State, value: &Value, method: &str, args: &[Value]) ->
             Ok(Value::from(n))
         }
         (ValueKind::Map, "get") if is_dict(value) => {
-            let (wanted, default): (Value, Option<Value>) = from_args(args)?;
-            let found = value.get_item(&values::key(wanted)?)?;
-            Ok(if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found })
+            let (wanted, default) = match args {
+                [wanted] => (wanted, Value::from(())),
+                [wanted, default] if !default.is_kwargs() => (wanted, default.clone()),
+                _ => return Err(bad("get expected 1 or 2 arguments")),
+            };
+            values::key(wanted.clone())?;
+            let found = value.get_item(wanted)?;
+            // A value that is not defined can be in a dict, too.
+            Ok(if found.is_undefined() && !operators::contains(value, wanted)? { default } else { found })
         }
-        (ValueKind::Seq | ValueKind::Map, "copy") => {
+        (ValueKind::Seq | ValueKind::Map, "copy") if is_dict(value) || !is_tuple(value) && value.kind() == ValueKind::Seq => {
             let () = from_args(args)?;
             Ok(value.clone())
         }
-        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        _ => Err(bad(format!("'{}' object has no method '{method}'", pytext::type_name(value)))),
+    }
+}
+
+/// What a method makes of a text that is escaped is escaped, too; some escape their arguments.
+fn of_safe(made: &Value, method: &str) -> Result<Value, Error> {
+    let safe = |v: Value| v.as_str().map_or(v.clone(), |text| Value::from_safe_string(text.to_owned()));
+    match made.kind() {
+        _ if matches!(method, "format" | "join" | "replace" | "ljust" | "rjust" | "center") => Err(bad(format!("{method} of an escaped text is not known here"))),
+        ValueKind::String => Ok(safe(made.clone())),
+        ValueKind::Seq if is_tuple(made) => Ok(tuple(made.try_iter()?.map(safe).collect())),
+        ValueKind::Seq => Ok(made.try_iter()?.map(safe).collect()),
+        _ => Ok(made.clone()),
     }
 }
 
@@ -166,20 +187,17 @@ fn partition(s: &str, sep: &str, last: bool) -> Result<Value, Error> {
     }))
 }
 
-fn pad(s: &str, args: &[Value], method: &str) -> Result<Value, Error> {
-    let (width, fill): (i64, Option<&str>) = from_args(args)?;
+/// `str.center`, `.ljust` or `.rjust`.
+pub fn pad(s: &str, width: i64, fill: char, method: &str) -> String {
     let missing = width.clamp(0, 1 << 20).saturating_sub(s.chars().count() as i64).max(0) as usize;
-    let fill = fill.unwrap_or(" ");
-    if fill.chars().count() != 1 {
-        return Err(bad("the fill character must be exactly one character long"));
-    }
     let left = match method {
         "ljust" => 0,
         "rjust" => missing,
         // As CPython does: the odd one goes to the left where the width is odd.
         _ => missing / 2 + (missing & width as usize & 1),
     };
-    Ok(Value::from(format!("{}{s}{}", fill.repeat(left), fill.repeat(missing - left))))
+    let some = |n: usize| String::from(fill).repeat(n);
+    format!("{}{s}{}", some(left), some(missing - left))
 }
 
 /// `str.title`: a capital letter after every character that is no letter.
@@ -190,7 +208,7 @@ pub fn title(s: &str) -> String {
         if inside {
             out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push_str(&pytext::titlecase(c));
         }
         inside = cased(c);
     }
@@ -220,6 +238,11 @@ pub fn lines(s: &str, keep: bool) -> Result<Vec<&str>, Error> {
     Ok(out)
 }
 
+fn no_arguments(args: &[Value], text: String) -> Result<Value, Error> {
+    let () = from_args(args)?;
+    Ok(Value::from(text))
+}
+
 fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let all = |test: fn(char) -> bool| !s.is_empty() && s.chars().all(test);
     let strip = |left: bool, right: bool| -> Result<Value, Error> {
@@ -229,6 +252,12 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         let text = if left { s.trim_start_matches(drop) } else { s };
         Ok(Value::from(if right { text.trim_end_matches(drop) } else { text }))
     };
+    // None is a place that is not given, or white space; for what else nothing is none.
+    let places = ["find", "rfind", "index", "rindex", "count", "startswith", "endswith", "split", "rsplit", "strip", "lstrip", "rstrip"];
+    let wrong = |v: &Value| v.is_undefined() || v.is_none() && !places.contains(&method);
+    if !matches!(method, "format" | "join") && args.iter().any(wrong) {
+        return Err(bad(format!("{method}: an argument cannot be none or undefined")));
+    }
     Ok(Some(match method {
         "strip" => strip(true, true)?,
         "lstrip" => strip(true, false)?,
@@ -286,8 +315,8 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         }
         "format" => Value::from(pyformat::format(s, args)?),
         "expandtabs" => {
-            let (width, kwargs): (Option<usize>, Kwargs) = from_args(args)?;
-            let width = width.or(kwargs.get("tabsize")?).unwrap_or(8).min(1 << 10);
+            let (width, kwargs): (Option<i64>, Kwargs) = from_args(args)?;
+            let width = width.or(kwargs.get("tabsize")?).unwrap_or(8).clamp(0, 1 << 10) as usize;
             kwargs.assert_all_used()?;
             let (mut out, mut column) = (String::new(), 0);
             for c in s.chars() {
@@ -314,25 +343,29 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
             Value::from(out)
         }
         "isascii" => Value::from(s.is_ascii()),
-        "isprintable" => Value::from(pytext::repr(&Value::from(s)).trim_matches(['\'', '"']) == s.trim_matches(['\'', '"']) || !s.chars().any(char::is_control)),
+        "isprintable" => Value::from(s.chars().all(pytext::printable)),
         "zfill" => {
             let (width,): (i64,) = from_args(args)?;
             let (sign, digits) = if s.starts_with(['+', '-']) { s.split_at(1) } else { ("", s) };
             let missing = width.clamp(0, 1 << 20).saturating_sub(s.chars().count() as i64).max(0);
             Value::from(format!("{sign}{}{digits}", "0".repeat(missing as usize)))
         }
-        "ljust" | "rjust" | "center" => pad(s, args, method)?,
-        "title" => Value::from(title(s)),
-        "capitalize" => {
-            let mut chars = s.chars();
-            let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
-            Value::from(first + &chars.as_str().to_lowercase())
+        "ljust" | "rjust" | "center" => {
+            let (width, fill): (i64, Option<&str>) = from_args(args)?;
+            let mut fill = fill.unwrap_or(" ").chars();
+            match (fill.next(), fill.next()) {
+                (Some(fill), None) => Value::from(pad(s, width, fill, method)),
+                _ => return Err(bad("the fill character must be exactly one character long")),
+            }
         }
+        "upper" => no_arguments(args, s.to_uppercase())?,
+        "lower" => no_arguments(args, s.to_lowercase())?,
+        "title" => Value::from(title(s)),
+        "capitalize" => Value::from(pytext::capitalize(s)),
         "swapcase" => {
             let swap = |c: char| -> String { if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() } };
             Value::from(s.chars().map(swap).collect::<String>())
         }
-        "casefold" => Value::from(s.to_lowercase().replace('ß', "ss")),
         "islower" => Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
         "isupper" => Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)),
         "istitle" => Value::from(s.chars().any(cased) && title(s) == s),

@@ -1,45 +1,65 @@
-//! A chat template as minijinja takes it: every tag is parsed by Jinja's grammar and written anew; see expression.rs.
+//! A chat template as minijinja takes it: every tag is parsed by Jinja's grammar and written anew (statement.rs, expression.rs). What is not
+//! understood is refused, so that nothing is rendered otherwise than Jinja does.
 
 use crate::expression::Parser;
 use crate::lexer::{string_length, tokens, Token};
+use crate::statement::{self, Body};
 
 /// In a template of more bytes, variables are looked at, too: each could make values one level deeper.
 const LONG: usize = 1 << 16;
 /// minijinja goes deeper into its stack with every operator of a chain and every `elif`; a stack that overflows ends the process. So tags
-/// have a bound of tokens, or of bytes where they are not understood, and templates one of `elif`s. Those of models have a tenth of it.
+/// have a bound of tokens, and templates one of `elif`s. Those of models have a tenth of it.
 const TOKENS: usize = 4000;
-const BYTES: usize = 4000;
 const BRANCHES: usize = 1000;
-/// So much text in a macro is not worth counting each time it is called.
-const LITTLE: usize = 64;
 
-enum Part<'a> {
+pub enum Part<'a> {
     Text(&'a str), // also a comment, and what is raw with its marks
-    Endless(&'a str), // a tag that does not end, and what follows
-    Tag { open: &'a str, body: &'a str, close: &'a str },
+    Endless,       // a tag that does not end, and what follows
+    Tag(Tag<'a>),
 }
 
-/// The template for minijinja. What it does not understand stays as it is, for minijinja to report.
+pub struct Tag<'a> {
+    pub open: &'static str,
+    close: &'static str,
+    pub body: &'a str,
+    first: &'a str, // the sign that controls white space before it
+    last: &'a str,
+    lines: usize,
+    pub tokens: Option<Vec<Token>>, // None: Jinja does not know some
+}
+
+impl<'a> Tag<'a> {
+    fn new(open: &'static str, close: &'static str, body: &'a str) -> Self {
+        let sign = |c: Option<char>| c.is_some_and(|c| "-+".contains(c));
+        let first = &body[..usize::from(sign(body.chars().next()))];
+        let rest = &body[first.len()..];
+        let (core, last) = rest.split_at(rest.len() - usize::from(sign(rest.chars().last())));
+        Tag { open, close, body, first, last, lines: core.matches('\n').count(), tokens: tokens(core) }
+    }
+}
+
+/// The template for minijinja, or why it is refused.
 pub fn rewrite(source: &str) -> Result<String, String> {
     // Jinja knows one end of line.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let parts = parts(&source);
-    let texts = texts(&parts);
-    let branches = parts.iter().filter(|part| matches!(part, Part::Tag { open: "{%", body, .. } if word(body) == "elif")).count();
+    let branches = parts.iter().filter(|part| matches!(part, Part::Tag(tag) if tag.open == "{%" && word(tag.body) == "elif")).count();
     if branches > BRANCHES {
         return Err(format!("it has {branches} elif tags; {BRANCHES} are allowed"));
     }
+    let bodies = statement::bodies(&parts);
     let mut out = String::with_capacity(source.len());
-    for (part, bytes) in parts.iter().zip(texts) {
+    let mut line = 1;
+    for (part, body) in parts.iter().zip(bodies) {
         match part {
-            Part::Text(text) => out.push_str(text),
-            Part::Endless(text) if text.len() > BYTES => return Err("it has a tag that does not end".into()),
-            Part::Endless(text) => out.push_str(text),
-            Part::Tag { open, body, close } => {
-                let place = Place { statement: *open == "{%", bytes, long: source.len() > LONG };
-                out.push_str(open);
-                out.push_str(&rewrite_tag(body, &place)?);
-                out.push_str(close);
+            Part::Text(text) => {
+                out.push_str(text);
+                line += text.matches('\n').count();
+            }
+            Part::Endless => return Err(format!("it has a tag that does not end (template line {line})")),
+            Part::Tag(tag) => {
+                out.push_str(&rewrite_tag(tag, &body, source.len() > LONG).map_err(|why| format!("{why} (template line {line})"))?);
+                line += tag.lines;
             }
         }
     }
@@ -68,7 +88,7 @@ fn parts(source: &str) -> Vec<Part<'_>> {
             }
         };
         let Some(length) = end_of_tag(&rest[2..], close) else {
-            out.push(Part::Endless(rest));
+            out.push(Part::Endless);
             return out;
         };
         let (body, tag) = (&rest[2..2 + length], &rest[..length + 4]);
@@ -79,46 +99,15 @@ fn parts(source: &str) -> Vec<Part<'_>> {
             rest = &rest[end..];
             continue;
         }
-        out.push(Part::Tag { open, body, close });
+        out.push(Part::Tag(Tag::new(open, close, body)));
         rest = after;
     }
     out.push(Part::Text(rest));
     out
 }
 
-/// How much text stands in each loop, macro and call, by the index of its tag; not in those inside of it.
-fn texts(parts: &[Part]) -> Vec<usize> {
-    let mut out = vec![0; parts.len()];
-    let mut inside = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        match part {
-            Part::Text(text) => {
-                if let Some(&tag) = inside.last() {
-                    out[tag] += text.len();
-                }
-            }
-            Part::Tag { open: "{%", body, .. } => match word(body) {
-                "for" | "macro" | "call" => inside.push(i),
-                "endfor" | "endmacro" | "endcall" => {
-                    inside.pop();
-                }
-                _ => {}
-            },
-            Part::Tag { .. } | Part::Endless(_) => {}
-        }
-    }
-    out
-}
-
-/// What is known of a tag beside its own text.
-struct Place {
-    statement: bool,
-    bytes: usize, // of the text that stands in it
-    long: bool,   // the template is
-}
-
 /// The first word of a tag, after the sign that controls white space.
-fn word(body: &str) -> &str {
+pub fn word(body: &str) -> &str {
     let body = body.trim_start_matches(['-', '+']).trim_start();
     &body[..body.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(body.len())]
 }
@@ -154,128 +143,21 @@ fn end_of_tag(body: &str, close: &str) -> Option<usize> {
 }
 
 /// What is between a tag's marks.
-fn rewrite_tag(body: &str, place: &Place) -> Result<String, String> {
-    let sign = |found: Option<char>| found.filter(|c| "-+".contains(*c)).map_or("", |c| if c == '-' { "-" } else { "+" });
-    let first = sign(body.chars().next());
-    let last = if body.len() > first.len() { sign(body.chars().last()) } else { "" };
-    let core = &body[first.len()..body.len() - last.len()];
-    let as_it_is = || {
-        if body.len() > BYTES {
-            return Err(format!("it has a tag of {} bytes that is not understood; {BYTES} are allowed", body.len()));
-        }
-        Ok(body.to_owned())
-    };
-    let Some(tokens) = tokens(core) else { return as_it_is() };
+fn rewrite_tag(tag: &Tag, body: &Body, long: bool) -> Result<String, String> {
+    let Some(tokens) = &tag.tokens else { return Err("a tag has marks that Jinja does not know".into()) };
     if tokens.len() > TOKENS {
         return Err(format!("it has a tag with {} names, numbers and marks; {TOKENS} are allowed", tokens.len()));
     }
-    let text = if place.statement {
-        rewrite_statement(&tokens, place)
-    } else {
-        let mut p = Parser::new(&tokens);
-        p.tuple(true, "").filter(|_| p.done()).map(|value| value.text)
-    };
-    match text {
-        // Errors name lines: the tag keeps its number of them.
-        Some(text) => {
-            let lines = "\n".repeat(core.matches('\n').count());
-            // A macro is a function: no loop counts what it writes.
-            let count = match word(body) {
-                "macro" | "call" if place.statement && place.bytes > LITTLE => format!("%}}{{% set __bytes = __text({}) ", place.bytes),
-                _ => String::new(),
-            };
-            Ok(format!("{first} {text}{lines} {count}{last}"))
-        }
-        None => as_it_is(),
-    }
-}
-
-/// A statement, or None for one that stays as it is.
-fn rewrite_statement(tokens: &[Token], place: &Place) -> Option<String> {
     let mut p = Parser::new(tokens);
-    let text = match p.name()? {
-        // A block of its own, as in transformers: what is set inside stays inside.
-        "generation" => "with".to_owned(),
-        "endgeneration" => "endwith".to_owned(),
-        word @ ("if" | "elif") => format!("{word} {}", p.tuple(false, "")?.text),
-        "for" => {
-            let target = target(&mut p, "in")?;
-            let values = p.tuple(false, "recursive")?.text;
-            let condition = if p.skip_name("if") { format!(" if {}", p.expression()?.text) } else { String::new() };
-            let recursive = if p.skip_name("recursive") { " recursive" } else { "" };
-            format!("for {target} in __iterate({values},{}){condition}{recursive}", place.bytes)
-        }
-        "set" => {
-            let target = target(&mut p, "=")?;
-            let value = p.tuple(true, "")?.text;
-            format!("set {target} = {}", kept(value, target.contains('.'), place.long))
-        }
-        "macro" => {
-            let name = p.name()?;
-            format!("macro {name}{}", parameters(&mut p)?)
-        }
-        "call" => {
-            let given = if p.is_mark("(") { parameters(&mut p)? } else { String::new() };
-            format!("call{given} {}", p.expression()?.text)
-        }
-        "with" => {
-            let mut parts = Vec::new();
-            while !p.done() {
-                if !parts.is_empty() && !p.skip_mark(",") {
-                    return None;
-                }
-                let target = target(&mut p, "=")?;
-                parts.push(format!("{target} = {}", kept(p.expression()?.text, false, place.long)));
-            }
-            format!("with {}", parts.join(", "))
-        }
-        _ => return None,
+    let text = match tag.open {
+        "{%" => statement::rewrite(&mut p, body, long),
+        _ => p.tuple(true, "").map(|value| value.text),
     };
-    p.done().then_some(text)
-}
-
-/// A value that a name gets, which is looked at; see values.rs.
-fn kept(value: String, in_namespace: bool, long: bool) -> String {
-    let simple = matches!(&value[..], "true" | "false" | "none") || value.bytes().all(|b| b.is_ascii_digit()) || value.starts_with("__compare(");
-    match (in_namespace, long) {
-        _ if simple => value,
-        (true, _) => format!("__keep({value})"),
-        (false, true) => format!("__shallow({value})"),
-        (false, false) => value,
+    match text.filter(|_| p.done()) {
+        // Errors name lines: the tag keeps its number of them.
+        Some(text) => Ok(format!("{}{} {text}{} {}{}", tag.open, tag.first, "\n".repeat(tag.lines), tag.last, tag.close)),
+        None => Err(p.why.unwrap_or_else(|| format!("this is not understood: {} ...", word(tag.body)))),
     }
-}
-
-/// The names that get values, up to a mark or a word, which is passed over: `a`, `a, b`, `a, (b, c)`, `ns.a`.
-fn target(p: &mut Parser, end: &str) -> Option<String> {
-    let mut out = String::new();
-    loop {
-        if !out.is_empty() && (p.skip_mark(end) || p.skip_name(end)) {
-            return Some(out);
-        }
-        match [",", "(", ")", "."].into_iter().find(|mark| p.skip_mark(mark)) {
-            Some(mark) => out += mark,
-            None => out += p.name()?,
-        }
-    }
-}
-
-/// The parameters of a macro, in brackets.
-fn parameters(p: &mut Parser) -> Option<String> {
-    if !p.skip_mark("(") {
-        return None;
-    }
-    let mut parts = Vec::new();
-    while !p.skip_mark(")") {
-        if !parts.is_empty() && !p.skip_mark(",") {
-            return None;
-        }
-        if p.skip_mark(")") {
-            break;
-        }
-        let name = p.name()?;
-        parts.push(if p.skip_mark("=") { format!("{name}={}", p.expression()?.text) } else { name.to_owned() });
-    }
-    Some(format!("({})", parts.join(", ")))
 }
 
 #[cfg(test)]
@@ -288,7 +170,7 @@ mod tests {
             ("{{ '%s' % x }}", "{{ __compute('%s','%',x) }}"),
             ("{%- if loop.index % 2 == 0 -%}", "{%- if __compare(__compute(loop.index,'%',2),'==',0) -%}"),
             ("{{ a * b % c + e }}", "{{ __compute(__compute(a,'*',b,'%',c),'+',e) }}"),
-            ("{{- a ~ b | f ~ 'c' -}}", "{{- __compute(a,'~',b|f,'~','c') -}}"),
+            ("{{- a ~ b | trim ~ 'c' -}}", "{{- __compute(a,'~',b|trim,'~','c') -}}"),
             ("{% generation %}x{%- endgeneration -%}", "{% with %}x{%- endwith -%}"),
             ("{# a % b #}{% raw %}{{ a % b }}{% endraw %}100 % b", "{# a % b #}{% raw %}{{ a % b }}{% endraw %}100 % b"),
             ("{{ '' and x }}", "{{ (__value('') and x) }}"),
@@ -297,14 +179,18 @@ mod tests {
             ("{{ {'a': {'b': 1}} }}", "{{ {'a': {'b': 1}} }}"),
             ("{{ -a ** -b }}", "{{ __compute(__sign('-',a),'**',__sign('-',b)) }}"),
             ("{{ x if y else\nz }}", "{{ (x if y else z)\n }}"),
-            ("{{ d.items, d.items()[0], l[1:] }}", "{{ __tuple(__attribute(d,'items'),d.items()[0],__slice(l,1,none)) }}"),
+            ("{{ d.items, d.items()[0], l[1:] }}", "{{ __tuple(__attribute(d,'items'),__item(d.items(),0),__slice(l,1,none)) }}"),
             ("{% for a, (b, c) in x if a is in(y) recursive %}", "{% for a,(b,c) in __iterate(x,0) if (a is in(y)) recursive %}"),
-            ("{% set ns.a = 1, 2 %}{% set x | upper %}", "{% set ns.a = __keep(__tuple(1,2)) %}{% set x | upper %}"),
-            ("{% macro f(a, b='x' 'y') %}", "{% macro f(a, b='xy') %}"),
-            ("{% macro f() -%}LONG{%- for i in x %}a{% endfor %}{%- endmacro %}", "{% macro f() %}{% set __bytes = __text(70) -%}LONG{%- for i in __iterate(x,1) %}a{% endfor %}{%- endmacro %}"),
-            ("{{ {'a': 1, x: 2, 3: [x]}[y]['z'][0][-1] }}", "{{ ({'a': 1, __key(x): 2, 3: [x]})[__index(y)]['z'][0][__index(__sign('-',1))] }}"),
+            ("{% set ns.a = 1, 2 %}{% set x | upper -%}", "{% set ns.a = __keep(__tuple(1,2)) %}{% set x |upper %}{% with -%}"),
+            ("{%- endset -%}{% filter trim | upper %}{% endfilter %}", "{%- endwith %}{% endset -%}{% filter trim|upper %}{% with %}{% endwith %}{% endfilter %}"),
+            ("{% macro f(a, b='x' 'y') %}{{ kwargs }}", "{% macro f(a,b,__given,kwargs) %}{% set b = (b if __given[1] else 'xy') %}{{ kwargs }}"),
+            ("{% macro f() -%}LONG{%- for i in x %}a{% endfor %}{%- endmacro %}", "{% macro f(__given) %}{% set __bytes = __text(70) -%}LONG{%- for i in __iterate(x,1) %}a{% endfor %}{%- endmacro %}"),
+            ("{{ {'a': 1, x: 2, 3: [x]}[y]['z'][0][-1] }}", "{{ __item(__item(__item({'a': 1, __key(x): 2, 3: [x]},y)['z'],0),__sign('-',1)) }}"),
             ("{% if loop.changed(a, b) %}", "{% if loop.changed(__seen(a, b)) %}"),
-            ("{% call(q) f(*a, b=c) %}", "{% call(q) f(*a, b=c) %}"),
+            ("{% call(q) f(*a, b=c) %}", "{% call(q,__given) __call(f,'f')(*a, b=c) %}"),
+            ("{{ f(a.b(1)) }}{{ loop(x) }}", "{{ __call(f,'f')(__call(a.b,'a.b')(1)) }}{{ loop(x) }}"),
+            ("{% with a = 1, b = a %}", "{% with (a,b,) = __tuple(1,a) %}"),
+            ("{{ d['items'] }}{{ d.x }}", "{{ __item(d,'items') }}{{ d.x }}"),
         ] {
             let squeeze = |s: &str| s.split(' ').filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" ");
             let long = |s: &str| s.replace("LONG", &"x".repeat(70));

@@ -1,7 +1,7 @@
 //! Chat templates: Jinja as Hugging Face's `apply_chat_template` renders it.
 
 use crate::abi::{borrow, borrow_str, guard, Bytes};
-use crate::{bounds, filters, operators, pymethods, pytext, rewrite};
+use crate::{bounds, calls, checks, filters, globals, operators, pymethods, pytext, rewrite};
 use minijinja::{Environment, ErrorKind, Value};
 use std::sync::atomic::AtomicI32;
 
@@ -25,7 +25,7 @@ pub unsafe extern "C" fn gomlx_template_new(
 ) -> i32 {
     guard(out, err, || {
         let source = borrow_str(source, len)?;
-        let mut env = Environment::new();
+        let mut env = Environment::empty(); // nothing that Jinja does not have
         env.set_fuel(Some(FUEL));
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -37,7 +37,10 @@ pub unsafe extern "C" fn gomlx_template_new(
             out.write_str(&text).map_err(Into::into)
         });
         filters::add(&mut env);
+        checks::add(&mut env);
+        globals::add(&mut env);
         operators::add(&mut env);
+        calls::add(&mut env);
         env.add_template_owned("chat", rewrite::rewrite(source)?).map_err(explain)?;
         Ok(Box::into_raw(Box::new(Template { env })))
     })

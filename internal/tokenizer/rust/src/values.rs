@@ -1,6 +1,7 @@
 //! Values of Python's that minijinja does not have: tuples, the views of a dict, and methods that are not called.
 
-use crate::{bounds, pymethods, pytext};
+use crate::sequences::{Generator, Range};
+use crate::{bounds, calls, names, pymethods, pytext};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt;
@@ -92,7 +93,7 @@ impl Object for Method {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<built-in method {} of {} object>", self.name, pytext::type_name(&self.of))
+        write!(f, "<built-in method {}>", self.name)
     }
 }
 
@@ -122,6 +123,9 @@ fn look(v: &Value, depth: usize, to_keep: bool) -> Result<(), Error> {
     if let Some(Group(key, items)) = object.downcast_ref::<Group>() {
         return look(key, depth + 1, to_keep).and_then(|()| look(items, depth + 1, to_keep));
     }
+    if let Some(generator) = object.downcast_ref::<Generator>() {
+        return generator.left().iter().try_for_each(|item| look(item, depth + 1, to_keep));
+    }
     match v.kind() {
         ValueKind::Seq | ValueKind::Iterable => {}
         ValueKind::Map if is_dict(v) => {
@@ -131,7 +135,10 @@ fn look(v: &Value, depth: usize, to_keep: bool) -> Result<(), Error> {
             }
             return Ok(());
         }
-        // Macros and methods have values in them that cannot be looked at.
+        _ if v.downcast_object_ref::<Method>().is_some() => {
+            return v.downcast_object_ref::<Method>().map_or(Ok(()), |method| look(&method.of, depth + 1, to_keep));
+        }
+        // Macros have values in them that cannot be looked at.
         _ if !to_keep => return Ok(()),
         _ => return bad("a namespace keeps texts, numbers, lists and dicts, no namespaces and nothing that is called".into()),
     }
@@ -154,7 +161,7 @@ pub fn key(v: Value) -> Result<Value, Error> {
 }
 
 /// What may be an index: as in Jinja an item that no key can name is not defined, and no error.
-pub fn index(v: Value) -> Result<Value, Error> {
+fn index(v: Value) -> Result<Value, Error> {
     match hashable(&v, &mut KEY_PARTS.clone()) {
         Err(e) if e.detail().is_some_and(|text| text.starts_with(UNHASHABLE)) => Ok(Value::UNDEFINED),
         found => found.map(|()| v),
@@ -196,9 +203,13 @@ fn count(v: &Value, left: &mut usize) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("changed: a value with more than {SEEN_PARTS} in it")));
     }
     *left -= 1;
+    if let Some(generator) = v.downcast_object_ref::<Generator>() {
+        return generator.left().iter().try_for_each(|item| count(item, left));
+    }
     match v.kind() {
         ValueKind::Seq | ValueKind::Iterable => v.try_iter()?.try_for_each(|item| count(&item, left)),
         ValueKind::Map if is_dict(v) => v.try_iter()?.try_for_each(|key| count(&v.get_item(&key)?, left)),
+        ValueKind::Plain => Err(Error::new(ErrorKind::InvalidOperation, "changed: a method is not known here")),
         _ => bounds::make(v.as_str().map_or(0, str::len)),
     }
 }
@@ -208,12 +219,89 @@ pub fn is_dict(v: &Value) -> bool {
     v.kind() == ValueKind::Map && v.as_object().is_some_and(|o| o.type_name().contains("Map<"))
 }
 
-/// `value.name`, where the name is that of a method of dicts or texts.
-pub fn attribute(v: Value, name: String) -> Result<Value, Error> {
-    const OF_DICTS: [&str; 5] = ["items", "keys", "values", "get", "copy"];
-    let method = if is_dict(&v) { OF_DICTS.contains(&&name[..]) } else { v.as_str().is_some() && !OF_DICTS.contains(&&name[..]) };
-    if method {
-        return Ok(Value::from_object(Method { of: v, name }));
+pub fn is_macro(v: &Value) -> bool {
+    v.as_object().is_some_and(|o| o.type_name().ends_with("Macro"))
+}
+
+/// A whole number; a boolean is one.
+pub fn whole(v: &Value) -> Option<i64> {
+    match v.kind() {
+        ValueKind::Bool => Some(i64::from(v.is_true())),
+        ValueKind::Number if v.is_integer() => i64::try_from(v.clone()).ok(),
+        _ => None,
     }
-    v.get_attr(&name)
+}
+
+/// What a value has under a name that is no key of it; None where it has nothing. Methods that change values have no place in templates.
+fn of_its_own(v: &Value, name: &str) -> Option<Value> {
+    use names::*;
+    let among = |methods: &[&[&str]]| methods.iter().any(|list| list.contains(&name));
+    let method = |methods: &[&[&str]]| among(methods).then(|| Value::from_object(Method { of: v.clone(), name: name.to_owned() }));
+    match v.kind() {
+        ValueKind::String => method(&[STR_METHODS, STR_NOT_HERE]),
+        ValueKind::Map if is_dict(v) && DICT_CHANGES.contains(&name) => Some(Value::UNDEFINED),
+        ValueKind::Map if is_dict(v) => method(&[DICT_METHODS, DICT_NOT_HERE]),
+        ValueKind::Seq => match (v.downcast_object_ref::<Range>(), v.downcast_object_ref::<Group>(), name) {
+            (Some(range), _, "start") => Some(Value::from(range.start)),
+            (Some(range), _, "stop") => Some(Value::from(range.stop)),
+            (Some(range), _, "step") => Some(Value::from(range.step)),
+            (_, Some(group), "grouper") => Some(group.0.clone()),
+            (_, Some(group), "list") => Some(group.1.clone()),
+            (Some(_), ..) => method(&[TUPLE_METHODS]),
+            _ if is_tuple(v) => method(&[TUPLE_METHODS]),
+            _ => method(&[LIST_METHODS]),
+        },
+        ValueKind::Bool | ValueKind::Number => {
+            let is_float = v.kind() == ValueKind::Number && !v.is_integer();
+            let number = if v.kind() == ValueKind::Bool { Value::from(i32::from(v.is_true())) } else { v.clone() };
+            match name {
+                "real" => Some(number),
+                "imag" => Some(if is_float { Value::from(0.0) } else { Value::from(0) }),
+                "numerator" if !is_float => Some(number),
+                "denominator" if !is_float => Some(Value::from(1)),
+                _ if is_float => method(&[FLOAT_NOT_HERE]),
+                _ => method(&[INT_NOT_HERE]),
+            }
+        }
+        _ => calls::attribute(v, name),
+    }
+}
+
+/// `value.name`: what it has of its own goes before a key.
+pub fn attribute(v: &Value, name: &str) -> Result<Value, Error> {
+    match of_its_own(v, name) {
+        Some(found) => Ok(found),
+        None if is_dict(v) || !matches!(v.kind(), ValueKind::Seq | ValueKind::String) => v.get_attr(name),
+        None => Ok(Value::UNDEFINED),
+    }
+}
+
+/// The filter `attr`: never a key.
+pub fn attribute_only(v: &Value, name: &str) -> Result<Value, Error> {
+    match of_its_own(v, name) {
+        Some(found) => Ok(found),
+        None if is_dict(v) => Ok(Value::UNDEFINED),
+        None => attribute(v, name),
+    }
+}
+
+/// `value[key]`: an item goes before what it has of its own.
+pub fn item(v: &Value, key: &Value) -> Result<Value, Error> {
+    let found = match v.kind() {
+        ValueKind::Undefined => v.get_item(key)?,
+        ValueKind::Seq | ValueKind::String => match whole(key) {
+            Some(i) if v.is_safe() => v.get_item(&Value::from(i)).map(|c| if c.is_undefined() { c } else { Value::from_safe_string(c.to_string()) })?,
+            Some(i) => v.get_item(&Value::from(i))?,
+            None => Value::UNDEFINED,
+        },
+        ValueKind::Map if is_dict(v) => v.get_item(&index(key.clone())?)?,
+        _ => Value::UNDEFINED,
+    };
+    match key.as_str() {
+        Some(name) if found.is_undefined() => match is_dict(v) {
+            true => Ok(of_its_own(v, name).unwrap_or(found)),
+            false => attribute(v, name),
+        },
+        _ => Ok(found),
+    }
 }

@@ -1,5 +1,7 @@
 //! Expressions as they are written for minijinja.
 
+use crate::names;
+
 /// What was read: text for minijinja, and what may follow it there without brackets.
 pub struct Written {
     pub text: String,
@@ -52,9 +54,10 @@ pub fn key(text: &str) -> String {
     looked_at("__key", text)
 }
 
-/// An index of a list or a dict, which is looked at.
-pub fn index(text: &str) -> String {
-    looked_at("__index", text)
+/// Whether an index is a text that can only be a key.
+pub fn is_key(text: &str) -> bool {
+    let key = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+    key.is_some_and(|key| !names::is_attribute(key))
 }
 
 /// A call of a function, unless the value is a text or a number as it stands.
