@@ -27,7 +27,7 @@ Text of several lines may be pasted. Ctrl-C stops an answer or clears what was t
   /set NAME VALUE   temperature, top-p, top-k, max-tokens or seed
   /set              show all of these
   /clear            forget the conversation, keep the system message
-  /save FILE        write the conversation as JSON
+  /save FILE        write the conversation as JSON, to a new file
   /help, /quit
 `
 
