@@ -1,6 +1,9 @@
 # go-mlx. `make demo` sets everything up and shows the main job; `make test` runs the tests; `make help` lists the rest.
 # Everything lands in .venv/, build/ and bin/; nothing is installed into the system.
 
+# The names of the targets cannot hold a blank.
+$(if $(word 2,$(CURDIR)),$(error make cannot work in a folder whose path has a blank: "$(CURDIR)"; move it))
+
 PYTHON ?= python3
 GO     ?= go
 CARGO  ?= cargo
@@ -9,6 +12,7 @@ VENV    := .venv
 VPYTHON := $(VENV)/bin/python
 LIB     := build/lib
 MODEL   := tests/models/domains
+comma := ,
 # Before what downloads: it is tried again where it fails.
 RETRY   := sh $(CURDIR)/tools/retry.sh
 CLI     := bin/go-mlx
@@ -16,8 +20,17 @@ CLI     := bin/go-mlx
 # Packages go into virtual environments alone: pip refuses where it would put one into the system's Python, as by a half-made .venv.
 export PIP_REQUIRE_VIRTUALENV := 1
 export PIP_USER := 0
-# Python of another place is not for the one in .venv.
-unexport PYTHONHOME
+# Python of another place is not for the one in .venv; with CDPATH, cd leads to other folders and prints them.
+unexport PYTHONHOME CDPATH
+
+# Clients ask servers of tests on this machine, without a proxy. Python and curl look at the small letters first.
+export no_proxy := $(if $(no_proxy)$(NO_PROXY),$(or $(no_proxy),$(NO_PROXY))$(comma))127.0.0.1,localhost,::1
+export NO_PROXY := $(no_proxy)
+
+# This module is built alone, whatever workspace the folder is in. With -trimpath, Go would link what another folder of the same source has built.
+# Where git refuses to say what is committed, as in a folder of another user, nothing is noted of it.
+export GOWORK := off
+export GOFLAGS := $(strip $(filter-out -trimpath -trimpath=true,$(shell $(GO) env GOFLAGS 2>/dev/null)) $(if $(shell git rev-parse HEAD 2>/dev/null),,-buildvcs=false))
 
 # Programs that are run from here find the workers' interpreter by this; it is not looked for in working directories.
 export GO_MLX_PYTHON ?= $(abspath $(VPYTHON))
@@ -278,8 +291,9 @@ fuzz: build
 	@$(GOTEST) -run '^$$' -fuzz FuzzGrammar -fuzztime $(FUZZTIME) ./internal/tokenizer
 
 lint: compiled
+	@git ls-files >/dev/null # git says why it cannot
 	@odd=$$(sh tools/oddfiles.sh); test -z "$$odd" || { echo "committed by mistake:"; echo "$$odd"; exit 1; }
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go') </dev/null) || exit 1; test -z "$$unformatted" || { echo "not formatted:"; echo "$$unformatted"; exit 1; }
 	@$(GO) vet ./...
 	@$(GO) vet -tags long ./tests/parity ./tests/architectures ./tests/training
 	@$(GO) vet -tags real ./tests/real

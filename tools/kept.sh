@@ -2,6 +2,7 @@
 # Looks at what an earlier make has left in .venv and build, and takes away what is of no use any more, so that make makes it again: what holds the
 # path of this folder, where the folder was moved or copied since, and the note that .venv is ready, where its Python has gone or is another one.
 # build/place has the path. The Makefile runs this whenever it is read.
+unset CDPATH PYTHONHOME
 cd "$(dirname "$0")/.." || exit
 here=$(pwd -P)
 place=$(cat build/place 2>/dev/null)

@@ -17,10 +17,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Root is the project's folder.
+// Root is the project's folder. With -trimpath programs do not know where their source is: then it is the folder above the working directory
+// that has the project's corpus.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	if filepath.IsAbs(file) {
+		return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "tests", "corpus", "labels.txt")); err == nil {
+			return dir
+		}
+		above := filepath.Dir(dir)
+		if above == dir {
+			panic("tests that are built with -trimpath run within the project's folder")
+		}
+		dir = above
+	}
 }
 
 // Model is the folder of the trained domain classifier.

