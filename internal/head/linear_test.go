@@ -54,12 +54,12 @@ func wide(n, d int) (data Data, folds []int) {
 // For states of 2,560 values a product or a factorisation as a whole takes seconds: they ask in between.
 func TestNoPartOfAFitTakesMostOfItsTime(t *testing.T) {
 	data, _ := wide(3*productRows, 1024)
-	scratch := make([]float64, 1024*1024)
+	space := &workspace{}
 	m, err := newMoments(t.Context(), data, 3, true)
 	require.NoError(t, err)
 	for name, part := range map[string]func(ctx context.Context) error{
 		"moments": func(ctx context.Context) error { _, err := newMoments(ctx, data, 3, true); return err },
-		"head":    func(ctx context.Context) error { _, err := m.head(ctx, info(), 0.5, scratch); return err },
+		"head":    func(ctx context.Context) error { _, err := m.head(ctx, info(), 0.5, space); return err },
 	} {
 		share := 1.0
 		for range 5 { // what else the machine does may fall between two questions
