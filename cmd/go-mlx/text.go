@@ -213,7 +213,7 @@ func answer[T any](ctx context.Context, batch []line, compute func(texts []strin
 	if err == nil {
 		return use(batch, result)
 	}
-	if option := (*mlx.OptionError)(nil); errors.As(err, &option) {
+	if option := (*mlx.OptionError)(nil); errors.As(err, &option) || errors.Is(err, mlx.ErrOtherModel) || errors.Is(err, mlx.ErrClassifierFile) {
 		return err // no line is to blame
 	}
 	if len(batch) == 1 || ctx.Err() != nil {

@@ -30,9 +30,9 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 		return nil, nil, nil, err
 	}
 	var best *outside
-	scratch := make([]float64, len(data.X[0])*len(data.X[0]))
+	space := &workspace{}
 	for _, shrinkage := range shrinkages {
-		o, err := fits.judge(ctx, info, data, shrinkage, scratch)
+		o, err := fits.judge(ctx, info, data, shrinkage, space)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -53,7 +53,7 @@ func CrossFit(ctx context.Context, info Info, data Data, folds []int) (_ *Head, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	h, err := m.head(ctx, info, best.shrinkage, scratch)
+	h, err := m.head(ctx, info, best.shrinkage, space)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -136,10 +136,10 @@ type outside struct {
 }
 
 // judge judges each vector by a head that was fitted without its fold.
-func (f *foldFits) judge(ctx context.Context, info Info, data Data, shrinkage float64, scratch []float64) (*outside, error) {
+func (f *foldFits) judge(ctx context.Context, info Info, data Data, shrinkage float64, space *workspace) (*outside, error) {
 	o := &outside{shrinkage: shrinkage, logits: make([][]float64, len(f.held)), distances: make([]float64, len(f.held))}
 	for fold, m := range f.moments {
-		h, err := m.head(ctx, info, shrinkage, scratch)
+		h, err := m.head(ctx, info, shrinkage, space)
 		if err != nil {
 			return nil, err
 		}

@@ -47,9 +47,9 @@ func Fit(ctx context.Context, info Info, train, validation Data) (*Head, error) 
 	var best *Head
 	var logits [][]float64
 	bestLoss := math.Inf(1)
-	scratch := make([]float64, m.size*m.size)
+	space := &workspace{}
 	for _, shrinkage := range shrinkages {
-		h, err := m.head(ctx, info, shrinkage, scratch)
+		h, err := m.head(ctx, info, shrinkage, space)
 		if err != nil {
 			return nil, err
 		}

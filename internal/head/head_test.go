@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/gonum/blas/blas32"
 	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
 	"gonum.org/v1/gonum/stat"
@@ -306,7 +307,7 @@ func TestAHeadIsALinearDiscriminant(t *testing.T) {
 			within.AddSym(&within, &covariance)
 		}
 		for _, shrinkage := range []float64{1e-3, 0.4, 1} {
-			h, err := m.head(t.Context(), info(), shrinkage, make([]float64, d*d))
+			h, err := m.head(t.Context(), info(), shrinkage, &workspace{})
 			require.NoError(t, err)
 			var shrunk mat.SymDense
 			shrunk.ScaleSym(1-shrinkage, &within)
@@ -325,6 +326,39 @@ func TestAHeadIsALinearDiscriminant(t *testing.T) {
 				got := h.Logits(x)
 				for k := range want {
 					require.InDelta(t, want[k]-want[0], got[k]-got[0], 1e-3)
+				}
+			}
+		}
+	}
+}
+
+// A fit to few vectors, whose equations have as many unknowns as vectors, is the fit by the covariance.
+func TestAFitToFewVectorsIsTheSame(t *testing.T) {
+	const n, d = 60, 200
+	data, _ := wide(n, d)
+	for i, x := range data.X {
+		for j := range x {
+			x[j] += x[(j+1)%d] / 2 // values go together
+		}
+		x[data.Y[i]] += 1
+	}
+	require.True(t, few(n, d))
+	for _, balanced := range []bool{false, true} {
+		m, err := newMoments(t.Context(), data, 3, balanced)
+		require.NoError(t, err)
+		require.Empty(t, m.within.Data)
+		whole := *m
+		whole.within = blas32.General{Rows: d, Cols: d, Stride: d, Data: make([]float32, d*d)}
+		require.NoError(t, addProduct(t.Context(), m.rows, whole.within))
+		whole.rows, whole.gram = blas32.General{}, blas32.General{}
+		for _, shrinkage := range shrinkages {
+			got, err := m.head(t.Context(), info(), shrinkage, &workspace{})
+			require.NoError(t, err)
+			want, err := whole.head(t.Context(), info(), shrinkage, &workspace{})
+			require.NoError(t, err)
+			for _, x := range data.X {
+				for k, logit := range want.Logits(x) {
+					require.InDelta(t, logit, got.Logits(x)[k], 2e-3*(1+math.Abs(logit)), "%v", shrinkage)
 				}
 			}
 		}

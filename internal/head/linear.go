@@ -37,6 +37,58 @@ func addProduct(ctx context.Context, rows, sum blas32.General) error {
 	return nil
 }
 
+// addOuterProduct adds the upper triangle of rows * rowsᵀ to sum, in blocks of columns.
+func addOuterProduct(ctx context.Context, rows, sum blas32.General) error {
+	for begin := 0; begin < rows.Rows; begin += productCols {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		end := min(begin+productCols, rows.Rows)
+		left, right, out := rows, rows, sum
+		left.Rows = end
+		right.Rows, right.Data = end-begin, rows.Data[begin*rows.Stride:]
+		out.Rows, out.Cols, out.Data = end, end-begin, sum.Data[begin:]
+		blas32.Gemm(blas.NoTrans, blas.Trans, 1, left, right, 1, out)
+	}
+	return nil
+}
+
+// multiply is a * b or, if b is transposed, a * bᵀ.
+func multiply(ctx context.Context, a blas64.General, b blas32.General, transposed blas.Transpose) (blas64.General, error) {
+	cols := b.Cols
+	if transposed == blas.Trans {
+		cols = b.Rows
+	}
+	out := blas64.General{Rows: a.Rows, Cols: cols, Stride: cols, Data: make([]float64, a.Rows*cols)}
+	part := blas32.General{Cols: a.Cols, Stride: a.Cols, Data: make([]float32, min(a.Rows, solvedAtOnce)*a.Cols)}
+	product := blas32.General{Cols: cols, Stride: cols, Data: make([]float32, min(a.Rows, solvedAtOnce)*cols)}
+	for begin := 0; begin < a.Rows; begin += solvedAtOnce {
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		part.Rows = min(solvedAtOnce, a.Rows-begin)
+		product.Rows = part.Rows
+		for i := range part.Rows * a.Cols {
+			part.Data[i] = float32(a.Data[begin*a.Cols+i])
+		}
+		blas32.Gemm(blas.NoTrans, transposed, 1, part, b, 0, product)
+		for i := range product.Rows * cols {
+			out.Data[begin*cols+i] = float64(product.Data[i])
+		}
+	}
+	return out, nil
+}
+
+// workspace is memory that one matrix after the other is computed in.
+type workspace struct{ data []float64 }
+
+func (w *workspace) of(n int) []float64 {
+	if len(w.data) < n {
+		w.data = make([]float64, n)
+	}
+	return w.data[:n]
+}
+
 // factorise is the Cholesky decomposition of a matrix of which the upper triangle is given, which the factor takes the place of. The error is
 // errNotPositive, or the context's.
 func factorise(ctx context.Context, a blas64.Symmetric) (blas64.Triangular, error) {

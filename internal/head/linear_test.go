@@ -53,16 +53,16 @@ func wide(n, d int) (data Data, folds []int) {
 
 // For states of 2,560 values a product or a factorisation as a whole takes seconds: they ask in between.
 func TestNoPartOfAFitTakesMostOfItsTime(t *testing.T) {
-	data, _ := wide(3*productRows, 1024)
-	scratch := make([]float64, 1024*1024)
+	data, _ := wide(2*productRows, 1024)
+	space := &workspace{}
 	m, err := newMoments(t.Context(), data, 3, true)
 	require.NoError(t, err)
 	for name, part := range map[string]func(ctx context.Context) error{
 		"moments": func(ctx context.Context) error { _, err := newMoments(ctx, data, 3, true); return err },
-		"head":    func(ctx context.Context) error { _, err := m.head(ctx, info(), 0.5, scratch); return err },
+		"head":    func(ctx context.Context) error { _, err := m.head(ctx, info(), 0.5, space); return err },
 	} {
 		share := 1.0
-		for range 5 { // what else the machine does may fall between two questions
+		for n := 0; n < 5 && share >= 0.4; n++ { // what else the machine does may fall between two questions
 			ctx := &watched{Context: t.Context()}
 			begin := time.Now()
 			require.NoError(t, errors.Join(ctx.Err(), part(ctx), ctx.Err()))
@@ -113,14 +113,16 @@ func TestBlocksMakeTheWhole(t *testing.T) {
 		var want mat.SymDense
 		want.SymOuterK(2, mat.NewDense(n, d, values).T())
 		matrix := blas64.Symmetric{Uplo: blas.Upper, N: d, Stride: d, Data: make([]float64, d*d)}
+		off := 0.0
 		for i := range d {
 			for j := i; j < d; j++ {
-				require.InDelta(t, want.At(i, j), sum.Data[i*d+j], 1e-2)
+				off = max(off, math.Abs(want.At(i, j)-float64(sum.Data[i*d+j])))
 				matrix.Data[i*d+j] = want.At(i, j)
 			}
 			matrix.Data[i*d+i] += float64(d)
 			want.SetSym(i, i, want.At(i, i)+float64(d))
 		}
+		require.Less(t, off, 1e-2)
 		b := blas64.General{Rows: solvedAtOnce + 3, Cols: d, Stride: d}
 		for range b.Rows * d {
 			b.Data = append(b.Data, rng.NormFloat64())
@@ -131,9 +133,11 @@ func TestBlocksMakeTheWhole(t *testing.T) {
 		require.NoError(t, err)
 		var back mat.Dense
 		back.Mul(mat.NewDense(b.Rows, d, x.Data), &want)
+		off = 0
 		for i, v := range b.Data {
-			require.InDelta(t, v, back.At(i/d, i%d), 1e-8)
+			off = max(off, math.Abs(v-back.At(i/d, i%d)))
 		}
+		require.Less(t, off, 1e-8)
 	}
 	for _, v := range []float64{0, -1, math.NaN()} {
 		_, err := factorise(t.Context(), blas64.Symmetric{Uplo: blas.Upper, N: 1, Stride: 1, Data: []float64{v}})
