@@ -144,3 +144,37 @@ func TestTrainLogsPlotsAndMerges(t *testing.T) {
 	_, _, err = run(t, "", "train", testenv.Model(t), "--data", data, "--out", out, "-e", "python", "--packed")
 	require.ErrorContains(t, err, "--packed")
 }
+
+// mlx-lm's tuner trains the model that the worker would load, of whichever transformers the config is.
+func TestTheTunerReadsNewerConfigs(t *testing.T) {
+	t.Setenv("GO_MLX_PYTHON", testenv.Python(t))
+	data := t.TempDir()
+	for _, name := range []string{"train.jsonl", "valid.jsonl"} {
+		require.NoError(t, os.WriteFile(filepath.Join(data, name), []byte(strings.Repeat(`{"text": "Where can I find the next one, please?"}`+"\n", 4)), 0o644))
+	}
+	trained := func(change func(config map[string]any)) []byte {
+		dir, out := testenv.CopyModel(t), filepath.Join(t.TempDir(), "adapter")
+		path := filepath.Join(dir, "config.json")
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var config map[string]any
+		require.NoError(t, json.Unmarshal(text, &config))
+		change(config)
+		text, err = json.Marshal(config)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, text, 0o644))
+		_, _, err = run(t, "", "train", dir, "-e", "python", "--data", data, "--out", out, "--iters", "2", "--batch-size", "2", "--num-layers", "1")
+		require.NoError(t, err)
+		weights, err := os.ReadFile(filepath.Join(out, "adapters.safetensors"))
+		require.NoError(t, err)
+		return weights
+	}
+	older := trained(func(c map[string]any) { c["rope_theta"], c["rope_local_base_freq"] = 50.0, 77.0 })
+	require.Equal(t, older, trained(func(c map[string]any) {
+		delete(c, "rope_theta")
+		delete(c, "rope_local_base_freq")
+		c["rope_parameters"] = map[string]any{"full_attention": map[string]any{"rope_type": "default", "rope_theta": 50.0},
+			"sliding_attention": map[string]any{"rope_type": "default", "rope_theta": 77.0}}
+	}))
+	require.NotEqual(t, older, trained(func(map[string]any) {}), "the settings count")
+}

@@ -199,7 +199,7 @@ func (r *trainRun) runPython(ctx context.Context, model string, stderr io.Writer
 	if err := file.Close(); err != nil {
 		return err
 	}
-	_, err = tool.Run(ctx, "-m", "mlx_lm", "lora", "-c", file.Name())
+	_, err = tool.Run(ctx, "-m", "go_mlx_worker.train", "-c", file.Name())
 	return err
 }
 
