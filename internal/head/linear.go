@@ -13,10 +13,10 @@ import (
 // Products and factorisations of [size, size] take seconds for wide models. They are computed in parts of some tenths of a second, between which a
 // context that ended is noticed: gonum's own functions for whole matrices cannot be stopped.
 const (
-	productRows  = 1024
+	productRows  = 768
 	productCols  = 256
-	factorBlock  = 128
-	solvedAtOnce = 64
+	factorBlock  = 64
+	solvedAtOnce = 32
 )
 
 var errNotPositive = errors.New("the matrix is not positive definite")
