@@ -1,5 +1,6 @@
 //! Jinja's functions, and those that transformers adds.
 
+use crate::names::{DATE, DATE_SIGNED, NO_DATE};
 use crate::{bounds, lists, pytext, sequences, values};
 use minijinja::value::{Object, ObjectRepr, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -66,9 +67,6 @@ impl Object for Cycler {
     }
 }
 
-/// Letters of strftime that mean the same to the C library and to chrono.
-const SAME: &str = "aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyY%";
-
 fn strftime_now(format: String) -> Result<String, Error> {
     use std::fmt::Write;
     bounds::make(format.len().saturating_mul(64))?; // each letter of it may become a date
@@ -86,7 +84,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
             letters.next();
         }
         match letters.next() {
-            Some(letter) if SAME.contains(letter) && (flag.is_none() || "deHIjklmMSuUVwWyY".contains(letter)) => {
+            Some(letter) if DATE.contains(letter) && (flag.is_none() || DATE_SIGNED.contains(letter)) => {
                 let spec = format!("%{}{letter}", flag.map(String::from).unwrap_or_default());
                 write!(out, "{}", now.format(&spec)).map_err(|_| bad(format!("bad date format {format:?}")))?;
                 rest = letters;
@@ -96,7 +94,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
                 rest = letters;
             }
             Some('z' | 'Z') if flag.is_none() => rest = letters, // the time has no zone
-            Some('J' | 'K' | 'L' | 'N' | 'Q' | 'f' | 'i' | 'o' | 'q' | 'v') => out.push('%'), // no letters of it
+            Some(letter) if NO_DATE.contains(letter) => out.push('%'),
             None if flag.is_none() => out.push('%'),
             _ => return Err(bad(format!("the date format {format:?} is not known here"))),
         }

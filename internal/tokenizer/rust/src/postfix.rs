@@ -50,6 +50,10 @@ impl Parser<'_> {
         if value.text == "loop" {
             return Some(Written::new(Kind::Postfix, format!("loop({arguments})")));
         }
+        let format = arguments.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+        if value.text == "strftime_now" && format.is_some_and(|format| !names::is_date_format(format)) {
+            return self.refuse(format!("the date format {arguments} is not known here"));
+        }
         let name = quoted(&value.text.chars().take(50).collect::<String>());
         Some(Written::new(Kind::Postfix, format!("__call({},{name})({arguments})", value.text)))
     }
