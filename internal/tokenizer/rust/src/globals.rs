@@ -2,7 +2,7 @@
 
 use crate::names::{DATE, DATE_SIGNED, NO_DATE};
 use crate::{bounds, lists, pytext, sequences, values};
-use minijinja::value::{Object, ObjectRepr, Rest};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -14,7 +14,16 @@ fn bad(message: impl Into<String>) -> Error {
 pub fn add(env: &mut Environment<'static>) {
     bounds::function(env, "raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
     bounds::function(env, "strftime_now", strftime_now);
-    bounds::function(env, "joiner", minijinja_contrib::globals::joiner);
+    bounds::function(env, "joiner", |args: Rest<Value>| -> Result<Value, Error> {
+        let (placed, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+        let named = if kwargs.has("sep") { Some(kwargs.get::<Value>("sep")?) } else { None };
+        kwargs.assert_all_used()?;
+        match (placed, named) {
+            ([], sep) => Ok(minijinja_contrib::globals::joiner(sep)),
+            ([sep], None) => Ok(minijinja_contrib::globals::joiner(Some(sep.clone()))),
+            _ => Err(bad("joiner takes one argument")),
+        }
+    });
     bounds::function(env, "cycler", |items: Rest<Value>| match items.0.is_empty() {
         true => Err(bad("at least one item has to be provided")),
         false => Ok(Value::from_object(Cycler(items.0, AtomicUsize::new(0)))),

@@ -32,6 +32,9 @@ impl Parser<'_> {
         if called && names::is_method_not_here(name) {
             return self.refuse(format!("the method {name} is not known here"));
         }
+        if !called && value.text == "loop" && matches!(name, "cycle" | "changed") {
+            return self.refuse(format!("loop.{name} without a call is not known here"));
+        }
         if called && names::is_method(name) {
             self.at += 1;
             let arguments = self.arguments()?;

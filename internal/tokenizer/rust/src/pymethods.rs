@@ -206,12 +206,8 @@ pub fn pad(s: &str, width: i64, fill: char, method: &str) -> String {
 pub fn title(s: &str) -> String {
     let mut inside = false;
     let mut out = String::new();
-    for c in s.chars() {
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            out.push_str(&pytext::titlecase(c));
-        }
+    for (at, c) in s.char_indices() {
+        out.push_str(&if inside { pytext::lowercase(s, at, c) } else { pytext::titlecase(c) });
         inside = cased(c);
     }
     out
@@ -365,8 +361,8 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         "title" => Value::from(title(s)),
         "capitalize" => Value::from(pytext::capitalize(s)),
         "swapcase" => {
-            let swap = |c: char| -> String { if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() } };
-            Value::from(s.chars().map(swap).collect::<String>())
+            let swap = |(at, c): (usize, char)| -> String { if c.is_uppercase() { pytext::lowercase(s, at, c) } else { c.to_uppercase().collect() } };
+            Value::from(s.char_indices().map(swap).collect::<String>())
         }
         "islower" => Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
         "isupper" => Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)),

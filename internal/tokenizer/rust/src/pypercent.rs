@@ -57,6 +57,7 @@ struct Spec {
     space: bool,
     alternate: bool,
     width: usize,
+    star: bool, // the width is a value, too
     precision: Option<usize>,
     conversion: char,
 }
@@ -76,7 +77,7 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
             continue;
         }
         let mut s =
-            Spec { name: None, left: false, zero: false, plus: false, space: false, alternate: false, width: 0, precision: None, conversion: '%' };
+            Spec { name: None, left: false, zero: false, plus: false, space: false, alternate: false, width: 0, star: false, precision: None, conversion: '%' };
         if chars.peek() == Some(&'(') {
             chars.next();
             s.name = Some(chars.by_ref().take_while(|c| *c != ')').collect());
@@ -100,6 +101,7 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
             }
             Ok(n)
         };
+        s.star = chars.next_if_eq(&'*').is_some();
         s.width = number(&mut chars)?;
         if chars.next_if_eq(&'.').is_some() {
             s.precision = Some(number(&mut chars)?);
@@ -115,7 +117,7 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
     }
     parts.push(Part::Text(text));
 
-    let wanted = parts.iter().filter(|p| matches!(p, Part::Spec(s) if s.name.is_none())).count();
+    let wanted: usize = parts.iter().map(|p| if let Part::Spec(s @ Spec { name: None, .. }) = p { 1 + usize::from(s.star) } else { 0 }).sum();
     let named = parts.iter().any(|p| matches!(p, Part::Spec(s) if s.name.is_some()));
     let list: Vec<Value> = match values.kind() {
         ValueKind::Seq if is_tuple(values) => values.try_iter()?.collect(),
@@ -133,7 +135,15 @@ fn percent(format: &str, values: &Value) -> Result<String, Error> {
     for part in parts {
         match part {
             Part::Text(text) => out.push_str(&text),
-            Part::Spec(s) => {
+            Part::Spec(mut s) => {
+                if s.star {
+                    let width = next.next().filter(|v| v.is_integer()).and_then(|v| i64::try_from(v).ok()).ok_or_else(|| bad("* wants int"))?;
+                    s.left |= width < 0;
+                    s.width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
+                    if s.width > 1 << 20 {
+                        return Err(bad("a width of more than a million"));
+                    }
+                }
                 let value = match &s.name {
                     Some(name) => values.get_attr(name)?,
                     None => next.next().ok_or_else(|| bad("not enough arguments for format string"))?,

@@ -146,6 +146,16 @@ fn lower_after(whole: &str, end: &str) -> String {
     whole.to_lowercase().split_off(before)
 }
 
+/// A small letter in a text, which for a sigma goes by whether a word ends there.
+pub fn lowercase(s: &str, at: usize, c: char) -> String {
+    let ignored = |c: &char| matches!(c, '\'' | '.' | ':' | '^' | '`' | '\u{a8}' | '\u{ad}' | '\u{b7}' | '\u{2019}' | '\u{300}'..='\u{36f}');
+    let letter = |c: Option<char>| c.is_some_and(|c| c.is_lowercase() || c.is_uppercase());
+    if c == 'Σ' && letter(s[..at].chars().rev().find(|c| !ignored(c))) && !letter(s[at + c.len_utf8()..].chars().find(|c| !ignored(c))) {
+        return "ς".into();
+    }
+    c.to_lowercase().collect()
+}
+
 /// A letter as it begins a title.
 pub fn titlecase(c: char) -> String {
     let n = c as u32;
