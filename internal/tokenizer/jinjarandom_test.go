@@ -36,7 +36,7 @@ var forms = map[byte][]string{
 		"$S", "$S", "$I", "$F", "$B", "$L", "$D", "$V", "$V", "none", "missing", "$D.k", "$D[$S]", "$D.get($S)", "$D.get($S, $A)", "$L[$I]", "$L | first", "$L | last", "$L | max", "$D['items']", "$A | default($A)", "$A | default($A, true)", "$A | d(default_value=$A, boolean=$B)", "$A.zz", "$A[$A]", "$A if $B", "($A if $B else $A)", "$D.items", "m.content", "$L | min(case_sensitive=$B)", "rows | max(attribute='b')", "rows | sum(attribute='a')", "$A | attr($S)", "loop.previtem", "loop.nextitem", "loop.cycle($A, $A)", "ns.v", "kwargs", "varargs", "$A | e", "caller() if caller is defined else $A",
 	},
 	'T': {
-		"", "text", " ", "\n", "line\n", "  indented\n", "{{ $A }}", "{{ $S }}", "{{ $A }}", "{{- $S -}}", "{{ $I }}\n", "  {{ $L }}\n", "{{ $B }}", "{{ $D }}", "{# note #}", "{#- note -#}\n", "{% raw %}{{ x }}{% endraw %}", "$T$T", "$T$T$T",
+		"", "text", " ", "\n", "line\n", "  indented\n", "{{ $A }}", "{{ $S }}", "{{ $A }}", "{{- $S -}}", "{{ $I }}\n", "  {{ $L }}\n", "{{ $B }}", "{{ $D }}", "{# note #}", "{#- note -#}\n", "{% raw %}{{ x }}{% endraw %}", "$T$T", "$T$T$T", "{{ $A is $V }}", "{{ not $A is defined }}", "{{ -$I | abs }}", "{{ $S ~ $S | upper ~ $I + $I * $I ** 2 }}", "{{ $A if $B else $A if $B else $A }}", "{{ $A or $A and not $A }}", "{{ $I - $I % $I }}", "{{ $A in $A and $A }}", "{{ ($A, $A) }}", "{{ $A, $A }}", "{{ {'a': $A}['a'] }}", "{{ [$A, $A][$I] }}",
 		"{% if $B %}$T{% endif %}", "{%- if $A -%}$T{%- else %}$T{% endif %}\n", "  {% if $A %}\n$T{% elif $B %}$T\n{% else %}\n$T{% endif %}", "{% for i in $L %}$T{% endfor %}", "{% for m in messages %}$T{{ m.role }}{% endfor %}\n", "{% for k, v in $D.items() %}{{ k }}$T{% endfor %}", "{%- for i in $L if $B %}\n$T{% else %}\n$T{% endfor -%}", "{% for i in $L %}{% if $B %}{% continue %}{% endif %}$T{% if $B %}{% break %}{% endif %}{% endfor %}", "{% for a, b in [($A, $A), $L] %}{{ a }}$T{% endfor %}", "{% for i in $L recursive %}{{ i }}{{ loop($L) if loop.depth < 3 }}{% endfor %}",
 		"{% set a = $A %}", "{% set b = $S %}$T", "{% set a, b = $A, $A %}", "{% set a = $L %}\n", "{%- set a = $D -%}\n", "{% set a %}$T{% endset %}", "{% set b | upper %}$T{% endset %}\n", "{% set ns.v = $A %}", "{% set ns.n = ns.n + $I %}", "{% with a = $A %}$T{% endwith %}", "{% with a = $A, b = a %}$T{{ b }}{% endwith %}", "{% filter upper %}$T{% endfilter %}", "{% filter indent(2) | trim %}$T{% endfilter %}", "{% generation %}$T{% endgeneration %}",
 		"{% macro mac(p, q=$A, r=p) %}{{ p }}{{ q }}{{ r }}$T{% endmacro %}", "{% macro mac(p) -%}{{ varargs }}{{ kwargs }}$T{%- endmacro %}\n", "{% macro mac(p='d') %}<{{ caller(p) if caller else p }}>{% endmacro %}", "{% call(p) mac($A) %}$T{{ p }}{% endcall %}", "{% call mac($A, $A) %}$T{% endcall %}", "{{ mac($A) }}", "{% if $A %}{% set b = $A %}{% endif %}",
@@ -115,7 +115,7 @@ func TestRandomTemplatesAreThoseOfTransformers(t *testing.T) {
 			errors++
 		case got[i] == want[i]:
 			same++
-		case failed && (strings.Contains(got[i], "not known here") || strings.Contains(got[i], "it prints a ") || strings.Contains(got[i], "indent is more") || strings.Contains(want[i], " at 0x")):
+		case failed && (strings.Contains(got[i], "not known here") || strings.Contains(got[i], "it prints a ") || strings.Contains(got[i], "a namespace keeps") || strings.Contains(got[i], "indent is more") || strings.Contains(want[i], " at 0x")):
 		default:
 			t.Errorf("%s\n got %s\nwant %s", strconv.Quote(source), got[i], want[i])
 		}

@@ -1,7 +1,7 @@
 //! Jinja's tests, which follow `is`.
 
 use crate::values::{is_dict, is_macro};
-use crate::{bounds, names, operators, pytext};
+use crate::{bounds, names, operators, pypercent, pytext};
 use minijinja::tests as theirs;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
@@ -44,10 +44,10 @@ pub fn add(env: &mut Environment<'static>) {
     bounds::test(env, "sameas", |a: Value, b: Value| !a.is_undefined() && theirs::is_sameas(&a, &b));
     bounds::test(env, "lower", |v: Value| all_cased(&pytext::str(&v), char::is_uppercase));
     bounds::test(env, "upper", |v: Value| all_cased(&pytext::str(&v), char::is_lowercase));
-    let divides = |v: &Value, n: &Value| -> Result<bool, Error> { operators::compare(&pytext::modulo(v, n)?, "==", &Value::from(0)) };
+    let divides = |v: &Value, n: &Value| -> Result<bool, Error> { operators::compare(&pypercent::modulo(v, n)?, "==", &Value::from(0)) };
     bounds::test(env, "divisibleby", move |v: Value, n: Value| divides(&v, &n));
     bounds::test(env, "even", move |v: Value| divides(&v, &Value::from(2)));
-    bounds::test(env, "odd", |v: Value| operators::compare(&pytext::modulo(&v, &Value::from(2))?, "==", &Value::from(1)));
+    bounds::test(env, "odd", |v: Value| operators::compare(&pypercent::modulo(&v, &Value::from(2))?, "==", &Value::from(1)));
     for (name, all) in [("filter", names::FILTERS), ("test", names::TESTS)] {
         bounds::test(env, name, move |v: Value| match v.as_str() {
             Some(name) => Ok(all.contains(&name)),

@@ -1,6 +1,6 @@
 //! Jinja's filters as transformers' templates see them. Each gets all of its arguments; see signatures.rs.
 
-use crate::{bounds, lists, pyjson, pymethods, pytext, select, values};
+use crate::{bounds, lists, pyjson, pymethods, pypercent, pytext, select, values};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::collections::HashSet;
@@ -39,7 +39,7 @@ pub fn add(env: &mut Environment<'static>) {
             return Err(bad("can't handle positional and keyword arguments at the same time"));
         }
         let values = if named.is_empty() { values::tuple(args.to_vec()) } else { named.into_iter().collect() };
-        pytext::modulo(&pytext::like(&v, pytext::str(&v)), &values)
+        pypercent::modulo(&pytext::like(&v, pytext::str(&v)), &values)
     });
     bounds::filter(env, "int", int);
     bounds::filter(env, "float", |v: Value, default: Value| -> Result<Value, Error> {
@@ -60,7 +60,7 @@ pub fn add(env: &mut Environment<'static>) {
     }
     bounds::filter(env, "forceescape", |v: Value| Value::from_safe_string(pytext::escape(&pytext::str(&v))));
     bounds::filter(env, "safe", |v: Value| Value::from_safe_string(pytext::str(&v)));
-    bounds::filter(env, "striptags", |v: Value| minijinja_contrib::filters::striptags(pytext::str(&v)));
+    bounds::filter(env, "striptags", |v: Value| strip_tags(&pytext::str(&v)));
     bounds::filter(env, "urlencode", |v: Value| url_encode(&pytext::str(&v)));
     lists::add(env);
     select::add(env);
@@ -120,6 +120,38 @@ fn indent(v: Value, width: Value, first: bool, blank: bool) -> Result<Value, Err
         out.push_str(line);
     }
     Ok(pytext::like(&v, out))
+}
+
+fn strip_tags(s: &str) -> Result<String, Error> {
+    let (mut text, mut rest) = (String::with_capacity(s.len()), s);
+    while let Some(start) = rest.find('<') {
+        let (inside, close) = if rest[start..].starts_with("<!--") { (4, "-->") } else { (0, ">") };
+        // What does not end is no tag.
+        let Some(n) = rest[start + inside..].find(close) else { break };
+        text.push_str(&rest[..start]);
+        rest = &rest[start + inside + n + close.len()..];
+    }
+    text.push_str(rest);
+    let words: Vec<&str> = text.split(pymethods::space).filter(|word| !word.is_empty()).collect();
+    let text = words.join(" ");
+    let (mut out, mut rest) = (String::with_capacity(text.len()), &text[..]);
+    const KNOWN: [(&str, char); 6] = [("&amp;", '&'), ("&lt;", '<'), ("&gt;", '>'), ("&#34;", '"'), ("&quot;", '"'), ("&#39;", '\'')];
+    while let Some(at) = rest.find('&') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match KNOWN.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, c)) => {
+                out.push(*c);
+                rest = &rest[name.len()..];
+            }
+            None if rest[1..].starts_with(|c: char| c == '#' || c.is_ascii_alphanumeric()) => return Err(bad("striptags: this HTML entity is not known here")),
+            None => {
+                out.push('&');
+                rest = &rest[1..];
+            }
+        }
+    }
+    Ok(out + rest)
 }
 
 fn url_encode(s: &str) -> String {

@@ -1,7 +1,8 @@
 //! Jinja's functions, and those that transformers adds.
 
+use crate::names::{DATE, DATE_SIGNED, NO_DATE};
 use crate::{bounds, lists, pytext, sequences, values};
-use minijinja::value::{Object, ObjectRepr, Rest};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -13,7 +14,16 @@ fn bad(message: impl Into<String>) -> Error {
 pub fn add(env: &mut Environment<'static>) {
     bounds::function(env, "raise_exception", |message: Value| -> Result<String, Error> { Err(bad(pytext::str(&message))) });
     bounds::function(env, "strftime_now", strftime_now);
-    bounds::function(env, "joiner", minijinja_contrib::globals::joiner);
+    bounds::function(env, "joiner", |args: Rest<Value>| -> Result<Value, Error> {
+        let (placed, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args.0)?;
+        let named = if kwargs.has("sep") { Some(kwargs.get::<Value>("sep")?) } else { None };
+        kwargs.assert_all_used()?;
+        match (placed, named) {
+            ([], sep) => Ok(minijinja_contrib::globals::joiner(sep)),
+            ([sep], None) => Ok(minijinja_contrib::globals::joiner(Some(sep.clone()))),
+            _ => Err(bad("joiner takes one argument")),
+        }
+    });
     bounds::function(env, "cycler", |items: Rest<Value>| match items.0.is_empty() {
         true => Err(bad("at least one item has to be provided")),
         false => Ok(Value::from_object(Cycler(items.0, AtomicUsize::new(0)))),
@@ -66,9 +76,6 @@ impl Object for Cycler {
     }
 }
 
-/// Letters of strftime that mean the same to the C library and to chrono.
-const SAME: &str = "aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyY%";
-
 fn strftime_now(format: String) -> Result<String, Error> {
     use std::fmt::Write;
     bounds::make(format.len().saturating_mul(64))?; // each letter of it may become a date
@@ -86,7 +93,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
             letters.next();
         }
         match letters.next() {
-            Some(letter) if SAME.contains(letter) && (flag.is_none() || "deHIjklmMSuUVwWyY".contains(letter)) => {
+            Some(letter) if DATE.contains(letter) && (flag.is_none() || DATE_SIGNED.contains(letter)) => {
                 let spec = format!("%{}{letter}", flag.map(String::from).unwrap_or_default());
                 write!(out, "{}", now.format(&spec)).map_err(|_| bad(format!("bad date format {format:?}")))?;
                 rest = letters;
@@ -96,7 +103,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
                 rest = letters;
             }
             Some('z' | 'Z') if flag.is_none() => rest = letters, // the time has no zone
-            Some('J' | 'K' | 'L' | 'N' | 'Q' | 'f' | 'i' | 'o' | 'q' | 'v') => out.push('%'), // no letters of it
+            Some(letter) if NO_DATE.contains(letter) => out.push('%'),
             None if flag.is_none() => out.push('%'),
             _ => return Err(bad(format!("the date format {format:?} is not known here"))),
         }

@@ -50,6 +50,8 @@ mod pyformat;
 #[cfg(feature = "library")]
 mod pymethods;
 #[cfg(feature = "library")]
+mod pypercent;
+#[cfg(feature = "library")]
 mod pytext;
 #[cfg(feature = "library")]
 mod select;

@@ -112,9 +112,6 @@ fn batch(v: Value, count: Value, fill: Value) -> Result<Value, Error> {
     // Rows have so many items; what is no number is never so many.
     let number = operators::canonical(&count);
     let count = number.as_ref().and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1);
-    if number.is_none() && !fill.is_none() {
-        return Err(bad(format!("batch: linecount cannot be of the type '{}'", pytext::type_name(&v))));
-    }
     let (mut out, mut row): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     for item in list(&v)? {
         if row.len() as i64 == count {
@@ -124,6 +121,9 @@ fn batch(v: Value, count: Value, fill: Value) -> Result<Value, Error> {
     }
     if !row.is_empty() {
         if !fill.is_none() {
+            if number.is_none() {
+                return Err(bad("batch: linecount is no number"));
+            }
             let missing = count.saturating_sub(row.len() as i64).max(0) as usize;
             bounds::make_list(missing)?;
             row.extend(std::iter::repeat_n(fill, missing));

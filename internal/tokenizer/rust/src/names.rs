@@ -58,3 +58,25 @@ pub fn is_method(name: &str) -> bool {
 pub fn is_method_not_here(name: &str) -> bool {
     in_any(NOT_HERE, name)
 }
+
+/// Letters of strftime that mean the same to the C library and to chrono; those of them that may have a sign before them; and some that the
+/// C library does not know, and leaves as they are.
+pub const DATE: &str = "aAbBcCdDeFgGhHIjklmMnprRStTuUVwWxXyY%";
+pub const DATE_SIGNED: &str = "deHIjklmMSuUVwWyY";
+pub const NO_DATE: &str = "JKLNQfioqv";
+
+/// Whether a date's format is understood here.
+pub fn is_date_format(format: &str) -> bool {
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        rest = &rest[at + 1..];
+        let sign = rest.starts_with(['-', '_', '0']);
+        match rest.chars().nth(usize::from(sign)) {
+            Some(c) if sign && !DATE_SIGNED.contains(c) && !NO_DATE.contains(c) => return false,
+            Some(c) if !DATE.contains(c) && !NO_DATE.contains(c) && !"zZ".contains(c) => return false,
+            Some(c) => rest = &rest[usize::from(sign) + c.len_utf8()..],
+            None => return !sign,
+        }
+    }
+    true
+}

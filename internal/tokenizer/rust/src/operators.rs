@@ -2,7 +2,7 @@
 
 use crate::sequences::Range;
 use crate::values::{is_tuple, tuple};
-use crate::{bounds, lists, pytext, values};
+use crate::{bounds, lists, pypercent, pytext, values};
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use std::cmp::Ordering;
@@ -127,7 +127,7 @@ pub fn compute(a: &Value, operator: &str, b: &Value) -> Result<Value, Error> {
         return Ok(Value::from(a + &b));
     }
     if operator == "%" {
-        return pytext::modulo(a, b);
+        return pypercent::modulo(a, b);
     }
     let unsupported = || bad(format!("unsupported operand types for {operator}: '{}' and '{}'", pytext::type_name(a), pytext::type_name(b)));
     if let (Some(x), Some(y)) = (number(a), number(b)) {
@@ -238,6 +238,9 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     if let (Some(x), Some(y)) = (a.downcast_object_ref::<values::View>(), b.downcast_object_ref::<values::View>()) {
         return x.name == y.name && x.items.len() == y.items.len() && x.items.iter().zip(&y.items).all(|(x, y)| equal(x, y));
     }
+    if let (Some(x), Some(y)) = (a.downcast_object_ref::<values::Method>(), b.downcast_object_ref::<values::Method>()) {
+        return x.name == y.name && minijinja::tests::is_sameas(&x.of, &y.of);
+    }
     if a.as_object().is_some() || b.as_object().is_some() {
         return minijinja::tests::is_sameas(a, b); // namespaces, macros: each is itself only
     }
@@ -296,7 +299,7 @@ pub fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
     }
     match container.kind() {
         ValueKind::Undefined => Ok(false),
-        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => Ok(container.try_iter()?.any(|found| equal(&found, item))),
+        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => Ok(lists::iterate(container)?.any(|found| equal(&found, item))),
         _ => Err(bad(format!("argument of type '{}' is not iterable", pytext::type_name(container)))),
     }
 }

@@ -32,6 +32,9 @@ impl Parser<'_> {
         if called && names::is_method_not_here(name) {
             return self.refuse(format!("the method {name} is not known here"));
         }
+        if !called && value.text == "loop" && matches!(name, "cycle" | "changed") {
+            return self.refuse(format!("loop.{name} without a call is not known here"));
+        }
         if called && names::is_method(name) {
             self.at += 1;
             let arguments = self.arguments()?;
@@ -49,6 +52,10 @@ impl Parser<'_> {
         let arguments = self.arguments()?;
         if value.text == "loop" {
             return Some(Written::new(Kind::Postfix, format!("loop({arguments})")));
+        }
+        let format = arguments.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+        if value.text == "strftime_now" && format.is_some_and(|format| !names::is_date_format(format)) {
+            return self.refuse(format!("the date format {arguments} is not known here"));
         }
         let name = quoted(&value.text.chars().take(50).collect::<String>());
         Some(Written::new(Kind::Postfix, format!("__call({},{name})({arguments})", value.text)))

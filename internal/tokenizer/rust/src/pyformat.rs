@@ -180,10 +180,10 @@ fn apply(v: &Value, spec: &str) -> Result<String, Error> {
         ("f" | "F", _) => (real().is_sign_negative(), format!("{:.*}", precision.unwrap_or(6), real().abs())),
         ("%", _) => (real().is_sign_negative(), format!("{:.*}%", precision.unwrap_or(6), real().abs() * 100.0)),
         ("e" | "E" | "g" | "G", _) => {
-            let text = crate::pytext::scientific(kind.chars().next().unwrap_or('g'), real().abs(), precision.unwrap_or(6));
+            let text = crate::pypercent::scientific(kind.chars().next().unwrap_or('g'), real().abs(), precision.unwrap_or(6));
             (real().is_sign_negative(), text)
         }
-        ("", None) if precision.is_some() => (real().is_sign_negative(), crate::pytext::scientific('g', real().abs(), precision.unwrap_or(6))),
+        ("", None) if precision.is_some() => (real().is_sign_negative(), crate::pypercent::scientific('g', real().abs(), precision.unwrap_or(6))),
         ("", None) => (real().is_sign_negative(), python_float(real().abs())),
         _ => return Err(unknown()),
     };

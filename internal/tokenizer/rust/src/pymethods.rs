@@ -95,17 +95,19 @@ fn cased(c: char) -> bool {
     c.is_uppercase() || c.is_lowercase()
 }
 
-/// The part of a text between two indexes as Python counts them, and how many characters come before it.
-fn part(s: &str, start: Option<i64>, end: Option<i64>) -> (usize, String) {
+/// The part of a text between two indexes as Python counts them, and how many characters come before it; None if it ends before it begins,
+/// where not even an empty text is.
+fn part(s: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, String)> {
     let length = s.chars().count() as i64;
-    let place = |i: i64| if i < 0 { (i + length).max(0) } else { i.min(length) } as usize;
-    let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(length)));
-    (start, s.chars().skip(start).take(end.saturating_sub(start)).collect())
+    let place = |i: i64| if i < 0 { i.saturating_add(length).max(0) } else { i } as usize;
+    let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(length).min(length)));
+    let text = (start <= end).then(|| s.chars().skip(start).take(end - start).collect());
+    text.map(|text| (start, text))
 }
 
 fn find(s: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> {
     let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
-    let (before, text) = part(s, start, end);
+    let Some((before, text)) = part(s, start, end) else { return Ok(None) };
     let at = if last { text.rfind(what) } else { text.find(what) };
     Ok(at.map(|at| before + text[..at].chars().count()))
 }
@@ -204,12 +206,8 @@ pub fn pad(s: &str, width: i64, fill: char, method: &str) -> String {
 pub fn title(s: &str) -> String {
     let mut inside = false;
     let mut out = String::new();
-    for c in s.chars() {
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            out.push_str(&pytext::titlecase(c));
-        }
+    for (at, c) in s.char_indices() {
+        out.push_str(&if inside { pytext::lowercase(s, at, c) } else { pytext::titlecase(c) });
         inside = cased(c);
     }
     out
@@ -292,15 +290,15 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         "index" | "rindex" => Value::from(find(s, args, method == "rindex")?.ok_or_else(|| bad("substring not found"))?),
         "count" => {
             let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
-            let text = part(s, start, end).1;
+            let Some((_, text)) = part(s, start, end) else { return Ok(Some(Value::from(0))) };
             Value::from(if what.is_empty() { text.chars().count() + 1 } else { text.matches(what).count() })
         }
         "startswith" | "endswith" => {
             let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
-            let text = part(s, start, end).1;
+            let text = part(s, start, end).map(|(_, text)| text);
             let test = |what: &Value| -> Result<bool, Error> {
                 let what = what.as_str().ok_or_else(|| bad(format!("{method}: a str or a tuple of str is needed, not {}", pytext::type_name(what))))?;
-                Ok(if method == "startswith" { text.starts_with(what) } else { text.ends_with(what) })
+                Ok(text.as_ref().is_some_and(|text| if method == "startswith" { text.starts_with(what) } else { text.ends_with(what) }))
             };
             let mut found = false;
             match what.kind() {
@@ -363,8 +361,8 @@ fn string(s: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error>
         "title" => Value::from(title(s)),
         "capitalize" => Value::from(pytext::capitalize(s)),
         "swapcase" => {
-            let swap = |c: char| -> String { if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() } };
-            Value::from(s.chars().map(swap).collect::<String>())
+            let swap = |(at, c): (usize, char)| -> String { if c.is_uppercase() { pytext::lowercase(s, at, c) } else { c.to_uppercase().collect() } };
+            Value::from(s.char_indices().map(swap).collect::<String>())
         }
         "islower" => Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)),
         "isupper" => Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)),

@@ -78,9 +78,9 @@ impl Object for View {
 
 /// A method that is not called, such as `message.items`: defined, true and callable.
 #[derive(Debug)]
-struct Method {
-    of: Value,
-    name: String,
+pub struct Method {
+    pub of: Value,
+    pub name: String,
 }
 
 impl Object for Method {
