@@ -154,16 +154,8 @@ func TestTheTunerReadsNewerConfigs(t *testing.T) {
 	}
 	trained := func(change func(config map[string]any)) []byte {
 		dir, out := testenv.CopyModel(t), filepath.Join(t.TempDir(), "adapter")
-		path := filepath.Join(dir, "config.json")
-		text, err := os.ReadFile(path)
-		require.NoError(t, err)
-		var config map[string]any
-		require.NoError(t, json.Unmarshal(text, &config))
-		change(config)
-		text, err = json.Marshal(config)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(path, text, 0o644))
-		_, _, err = run(t, "", "train", dir, "-e", "python", "--data", data, "--out", out, "--iters", "2", "--batch-size", "2", "--num-layers", "1")
+		testenv.EditJSON(t, dir, "config.json", change)
+		_, _, err := run(t, "", "train", dir, "-e", "python", "--data", data, "--out", out, "--iters", "2", "--batch-size", "2", "--num-layers", "1")
 		require.NoError(t, err)
 		weights, err := os.ReadFile(filepath.Join(out, "adapters.safetensors"))
 		require.NoError(t, err)

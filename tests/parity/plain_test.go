@@ -1,10 +1,7 @@
 package parity
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -87,22 +84,14 @@ func TestAControlTokenWithoutAnotherSpellingIsAnError(t *testing.T) {
 }
 
 // loadWith loads the model with another tokenizer, by both engines.
-func loadWith(t *testing.T, change func(tokenizer map[string]any)) (nat, py mlx.TextModel) {
+func loadWith(t *testing.T, change func(tokenizer map[string]any)) (native, python mlx.TextModel) {
 	t.Helper()
 	dir := testenv.CopyModel(t)
-	path := filepath.Join(dir, "tokenizer.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var whole map[string]any
-	require.NoError(t, json.Unmarshal(data, &whole))
-	change(whole)
-	data, err = json.Marshal(whole)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
-	nat, err = mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
+	testenv.EditJSON(t, dir, "tokenizer.json", change)
+	nat, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EngineNative))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, nat.Close()) })
-	py, err = mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
+	py, err := mlx.LoadModel(dir, mlx.WithEngine(mlx.EnginePython), mlx.WithPython(mlx.Interpreter(testenv.Python(t))))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, py.Close()) })
 	return nat, py
