@@ -24,7 +24,7 @@ export PIP_USER := 0
 unexport PYTHONHOME CDPATH
 
 # Clients ask servers of tests on this machine, without a proxy. Python and curl look at the small letters first.
-export no_proxy := $(if $(no_proxy)$(NO_PROXY),$(or $(no_proxy),$(NO_PROXY))$(comma))127.0.0.1,localhost,::1
+export no_proxy := $(if $(filter *,$(or $(no_proxy),$(NO_PROXY))),*,$(if $(no_proxy)$(NO_PROXY),$(or $(no_proxy),$(NO_PROXY))$(comma))127.0.0.1,localhost,::1)
 export NO_PROXY := $(no_proxy)
 
 # This module is built alone, whatever workspace the folder is in. With -trimpath, Go would link what another folder of the same source has built.
@@ -35,8 +35,8 @@ export GOFLAGS := $(strip $(filter-out -trimpath -trimpath=true,$(shell $(GO) en
 # Programs that are run from here find the workers' interpreter by this; it is not looked for in working directories.
 export GO_MLX_PYTHON ?= $(abspath $(VPYTHON))
 
-# Before anything looks at what an earlier make has left.
-KEPT := $(shell sh $(CURDIR)/tools/kept.sh)
+# Before anything looks at what an earlier make has left; `make -n` changes nothing.
+KEPT := $(if $(findstring n,$(firstword -$(MAKEFLAGS))),,$(shell sh $(CURDIR)/tools/kept.sh))
 
 # Where the system has no CMake of that version, or no pkg-config, the virtual environment gets one (requirements-tools.txt).
 CMAKE      ?= $(shell cmake --version 2>/dev/null | awk 'NR == 1 { split($$3, v, "."); ok = v[1] > 3 || v[1] == 3 && v[2] >= 20 } END { print ok ? "cmake" : "$(abspath $(VENV))/bin/cmake" }')
@@ -87,7 +87,7 @@ test-tools:
 LINK_MLX = mkdir -p build && ln -sfn "$$($(VPYTHON) -c 'import mlx, os; print(os.path.abspath(list(mlx.__path__)[0]))')" build/mlx
 $(VENV)/.ready: $(REQUIREMENTS) requirements-tools.txt $(wildcard build/mlx-device) | tools
 	@echo "==> Python environment in $(VENV)"
-	@$(VPYTHON) -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@sh tools/venv.sh $(VENV) $(PYTHON)
 	@! $(VPYTHON) -m pip show --quiet $(if $(filter cuda,$(DEVICE)),mlx-cpu,mlx-cuda-13) 2>/dev/null || $(VPYTHON) -m pip uninstall --quiet --yes mlx mlx-cpu mlx-cuda-13
 	@$(RETRY) $(VPYTHON) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	@test -z '$(filter $(abspath $(VENV))/%,$(CMAKE) $(PKG_CONFIG))' || $(RETRY) $(VPYTHON) -m pip install --quiet --disable-pip-version-check --force-reinstall -r requirements-tools.txt
@@ -99,15 +99,16 @@ build/mlx: | $(VENV)/.ready
 	@$(LINK_MLX)
 
 KERNEL_SRC := $(wildcard cpp/kernels/*.h cpp/kernels/*.cpp cpp/primitives/*.h cpp/primitives/*.cpp)
+FETCH_MLX_C = $(RETRY) $(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml
 # Leaves the folder of mlx-c's source in the shell's variable src.
-CONFIGURE_MLX_C = $(RETRY) $(CARGO) fetch --quiet --locked --manifest-path cpp/mlx-c-source/Cargo.toml && \
-	  src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path cpp/mlx-c-source/Cargo.toml | \
+CONFIGURE_MLX_C = src=$$($(CARGO) metadata --locked --format-version 1 --manifest-path cpp/mlx-c-source/Cargo.toml | \
 	    $(PYTHON) -c 'import json, os, sys; print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "mlx-sys"))')/src/mlx-c && \
 	  $(CMAKE) -S cpp -B build/mlx-c -DCMAKE_BUILD_TYPE=Release -DMLX_C_SOURCE_DIR="$$src" \
 	    -DCMAKE_PREFIX_PATH="$(abspath build/mlx)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(abspath $(LIB))" >build/mlx-c.log
 # The headers are copied before the library is there, which stands for both.
 $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_shim.h cpp/mlx-c-source/Cargo.lock $(KERNEL_SRC) | build/mlx build/mlx-c/CMakeCache.txt
 	@echo "==> mlx-c against the environment's libmlx, and the CPU kernels"
+	@$(FETCH_MLX_C)
 	@$(CONFIGURE_MLX_C) && \
 	  rm -rf build/include && mkdir -p build/include/mlx && cp -R "$$src/mlx/c" build/include/mlx/c && cp cpp/primitives/gomlx_kernels.h cpp/primitives/gomlx_cuda.h build/include/ && \
 	  $(CMAKE_BUILD) build/mlx-c --parallel $(JOBS) >>build/mlx-c.log || { tail -n 30 build/mlx-c.log >&2; exit 1; }
@@ -115,6 +116,8 @@ $(LIB)/libgomlx_kernels.$(SHLIB): $(VENV)/.ready cpp/CMakeLists.txt cpp/format_s
 
 # For a folder that was moved while the libraries stayed.
 build/mlx-c/CMakeCache.txt: | $(VENV)/.ready build/mlx
+	@$(FETCH_MLX_C)
+	@mkdir -p build
 	@$(CONFIGURE_MLX_C) || { tail -n 30 build/mlx-c.log >&2; exit 1; }
 
 RUST_SRC := $(wildcard internal/tokenizer/rust/src/*.rs) internal/tokenizer/rust/Cargo.toml internal/tokenizer/rust/Cargo.lock

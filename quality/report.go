@@ -75,7 +75,7 @@ func NewReport(labels []string, predictions []Prediction) (*Report, error) {
 	labels = slices.Clone(labels)
 	for i, p := range predictions {
 		if !(p.Probability >= 0 && p.Probability <= 1+1e-6) || math.IsNaN(p.Confidence) {
-			return nil, fmt.Errorf("prediction %d: probability %v is not between 0 and 1, or confidence %v not a number", i, p.Probability, p.Confidence)
+			return nil, fmt.Errorf("prediction %d: probability %v is not between 0 and 1, or confidence %v not a number", i+1, p.Probability, p.Confidence)
 		}
 		for _, l := range []string{p.Truth, p.Label} {
 			if !slices.Contains(labels, l) {

@@ -31,7 +31,7 @@ func TestAReportByHand(t *testing.T) {
 	require.Error(t, err)
 	for _, bad := range []float64{math.NaN(), math.Inf(1), -0.1, 1.1} {
 		_, err = NewReport(nil, []Prediction{p("en", "a", "a", bad)})
-		require.ErrorContains(t, err, "prediction 0")
+		require.ErrorContains(t, err, "prediction 1")
 	}
 }
 

@@ -4,6 +4,7 @@
 # build/place has the path. The Makefile runs this whenever it is read.
 unset CDPATH PYTHONHOME
 cd "$(dirname "$0")/.." || exit
+[ ! -L build ] || exit 0 # it is somebody else's
 here=$(pwd -P)
 place=$(cat build/place 2>/dev/null)
 # CMake notes it too, in folders that are older than build/place.
@@ -22,5 +23,5 @@ if [ -n "$place" ] && [ "$place" != "$here" ] && ! [ "$place" -ef "$here" ]; the
         [ -L .venv ] || [ ! -e .venv/bin/$tool ] || rm -f .venv/.ready
     done
 fi
-[ ! -d build ] || [ "$(cat build/place 2>/dev/null)" = "$here" ] || echo "$here" >build/place
+[ ! -d build ] || [ "$(cat build/place 2>/dev/null)" = "$here" ] || { echo "$here" >build/place; } 2>/dev/null
 [ ! -e .venv/.ready ] || .venv/bin/python -c 'import mlx, pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null || rm -f .venv/.ready

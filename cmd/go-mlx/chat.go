@@ -86,6 +86,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 	}
 	c := &conversation{model: m, out: &output{to: out}, settings: r.settings, system: r.system}
 	unanswered := 0
+conversation:
 	for quit.Err() == nil {
 		text, err := lines.message()
 		if errors.Is(err, io.EOF) {
@@ -97,7 +98,7 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		switch text = strings.TrimSpace(text); {
 		case text == "":
 		case text == "/quit" || text == "/exit" || text == "/bye":
-			return c.out.err
+			break conversation
 		case strings.HasPrefix(text, "/"):
 			err = c.command(lines.expand(text))
 		default:
@@ -111,6 +112,9 @@ func (r *chatRun) run(ctx context.Context, in io.Reader, out, stderr io.Writer) 
 		if err != nil {
 			fmt.Fprintln(stderr, printable(err.Error()))
 		}
+	}
+	if c.out.err != nil {
+		return c.out.err
 	}
 	if unanswered > 0 && lines.terminal == nil { // a script should know
 		return fmt.Errorf("%s without an answer", counted(unanswered, "message"))

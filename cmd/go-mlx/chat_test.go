@@ -58,8 +58,8 @@ func TestChatRefusesBadSettingsBeforeItLoads(t *testing.T) {
 
 func TestAConversationThatIsTooLongSaysWhatToDo(t *testing.T) {
 	long := strings.Repeat("Bake the cake slowly. ", 700)
-	out, errOut, err := run(t, "Hi\n"+long+"\n/clear\n"+long+"\nHi\n", "chat", "-q", "-t", "0", "-n", "3", testenv.Model(t))
-	require.EqualError(t, err, "2 messages without an answer")
+	out, errOut, err := run(t, "Hi\n"+long+"\n/clear\n"+long+"\nHi\n/quit\n", "chat", "-q", "-t", "0", "-n", "3", testenv.Model(t))
+	require.EqualError(t, err, "2 messages without an answer", "also of a script that ends with /quit")
 	require.Equal(t, 1, strings.Count(errOut, "or /clear the conversation"), errOut)
 	require.Equal(t, 2, strings.Count(errOut, "shorten the prompt"), errOut)
 	require.Equal(t, 2, strings.Count(out, "\n\n"), "the messages around them are answered")

@@ -78,9 +78,6 @@ the thresholds for unknown domains are chosen on it, and the printed table is me
 every label's groups is kept back once instead, and judged by a fit to the other quarters; the classifier is then fitted to all texts.
 The date of the data is that of the file.`,
 		RunE: withModel(&run.path, func(cmd *cobra.Command) error {
-			if run.share == 0 {
-				return usageError{errors.New("--validation: texts must be kept back, by which the fit is judged: give a share above 0")}
-			}
 			return run.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		}),
 	}
@@ -97,7 +94,7 @@ The date of the data is that of the file.`,
 }
 
 func (r *classifierTrain) run(ctx context.Context, out, stderr io.Writer) error {
-	if err := checkOutput("out", r.out); err != nil {
+	if err := checkOutput("out", r.out, true); err != nil {
 		return err
 	}
 	lines, err := readLabelled(r.data)

@@ -70,7 +70,6 @@ func TestMistakesInDataAndFlagsOfAClassifierAreNamed(t *testing.T) {
 	for want, args := range map[string][]string{
 		"line 3 has no text":                       {"train", model, "--data", write("empty.tsv", "\na\tone\nb\t \n"), "--out", out},
 		"line 4: text is not valid UTF-8":          {"train", model, "--data", write("latin.tsv", "\n\na\tone\nb\t\xff\n"), "--out", out},
-		"--validation: texts must be kept back":    {"train", model, "--data", data, "--out", out, "--validation", "0"},
 		"--validation: a share of 0.1 keeps none":  {"train", model, "--data", small, "--out", out},
 		"the texts have 1":                         {"train", model, "--data", write("one.tsv", "a\tone\na\ttwo\n"), "--out", out},
 		"--abstain-by goes with --classifier":      {"eval", model, "--labels", labels(), "--data", data, "--abstain-by", "energy"},

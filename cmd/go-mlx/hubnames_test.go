@@ -13,7 +13,7 @@ import (
 // The most common trouble is none of the hub's.
 func TestAHubThatCannotBeReachedIsNamed(t *testing.T) {
 	startHub(t)
-	for _, endpoint := range []string{"http://127.0.0.1:1", "http://nowhere.invalid", "127.0.0.1:1", "ftp://x"} {
+	for _, endpoint := range []string{"http://127.0.0.1:1", "127.0.0.1:1", "ftp://x"} {
 		t.Setenv("HF_ENDPOINT", endpoint)
 		_, errOut, err := run(t, "", "pull", "org/small")
 		var refused *PullError

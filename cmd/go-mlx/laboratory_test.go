@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -101,6 +102,23 @@ func TestConvertQuantisesAndRefuses(t *testing.T) {
 	_, _, err = run(t, "", "convert", testenv.Model(t), "--out", out+"2", "--bits", "7", "-q")
 	require.Error(t, err)
 	require.NoDirExists(t, out+"2")
+}
+
+// What neither engine loads is reported on, too: that is what probe is for.
+func TestProbeReportsOnAGGUFOfAnotherArchitecture(t *testing.T) {
+	text := func(s string) []byte {
+		return append(binary.LittleEndian.AppendUint64(nil, uint64(len(s))), s...)
+	}
+	file := append([]byte("GGUF"), 3, 0, 0, 0)
+	file = binary.LittleEndian.AppendUint64(file, 0)                                                   // tensors
+	file = binary.LittleEndian.AppendUint64(file, 1)                                                   // metadata
+	file = append(append(append(file, text("general.architecture")...), 8, 0, 0, 0), text("mamba")...) // 8 is a string
+	path := filepath.Join(t.TempDir(), "mamba.gguf")
+	require.NoError(t, os.WriteFile(path, file, 0o644))
+	out, _, err := run(t, "", "probe", path)
+	require.ErrorIs(t, err, errNoEngine)
+	require.Regexp(t, "model type +mamba\n", out)
+	require.Regexp(t, "native engine .*mamba", out)
 }
 
 func TestTrainLogsPlotsAndMerges(t *testing.T) {

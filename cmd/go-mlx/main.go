@@ -150,21 +150,22 @@ Exit codes: 0 success, 1 failure, 2 a mistake on the command line, 130 interrupt
 	return root
 }
 
-// checkOutput refuses a file that could not be written, before the work that it would be the result of. The flag is for the message.
-func checkOutput(flag, path string) error {
+// checkOutput refuses a file that could not be written, before the work that it would be the result of. One that is replaced is written beside the
+// old one, as a new one is; any other is written into. The flag is for the message.
+func checkOutput(flag, path string, replaced bool) error {
 	info, err := os.Stat(path)
 	switch {
 	case path == "":
 		err = errors.New("it is empty: name a file")
-	case errors.Is(err, os.ErrNotExist):
+	case err == nil && info.IsDir():
+		err = fmt.Errorf("%s is a folder: name a file", path)
+	case errors.Is(err, os.ErrNotExist) || err == nil && replaced:
 		var file *os.File
 		if file, err = os.CreateTemp(filepath.Dir(path), ".go-mlx-*"); err == nil {
 			err = errors.Join(file.Close(), os.Remove(file.Name()))
 		} else {
 			err = fmt.Errorf("%s: no file can be made in this folder: %w", path, errors.Unwrap(err))
 		}
-	case err == nil && info.IsDir():
-		err = fmt.Errorf("%s is a folder: name a file", path)
 	case err == nil && info.Mode().IsRegular():
 		var file *os.File
 		if file, err = os.OpenFile(path, os.O_WRONLY, 0); err == nil {
@@ -183,7 +184,7 @@ func checkOutputs(paths map[string]string) error {
 		if paths[flag] == "" {
 			continue
 		}
-		if err := checkOutput(flag, paths[flag]); err != nil {
+		if err := checkOutput(flag, paths[flag], false); err != nil {
 			return err
 		}
 	}

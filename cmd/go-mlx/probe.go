@@ -102,8 +102,8 @@ func (r *probeRun) probeGGUF(ctx context.Context, from *modelfiles.Source, stdou
 		return err
 	}
 	types, err := from.Types()
-	if err != nil {
-		return err
+	if err != nil { // of a part, or of a kind that is not supported; the report says so
+		types = h.Types()
 	}
 	result := probeResult{
 		Probe:  &bridge.Probe{ModelType: h.Architecture(), Reason: "mlx-lm does not read GGUF files", WeightBytes: from.Bytes()},

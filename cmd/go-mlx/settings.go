@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -75,8 +76,9 @@ func bySettings(flags *pflag.FlagSet, err error) error {
 			return
 		}
 		value := flag.Value.String()
-		isFile := flag.Value.Type() == "string" && len(value) > 2 && strings.Contains(text, value)
-		if _, after, found := strings.Cut(text, "--"+flag.Name); isFile || found && !strings.HasPrefix(after, "-") && !startsWithLetter(after) {
+		// An error about a file or a folder names it, and not the flag.
+		isPath := flag.Value.Type() == "string" && strings.ContainsRune(value, filepath.Separator) && strings.Contains(text, value)
+		if _, after, found := strings.Cut(text, "--"+flag.Name); isPath || found && !strings.HasPrefix(after, "-") && !isWordStart(after) {
 			notes = append(notes, fmt.Sprintf("--%s is set by %s", flag.Name, where[0]))
 		}
 	})
@@ -86,7 +88,8 @@ func bySettings(flags *pflag.FlagSet, err error) error {
 	return &flagError{text: fmt.Sprintf("%s (%s)", text, strings.Join(notes, "; ")), err: err}
 }
 
-func startsWithLetter(text string) bool {
+// isWordStart is true where a flag's name would go on.
+func isWordStart(text string) bool {
 	return text != "" && (text[0] >= 'a' && text[0] <= 'z' || text[0] >= '0' && text[0] <= '9')
 }
 

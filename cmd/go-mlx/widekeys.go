@@ -106,6 +106,17 @@ func keyIn(raw []byte) int {
 		return 1
 	case len(raw) < 2:
 		return 0
+	case raw[1] >= utf8.RuneSelf: // Alt with a character
+		if !utf8.FullRune(raw[1:]) {
+			return 0
+		}
+		_, n := utf8.DecodeRune(raw[1:])
+		return 1 + n
+	case raw[1] == '[' && len(raw) > 2 && raw[2] == '[': // a function key of Linux' console
+		if len(raw) < 4 {
+			return 0
+		}
+		return 4
 	case raw[1] == '[':
 		end := slices.IndexFunc(raw[2:], func(b byte) bool { return b >= 0x40 && b <= 0x7e })
 		if end < 0 && len(raw) < longest {
@@ -127,7 +138,7 @@ func (k *keyReader) press(key string) bool {
 		key = same
 	}
 	r, _ := utf8.DecodeRuneInString(key)
-	if r == secondHalf || r == rowEnd {
+	if r == secondHalf || r == rowEnd || len(key) > 1 && key[0] == '\x1b' && key[1] >= utf8.RuneSelf { // the editor would wait for more of the last
 		return false
 	}
 	change := edits[key]

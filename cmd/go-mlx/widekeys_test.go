@@ -199,6 +199,7 @@ func TestKeysOfOtherTerminals(t *testing.T) {
 	for keys, want := range map[string]string{
 		"bc\x1b[1~a\x1b[4~d\r": "abcd", "bc\x1b[7~a\x1b[8~d\r": "abcd", "bc\x1bOHa\x1bOFd\r": "abcd", "ac\x1bODb\x1bOCd\r": "abcd",
 		"one two\x1b[1;5Dx\r": "one xtwo", "one two\x1b[1~\x1b[1;5Cx\r": "one xtwo", "ab\x1b[11~c\r": "abc",
+		"日\x1b[[Ax\r": "日x", "日\x1béx\r": "日x", // F1 of Linux' console, Alt with é
 	} {
 		require.Equal(t, []string{want}, typed(t, keys), "%q", keys)
 	}

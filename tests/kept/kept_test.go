@@ -17,12 +17,20 @@ import (
 // folder is a copy of some of the project's files with nothing built.
 func folder(t *testing.T, names ...string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "clone")
+	dir := filepath.Join(place(t), "clone")
 	for _, name := range names {
 		data, err := os.ReadFile(filepath.Join(testenv.Root(), name))
 		require.NoError(t, err)
 		write(t, filepath.Join(dir, name), string(data))
 	}
+	return dir
+}
+
+// place is a temporary folder by its own path: the system's may be behind a link.
+func place(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
 	return dir
 }
 
@@ -53,10 +61,8 @@ func built(t *testing.T) string {
 		write(t, filepath.Join(dir, name), name)
 	}
 	write(t, filepath.Join(dir, ".venv/bin/python"), "#!/bin/sh\nexit 0\n")
-	here, err := filepath.EvalSymlinks(dir)
-	require.NoError(t, err)
-	write(t, filepath.Join(dir, "build/mlx-c/CMakeCache.txt"), "CMAKE_CACHEFILE_DIR:INTERNAL="+here+"/build/mlx-c\n")
-	require.NoError(t, os.Symlink(filepath.Join(here, ".venv/lib/mlx"), filepath.Join(dir, "build/mlx")))
+	write(t, filepath.Join(dir, "build/mlx-c/CMakeCache.txt"), "CMAKE_CACHEFILE_DIR:INTERNAL="+dir+"/build/mlx-c\n")
+	require.NoError(t, os.Symlink(filepath.Join(dir, ".venv/lib/mlx"), filepath.Join(dir, "build/mlx")))
 	require.Empty(t, sh(t, dir, "tools/kept.sh"))
 	return dir
 }
@@ -93,10 +99,8 @@ func TestWhatHoldsTheFoldersOldPathIsTakenAway(t *testing.T) {
 		all := files(t, dir)
 		require.Empty(t, sh(t, dir, "tools/kept.sh"))
 		require.Equal(t, all, files(t, dir), "nothing was moved")
-		moved := filepath.Join(t.TempDir(), "a moved clone")
+		moved := filepath.Join(place(t), "a moved clone")
 		require.NoError(t, os.Rename(dir, moved))
-		moved, err := filepath.EvalSymlinks(moved)
-		require.NoError(t, err)
 		require.Contains(t, sh(t, moved, "tools/kept.sh"), "this folder was "+dir)
 		require.Equal(t, movable, files(t, moved))
 		leads(t, moved)
@@ -104,10 +108,10 @@ func TestWhatHoldsTheFoldersOldPathIsTakenAway(t *testing.T) {
 	})
 	t.Run("copied, before its path was noted", func(t *testing.T) {
 		dir := built(t)
-		place := filepath.Join(dir, "build/place")
-		require.FileExists(t, place)
-		require.NoError(t, os.Remove(place))
-		second := filepath.Join(t.TempDir(), "copy")
+		note := filepath.Join(dir, "build/place")
+		require.FileExists(t, note)
+		require.NoError(t, os.Remove(note))
+		second := filepath.Join(place(t), "copy")
 		require.NoError(t, exec.Command("cp", "-R", dir, second).Run())
 		require.Contains(t, sh(t, second, "tools/kept.sh"), "this folder was "+dir)
 		require.Equal(t, movable, files(t, second))
@@ -117,7 +121,7 @@ func TestWhatHoldsTheFoldersOldPathIsTakenAway(t *testing.T) {
 	t.Run("with CMake in its environment", func(t *testing.T) {
 		dir := built(t)
 		write(t, filepath.Join(dir, ".venv/bin/cmake"), "#!"+dir+"/.venv/bin/python\n")
-		moved := filepath.Join(t.TempDir(), "moved")
+		moved := filepath.Join(place(t), "moved")
 		require.NoError(t, os.Rename(dir, moved))
 		sh(t, moved, "tools/kept.sh")
 		require.NoFileExists(t, filepath.Join(moved, ".venv/.ready"), "its first line names the old folder")
@@ -136,11 +140,54 @@ func TestWhatHoldsTheFoldersOldPathIsTakenAway(t *testing.T) {
 		require.NoError(t, os.RemoveAll(filepath.Join(dir, ".venv")))
 		require.NoError(t, os.Symlink(filepath.Join(other, ".venv"), filepath.Join(dir, ".venv")))
 		all := files(t, other)
-		moved := filepath.Join(t.TempDir(), "moved")
+		moved := filepath.Join(place(t), "moved")
 		require.NoError(t, os.Rename(dir, moved))
 		sh(t, moved, "tools/kept.sh")
 		require.Equal(t, all, files(t, other))
 	})
+}
+
+func TestABuildFolderBehindALinkIsLeftAsItIs(t *testing.T) {
+	shared, dir := built(t), folder(t, "tools/kept.sh")
+	all := files(t, shared)
+	require.NoError(t, os.Symlink(filepath.Join(shared, "build"), filepath.Join(dir, "build")))
+	require.Empty(t, sh(t, dir, "tools/kept.sh"))
+	require.Equal(t, all, files(t, shared))
+}
+
+// An environment that make has not made is the user's, and so is what is behind a link.
+func TestOnlyEnvironmentsOfMakesOwnAreMadeAnew(t *testing.T) {
+	dir := folder(t, "tools/venv.sh")
+	write(t, filepath.Join(dir, "python"), "#!/bin/sh\nmkdir -p \"$3/bin\" && printf '#!/bin/sh\\nexit 0\\n' >\"$3/bin/python\" && chmod +x \"$3/bin/python\"\n")
+	run := func(name string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "tools/venv.sh", name, "./python")
+		cmd.Dir = dir
+		said, err := cmd.CombinedOutput()
+		return string(said), err
+	}
+	python := filepath.Join(dir, "own", "bin", "python")
+	for _, state := range []func() error{
+		func() error { return nil }, // not there
+		func() error { return os.WriteFile(python, []byte("#!/bin/sh\nexit 1\n"), 0o700) },
+		func() error { return os.Remove(python) },
+	} {
+		require.NoError(t, state())
+		said, err := run("own")
+		require.NoError(t, err, said)
+		require.FileExists(t, python)
+	}
+	write(t, filepath.Join(dir, "users", "bin", "python"), "#!/bin/sh\nexit 1\n")
+	require.NoError(t, os.Symlink("own", filepath.Join(dir, "link")))
+	_, err := run("link")
+	require.NoError(t, err, "one that works")
+	require.NoError(t, os.Remove(python))
+	all := files(t, dir)
+	for _, name := range []string{"users", "link"} {
+		said, err := run(name)
+		require.Error(t, err)
+		require.Contains(t, said, name+" has no Python with pip that works")
+		require.Equal(t, all, files(t, dir))
+	}
 }
 
 func TestAnEnvironmentWhosePythonHasGoneIsNotReady(t *testing.T) {

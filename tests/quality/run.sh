@@ -24,7 +24,7 @@ seconds() { # sets used to the seconds of processors that commands have used so 
 row() { # NAME COMMAND...: sets name, and runs the command unless it did so for the same data and with the same words
 	name=$1
 	shift
-	key=$(printf '%s\n' "$@" | cat - $out/labels.txt $out/examples.txt $out/train.tsv $out/test.tsv $out/unknown.tsv $out/corpus-train.tsv $out/corpus-test.tsv tests/corpus/labels.txt | cksum)
+	key=$(printf '%s\n' "$@" | cat - $out/labels.txt $out/examples.txt $out/train.tsv $out/test.tsv $out/unknown.tsv $out/corpus-train.tsv $out/corpus-test.tsv tests/corpus/labels.txt tests/quality/*.py internal/head/file.go | cksum)
 	test "$(cat $out/rows/$name 2>/dev/null)" != "$key" || return 0
 	echo "==> $name" >&2
 	seconds
